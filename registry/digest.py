@@ -1,0 +1,126 @@
+"""Content digests: the ids of records, benchmarks and weights.
+
+An id is the first 32 hexadecimal digits (128 bits) of a SHA-256. MLflow takes 36 characters at
+most for a dataset's digest, and 128 bits leave no room for an accidental collision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlready.registry.errors import CheckpointError
+
+DIGEST_LENGTH = 32
+"""Hexadecimal digits of an id."""
+
+_CHUNK_BYTES = 1 << 22
+
+# What decides which tokens a checkpoint draws. Optimizer states and logs may lie beside them.
+_TOKENIZER_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+# Rewritten by every `save_pretrained`, without a change of the function that the weights compute.
+_VOLATILE_CONFIG_KEYS = ("_name_or_path", "transformers_version")
+
+
+def canonical_json(value: object) -> str:
+    """The one JSON text of a value: keys sorted, no spaces, no NaN.
+
+    Raises:
+        ValueError: for NaN or an infinity, which JSON cannot say.
+        TypeError: for what JSON cannot hold.
+    """
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def digest(value: object) -> str:
+    """The id of a JSON value: equal values, equal ids, whatever the order of their keys."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:DIGEST_LENGTH]
+
+
+def file_sha256(path: Path, cache_dir: Path | None = None) -> str:
+    """SHA-256 of a file's bytes, 64 hexadecimal digits.
+
+    Args:
+        path: the file.
+        cache_dir: where digests are remembered by (path, size, modification time), so that the
+            weights of a large model are read once. `None` reads the file every time.
+    """
+    status = path.stat()
+    key = [str(path.resolve()), status.st_size, status.st_mtime_ns]
+    entry = None if cache_dir is None else cache_dir / f"{digest(key)}.sha256"
+    if entry is not None and entry.is_file():
+        remembered = entry.read_text()
+        if len(remembered) == 64:
+            return remembered
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            sha.update(chunk)
+    if entry is not None:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        temporary = entry.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(sha.hexdigest())
+        temporary.replace(entry)
+    return sha.hexdigest()
+
+
+def default_cache_dir() -> Path:
+    """Where file digests are remembered: `$XDG_CACHE_HOME/rlready`, else `~/.cache/rlready`."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "rlready" / "digests"
+
+
+def fingerprint(folder: Path, cache_dir: Path | None = None) -> str:
+    """The id of a checkpoint's content: weights, tokenizer, and the configuration that matters.
+
+    Two folders with the same fingerprint draw the same samples. Copying or moving a folder,
+    optimizer states beside the weights, and the version of transformers that saved it do not
+    change it.
+
+    Raises:
+        CheckpointError: if the folder has no `config.json` or no safetensors weights.
+    """
+    config = folder / "config.json"
+    weights = sorted(folder.glob("*.safetensors"))
+    if not config.is_file() or not weights:
+        missing = "config.json" if not config.is_file() else "*.safetensors"
+        raise CheckpointError(
+            f"{folder} is not a checkpoint", why=f"it holds no {missing}", fix="Name its folder"
+        )
+    names = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
+    content: dict[str, str] = {
+        path.name: file_sha256(path, cache_dir) for path in (*weights, *names)
+    }
+    for name in ("config.json", "generation_config.json"):
+        path = folder / name
+        if path.is_file():
+            content[name] = digest(_stable_config(path))
+    return digest(content)
+
+
+def _stable_config(path: Path) -> Mapping[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is not JSON", why=str(error), fix="Save the checkpoint again"
+        ) from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} holds no JSON object", fix="Save the checkpoint again")
+    return {key: value for key, value in config.items() if key not in _VOLATILE_CONFIG_KEYS}

@@ -1,0 +1,340 @@
+"""The nouns of rlready: frozen values, checked when they are made, without any I/O.
+
+A record's id is the digest of its canonical JSON, so the same thing put twice is one record.
+Records are never edited.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, get_args
+
+from rlready.registry.digest import DIGEST_LENGTH, digest
+from rlready.registry.errors import RecordError
+
+CheckpointKind = Literal["base", "sft", "rl"]
+FinishReason = Literal["stop", "length"]
+
+_WEIGHTS_TOLERANCE = 1e-6
+
+
+class Verdict(StrEnum):
+    """What the check of one sample found. Four values, never folded into a bool."""
+
+    CORRECT = "correct"
+    INCORRECT = "incorrect"
+    UNPARSED = "unparsed"
+    """The sample holds no answer. It counts as not correct."""
+    UNSCORED = "unscored"
+    """The check itself failed (time, memory, crash). It is not counted at all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A question with its accepted reference answers.
+
+    Args:
+        id: unique in its benchmark.
+        text: the question as the model sees it inside the prompt template.
+        answers: reference answers; any of them counts. At least one.
+    """
+
+    id: str
+    text: str
+    answers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.id or not self.text.strip():
+            raise RecordError(f"problem {self.id!r} has no {'text' if self.id else 'id'}")
+        if not self.answers or not all(answer.strip() for answer in self.answers):
+            raise RecordError(f"problem {self.id!r} has no reference answer, or an empty one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One completion drawn for a problem.
+
+    Args:
+        problem_id: whose completion it is.
+        sample_index: 0, 1, ...; unique in (problem, benchmark, protocol, checkpoint).
+        seed: of this sample's own stream of random numbers.
+        text: decoded completion without special tokens.
+        n_tokens: drawn tokens, the end-of-sequence token included.
+        finish_reason: "stop" at an end token, "length" if it was cut.
+        logprob_sum: log-probability of the drawn tokens in nats under the model at
+            temperature 1 without truncation; None if the engine does not give it.
+        entropy_sum: sum over the drawn positions of the next-token entropy at temperature 1,
+            nats; None if the engine does not give it.
+    """
+
+    problem_id: str
+    sample_index: int
+    seed: int
+    text: str
+    n_tokens: int
+    finish_reason: FinishReason
+    logprob_sum: float | None = None
+    entropy_sum: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How samples are drawn. Its digest keys them; how many are drawn is no part of it.
+
+    Args:
+        prompt_template: text with the placeholder `{problem}`; becomes the user's message.
+        temperature: 0 is greedy.
+        top_p: share of the probability mass that is kept, in (0, 1].
+        max_tokens: completions are cut after so many tokens.
+        stop: texts that end a completion; the end-of-sequence tokens of the model always do.
+        seed: base of the per-sample seeds.
+        seed_rule: name of the rule that makes a sample's seed and stream from the base seed.
+    """
+
+    prompt_template: str
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 2048
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+    seed_rule: str = "blake2b-philox-1"
+
+    def __post_init__(self) -> None:
+        if "{problem}" not in self.prompt_template:
+            raise RecordError(
+                "the prompt template has no {problem}",
+                why="without it every prompt would be the same",
+                fix="Put {problem} where the question belongs",
+            )
+        if not 0.0 <= self.temperature < math.inf:
+            raise RecordError(f"temperature is {self.temperature}", fix="Give 0 or more")
+        if not 0.0 < self.top_p <= 1.0:
+            raise RecordError(f"top-p is {self.top_p}", fix="Give a value in (0, 1]")
+        if self.max_tokens < 1:
+            raise RecordError(f"max tokens is {self.max_tokens}", fix="Give 1 or more")
+
+    @property
+    def digest(self) -> str:
+        """Id of the protocol."""
+        return digest(dataclasses.asdict(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How an SFT run was made. Unknown keys are kept in `extra`.
+
+    Args:
+        base_model: name or path of the model that SFT began from.
+        base_revision: its revision, if it came from a hub.
+        sources: mixture weights of the data sources, non-negative, summing to 1; may be empty.
+        n_unique: different training examples.
+        epochs: passes over them.
+        learning_rate: peak learning rate.
+        schedule: name of the learning-rate schedule.
+        batch_size: examples an optimizer step.
+        loss_weighting: none, pear_sequence, pear_block, pear_token, iw or tail_filter.
+        seed: of the SFT run.
+        extra: everything else that was varied, JSON values.
+    """
+
+    base_model: str | None = None
+    base_revision: str | None = None
+    sources: Mapping[str, float] = field(default_factory=dict)
+    n_unique: int | None = None
+    epochs: float | None = None
+    learning_rate: float | None = None
+    schedule: str | None = None
+    batch_size: int | None = None
+    loss_weighting: str | None = None
+    seed: int | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sources", dict(self.sources))
+        object.__setattr__(self, "extra", dict(self.extra))
+        weights = list(self.sources.values())
+        if any(not 0.0 <= weight <= 1.0 for weight in weights):
+            raise RecordError(f"recipe sources {dict(self.sources)} have a weight outside [0, 1]")
+        if weights and abs(sum(weights) - 1.0) > _WEIGHTS_TOLERANCE:
+            raise RecordError(
+                f"recipe sources sum to {sum(weights):.6g}",
+                why="they are shares of the mixture",
+                fix="Divide each weight by their sum",
+            )
+        for name in ("n_unique", "epochs", "learning_rate", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise RecordError(f"recipe {name} is {value}", fix="Give a positive number")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as JSON, without the keys that are not given."""
+        values = {key: getattr(self, key) for key in _RECIPE_KEYS}
+        values = {key: value for key, value in values.items() if value is not None}
+        values["sources"] = dict(self.sources)
+        return {**{k: v for k, v in values.items() if v != {}}, **dict(self.extra)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """A recipe from JSON or TOML values; unknown keys go to `extra`.
+
+        Raises:
+            RecordError: if a known key has a value of another type or range.
+        """
+        known = {key: values[key] for key in _RECIPE_KEYS if key in values}
+        for key, value in known.items():
+            expected = _RECIPE_TYPES.get(key, str)
+            if isinstance(value, bool) or not isinstance(value, expected):
+                raise RecordError(f"recipe {key} is {value!r}", why=f"it is no {_said(expected)}")
+        extra = {key: value for key, value in values.items() if key not in _RECIPE_KEYS}
+        return cls(**known, extra=extra)
+
+    @property
+    def digest(self) -> str:
+        """Id of the recipe."""
+        return digest(self.to_dict())
+
+
+_RECIPE_KEYS = tuple(f.name for f in dataclasses.fields(Recipe) if f.name != "extra")
+_RECIPE_TYPES: dict[str, tuple[type, ...]] = {
+    "sources": (dict,),
+    "n_unique": (int,),
+    "epochs": (int, float),
+    "learning_rate": (int, float),
+    "batch_size": (int,),
+    "seed": (int,),
+}
+
+
+def _said(types: tuple[type, ...] | type) -> str:
+    kinds = types if isinstance(types, tuple) else (types,)
+    names = {dict: "table", int: "whole number", float: "number", str: "text"}
+    return names[kinds[-1]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Weights that a recipe gave at one step, and where they lie.
+
+    Args:
+        uri: where the weights are: an absolute `file://` URI, or `hf://org/name@commit`.
+        fingerprint: digest of the content (`registry.digest.fingerprint`); the checkpoint's id.
+        kind: "base" before SFT, "sft", or "rl".
+        name: for people; by default the folder's name.
+        step: optimizer step at which it was saved.
+        recipe: how it was made.
+        parents: ids of the checkpoints it was made from.
+    """
+
+    uri: str
+    fingerprint: str
+    name: str
+    kind: CheckpointKind = "sft"
+    step: int | None = None
+    recipe: Recipe | None = None
+    parents: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(CheckpointKind):
+            raise RecordError(f"checkpoint kind is {self.kind!r}", fix="Known kinds: base, sft, rl")
+        _check_id("fingerprint", self.fingerprint)
+        if self.fingerprint in self.parents:
+            raise RecordError(f"checkpoint {self.fingerprint[:12]} is its own parent")
+        if self.step is not None and self.step < 0:
+            raise RecordError(f"checkpoint step is {self.step}", fix="Give 0 or more")
+
+    @property
+    def id(self) -> str:
+        """The fingerprint: the same weights are the same checkpoint, wherever they lie."""
+        return self.fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proxy:
+    """A number measured on a checkpoint before RL.
+
+    Args:
+        name: the MLflow key, for example `pass_at_64` or `heldout_nll`.
+        value: finite. A proxy that is undefined is not recorded.
+        se: standard error over problems (or examples): how far the value would move with new
+            problems of the same kind. None if it is not defined (one problem).
+        se_within: standard error from the finite number of samples on these very problems.
+        unit: for example "probability", "nats/token", "tokens".
+        benchmark: name of the benchmark, held-out set or suite it was measured on.
+        benchmark_digest: of that benchmark's content.
+        protocol_digest: of the protocol that drew the samples; None for losses.
+        n_problems: problems (or examples) that the value averages over.
+        n_samples: samples (or response tokens) that it rests on.
+        evaluator_version: rises when the value of this proxy may move.
+    """
+
+    name: str
+    value: float
+    se: float | None
+    unit: str
+    benchmark: str
+    benchmark_digest: str
+    n_problems: int
+    n_samples: int
+    evaluator_version: str
+    se_within: float | None = None
+    protocol_digest: str | None = None
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value):
+            raise RecordError(
+                f"proxy {self.name} on {self.benchmark} is {self.value}",
+                why="an undefined proxy is left out, never recorded as a number",
+            )
+        for kind, se in (("se", self.se), ("se_within", self.se_within)):
+            if se is not None and not 0.0 <= se < math.inf:
+                raise RecordError(f"{kind} of proxy {self.name} on {self.benchmark} is {se}")
+        _check_id("benchmark digest", self.benchmark_digest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """All proxies of one checkpoint from one call, with what is needed to read them.
+
+    Args:
+        checkpoint: what was measured.
+        proxies: the numbers; unique in (name, benchmark, benchmark digest, protocol digest).
+        config: the resolved configuration and versions, JSON values; informative, no part of
+            the id.
+        references: names and URIs of what stays on disk (the samples).
+    """
+
+    checkpoint: Checkpoint
+    proxies: tuple[Proxy, ...]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    references: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        keys = [(p.name, p.benchmark, p.benchmark_digest, p.protocol_digest) for p in self.proxies]
+        twice = {key[:2] for key in keys if keys.count(key) > 1}
+        if twice:
+            raise RecordError(f"an evaluation holds {sorted(twice)} more than once")
+
+    @property
+    def id(self) -> str:
+        """Digest of the checkpoint and of every proxy: the same numbers, the same evaluation."""
+        proxies = sorted(canonical(proxy) for proxy in self.proxies)
+        return digest([self.checkpoint.id, proxies])
+
+
+def canonical(record: Proxy) -> str:
+    """Sortable text of a proxy, the same for equal proxies."""
+    return digest(dataclasses.asdict(record))
+
+
+def _check_id(what: str, value: str) -> None:
+    if len(value) != DIGEST_LENGTH or not set(value) <= set("0123456789abcdef"):
+        raise RecordError(f"{what} {value!r} is not a digest of {DIGEST_LENGTH} hex digits")
+
+
+def counts_by_verdict(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """How many samples of each verdict, all four named."""
+    return {verdict.value: sum(v is verdict for v in verdicts) for verdict in Verdict}

@@ -1,0 +1,230 @@
+"""Where checkpoints and their proxies are kept: the protocol, and a store in memory.
+
+Guarantees of every `Store`, held by one contract test (`tests/test_store.py`):
+
+- *One checkpoint, one record.* `put_evaluation` finds the checkpoint by its fingerprint or creates
+  it; eight processes that put the same one at the same time leave one.
+- *All or nothing for a reader.* A checkpoint is listed only once the evaluation that created it is
+  complete. A writer killed at any moment leaves nothing a reader could mistake for a result, and
+  putting the same evaluation again completes it.
+- *Idempotent.* An evaluation with the same id is stored once, however often it is put.
+- *Newest value wins* per (name, benchmark, benchmark digest, protocol digest); older ones are kept
+  by the backend where it can, and never mixed into the newest.
+- *What was not known may be added, what is known is not contradicted.* A put that names another
+  kind, step, recipe or parent for a known checkpoint raises `StoreError` and changes nothing. A
+  `None`, an empty tuple, or a new `uri` (the folder was moved) is no contradiction.
+- *Nothing undefined is stored.* A missing standard error stays missing; it never reads as 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from rlready.registry.errors import StoreError
+from rlready.registry.records import Checkpoint, Evaluation, Proxy
+
+MIN_PREFIX = 4
+"""Shortest prefix of an id that `find` accepts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredCheckpoint:
+    """A checkpoint as the store knows it.
+
+    Args:
+        checkpoint: the record, with everything known about it.
+        model_id: the backend's own id of it.
+        proxies: the newest value of each proxy.
+        updated_ms: when it last changed, milliseconds since 1970.
+    """
+
+    checkpoint: Checkpoint
+    model_id: str
+    proxies: tuple[Proxy, ...]
+    updated_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredEvaluation:
+    """Where an evaluation went.
+
+    Args:
+        evaluation_id: `Evaluation.id`.
+        model_id: the backend's id of the checkpoint.
+        run_id: the backend's id of the evaluation.
+        is_new: whether this call stored it; False if it was there.
+    """
+
+    evaluation_id: str
+    model_id: str
+    run_id: str
+    is_new: bool
+
+
+class Store(Protocol):
+    """A registry of checkpoints. The module's docstring is its specification."""
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Return if the store can be reached and would take this checkpoint.
+
+        Called before the expensive work, so that a contradiction or an unknown parent is told
+        before a sample is drawn.
+
+        Raises:
+            StoreError: if the store cannot be reached, if it knows other facts about the
+                checkpoint, or if it does not know one of its parents.
+        """
+
+    def put_evaluation(
+        self, evaluation: Evaluation, artifacts: Mapping[str, Path] | None = None
+    ) -> StoredEvaluation:
+        """Store an evaluation, and its checkpoint if it is new.
+
+        Args:
+            evaluation: what was measured.
+            artifacts: small files (counts, figures) to keep with it, by name; the weights and
+                the samples are referenced, never copied.
+
+        Raises:
+            StoreError: as `check`, or if the store fails while writing. Nothing is half done for
+                a reader, and the same call may be repeated.
+        """
+
+    def find(self, reference: str) -> StoredCheckpoint:
+        """The checkpoint with this id, unique prefix of an id, name, or backend model id.
+
+        Raises:
+            StoreError: if there is none, or more than one.
+        """
+
+    def checkpoints(self) -> list[StoredCheckpoint]:
+        """All complete checkpoints, the oldest first."""
+
+
+class MemoryStore:
+    """A store that lasts as long as its process: for tests and notebooks."""
+
+    def __init__(self) -> None:
+        self._stored: dict[str, StoredCheckpoint] = {}
+        self._evaluations: dict[str, StoredEvaluation] = {}
+        self._clock = 0
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """See `Store.check`."""
+        for parent in checkpoint.parents:
+            if parent not in self._stored:
+                raise unknown_parent(checkpoint, parent)
+        known = self._stored.get(checkpoint.id)
+        if known is not None:
+            merge(known.checkpoint, checkpoint)
+
+    def put_evaluation(
+        self, evaluation: Evaluation, artifacts: Mapping[str, Path] | None = None
+    ) -> StoredEvaluation:
+        """See `Store.put_evaluation`. Artifacts are not kept."""
+        checkpoint = evaluation.checkpoint
+        self.check(checkpoint)
+        self._clock += 1
+        known = self._stored.get(checkpoint.id)
+        proxies = () if known is None else known.proxies
+        done = self._evaluations.get(evaluation.id)
+        self._stored[checkpoint.id] = StoredCheckpoint(
+            checkpoint=checkpoint if known is None else merge(known.checkpoint, checkpoint),
+            model_id=f"memory-{checkpoint.id[:12]}",
+            proxies=proxies if done else newest(proxies, evaluation.proxies),
+            updated_ms=self._clock,
+        )
+        if done:
+            return dataclasses.replace(done, is_new=False)
+        stored = StoredEvaluation(
+            evaluation_id=evaluation.id,
+            model_id=self._stored[checkpoint.id].model_id,
+            run_id=f"memory-run-{len(self._evaluations)}",
+            is_new=True,
+        )
+        self._evaluations[evaluation.id] = stored
+        return stored
+
+    def find(self, reference: str) -> StoredCheckpoint:
+        """See `Store.find`."""
+        return pick(reference, self.checkpoints())
+
+    def checkpoints(self) -> list[StoredCheckpoint]:
+        """See `Store.checkpoints`."""
+        return list(self._stored.values())
+
+
+def newest(old: tuple[Proxy, ...], new: tuple[Proxy, ...]) -> tuple[Proxy, ...]:
+    """The proxies of `old` and `new`, those of `new` in place of older measurements."""
+    merged = {proxy_key(proxy): proxy for proxy in (*old, *new)}
+    return tuple(merged.values())
+
+
+def proxy_key(proxy: Proxy) -> tuple[str, str, str, str | None]:
+    """What makes two proxies measurements of the same thing."""
+    return (proxy.name, proxy.benchmark, proxy.benchmark_digest, proxy.protocol_digest)
+
+
+def merge(known: Checkpoint, given: Checkpoint) -> Checkpoint:
+    """What is known about a checkpoint after another put of it.
+
+    Raises:
+        StoreError: if the two contradict each other.
+    """
+    added: dict[str, object] = {"uri": given.uri}
+    for field, unknown in (("kind", None), ("step", None), ("recipe", None), ("parents", ())):
+        before, now = getattr(known, field), getattr(given, field)
+        if now in (unknown, before):
+            continue
+        if before != unknown:
+            raise StoreError(
+                f"checkpoint {known.id[:12]} ({known.name}) is registered with "
+                f"{field} {_said(before)}, and is put now with {_said(now)}",
+                why="the same weights have one history",
+                fix=f"Leave {field} out, or correct it",
+            )
+        added[field] = now
+    return dataclasses.replace(known, **added)
+
+
+def pick(reference: str, stored: list[StoredCheckpoint]) -> StoredCheckpoint:
+    """The one checkpoint that a reference names.
+
+    Raises:
+        StoreError: if there is none, or more than one.
+    """
+    exact = [s for s in stored if reference in (s.checkpoint.id, s.model_id)]
+    by_prefix = (
+        [s for s in stored if s.checkpoint.id.startswith(reference)]
+        if len(reference) >= MIN_PREFIX
+        else []
+    )
+    found = exact or [s for s in stored if s.checkpoint.name == reference] or by_prefix
+    if len(found) == 1:
+        return found[0]
+    if found:
+        ids = ", ".join(s.checkpoint.id[:12] for s in found[:5])
+        raise StoreError(f"{reference!r} names {len(found)} checkpoints", fix=f"Give an id: {ids}")
+    known = ", ".join(f"{s.checkpoint.id[:12]} ({s.checkpoint.name})" for s in stored[-5:])
+    raise StoreError(
+        f"no checkpoint {reference!r} in the registry",
+        why=f"it holds {len(stored)}" + (f", the newest: {known}" if known else ""),
+        fix="`rlready list` shows them; `rlready evaluate` adds one",
+    )
+
+
+def unknown_parent(checkpoint: Checkpoint, parent: str) -> StoreError:
+    """The error for a parent that was never registered."""
+    return StoreError(
+        f"parent {parent} of checkpoint {checkpoint.name} is not in the registry",
+        fix="Evaluate the parent first, or give an id that `rlready list` shows",
+    )
+
+
+def _said(value: object) -> str:
+    to_dict = getattr(value, "to_dict", None)
+    return repr(to_dict() if to_dict else value)
