@@ -22,7 +22,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from rlready.registry.errors import StoreError
 from rlready.registry.records import Checkpoint, Evaluation, Proxy
@@ -175,7 +175,7 @@ def merge(known: Checkpoint, given: Checkpoint) -> Checkpoint:
     Raises:
         StoreError: if the two contradict each other.
     """
-    added: dict[str, object] = {"uri": given.uri}
+    added: dict[str, Any] = {"uri": given.uri}
     for field, unknown in (("kind", None), ("step", None), ("recipe", None), ("parents", ())):
         before, now = getattr(known, field), getattr(given, field)
         if now in (unknown, before):
