@@ -1,0 +1,276 @@
+"""Rows out of benchmark files and hub data sets, each with the place it stands at.
+
+Local files are JSON lines (`.jsonl`, `.jsonl.gz`), CSV with a header (`.csv`) and Parquet
+(`.parquet`), UTF-8 throughout. They may come from anywhere, so what one line, one row count and
+one file may cost is bounded before it is spent. A field that is absent, null, or an empty CSV
+cell is the same thing: not there.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import IO, Any, NamedTuple, NoReturn
+
+from rlready.registry.errors import BenchmarkError
+
+MAX_LINE_BYTES = 4 << 20
+"""Longest line of a text file. The longest problem of the seven usual benchmarks has 5 kB."""
+MAX_ROWS = 1_000_000
+MAX_FILE_BYTES = 1 << 30
+"""Most bytes of a file, counted after decompression: a gzip of 1 MB may unfold to 1 GB."""
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".parquet")
+
+_BATCH_ROWS = 1024
+
+
+class Row(NamedTuple):
+    """A row and where it stands, for example `aime.jsonl, line 3`."""
+
+    where: str
+    values: Mapping[str, Any]
+
+
+Rows = Iterator[Row]
+Columns = Callable[[str, Sequence[str]], list[str]]
+"""Given where a table is and its columns, which of them to read; raises if one is missing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubDataset:
+    """A data set on the Hugging Face hub.
+
+    Args:
+        id: `owner/name`. `datasets` looks for a local folder of that name first.
+        configs: their rows follow each other in this order; empty means the default one.
+        split: name of the split.
+        revision: commit or branch; None is what the hub calls the newest.
+    """
+
+    id: str
+    configs: tuple[str, ...] = ()
+    split: str = "test"
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        """Id, configs, split and revision on one line."""
+        configs = f" [{', '.join(self.configs)}]" if self.configs else ""
+        return f"{self.id}{configs} {self.split}" + (f"@{self.revision}" if self.revision else "")
+
+
+def file_rows(path: Path, columns: Columns) -> Rows:
+    """The rows of a local file, in its order.
+
+    Raises:
+        BenchmarkError: if the file is missing, of unknown form, damaged, or over a limit.
+    """
+    suffix = suffix_of(path)
+    if not path.is_file():
+        raise BenchmarkError(f"there is no file {path}", fix="Check the path")
+    if suffix == ".parquet":
+        return _parquet_rows(path, columns)
+    if suffix == ".csv":
+        return _csv_rows(path, columns)
+    return _json_rows(path)
+
+
+def suffix_of(path: Path) -> str:
+    """The file's form, one of `SUFFIXES`.
+
+    Raises:
+        BenchmarkError: for another suffix.
+    """
+    for suffix in SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return suffix
+    raise BenchmarkError(
+        f"the form of {path} is unknown",
+        why=f"its name ends in none of {', '.join(SUFFIXES)}",
+        fix="Convert the file, or correct its name",
+    )
+
+
+def hub_rows(name: str, hub: HubDataset, columns: Columns) -> Rows:
+    """The rows of all configs of a hub data set. Code from the hub is never run.
+
+    Raises:
+        BenchmarkError: if `datasets` is not installed, or the hub, the data set, a config or the
+            split cannot be reached.
+    """
+    local = f"Point it at a local file: --benchmark {name}=FILE"
+    try:
+        import datasets
+    except ImportError as error:
+        raise BenchmarkError(
+            f"benchmark {name} lies on the hub ({hub}), which needs `datasets`",
+            why=str(error),
+            fix=f"Install rlready[local], or: {local}",
+        ) from error
+    for config in hub.configs or (None,):
+        where = f"{hub.id}{f' [{config}]' if config else ''}"
+        try:
+            table = datasets.load_dataset(
+                hub.id, name=config, split=hub.split, revision=hub.revision
+            )
+        # Not found, offline, no rights, a server error, a broken file: each library below has
+        # its own exceptions for them, and for a user they all mean the same.
+        except Exception as error:
+            raise BenchmarkError(
+                f"benchmark {name} cannot be loaded from the hub ({hub})",
+                why=f"{type(error).__name__}: {str(error)[:500]}",
+                fix=local,
+            ) from error
+        if len(table) > MAX_ROWS:
+            raise _too_many_rows(where)
+        # Only what is needed is read: a picture in another column would be decoded otherwise.
+        table = table.select_columns(columns(where, table.column_names))
+        for number, values in enumerate(table, start=1):
+            yield Row(f"{where}, row {number}", values)
+
+
+def _json_rows(path: Path) -> Rows:
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            values = json.loads(line, parse_float=Decimal, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise BenchmarkError(
+                f"{where} is not JSON",
+                why=str(error),
+                fix="Write one JSON object a line",
+            ) from error
+        if not isinstance(values, dict):
+            raise BenchmarkError(
+                f"{where} is no JSON object but a {type(values).__name__}",
+                fix='Write one object a line, such as {"problem": "...", "answer": "..."}',
+            )
+        yield Row(where, values)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _csv_rows(path: Path, columns: Columns) -> Rows:
+    reader = csv.reader(_lines(path), strict=True)
+    where = f"{path}, line 1"
+    try:
+        header = next(reader, None)
+        if header is None:
+            return
+        twice = sorted({field for field in header if header.count(field) > 1})
+        if twice:
+            raise BenchmarkError(f"{where} names the columns {twice} more than once")
+        columns(f"{path} (its first line must be the header)", header)
+        before = reader.line_num
+        for cells in reader:
+            where, before = f"{path}, line {before + 1}", reader.line_num
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise BenchmarkError(
+                    f"{where} has {len(cells)} cells, the header {len(header)}",
+                    fix="Quote cells that hold commas or line breaks",
+                )
+            values = zip(header, cells, strict=True)
+            yield Row(where, {field: cell if cell.strip() else None for field, cell in values})
+    except csv.Error as error:
+        raise BenchmarkError(
+            f"{path} is no CSV after line {reader.line_num}",
+            why=str(error),
+            fix="Write it comma-separated, with double quotes",
+        ) from error
+
+
+def _parquet_rows(path: Path, columns: Columns) -> Rows:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            if file.metadata.num_rows > MAX_ROWS:
+                raise _too_many_rows(str(path))
+            needed = columns(str(path), file.schema_arrow.names)
+            number = n_bytes = 0
+            for batch in file.iter_batches(_BATCH_ROWS, columns=needed):
+                n_bytes += batch.nbytes
+                if n_bytes > MAX_FILE_BYTES:
+                    raise _too_large(path)
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Row(f"{path}, row {number}", values)
+    # pyarrow raises both for a damaged file.
+    except (pyarrow.ArrowException, OSError) as error:
+        raise BenchmarkError(
+            f"{path} cannot be read as Parquet", why=str(error), fix="Write the file again"
+        ) from error
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Decoded lines with their line ends, none of them read further than a limit allows."""
+    n_bytes = 0
+    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        for number, line in enumerate(_bounded(file, path), start=1):
+            n_bytes += len(line)
+            if n_bytes > MAX_FILE_BYTES:
+                raise _too_large(path)
+            if number > MAX_ROWS:
+                raise _too_many_rows(str(path))
+            try:
+                # A byte order mark may open the file; spreadsheets write one.
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise BenchmarkError(
+                    f"{path}, line {number} is not UTF-8",
+                    why=f"byte {error.start} of the line is 0x{line[error.start]:02x}",
+                    fix="Save the file as UTF-8",
+                ) from error
+
+
+def _bounded(file: IO[bytes], path: Path) -> Iterable[bytes]:
+    number = 0
+    while True:
+        try:
+            line = file.readline(MAX_LINE_BYTES + 1)
+        # What gzip raises for a file that is damaged or cut short.
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise BenchmarkError(
+                f"{path} is damaged after line {number}",
+                why=str(error),
+                fix="Copy the file again",
+            ) from error
+        if not line:
+            return
+        number += 1
+        if len(line) > MAX_LINE_BYTES:
+            raise BenchmarkError(
+                f"{path}, line {number} is longer than {MAX_LINE_BYTES} bytes",
+                why="no problem is that long",
+                fix="Check that the file holds one problem a line",
+            )
+        yield line
+
+
+def _too_many_rows(where: str) -> BenchmarkError:
+    return BenchmarkError(
+        f"{where} has more than {MAX_ROWS} rows",
+        why="a benchmark of that size is probably the wrong file",
+        fix="Keep the problems that you want to evaluate",
+    )
+
+
+def _too_large(path: Path) -> BenchmarkError:
+    return BenchmarkError(
+        f"{path} holds more than {MAX_FILE_BYTES} bytes",
+        why="a benchmark of that size is probably the wrong file",
+        fix="Keep the problems that you want to evaluate",
+    )
