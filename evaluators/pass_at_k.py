@@ -1,0 +1,153 @@
+"""pass@k with both of its standard errors, from counts alone.
+
+- Formula: mean over problems of 1 - C(n-c, k) / C(n, k), n scored and c correct samples of a
+  problem (Chen et al. 2021, arXiv 2107.03374, eq. 1). Unbiased, whatever n >= k.
+- Unit: probability. Average: over problems, each with the same weight.
+- Masked: UNSCORED samples are in neither n nor c. UNPARSED ones are in n.
+- The same number: `openai/human-eval`, `estimate_pass_at_k`, for n >= k. It returns 1 for n < k;
+  here that is an error.
+- Standard errors (Miller 2024, arXiv 2411.00640, keeps the two apart): *over problems*, how far the
+  mean would move with new problems (it contains the noise of sampling); *within*, how far it would
+  move with new samples on these problems.
+
+Everything here is exact arithmetic on counts, so another k costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from rlready.registry.errors import EvaluationError
+
+EVALUATOR_VERSION = "1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProblemCounts:
+    """What the samples of one problem came to.
+
+    Args:
+        problem_id: the problem.
+        n: scored samples, that is all but the UNSCORED ones.
+        c: how many of them are CORRECT.
+        n_unparsed: how many of them hold no answer.
+        n_unscored: samples whose check failed; not in n.
+        n_truncated: samples cut at the token limit, whatever their verdict.
+    """
+
+    problem_id: str
+    n: int
+    c: int
+    n_unparsed: int = 0
+    n_unscored: int = 0
+    n_truncated: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean over problems with its standard errors; None where one is not defined."""
+
+    value: float
+    se: float | None
+    se_within: float | None = None
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Chance that at least one of k samples, drawn from n without replacement, is correct.
+
+    Unbiased for one problem (Chen et al. 2021, arXiv 2107.03374, eq. 1). Average over problems.
+
+    Args:
+        n: scored samples of the problem; UNSCORED ones are not counted.
+        c: how many of them are CORRECT, 0 <= c <= n.
+        k: 1 <= k <= n. With fewer than k samples the estimate is undefined, not 1.
+
+    Raises:
+        EvaluationError: if k > n or k < 1.
+    """
+    if not 1 <= k <= n:
+        raise EvaluationError(f"pass@{k} is undefined for {n} scored samples", fix="Take k <= n")
+    return 1.0 - none_correct(n, c, k)
+
+
+@lru_cache(maxsize=1 << 16)
+def none_correct(n: int, c: int, k: int) -> float:
+    """C(n-c, k) / C(n, k): the chance that k of n samples hold none of the c correct ones."""
+    # Python's division of whole numbers rounds once, so this is exact to the last bit.
+    return math.comb(n - c, k) / math.comb(n, k)
+
+
+def mean_pass_at_k(counts: Sequence[ProblemCounts], k: int, benchmark: str) -> Estimate:
+    """pass@k of a benchmark.
+
+    Args:
+        counts: one entry a problem, at least one.
+        k: samples that may be tried.
+        benchmark: its name, for the message.
+
+    Raises:
+        EvaluationError: if a problem has fewer than k scored samples; it is named.
+    """
+    _check_enough(counts, k, benchmark)
+    values_P = np.array([pass_at_k(p.n, p.c, k) for p in counts])
+    within = math.fsum(sampling_variance(p.n, p.c, k) for p in counts)
+    return Estimate(
+        value=float(values_P.mean()),
+        se=standard_error(values_P),
+        se_within=math.sqrt(max(within, 0.0)) / len(counts),
+    )
+
+
+def sampling_variance(n: int, c: int, k: int) -> float:
+    """Variance of one problem's estimate over new samples of the same problem.
+
+    For 2k <= n the unbiased estimate: with h = C(n-c, k) / C(n, k), E[h]^2 is estimated without
+    bias by the chance that 2k samples hold no correct one, so Var h = h^2 - C(n-c, 2k) / C(n, 2k).
+    At k = 1 this is p(1-p)/(n-1). For larger k no unbiased estimate exists; then it is the exact
+    variance under a binomial with p = (c + 1/2) / (n + 1), which is not 0 at c = 0 or c = n.
+    """
+    if 2 * k <= n:
+        return none_correct(n, c, k) ** 2 - none_correct(n, c, 2 * k)
+    return _binomial_variance(n, c, k)
+
+
+def standard_error(values_P: npt.NDArray[np.float64]) -> float | None:
+    """Standard error of the mean over problems; None for fewer than two."""
+    if len(values_P) < 2:
+        return None
+    return float(values_P.std(ddof=1) / math.sqrt(len(values_P)))
+
+
+@lru_cache(maxsize=1 << 14)
+def _binomial_variance(n: int, c: int, k: int) -> float:
+    p = (c + 0.5) / (n + 1)
+    log_p, log_q = math.log(p), math.log1p(-p)
+    log_n = math.lgamma(n + 1)
+    chances = [
+        math.exp(log_n - math.lgamma(j + 1) - math.lgamma(n - j + 1) + j * log_p + (n - j) * log_q)
+        for j in range(n + 1)
+    ]
+    values = [none_correct(n, j, k) for j in range(n + 1)]
+    mean = math.fsum(w * v for w, v in zip(chances, values, strict=True))
+    return math.fsum(w * (v - mean) ** 2 for w, v in zip(chances, values, strict=True))
+
+
+def _check_enough(counts: Sequence[ProblemCounts], k: int, benchmark: str) -> None:
+    if not counts:
+        raise EvaluationError(f"pass@{k} of {benchmark} has no problems to average over")
+    short = [p for p in counts if p.n < k]
+    if not short:
+        return
+    worst = min(short, key=lambda p: p.n)
+    others = f" (and {len(short) - 1} more problems are short)" if len(short) > 1 else ""
+    raise EvaluationError(
+        f"pass@{k} needs {k} scored samples per problem; problem {benchmark}/{worst.problem_id} "
+        f"has {worst.n} ({worst.n_unscored} UNSCORED){others}",
+        fix=f"Draw {k - worst.n} more samples a problem, or ask for k <= {worst.n}",
+    )

@@ -1,0 +1,247 @@
+"""Samples on disk: what one checkpoint drew for one benchmark under one protocol.
+
+    samples/<checkpoint>/<benchmark digest>-<protocol digest>/
+        about.json            which checkpoint, benchmark and protocol this is, for people
+        part-<id>.parquet     one row a sample
+        counts.parquet        problem_id, n, c, n_unparsed, n_unscored, n_truncated
+
+A part appears by an atomic rename, so a kill loses at most the part being drawn. Verdicts are
+filled in by rewriting a part the same way. Unique on (problem_id, sample_index); equal texts are
+valid draws and kept. Pages carry checksums: a damaged part is set aside and its samples are
+drawn again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlready.evaluators.distribution import ProblemSamples
+from rlready.evaluators.pass_at_k import ProblemCounts
+from rlready.registry.errors import SamplesError
+from rlready.registry.records import Sample, Verdict
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_KEY = ["problem_id", "sample_index"]
+_JUDGED = ["verdict", "extracted", "checker_version"]
+
+
+class SampleFolder:
+    """The samples of one (checkpoint, benchmark, protocol).
+
+    Args:
+        path: its folder; made when something is written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.set_aside: list[Path] = []
+        """Damaged parts found so far, under the names they were given."""
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for one writer; another process waits here.
+
+        The lock dies with its process, so a kill leaves none behind.
+        """
+        import fcntl
+
+        with _writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = (self.path / ".lock").open("w")
+        with handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            for leftover in self.path.glob(".tmp-*"):
+                leftover.unlink(missing_ok=True)
+            yield
+
+    def describe(self, about: Mapping[str, Any]) -> None:
+        """Write `about.json`."""
+        text = json.dumps(about, indent=2, ensure_ascii=False, sort_keys=True)
+        self._replace("about.json", text.encode())
+
+    def add(self, samples: Sequence[Sample]) -> None:
+        """Write samples as one part.
+
+        Raises:
+            SamplesError: if the disk takes no more; parts written before stay.
+        """
+        import pyarrow as pa
+
+        rows = [
+            {name: getattr(sample, name) for name in _sample_schema().names} for sample in samples
+        ]
+        table = pa.Table.from_pylist(rows, schema=_sample_schema())
+        empty = [pa.nulls(len(rows), pa.string())] * len(_JUDGED)
+        for name, column in zip(_JUDGED, empty, strict=True):
+            table = table.append_column(name, column)
+        self._write_table(f"part-{uuid.uuid4().hex[:16]}.parquet", table)
+
+    def drawn(self) -> set[tuple[str, int]]:
+        """The (problem id, sample index) pairs that are there."""
+        found: set[tuple[str, int]] = set()
+        for _, table in self._parts(_KEY):
+            found.update(zip(*(table[name].to_pylist() for name in _KEY), strict=True))
+        return found
+
+    def unjudged(self, checker_version: str) -> Iterator[tuple[Path, list[tuple[str, str]]]]:
+        """Parts with samples not yet judged by this checker.
+
+        Yields:
+            The part, and the (problem id, text) of all its samples in order.
+        """
+        for path, table in self._parts([*_KEY, "text", "checker_version"]):
+            versions = set(table["checker_version"].to_pylist())
+            if versions != {checker_version}:
+                ids, texts = table["problem_id"].to_pylist(), table["text"].to_pylist()
+                yield path, list(zip(ids, texts, strict=True))
+
+    def judge(
+        self,
+        part: Path,
+        verdicts: Sequence[Verdict],
+        extracted: Sequence[str | None],
+        checker_version: str,
+    ) -> None:
+        """Fill in the verdicts of one part, in the order of its rows."""
+        import pyarrow as pa
+
+        table = _read(part, None)
+        columns = (
+            [verdict.value for verdict in verdicts],
+            list(extracted),
+            [checker_version] * len(verdicts),
+        )
+        for name, column in zip(_JUDGED, columns, strict=True):
+            position = table.schema.get_field_index(name)
+            table = table.set_column(position, name, pa.array(column, pa.string()))
+        self._write_table(part.name, table)
+
+    def judged(self, problem_ids: Sequence[str], n: int) -> list[ProblemSamples]:
+        """Samples 0..n-1 of these problems with their verdicts, problems in the given order.
+
+        Raises:
+            SamplesError: if a sample is missing or has no verdict.
+        """
+        names = [*_KEY, "verdict", "extracted", "n_tokens", "finish_reason", "entropy_sum"]
+        rows: dict[tuple[str, int], dict[str, Any]] = {}
+        for _, table in self._parts(names):
+            for row in table.to_pylist():
+                rows.setdefault((row["problem_id"], row["sample_index"]), row)
+        return [self._problem(problem_id, n, rows) for problem_id in problem_ids]
+
+    def write_counts(self, counts: Sequence[ProblemCounts]) -> Path:
+        """Write `counts.parquet`; returns its path."""
+        import dataclasses
+
+        import pyarrow as pa
+
+        self._write_table(
+            "counts.parquet", pa.Table.from_pylist([dataclasses.asdict(row) for row in counts])
+        )
+        return self.path / "counts.parquet"
+
+    def _problem(
+        self, problem_id: str, n: int, rows: Mapping[tuple[str, int], dict[str, Any]]
+    ) -> ProblemSamples:
+        own = [rows.get((problem_id, index)) for index in range(n)]
+        found = [row for row in own if row is not None and row["verdict"] is not None]
+        if len(found) < n:
+            raise SamplesError(
+                f"{n - len(found)} of {n} samples of problem {problem_id} are missing",
+                why=f"they were removed from {self.path} while this ran",
+                fix="Run the same command again: it draws what is missing",
+            )
+        return ProblemSamples(
+            problem_id=problem_id,
+            verdicts=[Verdict(row["verdict"]) for row in found],
+            answers=[row["extracted"] for row in found],
+            n_tokens=[row["n_tokens"] for row in found],
+            is_truncated=[row["finish_reason"] == "length" for row in found],
+            entropy_sums=[row["entropy_sum"] for row in found],
+        )
+
+    def _parts(self, columns: list[str]) -> Iterator[tuple[Path, pa.Table]]:
+        for path in sorted(self.path.glob("part-*.parquet")):
+            try:
+                yield path, _read(path, columns)
+            except _UnreadableError:
+                damaged = path.with_suffix(".damaged")
+                path.replace(damaged)
+                self.set_aside.append(damaged)
+
+    def _write_table(self, name: str, table: pa.Table) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+        self._replace(name, buffer.getvalue().to_pybytes())
+
+    def _replace(self, name: str, content: bytes) -> None:
+        temporary = self.path / f".tmp-{os.getpid()}-{name}"
+        with _writing(self.path / name):
+            try:
+                with temporary.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(self.path / name)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+                raise
+
+
+class _UnreadableError(Exception):
+    """A part that is no Parquet file, is damaged, or lacks a column."""
+
+
+def _read(path: Path, columns: list[str] | None) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path, columns=columns, page_checksum_verification=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _UnreadableError(str(error)) from error
+    if set(columns or _sample_schema().names) - set(table.column_names):
+        raise _UnreadableError("a column is missing")
+    return table
+
+
+def _sample_schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("problem_id", pa.string()),
+            ("sample_index", pa.int32()),
+            ("seed", pa.int64()),
+            ("text", pa.string()),
+            ("n_tokens", pa.int32()),
+            ("finish_reason", pa.string()),
+            ("logprob_sum", pa.float64()),
+            ("entropy_sum", pa.float64()),
+        ]
+    )
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SamplesError(
+            f"cannot write {path}",
+            why=error.strerror or str(error),
+            fix="Free some space or name another --samples-dir, and run the same command again: "
+            "what was written before is kept",
+        ) from error

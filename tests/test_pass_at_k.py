@@ -1,0 +1,114 @@
+"""pass@k against enumeration, exact fractions, and its own algebra."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlready.evaluators.pass_at_k import (
+    ProblemCounts,
+    mean_pass_at_k,
+    pass_at_k,
+    sampling_variance,
+)
+from rlready.registry.errors import EvaluationError
+from strategies import counts
+
+
+def _exact(n: int, c: int, k: int) -> Fraction:
+    return 1 - Fraction(math.comb(n - c, k), math.comb(n, k))
+
+
+@given(counts(), st.integers(1, 9))
+def test_equals_enumeration_of_all_subsets(problem: ProblemCounts, k: int) -> None:
+    if k > problem.n:
+        return
+    outcomes = [True] * problem.c + [False] * (problem.n - problem.c)
+    subsets = list(itertools.combinations(outcomes, k))
+    share = sum(any(subset) for subset in subsets) / len(subsets)
+    assert pass_at_k(problem.n, problem.c, k) == pytest.approx(share, abs=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 4, 16, 64, 255, 256])
+def test_equals_exact_fractions_at_256_samples(k: int) -> None:
+    for c in range(257):
+        assert abs(pass_at_k(256, c, k) - float(_exact(256, c, k))) < 1e-12
+
+
+@given(st.integers(1, 60), st.data())
+def test_grows_with_k_and_with_c(n: int, data: st.DataObject) -> None:
+    c = data.draw(st.integers(0, n))
+    k = data.draw(st.integers(1, n))
+    here = pass_at_k(n, c, k)
+    assert 0.0 <= here <= 1.0
+    if k < n:
+        assert pass_at_k(n, c, k + 1) >= here - 1e-15
+    if c < n:
+        assert pass_at_k(n, c + 1, k) >= here - 1e-15
+
+
+def test_too_few_scored_samples_are_an_error_that_names_the_problem() -> None:
+    """The worst published pass@k bug divided by a configured n (lighteval issue 771)."""
+    rows = [
+        ProblemCounts(problem_id="ok", n=64, c=3),
+        ProblemCounts(problem_id="07", n=61, c=3, n_unscored=3),
+    ]
+    with pytest.raises(EvaluationError, match=r"problem aime24/07 has 61 \(3 UNSCORED\)"):
+        mean_pass_at_k(rows, 64, "aime24")
+
+
+def test_no_problems_is_an_error() -> None:
+    with pytest.raises(EvaluationError, match="no problems"):
+        mean_pass_at_k([], 1, "empty")
+
+
+@pytest.mark.parametrize(("n", "k"), [(4, 1), (6, 2), (9, 4)])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_variance_estimate_is_unbiased_for_2k_up_to_n(n: int, k: int, p: float) -> None:
+    weights = [math.comb(n, c) * p**c * (1 - p) ** (n - c) for c in range(n + 1)]
+    values = [pass_at_k(n, c, k) for c in range(n + 1)]
+    mean = sum(w * v for w, v in zip(weights, values, strict=True))
+    variance = sum(w * (v - mean) ** 2 for w, v in zip(weights, values, strict=True))
+    expected = sum(w * sampling_variance(n, c, k) for c, w in enumerate(weights))
+    assert mean == pytest.approx(1 - (1 - p) ** k)
+    assert expected == pytest.approx(variance)
+
+
+@given(counts(min_n=2, max_n=30))
+def test_variance_at_k_1_is_the_textbook_one(problem: ProblemCounts) -> None:
+    p = problem.c / problem.n
+    expected = p * (1 - p) / (problem.n - 1)
+    assert sampling_variance(problem.n, problem.c, 1) == pytest.approx(expected, abs=1e-15)
+
+
+@given(st.integers(2, 20), st.data())
+def test_variance_is_never_negative(n: int, data: st.DataObject) -> None:
+    c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
+    assert sampling_variance(n, c, k) >= -1e-15
+
+
+def test_variance_beyond_half_of_n_is_close_to_that_of_repeated_sampling() -> None:
+    rng = np.random.default_rng(0)
+    n, k, p = 32, 32, 0.03
+    draws = rng.binomial(n, p, 20_000)
+    truth = np.var([pass_at_k(n, int(c), k) for c in draws])
+    typical = np.mean([sampling_variance(n, int(c), k) for c in draws[:2000]])
+    assert typical == pytest.approx(truth, rel=0.35)
+
+
+def test_standard_error_over_problems_needs_two_problems() -> None:
+    one = mean_pass_at_k([ProblemCounts(problem_id="a", n=8, c=4)], 1, "b")
+    assert one.se is None
+    assert one.se_within == pytest.approx(math.sqrt(0.25 / 7))
+    two = mean_pass_at_k(
+        [ProblemCounts(problem_id="a", n=8, c=8), ProblemCounts(problem_id="b", n=8, c=0)], 1, "b"
+    )
+    assert two.value == 0.5
+    assert two.se == pytest.approx(0.5)
+    assert two.se_within == 0.0
