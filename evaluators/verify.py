@@ -1,0 +1,326 @@
+r"""The verdict on each completion: its boxed answer against the reference answers.
+
+    with Verifier() as verifier:
+        verifier.check([(("1/2",), r"... so \boxed{0.5}.")])    # [Checked(CORRECT, "0.5")]
+
+What decides, in this order:
+1. No `\boxed{}` with something in it: UNPARSED.
+2. Same text, or both plain numbers: decided here, exactly (`answers`).
+3. An answer over a cap (length, nesting, digits; later: nodes, exponents, factorials) is INCORRECT
+   where the gold keeps it. The cap is a rule about what counts as an answer, known beforehand, and
+   dropping such answers would raise the accuracy of a model that rambles. If the gold breaks a
+   cap too, only the same text counts, and everything else is UNSCORED.
+4. Numbers and functions by their values (`equality`); the rest by math-verify, in a child process.
+5. The check ran out of time or memory, or its process died: UNSCORED.
+
+This module alone knows math-verify. Each distinct pair of gold and answer is checked once.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from types import TracebackType
+from typing import Any
+
+from rlready.evaluators import answers, equality
+from rlready.evaluators.workers import Failure, Pool
+from rlready.registry.errors import BenchmarkError, ConfigError
+from rlready.registry.records import Problem, Verdict
+
+# Rises when a verdict may move.
+RULES_VERSION = "1"
+_DECIDES = ("math-verify", "latex2sympy2_extended", "sympy", "antlr4-python3-runtime")
+
+MAX_WORKERS = 8
+# Between the alarm inside a worker and its kill from outside.
+GRACE_S = 2.0
+# Of an extracted answer, in what `check` gives back.
+MAX_EXTRACTED_CHARS = 500
+_NAMED_GOLDS = 5
+
+# gmpy2 does not look for signals while it computes; Python's integers do. The hash seed holds
+# the order of symbols, and so what sympy makes of them, the same in every run.
+_WORKER_ENVIRONMENT = {
+    "SYMPY_GROUND_TYPES": "python",
+    "MPMATH_NOGMPY": "1",
+    "PYTHONWARNINGS": "ignore",
+    "PYTHONHASHSEED": "0",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+Result = bool | Failure
+
+
+@functools.cache
+def checker_version() -> str:
+    """Our rules and the versions of the libraries that decide; verdicts of two never mix."""
+    libraries = " ".join(f"{name} {version(name)}" for name in _DECIDES)
+    return f"rlready-rules {RULES_VERSION} {libraries}"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the check of one completion found.
+
+    Args:
+        verdict: one of four; only CORRECT and INCORRECT are judgements.
+        extracted: the answer that was judged, cut to 500 characters; None if there is none.
+    """
+
+    verdict: Verdict
+    extracted: str | None
+
+
+def extract_boxed(text: str) -> str | None:
+    r"""Content of the last balanced `\boxed{...}` or `\fbox{...}`; None if there is none."""
+    return answers.extract_boxed(text)
+
+
+class Verifier:
+    """Checks completions in child processes, which start when they are first needed.
+
+    Safe to call from any thread (calls wait for each other). To be closed, or used in `with`.
+
+    Args:
+        n_workers: child processes; by default one per usable core, at most 8.
+        timeout_s: for one answer against one gold. Beyond it the answer is UNSCORED.
+        memory_mb: address space of a child.
+    """
+
+    def __init__(
+        self, *, n_workers: int | None = None, timeout_s: float = 5.0, memory_mb: int = 4096
+    ) -> None:
+        for name, value in (("workers", n_workers), ("timeout", timeout_s), ("memory", memory_mb)):
+            if value is not None and not value > 0:
+                raise ConfigError(f"verifier {name} is {value}", fix="Give a positive number")
+        self._known: dict[tuple[str, str], Result] = {}
+        self._lock = threading.Lock()
+        self._pool = Pool(
+            ["-m", "rlready.evaluators._verify_worker", str(timeout_s), str(memory_mb)],
+            environment=_WORKER_ENVIRONMENT,
+            n_workers=n_workers or min(MAX_WORKERS, _usable_cores()),
+            timeout_s=timeout_s + GRACE_S,
+        )
+
+    def __enter__(self) -> Verifier:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child processes. A later call starts new ones."""
+        with self._lock:
+            self._pool.close()
+
+    def check(
+        self,
+        items: Sequence[tuple[tuple[str, ...], str]],
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[Checked]:
+        """Verdicts in the order of the items.
+
+        Args:
+            items: accepted reference answers and a completion. Any reference counts.
+            on_progress: told, now and then, how many more items are finished.
+
+        Raises:
+            EvaluationError: if no child process can be started.
+        """
+        with self._lock:
+            extracted = [answers.extract_boxed(text) or None for _, text in items]
+            open_pairs: dict[int, set[tuple[str, str]]] = {}
+            users: dict[tuple[str, str], list[int]] = {}
+            for index, ((golds, _), answer) in enumerate(zip(items, extracted, strict=True)):
+                pairs = {(gold, answer) for gold in golds} if answer is not None else set()
+                unknown = {pair for pair in pairs if not self._is_known(pair)}
+                if unknown:
+                    open_pairs[index] = unknown
+                for pair in unknown:
+                    users.setdefault(pair, []).append(index)
+            report = on_progress or (lambda _: None)
+            report(len(items) - len(open_pairs))
+            for pair in self._judge_all(list(users)):
+                for index in users[pair]:
+                    open_pairs[index].discard(pair)
+                report(sum(not open_pairs[index] for index in users[pair]))
+            return [
+                self._checked(golds, answer)
+                for (golds, _), answer in zip(items, extracted, strict=True)
+            ]
+
+    def check_golds(self, problems: Sequence[Problem]) -> None:
+        """Pass if every gold can be read and accepts itself.
+
+        Raises:
+            BenchmarkError: with every problem whose gold does not (five by name).
+        """
+        golds = [(problem.id, gold) for problem in problems for gold in problem.answers]
+        distinct = list(dict.fromkeys(gold for _, gold in golds))
+        with self._lock:
+            found = dict(self._pool.run([("gold", gold, gold) for gold in distinct]))
+        wrong = {distinct[i]: result for i, result in found.items() if result is not True}
+        bad = [f"{problem}: {gold[:80]!r}" for problem, gold in golds if gold in wrong]
+        if bad:
+            shown = "; ".join(bad[:_NAMED_GOLDS])
+            raise BenchmarkError(
+                f"{len(bad)} reference answers cannot be checked: {shown}"
+                + ("; ..." if len(bad) > _NAMED_GOLDS else ""),
+                why="they hold nothing that can be parsed, or do not equal their own boxed form",
+                fix="Write them as LaTeX, or leave these problems out",
+            )
+
+    def _is_known(self, pair: tuple[str, str]) -> bool:
+        if pair not in self._known:
+            result = judge_without_algebra(*pair)
+            if result is None:
+                return False
+            self._known[pair] = result
+        return True
+
+    def _judge_all(self, pairs: Sequence[tuple[str, str]]) -> Any:
+        """Each pair once it is known. Same golds stand together: they are parsed once."""
+        ordered = sorted(pairs)
+        for index, result in self._pool.run([("answer", *pair) for pair in ordered]):
+            self._known[ordered[index]] = Failure(result) if isinstance(result, str) else result
+            yield ordered[index]
+
+    def _checked(self, golds: Sequence[str], answer: str | None) -> Checked:
+        if answer is None:
+            return Checked(Verdict.UNPARSED, None)
+        results = [self._known[gold, answer] for gold in golds]
+        verdict = Verdict.INCORRECT
+        if True in results:
+            verdict = Verdict.CORRECT
+        elif any(isinstance(result, Failure) for result in results):
+            verdict = Verdict.UNSCORED
+        return Checked(verdict, answer[:MAX_EXTRACTED_CHARS])
+
+
+def _usable_cores() -> int:
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def judge_without_algebra(gold: str, answer: str) -> Result | None:
+    """Whether text, caps and exact numbers settle it; None if algebra is needed."""
+    if gold.strip() == answer.strip():
+        return True
+    gold_excess = answers.over_cap(gold)
+    if gold_excess:
+        return Failure(f"the gold has {gold_excess}")
+    if answers.over_cap(answer):
+        return False
+    return answers.judge_text(gold, answer)
+
+
+# --- in the child process ---------------------------------------------------------------------
+
+
+class Judge:
+    """Algebra on one gold and one answer. Used in a child process, in its main thread."""
+
+    def __init__(self) -> None:
+        import logging
+        import warnings
+
+        # Imports take a second; they belong to the start, not to the first task.
+        importlib.import_module("math_verify")
+
+        # It logs each timeout and each input that it cannot parse; hundreds of lines a benchmark.
+        logging.disable(logging.CRITICAL)
+        warnings.simplefilter("ignore")
+        self._gold = functools.lru_cache(maxsize=512)(self._parse_gold)
+
+    def __call__(self, task: str, gold: str, answer: str) -> bool | str:
+        """True, false, or why the gold itself cannot be judged.
+
+        Args:
+            task: "answer", or "gold" to see whether a gold accepts itself.
+            gold: reference answer, within the caps.
+            answer: boxed content, within the caps.
+        """
+        if task == "gold":
+            return self._accepts_itself(gold)
+        gold_tree, gold_excess = self._gold(gold)
+        answer_tree, answer_excess = _parse_affordable(answer)
+        if gold_excess:
+            return f"the gold has {gold_excess}"
+        if answer_excess:
+            return False
+        try:
+            same = _equal(gold_tree, answer_tree)
+        except equality.TooLarge as excess:
+            return f"too large to compare: {excess}"
+        return _by_math_verify(gold_tree, answer_tree) if same is None else same
+
+    def _accepts_itself(self, gold: str) -> bool | str:
+        decided = answers.over_cap(gold)
+        if decided:
+            return decided
+        tree, _ = self._gold(gold)
+        return bool(tree) and (_is_word(tree) or self("answer", gold, f" {gold} ") is True)
+
+    def _parse_gold(self, gold: str) -> tuple[list[Any], str | None]:
+        return _parse_affordable(gold)
+
+
+def _parse_affordable(answer: str) -> tuple[list[Any], str | None]:
+    """The parsed answer, and which cap its algebra breaks."""
+    parsed = _parse(answer)
+    try:
+        for tree in parsed:
+            if not isinstance(tree, str):
+                equality.require_affordable(tree)
+    except equality.TooLarge as excess:
+        return parsed, str(excess)
+    return parsed, None
+
+
+def _parse(answer: str) -> list[Any]:
+    r"""What math-verify makes of `\boxed{answer}`: an expression and the text; often only the text.
+
+    Only LaTeX, and only the whole of it: by default it would look for the last number of a text
+    that it cannot parse, and find 5 in `x \equiv 3 \pmod 5`.
+    """
+    from math_verify import LatexExtractionConfig, parse
+
+    config = LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False)
+    found = parse(
+        f"\\boxed{{{answers.tidy(answer)}}}",
+        [config],
+        extraction_mode="first_match",
+        parsing_timeout=None,
+    )
+    return list(found)
+
+
+def _is_word(parsed: Sequence[Any]) -> bool:
+    return all(isinstance(tree, str) and tree for tree in parsed)
+
+
+def _equal(gold: Sequence[Any], answer: Sequence[Any]) -> bool | None:
+    if not gold or not answer or isinstance(gold[0], str) or isinstance(answer[0], str):
+        return None
+    return equality.equal(gold[0], answer[0])
+
+
+def _by_math_verify(gold: list[Any], answer: list[Any]) -> bool:
+    from math_verify import verify
+
+    # An inequality and the interval that it describes are one answer, whichever the gold is.
+    return bool(verify(gold, answer, allow_set_relation_comp=True, timeout_seconds=None))

@@ -1,0 +1,209 @@
+"""Child processes that do one kind of small task, may hang or die, and are replaced.
+
+`Pool.run` gives every task a result: what the child answered, or `Failure` for the one task during
+which it hung or died. Children are fresh interpreters (no fork, no import of the caller's
+`__main__`), speak JSON lines over pipes, and end when the pipe does. No pickle either way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlready.registry.errors import EvaluationError
+
+# Starting takes about a second; on a machine that swaps, far longer.
+START_TIMEOUT_S = 120.0
+# A request stays below a pipe's 64 KiB, and small enough that no child is left with a long tail.
+TASKS_PER_REQUEST = 16
+# One child handles so many tasks in less time than a second child takes to start.
+TASKS_PER_WORKER = 50
+MAX_FAILED_STARTS = 3
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a task has no result."""
+
+    reason: str
+
+
+@dataclass
+class _Child:
+    process: subprocess.Popen[bytes]
+    errors: Any  # a file with what it wrote to standard error
+    deadline: float
+    is_ready: bool = False
+    pending: deque[int] = field(default_factory=deque)
+    buffer: bytes = b""
+
+    @property
+    def output(self) -> int:
+        assert self.process.stdout is not None
+        return self.process.stdout.fileno()
+
+
+class Pool:
+    """Replaceable child processes. Not safe for use by two threads at once.
+
+    Args:
+        arguments: of the child, after the interpreter's name.
+        environment: variables set for the child in addition to the parent's.
+        n_workers: most children at a time.
+        timeout_s: a task that takes longer is given up and its child is killed.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        n_workers: int,
+        timeout_s: float,
+    ) -> None:
+        self._command = [sys.executable, *arguments]
+        self._environment = dict(environment)
+        self._n_workers, self._timeout_s = n_workers, timeout_s
+        self._children: list[_Child] = []
+        self._n_failed_starts = 0
+
+    def run(self, tasks: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Any]]:
+        """Index and result (or `Failure`) of each task, as they finish.
+
+        Raises:
+            EvaluationError: if no child can be started.
+        """
+        waiting = deque(range(len(tasks)))
+        n_left = len(tasks)
+        wanted = min(self._n_workers, 1 + len(tasks) // TASKS_PER_WORKER)
+        try:
+            while n_left:
+                self._feed(tasks, waiting, wanted)
+                for index, result in self._collect(waiting):
+                    n_left -= 1
+                    yield index, result
+        finally:
+            if n_left:  # the caller stopped listening: later replies would be taken for others
+                self.close()
+
+    def close(self) -> None:
+        """End all children at once."""
+        for child in list(self._children):
+            self._remove(child)
+
+    # --- one round ----------------------------------------------------------------------------
+
+    def _feed(self, tasks: Sequence[Sequence[Any]], waiting: deque[int], wanted: int) -> None:
+        while waiting and len(self._children) < wanted:
+            self._children.append(self._start())
+        for child in list(self._children):
+            if not (child.is_ready and not child.pending and waiting):
+                continue
+            share = max(1, min(TASKS_PER_REQUEST, len(waiting) // len(self._children)))
+            batch = [waiting.popleft() for _ in range(share)]
+            child.pending.extend(batch)
+            child.deadline = time.monotonic() + self._timeout_s
+            self._send(child, [[index, *tasks[index]] for index in batch])
+
+    def _send(self, child: _Child, request: list[list[Any]]) -> None:
+        stdin = child.process.stdin
+        assert stdin is not None
+        # A child that died while it was idle: its end is seen, and its tasks are, in `_collect`.
+        with contextlib.suppress(BrokenPipeError):
+            stdin.write(json.dumps(request).encode() + b"\n")
+            stdin.flush()
+
+    def _collect(self, waiting: deque[int]) -> Iterator[tuple[int, Any]]:
+        """Results of whatever happens next: replies, an end, or a deadline."""
+        with selectors.DefaultSelector() as selector:
+            for child in self._children:
+                selector.register(child.output, selectors.EVENT_READ, child)
+            next_deadline = min(child.deadline for child in self._busy())
+            ready = selector.select(max(0.0, next_deadline - time.monotonic()))
+        for key, _ in ready:
+            yield from self._read(key.data, waiting)
+        for child in self._busy():
+            if time.monotonic() > child.deadline:
+                yield from self._give_up(child, waiting, "it hung and was killed")
+
+    def _busy(self) -> list[_Child]:
+        return [child for child in self._children if child.pending or not child.is_ready]
+
+    def _read(self, child: _Child, waiting: deque[int]) -> Iterator[tuple[int, Any]]:
+        data = os.read(child.output, 1 << 16)
+        if not data:
+            yield from self._give_up(child, waiting, "its process died")
+            return
+        *lines, child.buffer = (child.buffer + data).split(b"\n")
+        for line in lines:
+            child.deadline = time.monotonic() + self._timeout_s
+            if not child.is_ready:
+                child.is_ready, self._n_failed_starts = True, 0
+                continue
+            index, result, wants_restart = json.loads(line)
+            assert index == child.pending.popleft()
+            yield index, result
+            if wants_restart:
+                self._requeue(child, waiting)
+                return
+
+    def _give_up(
+        self, child: _Child, waiting: deque[int], reason: str
+    ) -> Iterator[tuple[int, Failure]]:
+        if not child.is_ready:
+            self._note_failed_start(child)
+        guilty = child.pending.popleft() if child.pending else None
+        self._requeue(child, waiting)
+        if guilty is not None:
+            yield guilty, Failure(reason)
+
+    def _requeue(self, child: _Child, waiting: deque[int]) -> None:
+        waiting.extendleft(reversed(child.pending))
+        child.pending.clear()
+        self._remove(child)
+
+    # --- processes ----------------------------------------------------------------------------
+
+    def _start(self) -> _Child:
+        # Open as long as the child.
+        errors = tempfile.TemporaryFile()  # noqa: SIM115
+        process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env={**os.environ, **self._environment},
+        )
+        return _Child(process, errors, deadline=time.monotonic() + START_TIMEOUT_S)
+
+    def _note_failed_start(self, child: _Child) -> None:
+        self._n_failed_starts += 1
+        if self._n_failed_starts < MAX_FAILED_STARTS:
+            return
+        child.errors.seek(0)
+        said = child.errors.read()[-2000:].decode(errors="replace").strip()
+        raise EvaluationError(
+            f"the answer check cannot start a process ({' '.join(self._command[1:])})",
+            why=said.splitlines()[-1] if said else "it ended, or gave no sign of life",
+            fix="Raise its memory limit, or run the command by hand to see more",
+        )
+
+    def _remove(self, child: _Child) -> None:
+        if child in self._children:
+            self._children.remove(child)
+        child.process.kill()
+        child.process.wait()
+        for stream in (child.process.stdin, child.process.stdout, child.errors):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
