@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import IO, Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from rlready.registry.errors import BenchmarkError
 
@@ -219,7 +219,7 @@ def _lines(path: Path) -> Iterator[str]:
     """Decoded lines with their line ends, none of them read further than a limit allows."""
     n_bytes = 0
     with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-        for number, line in enumerate(_bounded(file, path), start=1):
+        for number, line in enumerate(_bounded(file.readline, path), start=1):
             n_bytes += len(line)
             if n_bytes > MAX_FILE_BYTES:
                 raise _too_large(path)
@@ -236,11 +236,11 @@ def _lines(path: Path) -> Iterator[str]:
                 ) from error
 
 
-def _bounded(file: IO[bytes], path: Path) -> Iterable[bytes]:
+def _bounded(readline: Callable[[int], bytes], path: Path) -> Iterable[bytes]:
     number = 0
     while True:
         try:
-            line = file.readline(MAX_LINE_BYTES + 1)
+            line = readline(MAX_LINE_BYTES + 1)
         # What gzip raises for a file that is damaged or cut short.
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise BenchmarkError(

@@ -1,7 +1,7 @@
-"""From a problem to the tokens that the model continues.
+r"""From a problem to the tokens that the model continues.
 
 A template is a text with `{problem}` in it. Nothing else in it is special: the braces of
-`\\boxed{}` stand for themselves, and a problem that contains `{problem}` is left as it is.
+`\boxed{}` stand for themselves, and a problem that contains `{problem}` is left as it is.
 
 A model with a chat template gets the text as the user's message, one without gets it as it is.
 Which special tokens stand before it is decided once, here, as transformers and vLLM do for chats:
