@@ -1,0 +1,346 @@
+"""Held-out examples as token ids, with a mask of the tokens that are scored.
+
+What is scored
+- `prompt`, `problem`: the tokens of the response as it stands, and the token that ends a turn.
+  A `problem` goes through the prompt template, as it does for sampling; a `prompt` is taken as it
+  is. Either is the user's message where the tokenizer has a chat template, else plain text. The
+  response is not put through the chat template: templates of reasoning models cut it.
+- `messages`: every turn of the assistant, as the chat template renders it, and the token that ends
+  it. A template with `{% generation %}` says itself which tokens these are. With any other, a turn
+  is what the rendered conversation adds to the conversation before it and its generation prompt.
+  A turn that the template rewrites once others follow (Qwen3 drops the thoughts of earlier turns)
+  cannot be found again and is not scored; it stays in the context, as rewritten.
+- Never scored: prompts, other roles, the template's text after the end of a turn, a first token.
+- The token that ends a turn is the added token that the chat template puts behind an assistant's
+  words (`<|im_end|>`, `<|eot_id|>`), else the tokenizer's end of sequence.
+
+Examples longer than the model's context are cut there, as SFT trainers cut them, and count with
+what is left; an example whose prompt fills the context is left out. Both are counted
+(`n_truncated`, `n_skipped`), and the limit then becomes part of the benchmark's digest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rlready.evaluators.heldout import HeldoutExample, HeldoutSet, Message
+from rlready.registry.digest import digest
+from rlready.registry.errors import BenchmarkError, CheckpointError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from transformers import PreTrainedTokenizerBase
+
+_GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_PROBE = "rlready probe"
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedExample:
+    """What the model reads, and which of its tokens are scored.
+
+    Args:
+        id: of the example.
+        token_ids: int64, (n_tokens,).
+        is_response: bool, (n_tokens,); True for scored tokens. Never for the first one.
+        n_response_bytes: UTF-8 bytes of the scored text, without the tokens that end turns.
+    """
+
+    id: str
+    token_ids: NDArray[np.int64]
+    is_response: NDArray[np.bool_]
+    n_response_bytes: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TokenizedSet:
+    """A held-out set as one tokenizer reads it.
+
+    Args:
+        name: of the set.
+        benchmark_digest: the set's digest; with the prompt template in it if a row is a `problem`,
+            and with the limit of tokens in it if that cut or dropped an example. Losses under
+            different benchmark digests are not comparable.
+        examples: what is scored.
+        n_truncated: examples that were cut at the limit of tokens.
+        n_skipped: examples left out because the prompt alone reaches that limit.
+    """
+
+    name: str
+    benchmark_digest: str
+    examples: tuple[TokenizedExample, ...]
+    n_truncated: int = 0
+    n_skipped: int = 0
+
+
+def tokenize_set(
+    heldout: HeldoutSet,
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    max_tokens: int | None = None,
+) -> TokenizedSet:
+    """A whole set as one tokenizer reads it, cut to the model's context.
+
+    Args:
+        heldout: the examples.
+        tokenizer: of the checkpoint.
+        template: prompt template with `{problem}`, for rows of that form.
+        max_tokens: the model's context; None if it has no limit.
+
+    Raises:
+        BenchmarkError: as `tokenize`, and if every prompt alone reaches `max_tokens`.
+    """
+    examples = [tokenize(example, tokenizer, template) for example in heldout.examples]
+    kept = [truncate(example, tokenizer, max_tokens) for example in examples]
+    scored = tuple(example for example in kept if example is not None)
+    if not scored:
+        raise BenchmarkError(
+            f"no example of held-out set {heldout.name} has a response token within the model's "
+            f"context of {max_tokens} tokens",
+            fix="Use shorter examples for this model",
+        )
+    n_skipped = len(kept) - len(scored)
+    n_truncated = sum(a is not b for a, b in zip(examples, kept, strict=True)) - n_skipped
+    conditions: dict[str, Any] = {}
+    if any(example.form == "problem" for example in heldout.examples):
+        conditions["template"] = template
+    if n_truncated or n_skipped:
+        conditions["max_tokens"] = max_tokens
+    return TokenizedSet(
+        name=heldout.name,
+        benchmark_digest=digest([heldout.digest, conditions]) if conditions else heldout.digest,
+        examples=scored,
+        n_truncated=n_truncated,
+        n_skipped=n_skipped,
+    )
+
+
+def tokenize(
+    example: HeldoutExample, tokenizer: PreTrainedTokenizerBase, template: str
+) -> TokenizedExample:
+    """Token ids and scored tokens of one example; see the module for what is scored.
+
+    Raises:
+        BenchmarkError: if the chat template refuses the conversation or none of its assistant
+            turns can be found in the rendered text, or if no token would be scored.
+        CheckpointError: if the tokenizer has no token to end a response with.
+    """
+    if example.form != "messages":
+        ids, is_response, n_bytes = _tokenize_pair(example, tokenizer, template)
+    elif not tokenizer.chat_template:
+        raise BenchmarkError(
+            f"held-out example {example.id} is a conversation, and the tokenizer has no chat "
+            "template",
+            fix="Add the chat template of the SFT run to the checkpoint, or give the file as "
+            "`prompt` + `response`",
+        )
+    elif _GENERATION_TAG.search(str(tokenizer.get_chat_template())):
+        ids, is_response = _tokenize_tagged(example, tokenizer)
+        n_bytes = _n_bytes(tokenizer, ids[is_response])
+    else:
+        ids, is_response = _tokenize_rendered(example, tokenizer)
+        n_bytes = _n_bytes(tokenizer, ids[is_response])
+    is_response[:1] = False
+    if not is_response.any():
+        raise BenchmarkError(
+            f"held-out example {example.id} has no response token that can be scored",
+            why="its response renders to nothing, or nothing stands before it",
+            fix="Remove the example",
+        )
+    n_kept = int(np.flatnonzero(is_response)[-1]) + 1
+    return TokenizedExample(example.id, ids[:n_kept], is_response[:n_kept], n_bytes)
+
+
+def truncate(
+    example: TokenizedExample, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None
+) -> TokenizedExample | None:
+    """The example's first `max_tokens` tokens; None if none of them is scored."""
+    if max_tokens is None or len(example.token_ids) <= max_tokens:
+        return example
+    ids, is_response = example.token_ids[:max_tokens], example.is_response[:max_tokens]
+    if not is_response.any():
+        return None
+    return TokenizedExample(example.id, ids, is_response, _n_bytes(tokenizer, ids[is_response]))
+
+
+def _tokenize_pair(
+    example: HeldoutExample, tokenizer: PreTrainedTokenizerBase, template: str
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], int]:
+    user, response = (message.content for message in example.messages)
+    if example.form == "problem":
+        user = template.replace("{problem}", user)
+    end = end_of_turn(tokenizer)
+    has_chat = bool(tokenizer.chat_template)
+    prompt = user
+    if has_chat:
+        prompt = _render([Message("user", user)], tokenizer, example.id, add_generation_prompt=True)
+    prompt_ids = _encode(tokenizer, prompt, add_special_tokens=not has_chat)
+    if prompt_ids and prompt_ids[-1] == tokenizer.eos_token_id and not has_chat:
+        prompt_ids = prompt_ids[:-1]  # Some tokenizers end every text, a prompt too.
+    whole_ids = _encode(tokenizer, prompt + response, add_special_tokens=not has_chat)
+    if whole_ids[: len(prompt_ids)] == prompt_ids:
+        response_ids = whole_ids[len(prompt_ids) :]
+        if response_ids and response_ids[-1] == tokenizer.eos_token_id and not has_chat:
+            response_ids = response_ids[:-1]
+    else:
+        # A token would reach over the border. When sampling, the prompt is tokenized alone.
+        response_ids = _encode(tokenizer, response, add_special_tokens=False)
+    ids = np.array([*prompt_ids, *response_ids, end], dtype=np.int64)
+    return ids, np.arange(len(ids)) >= len(prompt_ids), len(response.encode())
+
+
+def _tokenize_tagged(
+    example: HeldoutExample, tokenizer: PreTrainedTokenizerBase
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    encoded = _apply_template(
+        example.messages,
+        tokenizer,
+        example.id,
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    ids = np.array(encoded["input_ids"], dtype=np.int64)
+    return ids, np.array(encoded["assistant_masks"], dtype=np.bool_)
+
+
+def _tokenize_rendered(
+    example: HeldoutExample, tokenizer: PreTrainedTokenizerBase
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    text = _render(example.messages, tokenizer, example.id)
+    spans = list(_scored_spans(example, tokenizer, text))
+    if not spans:
+        raise BenchmarkError(
+            f"held-out example {example.id}: no assistant turn can be found in the rendered "
+            "conversation",
+            why="the chat template rewrites every one of them (does it cut thoughts out?)",
+            fix="Give the example as `prompt` + `response`, or mark the turns in the template with "
+            "{% generation %}",
+        )
+    if not tokenizer.is_fast:
+        raise BenchmarkError(
+            f"held-out example {example.id} needs the places of tokens in the text, which "
+            f"{type(tokenizer).__name__} cannot give",
+            fix="Save the checkpoint with a fast tokenizer, or give the file as `prompt` + "
+            "`response`",
+        )
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    first, last = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
+    # A token over the border of a turn holds words of the assistant, so it counts.
+    is_response = np.zeros(len(first), dtype=np.bool_)
+    for start, end in spans:
+        is_response |= (last > start) & (first < end)
+    return np.array(encoded["input_ids"], dtype=np.int64), is_response
+
+
+def _scored_spans(
+    example: HeldoutExample, tokenizer: PreTrainedTokenizerBase, text: str
+) -> Iterator[tuple[int, int]]:
+    """Start and end in `text` of every assistant turn that can be found in it."""
+    end_token = str(tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer)))
+    for i, message in enumerate(example.messages):
+        if i == 0 or message.role != "assistant" or not message.content.strip():
+            continue
+        before = _render(example.messages[:i], tokenizer, example.id, add_generation_prompt=True)
+        until = _render(example.messages[: i + 1], tokenizer, example.id)
+        if not until.startswith(before):
+            continue
+        end = len(before) + _turn_length(until[len(before) :], message.content.strip(), end_token)
+        # Without what follows the turn: some templates close a conversation with another token.
+        if text.startswith(until[:end]):
+            yield len(before), end
+
+
+def _turn_length(turn: str, content: str, end_token: str) -> int:
+    """Characters of a rendered turn up to the end of its end token."""
+    # From the end of the words on: they may themselves hold the token's text.
+    content_end = turn.rfind(content) + len(content) if content in turn else 0
+    end_start = turn.find(end_token, content_end)
+    return end_start + len(end_token) if end_start >= 0 else len(turn.rstrip())
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Id of the token with which the model ends a response.
+
+    Raises:
+        CheckpointError: if the chat template shows none and the tokenizer has no end of sequence.
+    """
+    token_id = _template_end(tokenizer) if tokenizer.chat_template else None
+    token_id = tokenizer.eos_token_id if token_id is None else token_id
+    if not isinstance(token_id, int):
+        raise CheckpointError(
+            "the tokenizer has no end-of-sequence token",
+            why="the model must produce one after a response",
+            fix="Set `eos_token` in tokenizer_config.json",
+        )
+    return token_id
+
+
+def _template_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Id of the added token that the chat template puts right behind an assistant's words."""
+    turns = [Message("user", _PROBE), Message("assistant", _PROBE)]
+    try:
+        text = _render(turns, tokenizer, "(probe)")
+    except BenchmarkError:
+        return None
+    after = text.rpartition(_PROBE)[2].lstrip()
+    added: dict[str, int] = tokenizer.get_added_vocab()
+    found = [token for token in added if token and after.startswith(token)]
+    return added[max(found, key=len)] if found else None
+
+
+def _render(
+    messages: Sequence[Message],
+    tokenizer: PreTrainedTokenizerBase,
+    example_id: str,
+    *,
+    add_generation_prompt: bool = False,
+) -> str:
+    return str(
+        _apply_template(
+            messages,
+            tokenizer,
+            example_id,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+        )
+    )
+
+
+def _apply_template(
+    messages: Sequence[Message],
+    tokenizer: PreTrainedTokenizerBase,
+    example_id: str,
+    **options: bool,
+) -> Any:
+    import jinja2
+
+    turns = [dataclasses.asdict(message) for message in messages]
+    try:
+        return tokenizer.apply_chat_template(turns, **options)
+    except (jinja2.TemplateError, ValueError, TypeError) as error:
+        raise BenchmarkError(
+            f"the chat template refuses held-out example {example_id} "
+            f"(roles {', '.join(message.role for message in messages)})",
+            why=str(error),
+            fix="Change the roles in the file to what the model was trained on",
+        ) from error
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens: bool
+) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+
+
+def _n_bytes(tokenizer: PreTrainedTokenizerBase, token_ids: NDArray[np.int64]) -> int:
+    """UTF-8 bytes of the tokens' text, without special tokens and ends of turns."""
+    left_out = {*tokenizer.all_special_ids, end_of_turn(tokenizer)}
+    text = tokenizer.decode([token for token in token_ids.tolist() if token not in left_out])
+    return len(str(text).encode())
