@@ -229,7 +229,7 @@ class _Batch:
                     problem_id=row.problem_id,
                     sample_index=row.sample_index,
                     seed=row.seed,
-                    text=tokenizer.decode(ids, skip_special_tokens=True),
+                    text=str(tokenizer.decode(ids, skip_special_tokens=True)),
                     n_tokens=len(ids),
                     finish_reason="stop" if is_stopped else "length",
                     logprob_sum=float(sums[i, 0]),

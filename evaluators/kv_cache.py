@@ -39,7 +39,7 @@ def _growing_layer_class() -> Any:
     import torch
     from transformers.cache_utils import DynamicLayer
 
-    class GrowingLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed here
+    class GrowingLayer(DynamicLayer):
         """Keys and values as views into buffers of shape (rows, heads, room, head_dim)."""
 
         def __init__(self, max_length: int) -> None:
@@ -65,11 +65,11 @@ def _growing_layer_class() -> Any:
             return self.keys, self.values
 
         def _roomy(
-            self, old: torch.Tensor, new: torch.Tensor, begin: int, end: int
+            self, old: torch.Tensor | None, new: torch.Tensor, begin: int, end: int
         ) -> torch.Tensor:
             room = max(end, min(self._max_length, max(2 * begin, end + _FIRST_ROOM)))
             buffer = new.new_empty((*new.shape[:-2], room, new.shape[-1]))
-            if begin:
+            if old is not None and begin:
                 buffer[:, :, :begin] = old
             return buffer
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlready.evaluators.distribution import ProblemSamples
 from rlready.evaluators.pass_at_k import ProblemCounts
+from rlready.evaluators.verify import Checked
 from rlready.registry.errors import SamplesError
 from rlready.registry.records import Sample, Verdict
 
@@ -37,11 +38,12 @@ class SampleFolder:
     """The samples of one (checkpoint, benchmark, protocol).
 
     Args:
-        path: its folder; made when something is written.
+        path: its folder; made when it is locked.
+        problem_ids: of the benchmark, in its order.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, problem_ids: Sequence[str]) -> None:
+        self.path, self._problem_ids = path, tuple(problem_ids)
         self.set_aside: list[Path] = []
         """Damaged parts found so far, under the names they were given."""
 
@@ -84,12 +86,16 @@ class SampleFolder:
             table = table.append_column(name, column)
         self._write_table(f"part-{uuid.uuid4().hex[:16]}.parquet", table)
 
-    def drawn(self) -> set[tuple[str, int]]:
-        """The (problem id, sample index) pairs that are there."""
-        found: set[tuple[str, int]] = set()
+    def missing(self, n: int) -> dict[str, tuple[int, ...]]:
+        """Of each problem, which of the samples 0..n-1 are not there; complete ones left out."""
+        there: set[tuple[str, int]] = set()
         for _, table in self._parts(_KEY):
-            found.update(zip(*(table[name].to_pylist() for name in _KEY), strict=True))
-        return found
+            there.update(zip(*(table[name].to_pylist() for name in _KEY), strict=True))
+        absent = {
+            problem_id: tuple(i for i in range(n) if (problem_id, i) not in there)
+            for problem_id in self._problem_ids
+        }
+        return {problem_id: indices for problem_id, indices in absent.items() if indices}
 
     def unjudged(self, checker_version: str) -> Iterator[tuple[Path, list[tuple[str, str]]]]:
         """Parts with samples not yet judged by this checker.
@@ -103,29 +109,23 @@ class SampleFolder:
                 ids, texts = table["problem_id"].to_pylist(), table["text"].to_pylist()
                 yield path, list(zip(ids, texts, strict=True))
 
-    def judge(
-        self,
-        part: Path,
-        verdicts: Sequence[Verdict],
-        extracted: Sequence[str | None],
-        checker_version: str,
-    ) -> None:
+    def judge(self, part: Path, checked: Sequence[Checked], checker_version: str) -> None:
         """Fill in the verdicts of one part, in the order of its rows."""
         import pyarrow as pa
 
         table = _read(part, None)
         columns = (
-            [verdict.value for verdict in verdicts],
-            list(extracted),
-            [checker_version] * len(verdicts),
+            [found.verdict.value for found in checked],
+            [found.extracted for found in checked],
+            [checker_version] * len(checked),
         )
         for name, column in zip(_JUDGED, columns, strict=True):
             position = table.schema.get_field_index(name)
             table = table.set_column(position, name, pa.array(column, pa.string()))
         self._write_table(part.name, table)
 
-    def judged(self, problem_ids: Sequence[str], n: int) -> list[ProblemSamples]:
-        """Samples 0..n-1 of these problems with their verdicts, problems in the given order.
+    def judged(self, n: int) -> list[ProblemSamples]:
+        """Samples 0..n-1 of every problem with their verdicts, in the benchmark's order.
 
         Raises:
             SamplesError: if a sample is missing or has no verdict.
@@ -135,7 +135,7 @@ class SampleFolder:
         for _, table in self._parts(names):
             for row in table.to_pylist():
                 rows.setdefault((row["problem_id"], row["sample_index"]), row)
-        return [self._problem(problem_id, n, rows) for problem_id in problem_ids]
+        return [self._problem(problem_id, n, rows) for problem_id in self._problem_ids]
 
     def write_counts(self, counts: Sequence[ProblemCounts]) -> Path:
         """Write `counts.parquet`; returns its path."""
@@ -171,11 +171,19 @@ class SampleFolder:
     def _parts(self, columns: list[str]) -> Iterator[tuple[Path, pa.Table]]:
         for path in sorted(self.path.glob("part-*.parquet")):
             try:
-                yield path, _read(path, columns)
+                table = _read(path, columns)
+                self._check_ids(table)
             except _UnreadableError:
                 damaged = path.with_suffix(".damaged")
                 path.replace(damaged)
                 self.set_aside.append(damaged)
+                continue
+            yield path, table
+
+    def _check_ids(self, table: pa.Table) -> None:
+        strange = set(table["problem_id"].to_pylist()) - set(self._problem_ids)
+        if strange:
+            raise _UnreadableError(f"problem {strange.pop()!r} is not in the benchmark")
 
     def _write_table(self, name: str, table: pa.Table) -> None:
         import pyarrow as pa
@@ -201,7 +209,7 @@ class SampleFolder:
 
 
 class _UnreadableError(Exception):
-    """A part that is no Parquet file, is damaged, or lacks a column."""
+    """A part that is no Parquet file, is damaged, or lacks a column or holds foreign problems."""
 
 
 def _read(path: Path, columns: list[str] | None) -> pa.Table:

@@ -1,0 +1,138 @@
+"""The resolved configuration of `rlready evaluate`: frozen, checked, logged whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlready.registry.errors import ConfigError
+from rlready.registry.records import CheckpointKind, Recipe
+
+KNOWN_ENGINES = ("hf",)
+
+_K_LADDER = (1, 4, 16, 64, 256, 1024)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What `rlready evaluate` was asked for; one field a flag, the same defaults.
+
+    Args:
+        checkpoint: folder, or hub id `org/name[@revision]`.
+        suite: name of a built-in suite or path of a TOML file; None for none.
+        benchmarks: `NAME=FILE` each; added to the suite, or in place of its benchmark NAME.
+        held_out: `[NAME=]FILE` each.
+        samples: a problem.
+        k: of pass@k, ascending, each at most `samples`.
+        temperature: of sampling; 0 is greedy.
+        top_p: share of the probability mass kept.
+        max_tokens: a sample is cut after so many tokens.
+        prompt_template: file with `{problem}`; None for the default template.
+        engine: `auto` or one of `KNOWN_ENGINES`.
+        batch_size: rows drawn together; None picks it by memory.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        recipe: TOML file of the SFT recipe.
+        parents: ids of registered checkpoints that this one was made from.
+        step: optimizer step of the checkpoint.
+        kind: base, sft or rl; None is what the registry knows, else sft.
+        name: for people; None is the folder's name.
+        limit: use the first so many problems of each benchmark and held-out set.
+        seed: base of the per-sample seeds.
+        samples_dir: where samples are kept.
+        experiment: MLflow experiment.
+        tracking_uri: of MLflow; None is MLFLOW_TRACKING_URI, else MLflow's own default.
+    """
+
+    checkpoint: str
+    suite: str | None = None
+    benchmarks: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
+    samples: int = 64
+    k: tuple[int, ...] = ()
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 2048
+    prompt_template: Path | None = None
+    engine: str = "auto"
+    batch_size: int | None = None
+    device: str = "auto"
+    recipe: Path | None = None
+    parents: tuple[str, ...] = ()
+    step: int | None = None
+    kind: CheckpointKind | None = None
+    name: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    samples_dir: Path = Path("samples")
+    experiment: str = "rlready"
+    tracking_uri: str | None = None
+
+    def __post_init__(self) -> None:
+        ladder = tuple(k for k in _K_LADDER if k <= self.samples)
+        object.__setattr__(self, "k", tuple(sorted(set(self.k))) or ladder)
+        self._check_numbers()
+        if self.suite is None and not self.benchmarks and not self.held_out:
+            object.__setattr__(self, "suite", "math7")
+        if self.engine not in ("auto", *KNOWN_ENGINES):
+            raise ConfigError(
+                f"there is no engine {self.engine!r}",
+                fix=f"Known engines: auto, {', '.join(KNOWN_ENGINES)}",
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as JSON values."""
+        return {
+            key: str(value) if isinstance(value, Path) else value
+            for key, value in dataclasses.asdict(self).items()
+        }
+
+    def _check_numbers(self) -> None:
+        if self.samples < 1:
+            raise ConfigError(f"--samples is {self.samples}", fix="Give 1 or more")
+        if self.k[0] < 1:
+            raise ConfigError(f"--k holds {self.k[0]}", fix="Give numbers of 1 or more")
+        if self.k[-1] > self.samples:
+            raise ConfigError(
+                f"--k asks for pass@{self.k[-1]} from {self.samples} samples a problem",
+                why="pass@k is undefined for fewer than k samples",
+                fix=f"Give --samples {self.k[-1]} or more, or --k up to {self.samples}",
+            )
+        if self.temperature == 0.0 and self.samples > 1:
+            raise ConfigError(
+                f"--temperature 0 with --samples {self.samples}",
+                why="greedy decoding gives the same sample every time",
+                fix="Give --samples 1, or a temperature above 0",
+            )
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"--limit is {self.limit}", fix="Give 1 or more")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ConfigError(f"--batch-size is {self.batch_size}", fix="Give auto, or 1 or more")
+
+
+def load_recipe(path: Path) -> Recipe:
+    """The SFT recipe in a TOML file; keys that rlready does not know are kept.
+
+    Raises:
+        ConfigError: if the file cannot be read or is no TOML.
+        RecordError: if a value cannot be meant.
+    """
+    values = read_toml(path)
+    return Recipe.from_dict(values)
+
+
+def read_toml(path: Path) -> Mapping[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        ConfigError: if it cannot be read or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}", why=error.strerror or str(error)) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no TOML file", why=str(error)) from error

@@ -1,0 +1,132 @@
+"""Progress for people on stderr, and the clock of each stage for the record."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, Task
+    from rich.text import Text
+
+
+@dataclass
+class Stage:
+    """The clock of one stage, over all benchmarks.
+
+    Args:
+        seconds: wall time spent in it.
+        n_done: what it worked through, in its own unit.
+        n_tokens: tokens drawn or scored.
+    """
+
+    seconds: float = 0.0
+    n_done: int = 0
+    n_tokens: int = 0
+
+    def to_dict(self) -> dict[str, float | int]:
+        """Seconds, amounts and rates as JSON values."""
+        rates = {}
+        if self.seconds > 0 and self.n_done:
+            rates["per_s"] = round(self.n_done / self.seconds, 3)
+        if self.seconds > 0 and self.n_tokens:
+            rates["tokens_per_s"] = round(self.n_tokens / self.seconds, 1)
+        amounts = {"n": self.n_done, **({"n_tokens": self.n_tokens} if self.n_tokens else {})}
+        return {"seconds": round(self.seconds, 3), **amounts, **rates}
+
+
+@dataclass
+class Clock:
+    """Shows and times the stages of one evaluation.
+
+    Args:
+        console: where to show; None shows nothing.
+    """
+
+    console: Console | None = None
+    stages: dict[str, Stage] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def stage(self, name: str, label: str, total: int, unit: str) -> Iterator[Advance]:
+        """Time a stage and show its bar; yields what to call with the progress made."""
+        stage = self.stages.setdefault(name, Stage())
+        begin = time.perf_counter()
+        bar = None if self.console is None else _bar(self.console, unit)
+        try:
+            if bar is None:
+                yield Advance(stage, None)
+            else:
+                with bar:
+                    bar.add_task(label, total=total, tokens=0)
+                    yield Advance(stage, bar)
+        finally:
+            stage.seconds += time.perf_counter() - begin
+
+    def say(self, text: str) -> None:
+        """One line for people."""
+        if self.console is not None:
+            self.console.print(text, highlight=False, markup=False)
+
+    def warn(self, text: str) -> None:
+        """One line for people that they should not miss."""
+        if self.console is not None:
+            self.console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
+
+
+@dataclass(frozen=True)
+class Advance:
+    """Moves the clock and the bar of a stage."""
+
+    stage: Stage
+    bar: Progress | None
+
+    def __call__(self, n: int, n_tokens: int = 0) -> None:
+        """Note that `n` more things are done, with so many tokens."""
+        self.stage.n_done += n
+        self.stage.n_tokens += n_tokens
+        if self.bar is not None:
+            task = self.bar.tasks[0]
+            self.bar.update(task.id, advance=n, tokens=task.fields["tokens"] + n_tokens)
+
+
+def _bar(console: Console, unit: str) -> Progress:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return _rate(task, unit)
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def _rate(task: Task, unit: str) -> Text:
+    from rich.text import Text
+
+    elapsed = task.elapsed or 0.0
+    if elapsed <= 0.0:
+        return Text(unit, style="progress.data.speed")
+    rate = f"{unit} {task.completed / elapsed:,.1f}/s"
+    if task.fields.get("tokens"):
+        rate += f" ({task.fields['tokens'] / elapsed:,.0f} tokens/s)"
+    return Text(rate, style="progress.data.speed")

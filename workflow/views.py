@@ -1,0 +1,173 @@
+"""How checkpoints and their proxies read in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from rlready.registry.records import Proxy
+    from rlready.registry.store import StoredCheckpoint
+    from rlready.workflow.steps import Report
+
+_LEADING = ("heldout_nll", "pass_at_")
+"""What stands first in a table; the rest follows in the order in which it was measured."""
+
+
+def evaluation_view(report: Report) -> RenderableType:
+    """Proxies of one evaluation, what the samples came to, and where it went."""
+    from rich.console import Group
+
+    checkpoint = report.evaluation.checkpoint
+    verdicts = [
+        f"{benchmark}: " + ", ".join(f"{n:,} {verdict}" for verdict, n in counts.items() if n)
+        for benchmark, counts in report.verdicts.items()
+    ]
+    state = "logged" if report.stored.is_new else "was there already, nothing new"
+    lines = [
+        f"samples: {report.n_drawn:,} drawn now, {report.n_found:,} found",
+        *verdicts,
+        *(_stage_line(name, stage) for name, stage in report.stages.items()),
+        f"checkpoint {checkpoint.id[:12]} ({checkpoint.name}): {state}; "
+        f"model {report.stored.model_id}, run {report.stored.run_id}",
+    ]
+    return Group(proxy_table(report.evaluation.proxies, checkpoint.name), *map(_plain, lines))
+
+
+def list_view(stored: Sequence[StoredCheckpoint], experiment: str) -> RenderableType:
+    """One line a checkpoint, with its leading proxies."""
+    from rich.table import Table
+
+    if not stored:
+        return _plain(
+            f"experiment {experiment} holds no checkpoints; `rlready evaluate FOLDER` adds one"
+        )
+    table = Table(title=f"{len(stored)} checkpoints in experiment {experiment}")
+    for heading in (
+        "id",
+        "name",
+        "kind",
+        "step",
+        "measured on",
+        "pass@1",
+        "pass@k",
+        "loss",
+        "when",
+    ):
+        table.add_column(heading, justify="right" if heading in _NUMBERS else "left")
+    for entry in stored:
+        table.add_row(*(_plain(cell) for cell in _list_row(entry)))
+    return table
+
+
+def checkpoint_view(stored: StoredCheckpoint) -> RenderableType:
+    """Everything known about one checkpoint."""
+    from rich.console import Group
+
+    checkpoint = stored.checkpoint
+    facts = [
+        f"checkpoint {checkpoint.id}",
+        f"kind {checkpoint.kind}"
+        + ("" if checkpoint.step is None else f", step {checkpoint.step}"),
+        f"weights {checkpoint.uri}",
+        f"MLflow model {stored.model_id}, changed {_when(stored.updated_ms)}",
+        *(f"parent {parent}" for parent in checkpoint.parents),
+    ]
+    if checkpoint.recipe is not None:
+        facts += [f"recipe {key} = {value}" for key, value in checkpoint.recipe.to_dict().items()]
+    return Group(*map(_plain, facts), proxy_table(stored.proxies, checkpoint.name))
+
+
+def checkpoint_dict(stored: StoredCheckpoint) -> dict[str, Any]:
+    """The checkpoint as JSON values."""
+    import dataclasses
+
+    checkpoint = stored.checkpoint
+    return {
+        "checkpoint_id": checkpoint.id,
+        "name": checkpoint.name,
+        "kind": checkpoint.kind,
+        "step": checkpoint.step,
+        "uri": checkpoint.uri,
+        "parents": list(checkpoint.parents),
+        "recipe": None if checkpoint.recipe is None else checkpoint.recipe.to_dict(),
+        "model_id": stored.model_id,
+        "updated_ms": stored.updated_ms,
+        "proxies": [dataclasses.asdict(proxy) for proxy in stored.proxies],
+    }
+
+
+def proxy_table(proxies: Sequence[Proxy], title: str) -> Table:
+    """Proxies by benchmark: a row a proxy, a column a benchmark, value and standard error."""
+    from rich.table import Table
+    from rich.text import Text
+
+    benchmarks = list(dict.fromkeys(proxy.benchmark for proxy in proxies))
+    names = list(dict.fromkeys(proxy.name for proxy in proxies))
+    names.sort(key=lambda name: not name.startswith(_LEADING))
+    table = Table(title=Text(title), caption="value ± standard error over problems")
+    table.add_column("proxy")
+    for benchmark in benchmarks:
+        table.add_column(Text(benchmark), justify="right")
+    table.add_column("unit")
+    # Two measurements of the same proxy on another version of a benchmark, or under another
+    # protocol, would share a cell: the newest is shown.
+    cells = {(proxy.name, proxy.benchmark): proxy for proxy in proxies}
+    for name in names:
+        row = [cells.get((name, benchmark)) for benchmark in benchmarks]
+        unit = next(proxy.unit for proxy in row if proxy is not None)
+        table.add_row(name, *("" if proxy is None else _value(proxy) for proxy in row), unit)
+    return table
+
+
+_COLUMNS = ("id", "name", "kind", "step", "measured on", "pass@1", "pass@k", "loss", "when")
+_NUMBERS = ("step", "pass@1", "pass@k", "loss")
+
+
+def _list_row(stored: StoredCheckpoint) -> list[str]:
+    checkpoint = stored.checkpoint
+    sampled = [p for p in stored.proxies if p.name.startswith("pass_at_")]
+    # The suite's mean stands after its benchmarks; a lone benchmark is its own summary.
+    benchmark = sampled[-1].benchmark if sampled else ""
+    own = {p.name: p for p in sampled if p.benchmark == benchmark}
+    largest = max((int(name.removeprefix("pass_at_")) for name in own), default=1)
+    losses = [p for p in stored.proxies if p.name == "heldout_nll"]
+    return [
+        checkpoint.id[:12],
+        checkpoint.name,
+        checkpoint.kind,
+        "" if checkpoint.step is None else str(checkpoint.step),
+        benchmark,
+        f"{own['pass_at_1'].value:.3f}" if "pass_at_1" in own else "",
+        f"@{largest} {own[f'pass_at_{largest}'].value:.3f}" if largest > 1 else "",
+        f"{losses[-1].value:.4f}" if losses else "",
+        _when(stored.updated_ms),
+    ]
+
+
+def _value(proxy: Proxy) -> str:
+    digits = 1 if abs(proxy.value) >= 100 else 4
+    if proxy.se is None:
+        return f"{proxy.value:.{digits}f}"
+    return f"{proxy.value:.{digits}f} ± {proxy.se:.{digits}f}"
+
+
+def _stage_line(name: str, stage: Any) -> str:
+    rate = f", {stage['tokens_per_s']:,.0f} tokens/s" if "tokens_per_s" in stage else ""
+    per_s = f", {stage['per_s']:,.1f}/s" if "per_s" in stage and name != "logging" else ""
+    return f"{name}: {stage['seconds']:.1f} s{per_s}{rate}"
+
+
+def _when(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000).strftime("%Y-%m-%d %H:%M")
+
+
+def _plain(text: str) -> RenderableType:
+    # Names come from files: rich would read `[red]` in them as markup.
+    from rich.text import Text
+
+    return Text(text)
