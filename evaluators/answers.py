@@ -95,7 +95,14 @@ _SIGNS = str.maketrans(
     }
 )  # fmt: skip
 _MATH_FENCES = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
-_ANSWER_IS = re.compile(r"(?is).*\b(?:answer|result)\b\s*(?:is|:|=|equals)\s*:?\s*(.+)")
+_ANSWER_IS = re.compile(
+    r"(?is).*\b(?:answer|result|solution|solution\s+set)s?\b\s*(?:is|are|:|=|equals)\s*:?\s*(.+)"
+)
+# A sentence around one formula, for example: It is the line $y=x$. What is denied is no answer.
+_ONE_FORMULA = re.compile(r"([^$0-9\\]*)\$([^$]+)\$([^$0-9\\]*)")
+_DENIAL = re.compile(r"(?i)\b(?:no|not|none|never|except|unless|if)\b|n't")
+_WORD = r"(?<![A-Za-z\\])[A-Za-z]{2,}"
+_SENTENCE = re.compile(rf"(?:{_WORD}\s+){{2,}}{_WORD}")
 # `\mathrm{e}` and `\mathrm{i}` are the constants; any other upright letter is a unit.
 _UPRIGHT_CONSTANT = re.compile(r"\\(?:mathrm|operatorname|rm)\s*\{\s*([ei])\s*\}")
 _GROUP_GAP = r"(?:\\[,;:! ]|~|\\thinspace\s?|\{,\}|[ ])"
@@ -116,10 +123,19 @@ def tidy(answer: str) -> str:
     said = _ANSWER_IS.fullmatch(text)
     if said:
         text = _unfence(said.group(1).strip())
+    text = _formula_of_sentence(text)
     text = _UPRIGHT_CONSTANT.sub(r" \1 ", text)
     text = _GROUPED.sub(lambda m: m.group(1) + "".join(re.findall(r"[0-9]{3}", m.group(2))), text)
     text = _E_NOTATION.sub(r"\1 \\times 10^{\2}", text)
     return _TIMES_BEFORE_FUNCTION.sub(" ", text).strip()
+
+
+def _formula_of_sentence(text: str) -> str:
+    found = _ONE_FORMULA.fullmatch(text)
+    if not found:
+        return text
+    words = f"{found.group(1)} {found.group(3)}"
+    return text if _DENIAL.search(words) or not re.search(_WORD, words) else found.group(2).strip()
 
 
 def _unfence(text: str) -> str:
@@ -249,6 +265,7 @@ def equal_numerals(gold: Numeral, answer: Numeral) -> bool:
 _DOTS = re.compile(r"\\(?:l|c|v|d)?dots[cbmio]?(?![A-Za-z])|\.\.\.+")
 _SPACING = re.compile(r"\\[,;:! ]|~|\\(?:quad|qquad|thinspace|left|right|displaystyle)(?![A-Za-z])")
 _LOOSE_SPACE = re.compile(r"(?<![A-Za-z0-9])\s+|\s+(?![A-Za-z0-9])")
+_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{([^{}]*)\}")
 # After a separator or before one, an ellipsis stands for left-out members of a list. After a
 # digit it stands for further digits (0.333\ldots), which is another matter.
 _LIST_ELLIPSIS = re.compile(r"[,;:+=<]…|…[,;:+=<]|\*…|…\*")
@@ -262,6 +279,14 @@ def canonical_text(answer: str) -> str:
     return _LOOSE_SPACE.sub("", re.sub(r"\s+", " ", text)).strip()
 
 
+def _unwrap_text(answer: str) -> str:
+    return _TEXT_COMMAND.sub(r" \1 ", answer)
+
+
+def _plain_words(answer: str) -> str:
+    return canonical_text(_unwrap_text(answer)).casefold().rstrip(".")
+
+
 def judge_text(gold: str, answer: str) -> bool | None:
     """Whether an answer equals the gold, as far as text and exact numbers tell; None if not.
 
@@ -273,6 +298,8 @@ def judge_text(gold: str, answer: str) -> bool | None:
     number, other = read_number(gold), read_number(answer)
     if number and other:
         return equal_numerals(number, other)
+    if _SENTENCE.search(_unwrap_text(gold)):
+        return _plain_words(gold) == _plain_words(answer)  # the parser would multiply its letters
     gold, answer = canonical_text(gold), canonical_text(answer)
     if gold == answer:
         return True
