@@ -1,0 +1,503 @@
+"""Where MLflow keeps its data, and what differs between the places: reach, create, lock, read.
+
+    SqliteBackend    a file: created whole or not at all, in WAL mode; read by SQL
+    PostgresBackend  a database: created under an advisory lock; read by SQL
+    ClientBackend    everything else that MLflow accepts, a server first of all; read by its API
+
+Reading by SQL needs no MLflow at all, and takes seconds for what takes the API half a minute
+(10,000 checkpoints).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rlready.registry.errors import StoreError
+from rlready.registry.mlflow_codec import CHECKPOINT, EVALUATION, KEY
+from rlready.registry.mlflow_lock import advisory_lock, claim, file_lock
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from sqlalchemy import Engine
+
+READY, PENDING = 2, 1
+"""`LoggedModelStatus` as the database writes it."""
+
+_PAGE = 1000
+_CONNECT_S = 5
+
+
+@dataclass(kw_only=True)
+class ModelRow:
+    """A LoggedModel of ours, before its tags are understood."""
+
+    model_id: str
+    is_ready: bool
+    model_type: str
+    created_ms: int
+    updated_ms: int
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+class Backend(Protocol):
+    """A place where MLflow keeps its data."""
+
+    uri: str
+    """What MLflow is given."""
+    shown: str
+    """The same for people, without a password."""
+    artifact_root: Path | None
+    """Where a new experiment's artifacts belong; None leaves it to MLflow."""
+
+    def exists(self) -> bool:
+        """False if there is nothing to read yet. Raises StoreError if it cannot be reached."""
+
+    def prepare(self, client: ClientMaker) -> None:
+        """Return once MLflow can write there; its tables are created if there are none.
+
+        Raises:
+            StoreError: if it cannot be reached or written.
+        """
+
+    def lock(self, client: MlflowClient, key: str) -> AbstractContextManager[None]:
+        """Keep other writers of this key out."""
+
+    def rows(
+        self, client: ClientMaker, experiment_id: str, keys: Sequence[str] | None, whole: bool
+    ) -> list[ModelRow]:
+        """Models of an experiment, the oldest first, with the tags that the codec reads.
+
+        Args:
+            client: makes a client; called by backends that read through MLflow.
+            experiment_id: MLflow's.
+            keys: only models with these fingerprints, READY or PENDING; None reads all that
+                are READY.
+            whole: with the evaluations; otherwise the checkpoints alone.
+        """
+
+    def experiment(self, client: ClientMaker, name: str) -> tuple[str, bool] | None:
+        """An experiment's id, and whether it is active; None if there is none of this name."""
+
+    def run_of(self, client: ClientMaker, experiment_id: str, evaluation_id: str) -> str | None:
+        """Id of the oldest run with this evaluation's tag that is not deleted."""
+
+
+class ClientMaker(Protocol):
+    """Makes an MLflow client for a tracking URI, ours by default."""
+
+    def __call__(self, uri: str | None = None) -> MlflowClient:
+        """A client."""
+
+
+def open_backend(tracking_uri: str | None) -> Backend:
+    """The backend of a tracking URI. Nothing is touched yet.
+
+    Raises:
+        StoreError: if MLflow keeps no models there, or a driver is missing.
+    """
+    uri = str(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or _default_uri())
+    scheme = uri.partition(":")[0].lower()
+    if scheme == "sqlite":
+        return SqliteBackend(uri)
+    if scheme.startswith("postgresql"):
+        return PostgresBackend(uri)
+    if scheme == "file" or ("://" not in uri and not scheme.startswith("databricks")):
+        raise StoreError(
+            f"the tracking URI {uri!r} is a folder",
+            why="MLflow 3.13 and later refuse the file store, and earlier ones keep no checkpoints",
+            fix="Give a database such as sqlite:///mlflow.db; `mlflow migrate-filestore "
+            "--source FOLDER --target sqlite:///mlflow.db` takes over what the folder holds",
+        )
+    return ClientBackend(uri)
+
+
+class SqliteBackend:
+    """A SQLite file."""
+
+    def __init__(self, uri: str) -> None:
+        import sqlalchemy as sa
+
+        database = sa.engine.make_url(uri).database
+        if not database or database == ":memory:":
+            raise StoreError(
+                f"the tracking URI {uri!r} is a database in memory",
+                why="it would be empty for every other process, `mlflow ui` included",
+                fix="Give a file, such as sqlite:///mlflow.db, or use MemoryStore",
+            )
+        # Absolute, so that a later change of the working directory changes nothing.
+        self.path = Path(database).absolute()
+        self.uri = self.shown = _sqlite_uri(self.path)
+        self.artifact_root: Path | None = self.path.parent / "mlruns"
+        self._engine = _engine(self.uri)
+
+    def exists(self) -> bool:
+        """See `Backend.exists`."""
+        if not self.path.parent.is_dir():
+            raise StoreError(
+                f"the registry {self.path} cannot be opened",
+                why=f"there is no folder {self.path.parent}",
+                fix=f"Create it (mkdir -p {self.path.parent}), or correct the tracking URI",
+            )
+        return self.path.is_file() and self.path.stat().st_size > 0
+
+    def prepare(self, client: ClientMaker) -> None:
+        """See `Backend.prepare`."""
+        is_there = self.exists()
+        # SQLite writes its log beside the file, so the folder must be writable too.
+        for path in (self.path.parent, *([self.path] if is_there else [])):
+            if not os.access(path, os.W_OK):
+                raise StoreError(
+                    f"the registry {self.path} cannot be written",
+                    why=f"{path} is not writable for this user",
+                    fix="Give another tracking URI, or ask its owner for the right to write",
+                )
+        if not _has_schema(self._engine):
+            with self._locked():
+                if not _has_schema(self._engine):
+                    self._create(client)
+        self._write_ahead()
+
+    def lock(self, client: MlflowClient, key: str) -> AbstractContextManager[None]:
+        """One lock for all keys: SQLite has one writer at a time anyway."""
+        return self._locked()
+
+    def rows(
+        self, client: ClientMaker, experiment_id: str, keys: Sequence[str] | None, whole: bool
+    ) -> list[ModelRow]:
+        """See `Backend.rows`."""
+        return _sql_rows(self._engine, experiment_id, keys, whole)
+
+    def experiment(self, client: ClientMaker, name: str) -> tuple[str, bool] | None:
+        """See `Backend.experiment`."""
+        return _sql_experiment(self._engine, name)
+
+    def run_of(self, client: ClientMaker, experiment_id: str, evaluation_id: str) -> str | None:
+        """See `Backend.run_of`."""
+        return _sql_run_of(self._engine, experiment_id, evaluation_id)
+
+    def _locked(self) -> AbstractContextManager[None]:
+        return file_lock(self.path.with_name(self.path.name + ".rlready.lock"))
+
+    def _create(self, client: ClientMaker) -> None:
+        """Build the tables in another file, so that no kill leaves half of them."""
+        if self.exists():  # somebody's empty or half-made database: MLflow decides what to do
+            client().search_experiments(max_results=1)
+            return
+        fresh = self.path.with_name(f".{self.path.name}.{os.getpid()}.new")
+        fresh.unlink(missing_ok=True)
+        try:
+            client(_sqlite_uri(fresh)).search_experiments(max_results=1)
+            # A link, not a rename: it fails if another tool has just created the file.
+            with contextlib.suppress(FileExistsError):
+                os.link(fresh, self.path)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+    def _write_ahead(self) -> None:
+        """2.3 times faster writes; lasts in the file. Where it cannot be had, it is not needed."""
+        import sqlite3
+
+        with (
+            contextlib.suppress(sqlite3.OperationalError),
+            contextlib.closing(sqlite3.connect(self.path, timeout=1)) as connection,
+        ):
+            connection.execute("PRAGMA journal_mode=WAL")
+
+
+class PostgresBackend:
+    """A PostgreSQL database."""
+
+    artifact_root: Path | None = None
+
+    def __init__(self, uri: str) -> None:
+        import sqlalchemy as sa
+
+        url = sa.engine.make_url(uri)
+        if url.drivername == "postgresql":
+            # SQLAlchemy 2.0 takes this for psycopg2, 2.1 for psycopg 3; take what is installed.
+            url = url.set(drivername=f"postgresql+{_postgres_driver()}")
+        self.uri = url.render_as_string(hide_password=False)
+        self.shown = url.render_as_string()
+        self._engine = _engine(self.uri, connect_timeout=_CONNECT_S)
+
+    def exists(self) -> bool:
+        """See `Backend.exists`."""
+        self._reach()
+        return _has_schema(self._engine)
+
+    def prepare(self, client: ClientMaker) -> None:
+        """See `Backend.prepare`."""
+        if not self.exists():
+            with advisory_lock(self._engine, "rlready.schema"):
+                client().search_experiments(max_results=1)
+
+    def lock(self, client: MlflowClient, key: str) -> AbstractContextManager[None]:
+        """An advisory lock of the key."""
+        return advisory_lock(self._engine, f"rlready.{key}")
+
+    def rows(
+        self, client: ClientMaker, experiment_id: str, keys: Sequence[str] | None, whole: bool
+    ) -> list[ModelRow]:
+        """See `Backend.rows`."""
+        return _sql_rows(self._engine, experiment_id, keys, whole)
+
+    def experiment(self, client: ClientMaker, name: str) -> tuple[str, bool] | None:
+        """See `Backend.experiment`."""
+        return _sql_experiment(self._engine, name)
+
+    def run_of(self, client: ClientMaker, experiment_id: str, evaluation_id: str) -> str | None:
+        """See `Backend.run_of`."""
+        return _sql_run_of(self._engine, experiment_id, evaluation_id)
+
+    def _reach(self) -> None:
+        # Before MLflow does: it tries ten times, for more than a minute.
+        import sqlalchemy as sa
+
+        try:
+            self._engine.connect().close()
+        except sa.exc.OperationalError as error:
+            raise unreachable(self.shown, str(error.orig)) from error
+
+
+class ClientBackend:
+    """An MLflow server, or another database that MLflow knows."""
+
+    artifact_root: Path | None = None
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/")
+        self.shown = _without_password(self.uri)
+
+    def exists(self) -> bool:
+        """See `Backend.exists`. Any answer counts, a refusal too."""
+        if not self.uri.startswith(("http://", "https://")):
+            return True
+        from mlflow.exceptions import MlflowException
+        from mlflow.utils.credentials import get_default_host_creds
+        from mlflow.utils.rest_utils import http_request
+
+        try:
+            # One short try; the calls that follow retry for minutes, as the user has set it.
+            http_request(
+                get_default_host_creds(self.uri),
+                "/health",
+                "GET",
+                max_retries=0,
+                timeout=_CONNECT_S,
+                raise_on_status=False,
+            )
+        except MlflowException as error:
+            raise unreachable(self.shown, _innermost(error)) from error
+        return True
+
+    def prepare(self, client: ClientMaker) -> None:
+        """See `Backend.prepare`."""
+        self.exists()
+
+    def lock(self, client: MlflowClient, key: str) -> AbstractContextManager[None]:
+        """A claim on a registered model's name."""
+        return claim(client, key)
+
+    def rows(
+        self, client: ClientMaker, experiment_id: str, keys: Sequence[str] | None, whole: bool
+    ) -> list[ModelRow]:
+        """See `Backend.rows`."""
+        rows: dict[str, ModelRow] = {}
+        for key in [None] if keys is None else dict.fromkeys(keys):
+            for model in _paged(client(), experiment_id, key):
+                row = _client_row(model)
+                if CHECKPOINT in row.tags and (row.is_ready or keys is not None):
+                    rows[row.model_id] = row
+        return sorted(rows.values(), key=lambda row: (row.created_ms, row.model_id))
+
+    def experiment(self, client: ClientMaker, name: str) -> tuple[str, bool] | None:
+        """See `Backend.experiment`."""
+        found = client().get_experiment_by_name(name)
+        if found is None:
+            return None
+        return str(found.experiment_id), found.lifecycle_stage == "active"
+
+    def run_of(self, client: ClientMaker, experiment_id: str, evaluation_id: str) -> str | None:
+        """See `Backend.run_of`."""
+        found = client().search_runs(
+            [experiment_id],
+            f"tags.`{EVALUATION}` = '{evaluation_id}'",
+            max_results=1,
+            order_by=["attributes.start_time ASC"],
+        )
+        return str(found[0].info.run_id) if found else None
+
+
+def unreachable(shown: str, why: str) -> StoreError:
+    """The error for a registry that does not answer."""
+    return StoreError(
+        f"the registry at {shown} cannot be reached",
+        why=why.strip().partition("\n")[0],
+        fix="Start it, correct MLFLOW_TRACKING_URI, or work on a file: sqlite:///mlflow.db",
+    )
+
+
+def _default_uri() -> str:
+    """MLflow's own default, whose rules (an old ./mlruns wins) are its own business."""
+    import mlflow
+
+    return str(mlflow.get_tracking_uri())
+
+
+def _sqlite_uri(path: Path) -> str:
+    import sqlalchemy as sa
+
+    # MLflow makes a folder of the URI's text, so a space must not be written as %20 without need.
+    plain = f"sqlite:///{path}"
+    if sa.engine.make_url(plain).database == str(path):
+        return plain
+    return sa.engine.URL.create("sqlite", database=str(path)).render_as_string()
+
+
+def _postgres_driver() -> str:
+    for driver in ("psycopg", "psycopg2"):
+        if importlib.util.find_spec(driver):
+            return driver
+    raise StoreError(
+        "no driver for PostgreSQL is installed", fix="pip install psycopg2-binary, or psycopg"
+    )
+
+
+def _without_password(uri: str) -> str:
+    scheme, _, rest = uri.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}" if rest else uri
+
+
+def _innermost(error: BaseException) -> str:
+    """The message of the first cause, which says more than those of the layers round it."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]  # not None here
+    return str(error)
+
+
+def _engine(uri: str, **connect_args: object) -> Engine:
+    import sqlalchemy as sa
+
+    # No pool: a connection costs little beside a query, and none is left open behind our back.
+    return sa.create_engine(uri, poolclass=sa.pool.NullPool, connect_args=connect_args)
+
+
+def _has_schema(engine: Engine) -> bool:
+    """Whether MLflow's migrations, which set this version last, have run."""
+    import sqlalchemy as sa
+
+    if (
+        str(engine.url.get_backend_name()) == "sqlite"
+        and not Path(str(engine.url.database)).exists()
+    ):
+        return False
+    with engine.connect() as connection:
+        if not sa.inspect(connection).has_table("alembic_version"):
+            return False
+        return bool(connection.execute(sa.text("SELECT version_num FROM alembic_version")).first())
+
+
+def _sql_experiment(engine: Engine, name: str) -> tuple[str, bool] | None:
+    import sqlalchemy as sa
+
+    query = "SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = :name"
+    with engine.connect() as connection:
+        found = connection.execute(sa.text(query), {"name": name}).first()
+    return None if found is None else (str(found[0]), found[1] == "active")
+
+
+def _sql_run_of(engine: Engine, experiment_id: str, evaluation_id: str) -> str | None:
+    import sqlalchemy as sa
+
+    query = (
+        "SELECT r.run_uuid FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid "
+        f"WHERE t.key = '{EVALUATION}' AND t.value = :evaluation "
+        "AND r.experiment_id = :experiment AND r.lifecycle_stage = 'active' "
+        "ORDER BY r.start_time, r.run_uuid"
+    )
+    values = {"evaluation": evaluation_id, "experiment": int(experiment_id)}
+    with engine.connect() as connection:
+        found = connection.execute(sa.text(query), values).first()
+    return None if found is None else str(found[0])
+
+
+def _sql_rows(
+    engine: Engine, experiment_id: str, keys: Sequence[str] | None, whole: bool
+) -> list[ModelRow]:
+    import sqlalchemy as sa
+
+    # One statement, hence one state of the registry, whatever is written meanwhile.
+    query = (
+        "SELECT m.model_id, m.status, m.model_type, m.creation_timestamp_ms,"
+        " m.last_updated_timestamp_ms, t.tag_key, t.tag_value "
+        "FROM logged_models m JOIN logged_model_tags t ON t.model_id = m.model_id "
+        "WHERE m.experiment_id = :experiment AND m.lifecycle_stage = 'active' "
+        f"AND m.status IN ({READY}{'' if keys is None else f', {PENDING}'}) "
+        f"AND (t.tag_key = '{CHECKPOINT}'{_OR_EVALUATION if whole else ''}) "
+    )
+    values: dict[str, Any] = {"experiment": int(experiment_id)}
+    if keys is not None:
+        query += (
+            "AND m.model_id IN (SELECT model_id FROM logged_model_tags "
+            f"WHERE tag_key = '{KEY}' AND tag_value IN :keys) "
+        )
+        values["keys"] = list(dict.fromkeys(keys))
+    statement = sa.text(query + "ORDER BY m.creation_timestamp_ms, m.model_id")
+    if keys is not None:
+        statement = statement.bindparams(sa.bindparam("keys", expanding=True))
+    rows: dict[str, ModelRow] = {}
+    with engine.connect() as connection:
+        for model_id, status, kind, created, updated, key, text in connection.execute(
+            statement, values
+        ):
+            row = rows.get(model_id)
+            if row is None:
+                row = rows[model_id] = ModelRow(
+                    model_id=model_id,
+                    is_ready=status == READY,
+                    model_type=kind or "",
+                    created_ms=created,
+                    updated_ms=updated,
+                )
+            row.tags[key] = text
+    return [row for row in rows.values() if CHECKPOINT in row.tags]
+
+
+# `_` stands for any character in LIKE; no tag of ours has one there.
+_OR_EVALUATION = f" OR t.tag_key LIKE '{EVALUATION}.%'"
+
+
+def _paged(client: MlflowClient, experiment_id: str, key: str | None) -> Iterator[Any]:
+    token = None
+    while True:
+        page = client.search_logged_models(
+            [experiment_id],
+            filter_string=None if key is None else f"tags.`{KEY}` = '{key}'",
+            # Oldest first: what is added meanwhile comes at the end and moves no page.
+            order_by=[{"field_name": "creation_timestamp", "ascending": True}],
+            max_results=_PAGE,
+            page_token=token,
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _client_row(model: Any) -> ModelRow:
+    return ModelRow(
+        model_id=model.model_id,
+        is_ready=str(model.status) == "READY",
+        model_type=model.model_type or "",
+        created_ms=model.creation_timestamp,
+        updated_ms=model.last_updated_timestamp,
+        tags={k: v for k, v in model.tags.items() if k.startswith((CHECKPOINT, EVALUATION))},
+    )

@@ -1,0 +1,267 @@
+"""Records as MLflow holds them: tags that say everything, metrics that people read and search.
+
+A LoggedModel carries (`...` stands for 32 hexadecimal digits):
+
+    rlready.key             the fingerprint; what find-or-create looks for
+    rlready.checkpoint      the `Checkpoint` as JSON, the one copy that is read back
+    rlready.evaluation...   an `Evaluation`'s proxies as JSON, set in one transaction once metrics,
+                            artifacts and links are written: who sees the tag sees all of it
+    rlready.name, .kind, .step, .uri, .parent, .recipe.<field>    the same facts, for the eye
+
+and the metrics `<name>`, `<name>_se`, `<name>_se_within` and `<name>_n` (problems) of every proxy.
+MLflow keys a metric by name, time and run alone and keeps no unit, version or protocol, so what is
+read back comes from the tag; one tag instead of 160 metric rows also makes reading fast.
+
+A metric's dataset is the benchmark's name; its digest is the benchmark's, or, where a protocol drew
+samples, `<first 16 digits of the benchmark's>-<first 16 of the protocol's>`: MLflow allows 36
+characters, both halves can be recognised, and two protocols on one benchmark stand in two columns.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rlready.registry.errors import StoreError
+from rlready.registry.records import Checkpoint, Evaluation, Proxy, Recipe
+
+KEY = "rlready.key"
+CHECKPOINT = "rlready.checkpoint"
+EVALUATION = "rlready.evaluation"
+"""On a run: the id of its evaluation. On a model, followed by `.<id>`: the evaluation itself."""
+
+FORMAT = 1
+"""Version of the JSON in the tags."""
+
+_TAG_CHARACTERS = 15_000  # MySQL keeps 65,535 bytes in a tag; longer JSON goes on in `.1`, `.2`
+_DIGEST_HALF = 16
+_NAME_CHARACTERS = 200  # of the 250 that MLflow allows in a key, so that a suffix fits
+_SHOWN_CHARACTERS = 500
+_MODEL_TYPES = {"base": "base-model", "sft": "sft-checkpoint", "rl": "rl-checkpoint"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """An evaluation as a model's tags hold it.
+
+    Args:
+        id: `Evaluation.id`.
+        at_ms: when it was put; grows from one evaluation of a model to the next.
+        run_id: MLflow's run.
+        n_datasets: it used the milliseconds `at_ms ... at_ms + n_datasets - 1`.
+        proxies: the numbers.
+    """
+
+    id: str
+    at_ms: int
+    run_id: str
+    n_datasets: int
+    proxies: tuple[Proxy, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetMetrics:
+    """The metrics of one benchmark under one protocol.
+
+    Args:
+        name: MLflow's dataset name.
+        digest: MLflow's dataset digest, at most 36 characters.
+        values: by metric key; finite.
+    """
+
+    name: str
+    digest: str
+    values: Mapping[str, float]
+
+
+def model_type(checkpoint: Checkpoint) -> str:
+    """MLflow's model type: base-model, sft-checkpoint or rl-checkpoint."""
+    return _MODEL_TYPES[checkpoint.kind]
+
+
+def model_name(checkpoint: Checkpoint) -> str:
+    """A LoggedModel's name; MLflow refuses `/ : . % " '` in it, so Qwen2.5 becomes Qwen2-5."""
+    return shown(re.sub(r"[/:.%\"']", "-", checkpoint.name))[:_NAME_CHARACTERS] or "checkpoint"
+
+
+def checkpoint_tags(checkpoint: Checkpoint) -> dict[str, str]:
+    """The tags of a checkpoint, for reading back and for the eye."""
+    recipe = {} if checkpoint.recipe is None else checkpoint.recipe.to_dict()
+    facts: dict[str, object] = {
+        "name": checkpoint.name,
+        "kind": checkpoint.kind,
+        "uri": checkpoint.uri,
+        "step": checkpoint.step,
+        "parent": ",".join(checkpoint.parents) or None,
+        **{f"recipe.{safe_key(key)}": value for key, value in recipe.items()},
+    }
+    tags = {f"rlready.{key}": shown(value) for key, value in facts.items() if value is not None}
+    record = {"format": FORMAT, **asdict(checkpoint)}
+    return {**tags, KEY: checkpoint.id, CHECKPOINT: _json(record, f"checkpoint {checkpoint.name}")}
+
+
+def read_checkpoint(tags: Mapping[str, str]) -> Checkpoint:
+    """The checkpoint of a model's tags.
+
+    Raises:
+        StoreError: if a later version of rlready wrote it, or something else did.
+    """
+    values = _loads(tags[CHECKPOINT], CHECKPOINT)
+    recipe = values.pop("recipe")
+    parents = tuple(values.pop("parents"))
+    return Checkpoint(**values, parents=parents, recipe=Recipe(**recipe) if recipe else None)
+
+
+def evaluation_tags(evaluation: Evaluation, at_ms: int, run_id: str) -> dict[str, str]:
+    """The tags that publish an evaluation on its model. ASCII JSON, cut where it is too long."""
+    datasets = _datasets(evaluation)
+    record = {
+        "format": FORMAT,
+        "at_ms": at_ms,
+        "run": run_id,
+        "datasets": datasets,
+        "proxies": [[*_row(p), datasets.index(_dataset(p))] for p in evaluation.proxies],
+    }
+    text = _json(record, f"evaluation {evaluation.id}")
+    key = f"{EVALUATION}.{evaluation.id}"
+    starts = range(0, len(text), _TAG_CHARACTERS)
+    return {
+        key if part == 0 else f"{key}.{part}": text[start : start + _TAG_CHARACTERS]
+        for part, start in enumerate(starts)
+    }
+
+
+def read_evaluations(tags: Mapping[str, str]) -> list[Published]:
+    """The evaluations in a model's tags, in the order in which they were put.
+
+    Raises:
+        StoreError: if a later version of rlready wrote one, or something else did.
+    """
+    parts: dict[str, list[tuple[int, str]]] = {}
+    for key, text in tags.items():
+        if key.startswith(EVALUATION + "."):
+            id_, _, part = key[len(EVALUATION) + 1 :].partition(".")
+            parts.setdefault(id_, []).append((int(part or 0), text))
+    found = [_read_evaluation(id_, "".join(t for _, t in sorted(p))) for id_, p in parts.items()]
+    return sorted(found, key=lambda published: (published.at_ms, published.id))
+
+
+def metrics_by_dataset(evaluation: Evaluation) -> list[DatasetMetrics]:
+    """The metrics of an evaluation, a value for each dataset. A missing error has no metric.
+
+    Two names that MLflow cannot tell apart get a number; an error whose key is another proxy's
+    name is left to the tag.
+    """
+    found = []
+    for dataset in _datasets(evaluation):
+        proxies = [proxy for proxy in evaluation.proxies if _dataset(proxy) == dataset]
+        values: dict[str, float] = {}
+        beside: dict[str, float | None] = {}
+        for proxy in proxies:
+            key = safe_key(proxy.name)
+            while key in values:
+                key += "_2"
+            values[key] = float(proxy.value)
+            beside[f"{key}_se"] = proxy.se
+            beside[f"{key}_se_within"] = proxy.se_within
+            beside[f"{key}_n"] = float(proxy.n_problems)
+        errors = {k: float(x) for k, x in beside.items() if x is not None and k not in values}
+        name = shown(dataset[0]) or "unnamed"
+        found.append(DatasetMetrics(name=name, digest=_digest(dataset), values=values | errors))
+    return found
+
+
+def safe_key(name: str) -> str:
+    """A name that MLflow accepts as a metric or tag key: ASCII, no `@` or `=`, no odd path."""
+    key = re.sub(r"[^A-Za-z0-9_\-./ ]", "_", name)[:_NAME_CHARACTERS]
+    if posixpath.normpath(key) != key or key.startswith(("/", ".")):
+        key = re.sub(r"[./]", "_", key)
+    return key or "_"
+
+
+def shown(value: object) -> str:
+    """A value as text for the eye: printable, one line, not endless."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return "".join(c if c.isprintable() else "?" for c in text[:_SHOWN_CHARACTERS])
+
+
+def _row(proxy: Proxy) -> list[Any]:
+    errors = [None if se is None else float(se) for se in (proxy.se, proxy.se_within)]
+    counts = [int(proxy.n_problems), int(proxy.n_samples)]
+    return [proxy.name, float(proxy.value), *errors, proxy.unit, *counts, proxy.evaluator_version]
+
+
+def _dataset(proxy: Proxy) -> tuple[str, str, str | None]:
+    return (proxy.benchmark, proxy.benchmark_digest, proxy.protocol_digest)
+
+
+def _datasets(evaluation: Evaluation) -> list[tuple[str, str, str | None]]:
+    return list(dict.fromkeys(_dataset(proxy) for proxy in evaluation.proxies))
+
+
+def _digest(dataset: tuple[str, str, str | None]) -> str:
+    _, benchmark, protocol = dataset
+    if protocol is None:
+        return benchmark
+    return f"{benchmark[:_DIGEST_HALF]}-{shown(protocol)[:_DIGEST_HALF]}"
+
+
+def _read_evaluation(id_: str, text: str) -> Published:
+    values = _loads(text, f"{EVALUATION}.{id_}")
+    datasets = values["datasets"]
+    return Published(
+        id=id_,
+        at_ms=values["at_ms"],
+        run_id=values["run"],
+        n_datasets=len(datasets),
+        proxies=tuple(_proxies(values["proxies"], datasets)),
+    )
+
+
+def _proxies(rows: list[list[Any]], datasets: list[list[Any]]) -> Iterator[Proxy]:
+    for name, value, se, se_within, unit, n_problems, n_samples, version, index in rows:
+        benchmark, benchmark_digest, protocol_digest = datasets[index]
+        yield Proxy(
+            name=name,
+            value=value,
+            se=se,
+            se_within=se_within,
+            unit=unit,
+            benchmark=benchmark,
+            benchmark_digest=benchmark_digest,
+            protocol_digest=protocol_digest,
+            n_problems=n_problems,
+            n_samples=n_samples,
+            evaluator_version=version,
+        )
+
+
+def _json(record: Mapping[str, object], what: str) -> str:
+    try:
+        # ASCII, because databases differ in what text they keep.
+        return json.dumps(record, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"{what} cannot be written as JSON", why=str(error)) from error
+
+
+def _loads(text: str, tag: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+        found = values.pop("format")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise StoreError(
+            f"tag {tag} holds {text[:60]!r}",
+            why="rlready did not write it, or it was edited",
+            fix="Delete the tag, and evaluate the checkpoint again",
+        ) from error
+    if found != FORMAT:
+        raise StoreError(
+            f"tag {tag} has format {found}",
+            why=f"this rlready reads format {FORMAT}",
+            fix="Use the version of rlready that wrote it, or a newer one",
+        )
+    return dict(values)

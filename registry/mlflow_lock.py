@@ -1,0 +1,165 @@
+"""One writer a checkpoint at a time, over whatever the store has to offer.
+
+MLflow makes nothing unique: eight processes that log one key leave five models. A lock round
+find-or-create leaves one. None of the three outlives a killed holder for long: the kernel drops a
+file lock, PostgreSQL an advisory lock with its connection, and a claim on a server is broken when
+its holder is gone or its lease is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlready.registry.errors import StoreError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from sqlalchemy import Engine
+
+LEASE_S = 60.0
+"""How long a claim may stay unchanged before others take it; a put holds it for about a second."""
+
+_OWNER = "rlready.owner"
+_POLL_S = (0.05, 0.5)
+
+
+@contextlib.contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file, which is created and never removed."""
+    import fcntl  # absent on Windows, where this module can still be imported
+
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # closing the file releases it
+
+
+@contextlib.contextmanager
+def advisory_lock(engine: Engine, key: str) -> Iterator[None]:
+    """Hold PostgreSQL's advisory lock of this text, on a connection of its own.
+
+    The lock belongs to a transaction, not to a session, so that it also works through a pooler.
+    """
+    import hashlib
+
+    import sqlalchemy as sa
+
+    number = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big", signed=True)
+    with engine.connect() as connection, connection.begin():
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:n)"), {"n": number})
+        yield
+
+
+@contextlib.contextmanager
+def claim(client: MlflowClient, key: str, *, lease_s: float = LEASE_S) -> Iterator[None]:
+    """Hold a registered model's name, the one thing that an MLflow server creates only once.
+
+    Between breaking a stale claim and making a new one two waiters can, very rarely, both win.
+    They then leave two models of one key, which readers take as one (`MlflowStore`).
+
+    Args:
+        client: of the server.
+        key: what is claimed.
+        lease_s: a claim that has not changed for so long is broken. Measured on the waiter's own
+            clock, so that hosts need not agree on the time.
+    """
+    from mlflow.exceptions import MlflowException
+
+    name = f"rlready-claim-{key}"
+    owner = json.dumps({"token": uuid.uuid4().hex, **_process(os.getpid())})
+    _acquire(client, name, owner, lease_s)
+    try:
+        yield
+    finally:
+        # Nobody is helped if the put fails over its own claim: it runs out by itself.
+        with contextlib.suppress(MlflowException):
+            _release(client, name, owner)
+
+
+def _acquire(client: MlflowClient, name: str, owner: str, lease_s: float) -> None:
+    begun = since = time.monotonic()
+    seen = ""
+    while not _create(client, name, owner):
+        holder = _holder(client, name)
+        if holder is None:
+            continue
+        if holder != seen:
+            seen, since = holder, time.monotonic()
+        if _is_gone(holder) or time.monotonic() - since > lease_s:
+            _release(client, name, holder)
+            continue
+        if time.monotonic() - begun > 10 * lease_s:
+            raise StoreError(
+                f"the claim {name} was not free for {10 * lease_s:.0f} s",
+                why=f"others hold it in turn, the last one {holder}",
+                fix="Try again; if no process works on it, delete this registered model",
+            )
+        time.sleep(random.uniform(*_POLL_S))
+
+
+def _create(client: MlflowClient, name: str, owner: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    about = "rlready holds this name while it registers a checkpoint, and deletes it afterwards."
+    try:
+        client.create_registered_model(name, tags={_OWNER: owner}, description=about)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return False
+    return True
+
+
+def _holder(client: MlflowClient, name: str) -> str | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.get_registered_model(name).tags.get(_OWNER, "unknown"))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
+def _release(client: MlflowClient, name: str, owner: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    if _holder(client, name) != owner:
+        return
+    try:
+        client.delete_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+
+
+def _process(pid: int) -> dict[str, object]:
+    """What tells a process from every other, and whether another process can look it up."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = os.readlink("/proc/self/ns/pid")
+        # Field 22, the start time; the second field is a name in brackets that may hold spaces.
+        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return {"pid": pid}
+    return {"pid": pid, "started": started, "scope": f"{boot} {namespace}"}
+
+
+def _is_gone(holder: str) -> bool:
+    """True if the holder ran beside us and runs no more; False if that cannot be known."""
+    try:
+        known = json.loads(holder)
+        pid, scope = int(known["pid"]), known["scope"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    ours = _process(os.getpid())
+    if scope != ours.get("scope"):
+        return False
+    return bool(_process(pid).get("started") != known.get("started"))

@@ -1,0 +1,53 @@
+"""MLflow without its talk: stdout carries our JSON, stderr our messages."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+
+_URLS = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep logs, printed links and warnings of MLflow and of what it calls to themselves.
+
+    What matters comes back as an exception. A user who sets MLFLOW_LOGGING_LEVEL hears the logs.
+    Everything is as before afterwards. Log lines of other threads are lost meanwhile.
+    """
+    network = logging.getLogger("urllib3")
+    level, urls = network.level, os.environ.get(_URLS)
+    was_loud = _set_loud(False)
+    os.environ.setdefault(_URLS, "true")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            network.setLevel(logging.CRITICAL)
+            yield
+        finally:
+            network.setLevel(level)
+            _set_loud(was_loud)
+            if urls is None:
+                os.environ.pop(_URLS, None)
+
+
+def import_quietly() -> None:
+    """Import MLflow inside `quiet`, which could not silence yet what was not there."""
+    import mlflow  # noqa: F401  # for its effect on logging
+
+    _set_loud(False)
+
+
+def _set_loud(is_loud: bool) -> bool:
+    """Open or close the stream of MLflow's logs; returns how it was."""
+    module = sys.modules.get("mlflow.utils.logging_utils")
+    if module is None or "MLFLOW_LOGGING_LEVEL" in os.environ:
+        return True
+    stream = module.MLFLOW_LOGGING_STREAM
+    before = bool(stream.enabled)
+    stream.enabled = is_loud
+    return before

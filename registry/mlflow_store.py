@@ -1,0 +1,280 @@
+"""The registry in MLflow: a checkpoint is a LoggedModel, an evaluation a run.
+
+    LoggedModel  model type base-model, sft-checkpoint or rl-checkpoint; the weights stay where they
+                 are, its own artifact is an MLmodel file of 1 kB that says where
+    run          the evaluation's metrics, its artifacts (`evaluation.json`, `config.json`, counts,
+                 figures), and links: the checkpoint is an output of the run that registered it and
+                 an input of every later one; its parents are inputs
+
+`mlflow_codec` says which tags and metrics these carry, `mlflow_backend` where they are kept.
+
+A reader takes READY models, and of these the evaluations in their tags. A new model becomes READY,
+and a known one gets the tag of a further evaluation, after everything else is written. A killed
+writer leaves a RUNNING run and perhaps a PENDING model; putting the same evaluation again finds
+both by their tags and goes on with them (`mlflow_write`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlready.registry import mlflow_codec as codec
+from rlready.registry import mlflow_write as write
+from rlready.registry.errors import StoreError
+from rlready.registry.mlflow_backend import ModelRow, PostgresBackend, SqliteBackend, open_backend
+from rlready.registry.mlflow_quiet import import_quietly, quiet
+from rlready.registry.records import Checkpoint, Evaluation, Proxy
+from rlready.registry.store import (
+    StoredCheckpoint,
+    StoredEvaluation,
+    merge,
+    newest,
+    pick,
+    unknown_parent,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+class MlflowStore:
+    """A registry of checkpoints in MLflow (`Store` is the specification).
+
+    Args:
+        tracking_uri: MLflow's: sqlite:///file.db, postgresql://..., http://server:5000, or another
+            that MLflow accepts. None takes MLFLOW_TRACKING_URI, or MLflow's own default.
+        experiment: name of the MLflow experiment; it is created when something is put.
+
+    Raises:
+        StoreError: if MLflow keeps no models at such a URI.
+    """
+
+    def __init__(self, tracking_uri: str | None = None, experiment: str = "rlready") -> None:
+        with quiet():
+            self._backend = open_backend(tracking_uri)
+        self.tracking_uri = self._backend.uri
+        self.experiment = experiment
+        self._clients: dict[str, MlflowClient] = {}
+        self._is_prepared = False
+
+    def __repr__(self) -> str:
+        return f"MlflowStore({self._backend.shown!r}, experiment={self.experiment!r})"
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """See `Store.check`. Creates the database if there is none, so that this is tried too."""
+        with self._speaking("checking a checkpoint"):
+            self._known(self._writable_experiment(), checkpoint)
+
+    def put_evaluation(
+        self, evaluation: Evaluation, artifacts: Mapping[str, Path] | None = None
+    ) -> StoredEvaluation:
+        """See `Store.put_evaluation`.
+
+        Inside `mlflow run` the project's run becomes the evaluation's run, and its final status
+        is left to `mlflow run`.
+        """
+        files = write.checked_artifacts(artifacts or {})
+        with self._speaking(f"storing evaluation {evaluation.id[:12]}"):
+            experiment_id = self._writable_experiment()
+            with self._backend.lock(self._client(), evaluation.checkpoint.id):
+                known = self._known(experiment_id, evaluation.checkpoint)
+                if evaluation.id in known.published:
+                    return write.repeat(self._client(), evaluation, known)
+                left_over = self._backend.run_of(self._client, experiment_id, evaluation.id)
+                run = write.evaluation_run(
+                    self._client(), experiment_id, evaluation, known, left_over
+                )
+                return write.store(self._client(), experiment_id, evaluation, known, run, files)
+
+    def find(self, reference: str) -> StoredCheckpoint:
+        """See `Store.find`."""
+        with self._speaking("looking for a checkpoint"):
+            experiment_id = self._readable_experiment()
+            if experiment_id is None:
+                return pick(reference, [])
+            rows = self._backend.rows(self._client, experiment_id, [reference], whole=True)
+            ready = [row for row in rows if row.is_ready]
+            if ready:
+                return pick(reference, _stored(ready))
+            # Whose name or prefix it is shows in the checkpoints alone, which are a small part.
+            rows = self._backend.rows(self._client, experiment_id, None, whole=False)
+            found = pick(reference, _stored(rows)).checkpoint.id
+            rows = self._backend.rows(self._client, experiment_id, [found], whole=True)
+            return pick(found, _stored([row for row in rows if row.is_ready]))
+
+    def checkpoints(self) -> list[StoredCheckpoint]:
+        """See `Store.checkpoints`."""
+        with self._speaking("reading the registry"):
+            experiment_id = self._readable_experiment()
+            if experiment_id is None:
+                return []
+            return _stored(self._backend.rows(self._client, experiment_id, None, whole=True))
+
+    def ui_hint(self) -> str:
+        """The command or address with which a person opens the registry."""
+        if isinstance(self._backend, SqliteBackend | PostgresBackend):
+            return f"mlflow ui --backend-store-uri '{self._backend.shown}'"
+        with self._speaking("looking for the experiment"):
+            experiment_id = self._readable_experiment()
+        page = "" if experiment_id is None else f"/#/experiments/{experiment_id}/models"
+        return f"{self._backend.shown}{page}"
+
+    def _client(self, uri: str | None = None) -> MlflowClient:
+        import_quietly()
+        from mlflow import MlflowClient
+
+        uri = uri or self.tracking_uri
+        if uri not in self._clients:
+            self._clients[uri] = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        return self._clients[uri]
+
+    @contextlib.contextmanager
+    def _speaking(self, doing: str) -> Iterator[None]:
+        """Keep MLflow quiet, and tell its failures as a StoreError."""
+        with quiet():
+            try:
+                yield
+            except StoreError:
+                raise
+            except Exception as error:
+                if not isinstance(error, _backend_errors()):
+                    raise
+                raise StoreError(
+                    f"the registry at {self._backend.shown} failed while {doing}",
+                    why=_reason(error),
+                    fix=_remedy(error, self._backend.shown),
+                ) from error
+
+    def _readable_experiment(self) -> str | None:
+        """Id of the experiment, None if there is none yet. Creates nothing."""
+        if not self._backend.exists():
+            return None
+        return self._active(self._backend.experiment(self._client, self.experiment))
+
+    def _writable_experiment(self) -> str:
+        """Id of the experiment, made if there is none, as the database is."""
+        if self._is_prepared:
+            self._backend.exists()
+        else:
+            self._backend.prepare(self._client)
+            self._is_prepared = True
+        found = self._active(self._backend.experiment(self._client, self.experiment))
+        return found or self._create_experiment()
+
+    def _active(self, found: tuple[str, bool] | None) -> str | None:
+        if found is None or found[1]:
+            return None if found is None else found[0]
+        raise StoreError(
+            f"experiment {self.experiment!r} of {self._backend.shown} is deleted",
+            fix=f"`mlflow experiments restore --experiment-id {found[0]}` brings it back; or give "
+            "another --experiment",
+        )
+
+    def _create_experiment(self) -> str:
+        from mlflow.exceptions import MlflowException
+
+        root = self._backend.artifact_root
+        # MLflow would put them under the working directory of whoever comes first.
+        folder = None if root is None else root / codec.safe_key(self.experiment)
+        client = self._client()
+        try:
+            return str(
+                client.create_experiment(
+                    self.experiment,
+                    artifact_location=None if folder is None else folder.as_uri(),
+                )
+            )
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = self._active(self._backend.experiment(self._client, self.experiment))
+            if found is None:
+                raise
+            return found
+
+    def _known(self, experiment_id: str, checkpoint: Checkpoint) -> write.Known:
+        """What is known; raises StoreError for an unknown parent or a contradiction."""
+        keys = [checkpoint.id, *checkpoint.parents]
+        rows = self._backend.rows(self._client, experiment_id, keys, whole=True)
+        by_key: dict[str, list[ModelRow]] = {}
+        for row in rows:
+            by_key.setdefault(codec.read_checkpoint(row.tags).id, []).append(row)
+        ready = {key: [r for r in found if r.is_ready] for key, found in by_key.items()}
+        for parent in checkpoint.parents:
+            if not ready.get(parent):
+                raise unknown_parent(checkpoint, parent)
+        own_rows = ready.get(checkpoint.id, [])
+        own = _stored(own_rows)
+        if own:
+            merge(own[0].checkpoint, checkpoint)
+        published = [e for row in own_rows for e in codec.read_evaluations(row.tags)]
+        pending = [r for r in by_key.get(checkpoint.id, []) if not r.is_ready]
+        return write.Known(
+            stored=own[0] if own else None,
+            published={e.id: e for e in published},
+            pending=pending[0] if pending else None,
+            parents=tuple(ready[parent][0].model_id for parent in checkpoint.parents),
+        )
+
+
+def _stored(rows: Sequence[ModelRow]) -> list[StoredCheckpoint]:
+    """READY models as checkpoints, the oldest first. Models of one key are one checkpoint."""
+    by_key: dict[str, StoredCheckpoint] = {}
+    evaluations: dict[str, list[codec.Published]] = {}
+    for row in rows:
+        checkpoint = codec.read_checkpoint(row.tags)
+        found = codec.read_evaluations(row.tags)
+        first = by_key.get(checkpoint.id)
+        if first is not None:
+            # Left by two writers without a common lock. What the younger one holds is as true.
+            found = sorted([*evaluations[checkpoint.id], *found], key=lambda e: (e.at_ms, e.id))
+        evaluations[checkpoint.id] = found
+        by_key[checkpoint.id] = StoredCheckpoint(
+            checkpoint=first.checkpoint if first else checkpoint,
+            model_id=first.model_id if first else row.model_id,
+            proxies=_newest(found),
+            updated_ms=max(row.updated_ms, first.updated_ms if first else 0),
+        )
+    return list(by_key.values())
+
+
+def _newest(evaluations: Sequence[codec.Published]) -> tuple[Proxy, ...]:
+    proxies: tuple[Proxy, ...] = evaluations[0].proxies if evaluations else ()
+    for evaluation in evaluations[1:]:
+        proxies = newest(proxies, evaluation.proxies)
+    return proxies
+
+
+def _backend_errors() -> tuple[type[Exception], ...]:
+    """What MLflow, SQLAlchemy, the network and the disk raise; MLflow only if it is in use."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    found: list[type[Exception]] = [OSError, SQLAlchemyError]
+    if "mlflow.exceptions" in sys.modules:
+        found.append(sys.modules["mlflow.exceptions"].MlflowException)
+    return tuple(found)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of the innermost message; SQLAlchemy's own repeats the whole statement."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    text = str(getattr(cause, "orig", None) or cause).strip()
+    return text.partition("\n")[0] or type(cause).__name__
+
+
+def _remedy(error: Exception, shown: str) -> str:
+    text = str(error)
+    if "out-of-date database schema" in text or "no such table" in text:
+        return (
+            "Another version of MLflow made this database. Take a backup, then run "
+            f"`mlflow db upgrade '{shown}'`"
+        )
+    if "database is locked" in text:
+        return "Another process is writing for long. Try again"
+    return "Correct this, and repeat the call: nothing is half done for a reader"
