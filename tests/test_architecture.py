@@ -1,0 +1,129 @@
+"""Imports run one way, heavy libraries come late, and MLproject tells what the CLI takes."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+
+from rlready.workflow.cli import main
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("registry", "evaluators", "testbed", "workflow")
+MAY_IMPORT = {
+    "registry": {"registry"},
+    "evaluators": {"evaluators", "registry"},
+    "testbed": {"testbed", "evaluators", "registry"},
+    "workflow": set(PACKAGES),
+}
+HEAVY = {"torch", "transformers", "datasets", "mlflow", "pandas", "pyarrow", "sklearn", "rich"}
+ONLY_IN = {"mlflow": "registry", "math_verify": "evaluators/verify.py"}
+
+
+def modules() -> Iterator[tuple[Path, ast.Module]]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).glob("**/*.py")):
+            yield path.relative_to(ROOT), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+def at_import_time(tree: ast.Module) -> Iterator[str]:
+    """What is imported when the module is: not inside functions, not for type checkers only."""
+    nodes: list[ast.AST] = list(tree.body)
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield from imported(node) if isinstance(node, ast.Import | ast.ImportFrom) else ()
+        nodes += ast.iter_child_nodes(node)
+
+
+def test_imports_run_one_way() -> None:
+    for path, tree in modules():
+        package = path.parts[0]
+        ours = {name.split(".")[1] for name in imported(tree) if name.startswith("rlready.")}
+        assert ours <= MAY_IMPORT[package], f"{path} imports {ours - MAY_IMPORT[package]}"
+
+
+def test_heavy_libraries_are_imported_inside_functions() -> None:
+    for path, tree in modules():
+        heavy = {name.split(".")[0] for name in at_import_time(tree)} & HEAVY
+        assert not heavy, f"{path} imports {heavy} when it is imported"
+
+
+def test_each_library_with_a_keeper_is_imported_by_it_alone() -> None:
+    for path, tree in modules():
+        for name in imported(tree):
+            keeper = ONLY_IN.get(name.split(".")[0])
+            assert keeper is None or str(path).startswith(keeper), f"{path} imports {name}"
+
+
+def test_no_module_takes_part_in_an_import_cycle() -> None:
+    edges = {
+        "rlready." + str(path.with_suffix("")).replace("/", "."): set(at_import_time(tree))
+        for path, tree in modules()
+    }
+    for start in edges:
+        seen, todo = set(), [name for name in edges[start] if name in edges]
+        while todo:
+            name = todo.pop()
+            assert name != start, f"{start} imports itself in a circle"
+            if name not in seen:
+                seen.add(name)
+                todo += [other for other in edges[name] if other in edges]
+
+
+def test_help_imports_no_heavy_library() -> None:
+    """`rlready --help` has to answer at once."""
+    code = (
+        "import sys\n"
+        "from rlready.workflow.cli import main\n"
+        "try: main(['evaluate', '--help'])\n"
+        "except SystemExit: pass\n"
+        f"print(sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stderr.strip() == "[]"
+
+
+def _entry_point(name: str) -> tuple[dict[str, dict[str, str]], str]:
+    entry = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"][name]
+    return entry["parameters"], entry["command"]
+
+
+def test_mlproject_takes_the_flags_of_evaluate_with_their_defaults() -> None:
+    parameters, command = _entry_point("evaluate")
+    options = {}
+    for param in main.commands["evaluate"].params:
+        name = param.opts[0].removeprefix("--")
+        # A flag without a value cannot be a parameter; MLflow's own output is no JSON anyway.
+        if isinstance(param, click.Option) and not param.is_flag:
+            default = "" if param.multiple else param.default
+            options[name] = str(default)
+        elif isinstance(param, click.Argument):
+            options[name] = ""
+    assert {name: str(p.get("default", "")) for name, p in parameters.items()} == options
+    for name in options:
+        assert f"{{{name}}}" in command
+        assert name == "checkpoint" or f"--{name} {{{name}}}" in command
+
+
+@pytest.mark.parametrize("name", ["main", "evaluate"])
+def test_every_parameter_of_an_entry_point_is_used(name: str) -> None:
+    parameters, command = _entry_point(name)
+    assert all(f"{{{parameter}}}" in command for parameter in parameters)

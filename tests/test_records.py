@@ -1,0 +1,154 @@
+"""Records: checked when made, ids that follow the content."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pickle
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlready.registry.digest import canonical_json, digest
+from rlready.registry.errors import CheckpointError, RecordError
+from rlready.registry.records import Checkpoint, Evaluation, Problem, Protocol, Proxy, Recipe
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+ID = "0123456789abcdef" * 2
+
+
+def proxy(**changes: Any) -> Proxy:
+    values: dict[str, Any] = {
+        "name": "pass_at_4",
+        "value": 0.5,
+        "se": 0.1,
+        "unit": "probability",
+        "benchmark": "gsm8k",
+        "benchmark_digest": ID,
+        "n_problems": 10,
+        "n_samples": 40,
+        "evaluator_version": "1",
+    }
+    return Proxy(**(values | changes))
+
+
+@given(st.dictionaries(st.text(max_size=3), JSON, max_size=4))
+def test_ids_ignore_the_order_of_keys(value: dict[str, Any]) -> None:
+    assert digest(value) == digest(dict(reversed(list(value.items()))))
+
+
+@given(JSON, JSON)
+def test_different_values_have_different_ids(a: Any, b: Any) -> None:
+    assert (digest(a) == digest(b)) == (canonical_json(a) == canonical_json(b))
+
+
+def test_nan_has_no_id() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        digest(math.nan)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt_template": "Q: {problem}"},
+        {"temperature": 0.7},
+        {"top_p": 0.9},
+        {"max_tokens": 10},
+        {"seed": 1},
+        {"seed_rule": "other"},
+    ],
+)
+def test_a_protocols_id_changes_with_every_field(change: dict[str, Any]) -> None:
+    protocol = Protocol(prompt_template="{problem}")
+    assert dataclasses.replace(protocol, **change).digest != protocol.digest
+    assert len(change) == 1
+    assert set(change) <= {field.name for field in dataclasses.fields(Protocol)}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"prompt_template": "no placeholder"}, "has no {problem}"),
+        ({"temperature": -1.0}, "temperature is -1"),
+        ({"temperature": math.nan}, "temperature is nan"),
+        ({"top_p": 0.0}, "top-p is 0"),
+        ({"max_tokens": 0}, "max tokens is 0"),
+    ],
+)
+def test_an_impossible_protocol_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecordError, match=message):
+        Protocol(**({"prompt_template": "{problem}"} | values))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_undefined_proxy_is_no_record(value: float) -> None:
+    with pytest.raises(RecordError, match="left out"):
+        proxy(value=value)
+
+
+def test_an_evaluation_holds_each_proxy_once() -> None:
+    checkpoint = Checkpoint(uri="file:///x", fingerprint=ID, name="x")
+    with pytest.raises(RecordError, match="more than once"):
+        Evaluation(checkpoint=checkpoint, proxies=(proxy(), proxy(value=0.6)))
+    both = Evaluation(checkpoint=checkpoint, proxies=(proxy(), proxy(benchmark="svamp")))
+    swapped = Evaluation(checkpoint=checkpoint, proxies=both.proxies[::-1])
+    assert both.id == swapped.id
+
+
+def test_a_recipe_comes_back_from_its_values_with_unknown_keys() -> None:
+    values = {
+        "base_model": "base",
+        "sources": {"easy": 0.25, "hard": 0.75},
+        "n_unique": 100,
+        "epochs": 2,
+        "noise": 0.1,
+    }
+    recipe = Recipe.from_dict(values)
+    assert recipe.extra == {"noise": 0.1}
+    assert recipe.to_dict() == values
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sources": {"a": 0.5, "b": 0.4}}, "sum to 0.9"),
+        ({"sources": {"a": 1.5, "b": -0.5}}, "outside"),
+        ({"sources": "easy"}, "no table"),
+        ({"n_unique": "many"}, "no whole number"),
+        ({"epochs": True}, "no number"),
+        ({"learning_rate": 0.0}, "learning_rate is 0"),
+    ],
+)
+def test_an_impossible_recipe_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecordError, match=message):
+        Recipe.from_dict(values)
+
+
+def test_a_checkpoint_is_not_its_own_parent() -> None:
+    with pytest.raises(RecordError, match="own parent"):
+        Checkpoint(uri="file:///x", fingerprint=ID, name="x", parents=(ID,))
+
+
+def test_a_problem_needs_an_answer() -> None:
+    with pytest.raises(RecordError, match="no reference answer"):
+        Problem(id="a", text="1+1", answers=())
+
+
+def test_an_error_keeps_its_parts_on_the_way_out_of_a_process() -> None:
+    error = CheckpointError("it broke", why="it was old", fix="Buy another")
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is CheckpointError
+    assert str(copy) == str(error) == "it broke. it was old. Buy another."
