@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlready.evaluators.heldout_tokens import TokenizedExample
-from rlready.evaluators.token_nll import Piece, Scorer, choose_scorer, plan_packs
+from rlready.evaluators.token_nll import Piece, Scorer, choose_scorer, n_token_ids, plan_packs
 from rlready.registry.errors import CheckpointError, EvaluationError
 from rlready.registry.records import Proxy
 
@@ -195,7 +195,7 @@ def _finite_sum(nlls: NDArray[np.float32], example_id: str) -> float:
 
 
 def _check_examples(model: PreTrainedModel, examples: Sequence[TokenizedExample]) -> None:
-    n_embeddings, context = _n_embeddings(model), context_tokens(model)
+    n_known, context = n_token_ids(model), context_tokens(model)
     for example in examples:
         if not example.is_response.any() or example.is_response[0]:
             raise EvaluationError(
@@ -203,10 +203,10 @@ def _check_examples(model: PreTrainedModel, examples: Sequence[TokenizedExample]
                 + ("its first token" if example.is_response.any() else "no token")
             )
         highest = int(example.token_ids.max())
-        if highest >= n_embeddings:
+        if highest >= n_known:
             raise CheckpointError(
                 f"held-out example {example.id} has token {highest}",
-                why=f"the model knows {n_embeddings} tokens",
+                why=f"the model knows {n_known} tokens",
                 fix="The tokenizer belongs to another model: put the right one beside the weights",
             )
         if context is not None and len(example.token_ids) > context:
@@ -215,10 +215,6 @@ def _check_examples(model: PreTrainedModel, examples: Sequence[TokenizedExample]
                 why=f"the model's context is {context}",
                 fix=f"Tokenize the set with max_tokens={context}",
             )
-
-
-def _n_embeddings(model: PreTrainedModel) -> int:
-    return int(model.get_input_embeddings().weight.shape[0])
 
 
 def _short_context(model: PreTrainedModel, max_tokens: int) -> int:

@@ -317,7 +317,7 @@ def _apply_template(
     messages: Sequence[Message],
     tokenizer: PreTrainedTokenizerBase,
     example_id: str,
-    **options: bool,
+    **options: Any,
 ) -> Any:
     import jinja2
 
