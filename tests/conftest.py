@@ -1,0 +1,209 @@
+"""Fixtures for stores: real MLflow backends, made once a session and ended by their own pid."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from store_child import a_checkpoint
+
+from rlready.registry.mlflow_quiet import quiet
+from rlready.registry.mlflow_store import MlflowStore
+from rlready.registry.store import MemoryStore, Store
+
+# Of the tests, not of the product, which leaves a user's own choice alone.
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
+    os.environ.pop(variable, None)
+
+_START_S = 120
+_names = (f"rlready-test-{number}" for number in itertools.count())
+
+OpenStore = Callable[[], Store]
+"""Opens the same store again, as another process would."""
+
+
+@pytest.fixture(scope="session")
+def empty_database(request: pytest.FixtureRequest) -> Path:
+    """A SQLite file with MLflow's tables. Making them takes seconds, so it stays in the cache."""
+    assert request.config.cache is not None
+    folder = request.config.cache.mkdir(f"mlflow-{version('mlflow')}")
+    path = folder / "empty.db"
+    if not path.is_file():
+        made = folder / f"{os.getpid()}.db"
+        MlflowStore(f"sqlite:///{made}", experiment="template").check(a_checkpoint())
+        copy_database(made, folder / f"{os.getpid()}.copy")
+        (folder / f"{os.getpid()}.copy").replace(path)
+    return path
+
+
+@pytest.fixture
+def sqlite_uri(empty_database: Path, tmp_path: Path) -> str:
+    """Tracking URI of a fresh SQLite database."""
+    copy_database(empty_database, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="session")
+def server_uri(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of an `mlflow server` of this session, on loopback."""
+    folder = tmp_path_factory.mktemp("server")
+    copy_database(empty_database, folder / "mlflow.db")
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        wait_until(lambda: is_healthy(uri), server, folder / "log")
+        yield uri
+    finally:
+        # Its workers too: they are in the session that it leads.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+@pytest.fixture(scope="session")
+def postgres_uri() -> Iterator[str]:
+    """Tracking URI of a PostgreSQL server of this session, on loopback."""
+    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not binaries:
+        pytest.skip("PostgreSQL is not installed: no /usr/lib/postgresql/*/bin/initdb")
+    user = unprivileged_user()
+    # Not below pytest's folder, which that user may not enter.
+    folder = Path(tempfile.mkdtemp(prefix="rlready-postgres-"))
+    data, port = folder / "data", free_port()
+    try:
+        if user is not None:
+            shutil.chown(folder, user)
+        initdb = [
+            binaries[-1],
+            "-D",
+            data,
+            "-U",
+            "rlready",
+            "-A",
+            "trust",
+            "--no-sync",
+            "-E",
+            "UTF8",
+        ]
+        subprocess.run(initdb, user=user, check=True, capture_output=True, cwd=folder)
+        command = [binaries[-1].with_name("postgres"), "-D", data, "-h", "127.0.0.1"]
+        command += ["-p", str(port), "-k", folder, "-c", "fsync=off"]
+        with (folder / "log").open("wb") as log:
+            server = subprocess.Popen(command, user=user, stdout=log, stderr=log, cwd=folder)
+        try:
+            ready = [binaries[-1].with_name("pg_isready"), "-h", "127.0.0.1", "-p", str(port)]
+            wait_until(
+                lambda: subprocess.run(ready, capture_output=True).returncode == 0,
+                server,
+                folder / "log",
+            )
+            yield f"postgresql://rlready@127.0.0.1:{port}/postgres"
+        finally:
+            server.send_signal(signal.SIGINT)  # "fast": connections are closed, nothing is lost
+            server.wait()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def mlflow_uri(request: pytest.FixtureRequest) -> str:
+    """Tracking URI of the backend that a test's parameter names."""
+    uri: str = request.getfixturevalue(f"{request.param}_uri")
+    return uri
+
+
+@pytest.fixture
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
+    """Opens the store that a test's parameter names; it is empty at first."""
+    if request.param == "memory":
+        memory = MemoryStore()
+        return lambda: memory
+    uri: str = request.getfixturevalue(f"{request.param}_uri")
+    experiment = new_experiment(uri, tmp_path)
+    return lambda: MlflowStore(uri, experiment)
+
+
+def new_experiment(uri: str, folder: Path) -> str:
+    """Name of an experiment that no other test uses, with its artifacts in the test's folder."""
+    name = next(_names)
+    if uri.startswith("postgresql"):
+        MlflowStore(uri, "template").check(a_checkpoint())  # makes the tables
+        with quiet():
+            client_of(uri).create_experiment(name, artifact_location=folder.as_uri())
+    return name
+
+
+def client_of(uri: str) -> Any:
+    """MLflow's own client, to look at what it holds. Call its methods inside `quiet`."""
+    with quiet():
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Copy what is committed, the write-ahead log included."""
+    with (
+        contextlib.closing(sqlite3.connect(source)) as old,
+        contextlib.closing(sqlite3.connect(target)) as new,
+    ):
+        old.backup(new)
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def is_healthy(uri: str) -> bool:
+    """Whether an MLflow server answers."""
+    try:
+        with urllib.request.urlopen(f"{uri}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def wait_until(is_ready: Callable[[], bool], server: subprocess.Popen[bytes], log: Path) -> None:
+    """Return when a server is up; fail with its log if it ends or takes too long."""
+    deadline = time.monotonic() + _START_S
+    while not is_ready():
+        if server.poll() is not None or time.monotonic() > deadline:
+            pytest.fail(f"the server did not start: {log.read_text()[-2000:]}")
+        time.sleep(0.2)
+
+
+def unprivileged_user() -> str | None:
+    """Whom PostgreSQL runs as: it refuses root. None is the present user."""
+    if os.geteuid() != 0:
+        return None
+    known = {entry.pw_name for entry in pwd.getpwall()}
+    return next(name for name in ("postgres", "nobody") if name in known)
