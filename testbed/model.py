@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 HEAD_DIM = 32
 """The smallest head that the attention kernels of all sampling engines accept."""
 
+_INITIAL_STD = 0.08
+# The usual 0.02 suits a width of 1,000 and more. At width 64 a model that begins with 0.08 is
+# after 200 steps where one that begins with 0.02 is after 600.
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSize:
@@ -25,9 +29,9 @@ class ModelSize:
         mlp_width: inner width of the gated MLP.
     """
 
-    width: int = 96
+    width: int = 64
     n_layers: int = 3
-    mlp_width: int = 256
+    mlp_width: int = 192
 
     @property
     def n_heads(self) -> int:
@@ -58,6 +62,7 @@ def build_model(
         num_key_value_heads=size.n_heads,
         head_dim=HEAD_DIM,
         max_position_embeddings=MAX_LENGTH,
+        initializer_range=_INITIAL_STD,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -70,7 +75,8 @@ def build_model(
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
-    return model.eval()
+    model.eval()
+    return model
 
 
 def save_checkpoint(

@@ -23,7 +23,7 @@ PAD = "<|pad|>"
 MAX_LENGTH = 4096
 """Longest sequence in tokens that the tokenizer and the models announce."""
 
-PHRASES = ("assistant", "user", "system", "Compute ", " mod ", ", left to right.", "\\boxed{")
+PHRASES = ("assistant\n", "user\n", "system\n", "Modulo ten, left to right: ", "\\boxed{")
 
 # The generation block marks the response for `return_assistant_tokens_mask`: the content and the
 # end token, which the model has to learn, without the newline behind it, which it never draws.

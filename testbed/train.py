@@ -1,0 +1,175 @@
+"""Supervised fine-tuning of testbed models: dialogues -> examples -> gradient descent.
+
+The loss is the mean negative log-likelihood of the response tokens of a batch, the end token
+included, in nats. Rows are padded on the right, where a causal model cannot look, so no attention
+mask is needed. On one machine the same seed gives the same losses bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rlready.registry.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
+
+Dialogue = list[dict[str, str]]
+"""Messages with `role` and `content`; the assistant's are what is learnt."""
+
+SCHEDULE = "cosine_to_5_percent"
+_FINAL_SHARE = 0.05
+_BETAS = (0.9, 0.98)
+_MAX_GRADIENT_NORM = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How a model is trained.
+
+    Args:
+        n_steps: optimizer steps.
+        batch_size: examples a step; every epoch takes them in another order.
+        learning_rate: peak of the schedule: linear warm-up, then a cosine down to 5 % of it.
+        warmup_steps: until the peak.
+        weight_decay: of AdamW.
+        seed: of the order of the examples.
+    """
+
+    n_steps: int
+    batch_size: int = 32
+    learning_rate: float = 3e-3
+    warmup_steps: int = 50
+    weight_decay: float = 0.01
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("n_steps", "batch_size", "learning_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)}", fix="Give a positive number")
+
+    def rate_share(self, step: int) -> float:
+        """The learning rate of step 0, 1, ... as a share of the peak."""
+        progress = min(step / self.n_steps, 1.0)
+        cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
+        warmup = min((step + 1) / max(self.warmup_steps, 1), 1.0)
+        return warmup * (_FINAL_SHARE + (1.0 - _FINAL_SHARE) * cosine)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Tokenized dialogues, padded on the right.
+
+    Args:
+        ids: (examples, tokens) int64.
+        is_response: (examples, tokens) bool; the tokens that the loss is taken on.
+        lengths: (examples,) int64, tokens without padding.
+    """
+
+    ids: torch.Tensor
+    is_response: torch.Tensor
+    lengths: torch.Tensor
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, dialogues: Sequence[Dialogue]) -> Examples:
+    """The dialogues as the chat template writes them, the assistant's tokens marked."""
+    import torch
+
+    encoded: Any = tokenizer.apply_chat_template(
+        list(dialogues),
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+        padding=True,
+        tokenizer_kwargs={"padding_side": "right"},
+    )
+    return Examples(
+        ids=torch.tensor(encoded["input_ids"]),
+        is_response=torch.tensor(encoded["assistant_masks"], dtype=torch.bool),
+        lengths=torch.tensor(encoded["attention_mask"]).sum(1),
+    )
+
+
+def train(
+    model: Qwen3ForCausalLM,
+    examples: Examples,
+    settings: TrainSettings,
+    on_step: Callable[[int, float], None] | None = None,
+) -> list[float]:
+    """The loss of every step, nats a response token; the model is changed in place.
+
+    Args:
+        model: trained on the device it is on, and left in evaluation mode.
+        examples: what it learns from.
+        settings: how.
+        on_step: called after each step with the number of steps done and the loss.
+    """
+    import torch
+
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=settings.learning_rate,
+        betas=_BETAS,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, settings.rate_share)
+    batches = _batches(len(examples.lengths), settings)
+    losses: list[float] = []
+    model.train()
+    with _one_thread():
+        while len(losses) < settings.n_steps:
+            loss = response_loss(model, examples, next(batches))
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+            if on_step is not None:
+                on_step(len(losses), losses[-1])
+    model.eval()
+    return losses
+
+
+def response_loss(model: Qwen3ForCausalLM, examples: Examples, rows: torch.Tensor) -> torch.Tensor:
+    """Mean negative log-likelihood of the response tokens of these rows, nats a token."""
+    import torch
+
+    width = int(examples.lengths[rows].max())
+    ids = examples.ids[rows, :width].to(model.device)
+    is_target = examples.is_response[rows, 1:width].to(model.device)
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+    logits = model.lm_head(hidden[:, :-1][is_target])
+    return torch.nn.functional.cross_entropy(logits, ids[:, 1:][is_target])
+
+
+def _batches(n_examples: int, settings: TrainSettings) -> Iterator[torch.Tensor]:
+    # Batches run over the end of an epoch, so that no example is left out and all are full.
+    import torch
+
+    generator = torch.Generator().manual_seed(settings.seed)
+    queue = torch.empty(0, dtype=torch.int64)
+    while True:
+        while len(queue) < settings.batch_size:
+            queue = torch.cat([queue, torch.randperm(n_examples, generator=generator)])
+        yield queue[: settings.batch_size]
+        queue = queue[settings.batch_size :]
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    # Matrices this small gain nothing from a second thread, and sums that are split over threads
+    # in another way are other sums.
+    import torch
+
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
