@@ -30,36 +30,46 @@ MAX_EXACT_EXPONENT = 5_000
 # (0.333 is not 1/3); beyond fifteen come the rounding errors of double precision.
 MIN_DECIMAL_DIGITS, MAX_DECIMAL_DIGITS = 6, 15
 
-_BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])|\\.|[{}]", re.DOTALL)
+# A doubled backslash before a box is an escaped one, as in output that was JSON.
+_BOX_TOKEN = re.compile(
+    r"\\(?:boxed|fbox)(?![A-Za-z])|\\(?!\\(?:boxed|fbox)(?![A-Za-z])).|[{}]", re.DOTALL
+)
 _BARE_BOX = re.compile(r"[ \t]*([-+]?[A-Za-z0-9][A-Za-z0-9.,/+\-]*)")
 
 
 def extract_boxed(text: str) -> str | None:
     r"""Content of the last balanced `\boxed{...}` or `\fbox{...}`; None if there is none.
 
-    Of nested boxes the inner one counts. `\boxed 5` is read as `\boxed{5}`. One pass over the
-    text, whatever it holds.
+    Of nested boxes the inner one counts. `\boxed 5` is read as `\boxed{5}`. Linear in the length
+    of the text, whatever it holds.
     """
+    last = max(text.rfind(r"\boxed"), text.rfind(r"\fbox"))
+    if last < 0:
+        return None
+    # Nearly always the last box is balanced and one look at the end of the text is enough.
+    content = _last_box(text, last)
+    return _last_box(text, 0) if content is None else content
+
+
+def _last_box(text: str, begin: int) -> str | None:
     opened: list[tuple[int, bool]] = []  # content start of each open brace, and: is it a box
     best_start, best = -1, None
-    box_end = -1  # where a box command has just ended
-    for token in _BOX_TOKEN.finditer(text):
+    box_end = -1  # where a box command ended, while only spaces have followed
+    for token in _BOX_TOKEN.finditer(text, begin):
         kind = token.group()
         if kind == "{":
-            is_box = 0 <= box_end <= token.start() and text[box_end : token.start()].isspace()
-            opened.append((token.end(), is_box or box_end == token.start()))
-        elif kind == "}":
-            if opened:
-                start, is_box = opened.pop()
-                if is_box and start > best_start:
-                    best_start, best = start, text[start : token.start()]
-        elif kind[1:] in ("boxed", "fbox"):
+            gap = text[box_end : token.start()] if box_end >= 0 else "none"
+            opened.append((token.end(), not gap.strip()))
+        elif kind == "}" and opened:
+            start, is_box = opened.pop()
+            if is_box and start > best_start:
+                best_start, best = start, text[start : token.start()]
+        box_end = -1
+        if kind in (r"\boxed", r"\fbox"):
             box_end = token.end()
             bare = _BARE_BOX.match(text, box_end)
             if bare and box_end > best_start:
                 best_start, best = box_end, bare.group(1).rstrip(".,")
-            continue
-        box_end = -1
     return None if best is None else best.strip()
 
 
@@ -112,6 +122,14 @@ _FUNCTION = r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?(?![a-z])|\\(?:ln|log|exp|l
 _TIMES_BEFORE_FUNCTION = re.compile(rf"(?:\\cdot|\\times|\*)\s*(?={_FUNCTION})")
 
 
+# math-verify takes a last letter for a unit: `\sin 2t` for sin 2. After a function or a variable
+# it is a variable; after a number (`2\pi m`) it may be either, and is left alone.
+_LAST_LETTER = re.compile(r"(?P<head>.*[0-9}\s])(?P<letter>[A-Za-z])", re.DOTALL)
+_NO_VARIABLE = re.compile(
+    rf"\\(?:text|mathrm)\s*\{{[^{{}}]*\}}|(?!{_FUNCTION})\\[A-Za-z]+", re.DOTALL
+)
+
+
 def tidy(answer: str) -> str:
     r"""The same answer in notation that the LaTeX parser reads as people do.
 
@@ -127,7 +145,14 @@ def tidy(answer: str) -> str:
     text = _UPRIGHT_CONSTANT.sub(r" \1 ", text)
     text = _GROUPED.sub(lambda m: m.group(1) + "".join(re.findall(r"[0-9]{3}", m.group(2))), text)
     text = _E_NOTATION.sub(r"\1 \\times 10^{\2}", text)
-    return _TIMES_BEFORE_FUNCTION.sub(" ", text).strip()
+    return _keep_last_variable(_TIMES_BEFORE_FUNCTION.sub(" ", text).strip())
+
+
+def _keep_last_variable(text: str) -> str:
+    found = _LAST_LETTER.fullmatch(text)
+    if not found or not re.search("[A-Za-z]", _NO_VARIABLE.sub("", found["head"].split("=")[-1])):
+        return text
+    return f"{found['head']}{{{found['letter']}}}"
 
 
 def _formula_of_sentence(text: str) -> str:
@@ -225,21 +250,32 @@ def significant_digits(digits: str) -> int:
     return min(max(written, MIN_DECIMAL_DIGITS), MAX_DECIMAL_DIGITS)
 
 
-def equal_numbers(a: Fraction, b: Fraction, digits: int | None) -> bool:
-    """Whether two numbers are the same, or the same when rounded to so many significant digits.
+def equal_numbers(a: Fraction, b: Fraction, a_digits: int | None, b_digits: int | None) -> bool:
+    """Whether two numbers are the same, as far as their written digits tell.
+
+    Two decimals agree if they do when rounded to the fewer digits. A decimal agrees with an
+    exact number if it is that number rounded, or cut off (1.4142135 for the root of two).
 
     Args:
         a: a number.
         b: another.
-        digits: None compares exactly.
+        a_digits: significant digits of a decimal; None if the number is exact.
+        b_digits: of the other.
     """
+    digits = fewest_digits(a_digits, b_digits)
     if a == b or digits is None:
         return a == b
     largest = max(abs(a), abs(b))
-    # floor(log10) up to one: enough for a bound, then corrected.
+    # floor(log10), found within one and corrected.
     exponent = len(str(largest.numerator)) - len(str(largest.denominator))
     exponent -= largest < Fraction(10) ** exponent
-    return abs(a - b) <= Fraction(10) ** (exponent - digits + 1) / 2
+    unit = Fraction(10) ** (exponent - digits + 1)
+    if abs(a - b) <= unit / 2:
+        return True
+    if a_digits is not None and b_digits is not None:
+        return False
+    decimal, exact = (b, a) if a_digits is None else (a, b)
+    return decimal * exact > 0 and 0 < abs(exact) - abs(decimal) < unit
 
 
 def fewest_digits(*digits: int | None) -> int | None:
@@ -253,11 +289,10 @@ def equal_numerals(gold: Numeral, answer: Numeral) -> bool:
     If the gold is a percentage, its number without the sign counts as well: "what percentage"
     asks for it. A sign that the gold does not have divides by 100.
     """
-    digits = fewest_digits(gold.digits, answer.digits)
-    if equal_numbers(gold.value, answer.value, digits):
+    if equal_numbers(gold.value, answer.value, gold.digits, answer.digits):
         return True
     in_percent = gold.is_percent and not answer.is_percent
-    return in_percent and equal_numbers(gold.value * 100, answer.value, digits)
+    return in_percent and equal_numbers(gold.value * 100, answer.value, gold.digits, answer.digits)
 
 
 # --- text -------------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from importlib.metadata import version
 from types import TracebackType
 from typing import Any
 
-from rlready.evaluators import answers, equality
+from rlready.evaluators import answers, equality, values
 from rlready.evaluators.workers import Failure, Pool
 from rlready.registry.errors import BenchmarkError, ConfigError
 from rlready.registry.records import Problem, Verdict
@@ -104,7 +103,8 @@ class Verifier:
         self._known: dict[tuple[str, str], Result] = {}
         self._lock = threading.Lock()
         self._pool = Pool(
-            ["-m", "rlready.evaluators._verify_worker", str(timeout_s), str(memory_mb)],
+            # -P: a json.py in the caller's folder is none of the child's business.
+            ["-P", "-m", "rlready.evaluators._verify_worker", str(timeout_s), str(memory_mb)],
             environment=_WORKER_ENVIRONMENT,
             n_workers=n_workers or min(MAX_WORKERS, _usable_cores()),
             timeout_s=timeout_s + GRACE_S,
@@ -211,9 +211,10 @@ class Verifier:
 
 
 def _usable_cores() -> int:
-    if sys.platform == "linux":
+    try:
         return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    except AttributeError:  # not on macOS
+        return os.cpu_count() or 1
 
 
 def judge_without_algebra(gold: str, answer: str) -> Result | None:
@@ -264,7 +265,7 @@ class Judge:
             return False
         try:
             same = _equal(gold_tree, answer_tree)
-        except equality.TooLarge as excess:
+        except values.TooLarge as excess:
             return f"too large to compare: {excess}"
         return _by_math_verify(gold_tree, answer_tree) if same is None else same
 
@@ -286,7 +287,7 @@ def _parse_affordable(answer: str) -> tuple[list[Any], str | None]:
         for tree in parsed:
             if not isinstance(tree, str):
                 equality.require_affordable(tree)
-    except equality.TooLarge as excess:
+    except values.TooLarge as excess:
         return parsed, str(excess)
     return parsed, None
 

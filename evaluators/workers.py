@@ -26,8 +26,8 @@ from rlready.registry.errors import EvaluationError
 START_TIMEOUT_S = 120.0
 # A request stays below a pipe's 64 KiB, and small enough that no child is left with a long tail.
 TASKS_PER_REQUEST = 16
-# One child handles so many tasks in less time than a second child takes to start.
-TASKS_PER_WORKER = 50
+# A child takes a second to start, and its parser some hundred answers to warm up.
+TASKS_PER_WORKER = 150
 MAX_FAILED_STARTS = 3
 
 
@@ -104,6 +104,9 @@ class Pool:
     # --- one round ----------------------------------------------------------------------------
 
     def _feed(self, tasks: Sequence[Sequence[Any]], waiting: deque[int], wanted: int) -> None:
+        for child in list(self._children):
+            if not child.pending and child.process.poll() is not None and child.is_ready:
+                self._remove(child)  # it was ended from outside, and no task is to blame
         while waiting and len(self._children) < wanted:
             self._children.append(self._start())
         for child in list(self._children):
@@ -113,22 +116,17 @@ class Pool:
             batch = [waiting.popleft() for _ in range(share)]
             child.pending.extend(batch)
             child.deadline = time.monotonic() + self._timeout_s
-            self._send(child, [[index, *tasks[index]] for index in batch])
-
-    def _send(self, child: _Child, request: list[list[Any]]) -> None:
-        stdin = child.process.stdin
-        assert stdin is not None
-        # A child that died while it was idle: its end is seen, and its tasks are, in `_collect`.
-        with contextlib.suppress(BrokenPipeError):
-            stdin.write(json.dumps(request).encode() + b"\n")
-            stdin.flush()
+            try:
+                _send(child, [[index, *tasks[index]] for index in batch])
+            except BrokenPipeError:
+                self._requeue(child, waiting)
 
     def _collect(self, waiting: deque[int]) -> Iterator[tuple[int, Any]]:
         """Results of whatever happens next: replies, an end, or a deadline."""
         with selectors.DefaultSelector() as selector:
             for child in self._children:
                 selector.register(child.output, selectors.EVENT_READ, child)
-            next_deadline = min(child.deadline for child in self._busy())
+            next_deadline = min((child.deadline for child in self._busy()), default=0.0)
             ready = selector.select(max(0.0, next_deadline - time.monotonic()))
         for key, _ in ready:
             yield from self._read(key.data, waiting)
@@ -207,3 +205,10 @@ class Pool:
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
+
+
+def _send(child: _Child, request: list[list[Any]]) -> None:
+    stdin = child.process.stdin
+    assert stdin is not None
+    stdin.write(json.dumps(request).encode() + b"\n")
+    stdin.flush()

@@ -1,0 +1,283 @@
+"""Values of parsed expressions: exact fractions, or floating point with a wide exponent.
+
+Every operation is bounded. `2^{10^9}` is a float with an exponent of a billion, never an integer
+of a billion bits; what would not even fit there raises `TooLarge` at once. What has no rule here
+(sums, derivatives, words) raises `Unknown`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+from rlready.evaluators.answers import significant_digits
+
+# Exact fractions up to this size (about 30,000 digits) cost milliseconds.
+MAX_EXACT_BITS = 100_000
+# Beyond 2^(10^9) a number is too large to be compared, and larger than any that can be.
+MAX_EXPONENT_BITS = 1_000_000_000
+# sin(10^50) needs 170 bits more than sin(1); far larger arguments need them without bound.
+MAX_PERIODIC_BITS = 200
+MAX_FACTORIAL_BITS = 40
+PRECISION_BITS = 400
+# Two numbers are one if they agree in all but these bits of the working precision.
+GUARD_BITS = 60
+# Intermediate results beyond 2^(10^5) are not given the bits to see a difference of one.
+MAX_SCALE_BITS = 100_000
+
+
+class TooLarge(Exception):
+    """A number, or an amount of work, beyond the bounds of this module."""
+
+
+class Unknown(Exception):
+    """Something that this module does not evaluate."""
+
+
+# --- exact ------------------------------------------------------------------------------------
+
+
+def exact_value(node: Any) -> Fraction | None:
+    """The rational number that a closed expression is; None if it is none or too long to write."""
+    if node.is_Rational:
+        return Fraction(int(node.p), int(node.q))
+    if node.is_Float:
+        return Fraction(_decimal_text(node))
+    name = type(node).__name__
+    if name == "UnevaluatedExpr":
+        return exact_value(node.args[0])
+    if name not in ("Add", "Mul", "Pow", "factorial"):
+        return None
+    values = [exact_value(part) for part in node.args]
+    if any(value is None for value in values):
+        return None
+    return _EXACT[name]([value for value in values if value is not None])
+
+
+def _exact_sum(values: list[Fraction]) -> Fraction | None:
+    return _short(sum(values, Fraction(0)))
+
+
+def _exact_product(values: list[Fraction]) -> Fraction | None:
+    product: Fraction | None = Fraction(1)
+    for value in values:
+        product = None if product is None else _short(product * value)
+    return product
+
+
+def _exact_power(values: list[Fraction]) -> Fraction | None:
+    base, exponent = values
+    if exponent.denominator != 1 or (base == 0 and exponent <= 0):
+        return None
+    if _bits(base) * abs(exponent.numerator) > MAX_EXACT_BITS:
+        return None
+    return base ** int(exponent)
+
+
+def _exact_factorial(values: list[Fraction]) -> Fraction | None:
+    # log2(n!) < n log2 n
+    n = values[0]
+    if n.denominator != 1 or n < 0 or n.numerator * n.numerator.bit_length() > MAX_EXACT_BITS:
+        return None
+    return Fraction(math.factorial(n.numerator))
+
+
+_EXACT: dict[str, Callable[[list[Fraction]], Fraction | None]] = {
+    "Add": _exact_sum,
+    "Mul": _exact_product,
+    "Pow": _exact_power,
+    "factorial": _exact_factorial,
+}
+
+
+def _bits(value: Fraction) -> int:
+    return value.numerator.bit_length() + value.denominator.bit_length()
+
+
+def _short(value: Fraction) -> Fraction | None:
+    return value if _bits(value) <= MAX_EXACT_BITS else None
+
+
+def _decimal_text(number: Any) -> str:
+    # sympy keeps a decimal in binary with enough digits to give the written ones back.
+    from sympy import sstr
+
+    return str(sstr(number, full_prec=True))
+
+
+def decimal_digits(node: Any) -> int | None:
+    r"""Significant digits if the expression is one written decimal; None if it is exact.
+
+    A decimal may have a sign, a power of ten or a percent sign. In a longer expression
+    (`2.5 \sqrt 2`) a decimal is taken at its word.
+    """
+    if node.is_Float:
+        digits = _decimal_text(node).split("e")[0].replace(".", "").lstrip("-0").rstrip("0")
+        return significant_digits(digits)
+    if not node.is_Mul:
+        return None
+    floats = [part for part in node.args if part.is_Float]
+    rest = [part for part in node.args if not part.is_Float]
+    if len(floats) == 1 and all(_is_scale(part) for part in rest):
+        return decimal_digits(floats[0])
+    return None
+
+
+def _is_scale(node: Any) -> bool:
+    is_power = node.is_Pow and node.base == 10 and node.exp.is_Integer
+    return is_power or node == -1 or type(node).__name__ == "UnevaluatedExpr"
+
+
+# --- floating point with a wide exponent ------------------------------------------------------
+
+_PLAIN = ("exp", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "asin", "acos", "atan")
+_PERIODIC = ("sin", "cos", "tan", "cot", "sec", "csc")
+_CONSTANTS = {"Pi": "pi", "Exp1": "e", "GoldenRatio": "phi"}
+
+
+class Evaluation:
+    """Values of expressions at one point, and how large the numbers on the way were.
+
+    Args:
+        at: value of each symbol by name.
+        precision: in bits.
+    """
+
+    def __init__(self, at: dict[str, complex], precision: int = PRECISION_BITS) -> None:
+        import mpmath
+
+        self.context = mpmath.MPContext()
+        self.context.prec = precision
+        self.at = at
+        self.scale = 0  # largest |binary exponent| met
+
+    def value(self, node: Any) -> Any:
+        """The (complex) number that the expression is at this point.
+
+        Raises:
+            Unknown: for a node without a rule, or an undefined value.
+            TooLarge: beyond the bounds.
+        """
+        result = self._value(node)
+        if not self.context.isfinite(result):
+            raise Unknown(str(type(node).__name__))
+        if result:
+            magnitude = abs(self.context.mag(result))
+            if magnitude > MAX_EXPONENT_BITS:
+                raise TooLarge("a number beyond the exponent's range")
+            self.scale = max(self.scale, magnitude)
+        return result
+
+    def _value(self, node: Any) -> Any:
+        context, name = self.context, type(node).__name__
+        if getattr(node, "is_Rational", False):
+            return context.mpf(int(node.p)) / int(node.q)
+        if name == "Float":
+            exact = Fraction(_decimal_text(node))
+            return context.mpf(exact.numerator) / exact.denominator
+        if name in _CONSTANTS:
+            return +getattr(context, _CONSTANTS[name])
+        if name == "ImaginaryUnit":
+            return context.mpc(0, 1)
+        if name == "Symbol" and node.name in self.at:
+            return self.context.convert(self.at[node.name])
+        rule = getattr(self, f"_{name}", None)
+        if rule is None and name not in _PLAIN + _PERIODIC:
+            raise Unknown(name)
+        values = [self.value(part) for part in node.args]
+        try:
+            return rule(*values) if rule else self._function(name, *values)
+        except (ArithmeticError, ValueError, TypeError) as error:
+            raise Unknown(f"{name}: {error}") from error
+
+    def _function(self, name: str, x: Any) -> Any:
+        if name in _PERIODIC and x and self.context.mag(x) > MAX_PERIODIC_BITS:
+            raise TooLarge(f"{name} of a number of {self.context.mag(x)} bits")
+        if name == "exp":
+            return self._Pow(+self.context.e, x)
+        return getattr(self.context, name)(x)
+
+    def _Add(self, *values: Any) -> Any:
+        return self.context.fsum(values)
+
+    def _Mul(self, *values: Any) -> Any:
+        return self.context.fprod(values)
+
+    def _Pow(self, base: Any, exponent: Any) -> Any:
+        context = self.context
+        if not base:
+            if context.re(exponent) <= 0:
+                raise Unknown("0 to a power that is not positive")
+            return context.zero
+        if exponent and context.mag(exponent) > 64:
+            raise TooLarge("an exponent of over 64 bits")
+        logarithm = context.ln(abs(base))
+        if abs(logarithm * context.re(exponent)) > MAX_EXPONENT_BITS:
+            raise TooLarge("a power beyond the exponent's range")
+        return context.power(base, exponent)
+
+    def _log(self, x: Any, base: Any = None) -> Any:
+        return self.context.ln(x) if base is None else self.context.ln(x) / self.context.ln(base)
+
+    def _factorial(self, x: Any) -> Any:
+        if x and self.context.mag(x) > MAX_FACTORIAL_BITS:
+            raise TooLarge(f"a factorial of over {MAX_FACTORIAL_BITS} bits")
+        return self.context.factorial(x)
+
+    def _binomial(self, n: Any, k: Any) -> Any:
+        for x in (n, k):
+            if x and self.context.mag(x) > MAX_FACTORIAL_BITS:
+                raise TooLarge(f"a binomial of over {MAX_FACTORIAL_BITS} bits")
+        return self.context.binomial(n, k)
+
+    def _Abs(self, x: Any) -> Any:
+        return abs(x)
+
+    def _floor(self, x: Any) -> Any:
+        return self.context.floor(self._on_grid(x))
+
+    def _ceiling(self, x: Any) -> Any:
+        return self.context.ceil(self._on_grid(x))
+
+    def _on_grid(self, x: Any) -> Any:
+        # log_2(8) comes as 3 - 2^-399.
+        nearest = self.context.nint(x)
+        near = abs(x - nearest) < self.context.mpf(2) ** (GUARD_BITS - self.context.prec)
+        return nearest if near else x
+
+    def _UnevaluatedExpr(self, x: Any) -> Any:
+        return x
+
+    def _Max(self, *values: Any) -> Any:
+        return max(values)
+
+    def _Min(self, *values: Any) -> Any:
+        return min(values)
+
+    def _Mod(self, x: Any, modulus: Any) -> Any:
+        if x and self.context.mag(x) > self.context.prec - GUARD_BITS:
+            raise TooLarge("a remainder of a number longer than the precision")
+        return x - modulus * self.context.floor(self._on_grid(x / modulus))
+
+
+def agree(one: Any, other: Any, at: dict[str, complex]) -> tuple[bool, bool]:
+    """Whether two expressions have the same value at a point, and whether it is sure.
+
+    Not sure are values that agree in their leading bits but are too long to see the last, and
+    differences between complex values, where the branch may differ.
+    """
+    evaluation = Evaluation(at)
+    one_value, other_value = evaluation.value(one), evaluation.value(other)
+    if GUARD_BITS * 2 < evaluation.scale <= MAX_SCALE_BITS:
+        evaluation = Evaluation(at, precision=PRECISION_BITS + 2 * evaluation.scale)
+        one_value, other_value = evaluation.value(one), evaluation.value(other)
+    context, is_exact = evaluation.context, evaluation.scale <= MAX_SCALE_BITS
+    unit = context.mpf(2) ** (GUARD_BITS - context.prec)
+    size = max(abs(one_value), abs(other_value))
+    if is_exact:
+        size = max(size, context.mpf(2) ** evaluation.scale)
+    same = abs(one_value - other_value) <= unit * size
+    is_real = not any(abs(context.im(value)) > unit * size for value in (one_value, other_value))
+    return bool(same), is_exact if same else is_real
