@@ -36,8 +36,8 @@ _TOLERANCE_FLOAT32 = 1e-4
 _TOLERANCE_HALF = 3e-2
 # How far another text in the neighbouring place may move a token in the same units, any precision.
 _LEAK = 1e-5
-# So many logits at a time go through the exponential: 4 MB stay in a core's cache.
-_LOGITS_IN_CACHE = 1 << 20
+# So many logits at a time go through the exponential: 1 MB stays in a core's cache.
+_LOGITS_IN_CACHE = 1 << 18
 
 
 class Layout(Enum):

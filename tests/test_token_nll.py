@@ -146,9 +146,10 @@ def test_state_space_model_would_leak_if_packed() -> None:
 
 
 class LengthScaled(transformers.LlamaForCausalLM):  # type: ignore[misc,name-defined]
-    """Does to its logits what cannot be known without the tokens: feeding its head is not enough."""
+    """Does to its logits what feeding its head alone cannot repeat."""
 
     def forward(self, input_ids: Any = None, **options: Any) -> Any:
+        """Logits, larger the longer the row."""
         output = super().forward(input_ids=input_ids, **options)
         output.logits = output.logits * input_ids.shape[1]
         return output
@@ -158,6 +159,7 @@ class LengthScaledKeeping(LengthScaled):
     """The same with a signature that lets single positions be asked for."""
 
     def forward(self, input_ids: Any = None, logits_to_keep: Any = 0, **options: Any) -> Any:
+        """Logits of the positions asked for, larger the longer the row."""
         return super().forward(input_ids, logits_to_keep=logits_to_keep, **options)
 
 
