@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 EVALUATOR_VERSION = "1"
 
-# Attention over a packed row is dense: on a CPU longer rows are slower (notes: 4,096 tokens take
-# 1.3 times as long a token as 1,024), a GPU needs them to be busy.
+# Attention over a packed row is dense: on a CPU a token costs 1.3 times as much in rows of 4,096 as
+# in rows of 1,024. A GPU needs longer rows to be busy.
 _TOKENS_PER_PACK = {"cpu": 1024, "other": 4096}
 # Rows of logits at a time: 128 x 152,000 float32 are 78 MB.
 _ROWS_PER_CHUNK = {"cpu": 128, "other": 2048}
