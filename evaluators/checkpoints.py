@@ -6,7 +6,9 @@ do anything on the machine that evaluates it.
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+LARGE_BYTES = 2_000_000_000
+"""Weights from here on take seconds to read."""
+
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model"]
 
 
@@ -135,13 +140,14 @@ def load_model(path: Path, device: str, dtype: torch.dtype) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=dtype,
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-        )
+        with _bar_if_large(path):
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=dtype,
+                trust_remote_code=False,
+                use_safetensors=True,
+                local_files_only=True,
+            )
         model = model.to(device)
     except Exception as error:  # the same
         raise CheckpointError(f"the model in {path} cannot be loaded", why=_brief(error)) from error
@@ -220,6 +226,22 @@ def _download(reference: str) -> Weights:
     check_folder(path)
     # A snapshot's folder carries the commit that the revision stood for.
     return Weights(path=path, uri=f"hf://{repo_id}@{path.name}", name=repo_id.split("/")[1])
+
+
+@contextlib.contextmanager
+def _bar_if_large(path: Path) -> Iterator[None]:
+    """Show transformers' progress bar only where there is progress to watch."""
+    from transformers.utils import logging
+
+    size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    is_hidden = size < LARGE_BYTES and logging.is_progress_bar_enabled()
+    if is_hidden:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if is_hidden:
+            logging.enable_progress_bar()
 
 
 def _folder_name(path: Path) -> str:

@@ -33,7 +33,7 @@ def sample_proxies(
         ks: of pass@k, and of maj@k for those above 1.
     """
     counts = [problem.counts for problem in problems]
-    version = f"{distribution.EVALUATOR_VERSION}"
+    version = distribution.EVALUATOR_VERSION
     found: list[tuple[str, Estimate | None, str, str]] = []
     undefined: list[EvaluationError] = []
     for k in ks:
@@ -43,6 +43,7 @@ def sample_proxies(
             undefined.append(error)
             continue
         found.append((f"pass_at_{k}", estimate, _PROBABILITY, pass_at_k.EVALUATOR_VERSION))
+    for k in ks:
         if k > 1:
             majority = distribution.majority_at_k(problems, k)
             found.append((f"maj_at_{k}", majority, _PROBABILITY, version))

@@ -6,6 +6,7 @@ Only click is imported here at the top, so that `--help` answers at once.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from rlready.workflow.steps import Report
 
 EXIT_USAGE = 2
+
+_FILE_WIDTH = 160
 
 
 class _Group(click.Group):
@@ -239,7 +242,7 @@ def evaluate(as_json: bool, **flags: Any) -> None:
         return
     from rlready.workflow.views import evaluation_view
 
-    _print(evaluation_view(report))
+    _print(evaluation_view(report, _width()))
     click.echo(_store(config.tracking_uri, config.experiment).ui_hint())
 
 
@@ -270,7 +273,7 @@ def show(checkpoint: str, experiment: str, tracking_uri: str | None, as_json: bo
     if as_json:
         click.echo(json.dumps(checkpoint_dict(found), ensure_ascii=False))
     else:
-        _print(checkpoint_view(found))
+        _print(checkpoint_view(found, _width()))
 
 
 def _evaluate(config: EvaluateConfig, console: Console | None) -> Report:
@@ -295,4 +298,11 @@ def _console() -> Console:
 def _print(view: Any) -> None:
     from rich.console import Console
 
-    Console().print(view)
+    Console(width=_width()).print(view)
+
+
+def _width() -> int:
+    """Of the terminal; wide where the text goes to a file, which need not be broken up."""
+    import shutil
+
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _FILE_WIDTH

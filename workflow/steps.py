@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rlready.evaluators import problems as benchmarks
-from rlready.evaluators.checkpoints import Weights, open_weights, pick_device
+from rlready.evaluators.checkpoints import LARGE_BYTES, Weights, open_weights, pick_device
 from rlready.evaluators.distribution import ProblemSamples
 from rlready.evaluators.heldout import HeldoutSet, load_heldout, parse_heldout_option
 from rlready.evaluators.heldout_loss import EVALUATOR_VERSION as LOSS_VERSION
@@ -45,8 +45,6 @@ from rlready.workflow.progress import Clock
 
 _VERIFY_CHUNK = 8192
 """Samples verified before their verdicts are written: what a kill costs at most."""
-
-_LARGE_BYTES = 2_000_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -432,7 +430,7 @@ def _check_names(names: Sequence[str], heldout: Sequence[str], suite_name: str) 
 
 def _checkpoint(config: EvaluateConfig, weights: Weights, store: Store, clock: Clock) -> Checkpoint:
     size = sum(path.stat().st_size for path in weights.path.glob("*.safetensors"))
-    if size > _LARGE_BYTES:
+    if size > LARGE_BYTES:
         clock.say(f"Reading {size / 1e9:.1f} GB of weights for their fingerprint (once)")
     content = fingerprint(weights.path, default_cache_dir())
     return Checkpoint(

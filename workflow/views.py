@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,8 @@ if TYPE_CHECKING:
     from rlready.registry.store import StoredCheckpoint
     from rlready.workflow.steps import Report
 
-_LEADING = ("heldout_nll", "pass_at_")
-"""What stands first in a table; the rest follows in the order in which it was measured."""
 
-
-def evaluation_view(report: Report) -> RenderableType:
+def evaluation_view(report: Report, width: int) -> RenderableType:
     """Proxies of one evaluation, what the samples came to, and where it went."""
     from rich.console import Group
 
@@ -35,7 +32,8 @@ def evaluation_view(report: Report) -> RenderableType:
         f"checkpoint {checkpoint.id[:12]} ({checkpoint.name}): {state}; "
         f"model {report.stored.model_id}, run {report.stored.run_id}",
     ]
-    return Group(proxy_table(report.evaluation.proxies, checkpoint.name), *map(_plain, lines))
+    tables = proxy_tables(report.evaluation.proxies, checkpoint.name, width)
+    return Group(*tables, *map(_plain, lines))
 
 
 def list_view(stored: Sequence[StoredCheckpoint], experiment: str) -> RenderableType:
@@ -64,7 +62,7 @@ def list_view(stored: Sequence[StoredCheckpoint], experiment: str) -> Renderable
     return table
 
 
-def checkpoint_view(stored: StoredCheckpoint) -> RenderableType:
+def checkpoint_view(stored: StoredCheckpoint, width: int) -> RenderableType:
     """Everything known about one checkpoint."""
     from rich.console import Group
 
@@ -79,7 +77,7 @@ def checkpoint_view(stored: StoredCheckpoint) -> RenderableType:
     ]
     if checkpoint.recipe is not None:
         facts += [f"recipe {key} = {value}" for key, value in checkpoint.recipe.to_dict().items()]
-    return Group(*map(_plain, facts), proxy_table(stored.proxies, checkpoint.name))
+    return Group(*map(_plain, facts), *proxy_tables(stored.proxies, checkpoint.name, width))
 
 
 def checkpoint_dict(stored: StoredCheckpoint) -> dict[str, Any]:
@@ -101,28 +99,62 @@ def checkpoint_dict(stored: StoredCheckpoint) -> dict[str, Any]:
     }
 
 
-def proxy_table(proxies: Sequence[Proxy], title: str) -> Table:
-    """Proxies by benchmark: a row a proxy, a column a benchmark, value and standard error."""
+def proxy_tables(proxies: Sequence[Proxy], title: str, width: int) -> list[Table]:
+    """Proxies as tables: a row a proxy, a column a benchmark, value and standard error.
+
+    Benchmarks that were sampled and held-out sets share no rows, so they share no table; and no
+    table is wider than `width` characters unless one column is.
+    """
+    # Two measurements of the same proxy on another version of a benchmark, or under another
+    # protocol, share a cell: the newest is shown.
+    cells = {(proxy.benchmark, proxy.name): proxy for proxy in proxies}
+    benchmarks = list(dict.fromkeys(proxy.benchmark for proxy in proxies))
+    heldout = [b for b in benchmarks if (b, "heldout_nll") in cells]
+    sampled = [b for b in benchmarks if b not in heldout]
+    return [
+        _proxy_table(cells, columns, title)
+        for family in (sampled, heldout)
+        for columns in _fitting(family, width - _FIXED_WIDTH)
+    ]
+
+
+def _proxy_table(
+    cells: Mapping[tuple[str, str], Proxy], benchmarks: Sequence[str], title: str
+) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    benchmarks = list(dict.fromkeys(proxy.benchmark for proxy in proxies))
-    names = list(dict.fromkeys(proxy.name for proxy in proxies))
-    names.sort(key=lambda name: not name.startswith(_LEADING))
     table = Table(title=Text(title), caption="value ± standard error over problems")
-    table.add_column("proxy")
+    table.add_column("proxy", no_wrap=True)
     for benchmark in benchmarks:
         table.add_column(Text(benchmark), justify="right")
-    table.add_column("unit")
-    # Two measurements of the same proxy on another version of a benchmark, or under another
-    # protocol, would share a cell: the newest is shown.
-    cells = {(proxy.name, proxy.benchmark): proxy for proxy in proxies}
-    for name in names:
-        row = [cells.get((name, benchmark)) for benchmark in benchmarks]
+    table.add_column("unit", no_wrap=True)
+    for name in dict.fromkeys(name for benchmark, name in cells if benchmark in benchmarks):
+        row = [cells.get((benchmark, name)) for benchmark in benchmarks]
         unit = next(proxy.unit for proxy in row if proxy is not None)
         table.add_row(name, *("" if proxy is None else _value(proxy) for proxy in row), unit)
     return table
 
+
+def _fitting(benchmarks: Sequence[str], width: int) -> Iterator[list[str]]:
+    """The benchmarks in runs whose columns fit side by side."""
+    run: list[str] = []
+    left = width
+    for benchmark in benchmarks:
+        needed = max(len(benchmark), _VALUE_WIDTH) + _COLUMN_MARGIN
+        if run and needed > left:
+            yield run
+            run, left = [], width
+        run.append(benchmark)
+        left -= needed
+    if run:
+        yield run
+
+
+_FIXED_WIDTH = len("heldout_nll_per_sequence") + len("nats/sequence") + 7
+"""Columns `proxy` and `unit` with their borders."""
+_VALUE_WIDTH = len("0.1234 ± 0.1234")
+_COLUMN_MARGIN = 3
 
 _COLUMNS = ("id", "name", "kind", "step", "measured on", "pass@1", "pass@k", "loss", "when")
 _NUMBERS = ("step", "pass@1", "pass@k", "loss")
