@@ -76,6 +76,7 @@ class Pool:
         self._n_workers, self._timeout_s = n_workers, timeout_s
         self._children: list[_Child] = []
         self._n_failed_starts = 0
+        self._died_once: set[int] = set()
 
     def run(self, tasks: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Any]]:
         """Index and result (or `Failure`) of each task, as they finish.
@@ -84,6 +85,7 @@ class Pool:
             EvaluationError: if no child can be started.
         """
         waiting = deque(range(len(tasks)))
+        self._died_once = set()
         n_left = len(tasks)
         wanted = min(self._n_workers, 1 + len(tasks) // TASKS_PER_WORKER)
         try:
@@ -104,9 +106,6 @@ class Pool:
     # --- one round ----------------------------------------------------------------------------
 
     def _feed(self, tasks: Sequence[Sequence[Any]], waiting: deque[int], wanted: int) -> None:
-        for child in list(self._children):
-            if not child.pending and child.process.poll() is not None and child.is_ready:
-                self._remove(child)  # it was ended from outside, and no task is to blame
         while waiting and len(self._children) < wanted:
             self._children.append(self._start())
         for child in list(self._children):
@@ -140,7 +139,14 @@ class Pool:
     def _read(self, child: _Child, waiting: deque[int]) -> Iterator[tuple[int, Any]]:
         data = os.read(child.output, 1 << 16)
         if not data:
-            yield from self._give_up(child, waiting, "its process died")
+            # The first death may be another's doing: a child that was killed while it was idle,
+            # or by a machine out of memory. The second, in a fresh child, is the task's.
+            suspect = child.pending[0] if child.is_ready and child.pending else None
+            if suspect is not None and suspect not in self._died_once:
+                self._died_once.add(suspect)
+                self._requeue(child, waiting)
+            else:
+                yield from self._give_up(child, waiting, "its process died, twice")
             return
         *lines, child.buffer = (child.buffer + data).split(b"\n")
         for line in lines:
