@@ -13,7 +13,8 @@ What decides, in this order:
 4. Numbers and functions by their values (`equality`); the rest by math-verify, in a child process.
 5. The check ran out of time or memory, or its process died: UNSCORED.
 
-This module alone knows math-verify; its processes need a POSIX system. Each distinct pair of gold and answer is checked once.
+This module alone knows math-verify; its processes need a POSIX system. Each distinct pair of gold
+and answer is checked once.
 """
 
 from __future__ import annotations
