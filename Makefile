@@ -23,13 +23,13 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)  ## Train a tiny checkpoint, evaluate it through `mlflow run`, print its proxies
-	$(BIN)/python -m rlready.testbed.demo --out $(DEMO)
+	$(BIN)/python -m rlready.testbed.demo --out $(DEMO)/sft
 	PATH="$(CURDIR)/$(BIN):$$PATH" MLFLOW_TRACKING_URI="$(URI)" \
 	mlflow run . -e evaluate --env-manager=local --experiment-name rlready \
-	  -P checkpoint=$(DEMO)/checkpoint \
-	  -P benchmark=chain_easy=$(DEMO)/benchmarks/chain_easy.jsonl,chain_hard=$(DEMO)/benchmarks/chain_hard.jsonl \
-	  -P held-out=demo_heldout=$(DEMO)/heldout.jsonl -P prompt-template=$(DEMO)/prompt.txt \
-	  -P recipe=$(DEMO)/recipe.toml -P samples=64 -P max-tokens=96 \
+	  -P checkpoint=$(DEMO)/sft/checkpoint \
+	  -P benchmark=chain_easy=$(DEMO)/sft/benchmarks/chain_easy.jsonl,chain_hard=$(DEMO)/sft/benchmarks/chain_hard.jsonl \
+	  -P held-out=demo_heldout=$(DEMO)/sft/heldout.jsonl -P prompt-template=$(DEMO)/sft/prompt.txt \
+	  -P recipe=$(DEMO)/sft/recipe.toml -P samples=64 -P max-tokens=96 \
 	  -P samples-dir=$(DEMO)/samples -P name=demo-sft
 
 test: $(STAMP)  ## Run all tests

@@ -97,6 +97,12 @@ class SampleFolder:
         }
         return {problem_id: indices for problem_id, indices in absent.items() if indices}
 
+    def n_unjudged(self, checker_version: str) -> int:
+        """How many samples `unjudged` will give."""
+        columns = (table["checker_version"] for _, table in self._parts([*_KEY, "checker_version"]))
+        counts = [len(c) for c in columns if set(c.to_pylist()) != {checker_version}]
+        return sum(counts)
+
     def unjudged(self, checker_version: str) -> Iterator[tuple[Path, list[tuple[str, str]]]]:
         """Parts with samples not yet judged by this checker.
 

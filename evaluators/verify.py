@@ -171,10 +171,13 @@ class Verifier:
         """
         golds = [(problem.id, gold) for problem in problems for gold in problem.answers]
         distinct = list(dict.fromkeys(gold for _, gold in golds))
+        # Unbalanced braces parse as text, but no completion can hold such a box.
+        wrong = {gold for gold in distinct if extract_boxed(f"\\boxed{{{gold}}}") is None}
+        distinct = [gold for gold in distinct if gold not in wrong]
         with self._lock:
             found = dict(self._pool.run([("gold", gold, gold) for gold in distinct]))
-        wrong = {distinct[i]: result for i, result in found.items() if result is not True}
-        bad = [f"{problem}: {gold[:80]!r}" for problem, gold in golds if gold in wrong]
+        wrong |= {distinct[i] for i, result in found.items() if result is not True}
+        bad = [f"problem {problem} has {gold[:80]!r}" for problem, gold in golds if gold in wrong]
         if bad:
             shown = "; ".join(bad[:_NAMED_GOLDS])
             raise BenchmarkError(

@@ -80,7 +80,7 @@ def test_a_flag_that_cannot_be_meant_is_told(
         ([GOOD, GOOD], "'1'"),
         ([""], "no problems"),
         ([GOOD, "{broken"], "line 2"),
-        ([{**GOOD, "answer": "\\frac{"}], "1"),
+        ([{**GOOD, "answer": "\\frac{"}], "problem 1 has '\\\\frac{'"),
     ],
 )
 def test_a_bad_benchmark_is_told_with_its_place(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from rlready.evaluators.sample_files import SampleFolder
 from rlready.evaluators.sampling import Draw, Sampler
 from rlready.evaluators.verify import Verifier, checker_version
 from rlready.registry.digest import default_cache_dir, digest, fingerprint
-from rlready.registry.errors import ConfigError, StoreError
+from rlready.registry.errors import BenchmarkError, ConfigError, StoreError
 from rlready.registry.records import (
     Checkpoint,
     CheckpointKind,
@@ -199,9 +199,12 @@ class Evaluator:
         )
 
     def _check_golds(self, verifier: Verifier) -> None:
-        every = [problem for benchmark in self._plan.benchmarks for problem in benchmark.problems]
-        if every:
-            verifier.check_golds(every)
+        for benchmark in self._plan.benchmarks:
+            try:
+                verifier.check_golds(benchmark.problems)
+            except BenchmarkError as error:
+                what = f"benchmark {benchmark.name}: {error.what}"
+                raise BenchmarkError(what, why=error.why, fix=error.fix) from error
 
     def _judged_samples(self, benchmark: Benchmark, verifier: Verifier) -> list[ProblemSamples]:
         plan, n = self._plan, self._plan.config.samples
@@ -245,13 +248,12 @@ class Evaluator:
     def _judge(self, benchmark: Benchmark, folder: SampleFolder, verifier: Verifier) -> None:
         version = checker_version()
         answers = {problem.id: problem.answers for problem in benchmark.problems}
-        parts = list(folder.unjudged(version))
-        if not parts:
+        total = folder.n_unjudged(version)
+        if not total:
             return
-        total = sum(len(rows) for _, rows in parts)
         label = f"Verifying {benchmark.name}"
         with self._clock.stage("verification", label, total, "answers") as advance:
-            for group in _groups(parts):
+            for group in _groups(folder.unjudged(version)):
                 items = [(answers[problem], text) for _, rows in group for problem, text in rows]
                 checked = iter(verifier.check(items, advance))
                 for path, rows in group:
@@ -451,7 +453,7 @@ def _known_kind(store: Store, checkpoint_id: str) -> CheckpointKind:
 
 
 def _groups(
-    parts: Sequence[tuple[Path, list[tuple[str, str]]]],
+    parts: Iterable[tuple[Path, list[tuple[str, str]]]],
 ) -> Iterator[list[tuple[Path, list[tuple[str, str]]]]]:
     """The parts in groups of about `_VERIFY_CHUNK` samples."""
     group: list[tuple[Path, list[tuple[str, str]]]] = []
