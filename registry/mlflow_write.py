@@ -10,8 +10,8 @@
     7 finalize   a new model becomes READY; for an old one its time of update moves
     8 end        the run becomes FINISHED
 
-Each step can be done twice: the run's tag keeps the time of the first try, so that a metric written
-again is the same row. The caller holds the lock of the checkpoint.
+Each step can be done twice: the run's tag keeps the time of the first try, by which metrics that
+are there already are known. The caller holds the lock of the checkpoint.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -92,8 +92,7 @@ def store(
     _log_artifacts(client, run_id, evaluation, files)
     if known.stored is None:
         _log_reference(client, run_id, model_id, evaluation.checkpoint)
-    for batch in _metric_batches(evaluation, model_id, at_ms):
-        client.log_batch(run_id, metrics=batch)
+    _log_metrics(client, run, model_id, evaluation)
     _link(client, run, model_id, evaluation.checkpoint, known)
     if known.stored is not None:
         facts = _news(known.stored.checkpoint, evaluation.checkpoint)
@@ -257,11 +256,24 @@ def _news(known: Checkpoint, given: Checkpoint) -> dict[str, str]:
     return {} if after == known else codec.checkpoint_tags(after)
 
 
-def _metric_batches(evaluation: Evaluation, model_id: str, at_ms: int) -> Iterator[list[Metric]]:
+def _log_metrics(client: MlflowClient, run: Run, model_id: str, evaluation: Evaluation) -> None:
+    run_id, at_ms = run.info.run_id, int(run.data.tags[AT])
+    metrics = _metrics(evaluation, model_id, at_ms)
+    if run.data.metrics:
+        # A killed put wrote some. MLflow takes a row a second time, but fails (3.17) if more than
+        # 100 keys of a model come again at once.
+        there = client.get_logged_model(model_id).metrics or []
+        written = {(m.key, m.timestamp) for m in there if m.run_id == run_id}
+        metrics = [m for m in metrics if (m.key, m.timestamp) not in written]
+    for start in range(0, len(metrics), _METRICS_A_BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + _METRICS_A_BATCH])
+
+
+def _metrics(evaluation: Evaluation, model_id: str, at_ms: int) -> list[Metric]:
     from mlflow.entities import Metric
 
     step = evaluation.checkpoint.step or 0
-    metrics = [
+    return [
         # A model's metric has no dataset in its key: two in one millisecond would clash.
         Metric(
             key,
@@ -275,8 +287,6 @@ def _metric_batches(evaluation: Evaluation, model_id: str, at_ms: int) -> Iterat
         for offset, dataset in enumerate(codec.metrics_by_dataset(evaluation))
         for key, value in dataset.values.items()
     ]
-    for start in range(0, len(metrics), _METRICS_A_BATCH):
-        yield metrics[start : start + _METRICS_A_BATCH]
 
 
 def _log_artifacts(

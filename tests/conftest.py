@@ -155,7 +155,9 @@ def new_experiment(uri: str, folder: Path) -> str:
     if uri.startswith("postgresql"):
         MlflowStore(uri, "template").check(a_checkpoint())  # makes the tables
         with quiet():
-            client_of(uri).create_experiment(name, artifact_location=folder.as_uri())
+            client_of(MlflowStore(uri).tracking_uri).create_experiment(
+                name, artifact_location=folder.as_uri()
+            )
     return name
 
 

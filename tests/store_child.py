@@ -85,11 +85,14 @@ def victim(step: str) -> Evaluation:
 
 
 def kill_at(step: str) -> None:
-    """Have this process killed before or after the n-th call of a client's method."""
+    """Have this process killed before or after the n-th call of a client's or store's method."""
     from mlflow import MlflowClient
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     when, method, nth = step.split()
-    original: Callable[..., Any] = getattr(MlflowClient, method)
+    # Inside `log_batch` MLflow commits the run's rows first and the model's after them.
+    owner = SqlAlchemyStore if method == "_log_model_metrics" else MlflowClient
+    original: Callable[..., Any] = getattr(owner, method)
     calls = 0
 
     def deadly(*args: Any, **kwargs: Any) -> Any:
@@ -102,7 +105,7 @@ def kill_at(step: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
-    setattr(MlflowClient, method, deadly)
+    setattr(owner, method, deadly)
 
 
 def put(uri: str, experiment: str, evaluation: Evaluation) -> None:
