@@ -19,13 +19,14 @@ The version rises when one of these may move.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from rlready.evaluators.pass_at_k import Estimate, ProblemCounts, none_correct, standard_error
+from rlready.evaluators.estimates import Estimate, mean, ratio
+from rlready.evaluators.pass_at_k import ProblemCounts, none_correct
 from rlready.registry.records import Verdict
 
 EVALUATOR_VERSION = "1"
@@ -89,7 +90,7 @@ def signal_share(counts: Sequence[ProblemCounts], group_size: int) -> Estimate |
     """Share of GRPO groups with any reward variance; None if a problem has n < group_size."""
     if any(p.n < group_size for p in counts):
         return None
-    return _mean(
+    return mean(
         1.0 - none_correct(p.n, p.c, group_size) - none_correct(p.n, p.n - p.c, group_size)
         for p in counts
     )
@@ -100,7 +101,7 @@ def signal_variance(counts: Sequence[ProblemCounts], group_size: int) -> Estimat
     if any(p.n < 2 for p in counts):
         return None
     factor = (group_size - 1) / group_size
-    return _mean(factor * p.c * (p.n - p.c) / (p.n * (p.n - 1)) for p in counts)
+    return mean(factor * p.c * (p.n - p.c) / (p.n * (p.n - 1)) for p in counts)
 
 
 def majority_at_k(problems: Sequence[ProblemSamples], k: int, seed: int = 0) -> Estimate | None:
@@ -109,7 +110,7 @@ def majority_at_k(problems: Sequence[ProblemSamples], k: int, seed: int = 0) -> 
     if any(len(labels_N) < k for labels_N in labels):
         return None
     rng = np.random.default_rng(seed)
-    return _mean(_majority(labels_N, k, rng) for labels_N in labels)
+    return mean(_majority(labels_N, k, rng) for labels_N in labels)
 
 
 def distinct_answer_share(problems: Sequence[ProblemSamples]) -> Estimate | None:
@@ -123,7 +124,7 @@ def distinct_answer_share(problems: Sequence[ProblemSamples]) -> Estimate | None
         sizes = np.unique(labels_N, return_counts=True)[1]
         expected = math.fsum(1.0 - none_correct(n, int(size), DISTINCT_AT) for size in sizes)
         shares.append(expected / DISTINCT_AT)
-    return _mean(shares)
+    return mean(shares)
 
 
 def token_entropy(problems: Sequence[ProblemSamples]) -> Estimate | None:
@@ -137,7 +138,7 @@ def token_entropy(problems: Sequence[ProblemSamples]) -> Estimate | None:
 
 def response_tokens(problems: Sequence[ProblemSamples]) -> Estimate:
     """Mean length of a sample in tokens."""
-    return _mean(float(np.mean(p.n_tokens)) for p in problems)
+    return mean(float(np.mean(p.n_tokens)) for p in problems)
 
 
 def verdict_shares(problems: Sequence[ProblemSamples]) -> dict[str, Estimate]:
@@ -145,21 +146,9 @@ def verdict_shares(problems: Sequence[ProblemSamples]) -> dict[str, Estimate]:
     counts = [problem.counts for problem in problems]
     drawn = [p.n + p.n_unscored for p in counts]
     return {
-        name: _mean(getattr(p, f"n_{name}") / n for p, n in zip(counts, drawn, strict=True))
+        name: mean(getattr(p, f"n_{name}") / n for p, n in zip(counts, drawn, strict=True))
         for name in ("truncated", "unparsed", "unscored")
     }
-
-
-def ratio(numerator_P: npt.NDArray[np.float64], denominator_P: npt.NDArray[np.float64]) -> Estimate:
-    """Sum over sum, with the linearised standard error of a ratio of means."""
-    value = float(numerator_P.sum() / denominator_P.sum())
-    residuals_P = (numerator_P - value * denominator_P) / denominator_P.mean()
-    return Estimate(value=value, se=standard_error(residuals_P))
-
-
-def _mean(values: Iterable[float]) -> Estimate:
-    values_P = np.array(list(values), dtype=np.float64)
-    return Estimate(value=float(values_P.mean()), se=standard_error(values_P))
 
 
 def _majority(labels_N: npt.NDArray[np.int64], k: int, rng: np.random.Generator) -> float:

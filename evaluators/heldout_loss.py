@@ -31,7 +31,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rlready.evaluators.estimates import mean, ratio
 from rlready.evaluators.heldout_tokens import TokenizedExample
+from rlready.evaluators.memory import give_back_memory, is_out_of_memory
 from rlready.evaluators.token_nll import Piece, Scorer, choose_scorer, n_token_ids, plan_packs
 from rlready.registry.errors import CheckpointError, EvaluationError
 from rlready.registry.records import Proxy
@@ -47,9 +49,6 @@ EVALUATOR_VERSION = "1"
 _TOKENS_PER_PACK = {"cpu": 1024, "other": 4096}
 # Rows of logits at a time: 128 x 152,000 float32 are 78 MB.
 _ROWS_PER_CHUNK = {"cpu": 128, "other": 2048}
-
-# What torch says on CUDA, other devices, CPU, Windows and from cuBLAS.
-_OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator", "not enough memory", "ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
@@ -140,17 +139,17 @@ def heldout_proxies(
     n_tokens = np.array([loss.n_tokens for loss in losses], dtype=np.float64)
     n_bytes = np.array([loss.n_bytes for loss in losses], dtype=np.float64)
     numbers = [
-        ("heldout_nll", "nats/token", *_ratio(nll, n_tokens)),
-        ("heldout_nll_per_sequence", "nats/sequence", *_ratio(nll, np.ones_like(nll))),
+        ("heldout_nll", "nats/token", ratio(nll, n_tokens)),
+        ("heldout_nll_per_sequence", "nats/sequence", mean(nll)),
     ]
     if n_bytes.sum() > 0:
-        bits = _ratio(nll / math.log(2), n_bytes)
-        numbers.append(("heldout_bits_per_byte", "bits/byte", *bits))
+        bits = ratio(nll / math.log(2), n_bytes)
+        numbers.append(("heldout_bits_per_byte", "bits/byte", bits))
     return [
         Proxy(
             name=name,
-            value=value,
-            se=se,
+            value=estimate.value,
+            se=estimate.se,
             unit=unit,
             benchmark=benchmark,
             benchmark_digest=benchmark_digest,
@@ -158,7 +157,7 @@ def heldout_proxies(
             n_samples=int(n_tokens.sum()),
             evaluator_version=EVALUATOR_VERSION,
         )
-        for name, unit, value, se in numbers
+        for name, unit, estimate in numbers
     ]
 
 
@@ -166,21 +165,6 @@ def context_tokens(model: PreTrainedModel) -> int | None:
     """How many tokens the model was made for; None if its config sets no limit."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
-
-
-def _ratio(
-    numerator: NDArray[np.float64], weight: NDArray[np.float64]
-) -> tuple[float, float | None]:
-    """Sum over sum, and its standard error over examples; None with a single one.
-
-    The linearised estimator of a ratio (Cochran 1977, Sampling Techniques, section 2.11); with
-    equal weights the mean and sd / sqrt(n).
-    """
-    n, ratio = len(numerator), float(numerator.sum() / weight.sum())
-    if n < 2:
-        return ratio, None
-    residuals = numerator - ratio * weight
-    return ratio, float(np.sqrt((residuals**2).sum() * n / (n - 1)) / weight.sum())
 
 
 def _finite_sum(nlls: NDArray[np.float32], example_id: str) -> float:
@@ -263,16 +247,12 @@ def _token_nlls_if_memory(
     scorer: Scorer, pieces: Sequence[Piece], rows: int
 ) -> list[NDArray[np.float32]] | None:
     """Token losses, or None if memory ran out."""
-    import torch
-
     try:
         return scorer.token_nlls(pieces, rows)
-    except RuntimeError as error:  # torch.OutOfMemoryError is one.
-        if not any(sign in str(error) for sign in _OUT_OF_MEMORY):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
-    # After the handler: until it ends, the traceback keeps the tensors of the failed pass alive.
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    give_back_memory()
     return None
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlready.evaluators.kv_cache import growing_cache
+from rlready.evaluators.memory import give_back_memory, is_out_of_memory
 from rlready.evaluators.prompts import encode, render
 from rlready.evaluators.sampling import Draw, OnProgress, UniformStreams, sample_seed
 from rlready.registry import records
@@ -97,13 +98,9 @@ class HfSampler:
         start = 0
         while start < len(rows):
             batch = rows[start : start + size]
-            try:
-                samples = self._draw_batch(batch, protocol, on_progress)
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or len(batch) == 1:
-                    raise
-                size = max(1, len(batch) // 2)
-                _free_memory()
+            samples = self._draw_if_it_fits(batch, protocol, on_progress)
+            if samples is None:
+                size = len(batch) // 2
                 continue
             yield samples
             start += len(batch)
@@ -148,8 +145,29 @@ class HfSampler:
             memory = int(torch.cuda.mem_get_info(device)[0] * _GPU_CACHE_SHARE)
         return max(1, min(_MAX_ROWS.get(device.type, 512), memory // row_bytes))
 
-    def _draw_batch(
+    def _draw_if_it_fits(
         self, rows: Sequence[_Row], protocol: records.Protocol, on_progress: OnProgress | None
+    ) -> list[Sample] | None:
+        """The samples of a batch; None if memory ran out and a smaller one may do."""
+        drawn = _Counter(on_progress)
+        try:
+            return self._draw_batch(rows, protocol, drawn)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(rows) == 1:
+                raise EvaluationError(
+                    f"a single sample of problem {rows[0].problem_id} does not fit into memory",
+                    why=f"its prompt has {len(rows[0].prompt)} tokens, and {protocol.max_tokens} "
+                    "may follow",
+                    fix="Lower --max-tokens, or use a larger device",
+                ) from error
+        drawn.take_back()
+        give_back_memory()
+        return None
+
+    def _draw_batch(
+        self, rows: Sequence[_Row], protocol: records.Protocol, on_progress: OnProgress
     ) -> list[Sample]:
         import torch
 
@@ -157,13 +175,27 @@ class HfSampler:
             batch = _Batch(self._model, rows, self._pad_id(), protocol)
             while batch.is_live:
                 n_drawn, n_finished = batch.step(self._stop_ids)
-                if on_progress is not None:
-                    on_progress(n_finished, n_drawn)
+                on_progress(n_finished, n_drawn)
         return batch.samples(self._tokenizer, self._stop_ids)
 
     def _pad_id(self) -> int:
         pad = self._tokenizer.pad_token_id
         return int(pad) if pad is not None else min(self._stop_ids, default=0)
+
+
+class _Counter:
+    """Passes progress on, and takes it back for a batch that has to be drawn again."""
+
+    def __init__(self, on_progress: OnProgress | None) -> None:
+        self._on_progress, self._n_samples, self._n_tokens = on_progress, 0, 0
+
+    def __call__(self, n_samples: int, n_tokens: int) -> None:
+        self._n_samples, self._n_tokens = self._n_samples + n_samples, self._n_tokens + n_tokens
+        if self._on_progress is not None:
+            self._on_progress(n_samples, n_tokens)
+
+    def take_back(self) -> None:
+        self(-self._n_samples, -self._n_tokens)
 
 
 class _Batch:
@@ -345,25 +377,6 @@ def _invert(probs_BV: torch.Tensor, uniforms_B: torch.Tensor, top_p: float) -> t
     index_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)
     index_B1 = index_B1.clamp(max=probs_BV.shape[1] - 1)
     return (order_BV.gather(1, index_B1) if top_p < 1.0 else index_B1)[:, 0]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the host ran out of memory."""
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        "can't allocate memory" in str(error) or "not enough memory" in str(error)
-    )
-
-
-def _free_memory() -> None:
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -43,7 +43,7 @@ def _growing_layer_class() -> Any:
         """Keys and values as views into buffers of shape (rows, heads, room, head_dim)."""
 
         def __init__(self, max_length: int) -> None:
-            super().__init__()
+            super().__init__()  # type: ignore[no-untyped-call]  # transformers has no annotation
             self._max_length = max_length
             self._room: tuple[torch.Tensor, torch.Tensor] | None = None
 

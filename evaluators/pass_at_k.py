@@ -15,14 +15,13 @@ Everything here is exact arithmetic on counts, so another k costs nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
-import numpy.typing as npt
-
+from rlready.evaluators.estimates import Estimate, mean
 from rlready.registry.errors import EvaluationError
 
 EVALUATOR_VERSION = "1"
@@ -47,15 +46,6 @@ class ProblemCounts:
     n_unparsed: int = 0
     n_unscored: int = 0
     n_truncated: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A mean over problems with its standard errors; None where one is not defined."""
-
-    value: float
-    se: float | None
-    se_within: float | None = None
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -95,11 +85,9 @@ def mean_pass_at_k(counts: Sequence[ProblemCounts], k: int, benchmark: str) -> E
         EvaluationError: if a problem has fewer than k scored samples; it is named.
     """
     _check_enough(counts, k, benchmark)
-    values_P = np.array([pass_at_k(p.n, p.c, k) for p in counts])
     within = math.fsum(sampling_variance(p.n, p.c, k) for p in counts)
-    return Estimate(
-        value=float(values_P.mean()),
-        se=standard_error(values_P),
+    return dataclasses.replace(
+        mean(pass_at_k(p.n, p.c, k) for p in counts),
         se_within=math.sqrt(max(within, 0.0)) / len(counts),
     )
 
@@ -117,13 +105,6 @@ def sampling_variance(n: int, c: int, k: int) -> float:
     return _binomial_variance(n, c, k)
 
 
-def standard_error(values_P: npt.NDArray[np.float64]) -> float | None:
-    """Standard error of the mean over problems; None for fewer than two."""
-    if len(values_P) < 2:
-        return None
-    return float(values_P.std(ddof=1) / math.sqrt(len(values_P)))
-
-
 @lru_cache(maxsize=1 << 14)
 def _binomial_variance(n: int, c: int, k: int) -> float:
     p = (c + 0.5) / (n + 1)
@@ -134,8 +115,8 @@ def _binomial_variance(n: int, c: int, k: int) -> float:
         for j in range(n + 1)
     ]
     values = [none_correct(n, j, k) for j in range(n + 1)]
-    mean = math.fsum(w * v for w, v in zip(chances, values, strict=True))
-    return math.fsum(w * (v - mean) ** 2 for w, v in zip(chances, values, strict=True))
+    expected = math.fsum(w * v for w, v in zip(chances, values, strict=True))
+    return math.fsum(w * (v - expected) ** 2 for w, v in zip(chances, values, strict=True))
 
 
 def _check_enough(counts: Sequence[ProblemCounts], k: int, benchmark: str) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from rlready.evaluators import distribution, pass_at_k
 from rlready.evaluators.distribution import ProblemSamples
-from rlready.evaluators.pass_at_k import Estimate, mean_pass_at_k
+from rlready.evaluators.estimates import Estimate
+from rlready.evaluators.pass_at_k import mean_pass_at_k
 from rlready.registry.digest import digest
 from rlready.registry.errors import EvaluationError
 from rlready.registry.records import Proxy

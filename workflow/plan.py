@@ -1,0 +1,146 @@
+"""What an evaluation needs to know, read and checked before anything expensive begins."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlready.evaluators import problems as benchmarks
+from rlready.evaluators.checkpoints import LARGE_BYTES, Weights, open_weights, pick_device
+from rlready.evaluators.heldout import HeldoutSet, load_heldout, parse_heldout_option
+from rlready.evaluators.problems import Benchmark
+from rlready.evaluators.prompts import DEFAULT_TEMPLATE, load_template
+from rlready.registry.digest import default_cache_dir, fingerprint
+from rlready.registry.errors import ConfigError, StoreError
+from rlready.registry.records import Checkpoint, Protocol
+from rlready.registry.store import Store
+from rlready.workflow.config import EvaluateConfig, load_recipe
+from rlready.workflow.progress import Clock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that an evaluation needs to know before it draws anything."""
+
+    config: EvaluateConfig
+    weights: Weights
+    checkpoint: Checkpoint
+    protocol: Protocol
+    benchmarks: tuple[Benchmark, ...]
+    suite_name: str
+    heldout_sets: tuple[HeldoutSet, ...]
+
+
+def make_plan(config: EvaluateConfig, store: Store, clock: Clock) -> Plan:
+    """Everything read and checked, before any expensive work.
+
+    Raises:
+        RlreadyError: as `evaluate`.
+    """
+    weights = open_weights(config.checkpoint)
+    _check_device(config.device)
+    template = load_template(config.prompt_template) if config.prompt_template else DEFAULT_TEMPLATE
+    protocol = Protocol(
+        prompt_template=template,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        max_tokens=config.max_tokens,
+        seed=config.seed,
+    )
+    suite_name, loaded = _load_benchmarks(config)
+    heldout_sets = tuple(_load_heldout(option, config.limit) for option in config.held_out)
+    _check_names([b.name for b in loaded], [h.name for h in heldout_sets], suite_name)
+    checkpoint = _checkpoint(config, weights, store, clock)
+    store.check(checkpoint)
+    return Plan(
+        config=config,
+        weights=weights,
+        checkpoint=checkpoint,
+        protocol=protocol,
+        benchmarks=loaded,
+        suite_name=suite_name,
+        heldout_sets=heldout_sets,
+    )
+
+
+def _check_device(device: str) -> None:
+    """Return if torch is installed and has this device.
+
+    Raises:
+        ConfigError: if the packages for running a model are not installed.
+        CheckpointError: if the device is not there.
+    """
+    try:
+        pick_device(device)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"running a checkpoint needs {error.name}, which is not installed",
+            fix="pip install 'rlready[local]'",
+        ) from error
+
+
+def _load_benchmarks(config: EvaluateConfig) -> tuple[str, tuple[Benchmark, ...]]:
+    """The suite's name and its benchmarks, with those named alone added or put in place."""
+    sources = [benchmarks.parse_benchmark_option(option) for option in config.benchmarks]
+    if config.suite is not None:
+        suite = benchmarks.override(benchmarks.load_suite(config.suite), sources)
+        name, sources = suite.name, list(suite.sources)
+    else:
+        name = "mean"
+    loaded = [benchmarks.load_benchmark(source) for source in sources]
+    if config.limit is not None:
+        loaded = [_first(benchmark, config.limit) for benchmark in loaded]
+    return name, tuple(loaded)
+
+
+def _first(benchmark: Benchmark, n: int) -> Benchmark:
+    # Under a name of its own: a value on 100 problems must not be read as one on the benchmark.
+    if n >= len(benchmark.problems):
+        return benchmark
+    return dataclasses.replace(benchmark.limit(n), name=f"{benchmark.name}-first{n}")
+
+
+def _load_heldout(option: str, limit: int | None) -> HeldoutSet:
+    name, path = parse_heldout_option(option)
+    heldout_set = load_heldout(path, name)
+    if limit is None or limit >= len(heldout_set.examples):
+        return heldout_set
+    return dataclasses.replace(heldout_set.limit(limit), name=f"{name}-first{limit}")
+
+
+def _check_names(names: Sequence[str], heldout: Sequence[str], suite_name: str) -> None:
+    every = [*names, *heldout, *([suite_name] if len(names) > 1 else [])]
+    twice = sorted({name for name in every if every.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f"{', '.join(twice)} is the name of more than one benchmark, held-out set or suite",
+            why="their values would be mixed up",
+            fix="Give each its own: --benchmark NAME=FILE, --held-out NAME=FILE",
+        )
+
+
+def _checkpoint(config: EvaluateConfig, weights: Weights, store: Store, clock: Clock) -> Checkpoint:
+    size = sum(path.stat().st_size for path in weights.path.glob("*.safetensors"))
+    if size > LARGE_BYTES:
+        clock.say(f"Reading {size / 1e9:.1f} GB of weights for their fingerprint (once)")
+    content = fingerprint(weights.path, default_cache_dir())
+    known = _known(store, content)
+    return Checkpoint(
+        uri=weights.uri,
+        fingerprint=content,
+        name=config.name or (known.name if known else weights.name),
+        kind=config.kind or (known.kind if known else "sft"),
+        step=config.step,
+        recipe=load_recipe(config.recipe) if config.recipe else None,
+        parents=tuple(store.find(parent).checkpoint.id for parent in config.parents),
+    )
+
+
+def _known(store: Store, checkpoint_id: str) -> Checkpoint | None:
+    """What the registry says of these weights."""
+    try:
+        return store.find(checkpoint_id).checkpoint
+    except StoreError:
+        # Not there. If it is the registry that is not there, `check` will say so.
+        return None
