@@ -224,7 +224,7 @@ def main() -> None:
 )
 @_registry_options
 def evaluate(as_json: bool, **flags: Any) -> None:
-    """Measure CHECKPOINT and log it to MLflow as a model with its proxies.
+    """Measure CHECKPOINT and log its proxies to MLflow.
 
     CHECKPOINT is a folder written by save_pretrained (safetensors only), or a hub id
     org/name[@revision]. A killed or repeated call goes on where the last one stopped.
