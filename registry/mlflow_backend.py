@@ -88,6 +88,9 @@ class Backend(Protocol):
     def run_of(self, client: ClientMaker, experiment_id: str, evaluation_id: str) -> str | None:
         """Id of the oldest run with this evaluation's tag that is not deleted."""
 
+    def close(self) -> None:
+        """Close connections: none is left open between calls, for a fork to inherit."""
+
 
 class ClientMaker(Protocol):
     """Makes an MLflow client for a tracking URI, ours by default."""
@@ -182,6 +185,10 @@ class SqliteBackend:
         """See `Backend.run_of`."""
         return _sql_run_of(self._engine, experiment_id, evaluation_id)
 
+    def close(self) -> None:
+        """See `Backend.close`."""
+        self._engine.dispose()
+
     def _locked(self) -> AbstractContextManager[None]:
         return file_lock(self.path.with_name(self.path.name + ".rlready.lock"))
 
@@ -255,6 +262,10 @@ class PostgresBackend:
     def run_of(self, client: ClientMaker, experiment_id: str, evaluation_id: str) -> str | None:
         """See `Backend.run_of`."""
         return _sql_run_of(self._engine, experiment_id, evaluation_id)
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        self._engine.dispose()
 
     def _reach(self) -> None:
         # Before MLflow does: it tries ten times, for more than a minute.
@@ -334,6 +345,9 @@ class ClientBackend:
         )
         return str(found[0].info.run_id) if found else None
 
+    def close(self) -> None:
+        """See `Backend.close`. The connections are MLflow's own."""
+
 
 def unreachable(shown: str, why: str) -> StoreError:
     """The error for a registry that does not answer."""
@@ -386,8 +400,7 @@ def _innermost(error: BaseException) -> str:
 def _engine(uri: str, **connect_args: object) -> Engine:
     import sqlalchemy as sa
 
-    # No pool: a connection costs little beside a query, and none is left open behind our back.
-    return sa.create_engine(uri, poolclass=sa.pool.NullPool, connect_args=connect_args)
+    return sa.create_engine(uri, connect_args=connect_args)
 
 
 def _has_schema(engine: Engine) -> bool:

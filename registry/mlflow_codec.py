@@ -116,7 +116,9 @@ def read_checkpoint(tags: Mapping[str, str]) -> Checkpoint:
     return Checkpoint(**values, parents=parents, recipe=Recipe(**recipe) if recipe else None)
 
 
-def evaluation_tags(evaluation: Evaluation, at_ms: int, run_id: str) -> dict[str, str]:
+def evaluation_tags(
+    evaluation: Evaluation, evaluation_id: str, at_ms: int, run_id: str
+) -> dict[str, str]:
     """The tags that publish an evaluation on its model. ASCII JSON, cut where it is too long."""
     datasets = _datasets(evaluation)
     record = {
@@ -126,8 +128,8 @@ def evaluation_tags(evaluation: Evaluation, at_ms: int, run_id: str) -> dict[str
         "datasets": datasets,
         "proxies": [[*_row(p), datasets.index(_dataset(p))] for p in evaluation.proxies],
     }
-    text = _json(record, f"evaluation {evaluation.id}")
-    key = f"{EVALUATION}.{evaluation.id}"
+    text = _json(record, f"evaluation {evaluation_id}")
+    key = f"{EVALUATION}.{evaluation_id}"
     starts = range(0, len(text), _TAG_CHARACTERS)
     return {
         key if part == 0 else f"{key}.{part}": text[start : start + _TAG_CHARACTERS]

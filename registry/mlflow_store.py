@@ -78,17 +78,17 @@ class MlflowStore:
         is left to `mlflow run`.
         """
         files = write.checked_artifacts(artifacts or {})
-        with self._speaking(f"storing evaluation {evaluation.id[:12]}"):
+        put = write.Put(evaluation=evaluation, id=evaluation.id, files=files)
+        with self._speaking(f"storing evaluation {put.id[:12]}"):
             experiment_id = self._writable_experiment()
-            with self._backend.lock(self._client(), evaluation.checkpoint.id):
-                known = self._known(experiment_id, evaluation.checkpoint)
-                if evaluation.id in known.published:
-                    return write.repeat(self._client(), evaluation, known)
-                left_over = self._backend.run_of(self._client, experiment_id, evaluation.id)
-                run = write.evaluation_run(
-                    self._client(), experiment_id, evaluation, known, left_over
-                )
-                return write.store(self._client(), experiment_id, evaluation, known, run, files)
+            client = self._client()
+            with self._backend.lock(client, put.checkpoint.id):
+                known = self._known(experiment_id, put.checkpoint)
+                if put.id in known.published:
+                    return write.repeat(client, put, known)
+                left_over = self._backend.run_of(self._client, experiment_id, put.id)
+                run = write.evaluation_run(client, experiment_id, put, known, left_over)
+                return write.store(client, experiment_id, put, known, run)
 
     def find(self, reference: str) -> StoredCheckpoint:
         """See `Store.find`."""
@@ -148,6 +148,8 @@ class MlflowStore:
                     why=_reason(error),
                     fix=_remedy(error, self._backend.shown),
                 ) from error
+            finally:
+                self._backend.close()
 
     def _readable_experiment(self) -> str | None:
         """Id of the experiment, None if there is none yet. Creates nothing."""

@@ -66,50 +66,62 @@ class Known:
         return max((e.at_ms + e.n_datasets for e in self.published.values()), default=0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Put:
+    """What is to be stored.
+
+    Args:
+        evaluation: the record.
+        id: its id, which takes a millisecond to compute.
+        files: artifacts, from `checked_artifacts`.
+    """
+
+    evaluation: Evaluation
+    id: str
+    files: Mapping[str, Path]
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """What was evaluated."""
+        return self.evaluation.checkpoint
+
+
 def store(
-    client: MlflowClient,
-    experiment_id: str,
-    evaluation: Evaluation,
-    known: Known,
-    run: Run,
-    files: Mapping[str, Path],
+    client: MlflowClient, experiment_id: str, put: Put, known: Known, run: Run
 ) -> StoredEvaluation:
     """Where an evaluation went that was not published before.
 
     Args:
         client: of the registry.
         experiment_id: MLflow's.
-        evaluation: what to write.
+        put: what to write.
         known: what is there.
         run: of the evaluation, from `evaluation_run`.
-        files: artifacts, from `checked_artifacts`.
     """
     run_id, at_ms = run.info.run_id, int(run.data.tags[AT])
     # The time in the record only orders evaluations; a resumed run may be older than others.
-    published = codec.evaluation_tags(evaluation, max(at_ms, known.next_ms), run_id)
-    model_id = _model(client, experiment_id, evaluation.checkpoint, known, run_id, published)
+    published = codec.evaluation_tags(put.evaluation, put.id, max(at_ms, known.next_ms), run_id)
+    model_id = _model(client, experiment_id, put.checkpoint, known, run_id, published)
     # Before the metrics: MLflow loads run and model, with all metrics, to learn where files go.
-    _log_artifacts(client, run_id, evaluation, files)
+    _log_artifacts(client, run_id, put)
     if known.stored is None:
-        _log_reference(client, run_id, model_id, evaluation.checkpoint)
-    _log_metrics(client, run, model_id, evaluation)
-    _link(client, run, model_id, evaluation.checkpoint, known)
+        _log_reference(client, run_id, model_id, put.checkpoint)
+    _log_metrics(client, run, model_id, put.evaluation)
+    _link(client, run, model_id, put.checkpoint, known)
     if known.stored is not None:
-        facts = _news(known.stored.checkpoint, evaluation.checkpoint)
+        facts = _news(known.stored.checkpoint, put.checkpoint)
         client.set_logged_model_tags(model_id, {**facts, **published})
     _finalize(client, model_id)
     if not is_project_run(run_id):
         client.set_terminated(run_id)
-    return StoredEvaluation(
-        evaluation_id=evaluation.id, model_id=model_id, run_id=run_id, is_new=True
-    )
+    return StoredEvaluation(evaluation_id=put.id, model_id=model_id, run_id=run_id, is_new=True)
 
 
-def repeat(client: MlflowClient, evaluation: Evaluation, known: Known) -> StoredEvaluation:
+def repeat(client: MlflowClient, put: Put, known: Known) -> StoredEvaluation:
     """Where a published evaluation is; does what a killed put left to do after publishing."""
     assert known.stored is not None  # nothing else is published
-    model_id, run_id = known.stored.model_id, known.published[evaluation.id].run_id
-    facts = _news(known.stored.checkpoint, evaluation.checkpoint)
+    model_id, run_id = known.stored.model_id, known.published[put.id].run_id
+    facts = _news(known.stored.checkpoint, put.checkpoint)
     if facts:
         client.set_logged_model_tags(model_id, facts)
         _finalize(client, model_id)
@@ -119,15 +131,13 @@ def repeat(client: MlflowClient, evaluation: Evaluation, known: Known) -> Stored
         _tag_run(client, project.info.run_id, pointers)
     if not is_project_run(run_id) and client.get_run(run_id).info.status == "RUNNING":
         client.set_terminated(run_id)
-    return StoredEvaluation(
-        evaluation_id=evaluation.id, model_id=model_id, run_id=run_id, is_new=False
-    )
+    return StoredEvaluation(evaluation_id=put.id, model_id=model_id, run_id=run_id, is_new=False)
 
 
 def evaluation_run(
     client: MlflowClient,
     experiment_id: str,
-    evaluation: Evaluation,
+    put: Put,
     known: Known,
     left_over: str | None,
 ) -> Run:
@@ -136,14 +146,14 @@ def evaluation_run(
     Args:
         client: of the registry.
         experiment_id: MLflow's.
-        evaluation: what will be written.
+        put: what will be written.
         known: what is there.
         left_over: id of the run that a killed put of this evaluation left.
     """
     project = _project_run(client)
-    tags = _run_tags(evaluation, known)
+    tags = _run_tags(put, known)
     if project is not None:
-        if project.data.tags.get(codec.EVALUATION, evaluation.id) == evaluation.id:
+        if project.data.tags.get(codec.EVALUATION, put.id) == put.id:
             if AT not in project.data.tags:
                 _tag_run(client, project.info.run_id, tags)
                 project = client.get_run(project.info.run_id)
@@ -152,7 +162,7 @@ def evaluation_run(
         tags["mlflow.parentRunId"] = project.info.run_id
     if left_over is not None:
         return client.get_run(left_over)
-    name = f"evaluate {codec.shown(evaluation.checkpoint.name)}"
+    name = f"evaluate {codec.shown(put.checkpoint.name)}"
     return client.create_run(experiment_id, tags=tags, run_name=name)
 
 
@@ -196,17 +206,17 @@ def _project_run(client: MlflowClient) -> Run | None:
     return run if run.info.status == "RUNNING" else None
 
 
-def _run_tags(evaluation: Evaluation, known: Known) -> dict[str, str]:
+def _run_tags(put: Put, known: Known) -> dict[str, str]:
     at_ms = max(time.time_ns() // 1_000_000, known.next_ms)
     samples = {
         f"rlready.samples.{codec.safe_key(name)}": uri[:_TAG_CHARACTERS]
-        for name, uri in evaluation.references.items()
+        for name, uri in put.evaluation.references.items()
     }
     return {
         **samples,
         AT: str(at_ms),
-        codec.EVALUATION: evaluation.id,
-        "rlready.checkpoint_id": evaluation.checkpoint.id,
+        codec.EVALUATION: put.id,
+        "rlready.checkpoint_id": put.checkpoint.id,
     }
 
 
@@ -289,18 +299,22 @@ def _metrics(evaluation: Evaluation, model_id: str, at_ms: int) -> list[Metric]:
     ]
 
 
-def _log_artifacts(
-    client: MlflowClient, run_id: str, evaluation: Evaluation, files: Mapping[str, Path]
-) -> None:
+def _log_artifacts(client: MlflowClient, run_id: str, put: Put) -> None:
+    evaluation = put.evaluation
     records: dict[str, Any] = {
-        "evaluation.json": {"id": evaluation.id, **asdict(evaluation)},
+        "evaluation.json": {
+            "id": put.id,
+            "checkpoint": asdict(put.checkpoint),
+            "proxies": [vars(proxy) for proxy in evaluation.proxies],
+            "references": dict(evaluation.references),
+        },
         "config.json": dict(evaluation.config),
     }
     with tempfile.TemporaryDirectory() as folder:
         for name, record in records.items():
             text = json.dumps(record, indent=2, default=str)
             Path(folder, name).write_text(text + "\n", encoding="utf-8")
-        for name, path in files.items():
+        for name, path in put.files.items():
             target = Path(folder, name)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)

@@ -162,7 +162,7 @@ def test_models_of_one_key_are_read_as_one_checkpoint(store: MlflowStore, client
     first = store.put_evaluation(an_evaluation(value=0.1))
     other = an_evaluation(proxies=(a_proxy(name="token_entropy"),))
     experiment = client.get_experiment_by_name("rlready").experiment_id
-    tags = codec.evaluation_tags(other, 2**41, first.run_id)
+    tags = codec.evaluation_tags(other, other.id, 2**41, first.run_id)
     twin = client.create_logged_model(experiment, tags=tags | codec.checkpoint_tags(a_checkpoint()))
     client.finalize_logged_model(twin.model_id, "READY")
     (read,) = store.checkpoints()
@@ -461,7 +461,7 @@ def test_every_proxy_keeps_a_metric_of_its_own(proxies: list[Any]) -> None:
 def test_long_evaluations_are_cut_into_tags_and_read_back() -> None:
     proxies = tuple(a_proxy(name=f"update_norm/{i}", value=i / 7) for i in range(900))
     evaluation = Evaluation(checkpoint=a_checkpoint(), proxies=proxies)
-    tags = codec.evaluation_tags(evaluation, 5, "run")
+    tags = codec.evaluation_tags(evaluation, evaluation.id, 5, "run")
     assert len(tags) > 2
     assert max(map(len, tags.values())) <= 15_000
     (read,) = codec.read_evaluations(dict(reversed(tags.items())))
