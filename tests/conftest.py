@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import pwd
 import shutil
@@ -15,6 +14,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +33,6 @@ for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID")
     os.environ.pop(variable, None)
 
 _START_S = 120
-_names = (f"rlready-test-{number}" for number in itertools.count())
 
 OpenStore = Callable[[], Store]
 """Opens the same store again, as another process would."""
@@ -151,7 +150,7 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
 
 def new_experiment(uri: str, folder: Path) -> str:
     """Name of an experiment that no other test uses, with its artifacts in the test's folder."""
-    name = next(_names)
+    name = f"rlready-test-{uuid.uuid4().hex}"
     if uri.startswith("postgresql"):
         MlflowStore(uri, "template").check(a_checkpoint())  # makes the tables
         with quiet():
