@@ -1,11 +1,8 @@
 """Where MLflow keeps its data, and what differs between the places: reach, create, lock, read.
 
-    SqliteBackend    a file: created whole or not at all, in WAL mode; read by SQL
-    PostgresBackend  a database: created under an advisory lock; read by SQL
-    ClientBackend    everything else that MLflow accepts, a server first of all; read by its API
-
-Reading by SQL needs no MLflow at all, and takes seconds for what takes the API half a minute
-(10,000 checkpoints).
+SqliteBackend    a file: created whole or not at all, in WAL mode; read by SQL
+PostgresBackend  a database: created under an advisory lock; read by SQL
+ClientBackend    everything else that MLflow accepts, a server first of all; read by its API
 """
 
 from __future__ import annotations
@@ -15,35 +12,26 @@ import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rlready.registry.errors import StoreError
 from rlready.registry.mlflow_codec import CHECKPOINT, EVALUATION, KEY
 from rlready.registry.mlflow_lock import advisory_lock, claim, file_lock
+from rlready.registry.mlflow_sql import (
+    ModelRow,
+    has_schema,
+    open_engine,
+    read_experiment,
+    read_rows,
+    read_run_of,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from sqlalchemy import Engine
-
-READY, PENDING = 2, 1
-"""`LoggedModelStatus` as the database writes it."""
 
 _PAGE = 1000
 _CONNECT_S = 5
-
-
-@dataclass(kw_only=True)
-class ModelRow:
-    """A LoggedModel of ours, before its tags are understood."""
-
-    model_id: str
-    is_ready: bool
-    model_type: str
-    created_ms: int
-    updated_ms: int
-    tags: dict[str, str] = field(default_factory=dict)
 
 
 class Backend(Protocol):
@@ -138,7 +126,7 @@ class SqliteBackend:
         self.path = Path(database).absolute()
         self.uri = self.shown = _sqlite_uri(self.path)
         self.artifact_root: Path | None = self.path.parent / "mlruns"
-        self._engine = _engine(self.uri)
+        self._engine = open_engine(self.uri)
 
     def exists(self) -> bool:
         """See `Backend.exists`."""
@@ -161,9 +149,9 @@ class SqliteBackend:
                     why=f"{path} is not writable for this user",
                     fix="Give another tracking URI, or ask its owner for the right to write",
                 )
-        if not _has_schema(self._engine):
+        if not has_schema(self._engine):
             with self._locked():
-                if not _has_schema(self._engine):
+                if not has_schema(self._engine):
                     self._create(client)
         self._write_ahead()
 
@@ -175,15 +163,15 @@ class SqliteBackend:
         self, client: ClientMaker, experiment_id: str, keys: Sequence[str] | None, whole: bool
     ) -> list[ModelRow]:
         """See `Backend.rows`."""
-        return _sql_rows(self._engine, experiment_id, keys, whole)
+        return read_rows(self._engine, experiment_id, keys, whole)
 
     def experiment(self, client: ClientMaker, name: str) -> tuple[str, bool] | None:
         """See `Backend.experiment`."""
-        return _sql_experiment(self._engine, name)
+        return read_experiment(self._engine, name)
 
     def run_of(self, client: ClientMaker, experiment_id: str, evaluation_id: str) -> str | None:
         """See `Backend.run_of`."""
-        return _sql_run_of(self._engine, experiment_id, evaluation_id)
+        return read_run_of(self._engine, experiment_id, evaluation_id)
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -232,12 +220,12 @@ class PostgresBackend:
             url = url.set(drivername=f"postgresql+{_postgres_driver()}")
         self.uri = url.render_as_string(hide_password=False)
         self.shown = url.render_as_string()
-        self._engine = _engine(self.uri, connect_timeout=_CONNECT_S)
+        self._engine = open_engine(self.uri, connect_timeout=_CONNECT_S)
 
     def exists(self) -> bool:
         """See `Backend.exists`."""
         self._reach()
-        return _has_schema(self._engine)
+        return has_schema(self._engine)
 
     def prepare(self, client: ClientMaker) -> None:
         """See `Backend.prepare`."""
@@ -253,15 +241,15 @@ class PostgresBackend:
         self, client: ClientMaker, experiment_id: str, keys: Sequence[str] | None, whole: bool
     ) -> list[ModelRow]:
         """See `Backend.rows`."""
-        return _sql_rows(self._engine, experiment_id, keys, whole)
+        return read_rows(self._engine, experiment_id, keys, whole)
 
     def experiment(self, client: ClientMaker, name: str) -> tuple[str, bool] | None:
         """See `Backend.experiment`."""
-        return _sql_experiment(self._engine, name)
+        return read_experiment(self._engine, name)
 
     def run_of(self, client: ClientMaker, experiment_id: str, evaluation_id: str) -> str | None:
         """See `Backend.run_of`."""
-        return _sql_run_of(self._engine, experiment_id, evaluation_id)
+        return read_run_of(self._engine, experiment_id, evaluation_id)
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -395,97 +383,6 @@ def _innermost(error: BaseException) -> str:
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]  # not None here
     return str(error)
-
-
-def _engine(uri: str, **connect_args: object) -> Engine:
-    import sqlalchemy as sa
-
-    return sa.create_engine(uri, connect_args=connect_args)
-
-
-def _has_schema(engine: Engine) -> bool:
-    """Whether MLflow's migrations, which set this version last, have run."""
-    import sqlalchemy as sa
-
-    if (
-        str(engine.url.get_backend_name()) == "sqlite"
-        and not Path(str(engine.url.database)).exists()
-    ):
-        return False
-    with engine.connect() as connection:
-        if not sa.inspect(connection).has_table("alembic_version"):
-            return False
-        return bool(connection.execute(sa.text("SELECT version_num FROM alembic_version")).first())
-
-
-def _sql_experiment(engine: Engine, name: str) -> tuple[str, bool] | None:
-    import sqlalchemy as sa
-
-    query = "SELECT experiment_id, lifecycle_stage FROM experiments WHERE name = :name"
-    with engine.connect() as connection:
-        found = connection.execute(sa.text(query), {"name": name}).first()
-    return None if found is None else (str(found[0]), found[1] == "active")
-
-
-def _sql_run_of(engine: Engine, experiment_id: str, evaluation_id: str) -> str | None:
-    import sqlalchemy as sa
-
-    query = (
-        "SELECT r.run_uuid FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid "
-        f"WHERE t.key = '{EVALUATION}' AND t.value = :evaluation "
-        "AND r.experiment_id = :experiment AND r.lifecycle_stage = 'active' "
-        "ORDER BY r.start_time, r.run_uuid"
-    )
-    values = {"evaluation": evaluation_id, "experiment": int(experiment_id)}
-    with engine.connect() as connection:
-        found = connection.execute(sa.text(query), values).first()
-    return None if found is None else str(found[0])
-
-
-def _sql_rows(
-    engine: Engine, experiment_id: str, keys: Sequence[str] | None, whole: bool
-) -> list[ModelRow]:
-    import sqlalchemy as sa
-
-    # One statement, hence one state of the registry, whatever is written meanwhile.
-    query = (
-        "SELECT m.model_id, m.status, m.model_type, m.creation_timestamp_ms,"
-        " m.last_updated_timestamp_ms, t.tag_key, t.tag_value "
-        "FROM logged_models m JOIN logged_model_tags t ON t.model_id = m.model_id "
-        "WHERE m.experiment_id = :experiment AND m.lifecycle_stage = 'active' "
-        f"AND m.status IN ({READY}{'' if keys is None else f', {PENDING}'}) "
-        f"AND (t.tag_key = '{CHECKPOINT}'{_OR_EVALUATION if whole else ''}) "
-    )
-    values: dict[str, Any] = {"experiment": int(experiment_id)}
-    if keys is not None:
-        query += (
-            "AND m.model_id IN (SELECT model_id FROM logged_model_tags "
-            f"WHERE tag_key = '{KEY}' AND tag_value IN :keys) "
-        )
-        values["keys"] = list(dict.fromkeys(keys))
-    statement = sa.text(query + "ORDER BY m.creation_timestamp_ms, m.model_id")
-    if keys is not None:
-        statement = statement.bindparams(sa.bindparam("keys", expanding=True))
-    rows: dict[str, ModelRow] = {}
-    with engine.connect() as connection:
-        for model_id, status, kind, created, updated, key, text in connection.execute(
-            statement, values
-        ):
-            row = rows.get(model_id)
-            if row is None:
-                row = rows[model_id] = ModelRow(
-                    model_id=model_id,
-                    is_ready=status == READY,
-                    model_type=kind or "",
-                    created_ms=created,
-                    updated_ms=updated,
-                )
-            row.tags[key] = text
-    return [row for row in rows.values() if CHECKPOINT in row.tags]
-
-
-# `_` stands for any character in LIKE; no tag of ours has one there.
-_OR_EVALUATION = f" OR t.tag_key LIKE '{EVALUATION}.%'"
 
 
 def _paged(client: MlflowClient, experiment_id: str, key: str | None) -> Iterator[Any]:

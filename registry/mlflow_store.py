@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING
 from rlready.registry import mlflow_codec as codec
 from rlready.registry import mlflow_write as write
 from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_backend import ModelRow, PostgresBackend, SqliteBackend, open_backend
+from rlready.registry.mlflow_backend import PostgresBackend, SqliteBackend, open_backend
 from rlready.registry.mlflow_quiet import import_quietly, quiet
+from rlready.registry.mlflow_sql import ModelRow
 from rlready.registry.records import Checkpoint, Evaluation, Proxy
 from rlready.registry.store import (
     StoredCheckpoint,

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlready.registry import mlflow_codec as codec
 from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_backend import ModelRow
+from rlready.registry.mlflow_sql import ModelRow
 from rlready.registry.records import Checkpoint, Evaluation
 from rlready.registry.store import StoredCheckpoint, StoredEvaluation, merge
 

@@ -69,7 +69,9 @@ def a_large_evaluation(number: int) -> Evaluation:
     """More metrics than MLflow takes in one transaction: 7 benchmarks x 40 proxies x 4 keys."""
     base = an_evaluation(number)
     proxies = tuple(
-        a_proxy(name=f"metric_{j}", benchmark=f"bench{b}", benchmark_digest=f"{b:032x}", value=b + j)
+        a_proxy(
+            name=f"metric_{j}", benchmark=f"bench{b}", benchmark_digest=f"{b:032x}", value=b + j
+        )
         for b in range(7)
         for j in range(40)
     )
@@ -131,7 +133,7 @@ def forked(work: Callable[[], None]) -> int:
 def main(uri: str, experiment: str, mode: str, *words: str) -> int:
     """Exit status 0 if all writers finished (race), or all were killed (kill)."""
     import mlflow
-    import mlflow.models  # noqa: F401  # once, for all forks
+    import mlflow.models  # once, for all forks
 
     mlflow.MlflowClient  # noqa: B018  # the import is lazy
     if mode == "race":
