@@ -51,6 +51,21 @@ class _Row:
     prompt: tuple[int, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class TokenSample:
+    """A sample with the tokens that its text was made of, for whoever trains on it.
+
+    Args:
+        sample: as `HfSampler.draw` gives it.
+        prompt: token ids that the model continued.
+        response: token ids that it drew, the end token included.
+    """
+
+    sample: Sample
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+
+
 class HfSampler:
     """Draws samples with a transformers model.
 
@@ -93,17 +108,40 @@ class HfSampler:
         on_progress: OnProgress | None = None,
     ) -> Iterator[list[Sample]]:
         """See `Sampler.draw`. Yields a batch at a time, the longest prompts first."""
+        for batch in self._batches(draws, protocol, on_progress):
+            yield batch.samples(self._tokenizer, self._stop_ids)
+
+    def draw_tokens(
+        self,
+        draws: Sequence[Draw],
+        protocol: records.Protocol,
+        on_progress: OnProgress | None = None,
+    ) -> Iterator[list[TokenSample]]:
+        """What `draw` gives, each sample with its tokens."""
+        for batch in self._batches(draws, protocol, on_progress):
+            samples = batch.samples(self._tokenizer, self._stop_ids)
+            yield [
+                TokenSample(sample=sample, prompt=prompt, response=response)
+                for sample, (prompt, response) in zip(samples, batch.tokens(), strict=True)
+            ]
+
+    def _batches(
+        self,
+        draws: Sequence[Draw],
+        protocol: records.Protocol,
+        on_progress: OnProgress | None,
+    ) -> Iterator[_Batch]:
         rows = self._rows(draws, protocol)
         size = self._batch_size or self._fitting_batch(rows, protocol)
         start = 0
         while start < len(rows):
-            batch = rows[start : start + size]
-            samples = self._draw_if_it_fits(batch, protocol, on_progress)
-            if samples is None:
-                size = len(batch) // 2
+            some = rows[start : start + size]
+            batch = self._draw_if_it_fits(some, protocol, on_progress)
+            if batch is None:
+                size = len(some) // 2
                 continue
-            yield samples
-            start += len(batch)
+            yield batch
+            start += len(some)
 
     def _rows(self, draws: Sequence[Draw], protocol: records.Protocol) -> list[_Row]:
         rows = []
@@ -147,8 +185,8 @@ class HfSampler:
 
     def _draw_if_it_fits(
         self, rows: Sequence[_Row], protocol: records.Protocol, on_progress: OnProgress | None
-    ) -> list[Sample] | None:
-        """The samples of a batch; None if memory ran out and a smaller one may do."""
+    ) -> _Batch | None:
+        """The finished batch; None if memory ran out and a smaller one may do."""
         drawn = _Counter(on_progress)
         try:
             return self._draw_batch(rows, protocol, drawn)
@@ -168,7 +206,7 @@ class HfSampler:
 
     def _draw_batch(
         self, rows: Sequence[_Row], protocol: records.Protocol, on_progress: OnProgress
-    ) -> list[Sample]:
+    ) -> _Batch:
         import torch
 
         with torch.inference_mode():
@@ -176,7 +214,8 @@ class HfSampler:
             while batch.is_live:
                 n_drawn, n_finished = batch.step(self._stop_ids)
                 on_progress(n_finished, n_drawn)
-        return batch.samples(self._tokenizer, self._stop_ids)
+        batch.let_go()
+        return batch
 
     def _pad_id(self) -> int:
         pad = self._tokenizer.pad_token_id
@@ -269,6 +308,18 @@ class _Batch:
                 )
             )
         return found
+
+    def let_go(self) -> None:
+        """Free what only the drawing needs: this batch is still held while the next one is drawn."""
+        del self._cache, self._logits_BV, self._mask_BT, self._positions_B1
+
+    def tokens(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Prompt and response of each row as token ids, in the order of the rows."""
+        drawn = self._tokens_RT.tolist()
+        return [
+            (row.prompt, tuple(ids[:length]))
+            for row, ids, length in zip(self._rows, drawn, self._lengths_R.tolist(), strict=True)
+        ]
 
     def _prefill(self, pad_id: int) -> None:
         """Read each different prompt once, then repeat its cache for all of its samples."""

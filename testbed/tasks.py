@@ -7,7 +7,8 @@ r"""The testbed's problems: chains of operations modulo 10, solved one step a li
                \boxed{7}
 
 Digits are multiplied by 3, 7 and 9 only: these permute the residues, so that every answer is as
-likely as every other, however long the chain. A problem's split is a function of its text, which
+likely as every other, however long the chain. Two variants of the rule, modulo seven and from
+right to left, make problems out of distribution. A problem's split is a function of its text, which
 makes the test, held-out and training problems disjoint without a list of them.
 """
 
@@ -41,6 +42,12 @@ FACTS: tuple[Fact, ...] = tuple(
     for left in range(10)
     for right in OPERANDS[operator]
 )
+RULES: Mapping[str, str] = {
+    "ten": "Modulo ten, left to right: ",
+    "seven": "Modulo seven, left to right: ",
+    "leftward": "Modulo ten, right to left: ",
+}
+"""How the question of each rule begins."""
 DIFFICULTIES: Mapping[str, tuple[int, ...]] = {"easy": (2, 3), "hard": (4, 5)}
 """Numbers of operations of the problems of each difficulty."""
 
@@ -52,24 +59,48 @@ class Chain:
     Args:
         start: the first digit.
         steps: operators of `OPERANDS`, each with its right operand.
+        rule: a key of `RULES`.
     """
 
     start: int
     steps: tuple[Step, ...]
+    rule: str = "ten"
 
     @property
     def text(self) -> str:
         """The problem as it is asked."""
         expression = "".join(f"{operator}{operand}" for operator, operand in self.steps)
-        return f"Modulo ten, left to right: {self.start}{expression}"
+        return f"{RULES[self.rule]}{self.start}{expression}"
+
+    @property
+    def lines(self) -> list[tuple[int, str, int, int]]:
+        """The steps in the order in which they are worked off: left, operator, right, result."""
+        modulus = 7 if self.rule == "seven" else 10
+        digits = [self.start, *(operand for _, operand in self.steps)]
+        operators = [operator for operator, _ in self.steps]
+        is_leftward = self.rule == "leftward"
+        if is_leftward:
+            digits, operators = digits[::-1], operators[::-1]
+        found, value = [], digits[0]
+        for operator, digit in zip(operators, digits[1:], strict=True):
+            left, right = (digit, value) if is_leftward else (value, digit)
+            value = apply(left, operator, right, modulus)
+            found.append((left, operator, right, value))
+        return found
 
     @property
     def answer(self) -> str:
         """The last value, one digit."""
-        value = self.start
-        for operator, operand in self.steps:
-            value = apply(value, operator, operand)
-        return str(value)
+        return str(self.lines[-1][-1])
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The answer, as the one reference answer."""
+        return (self.answer,)
+
+    def accepts(self, answer: str) -> bool:
+        """Whether the content of the box is the answer."""
+        return answer == self.answer
 
     def write_out(self, result_of: Callable[[int, str, int], int]) -> str:
         """A solution, one line a step and the boxed answer, in which `result_of` does the sums."""
@@ -87,15 +118,20 @@ class Chain:
 
     @property
     def split(self) -> Split:
-        """Which part it belongs to: 10 % test, 10 % held-out, 80 % training."""
-        bucket = int.from_bytes(hashlib.sha256(self.text.encode()).digest()[:8]) % 10
-        return "test" if bucket == 0 else "heldout" if bucket == 1 else "train"
+        """Which part it belongs to."""
+        return split_of(self.text)
 
 
-def apply(left: int, operator: str, right: int) -> int:
-    """The result of one step, 0 to 9."""
+def split_of(text: str) -> Split:
+    """The part that a problem belongs to by its text: 10 % test, 10 % held-out, 80 % training."""
+    bucket = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) % 10
+    return "test" if bucket == 0 else "heldout" if bucket == 1 else "train"
+
+
+def apply(left: int, operator: str, right: int, modulus: int = 10) -> int:
+    """The result of one step, 0 to 9 (0 to 6 modulo seven)."""
     results = {"+": left + right, "-": left - right, "*": left * right}
-    return results[operator] % 10
+    return results[operator] % modulus
 
 
 def is_correct_trace(chain: Chain, response: str) -> bool:
@@ -174,6 +210,11 @@ def draw_chains(difficulty: str, split: Split, n: int, seed: int) -> list[Chain]
 
 
 def _draw(rng: random.Random, n_operations: int) -> Chain:
+    return random_chain(rng, n_operations, "ten")
+
+
+def random_chain(rng: random.Random, n_operations: int, rule: str) -> Chain:
+    """A chain with so many operations, whatever its split."""
     operators = [rng.choice(tuple(OPERANDS)) for _ in range(n_operations)]
     steps = tuple((operator, rng.choice(OPERANDS[operator])) for operator in operators)
-    return Chain(start=rng.randrange(10), steps=steps)
+    return Chain(start=rng.randrange(10), steps=steps, rule=rule)

@@ -39,6 +39,8 @@ class TrainSettings:
         warmup_steps: until the peak.
         weight_decay: of AdamW.
         seed: of the order of the examples.
+        n_bucketed: so many batches are filled together, like lengths in one batch, which saves
+            padding. 1 leaves the order to chance alone.
     """
 
     n_steps: int
@@ -47,9 +49,10 @@ class TrainSettings:
     warmup_steps: int = 50
     weight_decay: float = 0.01
     seed: int = 0
+    n_bucketed: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("n_steps", "batch_size", "learning_rate"):
+        for name in ("n_steps", "batch_size", "learning_rate", "n_bucketed"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}", fix="Give a positive number")
 
@@ -118,10 +121,10 @@ def train(
         fused=True,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, settings.rate_share)
-    batches = _batches(len(examples.lengths), settings)
+    batches = _batches(examples.lengths, settings)
     losses: list[float] = []
     model.train()
-    with _one_thread():
+    with one_thread():
         while len(losses) < settings.n_steps:
             loss = response_loss(model, examples, next(batches))
             optimizer.zero_grad()
@@ -148,21 +151,29 @@ def response_loss(model: Qwen3ForCausalLM, examples: Examples, rows: torch.Tenso
     return torch.nn.functional.cross_entropy(logits, ids[:, 1:][is_target])
 
 
-def _batches(n_examples: int, settings: TrainSettings) -> Iterator[torch.Tensor]:
+def _batches(lengths: torch.Tensor, settings: TrainSettings) -> Iterator[torch.Tensor]:
     # Batches run over the end of an epoch, so that no example is left out and all are full.
     import torch
 
     generator = torch.Generator().manual_seed(settings.seed)
     queue = torch.empty(0, dtype=torch.int64)
+    n_taken = settings.batch_size * settings.n_bucketed
     while True:
-        while len(queue) < settings.batch_size:
-            queue = torch.cat([queue, torch.randperm(n_examples, generator=generator)])
-        yield queue[: settings.batch_size]
-        queue = queue[settings.batch_size :]
+        while len(queue) < n_taken:
+            queue = torch.cat([queue, torch.randperm(len(lengths), generator=generator)])
+        taken, queue = queue[:n_taken], queue[n_taken:]
+        if settings.n_bucketed == 1:
+            yield taken
+            continue
+        taken = taken[lengths[taken].argsort(stable=True)]
+        batches = taken.split(settings.batch_size)
+        for i in torch.randperm(len(batches), generator=generator).tolist():
+            yield batches[i]
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Let torch work with one thread inside the block."""
     # Matrices this small gain nothing from a second thread, and sums that are split over threads
     # in another way are other sums.
     import torch
