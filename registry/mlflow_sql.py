@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlready.registry.mlflow_codec import CHECKPOINT, EVALUATION, KEY
+from rlready.registry.mlflow_page import NOTE
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -20,7 +21,7 @@ READY, PENDING = 2, 1
 """`LoggedModelStatus` as the database writes it."""
 
 # `_` stands for any character in LIKE; no tag of ours has one there.
-_OR_EVALUATION = f" OR t.tag_key LIKE '{EVALUATION}.%'"
+_EVALUATIONS = f"{EVALUATION}.%"
 
 
 @dataclass(kw_only=True)
@@ -86,6 +87,11 @@ def read_rows(
     """See `Backend.rows`."""
     import sqlalchemy as sa
 
+    tags = f"t.tag_key = '{CHECKPOINT}'"
+    if whole:
+        tags += f" OR t.tag_key LIKE '{_EVALUATIONS}'"
+    if keys is not None:
+        tags += f" OR t.tag_key = '{NOTE}'"
     # One statement, hence one state of the registry, whatever is written meanwhile.
     query = (
         "SELECT m.model_id, m.status, m.model_type, m.creation_timestamp_ms,"
@@ -93,7 +99,7 @@ def read_rows(
         "FROM logged_models m JOIN logged_model_tags t ON t.model_id = m.model_id "
         "WHERE m.experiment_id = :experiment AND m.lifecycle_stage = 'active' "
         f"AND m.status IN ({READY}{'' if keys is None else f', {PENDING}'}) "
-        f"AND (t.tag_key = '{CHECKPOINT}'{_OR_EVALUATION if whole else ''}) "
+        f"AND ({tags}) "
     )
     values: dict[str, Any] = {"experiment": int(experiment_id)}
     if keys is not None:

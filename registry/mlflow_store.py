@@ -26,6 +26,7 @@ from rlready.registry import mlflow_codec as codec
 from rlready.registry import mlflow_write as write
 from rlready.registry.errors import StoreError
 from rlready.registry.mlflow_backend import PostgresBackend, SqliteBackend, open_backend
+from rlready.registry.mlflow_page import NOTE
 from rlready.registry.mlflow_quiet import import_quietly, quiet
 from rlready.registry.mlflow_sql import ModelRow
 from rlready.registry.records import Checkpoint, Evaluation, Proxy
@@ -221,6 +222,7 @@ class MlflowStore:
             published={e.id: e for e in published},
             pending=pending[0] if pending else None,
             parents=tuple(ready[parent][0].model_id for parent in checkpoint.parents),
+            note=own_rows[0].tags.get(NOTE) if own_rows else None,
         )
 
 

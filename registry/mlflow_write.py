@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING, Any
 
 from rlready.registry import mlflow_codec as codec
 from rlready.registry.errors import StoreError
+from rlready.registry.mlflow_page import note_tag
 from rlready.registry.mlflow_sql import ModelRow
 from rlready.registry.records import Checkpoint, Evaluation
-from rlready.registry.store import StoredCheckpoint, StoredEvaluation, merge
+from rlready.registry.store import StoredCheckpoint, StoredEvaluation, merge, newest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,12 +54,14 @@ class Known:
         pending: the model that a killed put left.
         published: evaluations of READY models by id.
         parents: model ids of the parents.
+        note: the description on the checkpoint's page.
     """
 
     stored: StoredCheckpoint | None
     pending: ModelRow | None
     published: Mapping[str, codec.Published]
     parents: tuple[str, ...]
+    note: str | None = None
 
     @property
     def next_ms(self) -> int:
@@ -101,7 +104,7 @@ def store(
     run_id, at_ms = run.info.run_id, int(run.data.tags[AT])
     # The time in the record only orders evaluations; a resumed run may be older than others.
     published = codec.evaluation_tags(put.evaluation, put.id, max(at_ms, known.next_ms), run_id)
-    model_id = _model(client, experiment_id, put.checkpoint, known, run_id, published)
+    model_id = _model(client, experiment_id, put, known, run_id, published)
     # Before the metrics: MLflow loads run and model, with all metrics, to learn where files go.
     _log_artifacts(client, run_id, put)
     if known.stored is None:
@@ -110,7 +113,7 @@ def store(
     _link(client, run, model_id, put.checkpoint, known)
     if known.stored is not None:
         facts = _news(known.stored.checkpoint, put.checkpoint)
-        client.set_logged_model_tags(model_id, {**facts, **published})
+        client.set_logged_model_tags(model_id, {**facts, **published, **_note(put, known)})
     _finalize(client, model_id)
     if not is_project_run(run_id):
         client.set_terminated(run_id)
@@ -231,15 +234,17 @@ def _tag_run(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None
 def _model(
     client: MlflowClient,
     experiment_id: str,
-    checkpoint: Checkpoint,
+    put: Put,
     known: Known,
     run_id: str,
     published: Mapping[str, str],
 ) -> str:
     if known.stored is not None:
         return known.stored.model_id
+    checkpoint = put.checkpoint
     kind = codec.model_type(checkpoint)
-    tags = {**codec.checkpoint_tags(checkpoint), **published, "mlflow.model.isExternal": "true"}
+    facts = {**codec.checkpoint_tags(checkpoint), "mlflow.model.isExternal": "true"}
+    tags = {**facts, **published, **_note(put, known)}
     pending = known.pending
     if pending is not None and pending.model_type == kind:
         # The killed put may have been of other numbers, some of which were never written.
@@ -258,6 +263,14 @@ def _model(
         model_type=kind,
     )
     return str(model.model_id)
+
+
+def _note(put: Put, known: Known) -> Mapping[str, str]:
+    if known.stored is None:
+        return note_tag(put.checkpoint, put.evaluation.proxies, known.note)
+    checkpoint = merge(known.stored.checkpoint, put.checkpoint)
+    proxies = newest(known.stored.proxies, put.evaluation.proxies)
+    return note_tag(checkpoint, proxies, known.note)
 
 
 def _news(known: Checkpoint, given: Checkpoint) -> dict[str, str]:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from rlready.registry.digest import DIGEST_LENGTH, digest
@@ -318,7 +319,7 @@ class Evaluation:
         if twice:
             raise RecordError(f"an evaluation holds {sorted(twice)} more than once")
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Digest of the checkpoint and of every proxy: the same numbers, the same evaluation."""
         proxies = sorted(canonical(proxy) for proxy in self.proxies)

@@ -1,4 +1,3 @@
-# ruff: noqa: D102  (a test's name states the behaviour, in a class too)
 """What the MLflow store leaves in MLflow, and how it fails."""
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from store_child import GSM8K, PROTOCOL, a_checkpoint, a_proxy, an_evaluation
 from rlready.registry import mlflow_codec as codec
 from rlready.registry.errors import StoreError
 from rlready.registry.mlflow_lock import _create, claim
+from rlready.registry.mlflow_page import description
 from rlready.registry.mlflow_quiet import quiet
 from rlready.registry.mlflow_store import MlflowStore
 from rlready.registry.records import Evaluation
@@ -488,3 +488,29 @@ def fresh_postgres_database(uri: str) -> str:
     with engine.connect() as connection:
         connection.execute(sa.text("CREATE DATABASE fresh"))
     return str(url.set(database="fresh").render_as_string(hide_password=False))
+
+
+def note_of(client: Any, model_id: str) -> str:
+    return str(client.get_logged_model(model_id).tags["mlflow.note.content"])
+
+
+def test_the_model_page_shows_the_newest_value_of_every_proxy(
+    store: MlflowStore, client: Any
+) -> None:
+    stored = store.put_evaluation(an_evaluation(1, value=0.5))
+    assert "0.5000 ± 0.0300" in note_of(client, stored.model_id)
+    store.put_evaluation(an_evaluation(1, value=0.75))
+    assert "0.7500 ± 0.0300" in note_of(client, stored.model_id)
+    assert "0.5000" not in note_of(client, stored.model_id)
+
+
+def test_a_description_that_a_person_wrote_is_kept(store: MlflowStore, client: Any) -> None:
+    stored = store.put_evaluation(an_evaluation(1, value=0.5))
+    client.set_logged_model_tags(stored.model_id, {"mlflow.note.content": "our best one"})
+    store.put_evaluation(an_evaluation(1, value=0.75))
+    assert note_of(client, stored.model_id) == "our best one"
+
+
+def test_names_cannot_break_out_of_the_description() -> None:
+    text = description(a_checkpoint(1), [a_proxy(benchmark="x\n```\n<script>")])
+    assert text.count("```") == 4  # a block of proxies and one of the recipe

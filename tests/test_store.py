@@ -1,4 +1,3 @@
-# ruff: noqa: D102  (a test's name states the behaviour, in a class too)
 """The contract of `Store`, over every implementation and every kind of MLflow backend."""
 
 from __future__ import annotations
