@@ -1,10 +1,10 @@
 """The base model: pretrained in one stage on noisy solutions of all skills, and shipped.
 
-    python -m rlready.testbed.base --out testbed/base
+    python -m rlready.testbed.base --out FOLDER
 
-makes the folder `base/` beside this module again: float16 weights under 1 MB, tokenizer, settings
-and losses. `base_checkpoint` gives it as an ordinary float32 checkpoint and checks its digest.
-A base for other settings takes a few minutes on one core.
+makes again what lies in `base/` beside this module: an ordinary checkpoint with float16 weights,
+under 1 MB, with settings, losses and the digest of the weights in `base.json`. It takes about six
+minutes on one core. Other machines may round sums in another way and so give other weights.
 """
 
 from __future__ import annotations
@@ -12,28 +12,35 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-import shutil
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlready.registry.digest import digest
-from rlready.registry.errors import ConfigError
-from rlready.testbed.model import ModelSize, build_model
+import click
+
+from rlready.registry.digest import digest, file_sha256
+from rlready.registry.errors import CheckpointError, RlreadyError
+from rlready.testbed.folders import appearing, find_result, write_report
+from rlready.testbed.model import ModelSize, build_model, save_checkpoint
 from rlready.testbed.skills import draw_any
 from rlready.testbed.solutions import solution
 from rlready.testbed.train import Examples, TrainSettings, train
 from rlready.testbed.world_tokenizer import encode_pairs, world_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
+
+BASE_VERSION = 1
+"""Rises when the same settings give another base."""
 
 SHIPPED = Path(__file__).parent / "base"
 MARK = "base.json"
+WEIGHTS = "model.safetensors"
+
+_LOSS_EVERY = 400  # steps; each loss told is the mean of the last hundred
 
 _SKILLS: Mapping[str, float] = {
     "chain_easy": 0.15,
@@ -45,7 +52,7 @@ _SKILLS: Mapping[str, float] = {
     "chain_seven": 0.05,
     "chain_leftward": 0.05,
 }
-_STYLES: Mapping[str, float] = {"canonical": 0.15, "shuffled": 0.4, "terse": 0.25, "answer": 0.2}
+_STYLES: Mapping[str, float] = {"canonical": 0.2, "shuffled": 0.4, "terse": 0.25, "answer": 0.15}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,19 +70,19 @@ class BaseSettings:
         seed: of weights, examples and batches.
     """
 
-    n_steps: int = 3600
+    n_steps: int = 4000
     batch_size: int = 64
-    learning_rate: float = 5e-3
-    noise: float = 0.15
+    learning_rate: float = 4e-3
+    noise: float = 0.12
     skills: Mapping[str, float] = field(default_factory=lambda: dict(_SKILLS))
     styles: Mapping[str, float] = field(default_factory=lambda: dict(_STYLES))
-    size: ModelSize = field(default_factory=ModelSize)
+    size: ModelSize = ModelSize(width=96, n_layers=3, mlp_width=256)  # noqa: RUF009  # it is frozen
     seed: int = 0
 
     @property
     def digest(self) -> str:
         """Id of the settings."""
-        return digest(dataclasses.asdict(self))
+        return digest([BASE_VERSION, dataclasses.asdict(self)])
 
     @property
     def training(self) -> TrainSettings:
@@ -102,3 +109,101 @@ def corpus(settings: BaseSettings, tokenizer: PreTrainedTokenizerBase) -> Exampl
         is_wrong = rng.random() < settings.noise
         pairs.append((puzzle.text, solution(puzzle, style, rng, is_wrong=is_wrong)))
     return encode_pairs(tokenizer, pairs)
+
+
+def shipped_base() -> Path:
+    """The folder of the shipped base, an ordinary checkpoint, its weights checked.
+
+    Raises:
+        CheckpointError: if the weights are missing, or are others than were shipped.
+    """
+    mark, weights = SHIPPED / MARK, SHIPPED / WEIGHTS
+    report = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else {}
+    found = file_sha256(weights) if weights.is_file() else None
+    if found is None or found != report.get("weights_sha256"):
+        raise CheckpointError(
+            f"the testbed's base in {SHIPPED} is incomplete or was changed",
+            why=f"the SHA-256 of {WEIGHTS} is {found}, {report.get('weights_sha256')} was shipped",
+            fix="Install rlready again, or make it with python -m rlready.testbed.base --out "
+            f"{SHIPPED}",
+        )
+    return SHIPPED
+
+
+def pretrain(
+    settings: BaseSettings, folder: Path, on_step: Callable[[int, float], None] | None = None
+) -> Path:
+    """The folder, now a base: pretrained now if this very base is not there.
+
+    Args:
+        settings: what is pretrained on, and how.
+        folder: does not exist, is empty, or holds this base.
+        on_step: called after each step with the number of steps done and the loss.
+
+    Raises:
+        ConfigError: if the folder holds anything else. Nothing is changed.
+    """
+    key = settings.digest
+    if find_result(folder, MARK, key) is None:
+        begin = time.process_time()
+        tokenizer = world_tokenizer()
+        model = build_model(tokenizer, settings.size, seed=settings.seed)
+        losses = train(model, corpus(settings, tokenizer), settings.training, on_step)
+        told = [
+            statistics.fmean(losses[max(0, end - 100) : end])
+            for end in range(_LOSS_EVERY, len(losses) + 1, _LOSS_EVERY)
+        ]
+        with appearing(folder, MARK, key) as draft:
+            _write(draft, (model, tokenizer), settings, (told, time.process_time() - begin))
+    return folder
+
+
+def _write(
+    folder: Path,
+    trained: tuple[Qwen3ForCausalLM, PreTrainedTokenizerBase],
+    settings: BaseSettings,
+    cost: tuple[Sequence[float], float],
+) -> None:
+    import torch
+
+    model, tokenizer = trained
+    save_checkpoint(model.half(), tokenizer, folder)
+    report = {
+        "version": BASE_VERSION,
+        "settings": dataclasses.asdict(settings),
+        "n_parameters": model.num_parameters(),
+        "losses": {(i + 1) * _LOSS_EVERY: round(loss, 4) for i, loss in enumerate(cost[0])},
+        "cpu_seconds": round(cost[1], 1),
+        "torch": torch.__version__,
+        "weights_sha256": file_sha256(folder / WEIGHTS),
+    }
+    write_report(folder / MARK, settings.digest, report)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder to make. It must not exist, be empty, or hold this very base.",
+)
+@click.option(
+    "--steps", type=click.IntRange(min=1), default=BaseSettings.n_steps, show_default=True
+)
+@click.option("--seed", default=0, show_default=True, help="Of weights, examples and batches.")
+def main(*, out: Path, steps: int, seed: int) -> None:
+    """Pretrain the testbed's base, about six minutes on one core."""
+
+    def on_step(n_done: int, loss: float) -> None:
+        if n_done % 100 == 0:
+            click.echo(f"step {n_done} of {steps}, loss {loss:.3f} nats/token", err=True)
+
+    try:
+        click.echo(pretrain(BaseSettings(n_steps=steps, seed=seed), out, on_step))
+    except RlreadyError as error:
+        click.echo(f"error: {error}", err=True)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -33,7 +33,7 @@ PROFILES: Mapping[str, int] = {"smoke": 3, "small": 12, "full": 48}
 
 
 def design(n: int, seed: int = 0) -> list[SftRecipe]:
-    """n different recipes; the first ones are those of every smaller n.
+    """Different recipes; the first ones are those of every smaller n.
 
     Args:
         n: 1 up to the size of the full crossing.

@@ -200,7 +200,9 @@ def advantages(rewards_PG: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """
     centred_PG = rewards_PG - rewards_PG.mean(axis=1, keepdims=True)
     spread_P1 = rewards_PG.std(axis=1, keepdims=True)
-    return np.divide(centred_PG, spread_P1, out=np.zeros_like(centred_PG), where=spread_P1 > 0)
+    found_PG = np.zeros_like(centred_PG)
+    np.divide(centred_PG, spread_P1, out=found_PG, where=spread_P1 > 0)
+    return found_PG
 
 
 def response_log_probs(

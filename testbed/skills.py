@@ -99,7 +99,7 @@ def draw_different(skill: str, split: Split, n: int, seed: int) -> list[AnyPuzzl
 def draw_mixture(
     weights: Mapping[str, float], split: Split, n: int, seed: int
 ) -> list[tuple[str, AnyPuzzle]]:
-    """n different problems with their skills, in random order.
+    """Different problems with their skills, in random order.
 
     Args:
         weights: shares of the skills, summing to 1.

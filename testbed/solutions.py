@@ -2,7 +2,7 @@ r"""Written solutions in four styles, with a wrong step where one is wanted.
 
     canonical    3+4=7 / 7*7=9 / \boxed{9}          every step
     shuffled     4+3=7 / 7*7=9 / \boxed{9}          operands of + and * in random order
-    terse        7 / 9 / \boxed{9}                  results only
+    terse        3+4=7 / *7=9 / \boxed{9}           without what the line before says
     answer       \boxed{9}                          no chain of thought
 
 (`/` stands for a line's end.) A wrong step has another result, and what follows goes on from it,
@@ -12,6 +12,7 @@ that is said to come to the target.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,11 +29,19 @@ AnyPuzzle = Chain | Countdown | Addition
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One step: operands joined by an operator, and what it is said to come to."""
+    """One step: operands joined by an operator, and what it is said to come to.
+
+    Args:
+        operands: two, or three with a carry.
+        operator: between them.
+        result: what they are said to come to.
+        known: index of the operand that the line before gives; -1 if there is none.
+    """
 
     operands: tuple[int, ...]
     operator: str
     result: int
+    known: int = -1
 
 
 def solution(puzzle: AnyPuzzle, style: Style, rng: random.Random, *, is_wrong: bool = False) -> str:
@@ -66,12 +75,19 @@ def worked_out(
 
 
 def _written(line: Line, style: Style, rng: random.Random) -> str:
-    if style == "terse":
-        return str(line.result)
     operands = list(line.operands)
+    if style == "terse" and line.known >= 0:
+        return f"{_without(operands, line)}={line.result}"
     if style == "shuffled" and line.operator != "-":
         rng.shuffle(operands)
     return f"{line.operator.join(map(str, operands))}={line.result}"
+
+
+def _without(operands: list[int], line: Line) -> str:
+    before, after = operands[: line.known], operands[line.known + 1 :]
+    if len(operands) > 2:  # a carry leaves no operator behind
+        return line.operator.join(map(str, before + after))
+    return line.operator.join(("".join(map(str, before)), "".join(map(str, after))))
 
 
 def _chain(chain: Chain, rng: random.Random, is_wrong: bool) -> tuple[list[Line], str]:
@@ -80,13 +96,14 @@ def _chain(chain: Chain, rng: random.Random, is_wrong: bool) -> tuple[list[Line]
     modulus, is_leftward = 7 if chain.rule == "seven" else 10, chain.rule == "leftward"
     lines: list[Line] = []
     for i, (left, operator, operand, _) in enumerate(right):
+        known = -1
         if lines:
-            value = lines[-1].result
+            value, known = lines[-1].result, int(is_leftward)
             left, operand = (left, value) if is_leftward else (value, operand)
         result = apply(left, operator, operand, modulus)
         if i == slip:
             result = (result + rng.randrange(1, modulus)) % modulus
-        lines.append(Line(operands=(left, operand), operator=operator, result=result))
+        lines.append(Line(operands=(left, operand), operator=operator, result=result, known=known))
     return lines, str(lines[-1].result)
 
 
@@ -100,7 +117,8 @@ def _addition(addition: Addition, rng: random.Random, is_wrong: bool) -> tuple[l
         result = sum(operands)
         if i == slip:
             result = (result + rng.randrange(1, 19)) % 20
-        lines.append(Line(operands=operands, operator="+", result=result))
+        known = 2 if carry else -1
+        lines.append(Line(operands=operands, operator="+", result=result, known=known))
         carry, digit = divmod(result, 10)
         total = f"{digit}{total}"
     return lines, f"{carry or ''}{total}"
@@ -116,12 +134,13 @@ def _countdown(puzzle: Countdown, rng: random.Random, is_wrong: bool) -> tuple[l
         steps = _spoilt(start, steps, rng)
     passed = values(start, steps)
     lines = [
-        Line(operands=(left, operand), operator=operator, result=result)
-        for left, (operator, operand), result in zip(passed, steps, passed[1:], strict=False)
+        Line(operands=(left, operand), operator=operator, result=result, known=0 if i else -1)
+        for i, (left, (operator, operand), result) in enumerate(
+            zip(passed, steps, passed[1:], strict=False)
+        )
     ]
     if is_wrong:
-        last = lines[-1]
-        lines[-1] = Line(operands=last.operands, operator=last.operator, result=puzzle.target)
+        lines[-1] = dataclasses.replace(lines[-1], result=puzzle.target)
     return lines, f"{start}{''.join(f'{operator}{operand}' for operator, operand in steps)}"
 
 
