@@ -31,6 +31,8 @@ demo: $(STAMP)  ## Train a tiny checkpoint, evaluate it through `mlflow run`, pr
 	  -P held-out=demo_heldout=$(DEMO)/sft/heldout.jsonl -P prompt-template=$(DEMO)/sft/prompt.txt \
 	  -P recipe=$(DEMO)/sft/recipe.toml -P samples=64 -P max-tokens=96 \
 	  -P samples-dir=$(DEMO)/samples -P name=demo-sft
+	@echo "Open it in MLflow: $(BIN)/mlflow ui --backend-store-uri $(URI)"
+	@echo "Ask the registry:  $(BIN)/rlready show demo-sft --tracking-uri $(URI)"
 
 test: $(STAMP)  ## Run all tests
 	$(BIN)/python -m pytest
