@@ -17,7 +17,7 @@ import contextlib
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +48,13 @@ class SampleFolder:
         """Damaged parts found so far, under the names they were given."""
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
         """Hold the folder for one writer; another process waits here.
 
         The lock dies with its process, so a kill leaves none behind.
+
+        Args:
+            on_wait: called once if another process holds it.
         """
         import fcntl
 
@@ -59,7 +62,12 @@ class SampleFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = (self.path / ".lock").open("w")
         with handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if on_wait is not None:
+                    on_wait()
+                fcntl.flock(handle, fcntl.LOCK_EX)
             for leftover in self.path.glob(".tmp-*"):
                 leftover.unlink(missing_ok=True)
             yield

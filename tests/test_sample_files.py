@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import resource
@@ -130,6 +131,20 @@ def test_what_a_kill_left_half_written_is_cleared(tmp_path: Path) -> None:
     leftover.write_bytes(b"half")
     with folder.lock():
         assert not leftover.exists()
+
+
+def test_a_second_writer_waits_and_says_so(tmp_path: Path) -> None:
+    folder = filled(tmp_path)
+    other = (folder.path / ".lock").open("w")
+    fcntl.flock(other, fcntl.LOCK_EX)
+    waits: list[str] = []
+
+    def release() -> None:
+        waits.append("waited")
+        other.close()
+
+    with folder.lock(release):
+        assert waits == ["waited"]
 
 
 def test_about_says_what_the_samples_are(tmp_path: Path) -> None:

@@ -161,7 +161,8 @@ class Evaluator:
         plan, n = self._plan, self._plan.config.samples
         path = self._root / f"{benchmark.digest}-{plan.protocol.digest}"
         folder = SampleFolder(path, [problem.id for problem in benchmark.problems])
-        with folder.lock():
+        waiting = f"Another process is at work on {benchmark.name} of this checkpoint; waiting"
+        with folder.lock(lambda: self._clock.say(waiting)):
             folder.describe(self._about(benchmark))
             self._n_found += self._draw_missing(benchmark, folder)
             self._judge(benchmark, folder, verifier)
