@@ -310,7 +310,7 @@ class _Batch:
         return found
 
     def let_go(self) -> None:
-        """Free what only the drawing needs: this batch is still held while the next one is drawn."""
+        """Free what only drawing needs: the batch is still held while the next is drawn."""
         del self._cache, self._logits_BV, self._mask_BT, self._positions_B1
 
     def tokens(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -6,17 +6,22 @@ problem with what it is predicted from; `all` is both, for measures that should 
 Benchmarks whose answers are numbers are written as JSONL for `rlready evaluate`. Countdown is
 not: its answers are expressions, and a verifier that compares values would take the bare target
 for right; `measure.count` judges them.
+
+Held-out examples are correct solutions of held-out problems, a file for each style: a loss on
+another style than the recipe's says more of the style than of the skill.
 """
 
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from rlready.testbed.measure import Item
-from rlready.testbed.skills import SKILLS, VARIANTS, draw_different
+from rlready.testbed.skills import MIXES, SKILLS, VARIANTS, draw_different, draw_mixture
+from rlready.testbed.solutions import STYLES, solution
 
 Half = Literal["before", "after", "all"]
 
@@ -64,4 +69,30 @@ def write_benchmarks(folder: Path, n_per_half: int = N_PER_HALF) -> list[Path]:
                 path = folder / half / f"{name}.jsonl"
                 path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
                 written.append(path)
+    return written
+
+
+def write_heldout(folder: Path, n: int = 200) -> list[Path]:
+    """The files `heldout_<style>.jsonl`, each with n solved problems of all skills.
+
+    Each line has `id` and `messages`. The problems are the same in every style.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    puzzles = [puzzle for _, puzzle in draw_mixture(MIXES["mixed"], "heldout", n, _SEED)]
+    written = []
+    for style in STYLES:
+        rng = random.Random(f"heldout/{_SEED}")
+        rows = [
+            {
+                "id": f"heldout-{i:04d}",
+                "messages": [
+                    {"role": "user", "content": puzzle.text},
+                    {"role": "assistant", "content": solution(puzzle, style, rng)},
+                ],
+            }
+            for i, puzzle in enumerate(puzzles)
+        ]
+        path = folder / f"heldout_{style}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        written.append(path)
     return written

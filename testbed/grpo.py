@@ -198,9 +198,9 @@ def advantages(rewards_PG: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
     Zero throughout a group of equal rewards. Shape (prompts, group) as the rewards.
     """
-    centred_PG = rewards_PG - rewards_PG.mean(axis=1, keepdims=True)
+    centred_PG: npt.NDArray[np.float64] = rewards_PG - rewards_PG.mean(axis=1, keepdims=True)
     spread_P1 = rewards_PG.std(axis=1, keepdims=True)
-    found_PG = np.zeros_like(centred_PG)
+    found_PG = np.zeros(centred_PG.shape)
     np.divide(centred_PG, spread_P1, out=found_PG, where=spread_P1 > 0)
     return found_PG
 

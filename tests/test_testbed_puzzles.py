@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
-from rlready.testbed.benchmarks import benchmark, benchmarks, write_benchmarks
+from rlready.testbed.benchmarks import benchmark, benchmarks, write_benchmarks, write_heldout
 from rlready.testbed.design import AXES, design
 from rlready.testbed.puzzles import Addition, Countdown, boxed, reward, values
 from rlready.testbed.sft import SftRecipe, examples_of
@@ -204,6 +204,24 @@ def test_written_benchmarks_load_and_hold_numbers_only(tmp_path: Path) -> None:
     ]
     row = json.loads((tmp_path / "before" / "chain_easy.jsonl").read_text().split("\n")[0])
     assert set(row) == {"id", "problem", "answer"}
+
+
+def test_heldout_examples_are_right_and_neither_trained_nor_tested(tmp_path: Path) -> None:
+    paths = write_heldout(tmp_path, n=12)
+    assert [path.stem for path in paths] == [f"heldout_{style}" for style in STYLES]
+    for path in paths:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert len(rows) == 12
+        puzzles = dict(draw_mixture_texts("heldout", 12))
+        for row in rows:
+            question, response = (message["content"] for message in row["messages"])
+            assert reward(puzzles[question], response)
+            assert puzzles[question].split == "heldout"
+
+
+def draw_mixture_texts(split: str, n: int) -> list[tuple[str, AnyPuzzle]]:
+    drawn = draw_mixture(MIXES["mixed"], split, n, seed=0)  # type: ignore[arg-type]
+    return [(puzzle.text, puzzle) for _, puzzle in drawn]
 
 
 def test_mixtures_sum_to_one_and_are_drawn_in_their_shares() -> None:
