@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_codec import CHECKPOINT, EVALUATION, KEY
+from rlready.registry.mlflow_codec import CHECKPOINT, EVALUATION, KEY, OUTCOME
 from rlready.registry.mlflow_lock import advisory_lock, claim, file_lock
+from rlready.registry.mlflow_page import NOTE
 from rlready.registry.mlflow_sql import (
     ModelRow,
     has_schema,
@@ -30,6 +31,7 @@ from rlready.registry.mlflow_sql import (
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_READ = (CHECKPOINT, EVALUATION, OUTCOME, NOTE)
 _PAGE = 1000
 _CONNECT_S = 5
 
@@ -73,8 +75,8 @@ class Backend(Protocol):
     def experiment(self, client: ClientMaker, name: str) -> tuple[str, bool] | None:
         """An experiment's id, and whether it is active; None if there is none of this name."""
 
-    def run_of(self, client: ClientMaker, experiment_id: str, evaluation_id: str) -> str | None:
-        """Id of the oldest run with this evaluation's tag that is not deleted."""
+    def run_of(self, client: ClientMaker, experiment_id: str, tag: str, id_: str) -> str | None:
+        """Id of the oldest run that is not deleted and whose tag has this value."""
 
     def close(self) -> None:
         """Close connections: none is left open between calls, for a fork to inherit."""
@@ -169,9 +171,9 @@ class SqliteBackend:
         """See `Backend.experiment`."""
         return read_experiment(self._engine, name)
 
-    def run_of(self, client: ClientMaker, experiment_id: str, evaluation_id: str) -> str | None:
+    def run_of(self, client: ClientMaker, experiment_id: str, tag: str, id_: str) -> str | None:
         """See `Backend.run_of`."""
-        return read_run_of(self._engine, experiment_id, evaluation_id)
+        return read_run_of(self._engine, experiment_id, tag, id_)
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -247,9 +249,9 @@ class PostgresBackend:
         """See `Backend.experiment`."""
         return read_experiment(self._engine, name)
 
-    def run_of(self, client: ClientMaker, experiment_id: str, evaluation_id: str) -> str | None:
+    def run_of(self, client: ClientMaker, experiment_id: str, tag: str, id_: str) -> str | None:
         """See `Backend.run_of`."""
-        return read_run_of(self._engine, experiment_id, evaluation_id)
+        return read_run_of(self._engine, experiment_id, tag, id_)
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -323,11 +325,11 @@ class ClientBackend:
             return None
         return str(found.experiment_id), found.lifecycle_stage == "active"
 
-    def run_of(self, client: ClientMaker, experiment_id: str, evaluation_id: str) -> str | None:
+    def run_of(self, client: ClientMaker, experiment_id: str, tag: str, id_: str) -> str | None:
         """See `Backend.run_of`."""
         found = client().search_runs(
             [experiment_id],
-            f"tags.`{EVALUATION}` = '{evaluation_id}'",
+            f"tags.`{tag}` = '{id_}'",
             max_results=1,
             order_by=["attributes.start_time ASC"],
         )
@@ -409,5 +411,5 @@ def _client_row(model: Any) -> ModelRow:
         model_type=model.model_type or "",
         created_ms=model.creation_timestamp,
         updated_ms=model.last_updated_timestamp,
-        tags={k: v for k, v in model.tags.items() if k.startswith((CHECKPOINT, EVALUATION))},
+        tags={k: v for k, v in model.tags.items() if k.startswith(_READ)},
     )

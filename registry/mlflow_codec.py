@@ -6,6 +6,7 @@ A LoggedModel carries (`...` stands for 32 hexadecimal digits):
     rlready.checkpoint      the `Checkpoint` as JSON, the one copy that is read back
     rlready.evaluation...   an `Evaluation`'s proxies as JSON, set in one transaction once metrics,
                             artifacts and links are written: who sees the tag sees all of it
+    rlready.outcome...      an `Outcome` as JSON, set in the same way (`mlflow_outcome`)
     rlready.name, .kind, .step, .uri, .parent, .recipe.<field>    the same facts, for the eye
 
 and the metrics `<name>`, `<name>_se`, `<name>_se_within` and `<name>_n` (problems) of every proxy.
@@ -33,6 +34,9 @@ KEY = "rlready.key"
 CHECKPOINT = "rlready.checkpoint"
 EVALUATION = "rlready.evaluation"
 """On a run: the id of its evaluation. On a model, followed by `.<id>`: the evaluation itself."""
+
+OUTCOME = "rlready.outcome"
+"""On a run: the id of its outcome. On a model, followed by `.<id>`: the outcome itself."""
 
 FORMAT = 1
 """Version of the JSON in the tags."""
@@ -101,7 +105,11 @@ def checkpoint_tags(checkpoint: Checkpoint) -> dict[str, str]:
     }
     tags = {f"rlready.{key}": shown(value) for key, value in facts.items() if value is not None}
     record = {"format": FORMAT, **asdict(checkpoint)}
-    return {**tags, KEY: checkpoint.id, CHECKPOINT: _json(record, f"checkpoint {checkpoint.name}")}
+    return {
+        **tags,
+        KEY: checkpoint.id,
+        CHECKPOINT: to_json(record, f"checkpoint {checkpoint.name}"),
+    }
 
 
 def read_checkpoint(tags: Mapping[str, str]) -> Checkpoint:
@@ -110,7 +118,7 @@ def read_checkpoint(tags: Mapping[str, str]) -> Checkpoint:
     Raises:
         StoreError: if a later version of rlready wrote it, or something else did.
     """
-    values = _loads(tags[CHECKPOINT], CHECKPOINT)
+    values = from_json(tags[CHECKPOINT], CHECKPOINT)
     recipe = values.pop("recipe")
     parents = tuple(values.pop("parents"))
     return Checkpoint(**values, parents=parents, recipe=Recipe(**recipe) if recipe else None)
@@ -128,13 +136,8 @@ def evaluation_tags(
         "datasets": datasets,
         "proxies": [[*_row(p), datasets.index(_dataset(p))] for p in evaluation.proxies],
     }
-    text = _json(record, f"evaluation {evaluation_id}")
-    key = f"{EVALUATION}.{evaluation_id}"
-    starts = range(0, len(text), _TAG_CHARACTERS)
-    return {
-        key if part == 0 else f"{key}.{part}": text[start : start + _TAG_CHARACTERS]
-        for part, start in enumerate(starts)
-    }
+    text = to_json(record, f"evaluation {evaluation_id}")
+    return cut(f"{EVALUATION}.{evaluation_id}", text)
 
 
 def read_evaluations(tags: Mapping[str, str]) -> list[Published]:
@@ -143,13 +146,27 @@ def read_evaluations(tags: Mapping[str, str]) -> list[Published]:
     Raises:
         StoreError: if a later version of rlready wrote one, or something else did.
     """
+    found = [_read_evaluation(id_, text) for id_, text in joined(EVALUATION, tags)]
+    return sorted(found, key=lambda published: (published.at_ms, published.id))
+
+
+def cut(key: str, text: str) -> dict[str, str]:
+    """Tags that hold a text of any length: `key`, and where it is too long `key.1`, `key.2`..."""
+    starts = range(0, len(text), _TAG_CHARACTERS)
+    return {
+        key if part == 0 else f"{key}.{part}": text[start : start + _TAG_CHARACTERS]
+        for part, start in enumerate(starts)
+    }
+
+
+def joined(prefix: str, tags: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Ids and texts that `cut` put under keys `<prefix>.<id>`."""
     parts: dict[str, list[tuple[int, str]]] = {}
     for key, text in tags.items():
-        if key.startswith(EVALUATION + "."):
-            id_, _, part = key[len(EVALUATION) + 1 :].partition(".")
+        if key.startswith(prefix + "."):
+            id_, _, part = key[len(prefix) + 1 :].partition(".")
             parts.setdefault(id_, []).append((int(part or 0), text))
-    found = [_read_evaluation(id_, "".join(t for _, t in sorted(p))) for id_, p in parts.items()]
-    return sorted(found, key=lambda published: (published.at_ms, published.id))
+    return [(id_, "".join(text for _, text in sorted(found))) for id_, found in parts.items()]
 
 
 def metrics_by_dataset(evaluation: Evaluation) -> list[DatasetMetrics]:
@@ -213,7 +230,7 @@ def _digest(dataset: tuple[str, str, str | None]) -> str:
 
 
 def _read_evaluation(id_: str, text: str) -> Published:
-    values = _loads(text, f"{EVALUATION}.{id_}")
+    values = from_json(text, f"{EVALUATION}.{id_}")
     datasets = values["datasets"]
     return Published(
         id=id_,
@@ -242,7 +259,8 @@ def _proxies(rows: list[list[Any]], datasets: list[list[Any]]) -> Iterator[Proxy
         )
 
 
-def _json(record: Mapping[str, object], what: str) -> str:
+def to_json(record: Mapping[str, object], what: str) -> str:
+    """The JSON text of a record; raises StoreError if it holds what JSON cannot say."""
     try:
         # ASCII, because databases differ in what text they keep.
         return json.dumps(record, separators=(",", ":"), allow_nan=False)
@@ -250,7 +268,8 @@ def _json(record: Mapping[str, object], what: str) -> str:
         raise StoreError(f"{what} cannot be written as JSON", why=str(error)) from error
 
 
-def _loads(text: str, tag: str) -> dict[str, Any]:
+def from_json(text: str, tag: str) -> dict[str, Any]:
+    """The record in a tag; raises StoreError if it is not of this format."""
     try:
         values = json.loads(text)
         found = values.pop("format")

@@ -1,15 +1,16 @@
-"""The description on a checkpoint's page in MLflow: its proxies with their errors, side by side.
+"""The description on a checkpoint's page in MLflow: proxies and outcomes with their errors.
 
 MLflow's own list of metrics has a row for each number, so a value, its error and the same proxy on
 another benchmark stand far apart. The description is plain Markdown in a tag that MLflow shows; it
-is written anew with every evaluation unless a person has put another text in its place.
+is written anew with every evaluation and outcome unless a person has put another text in its place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rlready.registry.records import Checkpoint, Proxy
+from rlready.registry.outcomes import conflicts, current, how_rl_was_done
+from rlready.registry.records import Checkpoint, Outcome, Proxy
 
 NOTE = "mlflow.note.content"
 """MLflow's tag for a description."""
@@ -20,8 +21,10 @@ _MAX_COLUMNS = 4
 """Benchmarks side by side; more do not fit the page."""
 
 
-def description(checkpoint: Checkpoint, proxies: Sequence[Proxy]) -> str:
-    """Markdown that shows every proxy of a checkpoint, value ± standard error over problems."""
+def description(
+    checkpoint: Checkpoint, proxies: Sequence[Proxy], outcomes: Sequence[Outcome] = ()
+) -> str:
+    """Markdown that shows a checkpoint's proxies and outcomes, value ± standard error."""
     # The newest of two measurements under different protocols is the last.
     cells = {(proxy.benchmark, proxy.name): proxy for proxy in proxies}
     by_names: dict[tuple[str, ...], list[str]] = {}
@@ -33,6 +36,8 @@ def description(checkpoint: Checkpoint, proxies: Sequence[Proxy]) -> str:
         for names, benchmarks in by_names.items()
         for start in range(0, len(benchmarks), _MAX_COLUMNS)
     ]
+    if outcomes:
+        blocks.insert(0, _after_rl(outcomes))
     if checkpoint.recipe is not None:
         recipe = checkpoint.recipe.to_dict()
         blocks.append("\n".join(["recipe", *(f"  {key} = {recipe[key]}" for key in recipe)]))
@@ -47,12 +52,26 @@ def description(checkpoint: Checkpoint, proxies: Sequence[Proxy]) -> str:
 
 
 def note_tag(
-    checkpoint: Checkpoint, proxies: Sequence[Proxy], present: str | None
+    checkpoint: Checkpoint,
+    proxies: Sequence[Proxy],
+    present: str | None,
+    outcomes: Sequence[Outcome] = (),
 ) -> Mapping[str, str]:
     """The tag that sets the description; nothing if a person wrote the present one."""
     if present and not present.startswith(_SIGNATURE):
         return {}
-    return {NOTE: description(checkpoint, proxies)}
+    return {NOTE: description(checkpoint, proxies, outcomes)}
+
+
+def _after_rl(outcomes: Sequence[Outcome]) -> str:
+    """The outcomes, a line each, and what contradicts what."""
+    rows = [["after RL", "value", "seed", "RL"]]
+    rows += [
+        [o.key, _value(o), "" if o.seed is None else str(o.seed), how_rl_was_done(o)[:60]]
+        for o in current(outcomes)
+    ]
+    contradictions = [f"CONFLICT: {conflict}" for conflict in conflicts(outcomes)]
+    return "\n".join([_aligned(rows), *contradictions])
 
 
 def _table(
@@ -62,6 +81,11 @@ def _table(
     for name in names:
         found = [cells[benchmark, name] for benchmark in benchmarks]
         rows.append([name, *map(_value, found), found[0].unit])
+    return _aligned(rows)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of equal width, those between the first and the last set to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
@@ -72,7 +96,7 @@ def _table(
     )
 
 
-def _value(proxy: Proxy) -> str:
-    digits = 1 if abs(proxy.value) >= 100 else 4
-    error = "" if proxy.se is None else f" ± {proxy.se:.{digits}f}"
-    return f"{proxy.value:.{digits}f}{error}"
+def _value(number: Proxy | Outcome) -> str:
+    digits = 1 if abs(number.value) >= 100 else 4
+    error = "" if number.se is None else f" ± {number.se:.{digits}f}"
+    return f"{number.value:.{digits}f}{error}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlready.registry.mlflow_codec import CHECKPOINT, EVALUATION, KEY
+from rlready.registry.mlflow_codec import CHECKPOINT, EVALUATION, KEY, OUTCOME
 from rlready.registry.mlflow_page import NOTE
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ READY, PENDING = 2, 1
 """`LoggedModelStatus` as the database writes it."""
 
 # `_` stands for any character in LIKE; no tag of ours has one there.
-_EVALUATIONS = f"{EVALUATION}.%"
+_WHOLE = (f"{EVALUATION}.%", f"{OUTCOME}.%")
 
 
 @dataclass(kw_only=True)
@@ -65,17 +65,17 @@ def read_experiment(engine: Engine, name: str) -> tuple[str, bool] | None:
     return None if found is None else (str(found[0]), found[1] == "active")
 
 
-def read_run_of(engine: Engine, experiment_id: str, evaluation_id: str) -> str | None:
+def read_run_of(engine: Engine, experiment_id: str, tag: str, id_: str) -> str | None:
     """See `Backend.run_of`."""
     import sqlalchemy as sa
 
     query = (
         "SELECT r.run_uuid FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid "
-        f"WHERE t.key = '{EVALUATION}' AND t.value = :evaluation "
+        "WHERE t.key = :tag AND t.value = :id "
         "AND r.experiment_id = :experiment AND r.lifecycle_stage = 'active' "
         "ORDER BY r.start_time, r.run_uuid"
     )
-    values = {"evaluation": evaluation_id, "experiment": int(experiment_id)}
+    values = {"tag": tag, "id": id_, "experiment": int(experiment_id)}
     with engine.connect() as connection:
         found = connection.execute(sa.text(query), values).first()
     return None if found is None else str(found[0])
@@ -89,7 +89,7 @@ def read_rows(
 
     tags = f"t.tag_key = '{CHECKPOINT}'"
     if whole:
-        tags += f" OR t.tag_key LIKE '{_EVALUATIONS}'"
+        tags += "".join(f" OR t.tag_key LIKE '{pattern}'" for pattern in _WHOLE)
     if keys is not None:
         tags += f" OR t.tag_key = '{NOTE}'"
     # One statement, hence one state of the registry, whatever is written meanwhile.

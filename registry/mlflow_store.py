@@ -6,6 +6,7 @@
                  figures), and links: the checkpoint is an output of the run that registered it and
                  an input of every later one; its parents are inputs
 
+An outcome is a run too, and metrics and a tag on the model that RL began from (`mlflow_outcome`).
 `mlflow_codec` says which tags and metrics these carry, `mlflow_backend` where they are kept.
 
 A reader takes READY models, and of these the evaluations in their tags. A new model becomes READY,
@@ -23,16 +24,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlready.registry import mlflow_codec as codec
+from rlready.registry import mlflow_outcome
 from rlready.registry import mlflow_write as write
 from rlready.registry.errors import StoreError
 from rlready.registry.mlflow_backend import PostgresBackend, SqliteBackend, open_backend
 from rlready.registry.mlflow_page import NOTE
 from rlready.registry.mlflow_quiet import import_quietly, quiet
 from rlready.registry.mlflow_sql import ModelRow
-from rlready.registry.records import Checkpoint, Evaluation, Proxy
+from rlready.registry.records import Checkpoint, Evaluation, Outcome, Proxy
 from rlready.registry.store import (
     StoredCheckpoint,
     StoredEvaluation,
+    StoredOutcome,
+    check_outcome,
     merge,
     newest,
     pick,
@@ -88,9 +92,26 @@ class MlflowStore:
                 known = self._known(experiment_id, put.checkpoint)
                 if put.id in known.published:
                     return write.repeat(client, put, known)
-                left_over = self._backend.run_of(self._client, experiment_id, put.id)
+                left_over = self._backend.run_of(
+                    self._client, experiment_id, codec.EVALUATION, put.id
+                )
                 run = write.evaluation_run(client, experiment_id, put, known, left_over)
                 return write.store(client, experiment_id, put, known, run)
+
+    def put_outcome(self, outcome: Outcome) -> StoredOutcome:
+        """See `Store.put_outcome`. Inside `mlflow run` its run stands below the project's."""
+        with self._speaking(f"storing outcome {outcome.id[:12]}"):
+            experiment_id = self._writable_experiment()
+            client = self._client()
+            with self._backend.lock(client, outcome.checkpoint_id):
+                before = self._before(experiment_id, outcome)
+                if outcome.id in before.published:
+                    return mlflow_outcome.repeat(client, outcome.id, before)
+                left_over = self._backend.run_of(
+                    self._client, experiment_id, codec.OUTCOME, outcome.id
+                )
+                run = mlflow_outcome.outcome_run(client, experiment_id, outcome, before, left_over)
+                return mlflow_outcome.store(client, outcome, before, run)
 
     def find(self, reference: str) -> StoredCheckpoint:
         """See `Store.find`."""
@@ -225,24 +246,47 @@ class MlflowStore:
             note=own_rows[0].tags.get(NOTE) if own_rows else None,
         )
 
+    def _before(self, experiment_id: str, outcome: Outcome) -> mlflow_outcome.Before:
+        """What an outcome meets; raises StoreError if it names what is not registered."""
+        keys = [outcome.checkpoint_id, *filter(None, [outcome.rl_checkpoint_id])]
+        rows = self._backend.rows(self._client, experiment_id, keys, whole=True)
+        ready = [row for row in rows if row.is_ready]
+        stored = {found.checkpoint.id: found for found in _stored(ready)}
+        known = check_outcome(outcome, stored)
+        own = [row for row in ready if codec.read_checkpoint(row.tags).id == outcome.checkpoint_id]
+        rl = stored.get(outcome.rl_checkpoint_id or "")
+        published = [found for row in own for found in mlflow_outcome.read_outcomes(row.tags)]
+        return mlflow_outcome.Before(
+            stored=known,
+            rl_model_id=None if rl is None else rl.model_id,
+            published={found.id: found for found in published},
+            note=own[0].tags.get(NOTE),
+        )
+
 
 def _stored(rows: Sequence[ModelRow]) -> list[StoredCheckpoint]:
     """READY models as checkpoints, the oldest first. Models of one key are one checkpoint."""
     by_key: dict[str, StoredCheckpoint] = {}
     evaluations: dict[str, list[codec.Published]] = {}
+    outcomes: dict[str, list[mlflow_outcome.PublishedOutcome]] = {}
     for row in rows:
         checkpoint = codec.read_checkpoint(row.tags)
         found = codec.read_evaluations(row.tags)
+        after_rl = mlflow_outcome.read_outcomes(row.tags)
         first = by_key.get(checkpoint.id)
         if first is not None:
             # Left by two writers without a common lock. What the younger one holds is as true.
             found = sorted([*evaluations[checkpoint.id], *found], key=lambda e: (e.at_ms, e.id))
+            both = {o.id: o for o in (*outcomes[checkpoint.id], *after_rl)}.values()
+            after_rl = sorted(both, key=lambda o: (o.at_ms, o.id))
         evaluations[checkpoint.id] = found
+        outcomes[checkpoint.id] = after_rl
         by_key[checkpoint.id] = StoredCheckpoint(
             checkpoint=first.checkpoint if first else checkpoint,
             model_id=first.model_id if first else row.model_id,
             proxies=_newest(found),
             updated_ms=max(row.updated_ms, first.updated_ms if first else 0),
+            outcomes=tuple(published.outcome for published in after_rl),
         )
     return list(by_key.values())
 

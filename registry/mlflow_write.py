@@ -114,7 +114,7 @@ def store(
     if known.stored is not None:
         facts = _news(known.stored.checkpoint, put.checkpoint)
         client.set_logged_model_tags(model_id, {**facts, **published, **_note(put, known)})
-    _finalize(client, model_id)
+    finalize(client, model_id)
     if not is_project_run(run_id):
         client.set_terminated(run_id)
     return StoredEvaluation(evaluation_id=put.id, model_id=model_id, run_id=run_id, is_new=True)
@@ -127,11 +127,11 @@ def repeat(client: MlflowClient, put: Put, known: Known) -> StoredEvaluation:
     facts = _news(known.stored.checkpoint, put.checkpoint)
     if facts:
         client.set_logged_model_tags(model_id, facts)
-        _finalize(client, model_id)
-    project = _project_run(client)
+        finalize(client, model_id)
+    project = project_run(client)
     if project is not None and project.info.run_id != run_id:
         pointers = {"rlready.repeats_run": run_id, "rlready.model_id": model_id}
-        _tag_run(client, project.info.run_id, pointers)
+        tag_run(client, project.info.run_id, pointers)
     if not is_project_run(run_id) and client.get_run(run_id).info.status == "RUNNING":
         client.set_terminated(run_id)
     return StoredEvaluation(evaluation_id=put.id, model_id=model_id, run_id=run_id, is_new=False)
@@ -153,12 +153,12 @@ def evaluation_run(
         known: what is there.
         left_over: id of the run that a killed put of this evaluation left.
     """
-    project = _project_run(client)
+    project = project_run(client)
     tags = _run_tags(put, known)
     if project is not None:
         if project.data.tags.get(codec.EVALUATION, put.id) == put.id:
             if AT not in project.data.tags:
-                _tag_run(client, project.info.run_id, tags)
+                tag_run(client, project.info.run_id, tags)
                 project = client.get_run(project.info.run_id)
             return project
         # The project evaluates several checkpoints: each later one gets a run below the project's.
@@ -193,7 +193,7 @@ def checked_artifacts(artifacts: Mapping[str, Path]) -> dict[str, Path]:
     return dict(artifacts)
 
 
-def _project_run(client: MlflowClient) -> Run | None:
+def project_run(client: MlflowClient) -> Run | None:
     """The run that `mlflow run` made for this process, if this registry holds it."""
     from mlflow.exceptions import MlflowException
 
@@ -223,7 +223,8 @@ def _run_tags(put: Put, known: Known) -> dict[str, str]:
     }
 
 
-def _tag_run(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+def tag_run(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a run."""
     from mlflow.entities import RunTag
 
     items = [RunTag(key, value) for key, value in tags.items()]
@@ -270,7 +271,7 @@ def _note(put: Put, known: Known) -> Mapping[str, str]:
         return note_tag(put.checkpoint, put.evaluation.proxies, known.note)
     checkpoint = merge(known.stored.checkpoint, put.checkpoint)
     proxies = newest(known.stored.proxies, put.evaluation.proxies)
-    return note_tag(checkpoint, proxies, known.note)
+    return note_tag(checkpoint, proxies, known.note, outcomes=known.stored.outcomes)
 
 
 def _news(known: Checkpoint, given: Checkpoint) -> dict[str, str]:
@@ -366,7 +367,8 @@ def _link(
         client.log_inputs(run.info.run_id, models=models)
 
 
-def _finalize(client: MlflowClient, model_id: str) -> None:
+def finalize(client: MlflowClient, model_id: str) -> None:
+    """Make a model READY; of one that is, move the time of update."""
     from mlflow.entities import LoggedModelStatus
 
     client.finalize_logged_model(model_id, LoggedModelStatus.READY)

@@ -1,4 +1,4 @@
-"""Where checkpoints and their proxies are kept: the protocol, and a store in memory.
+"""Where checkpoints, proxies and outcomes are kept: the protocol, and a store in memory.
 
 Guarantees of every `Store`, held by one contract test (`tests/test_store.py`):
 
@@ -13,6 +13,10 @@ Guarantees of every `Store`, held by one contract test (`tests/test_store.py`):
 - *What was not known may be added, what is known is not contradicted.* A put that names another
   kind, step, recipe or parent for a known checkpoint raises `StoreError` and changes nothing. A
   `None`, an empty tuple, or a new `uri` (the folder was moved) is no contradiction.
+- *Outcomes are kept, all of them.* An outcome is stored once by its id, whole or not at all for a
+  reader, under a checkpoint that is registered; two values under one key both stay
+  (`outcomes.conflicts` finds them), and one that is replaced stays too. Outcomes change no proxy,
+  and evaluations change no outcome.
 - *Nothing undefined is stored.* A missing standard error stays missing; it never reads as 0.
 """
 
@@ -25,7 +29,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlready.registry.errors import StoreError
-from rlready.registry.records import Checkpoint, Evaluation, Proxy
+from rlready.registry.records import Checkpoint, Evaluation, Outcome, Proxy
 
 MIN_PREFIX = 4
 """Shortest prefix of an id that `find` accepts."""
@@ -40,12 +44,14 @@ class StoredCheckpoint:
         model_id: the backend's own id of it.
         proxies: the newest value of each proxy.
         updated_ms: when it last changed, milliseconds since 1970.
+        outcomes: everything recorded after RL, in the order in which it was put.
     """
 
     checkpoint: Checkpoint
     model_id: str
     proxies: tuple[Proxy, ...]
     updated_ms: int
+    outcomes: tuple[Outcome, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +66,23 @@ class StoredEvaluation:
     """
 
     evaluation_id: str
+    model_id: str
+    run_id: str
+    is_new: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredOutcome:
+    """Where an outcome went.
+
+    Args:
+        outcome_id: `Outcome.id`.
+        model_id: the backend's id of the checkpoint that RL began from.
+        run_id: the backend's id of the RL run.
+        is_new: whether this call stored it; False if it was there.
+    """
+
+    outcome_id: str
     model_id: str
     run_id: str
     is_new: bool
@@ -92,6 +115,16 @@ class Store(Protocol):
         Raises:
             StoreError: as `check`, or if the store fails while writing. Nothing is half done for
                 a reader, and the same call may be repeated.
+        """
+
+    def put_outcome(self, outcome: Outcome) -> StoredOutcome:
+        """Store an outcome of a registered checkpoint.
+
+        Raises:
+            StoreError: if the checkpoint, its RL checkpoint or the outcome that it replaces is not
+                registered, if the RL checkpoint is of kind base or sft or was made from others, or
+                if the store fails while writing. Nothing is half done for a reader, and the same
+                call may be repeated.
         """
 
     def find(self, reference: str) -> StoredCheckpoint:
@@ -137,6 +170,7 @@ class MemoryStore:
             model_id=f"memory-{checkpoint.id[:12]}",
             proxies=proxies if done else newest(proxies, evaluation.proxies),
             updated_ms=self._clock,
+            outcomes=() if known is None else known.outcomes,
         )
         if done:
             return dataclasses.replace(done, is_new=False)
@@ -148,6 +182,22 @@ class MemoryStore:
         )
         self._evaluations[evaluation.id] = stored
         return stored
+
+    def put_outcome(self, outcome: Outcome) -> StoredOutcome:
+        """See `Store.put_outcome`."""
+        known = check_outcome(outcome, self._stored)
+        is_new = outcome.id not in {other.id for other in known.outcomes}
+        if is_new:
+            self._clock += 1
+            self._stored[known.checkpoint.id] = dataclasses.replace(
+                known, outcomes=(*known.outcomes, outcome), updated_ms=self._clock
+            )
+        return StoredOutcome(
+            outcome_id=outcome.id,
+            model_id=known.model_id,
+            run_id=f"memory-outcome-{outcome.id[:12]}",
+            is_new=is_new,
+        )
 
     def find(self, reference: str) -> StoredCheckpoint:
         """See `Store.find`."""
@@ -189,6 +239,55 @@ def merge(known: Checkpoint, given: Checkpoint) -> Checkpoint:
             )
         added[field] = now
     return dataclasses.replace(known, **added)
+
+
+def check_outcome(outcome: Outcome, stored: Mapping[str, StoredCheckpoint]) -> StoredCheckpoint:
+    """The checkpoint that an outcome belongs to.
+
+    Args:
+        outcome: about to be put.
+        stored: by id; at least the checkpoints that the outcome names, if they are registered.
+
+    Raises:
+        StoreError: see `Store.put_outcome`.
+    """
+    known = stored.get(outcome.checkpoint_id)
+    if known is None:
+        raise StoreError(
+            f"checkpoint {outcome.checkpoint_id} of outcome {outcome.key} is not in the registry",
+            fix="Evaluate it first, or give an id that `rlready list` shows",
+        )
+    if outcome.rl_checkpoint_id is not None:
+        check_rl_checkpoint(known.checkpoint, stored.get(outcome.rl_checkpoint_id), outcome)
+    others = {other.id for other in known.outcomes}
+    if outcome.replaces is not None and outcome.replaces not in others:
+        raise StoreError(
+            f"outcome {outcome.replaces} is not one of checkpoint {known.checkpoint.id[:12]} "
+            f"({known.checkpoint.name})",
+            fix="Replace one that `rlready show` lists",
+        )
+    return known
+
+
+def check_rl_checkpoint(
+    parent: Checkpoint, found: StoredCheckpoint | None, outcome: Outcome
+) -> None:
+    """Return if the outcome's RL checkpoint is registered and was made from this parent."""
+    if found is None:
+        raise StoreError(
+            f"RL checkpoint {outcome.rl_checkpoint_id} is not in the registry",
+            fix=f"Register it: rlready evaluate FOLDER --kind rl --parent {parent.id[:12]}",
+        )
+    child = found.checkpoint
+    if child.kind != "rl" or parent.id not in child.parents:
+        parents = ", ".join(id_[:12] for id_ in child.parents) or "no parent"
+        raise StoreError(
+            f"checkpoint {child.id[:12]} ({child.name}) is no RL checkpoint of {parent.id[:12]} "
+            f"({parent.name})",
+            why=f"it is registered with kind {child.kind} and parent {parents}",
+            fix=f"Register it: rlready evaluate FOLDER --kind rl --parent {parent.id[:12]}; "
+            "or name the checkpoint that it was made from",
+        )
 
 
 def pick(reference: str, stored: list[StoredCheckpoint]) -> StoredCheckpoint:
