@@ -15,10 +15,11 @@ import yaml
 from rlready.workflow.cli import main
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("registry", "evaluators", "testbed", "workflow")
+PACKAGES = ("registry", "evaluators", "predictors", "testbed", "workflow")
 MAY_IMPORT = {
     "registry": {"registry"},
     "evaluators": {"evaluators", "registry"},
+    "predictors": {"predictors", "registry"},
     "testbed": {"testbed", "evaluators", "registry"},
     "workflow": set(PACKAGES),
 }
