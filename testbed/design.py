@@ -24,7 +24,7 @@ AXES: Mapping[str, tuple[Any, ...]] = {
     "style": STYLES,
     "noise": (0.0, 0.3),
     "mix": tuple(MIXES),
-    "learning_rate": (3e-4, 1e-3, 3e-3),
+    "learning_rate": (5e-4, 2e-3, 8e-3),
 }
 """Levels of each axis; `epochs` stands for n_unique = budget / epochs."""
 

@@ -1,7 +1,7 @@
 """The world's skills: which problems there are, how they are drawn, and mixtures of them.
 
-Each skill is a distribution of problems. Two thirds are meant to be learnt in SFT and RL, the
-variants of the chain rule are for the question what either does to problems out of distribution.
+Each skill is a distribution of problems. SFT and RL are about the six of `SKILLS`; the variants of
+the chain rule, which neither meets, show what either does to problems out of distribution.
 """
 
 from __future__ import annotations

@@ -256,6 +256,46 @@ def test_grpo_gives_a_checkpoint_with_a_curve_once(tiny_base: Path, tmp_path: Pa
     load(tmp_path / "rl")
 
 
+def test_grpo_with_one_seed_gives_one_result(tiny_base: Path, tmp_path: Path) -> None:
+    twice = dataclasses.replace(SMALL_RL, n_updates=2)
+    first, second = (grpo(tiny_base, twice, tmp_path / name) for name in "ab")
+    assert (first.curve, first.rewards) == (second.curve, second.rewards)
+    assert fingerprint(first.folder) == fingerprint(second.folder)
+
+
+def test_an_update_makes_rewarded_responses_likelier(shipped: tuple[Any, Any]) -> None:
+    """Of one prompt, one right and one wrong response; the shipped base itself stays as it is."""
+    import copy
+
+    from rlready.evaluators.hf_engine import TokenSample
+    from rlready.registry.records import Sample
+    from rlready.testbed.grpo import _Run
+
+    model, tokenizer = copy.deepcopy(shipped[0]), shipped[1]
+    pairs = [("Add digit by digit: 11+12", f"\\boxed{{{answer}}}") for answer in ("23", "24")]
+    examples = encode_pairs(tokenizer, pairs)
+    sample = Sample(
+        problem_id="", sample_index=0, seed=0, text="", n_tokens=1, finish_reason="stop"
+    )
+    drawn = []
+    for ids, mask in zip(examples.ids, examples.is_response, strict=True):
+        n_prompt = int(mask.int().argmax())
+        row = ids.tolist()
+        drawn.append(
+            TokenSample(sample=sample, prompt=tuple(row[:n_prompt]), response=tuple(row[n_prompt:]))
+        )
+
+    def log_probs() -> list[float]:
+        with torch.inference_mode():
+            found = response_log_probs(model, examples, torch.arange(2))
+        return [float(some.sum()) for some in found.chunk(2)]
+
+    before = log_probs()
+    _Run(model, tokenizer, GrpoSettings())._update(0, drawn, np.array([1.0, -1.0]))
+    after = log_probs()
+    assert after[0] - after[1] > before[0] - before[1]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
