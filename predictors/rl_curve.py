@@ -131,30 +131,25 @@ def statistic(curve: Curve, name: Statistic, budget: float) -> CurveValue:
     return take(points)
 
 
-def read_curves(path: Path, unit: BudgetUnit) -> dict[str, Curve]:
-    """The curves in a CSV file by benchmark; the column `value` is named "value".
+def read_curves(path: Path, unit: BudgetUnit, benchmark: str | None = None) -> dict[str, Curve]:
+    """The curves in a CSV file, by benchmark.
 
     Args:
         path: the file.
         unit: which column is the budget, if the file has several.
+        benchmark: take its column alone, or else the column `value` under this name; None takes
+            every column of values.
 
     Raises:
         CurveError: if it is no such file, with line and column.
     """
     header, rows = _read(path)
     budget = _budget_column(path, header, unit)
-    known = {"budget", *get_args(BudgetUnit)}
-    values = [name for name in header if name not in known and not _is_error(name, header)]
-    if not values:
-        raise CurveError(
-            f"{path} has no column of values",
-            why=f"its columns are {', '.join(header)}",
-            fix="Add `value`, or a column for each benchmark",
-        )
+    columns = _value_columns(path, header, benchmark)
     if not rows:
         raise CurveError(f"{path} holds no points", fix="Add a row for each evaluation")
     budgets = _budgets(path, rows, budget)
-    return {name: _curve(path, rows, budgets, name, header) for name in values}
+    return {name: _curve(path, rows, budgets, column) for name, column in columns.items()}
 
 
 def _check_point(benchmark: str, point: CurvePoint, before: float) -> None:
@@ -269,6 +264,33 @@ def _budget_column(path: Path, header: Sequence[str], unit: BudgetUnit) -> str:
     )
 
 
+def _value_columns(path: Path, header: Sequence[str], benchmark: str | None) -> dict[str, str]:
+    """Columns of values by the benchmark that they are of."""
+    known = {"budget", *get_args(BudgetUnit)}
+    found = [name for name in header if name not in known and not _is_error(name, header)]
+    if not found:
+        raise CurveError(
+            f"{path} has no column of values",
+            why=f"its columns are {', '.join(header)}",
+            fix="Add `value`, or a column for each benchmark",
+        )
+    if benchmark is None:
+        if "value" in found:
+            raise CurveError(
+                f"{path} does not say of which benchmark its column `value` is",
+                fix="Give --benchmark NAME",
+            )
+        return {name: name for name in found}
+    for name in (benchmark, "value"):
+        if name in found:
+            return {benchmark: name}
+    raise CurveError(
+        f"{path} has no column {benchmark!r}, and none named `value`",
+        why=f"its columns of values are {', '.join(found)}",
+        fix="Give one of these as --benchmark",
+    )
+
+
 def _is_error(name: str, header: Sequence[str]) -> bool:
     return (name == "se" and "value" in header) or (
         name.endswith(_SE) and name.removesuffix(_SE) in header
@@ -297,7 +319,6 @@ def _curve(
     rows: Sequence[tuple[int, dict[str, str]]],
     budgets: Sequence[float],
     name: str,
-    header: Sequence[str],
 ) -> Curve:
     error = "se" if name == "value" else name + _SE
     points = [

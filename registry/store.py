@@ -258,7 +258,13 @@ def check_outcome(outcome: Outcome, stored: Mapping[str, StoredCheckpoint]) -> S
             fix="Evaluate it first, or give an id that `rlready list` shows",
         )
     if outcome.rl_checkpoint_id is not None:
-        check_rl_checkpoint(known.checkpoint, stored.get(outcome.rl_checkpoint_id), outcome)
+        found = stored.get(outcome.rl_checkpoint_id)
+        if found is None:
+            raise StoreError(
+                f"RL checkpoint {outcome.rl_checkpoint_id} is not in the registry",
+                fix=how_to_register(known.checkpoint),
+            )
+        check_rl_checkpoint(known.checkpoint, found.checkpoint)
     others = {other.id for other in known.outcomes}
     if outcome.replaces is not None and outcome.replaces not in others:
         raise StoreError(
@@ -269,25 +275,31 @@ def check_outcome(outcome: Outcome, stored: Mapping[str, StoredCheckpoint]) -> S
     return known
 
 
-def check_rl_checkpoint(
-    parent: Checkpoint, found: StoredCheckpoint | None, outcome: Outcome
-) -> None:
-    """Return if the outcome's RL checkpoint is registered and was made from this parent."""
-    if found is None:
-        raise StoreError(
-            f"RL checkpoint {outcome.rl_checkpoint_id} is not in the registry",
-            fix=f"Register it: rlready evaluate FOLDER --kind rl --parent {parent.id[:12]}",
-        )
-    child = found.checkpoint
-    if child.kind != "rl" or parent.id not in child.parents:
-        parents = ", ".join(id_[:12] for id_ in child.parents) or "no parent"
-        raise StoreError(
-            f"checkpoint {child.id[:12]} ({child.name}) is no RL checkpoint of {parent.id[:12]} "
-            f"({parent.name})",
-            why=f"it is registered with kind {child.kind} and parent {parents}",
-            fix=f"Register it: rlready evaluate FOLDER --kind rl --parent {parent.id[:12]}; "
-            "or name the checkpoint that it was made from",
-        )
+def check_rl_checkpoint(parent: Checkpoint, child: Checkpoint) -> None:
+    """Return if a checkpoint is registered as what RL made of its parent.
+
+    Raises:
+        StoreError: if it is of another kind, or was made from others.
+    """
+    if child.kind == "rl" and parent.id in child.parents:
+        return
+    parents = ", ".join(id_[:12] for id_ in child.parents) or "no parent"
+    raise StoreError(
+        f"checkpoint {child.id[:12]} ({child.name}) is no RL checkpoint of {parent.id[:12]} "
+        f"({parent.name})",
+        why=f"it is registered with kind {child.kind} and {parents}"
+        if not child.parents
+        else f"it is registered with kind {child.kind} and parent {parents}",
+        fix=f"{how_to_register(parent)}; or name the checkpoint that it was made from",
+    )
+
+
+def how_to_register(parent: Checkpoint) -> str:
+    """What makes a folder a registered RL checkpoint of this parent."""
+    return (
+        f"Register it: rlready evaluate FOLDER --kind rl --parent {parent.id[:12]}, with the "
+        "flags of its parent's evaluation"
+    )
 
 
 def pick(reference: str, stored: list[StoredCheckpoint]) -> StoredCheckpoint:

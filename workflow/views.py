@@ -1,4 +1,4 @@
-"""How checkpoints and their proxies read in a terminal."""
+"""How checkpoints, proxies and outcomes read in a terminal."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from rlready.registry.outcomes import conflicts, current, how_rl_was_done
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from rlready.registry.records import Proxy
+    from rlready.registry.records import Outcome, Proxy
     from rlready.registry.store import StoredCheckpoint
+    from rlready.workflow.outcome import OutcomeReport
     from rlready.workflow.steps import Report
 
 
@@ -77,12 +80,65 @@ def checkpoint_view(stored: StoredCheckpoint, width: int) -> RenderableType:
     ]
     if checkpoint.recipe is not None:
         facts += [f"recipe {key} = {value}" for key, value in checkpoint.recipe.to_dict().items()]
-    return Group(*map(_plain, facts), *proxy_tables(stored.proxies, checkpoint.name, width))
+    return Group(
+        *map(_plain, facts),
+        *proxy_tables(stored.proxies, checkpoint.name, width),
+        *outcome_blocks(stored.outcomes, checkpoint.name),
+    )
+
+
+def outcome_view(report: OutcomeReport, width: int) -> RenderableType:
+    """What was recorded after RL, and what it contradicts."""
+    from rich.console import Group
+
+    checkpoint = report.checkpoint.checkpoint
+    lines = [
+        f"outcome {outcome.id[:12]} of checkpoint {checkpoint.id[:12]} ({checkpoint.name}): "
+        f"{'logged' if put.is_new else 'was there already, nothing new'}; run {put.run_id}"
+        for outcome, put in report.outcomes
+    ]
+    notes = [f"note: {warning}" for warning in report.warnings]
+    blocks = outcome_blocks(report.checkpoint.outcomes, checkpoint.name)
+    return Group(*blocks, *map(_plain, (*lines, *notes)))
+
+
+def outcome_blocks(outcomes: Sequence[Outcome], title: str) -> list[RenderableType]:
+    """The outcomes that hold as a table, and a line for each contradiction."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if not outcomes:
+        return []
+    table = Table(title=Text(f"{title} after RL"), caption="value ± standard error over problems")
+    table.add_column("id", no_wrap=True)
+    table.add_column("outcome", no_wrap=True)
+    for heading in ("value", "RL seed"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("RL")
+    disputed = conflicts(outcomes)
+    marked = {outcome.id for conflict in disputed for outcome in conflict.outcomes}
+    for outcome in current(outcomes):
+        row = [
+            outcome.id[:12],
+            outcome.key,
+            _value(outcome) + (" !" if outcome.id in marked else ""),
+            "" if outcome.seed is None else str(outcome.seed),
+            how_rl_was_done(outcome),
+        ]
+        table.add_row(*map(_plain, row))
+    lines = [
+        f"CONFLICT: {conflict}. Both are kept, and `rlready table` averages neither. Give each RL "
+        "run its --seed, or correct one with --replaces ID"
+        for conflict in disputed
+    ]
+    return [table, *map(_plain, lines)]
 
 
 def checkpoint_dict(stored: StoredCheckpoint) -> dict[str, Any]:
     """The checkpoint as JSON values."""
     import dataclasses
+
+    from rlready.workflow.outcome import outcome_dict
 
     checkpoint = stored.checkpoint
     return {
@@ -96,6 +152,8 @@ def checkpoint_dict(stored: StoredCheckpoint) -> dict[str, Any]:
         "model_id": stored.model_id,
         "updated_ms": stored.updated_ms,
         "proxies": [dataclasses.asdict(proxy) for proxy in stored.proxies],
+        "outcomes": [outcome_dict(outcome) for outcome in stored.outcomes],
+        "conflicts": [[o.id for o in found.outcomes] for found in conflicts(stored.outcomes)],
     }
 
 
@@ -181,11 +239,11 @@ def _list_row(stored: StoredCheckpoint) -> list[str]:
     ]
 
 
-def _value(proxy: Proxy) -> str:
-    digits = 1 if abs(proxy.value) >= 100 else 4
-    if proxy.se is None:
-        return f"{proxy.value:.{digits}f}"
-    return f"{proxy.value:.{digits}f} ± {proxy.se:.{digits}f}"
+def _value(number: Proxy | Outcome) -> str:
+    digits = 1 if abs(number.value) >= 100 else 4
+    if number.se is None:
+        return f"{number.value:.{digits}f}"
+    return f"{number.value:.{digits}f} ± {number.se:.{digits}f}"
 
 
 def _stage_line(name: str, stage: Any) -> str:

@@ -1,0 +1,168 @@
+"""The sub-commands about what RL made of the checkpoints: `outcome` and `table`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from rlready.registry.records import BudgetUnit, Statistic
+from rlready.workflow.options import (
+    FILE,
+    TEXT,
+    Optional,
+    open_store,
+    print_view,
+    registry_options,
+    several,
+    width,
+)
+
+FORMATS = ("csv", "parquet", "json")
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.option("--value", type=Optional(float), default="", help="The number itself.")
+@click.option(
+    "--curve",
+    type=FILE,
+    default="",
+    metavar="FILE.csv",
+    help="Evaluations along the RL run: a column named after the budget's unit (or `budget`), "
+    "and a column a benchmark (or `value`), with <benchmark>_se (or `se`) beside it.",
+)
+@click.option(
+    "--rl-checkpoint",
+    type=TEXT,
+    default="",
+    metavar="PATH",
+    help="Folder or id of the checkpoint after RL, evaluated with --kind rl --parent CHECKPOINT "
+    "and the flags of its parent: its pass@1 is the outcome.",
+)
+@click.option(
+    "--benchmark",
+    type=TEXT,
+    default="",
+    metavar="NAME",
+    help="What was measured.  [default: every column of the curve, every benchmark that both "
+    "checkpoints were measured on]",
+)
+@click.option("--algorithm", required=True, help="Of the RL run, for example grpo.")
+@click.option("--budget", type=float, required=True, help="Spent on RL, in --budget-unit.")
+@click.option(
+    "--budget-unit",
+    type=click.Choice(get_args(BudgetUnit)),
+    required=True,
+    help="Unit of --budget.",
+)
+@click.option(
+    "--statistic",
+    "statistics",
+    multiple=True,
+    callback=several,
+    metavar="NAME",
+    help=f"Which number of the RL run: {', '.join(get_args(Statistic))}. Repeatable with "
+    "--curve.  [default: value_at_budget]",
+)
+@click.option(
+    "--se", type=Optional(float), default="", help="Standard error of --value over problems."
+)
+@click.option("--seed", type=Optional(int), default="", metavar="N", help="Of the RL run.")
+@click.option(
+    "--rl-recipe",
+    type=FILE,
+    default="",
+    metavar="FILE.toml",
+    help="Everything else about the RL run: data, group size, temperature, ...",
+)
+@click.option(
+    "--replaces",
+    type=TEXT,
+    default="",
+    metavar="ID",
+    help="Outcome that this one corrects, as `rlready show` lists it.",
+)
+@registry_options
+def outcome(as_json: bool, statistics: tuple[str, ...], **flags: Any) -> None:
+    """Record what RL made of CHECKPOINT.
+
+    CHECKPOINT is an id, the beginning of one, a name, or an MLflow model id. Evaluate on held-out
+    problems: the training reward is no outcome.
+
+    \b
+    rlready outcome sft-3 --value 0.61 --benchmark gsm8k --algorithm grpo --budget 200 --budget-unit steps
+    rlready outcome sft-3 --curve eval.csv --statistic peak --algorithm grpo --budget 8 --budget-unit gpu_hours
+    rlready outcome sft-3 --rl-checkpoint runs/rl-3 --algorithm grpo --budget 200 --budget-unit steps
+    """  # noqa: D301, E501 - click reads \b as "keep these lines", which are commands
+    from rlready.workflow.outcome import OutcomeConfig, record
+    from rlready.workflow.views import outcome_view
+
+    chosen: dict[str, Any] = {"statistics": statistics} if statistics else {}
+    config = OutcomeConfig(**flags, **chosen)
+    report = record(config, open_store(config.tracking_uri, config.experiment))
+    if as_json:
+        click.echo(json.dumps(report.to_dict(), ensure_ascii=False, allow_nan=False))
+    else:
+        print_view(outcome_view(report, width()))
+
+
+@click.command()
+@click.option(
+    "--target",
+    type=TEXT,
+    default="",
+    metavar="KEY",
+    help="Outcome column, for example value_at_budget/60steps@gsm8k, to give as `target`; "
+    "checkpoints without it are left out.",
+)
+@click.option(
+    "--format",
+    "kind",
+    type=Optional(click.Choice(FORMATS)),
+    default="",
+    help="csv, parquet or json.  [default: by the name of --out, else csv]",
+)
+@click.option(
+    "--out", type=FILE, default="", metavar="FILE", help="Where to write.  [default: stdout]"
+)
+@registry_options
+def table(
+    target: str | None,
+    kind: str | None,
+    out: Path | None,
+    experiment: str,
+    tracking_uri: str | None,
+    as_json: bool,
+) -> None:
+    """Give the registry as a table: a row a checkpoint.
+
+    Columns: what the checkpoint is, recipe.<field>, <proxy>@<benchmark> with
+    <proxy>_se@<benchmark> and <proxy>_n@<benchmark> (problems), and every outcome as
+    <statistic>/<budget><unit>@<benchmark>, the mean over RL seeds, with _se and _n (seeds).
+    What cannot be mixed stands in columns of its own, marked #<6 digits>; notes on stderr say
+    what they are.
+    """
+    from rlready.registry.table import checkpoint_table, table_bytes, write_table
+
+    kind = kind or ("json" if as_json else None) or _kind_of(out)
+    found = checkpoint_table(open_store(tracking_uri, experiment).checkpoints(), target)
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)
+    if out is not None:
+        write_table(found, out, kind)
+        click.echo(
+            f"{len(found.frame)} checkpoints, {found.frame.shape[1]} columns: {out}", err=True
+        )
+        return
+    if kind == "parquet" and sys.stdout.isatty():
+        raise click.UsageError("parquet is no text: give --out FILE")
+    click.get_binary_stream("stdout").write(table_bytes(found, kind))
+
+
+def _kind_of(out: Path | None) -> str:
+    suffix = "" if out is None else out.suffix.removeprefix(".")
+    return suffix if suffix in FORMATS else "csv"

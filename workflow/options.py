@@ -1,0 +1,120 @@
+"""What the sub-commands of `rlready` share: options, the registry, how results are printed.
+
+Only click is imported here at the top, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlready.registry.errors import RlreadyError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from rlready.registry.mlflow_store import MlflowStore
+
+EXIT_USAGE = 2
+
+_FILE_WIDTH = 160
+
+
+class Group(click.Group):
+    """Turns what users can mend into a message and exit code 2, for every sub-command."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """See `click.Group.invoke`."""
+        try:
+            return super().invoke(ctx)
+        except RlreadyError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(EXIT_USAGE)
+
+
+class Optional(click.ParamType[Any]):
+    """A value that may be given as an empty text, which `mlflow run` does for what is not set."""
+
+    def __init__(self, kind: click.ParamType[Any] | type, empty: Sequence[str] = ("",)) -> None:
+        self._kind = click.types.convert_type(kind)
+        self._empty = tuple(empty)
+        self.name = self._kind.name
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        """See `click.ParamType.get_metavar`."""
+        return self._kind.get_metavar(param, ctx)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType.convert`."""
+        return None if value in self._empty else self._kind.convert(value, param, ctx)
+
+
+TEXT = Optional(str)
+FILE = Optional(click.Path(path_type=Path))
+
+
+def several(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Repeated options; one text may hold several, parted by commas, as MLproject needs it."""
+    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
+
+
+def whole_numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+    """Whole numbers in one text, parted by commas."""
+    try:
+        return tuple(int(part) for part in value.split(",") if part.strip())
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is no list of whole numbers like 1,4,16") from error
+
+
+def registry_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The flags that say which registry is meant."""
+    options = (
+        click.option(
+            "--experiment", default="rlready", show_default=True, help="MLflow experiment."
+        ),
+        click.option(
+            "--tracking-uri",
+            type=TEXT,
+            default="",
+            help="MLflow tracking URI, for example sqlite:///mlflow.db or "
+            "http://host:5000.  [default: $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db]",
+        ),
+        click.option(
+            "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def open_store(tracking_uri: str | None, experiment: str) -> MlflowStore:
+    """The registry that the flags name."""
+    from rlready.registry.mlflow_store import MlflowStore
+
+    return MlflowStore(tracking_uri, experiment)
+
+
+def console() -> Console:
+    """Where progress and warnings go."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def print_view(view: Any) -> None:
+    """Print a table or text on stdout, as wide as it can be read."""
+    from rich.console import Console
+
+    Console(width=width()).print(view)
+
+
+def width() -> int:
+    """Of the terminal; wide where the text goes to a file, which need not be broken up."""
+    import shutil
+
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _FILE_WIDTH
