@@ -160,7 +160,7 @@ def table(
         return
     if kind == "parquet" and sys.stdout.isatty():
         raise click.UsageError("parquet is no text: give --out FILE")
-    click.get_binary_stream("stdout").write(table_bytes(found, kind))
+    click.echo(table_bytes(found, kind), nl=False)
 
 
 def _kind_of(out: Path | None) -> str:

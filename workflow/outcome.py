@@ -153,7 +153,11 @@ def record(config: OutcomeConfig, store: Store) -> OutcomeReport:
     elif config.rl_checkpoint is not None:
         outcomes = _of_rl_checkpoint(config, store, parent, common, warnings)
     else:
-        number = {"value": config.value, "se": config.se, "benchmark": config.benchmark}
+        number: dict[str, Any] = {
+            "value": config.value,
+            "se": config.se,
+            "benchmark": config.benchmark,
+        }
         outcomes = [Outcome(**common, **number, statistic=config.statistics[0])]
     if config.replaces is not None and len(outcomes) > 1:
         raise ConfigError(
