@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
+_MAX_STEP = 2**53  # databases keep a step in 64 bits
+
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedOutcome:
@@ -191,7 +193,7 @@ def _log_metrics(
     from mlflow.entities import Metric
 
     run_id, dataset = run.info.run_id, outcome_metrics(outcome)
-    step = int(outcome.budget) if outcome.budget_unit == "steps" else 0
+    step = int(min(outcome.budget, _MAX_STEP)) if outcome.budget_unit == "steps" else 0
     metrics: list[Metric] = [
         Metric(
             key,

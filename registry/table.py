@@ -214,7 +214,9 @@ def _proxy_columns(
     """
     data: dict[tuple[str, bool], Counter[Way]] = {}
     for (benchmark, _, way), n in counts.items():
-        data.setdefault((benchmark, way[1] is None), Counter())[way[:2]] += n
+        # As many checkpoints have it as have its most frequent proxy.
+        found = data.setdefault((benchmark, way[1] is None), Counter())
+        found[way[:2]] = max(found[way[:2]], n)
     main_data = {family: _most_common(ways) for family, ways in data.items()}
     versions: dict[tuple[str, str, Way], Counter[Way]] = {}
     for (benchmark, name, way), n in counts.items():

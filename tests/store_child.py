@@ -1,7 +1,8 @@
 """Writers that run beside the test's process: many at once, or killed at a chosen step.
 
-Run as a script: `store_child.py URI EXPERIMENT race N` or `... kill STEP...`. MLflow is imported
-once, and each writer is a fork of that process, made before any connection is open.
+Run as a script: `store_child.py URI EXPERIMENT race N`, `... race_outcome N` or `... kill STEP...`.
+MLflow is imported once, and each writer is a fork of that process, made before any connection is
+open.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rlready.registry.mlflow_store import MlflowStore
-from rlready.registry.records import Checkpoint, Evaluation, Proxy, Recipe
+from rlready.registry.records import Checkpoint, Evaluation, Outcome, Proxy, Recipe
 
 GSM8K, AIME, PROTOCOL = "a1" * 16, "b2" * 16, "c3" * 16
 
@@ -65,6 +66,23 @@ def an_evaluation(number: int = 1, *, value: float = 0.7, **changes: Any) -> Eva
     return Evaluation(**{**given, **changes})
 
 
+def an_outcome(number: int = 1, **changes: Any) -> Outcome:
+    """What RL made of a checkpoint."""
+    given: dict[str, Any] = {
+        "checkpoint_id": a_checkpoint(number).id,
+        "algorithm": "grpo",
+        "rl_recipe": {"data": "dapo", "group_size": 8, "temperature": 1.0},
+        "budget": 60,
+        "budget_unit": "steps",
+        "statistic": "value_at_budget",
+        "benchmark": "gsm8k",
+        "value": 0.6,
+        "se": 0.02,
+        "seed": 0,
+    }
+    return Outcome(**{**given, **changes})
+
+
 def a_large_evaluation(number: int) -> Evaluation:
     """More metrics than MLflow takes in one transaction: 7 benchmarks x 40 proxies x 4 keys."""
     base = an_evaluation(number)
@@ -110,9 +128,13 @@ def kill_at(step: str) -> None:
     setattr(owner, method, deadly)
 
 
-def put(uri: str, experiment: str, evaluation: Evaluation) -> None:
+def put(uri: str, experiment: str, record: Evaluation | Outcome) -> None:
     """Put as another process would."""
-    MlflowStore(uri, experiment).put_evaluation(evaluation)
+    store = MlflowStore(uri, experiment)
+    if isinstance(record, Outcome):
+        store.put_outcome(record)
+    else:
+        store.put_evaluation(record)
 
 
 def forked(work: Callable[[], None]) -> int:
@@ -136,20 +158,20 @@ def main(uri: str, experiment: str, mode: str, *words: str) -> int:
     import mlflow.models  # once, for all forks
 
     mlflow.MlflowClient  # noqa: B018  # the import is lazy
-    if mode == "race":
-        one = an_evaluation(7)
+    if mode.startswith("race"):
+        one = an_evaluation(7) if mode == "race" else an_outcome(7)
         pids = [forked(lambda: put(uri, experiment, one)) for _ in range(int(words[0]))]
         return sum(os.waitpid(pid, 0)[1] != 0 for pid in pids)
     alive = []
     for step in words:
-        second = step.startswith("second ")
+        second = step.startswith(("second ", "outcome "))
         if second:
             first = forked(lambda s=step: put(uri, experiment, first_of(s)))
             alive += [step] if os.waitpid(first, 0)[1] else []
 
         def work(step: str = step) -> None:
-            kill_at(step.removeprefix("second "))
-            put(uri, experiment, victim(step))
+            kill_at(step.removeprefix("second ").removeprefix("outcome "))
+            put(uri, experiment, outcome_of(step) if step.startswith("outcome ") else victim(step))
 
         if os.waitpid(forked(work), 0)[1] != signal.SIGKILL:
             alive.append(step)
@@ -161,6 +183,11 @@ def first_of(step: str) -> Evaluation:
     """The complete evaluation that a `second ...` victim's checkpoint has before."""
     number_of = victim(step).checkpoint
     return dataclasses.replace(an_evaluation(1, value=0.1), checkpoint=number_of)
+
+
+def outcome_of(step: str) -> Outcome:
+    """What the writer of an `outcome ...` step puts, for the checkpoint of `first_of(step)`."""
+    return an_outcome(checkpoint_id=victim(step).checkpoint.id)
 
 
 if __name__ == "__main__":

@@ -7,17 +7,27 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import OpenStore, client_of, new_experiment
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store_child import a_checkpoint, a_large_evaluation, a_proxy, an_evaluation, first_of, victim
+from store_child import (
+    a_checkpoint,
+    a_large_evaluation,
+    a_proxy,
+    an_evaluation,
+    an_outcome,
+    first_of,
+    outcome_of,
+    victim,
+)
 
 from rlready.registry.errors import StoreError
 from rlready.registry.mlflow_quiet import quiet
 from rlready.registry.mlflow_store import MlflowStore
-from rlready.registry.records import Checkpoint, Evaluation, Proxy, Recipe
+from rlready.registry.records import Checkpoint, Evaluation, Outcome, Proxy, Recipe
 from rlready.registry.store import MemoryStore, Store
 
 SERVERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("server", "postgres")]
@@ -40,6 +50,20 @@ STEPS = (
     "before log_batch 2",
     "second before log_batch 2",
     *(f"second {when} {method} 1" for method in KNOWN_MODEL for when in ("before", "after")),
+)
+
+OUTCOME_METHODS = (
+    "create_run",
+    "log_artifacts",
+    "log_batch",
+    "log_inputs",
+    "set_logged_model_tags",
+    "finalize_logged_model",
+    "set_terminated",
+)
+OUTCOME_STEPS = (
+    *(f"outcome {when} {method} 1" for method in OUTCOME_METHODS for when in ("before", "after")),
+    "outcome before _log_model_metrics 1",
 )
 
 WORDS = st.text(min_size=1, max_size=8)
@@ -77,6 +101,23 @@ PROXIES = st.builds(
     n_problems=COUNTS,
     n_samples=COUNTS,
     evaluator_version=WORDS,
+)
+OUTCOMES = st.builds(
+    Outcome,
+    checkpoint_id=st.just(a_checkpoint().id),
+    algorithm=st.sampled_from(["grpo", "dapo"]),
+    rl_recipe=st.dictionaries(WORDS, FINITE | WORDS | st.lists(COUNTS, max_size=3), max_size=2),
+    budget=st.floats(0, exclude_min=True, allow_infinity=False),
+    budget_unit=st.sampled_from(["steps", "gpu_hours", "exaflop", "samples"]),
+    statistic=st.sampled_from(["value_at_budget", "peak", "smoothed_peak_5", "last_5_mean"]),
+    benchmark=st.sampled_from(["gsm8k", "aime/24 ü", "a@b"]),
+    value=FINITE,
+    se=ERRORS,
+    seed=st.none() | COUNTS,
+    n_evaluations=st.integers(1, 10**6),
+    benchmark_digest=st.none() | IDS,
+    protocol_digest=st.none() | WORDS,
+    evaluator_version=st.none() | WORDS,
 )
 EVALUATIONS = st.builds(
     Evaluation,
@@ -230,6 +271,118 @@ class TestContract:
         with pytest.raises(StoreError, match="no checkpoint 'other'"):
             store.find("other")
 
+    def test_an_outcome_is_read_back_with_its_checkpoint(self, open_store: OpenStore) -> None:
+        open_store().put_evaluation(an_evaluation())
+        before = open_store().checkpoints()[0]
+        stored = open_store().put_outcome(an_outcome())
+        assert (stored.is_new, stored.outcome_id) == (True, an_outcome().id)
+        assert stored.model_id == before.model_id
+        (after,) = open_store().checkpoints()
+        assert after.outcomes == (an_outcome(),)
+        assert (after.checkpoint, after.proxies) == (before.checkpoint, before.proxies)
+        assert after.updated_ms >= before.updated_ms
+        assert open_store().find(a_checkpoint().name) == after
+
+    def test_a_bare_outcome_is_read_back(self, open_store: OpenStore) -> None:
+        open_store().put_evaluation(an_evaluation())
+        bare = an_outcome(se=None, seed=None, rl_recipe={}, budget=1.5, budget_unit="gpu_hours")
+        open_store().put_outcome(bare)
+        assert open_store().checkpoints()[0].outcomes == (bare,)
+
+    def test_the_same_outcome_is_stored_once(self, open_store: OpenStore) -> None:
+        open_store().put_evaluation(an_evaluation())
+        first, second = (open_store().put_outcome(an_outcome()) for _ in range(2))
+        assert (first.is_new, second.is_new) == (True, False)
+        assert first.run_id == second.run_id
+        assert open_store().checkpoints()[0].outcomes == (an_outcome(),)
+
+    def test_contradicting_outcomes_are_both_kept_in_order(self, open_store: OpenStore) -> None:
+        store = open_store()
+        store.put_evaluation(an_evaluation())
+        put = tuple(an_outcome(value=value) for value in (0.6, 0.3, 0.9))
+        for outcome in put:
+            store.put_outcome(outcome)
+        assert open_store().checkpoints()[0].outcomes == put
+
+    def test_evaluations_and_outcomes_leave_each_other_alone(self, open_store: OpenStore) -> None:
+        store = open_store()
+        store.put_evaluation(an_evaluation(value=0.1))
+        store.put_outcome(an_outcome())
+        store.put_evaluation(an_evaluation(value=0.2))
+        (read,) = open_store().checkpoints()
+        assert read.outcomes == (an_outcome(),)
+        assert read.proxies == an_evaluation(value=0.2).proxies
+
+    def test_an_outcome_of_an_unknown_checkpoint_is_refused(self, open_store: OpenStore) -> None:
+        store = open_store()
+        store.put_evaluation(an_evaluation(1))
+        with pytest.raises(StoreError, match="not in the registry"):
+            store.put_outcome(an_outcome(2))
+        assert [s.outcomes for s in store.checkpoints()] == [()]
+
+    def test_an_outcome_may_name_the_checkpoint_after_rl(self, open_store: OpenStore) -> None:
+        store, parent = open_store(), a_checkpoint(1).id
+        store.put_evaluation(an_evaluation(1))
+        after = a_checkpoint(2, kind="rl", parents=(parent,))
+        outcome = an_outcome(rl_checkpoint_id=after.id)
+        with pytest.raises(StoreError, match=r"RL checkpoint .* not in the registry"):
+            store.put_outcome(outcome)
+        store.put_evaluation(an_evaluation(checkpoint=after))
+        store.put_outcome(outcome)
+        assert [s.outcomes for s in open_store().checkpoints()] == [(outcome,), ()]
+
+    @pytest.mark.parametrize(
+        "changes", [{"kind": "sft", "parents": (a_checkpoint(1).id,)}, {"kind": "rl"}]
+    )
+    def test_a_checkpoint_that_rl_did_not_make_of_this_one_is_refused(
+        self, open_store: OpenStore, changes: dict[str, object]
+    ) -> None:
+        store = open_store()
+        store.put_evaluation(an_evaluation(1))
+        store.put_evaluation(an_evaluation(checkpoint=a_checkpoint(2, **changes)))
+        with pytest.raises(StoreError, match="is no RL checkpoint of"):
+            store.put_outcome(an_outcome(rl_checkpoint_id=a_checkpoint(2).id))
+        assert [s.outcomes for s in store.checkpoints()] == [(), ()]
+
+    def test_a_correction_names_an_outcome_that_is_there(self, open_store: OpenStore) -> None:
+        store, wrong = open_store(), an_outcome(value=0.9)
+        store.put_evaluation(an_evaluation())
+        right = an_outcome(value=0.6, replaces=wrong.id)
+        with pytest.raises(StoreError, match="is not one of checkpoint"):
+            store.put_outcome(right)
+        for outcome in (wrong, right):
+            store.put_outcome(outcome)
+        assert open_store().checkpoints()[0].outcomes == (wrong, right)
+
+
+@given(outcomes=st.lists(OUTCOMES, max_size=4, unique_by=lambda o: o.id))
+def test_memory_returns_the_outcomes_that_were_put(outcomes: list[Outcome]) -> None:
+    store = MemoryStore()
+    store.put_evaluation(an_evaluation())
+    for outcome in outcomes:
+        store.put_outcome(outcome)
+    assert list(store.checkpoints()[0].outcomes) == outcomes
+
+
+@pytest.mark.slow
+@given(outcomes=st.lists(OUTCOMES, min_size=1, max_size=2, unique_by=lambda o: o.id))
+@settings(
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_sqlite_returns_the_outcomes_that_were_put(
+    sqlite_uri: str, tmp_path: Path, outcomes: list[Outcome]
+) -> None:
+    store = MlflowStore(sqlite_uri, new_experiment(sqlite_uri, tmp_path))
+    store.put_evaluation(an_evaluation())
+    for outcome in outcomes:
+        store.put_outcome(outcome)
+    read = store.checkpoints()[0].outcomes
+    assert list(read) == outcomes
+    assert [outcome.id for outcome in read] == [outcome.id for outcome in outcomes]
+
 
 @given(evaluation=EVALUATIONS)
 def test_memory_returns_what_was_put(evaluation: Evaluation) -> None:
@@ -291,6 +444,55 @@ class TestProcesses:
             store.put_evaluation(evaluation)
             assert store.find(evaluation.checkpoint.id).proxies == complete, step
             assert_one_of_each(store, evaluation)
+
+    def test_eight_writers_of_one_outcome_leave_one(self, mlflow_uri: str, tmp_path: Path) -> None:
+        experiment = new_experiment(mlflow_uri, tmp_path)
+        store = MlflowStore(mlflow_uri, experiment)
+        store.put_evaluation(an_evaluation(7))
+        run_children(mlflow_uri, experiment, "race_outcome", "8")
+        assert store.checkpoints()[0].outcomes == (an_outcome(7),)
+        assert_one_run(store, "rlready.outcome", an_outcome(7).id)
+
+    def test_a_killed_writer_of_an_outcome_leaves_it_out_or_whole(
+        self, mlflow_uri: str, tmp_path: Path
+    ) -> None:
+        experiment = new_experiment(mlflow_uri, tmp_path)
+        steps = OUTCOME_STEPS if mlflow_uri.startswith("sqlite") else OUTCOME_STEPS[1::3]
+        if mlflow_uri.startswith("http"):
+            steps = tuple(step for step in steps if "_log_model_metrics" not in step)
+        run_children(mlflow_uri, experiment, "kill", *steps)
+        store = MlflowStore(mlflow_uri, experiment)
+        seen = {s.checkpoint.id: s.outcomes for s in store.checkpoints()}
+        for step in steps:
+            outcome = outcome_of(step)
+            assert seen[outcome.checkpoint_id] in ((), (outcome,)), step
+            store.put_outcome(outcome)
+            read = store.find(outcome.checkpoint_id)
+            assert read.outcomes == (outcome,), step
+            assert read.proxies == first_of(step).proxies, step
+            run = assert_one_run(store, "rlready.outcome", outcome.id)
+            assert run.data.metrics == {
+                "outcome/value_at_budget/60steps": 0.6,
+                "outcome/value_at_budget/60steps_se": 0.02,
+            }, step
+            assert_metrics_once(store, read.model_id, run.info.run_id)
+
+
+def assert_one_run(store: MlflowStore, tag: str, id_: str) -> Any:
+    """The one run of a record, FINISHED."""
+    client = client_of(store.tracking_uri)
+    with quiet():
+        experiment_id = client.get_experiment_by_name(store.experiment).experiment_id
+        (run,) = client.search_runs([experiment_id], f"tags.`{tag}` = '{id_}'")
+    assert run.info.status == "FINISHED"
+    return run
+
+
+def assert_metrics_once(store: MlflowStore, model_id: str, run_id: str) -> None:
+    """The model has the two metrics of an outcome's run, once each."""
+    with quiet():
+        metrics = client_of(store.tracking_uri).get_logged_model(model_id).metrics
+    assert sorted(m.value for m in metrics if m.run_id == run_id) == [0.02, 0.6]
 
 
 def assert_read(store: Store, evaluation: Evaluation) -> None:
