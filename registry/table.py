@@ -363,7 +363,8 @@ def _with_target(
     new = {target: "target", beside(target, "se"): "target_se", beside(target, "n"): "target_n"}
     kept = frame.rename(columns=new).dropna(subset="target")
     if len(kept) < len(frame):
-        notes.append(f"{len(frame) - len(kept)} checkpoints without {target} are left out")
+        n = _count(len(frame) - len(kept))
+        notes.append(f"left out for want of {target}: {n}")
     return kept.reset_index(drop=True)
 
 

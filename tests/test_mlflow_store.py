@@ -19,7 +19,7 @@ import pytest
 from conftest import client_of, free_port, new_experiment
 from hypothesis import given
 from hypothesis import strategies as st
-from store_child import GSM8K, PROTOCOL, a_checkpoint, a_proxy, an_evaluation
+from store_child import GSM8K, PROTOCOL, a_checkpoint, a_proxy, an_evaluation, an_outcome
 
 from rlready.registry import mlflow_codec as codec
 from rlready.registry.errors import StoreError
@@ -145,6 +145,66 @@ def test_artifacts_lie_with_the_run_beside_the_database(
     assert run.data.tags["rlready.samples.gsm8k"] == "file:///samples/gsm8k"
 
 
+def test_an_outcome_stands_on_the_model_that_rl_began_from(store: MlflowStore, client: Any) -> None:
+    store.put_evaluation(an_evaluation())
+    stored = store.put_outcome(an_outcome())
+    model = client.get_logged_model(stored.model_id)
+    found = {
+        m.key: (m.value, m.dataset_name, m.dataset_digest, m.step)
+        for m in model.metrics
+        if m.run_id == stored.run_id
+    }
+    dataset = ("gsm8k", an_outcome().rl_digest, 60)
+    assert found == {
+        "outcome/value_at_budget/60steps": (0.6, *dataset),
+        "outcome/value_at_budget/60steps_se": (0.02, *dataset),
+    }
+    assert "value_at_budget/60steps@gsm8k  0.6000 ± 0.0200" in model.tags["mlflow.note.content"]
+
+
+def test_an_outcomes_run_leads_from_the_sft_model_to_the_rl_model(
+    store: MlflowStore, client: Any
+) -> None:
+    parent = store.put_evaluation(an_evaluation(1))
+    after = a_checkpoint(2, kind="rl", parents=(a_checkpoint(1).id,))
+    child = store.put_evaluation(an_evaluation(checkpoint=after))
+    stored = store.put_outcome(an_outcome(rl_checkpoint_id=after.id))
+    run = client.get_run(stored.run_id)
+    assert [i.model_id for i in run.inputs.model_inputs] == [parent.model_id]
+    assert [o.model_id for o in run.outputs.model_outputs] == [child.model_id]
+    assert run.info.run_name == "grpo 60steps of Qwen2.5-0.5B-step1"
+    assert run.data.tags["rlready.rl_seed"] == "0"
+    (only,) = client.list_artifacts(stored.run_id)
+    assert only.path == "outcome.json"
+
+
+def test_a_page_shows_conflicts_and_keeps_a_persons_own_text(
+    store: MlflowStore, client: Any
+) -> None:
+    model_id = store.put_evaluation(an_evaluation()).model_id
+    for value in (0.5, 0.7):
+        store.put_outcome(an_outcome(value=value))
+    assert "CONFLICT" in client.get_logged_model(model_id).tags["mlflow.note.content"]
+    store.put_evaluation(an_evaluation(value=0.1))
+    assert "CONFLICT" in client.get_logged_model(model_id).tags["mlflow.note.content"]
+    client.set_logged_model_tags(model_id, {"mlflow.note.content": "mine"})
+    store.put_outcome(an_outcome(value=0.6, seed=1))
+    assert client.get_logged_model(model_id).tags["mlflow.note.content"] == "mine"
+
+
+@pytest.mark.slow
+def test_a_persons_own_text_is_kept_over_http_too(server_uri: str, tmp_path: Path) -> None:
+    """It was overwritten: the description was not among the tags that a server was asked for."""
+    store = MlflowStore(server_uri, new_experiment(server_uri, tmp_path))
+    model_id = store.put_evaluation(an_evaluation()).model_id
+    with quiet():
+        client = client_of(server_uri)
+        client.set_logged_model_tags(model_id, {"mlflow.note.content": "mine"})
+        store.put_evaluation(an_evaluation(value=0.1))
+        store.put_outcome(an_outcome())
+        assert client.get_logged_model(model_id).tags["mlflow.note.content"] == "mine"
+
+
 @pytest.mark.parametrize("name", ["../x", "/x", "", "config.json", "nowhere"])
 def test_an_artifact_that_cannot_be_stored_stops_the_put(
     store: MlflowStore, tmp_path: Path, name: str
@@ -260,6 +320,18 @@ class TestProjectRun:
         assert tags["rlready.repeats_run"] == first.run_id
         assert tags["rlready.model_id"] == first.model_id
         assert "rlready.evaluation" not in tags
+
+    def test_an_outcomes_run_stands_below_it(
+        self, store: MlflowStore, client: Any, project: str
+    ) -> None:
+        store.put_evaluation(an_evaluation())
+        first = store.put_outcome(an_outcome())
+        run = client.get_run(first.run_id)
+        assert run.data.tags["mlflow.parentRunId"] == project
+        assert run.info.status == "FINISHED"
+        assert store.put_outcome(an_outcome()).run_id == first.run_id
+        tags = client.get_run(project).data.tags
+        assert tags[f"rlready.repeats_run.{first.outcome_id[:12]}"] == first.run_id
 
     def test_a_run_of_another_registry_is_not_used(
         self, store: MlflowStore, monkeypatch: pytest.MonkeyPatch

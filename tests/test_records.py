@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from rlready.registry.digest import canonical_json, digest
 from rlready.registry.errors import CheckpointError, RecordError
-from rlready.registry.records import Checkpoint, Evaluation, Problem, Protocol, Proxy, Recipe
+from rlready.registry.records import (
+    Checkpoint,
+    Evaluation,
+    Outcome,
+    Problem,
+    Protocol,
+    Proxy,
+    Recipe,
+)
 
 JSON = st.recursive(
     st.none()
@@ -152,3 +160,97 @@ def test_an_error_keeps_its_parts_on_the_way_out_of_a_process() -> None:
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is CheckpointError
     assert str(copy) == str(error) == "it broke. it was old. Buy another."
+
+
+def outcome(**changes: Any) -> Outcome:
+    values: dict[str, Any] = {
+        "checkpoint_id": ID,
+        "algorithm": "grpo",
+        "budget": 60,
+        "budget_unit": "steps",
+        "statistic": "value_at_budget",
+        "benchmark": "gsm8k",
+        "value": 0.6,
+    }
+    return Outcome(**{**values, **changes})
+
+
+def test_an_outcomes_key_names_statistic_budget_and_benchmark() -> None:
+    assert outcome().key == "value_at_budget/60steps@gsm8k"
+    hours = outcome(budget=1.5, budget_unit="gpu_hours", statistic="peak")
+    assert hours.key == "peak/1.5gpu_hours@gsm8k"
+    assert outcome(budget=1 / 3).budget_text == "0.3333333333333333steps"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"checkpoint_id": ID[::-1]},
+        {"algorithm": "dapo"},
+        {"budget": 61},
+        {"budget_unit": "samples"},
+        {"statistic": "peak"},
+        {"benchmark": "aime24"},
+        {"value": 0.61},
+        {"se": 0.0},
+        {"seed": 0},
+        {"n_evaluations": 2},
+        {"rl_recipe": {"group_size": 8}},
+        {"benchmark_digest": ID},
+        {"protocol_digest": ID},
+        {"evaluator_version": "1"},
+        {"rl_checkpoint_id": ID[::-1]},
+        {"replaces": ID},
+    ],
+)
+def test_every_field_of_an_outcome_changes_its_id(changes: dict[str, Any]) -> None:
+    assert set(changes) <= {field.name for field in dataclasses.fields(Outcome)}
+    assert outcome(**changes).id != outcome().id
+
+
+def test_equal_outcomes_have_one_id() -> None:
+    assert outcome(budget=60, value=1).id == outcome(budget=60.0, value=1.0).id
+    assert outcome(value=-0.0).id == outcome(value=0.0).id
+    recipes = ({"a": (1, 2), "b": 1}, {"b": 1, "a": [1, 2]})
+    assert len({outcome(rl_recipe=recipe).id for recipe in recipes}) == 1
+
+
+@given(recipe=st.dictionaries(st.text(max_size=3), JSON, max_size=3))
+def test_an_rl_recipe_is_what_json_gives_back(recipe: dict[str, Any]) -> None:
+    once = outcome(rl_recipe=recipe)
+    assert outcome(rl_recipe=once.rl_recipe) == once
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"value": math.nan}, "undefined is left out"),
+        ({"value": math.inf}, "undefined is left out"),
+        ({"se": -0.1}, "standard error"),
+        ({"se": math.nan}, "standard error"),
+        ({"budget": 0}, "without RL a number is a proxy"),
+        ({"budget": math.inf}, "budget"),
+        ({"budget_unit": "days"}, "Known: steps, gpu_hours, exaflop, samples"),
+        ({"statistic": "best"}, "Known: value_at_budget, peak"),
+        ({"benchmark": " "}, "no benchmark"),
+        ({"algorithm": ""}, "no algorithm"),
+        ({"n_evaluations": 0}, "0 evaluations"),
+        ({"checkpoint_id": "x"}, "is not a digest"),
+        ({"replaces": "x"}, "is not a digest"),
+        ({"rl_checkpoint_id": ID}, "its own outcome"),
+        ({"rl_recipe": {"temperature": math.nan}}, "no JSON"),
+        ({"rl_recipe": {"when": object()}}, "no JSON"),
+    ],
+)
+def test_an_outcome_that_cannot_be_meant_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecordError, match=message):
+        outcome(**changes)
+
+
+@pytest.mark.parametrize(
+    "name", ["reward", "train/reward", "Training Reward", "mean_reward", "rewards", "reward/mean"]
+)
+def test_the_training_reward_is_no_outcome(name: str) -> None:
+    with pytest.raises(RecordError, match="also rises with what RL exploits"):
+        outcome(benchmark=name)
+    assert outcome(benchmark="rewardbench").benchmark == "rewardbench"

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rlready.registry.digest import default_cache_dir, fingerprint
 from rlready.registry.errors import ConfigError, StoreError
@@ -79,6 +79,10 @@ class OutcomeConfig:
                 "--se is given without --value",
                 fix="Put the errors of a curve into its column `se`; an RL checkpoint has its own",
             )
+        for name in self.statistics:
+            if name not in get_args(Statistic):
+                known = ", ".join(get_args(Statistic))
+                raise ConfigError(f"there is no statistic {name!r}", fix=f"Known: {known}")
         if self.value is not None and len(self.statistics) > 1:
             raise ConfigError("--value is one number", fix="Give one --statistic with it")
         if self.rl_checkpoint is not None and self.statistics != ("value_at_budget",):
@@ -227,6 +231,13 @@ def _find_rl_checkpoint(store: Store, reference: str, parent: StoredCheckpoint) 
             why=error.what,
             fix=how_to_register(parent.checkpoint),
         ) from error
+    if found.checkpoint.id == parent.checkpoint.id:
+        raise ConfigError(
+            f"RL checkpoint {reference} has the weights of {parent.checkpoint.name} itself",
+            why="RL changed nothing, or this is the folder that it began from",
+            fix="Name another folder; or, if no reward was ever found, record the checkpoint's own "
+            "pass@1 with --value",
+        )
     check_rl_checkpoint(parent.checkpoint, found.checkpoint)
     return found
 
