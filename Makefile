@@ -22,17 +22,20 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[local,dev]'
 	@touch $@
 
-demo: $(STAMP)  ## Train a tiny checkpoint, evaluate it through `mlflow run`, print its proxies
-	$(BIN)/python -m rlready.testbed.demo --out $(DEMO)/sft
-	PATH="$(CURDIR)/$(BIN):$$PATH" MLFLOW_TRACKING_URI="$(URI)" \
-	mlflow run . -e evaluate --env-manager=local --experiment-name rlready \
-	  -P checkpoint=$(DEMO)/sft/checkpoint \
-	  -P benchmark=chain_easy=$(DEMO)/sft/benchmarks/chain_easy.jsonl,chain_hard=$(DEMO)/sft/benchmarks/chain_hard.jsonl \
-	  -P held-out=demo_heldout=$(DEMO)/sft/heldout.jsonl -P prompt-template=$(DEMO)/sft/prompt.txt \
-	  -P recipe=$(DEMO)/sft/recipe.toml -P samples=64 -P max-tokens=96 \
-	  -P samples-dir=$(DEMO)/samples -P name=demo-sft
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH" MLFLOW_TRACKING_URI="$(URI)" \
+	mlflow run . --env-manager=local --experiment-name rlready
+WORLD := $(DEMO)/testbed
+BEFORE := $(WORLD)/inputs/before
+
+demo: $(STAMP)  ## The whole loop in small: train, measure, RL, outcomes; then `evaluate` on one of them
+	$(RUN) -e main -P out=$(WORLD)
+	$(RUN) -e evaluate -P checkpoint=$$(ls -d $(WORLD)/sft/* | head -n 1) \
+	  -P benchmark=chain_hard=$(BEFORE)/chain_hard.jsonl,add3=$(BEFORE)/add3.jsonl \
+	  -P held-out=$(WORLD)/inputs/heldout_canonical.jsonl -P prompt-template=$(WORLD)/inputs/prompt.txt \
+	  -P samples=64 -P max-tokens=48 -P samples-dir=$(DEMO)/samples
 	@echo "Open it in MLflow: $(BIN)/mlflow ui --backend-store-uri $(URI)"
-	@echo "Ask the registry:  $(BIN)/rlready show demo-sft --tracking-uri $(URI)"
+	@echo "Ask the registry:  $(BIN)/rlready list --tracking-uri $(URI)"
+	@echo "Pictures:          $(WORLD)/post_sft_post_rl.png $(WORLD)/rl_curves.png"
 
 test: $(STAMP)  ## Run all tests
 	$(BIN)/python -m pytest

@@ -107,24 +107,25 @@ def _entry_point(name: str) -> tuple[dict[str, dict[str, str]], str]:
     return entry["parameters"], entry["command"]
 
 
-def test_mlproject_takes_the_flags_of_evaluate_with_their_defaults() -> None:
-    parameters, command = _entry_point("evaluate")
+@pytest.mark.parametrize("name", ["evaluate", "testbed"])
+def test_mlproject_takes_the_flags_of_a_command_with_their_defaults(name: str) -> None:
+    parameters, command = _entry_point(name)
     options = {}
-    for param in main.commands["evaluate"].params:
-        name = param.opts[0].removeprefix("--")
+    for param in main.commands[name].params:
+        flag = param.opts[0].removeprefix("--")
         # A flag without a value cannot be a parameter; MLflow's own output is no JSON anyway.
         if isinstance(param, click.Option) and not param.is_flag:
             default = "" if param.multiple else param.default
-            options[name] = str(default)
+            options[flag] = str(default)
         elif isinstance(param, click.Argument):
-            options[name] = ""
-    assert {name: str(p.get("default", "")) for name, p in parameters.items()} == options
-    for name in options:
-        assert f"{{{name}}}" in command
-        assert name == "checkpoint" or f"--{name} {{{name}}}" in command
+            options[flag] = ""
+    assert {flag: str(p.get("default", "")) for flag, p in parameters.items()} == options
+    for flag in options:
+        assert f"{{{flag}}}" in command
+        assert flag == "checkpoint" or f"--{flag} {{{flag}}}" in command
 
 
-@pytest.mark.parametrize("name", ["main", "evaluate"])
+@pytest.mark.parametrize("name", ["main", "evaluate", "testbed"])
 def test_every_parameter_of_an_entry_point_is_used(name: str) -> None:
     parameters, command = _entry_point(name)
     assert all(f"{{{parameter}}}" in command for parameter in parameters)

@@ -172,3 +172,27 @@ def test_the_summary_counts_what_grpo_did(finished: Path) -> None:
     low, high = summary.facts["post_rl_range"]
     assert 0.0 <= low <= high <= 1.0
     assert summary.facts["rl_seed_sd"] is None
+
+
+@pytest.mark.slow
+def test_evaluate_finds_the_testbeds_own_numbers(finished: Path, sqlite_uri: str) -> None:
+    """Same weights, problems, protocol and seeds: the general verifier gives the same counts."""
+    design = read_design(finished)
+    recipe = design.recipes[0]
+    inputs = finished / "inputs"
+    flags = [
+        *("evaluate", str(finished / "sft" / recipe.id), "--max-tokens", "48"),
+        *("--benchmark", f"add2={inputs / 'before' / 'add2.jsonl'}"),
+        *("--held-out", str(inputs / "heldout_terse.jsonl")),
+        *("--prompt-template", str(inputs / "prompt.txt")),
+        *("--samples", str(design.profile.n_samples), "--samples-dir", str(finished / "samples")),
+        *("--tracking-uri", sqlite_uri, "--device", "cpu", "--json"),
+    ]
+    result = CliRunner().invoke(main, flags)
+    assert result.exit_code == 0, result.output
+    metrics = json.loads(result.stdout)["metrics"]
+    (made, *_) = collect(finished, design)
+    own = {(p.benchmark, p.name): p for p in made.proxies}
+    for benchmark in ("add2", "heldout_terse"):
+        for name, entry in metrics[benchmark].items():
+            assert entry["value"] == pytest.approx(own[benchmark, name].value, rel=1e-6), name

@@ -1,6 +1,7 @@
 """A testbed run: several processes make the checkpoints, then one puts them into the registry.
 
     OUT/design.json                 what is done, written before it begins
+    OUT/inputs                      benchmarks and held-out examples for `rlready evaluate`
     OUT/sft, OUT/proxies, OUT/rl    what the workers left (`testbed_unit.py`)
     OUT/costs.jsonl                 CPU seconds of every stage that was run
 
@@ -37,6 +38,7 @@ from rlready.workflow.testbed_unit import (
     read_proxies,
     rl_folder,
     sft_folder,
+    write_inputs,
 )
 
 AFTER = "after"
@@ -73,6 +75,7 @@ def make(out: Path, design: Design, clock: Clock) -> None:
         EvaluationError: if units are still missing after several attempts.
     """
     write_design(out, design)
+    write_inputs(out, design.profile)
     for _ in range(_ATTEMPTS):
         n_stages = len(missing(out, design))
         if not n_stages:

@@ -22,11 +22,12 @@ from typing import Any
 
 from rlready.evaluators.distribution import ProblemSamples
 from rlready.evaluators.heldout import load_heldout
+from rlready.evaluators.problems import Benchmark
 from rlready.evaluators.proxies import macro_mean, sample_proxies
 from rlready.evaluators.sampling import Draw
 from rlready.registry.digest import digest
 from rlready.registry.records import Proxy, Sample, Verdict
-from rlready.testbed.benchmarks import benchmarks, write_heldout
+from rlready.testbed.benchmarks import benchmarks, write_benchmarks, write_heldout
 from rlready.testbed.grpo import GrpoSettings, grpo
 from rlready.testbed.measure import Item, load, protocol
 from rlready.testbed.puzzles import boxed, reward
@@ -167,8 +168,21 @@ def measure(folder: Path, profile: Profile) -> list[Proxy]:
 
 
 def content_digest(items: Sequence[Item]) -> str:
-    """Id of a benchmark's problems."""
-    return digest(sorted((item.id, item.puzzle.text) for item in items))
+    """Id of a benchmark's problems; that of its file, where `write_inputs` makes one."""
+    problems = tuple(item.problem() for item in items)
+    return Benchmark(name="world", problems=problems, source="testbed").digest
+
+
+def write_inputs(out: Path, profile: Profile) -> None:
+    """Write what `rlready evaluate` takes to measure a checkpoint of the run: OUT/inputs.
+
+    Benchmarks whose answers are numbers in both halves, held-out solutions in each style, and the
+    prompt template.
+    """
+    folder = out / "inputs"
+    write_benchmarks(folder, profile.n_problems)
+    write_heldout(folder, profile.n_heldout)
+    (folder / "prompt.txt").write_text(protocol().prompt_template + "\n", encoding="utf-8")
 
 
 def _losses(model: Any, tokenizer: Any, profile: Profile) -> list[Proxy]:
