@@ -6,7 +6,7 @@
 
 `_n` of a proxy counts problems, of an outcome RL seeds. An outcome is the mean over its RL seeds;
 its `_se` is the larger of two: the spread between the seeds over the root of their number (two
-seeds or more), and what the standard errors of the single values leave of the mean.
+seeds or more), and the mean of their standard errors over problems, which they share.
 
 Numbers that must not be compared never share a column. Where a benchmark was measured with several
 contents, protocols or evaluator versions, or an outcome came from several ways of doing RL, the
@@ -347,7 +347,8 @@ def _over_seeds(outcomes: Sequence[Outcome]) -> tuple[float, float, float]:
     n = len(values)
     mean = math.fsum(values) / n
     errors = [outcome.se for outcome in by_seed.values() if outcome.se is not None]
-    found = [math.sqrt(math.fsum(se * se for se in errors)) / n] if len(errors) == n else []
+    # All seeds were measured on the same problems, so more seeds do not lower this part.
+    found = [math.fsum(errors) / n] if len(errors) == n else []
     if n > 1:
         spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
         found.append(spread / math.sqrt(n))
