@@ -33,7 +33,9 @@ def variant(outcome: Outcome) -> tuple[str, str | None, str | None, str | None]:
 def current(outcomes: Iterable[Outcome]) -> list[Outcome]:
     """The outcomes that no other one replaces, in the order given."""
     given = list(outcomes)
-    replaced = {outcome.replaces for outcome in given}
+    replaced = {outcome.replaces for outcome in given} - {None}
+    if not replaced:
+        return given  # spares the digests, of which a large registry has many
     return [outcome for outcome in given if outcome.id not in replaced]
 
 

@@ -399,7 +399,7 @@ class Outcome:
         """The budget with its unit, exact: `60steps`, `1.5gpu_hours`."""
         return f"{self.budget!r}".removesuffix(".0") + self.budget_unit
 
-    @property
+    @cached_property
     def rl_digest(self) -> str:
         """Id of how RL was done: algorithm and recipe, without budget and seed."""
         return digest({"algorithm": self.algorithm, "recipe": self.rl_recipe})
