@@ -26,6 +26,8 @@ PHRASES = (
     "\\boxed{",
 )
 
+_TEXTS = 4096  # encoded at once
+
 CHAT_TEMPLATE = r"""
 {%- for message in messages %}
 {%- if message['role'] == 'assistant' %}
@@ -89,5 +91,10 @@ def padded(rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> 
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    encoded: Any = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)
-    return list(encoded["input_ids"])
+    # In parts: the tokenizer's own records of a text are fifty times as large as its ids.
+    found: list[list[int]] = []
+    for begin in range(0, len(texts), _TEXTS):
+        some = texts[begin : begin + _TEXTS]
+        encoded: Any = tokenizer(some, add_special_tokens=False, return_attention_mask=False)
+        found += encoded["input_ids"]
+    return found
