@@ -36,15 +36,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from rlready.registry.errors import RlreadyError
+from rlready.registry.errors import CurveError
 from rlready.registry.records import BudgetUnit, Statistic
 
 _WINDOW = 5
 _SE = "_se"
-
-
-class CurveError(RlreadyError):
-    """An RL curve that cannot be read, or that cannot give a statistic."""
 
 
 @dataclass(frozen=True, kw_only=True)

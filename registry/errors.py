@@ -7,6 +7,7 @@
     ├── BenchmarkError     problems or held-out examples that cannot be used
     ├── SamplesError       samples on disk that cannot be read or written
     ├── EvaluationError    a number that is undefined for these samples
+    ├── CurveError         an RL curve that cannot be read, or cannot give a statistic
     └── StoreError         the registry cannot be reached, or holds something that contradicts this
 
 Each message says what happened, why, and what to do. The command line prints it without a
@@ -57,6 +58,10 @@ class SamplesError(RlreadyError):
 
 class EvaluationError(RlreadyError):
     """A number that is undefined for these samples."""
+
+
+class CurveError(RlreadyError):
+    """An RL curve that cannot be read, or cannot give a statistic."""
 
 
 class StoreError(RlreadyError):

@@ -2,7 +2,7 @@
 
     python -m rlready.testbed.base --out FOLDER
 
-makes again what lies in `base/` beside this module: an ordinary checkpoint with float16 weights,
+makes again what lies in `base_model/` beside this module: an ordinary checkpoint with float16 weights,
 under 1 MB, with settings, losses and the digest of the weights in `base.json`. It takes about six
 minutes on one core. Other machines may round sums in another way and so give other weights.
 """
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 BASE_VERSION = 1
 """Rises when the same settings give another base."""
 
-SHIPPED = Path(__file__).parent / "base"
+SHIPPED = Path(__file__).parent / "base_model"
 MARK = "base.json"
 WEIGHTS = "model.safetensors"
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from rlready.predictors.rl_curve import Curve, CurveError, CurvePoint, read_curves, statistic
+from rlready.predictors.rl_curve import Curve, CurvePoint, read_curves, statistic
+from rlready.registry.errors import CurveError
 
 VALUES = st.floats(-1e300, 1e300) | st.floats(0, 1)
 

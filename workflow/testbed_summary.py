@@ -163,10 +163,10 @@ def spearman(a_C: npt.NDArray[np.float64], b_C: npt.NDArray[np.float64]) -> floa
     """Spearman's rank correlation, ties at their mean rank; nan if one side is constant."""
     from scipy.stats import rankdata
 
-    ranks = [rankdata(values_C) for values_C in (a_C, b_C)]
-    if any(values.std() == 0.0 for values in ranks):
+    a_ranks_C, b_ranks_C = rankdata(a_C), rankdata(b_C)
+    if a_ranks_C.std() == 0.0 or b_ranks_C.std() == 0.0:
         return math.nan
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(a_ranks_C, b_ranks_C)[0, 1])
 
 
 def _base_pass_at_1(out: Path) -> float:
