@@ -4,7 +4,8 @@
 
 makes again what lies in `base_model/` beside this module: an ordinary checkpoint with float16
 weights, under 1 MB, with settings, losses and the digest of the weights in `base.json`. It takes
-about six minutes on one core. Other machines may round sums in another way and so give other weights.
+about six minutes on one core. Other machines may round sums in another way and so give other
+weights.
 """
 
 from __future__ import annotations
