@@ -85,10 +85,9 @@ class SampleFolder:
         """
         import pyarrow as pa
 
-        rows = [
-            {name: getattr(sample, name) for name in _sample_schema().names} for sample in samples
-        ]
-        table = pa.Table.from_pylist(rows, schema=_sample_schema())
+        schema = _sample_schema()
+        rows = [{name: getattr(sample, name) for name in schema.names} for sample in samples]
+        table = pa.Table.from_pylist(rows, schema=schema)
         empty = [pa.nulls(len(rows), pa.string())] * len(_JUDGED)
         for name, column in zip(_JUDGED, empty, strict=True):
             table = table.append_column(name, column)
@@ -124,10 +123,17 @@ class SampleFolder:
                 yield path, list(zip(ids, texts, strict=True))
 
     def judge(self, part: Path, checked: Sequence[Checked], checker_version: str) -> None:
-        """Fill in the verdicts of one part, in the order of its rows."""
+        """Fill in the verdicts of one part, in the order of its rows.
+
+        A part that is damaged where `unjudged` did not look is set aside.
+        """
         import pyarrow as pa
 
-        table = _read(part, None)
+        try:
+            table = _read(part, None)
+        except _UnreadableError:
+            self._set_aside(part)
+            return
         columns = (
             [found.verdict.value for found in checked],
             [found.extracted for found in checked],
@@ -188,11 +194,14 @@ class SampleFolder:
                 table = _read(path, columns)
                 self._check_ids(table)
             except _UnreadableError:
-                damaged = path.with_suffix(".damaged")
-                path.replace(damaged)
-                self.set_aside.append(damaged)
+                self._set_aside(path)
                 continue
             yield path, table
+
+    def _set_aside(self, path: Path) -> None:
+        damaged = path.with_suffix(".damaged")
+        path.replace(damaged)
+        self.set_aside.append(damaged)
 
     def _check_ids(self, table: pa.Table) -> None:
         strange = set(table["problem_id"].to_pylist()) - set(self._problem_ids)

@@ -174,8 +174,9 @@ def _at(points: Sequence[CurvePoint], budget: float) -> CurveValue:
     left = points[after - 1]
     share = (budget - left.budget) / (right.budget - left.budget)
     value = _between(left.value, right.value, share)
-    known = left.se is not None and right.se is not None
-    se = _between(left.se, right.se, share) if known else None  # type: ignore[arg-type]
+    se = None
+    if left.se is not None and right.se is not None:
+        se = _between(left.se, right.se, share)
     return CurveValue(value=value, se=se, n_evaluations=2)
 
 

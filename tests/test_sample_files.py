@@ -125,6 +125,21 @@ def test_a_damaged_part_is_set_aside_and_its_samples_are_missing(
     assert found in (expected, {})
 
 
+def test_a_part_damaged_in_a_column_that_only_judging_reads_is_set_aside(tmp_path: Path) -> None:
+    """It escaped as a traceback: `unjudged` reads the texts, `judge` every column."""
+    folder = filled(tmp_path)
+    part = next(p for p in folder.path.glob("part-*") if pq.read_table(p).num_rows == 3)
+    column = pq.ParquetFile(part).metadata.row_group(0).column(6)
+    assert column.path_in_schema == "logprob_sum"
+    content = bytearray(part.read_bytes())
+    begin = column.dictionary_page_offset or column.data_page_offset
+    content[begin + column.total_compressed_size - 1] ^= 0xFF
+    part.write_bytes(content)
+    judge_all(folder)
+    assert len(folder.set_aside) == 1
+    assert folder.missing(2) == {"a": (0, 1), "b": (0,)}
+
+
 def test_what_a_kill_left_half_written_is_cleared(tmp_path: Path) -> None:
     folder = filled(tmp_path)
     leftover = folder.path / ".tmp-1-part-x.parquet"
