@@ -28,9 +28,6 @@ AXES: Mapping[str, tuple[Any, ...]] = {
 }
 """Levels of each axis; `epochs` stands for n_unique = budget / epochs."""
 
-PROFILES: Mapping[str, int] = {"smoke": 3, "small": 12, "full": 48}
-"""Recipes of each profile."""
-
 
 def design(n: int, seed: int = 0) -> list[SftRecipe]:
     """Different recipes; the first ones are those of every smaller n.
