@@ -19,8 +19,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+from rlready.evaluators.pass_at_k import EVALUATOR_VERSION
 from rlready.registry.digest import digest, fingerprint
 from rlready.registry.errors import EvaluationError
 from rlready.registry.records import Checkpoint, Evaluation, Outcome, Proxy
@@ -212,16 +214,21 @@ def _register_run(design: Design, entry: Made, seed: int, run: GrpoResult, store
 
 def curve_proxies(design: Design, curve: Sequence[CurveRow], budget: int) -> Iterator[Proxy]:
     """pass@1 on every benchmark's half `after` at a budget, and their mean."""
-    settings = design.profile.grpo
-    sets = benchmarks("after", settings.n_eval_problems)
+    contents = _contents_after(design.profile.grpo.n_eval_problems)
     rows = [row for row in curve if row.budget == budget]
-    digests = [content_digest(sets[row.benchmark]) for row in rows]
+    digests = [contents[row.benchmark] for row in rows]
     for row, content in zip(rows, digests, strict=True):
         yield _pass_at_1(f"{row.benchmark}_{AFTER}", row.value, row.se, content, row.n, design)
     mean = statistics.fmean(row.value for row in rows)
     error = math.sqrt(math.fsum(row.se**2 for row in rows)) / len(rows)
     n_problems = sum(row.n for row in rows)
     yield _pass_at_1(WORLD_AFTER, mean, error, digest(sorted(digests)), n_problems, design)
+
+
+@cache
+def _contents_after(n_problems: int) -> dict[str, str]:
+    """Digest of each benchmark's half `after`; drawing the problems takes a while."""
+    return {name: content_digest(items) for name, items in benchmarks("after", n_problems).items()}
 
 
 def _pass_at_1(
@@ -237,7 +244,7 @@ def _pass_at_1(
         protocol_digest=protocol().digest,
         n_problems=n_problems,
         n_samples=n_problems * design.profile.grpo.n_eval_samples,
-        evaluator_version="1",
+        evaluator_version=EVALUATOR_VERSION,
     )
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from rlready.evaluators.distribution import ProblemSamples
 from rlready.evaluators.heldout import load_heldout
+from rlready.evaluators.hf_engine import HfSampler
 from rlready.evaluators.problems import Benchmark
 from rlready.evaluators.proxies import macro_mean, sample_proxies
 from rlready.evaluators.sampling import Draw
@@ -63,7 +64,8 @@ class Profile:
 
     def to_dict(self) -> dict[str, Any]:
         """The profile as JSON values."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[no-any-return]
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Profile:
@@ -151,8 +153,6 @@ def measure(folder: Path, profile: Profile) -> list[Proxy]:
     indices = tuple(range(profile.n_samples))
     draws = [Draw(problem=item.problem(), sample_indices=indices) for item in items.values()]
     samples: dict[str, list[Sample]] = {key: [] for key in items}
-    from rlready.evaluators.hf_engine import HfSampler
-
     for part in HfSampler(model, tokenizer).draw(draws, drawn_by):
         for sample in part:
             samples[sample.problem_id].append(sample)
