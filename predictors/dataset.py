@@ -144,7 +144,7 @@ def training_table(
             raise ConfigError(f"column {column!r} holds a negative standard error")
     X = pd.DataFrame(numbers, index=frame[names] if names else frame.index)
     X[GROUP] = _labels(frame, groups).to_numpy()
-    y: FloatArray = _numbers(frame, target).to_numpy(dtype=np.float64)
+    y: FloatArray = np.asarray(_numbers(frame, target), dtype=np.float64)
     if not np.isfinite(y).any():
         raise ConfigError(
             f"no row has a number in the target column {target!r}",
@@ -152,7 +152,7 @@ def training_table(
         )
     y_error: FloatArray = np.full(len(y), np.nan)
     if target_error:
-        y_error = _numbers(frame, target_error).to_numpy(dtype=np.float64)
+        y_error = np.asarray(_numbers(frame, target_error), dtype=np.float64)
     columns, notes = [], []
     for name in features:
         if not np.isfinite(X[name]).any():
