@@ -20,6 +20,8 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +29,12 @@ from rlready.registry import mlflow_codec as codec
 from rlready.registry import mlflow_outcome
 from rlready.registry import mlflow_write as write
 from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_backend import PostgresBackend, SqliteBackend, open_backend
+from rlready.registry.mlflow_backend import (
+    Backend,
+    PostgresBackend,
+    SqliteBackend,
+    open_backend,
+)
 from rlready.registry.mlflow_page import NOTE
 from rlready.registry.mlflow_quiet import import_quietly, quiet
 from rlready.registry.mlflow_sql import ModelRow
@@ -45,6 +52,40 @@ from rlready.registry.store import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """The registry while one of the modules beside this one works in it.
+
+    Args:
+        client: MLflow's, of this registry.
+        backend: where MLflow keeps its data.
+        experiment_id: MLflow's; None if nothing was put yet.
+    """
+
+    client: MlflowClient
+    backend: Backend
+    experiment_id: str | None
+
+    def lock(self, key: str) -> AbstractContextManager[None]:
+        """Keep other writers of this key out."""
+        return self.backend.lock(self.client, key)
+
+    def rows(self, keys: Sequence[str]) -> list[ModelRow]:
+        """Models of checkpoints with these ids, READY or PENDING, without their evaluations."""
+        if self.experiment_id is None:
+            return []
+        return self.backend.rows(self._maker, self.experiment_id, keys, whole=False)
+
+    def run_of(self, tag: str, id_: str) -> str | None:
+        """Id of the oldest run whose tag has this value."""
+        if self.experiment_id is None:
+            return None
+        return self.backend.run_of(self._maker, self.experiment_id, tag, id_)
+
+    def _maker(self, uri: str | None = None) -> MlflowClient:
+        return self.client
 
 
 class MlflowStore:
@@ -136,6 +177,28 @@ class MlflowStore:
             if experiment_id is None:
                 return []
             return _stored(self._backend.rows(self._client, experiment_id, None, whole=True))
+
+    @contextlib.contextmanager
+    def opened(self, doing: str, *, write: bool = False) -> Iterator[Opened]:
+        """The registry for what is kept beside the checkpoints: tags and predictors.
+
+        MLflow is quiet inside, and its failures become a StoreError.
+
+        Args:
+            doing: told if it fails.
+            write: create what is missing.
+
+        Raises:
+            StoreError: if it cannot be reached or, for reading, if there is none.
+        """
+        with self._speaking(doing):
+            if not write and not self._backend.exists():
+                raise StoreError(
+                    f"there is no registry at {self._backend.shown} yet",
+                    fix="Correct MLFLOW_TRACKING_URI, or put a checkpoint: rlready evaluate",
+                )
+            experiment_id = self._writable_experiment() if write else self._readable_experiment()
+            yield Opened(client=self._client(), backend=self._backend, experiment_id=experiment_id)
 
     def ui_hint(self) -> str:
         """The command or address with which a person opens the registry."""
