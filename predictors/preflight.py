@@ -1,0 +1,400 @@
+"""Whether GRPO can work from a checkpoint at all: what its proxies say before any RL step.
+
+| finding | from | warns | stops | source |
+|---|---|---|---|---|
+| signal | `signal_share_<g>`: share of groups of g samples whose rewards differ | < 0.2 | < 0.05 | derived |
+| rate | `pass_at_1` against p*(g) = ln 2 / g, where half of the groups are all wrong | < 2.3 p* | - | arXiv 2606.18487 |
+| coverage | `coverage_ratio_<K>` against the base model | > 1 | - | arXiv 2608.25756 |
+| entropy | `token_entropy`, nats | < 0.18 | - | arXiv 2606.18487, one ladder of checkpoints only |
+| regime | `nll_ratio` = loss / lowest loss of the SFT run | >= 1.02 | - | arXiv 2512.11470 |
+| truncated, unparsed, unscored | shares of samples | > 0.1, 0.1, 0.02 | - | a reward of 0, or noise, whatever the answer |
+| conflict | loss against pass@k, both by 2 standard errors | always | - | arXiv 2510.01624 leaves the case open |
+
+A warning is a reason to look, not a verdict: the thresholds come from few models. A number is said
+to be beyond a threshold only if it is so by twice its standard error; nearer ones are said to be
+too close to call.
+"""  # noqa: E501 - a table row is one line
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+from rlready.registry.errors import ConfigError
+
+
+class Level(StrEnum):
+    """How grave a finding is."""
+
+    OK = "ok"
+    WARN = "warn"
+    STOP = "stop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A proxy's value and its standard error, None where it is unknown."""
+
+    value: float
+    se: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g}" if self.se is None else f"{self.value:.3g} +- {self.se:.2g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that the proxies say.
+
+    Args:
+        level: ok, warn or stop.
+        topic: signal, rate, coverage, entropy, regime, samples or conflict.
+        text: a sentence with the number.
+        source: where its threshold comes from.
+    """
+
+    level: Level
+    topic: str
+    text: str
+    source: str = ""
+
+    def to_dict(self) -> dict[str, str]:
+        """The fields for JSON."""
+        return {name: str(value) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreflightRule:
+    """Thresholds; the module says where they come from."""
+
+    group_size: int = 8
+    stop_signal: float = 0.05
+    warn_signal: float = 0.2
+    warn_rate: float = 2.3
+    safe_rate: float = 4.2
+    warn_coverage: float = 1.0
+    warn_entropy: float = 0.18
+    stable_ratio: float = 1.02
+    severe_ratio: float = 1.10
+    warn_truncated: float = 0.1
+    warn_unparsed: float = 0.1
+    warn_unscored: float = 0.02
+    n_errors: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.group_size < 2:
+            raise ConfigError(
+                f"a GRPO group of {self.group_size} samples has no variance", fix="Give 2 or more"
+            )
+
+
+Proxies = Mapping[str, Measured]
+"""Proxies of a checkpoint by name, `<metric>@<benchmark>`."""
+
+_ERROR = re.compile(r"^(?P<metric>[^@]+)_se@(?P<where>.+)$")
+
+
+def proxies_of(row: Mapping[str, object]) -> dict[str, Measured]:
+    """The proxies in a row of the registry's table, each with the error in its `_se` column.
+
+    Cells that are empty or not numbers are left out, and so are columns without `@` and outcomes.
+    """
+    numbers = {
+        name: float(value)
+        for name, value in row.items()
+        if "@" in name
+        and "/" not in name.partition("@")[0]
+        and isinstance(value, int | float)
+        and math.isfinite(value)
+    }
+    errors = {
+        f"{found['metric']}@{found['where']}": value
+        for name, value in numbers.items()
+        if (found := _ERROR.match(name))
+    }
+    return {
+        name: Measured(value=value, se=errors.get(name))
+        for name, value in numbers.items()
+        if not name.partition("@")[0].endswith(("_se", "_n"))
+    }
+
+
+def preflight(
+    proxies: Proxies, benchmark: str | None = None, rule: PreflightRule | None = None
+) -> tuple[Finding, ...]:
+    """What the proxies of one checkpoint say about GRPO from it; the gravest first.
+
+    Args:
+        proxies: of the checkpoint.
+        benchmark: whose samples to judge by, best one like the RL prompts; None if there is one.
+        rule: thresholds and the group size of the RL run.
+
+    Raises:
+        ConfigError: if the benchmark is unknown, or is needed.
+    """
+    rule = rule or PreflightRule()
+    here = _metrics(proxies, _benchmark(proxies, benchmark))
+    found = [
+        *_signal(here, rule),
+        *_rate(here, rule),
+        *_coverage(here, rule),
+        *_entropy(here, rule),
+        *_samples(here, rule),
+        *_regime(proxies, rule),
+    ]
+    return gravest_first(found)
+
+
+def conflicts(
+    proxies: Proxies,
+    reference: Proxies,
+    reference_name: str,
+    benchmark: str | None = None,
+    rule: PreflightRule | None = None,
+) -> tuple[Finding, ...]:
+    """Where a held-out loss and pass@k, at the largest k, contradict each other.
+
+    Both have to differ by `rule.n_errors` standard errors of the difference. The errors are taken
+    as independent; checkpoints measured on the same problems differ by less noise than that, so a
+    conflict that is named is one.
+
+    Args:
+        proxies: of the checkpoint.
+        reference: of what it is compared with, another checkpoint or `mean_proxies` of several.
+        reference_name: how to call that.
+        benchmark: whose pass@k; None if there is one.
+        rule: how many standard errors count.
+
+    Raises:
+        ConfigError: if the benchmark is unknown, or is needed.
+    """
+    rule = rule or PreflightRule()
+    benchmark = _benchmark(proxies, benchmark)
+    here = _metrics(proxies, benchmark)
+    k = max((int(match[1]) for metric in here if (match := _PASS_AT_K.match(metric))), default=1)
+    if k == 1:
+        return ()
+    score = f"pass_at_{k}@{benchmark}"
+    losses = [name for name in proxies if name.startswith("heldout_nll@")]
+    return tuple(
+        _conflict(proxies, reference, reference_name, loss, score)
+        for loss in losses
+        if _contradict(_step(proxies, reference, loss), _step(proxies, reference, score), rule)
+    )
+
+
+def mean_proxies(rows: Iterable[Proxies]) -> dict[str, Measured]:
+    """Mean of each proxy that all rows have, with the standard error of that mean."""
+    every = list(rows)
+    if not every:
+        return {}
+    shared = [name for name in every[0] if all(name in row for row in every)]
+    means = {}
+    for name in shared:
+        errors = [row[name].se for row in every]
+        known = [error for error in errors if error is not None]
+        means[name] = Measured(
+            value=math.fsum(row[name].value for row in every) / len(every),
+            se=math.sqrt(math.fsum(e * e for e in known)) / len(every)
+            if len(known) == len(every)
+            else None,
+        )
+    return means
+
+
+def gravest_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The findings, stops before warnings before what is fine."""
+    order = list(Level)
+    return tuple(sorted(findings, key=lambda finding: -order.index(finding.level)))
+
+
+_PASS_AT_K = re.compile(r"^pass_at_([0-9]+)$")
+_SIGNAL = re.compile(r"^signal_share_([0-9]+)$")
+_COVERAGE = re.compile(r"^coverage_ratio_([0-9]+)$")
+
+
+def _benchmark(proxies: Proxies, asked: str | None) -> str:
+    """The benchmark to judge by; empty if no proxy comes from samples."""
+    names = sorted({name.partition("@")[2] for name in proxies if _from_samples(name)})
+    if asked is not None and asked not in names:
+        raise ConfigError(
+            f"no proxy was measured on samples of {asked!r}",
+            fix=f"Those there: {', '.join(names) or 'none'}",
+        )
+    if asked is None and len(names) > 1:
+        raise ConfigError(
+            "the pre-flight needs one benchmark",
+            why=f"samples were drawn on {', '.join(names)}",
+            fix="Name the one that is most like the RL prompts",
+        )
+    return asked or "".join(names)
+
+
+def _metrics(proxies: Proxies, benchmark: str) -> dict[str, Measured]:
+    """The proxies of one benchmark, by metric."""
+    split = {name: name.partition("@") for name in proxies}
+    return {split[name][0]: proxies[name] for name in proxies if split[name][2] == benchmark}
+
+
+def _from_samples(name: str) -> bool:
+    return name.startswith(("pass_at_", "signal_share_", "token_entropy", "truncated_share"))
+
+
+def _signal(here: Mapping[str, Measured], rule: PreflightRule) -> list[Finding]:
+    g = rule.group_size
+    measured = {int(m[1]): here[name] for name in here if (m := _SIGNAL.match(name))}
+    if not measured:
+        return []
+    # The share rises with the group, so a neighbour's is a bound.
+    below = [size for size in measured if size <= g]
+    size = max(below) if below else min(measured)
+    share = measured[size]
+    bound = "" if size == g else f" ({'a lower' if size < g else 'an upper'} bound for {g})"
+    side = _side(here)
+    text = f"{share} of the groups of {size}{bound} have rewards that differ"
+    source = "share of groups with a gradient"
+    stops = _beyond(share, rule.stop_signal, rule, below=True)
+    if stops and size >= g:
+        text = f"GRPO has almost no gradient: {text}{side}"
+        return [Finding(level=Level.STOP, topic="signal", text=text, source=source)]
+    if share.value < rule.warn_signal and size >= g:
+        text = f"GRPO has little gradient: {text}{side}"
+        return [Finding(level=Level.WARN, topic="signal", text=text, source=source)]
+    if share.value < rule.warn_signal:
+        text = f"whether GRPO has a gradient is open: {text}"
+        return [Finding(level=Level.WARN, topic="signal", text=text, source=source)]
+    if size > g:
+        text += f"; measure signal_share_{g}"
+    return [Finding(level=Level.OK, topic="signal", text=text, source=source)]
+
+
+def _side(here: Mapping[str, Measured]) -> str:
+    """Which kind of groups without variance prevails."""
+    if "pass_at_1" not in here:
+        return ""
+    p = here["pass_at_1"]
+    kind = "all wrong: easier prompts" if p.value < 0.5 else "all right: harder prompts"
+    return f"; pass@1 is {p}, so most groups are {kind} would give one"
+
+
+def _rate(here: Mapping[str, Measured], rule: PreflightRule) -> list[Finding]:
+    if "pass_at_1" not in here:
+        return []
+    p, star = here["pass_at_1"], math.log(2.0) / rule.group_size
+    ratio = p.value / star
+    text = f"pass@1 is {p}, {ratio:.1f} times p*({rule.group_size}) = {star:.3f}"
+    level = Level.OK
+    if ratio < 1.0:
+        level = Level.WARN
+        text += ", below which a group of a typical prompt is more often all wrong than not"
+    elif ratio < rule.warn_rate:
+        level = Level.WARN
+        text += "; the one published ladder that began so low lost pass@10 in GRPO"
+    elif ratio < rule.safe_rate:
+        text += f"; the one published model that gained began at {rule.safe_rate} or more"
+    return [Finding(level=level, topic="rate", text=text, source="arXiv 2606.18487")]
+
+
+def _coverage(here: Mapping[str, Measured], rule: PreflightRule) -> list[Finding]:
+    found = []
+    for name, ratio in here.items():
+        if not (match := _COVERAGE.match(name)):
+            continue
+        text = f"coverage ratio at {match[1]} samples is {ratio}"
+        level = Level.OK
+        if _beyond(ratio, rule.warn_coverage, rule, below=False):
+            level = Level.WARN
+            text += ": SFT destroyed more of what the base model reaches than it made"
+        elif ratio.value > rule.warn_coverage:
+            text += ": above 1, but by less than twice its standard error"
+        found.append(Finding(level=level, topic="coverage", text=text, source="arXiv 2608.25756"))
+    return found
+
+
+def _entropy(here: Mapping[str, Measured], rule: PreflightRule) -> list[Finding]:
+    entropy = here.get("token_entropy")
+    if entropy is None:
+        return []
+    text = f"token entropy is {entropy} nats"
+    level = Level.OK
+    if entropy.value < rule.warn_entropy:
+        level = Level.WARN
+        text += (
+            f", below {rule.warn_entropy}: in one ladder of checkpoints of one model such starts "
+            "lost diversity in RL; elsewhere the threshold is untested"
+        )
+    return [Finding(level=level, topic="entropy", text=text, source="arXiv 2606.18487")]
+
+
+def _samples(here: Mapping[str, Measured], rule: PreflightRule) -> list[Finding]:
+    limits = {
+        "truncated_share": (rule.warn_truncated, "cut at the token limit, reward 0 by length"),
+        "unparsed_share": (rule.warn_unparsed, "without an answer, reward 0 by format"),
+        "unscored_share": (rule.warn_unscored, "whose check failed, so that rewards are noise"),
+    }
+    found = []
+    for name, (limit, what) in limits.items():
+        if name in here and _beyond(here[name], limit, rule, below=False):
+            text = f"{here[name]} of the samples are {what}"
+            found.append(Finding(level=Level.WARN, topic="samples", text=text))
+    return found
+
+
+def _regime(proxies: Proxies, rule: PreflightRule) -> list[Finding]:
+    found = []
+    for name, ratio in proxies.items():
+        if name.partition("@")[0] != "nll_ratio":
+            continue
+        level = Level.OK if ratio.value <= rule.stable_ratio else Level.WARN
+        regime = "stable or before its minimum"
+        if ratio.value > rule.stable_ratio:
+            severe = ratio.value >= rule.severe_ratio
+            regime = "severe overfitting" if severe else "mild overfitting"
+        text = f"held-out loss is {ratio} times the lowest of its SFT run ({name}): {regime}"
+        found.append(Finding(level=level, topic="regime", text=text, source="arXiv 2512.11470"))
+    return found
+
+
+def _beyond(measured: Measured, limit: float, rule: PreflightRule, *, below: bool) -> bool:
+    margin = rule.n_errors * (measured.se or 0.0)
+    return measured.value + margin < limit if below else measured.value - margin > limit
+
+
+def _step(proxies: Proxies, reference: Proxies, name: str) -> float:
+    """How much more the checkpoint has than the reference, in standard errors; 0 if unknown."""
+    if name not in proxies or name not in reference:
+        return 0.0
+    ours, theirs = proxies[name], reference[name]
+    if ours.se is None or theirs.se is None:
+        return 0.0
+    error = math.hypot(ours.se, theirs.se)
+    return (ours.value - theirs.value) / error if error > 0.0 else 0.0
+
+
+def _contradict(of_loss: float, of_score: float, rule: PreflightRule) -> bool:
+    # A loss that rises and a score that rises contradict each other.
+    return of_loss * of_score > 0 and min(abs(of_loss), abs(of_score)) >= rule.n_errors
+
+
+def _conflict(
+    proxies: Proxies, reference: Proxies, reference_name: str, loss: str, score: str
+) -> Finding:
+    of_loss, of_score = _step(proxies, reference, loss), _step(proxies, reference, score)
+    return Finding(
+        level=Level.WARN,
+        topic="conflict",
+        text=f"{loss} says {'worse' if of_loss > 0 else 'better'} than {reference_name} "
+        f"({proxies[loss]} against {reference[loss]}, {abs(of_loss):.1f} standard errors), "
+        f"{score} says {'better' if of_score > 0 else 'worse'} ({proxies[score]} against "
+        f"{reference[score]}, {abs(of_score):.1f} standard errors)",
+        source="arXiv 2510.01624",
+    )
+
+
+def worst(findings: Sequence[Finding]) -> Level:
+    """The gravest level among findings; ok if there are none."""
+    order = list(Level)
+    return max((finding.level for finding in findings), key=order.index, default=Level.OK)
