@@ -15,7 +15,7 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ import click
 
 from rlready.registry.digest import digest, file_sha256
 from rlready.registry.errors import CheckpointError, RlreadyError
-from rlready.testbed.folders import appearing, find_result, write_report
+from rlready.testbed.folders import find_or_make
 from rlready.testbed.model import ModelSize, build_model, save_checkpoint
 from rlready.testbed.skills import draw_any
 from rlready.testbed.solutions import solution
@@ -32,7 +32,7 @@ from rlready.testbed.train import Examples, TrainSettings, train
 from rlready.testbed.world_tokenizer import encode_pairs, world_tokenizer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
+    from transformers import PreTrainedTokenizerBase
 
 BASE_VERSION = 1
 """Rises when the same settings give another base."""
@@ -144,41 +144,31 @@ def pretrain(
     Raises:
         ConfigError: if the folder holds anything else. Nothing is changed.
     """
-    key = settings.digest
-    if find_result(folder, MARK, key) is None:
-        begin = time.process_time()
-        tokenizer = world_tokenizer()
-        model = build_model(tokenizer, settings.size, seed=settings.seed)
-        losses = train(model, corpus(settings, tokenizer), settings.training, on_step)
-        told = [
-            statistics.fmean(losses[max(0, end - 100) : end])
-            for end in range(_LOSS_EVERY, len(losses) + 1, _LOSS_EVERY)
-        ]
-        with appearing(folder, MARK, key) as draft:
-            _write(draft, (model, tokenizer), settings, (told, time.process_time() - begin))
+    find_or_make(folder, MARK, settings.digest, lambda draft: _pretrain(settings, draft, on_step))
     return folder
 
 
-def _write(
-    folder: Path,
-    trained: tuple[Qwen3ForCausalLM, PreTrainedTokenizerBase],
-    settings: BaseSettings,
-    cost: tuple[Sequence[float], float],
-) -> None:
+def _pretrain(
+    settings: BaseSettings, folder: Path, on_step: Callable[[int, float], None] | None
+) -> dict[str, Any]:
     import torch
 
-    model, tokenizer = trained
+    begin = time.process_time()
+    tokenizer = world_tokenizer()
+    model = build_model(tokenizer, settings.size, seed=settings.seed)
+    losses = train(model, corpus(settings, tokenizer), settings.training, on_step)
+    cpu_seconds = time.process_time() - begin
     save_checkpoint(model.half(), tokenizer, folder)
-    report = {
+    ends = range(_LOSS_EVERY, len(losses) + 1, _LOSS_EVERY)
+    return {
         "version": BASE_VERSION,
         "settings": dataclasses.asdict(settings),
         "n_parameters": model.num_parameters(),
-        "losses": {(i + 1) * _LOSS_EVERY: round(loss, 4) for i, loss in enumerate(cost[0])},
-        "cpu_seconds": round(cost[1], 1),
+        "losses": {end: round(statistics.fmean(losses[end - 100 : end]), 4) for end in ends},
+        "cpu_seconds": round(cpu_seconds, 1),
         "torch": torch.__version__,
         "weights_sha256": file_sha256(folder / WEIGHTS),
     }
-    write_report(folder / MARK, settings.digest, report)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

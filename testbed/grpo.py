@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ from rlready.evaluators.sampling import Draw
 from rlready.registry.digest import digest, fingerprint
 from rlready.registry.errors import ConfigError
 from rlready.testbed.benchmarks import benchmarks
-from rlready.testbed.folders import appearing, find_result, write_report
+from rlready.testbed.folders import find_or_make
 from rlready.testbed.measure import Item, count, load, protocol
 from rlready.testbed.model import save_checkpoint
 from rlready.testbed.puzzles import reward
@@ -170,18 +170,16 @@ def grpo(sft_folder: Path, settings: GrpoSettings, folder: Path) -> GrpoResult:
         ConfigError: if the folder holds anything else. Nothing is changed.
     """
     key = digest([GRPO_VERSION, fingerprint(sft_folder), dataclasses.asdict(settings)])
-    found = find_result(folder, MARK, key)
-    if found is None:
-        with appearing(folder, MARK, key) as draft:
-            _run(sft_folder, settings, draft, key)
-    report = found or find_result(folder, MARK, key) or {}
+    report, is_new = find_or_make(
+        folder, MARK, key, lambda draft: _run(sft_folder, settings, draft)
+    )
     return GrpoResult(
         folder=folder,
         curve=tuple(CurveRow(**row) for row in report["curve"]),
         rewards=tuple(report["rewards"]),
         signal_shares=tuple(report["signal_shares"]),
         cpu_seconds=report["cpu_seconds"],
-        is_new=found is None,
+        is_new=is_new,
     )
 
 
@@ -218,7 +216,7 @@ def response_log_probs(
     return -torch.nn.functional.cross_entropy(logits, ids[:, 1:][is_target], reduction="none")
 
 
-def _run(sft_folder: Path, settings: GrpoSettings, folder: Path, key: str) -> None:
+def _run(sft_folder: Path, settings: GrpoSettings, folder: Path) -> dict[str, Any]:
     model, tokenizer = load(sft_folder)
     run = _Run(model, tokenizer, settings)
     with one_thread():
@@ -228,14 +226,13 @@ def _run(sft_folder: Path, settings: GrpoSettings, folder: Path, key: str) -> No
         run.measure_if_due(settings.n_steps)
     save_checkpoint(model, tokenizer, folder)
     write_curve(run.curve, folder / "curve.csv")
-    report = {
+    return {
         "settings": dataclasses.asdict(settings),
         "cpu_seconds": {name: round(seconds, 2) for name, seconds in run.cpu_seconds.items()},
         "curve": [dataclasses.asdict(row) for row in run.curve],
         "rewards": run.rewards,
         "signal_shares": run.signal_shares,
     }
-    write_report(folder / MARK, key, report)
 
 
 class _Run:
@@ -255,6 +252,7 @@ class _Run:
         self._model, self._tokenizer, self._settings = model, tokenizer, settings
         self._sampler = HfSampler(model, tokenizer)
         self._prompts = _prompts(settings)
+        self._measured = benchmarks("after", settings.n_eval_problems)
         self._optimizer = torch.optim.Adam(
             model.parameters(), lr=settings.learning_rate, betas=_BETAS, fused=True
         )
@@ -268,7 +266,7 @@ class _Run:
             counts = count(
                 self._model,
                 self._tokenizer,
-                benchmarks("after", settings.n_eval_problems),
+                self._measured,
                 n_samples=settings.n_eval_samples,
                 drawn_by=protocol(),
             )

@@ -10,11 +10,12 @@ import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rlready.registry.digest import digest, fingerprint
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
-from rlready.testbed.folders import appearing, find_result, write_report
+from rlready.testbed.folders import find_or_make
 from rlready.testbed.measure import load
 from rlready.testbed.model import save_checkpoint
 from rlready.testbed.skills import MIXES, draw_mixture
@@ -147,22 +148,16 @@ def sft(base: Path, recipe: SftRecipe, folder: Path) -> SftResult:
         ConfigError: if the folder holds anything else. Nothing is changed.
     """
     key = digest([SFT_VERSION, fingerprint(base), dataclasses.asdict(recipe)])
-    found = find_result(folder, MARK, key)
-    if found is None:
-        with appearing(folder, MARK, key) as draft:
-            _train(base, recipe, draft, key)
-        report = find_result(folder, MARK, key) or {}
-    else:
-        report = found
+    report, is_new = find_or_make(folder, MARK, key, lambda draft: _train(base, recipe, draft))
     return SftResult(
         folder=folder,
         losses=tuple(report["losses"]),
         cpu_seconds=report["cpu_seconds"],
-        is_new=found is None,
+        is_new=is_new,
     )
 
 
-def _train(base: Path, recipe: SftRecipe, folder: Path, key: str) -> None:
+def _train(base: Path, recipe: SftRecipe, folder: Path) -> dict[str, Any]:
     begin = time.process_time()
     model, tokenizer = load(base)
     settings = TrainSettings(
@@ -175,9 +170,8 @@ def _train(base: Path, recipe: SftRecipe, folder: Path, key: str) -> None:
     )
     losses = train(model, encode_pairs(tokenizer, examples_of(recipe)), settings)
     save_checkpoint(model, tokenizer, folder)
-    report = {
+    return {
         "recipe": dataclasses.asdict(recipe),
         "cpu_seconds": round(time.process_time() - begin, 2),
         "losses": losses,
     }
-    write_report(folder / MARK, key, report)
