@@ -1,0 +1,297 @@
+"""From the frame `TrainingTable.X` to numbers that a linear model or a tree can be fitted on.
+
+Each proxy goes through four steps, all learned on the training rows alone:
+
+1. the link of its kind (`links.py`), and a damping of far values that keeps their order;
+2. the centre c of its group: the mean of the group's rows, drawn to the mean of all groups by how
+   little so few rows say about it (k = t^2 / (t^2 + s^2 / n), t^2 between and s^2 within groups);
+3. regression calibration towards the centre, x* = c + r (x - c), r = s_true^2 / (s_true^2 + se^2):
+   what is expected of the proxy without its error. For a linear model that takes the attenuation
+   out of the slopes (Carroll et al. 2006, Measurement Error in Nonlinear Models, ch. 4). A missing
+   value is one whose error is infinite: r = 0, x* = c;
+4. two variants: `raw`, (x* - mean) / sd, which carries the level of the group, and `centred`,
+   (x* - c) / sd within groups, which does not.
+
+A group that was seen in `fit` keeps the centre of its training rows, so a prediction does not
+depend on which rows are asked about with it. A new group has the centre of the rows given: they
+cost no RL run, and for ranking inside the group any common centre does. A new group's single row is
+put between itself and the mean of all groups by the rule of step 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from rlready.predictors.dataset import GROUP, ONE_GROUP, Column, FloatArray, Kind, TextArray
+from rlready.predictors.links import damped, linked, middle_and_spread, n_trials
+from rlready.registry.errors import ConfigError
+
+Variant = Literal["raw", "centred", "both"]
+PlainColumns = list[tuple[str, str, int, str | None]]
+"""Name, kind, sign and column of the error of each proxy: what skops can store without trust."""
+
+_LEAST_RELIABILITY = 0.1
+"""Share of a proxy's spread inside groups that is taken as real, whatever its errors say."""
+
+
+def plain_columns(columns: Sequence[Column]) -> PlainColumns:
+    """Columns as the parameter `columns` of our estimators."""
+    return [(c.name, c.kind.value, c.sign, c.error) for c in columns]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Views:
+    """Rows seen in two ways.
+
+    Args:
+        raw: (n, p) with the level of the group.
+        centred: (n, p) without it.
+        groups: (n,) name of the group of each row.
+    """
+
+    raw: FloatArray
+    centred: FloatArray
+    groups: TextArray
+
+
+class Features(TransformerMixin, BaseEstimator):
+    """Proxies as numbers of like scale, robust to a far row, calibrated for their errors.
+
+    Args:
+        columns: (name, kind, sign, column of the error) of each proxy, see `plain_columns`; other
+            columns of the frame are not looked at. None: every column but `GROUP` is a plain
+            number without error, which is what an array holds.
+        variant: "raw", "centred", or "both": raw first.
+
+    Attributes:
+        names_: (p,) proxies.
+        signs_: (p,) +1 where more promises a better outcome, -1, or 0 where it is not known.
+        kinds_: (p,) kind of each.
+        missing_: how many training rows had no number, by proxy, where any had none. They count as
+            the centre of their group.
+        reliability_: (p,) share of the spread inside groups that is not error of measurement.
+        group_names_: (G,) groups of the training rows.
+    """
+
+    def __init__(self, columns: PlainColumns | None = None, variant: Variant = "both") -> None:
+        self.columns = columns
+        self.variant = variant
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """The transformer, fitted; `y` is not looked at.
+
+        Raises:
+            ConfigError: if a column is not there, empty in every row or out of its kind's range.
+        """
+        if self.variant not in ("raw", "centred", "both"):
+            raise ValueError(f"variant is {self.variant!r}; known: raw, centred, both")
+        values, errors, groups = self._read(X, reset=True)
+        self._check_not_empty(values)
+        rows = range(len(self.names_))
+        kinds = [Kind(kind) for kind in self.kinds_]
+        self.trials_ = np.array([n_trials(values[:, j], errors[:, j], kinds[j]) for j in rows])
+        on_scale, _ = self._linked(values, errors)
+        robust = np.array([middle_and_spread(on_scale[:, j]) for j in rows]).reshape(-1, 2)
+        self.middle_, self.spread_ = robust[:, 0], robust[:, 1]
+        lost = (~np.isfinite(values)).sum(axis=0)
+        self.missing_ = {n: int(k) for n, k in zip(self.names_, lost, strict=True) if k}
+        self._fit_groups(*self._damped(values, errors), groups)
+        return self
+
+    def views(self, X: Any) -> Views:
+        """The rows of a frame or array, raw and centred.
+
+        Raises:
+            ConfigError: if a column is not there or holds what its kind cannot.
+        """
+        check_is_fitted(self)
+        values, errors, groups = self._read(X, reset=False)
+        z, se = self._damped(values, errors)
+        centre = self._centres(z, groups)
+        distance = np.where(np.isfinite(z), z - centre, 0.0) * self._calibration(z, se)
+        centred = np.divide(
+            distance, self.within_sd_, out=np.zeros_like(distance), where=self.within_sd_ > 0
+        )
+        raw = (centre + distance - self.mean_) / self.total_sd_
+        return Views(raw=raw, centred=centred, groups=groups)
+
+    def transform(self, X: Any) -> FloatArray:
+        """(n, p) or, for both variants, (n, 2 p) features without missing numbers."""
+        views = self.views(X)
+        return views_as_matrix(views, self.variant)
+
+    def get_feature_names_out(self, input_features: Any = None) -> Any:
+        """Names of the columns of `transform`; a centred one ends in `:centred`."""
+        check_is_fitted(self)
+        centred = [f"{name}:centred" for name in self.names_]
+        names = {"raw": list(self.names_), "centred": centred}
+        chosen = names.get(self.variant, [*names["raw"], *centred])
+        return np.asarray(chosen, dtype=object)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def _read(self, X: Any, *, reset: bool) -> tuple[FloatArray, FloatArray, TextArray]:
+        """(n, p) values, (n, p) errors (NaN: unknown) and (n,) groups."""
+        named = hasattr(X, "columns")
+        groups = np.full(len(X) if named else 0, ONE_GROUP)
+        if named and GROUP in X.columns:
+            groups = np.asarray(X[GROUP].astype(str), dtype=np.str_)
+        elif named and not reset and len(self.group_names_) > 1:
+            raise ConfigError(
+                f"the rows have no column {GROUP!r}",
+                why="the predictor was fitted on several groups",
+                fix=f"Name each row's group; known: {', '.join(self.group_names_[:8])}",
+            )
+        if self.columns is None:
+            if named and GROUP in X.columns:
+                X = X.drop(columns=GROUP)
+            values = validate_data(
+                self, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan"
+            )
+            if reset:
+                names = getattr(
+                    self, "feature_names_in_", [f"x{j}" for j in range(values.shape[1])]
+                )
+                self._remember([(str(name), Kind.PLAIN.value, 0, None) for name in names])
+            if not named:
+                groups = np.full(len(values), ONE_GROUP)
+            return values, np.full(values.shape, np.nan), groups
+        return *self._read_columns(X, reset=reset), groups
+
+    def _read_columns(self, X: Any, *, reset: bool) -> tuple[FloatArray, FloatArray]:
+        columns = self.columns or []
+        if reset:
+            self._remember(columns)
+            self.n_features_in_ = len(columns)
+        wanted = [name for name, *_ in columns] + [c[3] for c in columns if c[3] is not None]
+        there = list(map(str, X.columns)) if hasattr(X, "columns") else []
+        lacking = [name for name in wanted if name not in there]
+        if lacking:
+            raise ConfigError(
+                f"the rows have no column {', '.join(map(repr, lacking))}",
+                why="the predictor was fitted on it",
+                fix=f"Give it (an empty cell if it was not measured). There: {', '.join(there)}",
+            )
+        if not len(X):
+            raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
+        values = np.column_stack([_numbers(X, name) for name, *_ in columns])
+        unknown = np.full(len(X), np.nan)
+        errors = [unknown if c[3] is None else _numbers(X, c[3]) for c in columns]
+        return values, np.column_stack(errors)
+
+    def _remember(self, columns: PlainColumns) -> None:
+        self.names_ = [name for name, *_ in columns]
+        self.kinds_ = [kind for _, kind, *_ in columns]
+        self.signs_ = np.array([sign for _, _, sign, _ in columns])
+
+    def _check_not_empty(self, values: FloatArray) -> None:
+        empty = [n for j, n in enumerate(self.names_) if not np.isfinite(values[:, j]).any()]
+        if empty:
+            raise ConfigError(
+                f"column {', '.join(map(repr, empty))} has no number in any of {len(values)} rows",
+                fix="Measure it, or leave it out of the features",
+            )
+
+    def _linked(self, values: FloatArray, errors: FloatArray) -> tuple[FloatArray, FloatArray]:
+        pairs = [
+            linked(values[:, j], errors[:, j], Kind(self.kinds_[j]), self.trials_[j], name)
+            for j, name in enumerate(self.names_)
+        ]
+        return np.column_stack([v for v, _ in pairs]), np.column_stack([e for _, e in pairs])
+
+    def _damped(self, values: FloatArray, errors: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """(n, p) values in robust standard deviations and their errors; unknown errors are 0."""
+        on_scale, se = self._linked(values, errors)
+        z, se = damped(on_scale, se, self.middle_, self.spread_)
+        return z, np.where(np.isfinite(se), se, 0.0)
+
+    def _fit_groups(self, z: FloatArray, se: FloatArray, groups: TextArray) -> None:
+        names, group_of = np.unique(groups, return_inverse=True)
+        self.group_names_ = list(map(str, names))
+        counts, means = _group_means(z, group_of, len(names))
+        self.mean_ = np.nanmean(means, axis=0)
+        within, between = _spreads(z, group_of, counts, means)
+        noise = np.nanmean(np.where(np.isfinite(z), se**2, np.nan), axis=0)
+        true = np.maximum(within - noise, _LEAST_RELIABILITY * within)
+        self.reliability_ = np.divide(true, within, out=np.ones_like(true), where=within > 0)
+        self.within_var_, self.between_var_, self.true_var_ = within, between, true
+        self.within_sd_ = np.sqrt(true)
+        total = true + np.nanvar(means, axis=0)
+        self.total_sd_ = np.where(total > 0, np.sqrt(total), 1.0)
+        self.centres_ = self._shrunken(counts, means)
+
+    def _shrunken(self, counts: FloatArray, means: FloatArray) -> FloatArray:
+        """(G, p) centres of groups from the means of so many of their rows."""
+        noise = self.within_var_ / np.maximum(counts, 1)
+        sure = self.between_var_ + noise
+        weight = np.divide(self.between_var_, sure, out=np.ones_like(sure), where=sure > 0)
+        weight = np.where(counts > 0, weight, 0.0)
+        return np.asarray(self.mean_ + weight * (np.where(counts > 0, means, 0.0) - self.mean_))
+
+    def _centres(self, z: FloatArray, groups: TextArray) -> FloatArray:
+        """(n, p) centre of the group of each row."""
+        names, group_of = np.unique(groups, return_inverse=True)
+        centres = self._shrunken(*_group_means(z, group_of, len(names)))
+        known = {name: i for i, name in enumerate(self.group_names_)}
+        for i, name in enumerate(names):
+            if str(name) in known:
+                centres[i] = self.centres_[known[str(name)]]
+        return np.asarray(centres[group_of])
+
+    def _calibration(self, z: FloatArray, se: FloatArray) -> FloatArray:
+        """(n, p) share of each row's distance from its centre that is expected to be real."""
+        total = self.true_var_ + se**2
+        real = np.divide(self.true_var_, total, out=np.ones_like(total), where=total > 0)
+        return np.where(np.isfinite(z), real, 0.0)
+
+
+def views_as_matrix(views: Views, variant: Variant) -> FloatArray:
+    """(n, p) raw or centred, or (n, 2 p) both."""
+    if variant == "both":
+        return np.hstack([views.raw, views.centred])
+    return views.raw if variant == "raw" else views.centred
+
+
+def _numbers(X: Any, name: str) -> FloatArray:
+    values = np.asarray(X[name], dtype=np.float64)
+    if np.isinf(values).any():
+        raise ConfigError(f"column {name!r} holds an infinite number")
+    return values
+
+
+def _group_means(z: FloatArray, group_of: Any, n_groups: int) -> tuple[FloatArray, FloatArray]:
+    """(G, p) numbers that each group has of each column, and their means (NaN without one)."""
+    known = np.isfinite(z)
+    counts, sums = np.zeros((n_groups, z.shape[1])), np.zeros((n_groups, z.shape[1]))
+    np.add.at(counts, group_of, known.astype(float))
+    np.add.at(sums, group_of, np.where(known, z, 0.0))
+    return counts, np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+
+
+def _spreads(
+    z: FloatArray, group_of: Any, counts: FloatArray, means: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """(p,) variance inside groups and between their means, by the method of moments.
+
+    Few groups say little about the second: it is averaged with the first, which counts as one group
+    more. Where no group has two rows, half of the whole variance is each.
+    """
+    squares = np.nansum((z - means[group_of]) ** 2, axis=0)
+    n_known, n_seen = counts.sum(axis=0), (counts > 0).sum(axis=0)
+    total = np.nanvar(z, axis=0)
+    free = n_known - n_seen
+    within = np.where(free > 0, squares / np.maximum(free, 1), total / 2)
+    between_means = np.nanvar(means, axis=0) * n_seen / np.maximum(n_seen - 1, 1)
+    harmonic = n_seen / np.maximum((1.0 / np.maximum(counts, 1) * (counts > 0)).sum(axis=0), 1e-12)
+    moment = np.maximum(between_means - within / harmonic, 0.0)
+    between = ((n_seen - 1) * moment + within) / n_seen
+    return within, between
