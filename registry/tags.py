@@ -1,0 +1,194 @@
+"""What a ranking says about a checkpoint, as a record and as MLflow's tags and words.
+
+A version of a registered model carries
+
+    rl_ready       true, false or undecided: what automation looks at
+    rlready.tag    the `ReadinessTag` as JSON, the one copy that is read back, written in one step
+    rlready.predicted, .interval, .domain, .target, .predictor, .checkpoint_id    for the eye
+
+and its description says the same in words. `mlflow_tags` puts them there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from rlready.registry import mlflow_codec as codec
+from rlready.registry.errors import RecordError, StoreError
+from rlready.registry.mlflow_versions import SIGNATURE
+from rlready.registry.records import Checkpoint
+
+ALIAS = "rl-ready"
+"""On the checkpoint that is to get the RL budget."""
+
+RL_READY = "rl_ready"
+TAG = "rlready.tag"
+CHECKPOINT_ID = "rlready.checkpoint_id"
+
+_MAX_REASONS_CHARACTERS = 4000
+"""Of a description: MySQL keeps 5,000 characters of a version's."""
+
+
+class Readiness(StrEnum):
+    """Whether a checkpoint deserves the RL budget; the value is that of the tag `rl_ready`."""
+
+    READY = "true"
+    NOT_READY = "false"
+    UNDECIDED = "undecided"
+    """The proxies do not tell: too wide an interval, out of the domain, or no signal at all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadinessTag:
+    """What a ranking says about one checkpoint.
+
+    Args:
+        checkpoint_id: whom it is about.
+        readiness: the decision.
+        predicted: outcome after RL, in the unit of the target; None if nothing could be predicted,
+            which leaves the checkpoint UNDECIDED.
+        low: lower end of the interval; None if it has none.
+        high: upper end; None if it has none.
+        level: what share of outcomes the interval is to hold, such as 0.9.
+        regime: what the interval promises, in words.
+        domain: in, edge or out of what the predictor was fitted on.
+        target: key of the outcome, for example `value_at_budget/60steps@gsm8k`.
+        predictor: registered name of the predictor.
+        predictor_version: its version.
+        rule_digest: id of the rule that made a decision of the prediction.
+        reasons: one line each; at least one.
+        made_at: when the ranking was made, with a time zone.
+    """
+
+    checkpoint_id: str
+    readiness: Readiness
+    predicted: float | None
+    low: float | None
+    high: float | None
+    level: float
+    regime: str
+    domain: str
+    target: str
+    predictor: str
+    predictor_version: str
+    rule_digest: str
+    reasons: tuple[str, ...]
+    made_at: datetime
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "readiness", Readiness(self.readiness))
+        # One line each, as they are shown and stored.
+        lines = (" ".join(reason.split()) for reason in self.reasons)
+        object.__setattr__(self, "reasons", tuple(line for line in lines if line))
+        whose = f"the readiness tag of checkpoint {self.checkpoint_id[:12]}"
+        if not self.reasons:
+            raise RecordError(f"{whose} has no reasons", why="nobody could judge the decision")
+        if self.made_at.tzinfo is None:
+            raise RecordError(f"{whose} was made at {self.made_at}, of no time zone")
+        self._check_numbers(whose)
+
+    def _check_numbers(self, whose: str) -> None:
+        for key in ("predicted", "low", "high"):
+            value = getattr(self, key)
+            if value is not None and not math.isfinite(value):
+                raise RecordError(f"{whose} has {key} {value}", fix="Give None for what is unknown")
+            # Adding 0.0 makes 0.0 of -0.0, and a float of a NumPy number.
+            object.__setattr__(self, key, None if value is None else float(value) + 0.0)
+        if not 0.0 < self.level < 1.0:
+            raise RecordError(f"{whose} has an interval of level {self.level}")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise RecordError(f"{whose} has the interval {self.low} to {self.high}")
+        if self.predicted is None and self.readiness is not Readiness.UNDECIDED:
+            raise RecordError(f"{whose} is {self.readiness.name} without a prediction")
+
+    @property
+    def interval(self) -> str:
+        """The interval in words."""
+        return f"{_number(self.low)} to {_number(self.high)} ({self.level * 100:g} %)"
+
+    @property
+    def ranking(self) -> tuple[str, str, str, str]:
+        """What the tags of one ranking share: target, predictor, its version, rule."""
+        return (self.target, self.predictor, self.predictor_version, self.rule_digest)
+
+
+def version_tags(tag: ReadinessTag) -> dict[str, str]:
+    """A readiness tag as tags of a version, the one that automation looks at last."""
+    record = {**asdict(tag), "made_at": tag.made_at.astimezone(UTC).isoformat(timespec="seconds")}
+    text = codec.to_json({"format": codec.FORMAT, **record}, f"tag of {tag.checkpoint_id}")
+    return {
+        TAG: text,
+        CHECKPOINT_ID: tag.checkpoint_id,
+        "rlready.predicted": _number(tag.predicted),
+        "rlready.interval": tag.interval,
+        "rlready.domain": tag.domain,
+        "rlready.target": codec.shown(tag.target),
+        "rlready.predictor": f"{tag.predictor}/{tag.predictor_version}",
+        RL_READY: tag.readiness.value,
+    }
+
+
+def read_tag(tags: Mapping[str, str]) -> ReadinessTag | None:
+    """The readiness tag of a version; None if it has none.
+
+    Raises:
+        StoreError: if a later version of rlready wrote it, or somebody edited it.
+    """
+    if TAG not in tags:
+        return None
+    values = codec.from_json(tags[TAG], TAG)
+    try:
+        made_at = datetime.fromisoformat(values.pop("made_at"))
+        reasons = tuple(values.pop("reasons"))
+        return ReadinessTag(**values, reasons=reasons, made_at=made_at)
+    except (TypeError, ValueError, KeyError, RecordError) as error:
+        raise StoreError(
+            f"tag {TAG} holds {tags[TAG][:60]!r}",
+            why=f"it was edited: {error}",
+            fix="Tag the checkpoints again: rlready tag",
+        ) from error
+
+
+def says_the_same(one: ReadinessTag | None, other: ReadinessTag) -> bool:
+    """Whether two tags differ in nothing but the time at which they were made."""
+    if one is None:
+        return False
+    return {**asdict(one), "made_at": None} == {**asdict(other), "made_at": None}
+
+
+def version_description(tag: ReadinessTag, checkpoint: Checkpoint) -> str:
+    """Markdown for a version's page: decision, prediction, reasons, and where it comes from."""
+    facts = {
+        "predicted": f"{_number(tag.predicted)}, interval {tag.interval}",
+        "target": tag.target,
+        "interval": tag.regime,
+        "domain": tag.domain,
+        "checkpoint": f"{checkpoint.name}  {checkpoint.id}",
+        "weights": checkpoint.uri,
+        "predictor": f"{tag.predictor} version {tag.predictor_version}",
+        "rule": tag.rule_digest,
+        "ranked": tag.made_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+    reasons = "\n".join(f"- {reason}" for reason in tag.reasons)[:_MAX_REASONS_CHARACTERS]
+    lines = [f"{key:11}{codec.shown(value)}" for key, value in facts.items()]
+    # Nothing inside can end the block early: names and reasons may come from files of others.
+    block = "\n".join([tag.readiness.name, reasons, "", *lines]).replace("`", "'")
+    return f"{SIGNATURE}\n\n```text\n{block}\n```"
+
+
+def family_description(base: str) -> str:
+    """Markdown for a registered model's page."""
+    return (
+        f"{SIGNATURE}\n\nSFT checkpoints of {codec.shown(base).replace('`', chr(39))}, ranked by "
+        "predicted outcome after RL. A version is a checkpoint; its tag `rl_ready` and its page "
+        f"say what was decided and why; the alias `{ALIAS}` is on the best one. Weights are "
+        "referenced, not copied: `rlready resolve` prints their path."
+    )
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"
