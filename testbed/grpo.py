@@ -251,7 +251,7 @@ class _Run:
         self.cpu_seconds = dict.fromkeys(("sampling", "training", "measuring"), 0.0)
         self._model, self._tokenizer, self._settings = model, tokenizer, settings
         self._sampler = HfSampler(model, tokenizer)
-        self._prompts = _prompts(settings)
+        self._prompts = prompts_of_steps(settings)
         self._measured = benchmarks("after", settings.n_eval_problems)
         self._optimizer = torch.optim.Adam(
             model.parameters(), lr=settings.learning_rate, betas=_BETAS, fused=True
@@ -354,7 +354,7 @@ def pool(settings: GrpoSettings) -> list[Item]:
 _POOL_SEED = 77
 
 
-def _prompts(settings: GrpoSettings) -> Iterator[list[Item]]:
+def prompts_of_steps(settings: GrpoSettings) -> Iterator[list[Item]]:
     """The prompts of each step; the whole pool is used before one comes again."""
     items, rng = pool(settings), random.Random(f"grpo/{settings.seed}")
     queue: list[Item] = []

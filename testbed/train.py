@@ -121,12 +121,12 @@ def train(
         fused=True,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, settings.rate_share)
-    batches = _batches(examples.lengths, settings)
+    rows = batches(examples.lengths, settings)
     losses: list[float] = []
     model.train()
     with one_thread():
         while len(losses) < settings.n_steps:
-            loss = response_loss(model, examples, next(batches))
+            loss = response_loss(model, examples, next(rows))
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
@@ -151,7 +151,13 @@ def response_loss(model: Qwen3ForCausalLM, examples: Examples, rows: torch.Tenso
     return torch.nn.functional.cross_entropy(logits, ids[:, 1:][is_target])
 
 
-def _batches(lengths: torch.Tensor, settings: TrainSettings) -> Iterator[torch.Tensor]:
+def batches(lengths: torch.Tensor, settings: TrainSettings) -> Iterator[torch.Tensor]:
+    """The rows of each step's examples, without end.
+
+    Args:
+        lengths: (examples,) tokens of each.
+        settings: size of the batches, how they are filled, and the seed of the order.
+    """
     # Batches run over the end of an epoch, so that no example is left out and all are full.
     import torch
 
@@ -166,9 +172,9 @@ def _batches(lengths: torch.Tensor, settings: TrainSettings) -> Iterator[torch.T
             yield taken
             continue
         taken = taken[lengths[taken].argsort(stable=True)]
-        batches = taken.split(settings.batch_size)
-        for i in torch.randperm(len(batches), generator=generator).tolist():
-            yield batches[i]
+        parts = taken.split(settings.batch_size)
+        for i in torch.randperm(len(parts), generator=generator).tolist():
+            yield parts[i]
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ from rlready.testbed.model import ModelSize
 from rlready.testbed.sft import SftRecipe, sft
 from rlready.testbed.skills import SKILLS, draw_any
 from rlready.testbed.solutions import STYLES, solution
-from rlready.testbed.train import TrainSettings, train
+from rlready.testbed.train import TrainSettings, batches, train
 from rlready.testbed.world_tokenizer import encode_pairs, padded, world_tokenizer
 
 TINY = BaseSettings(n_steps=2, batch_size=8, size=ModelSize(width=32, n_layers=1, mlp_width=64))
@@ -151,11 +151,9 @@ def test_an_sft_that_is_there_is_found(tiny_base: Path, tmp_path: Path) -> None:
 
 
 def test_bucketed_batches_hold_every_example_once_an_epoch() -> None:
-    from rlready.testbed.train import _batches
-
     lengths = torch.tensor([random.Random(i).randint(3, 40) for i in range(96)])
     settings = TrainSettings(n_steps=12, batch_size=8, n_bucketed=4)
-    drawn = [batch for batch, _ in zip(_batches(lengths, settings), range(12), strict=False)]
+    drawn = [batch for batch, _ in zip(batches(lengths, settings), range(12), strict=False)]
     assert sorted(torch.cat(drawn).tolist()) == list(range(96))
     widths = [int(lengths[batch].max() - lengths[batch].min()) for batch in drawn]
     assert statistics.fmean(widths) < 15
