@@ -50,11 +50,14 @@ class CheckpointTable:
         frame: a row a checkpoint, the oldest first.
         outcome_keys: the outcome columns; with a target, that one is `target` in the frame.
         notes: what a reader has to know, in words.
+        versions: how the numbers of each proxy's and outcome's column were measured, in words that
+            are equal only if the numbers can be compared.
     """
 
     frame: pd.DataFrame
     outcome_keys: tuple[str, ...]
     notes: tuple[str, ...]
+    versions: Mapping[str, str]
 
 
 def checkpoint_table(
@@ -75,14 +78,20 @@ def checkpoint_table(
     notes: list[str] = []
     columns: dict[str, list[Any]] = {}
     _add_facts(columns, stored)
-    _add_proxies(columns, stored, notes)
-    keys = _add_outcomes(columns, stored, notes)
+    measured = _add_proxies(columns, stored, notes)
+    after_rl = _add_outcomes(columns, stored, notes)
+    keys = sorted(after_rl, key=_natural)
     frame = pd.DataFrame(columns)
     if "step" in frame:
         frame["step"] = frame["step"].astype("Int64")
     if target is not None:
         frame = _with_target(frame, target, keys, notes)
-    return CheckpointTable(frame=frame, outcome_keys=tuple(keys), notes=tuple(notes))
+    return CheckpointTable(
+        frame=frame,
+        outcome_keys=tuple(keys),
+        notes=tuple(notes),
+        versions={name: _way_said(way) for name, way in (measured | after_rl).items()},
+    )
 
 
 def table_bytes(table: CheckpointTable, kind: str) -> bytes:
@@ -167,8 +176,11 @@ def _kind(value: object) -> type:
 
 def _add_proxies(
     columns: dict[str, list[Any]], stored: Sequence[StoredCheckpoint], notes: list[str]
-) -> None:
-    """Three columns a proxy, benchmark and way of measuring; those of a benchmark together."""
+) -> dict[str, Way]:
+    """Add three columns a proxy, benchmark and way of measuring; returns the way of each value.
+
+    Columns of a benchmark stand together.
+    """
     # One pass over all proxies, of which there may be millions: everything else works on the few
     # different columns.
     cells: dict[tuple[str, str, Way], list[tuple[int, float, float | None, int]]] = {}
@@ -187,6 +199,7 @@ def _add_proxies(
             if error is not None:
                 se[row] = error
         _put(columns, names[key], value, se, n, taken)
+    return {name: key[2] for key, name in names.items()}
 
 
 def _put(
@@ -252,14 +265,21 @@ def _proxy_note(
     )
 
 
+def _way_said(way: Way) -> str:
+    """How a number was measured, in words."""
+    what = ("RL", "benchmark", "protocol")[4 - len(way) :]
+    said = [f"{name} {id_[:16]}" for name, id_ in zip(what, way[:-1], strict=True) if id_]
+    return ", ".join(said + ([f"evaluator {way[-1]}"] if way[-1] else []))
+
+
 def _count(n: int) -> str:
     return "1 checkpoint" if n == 1 else f"{n} checkpoints"
 
 
 def _add_outcomes(
     columns: dict[str, list[Any]], stored: Sequence[StoredCheckpoint], notes: list[str]
-) -> list[str]:
-    """Three columns an outcome and way of doing RL; the outcome columns' names."""
+) -> dict[str, Way]:
+    """Add three columns an outcome and way of doing RL; returns the way of each value."""
     cells: dict[tuple[str, Way], dict[int, list[Outcome]]] = {}
     disputed: dict[int, set[tuple[str, Way]]] = {}
     told: list[str] = []
@@ -287,7 +307,7 @@ def _add_outcomes(
             ",".join(sorted(names[cell] for cell in disputed.get(row, ())))
             for row in range(len(stored))
         ]
-    return sorted(names.values(), key=_natural)
+    return {name: cell[1] for cell, name in names.items()}
 
 
 def _outcome_columns(

@@ -214,6 +214,26 @@ def test_evaluator_versions_never_share_a_column(store: MemoryStore) -> None:
     assert column(found, f"pass_at_64@gsm8k#{mark}") == [None, None, 0.9]
 
 
+def test_columns_say_how_their_numbers_were_measured(store: MemoryStore) -> None:
+    store.put_outcome(an_outcome(1))
+    before = the_table(store, KEY).versions
+    assert (
+        before["pass_at_64@gsm8k"]
+        == f"benchmark {GSM8K[:16]}, protocol {PROTOCOL[:16]}, evaluator 1"
+    )
+    assert before["heldout_nll@gsm8k"] == f"benchmark {GSM8K[:16]}, evaluator 1"
+    assert before[KEY] == f"RL {an_outcome(1).rl_digest[:16]}"
+    for number in (1, 2, 3):
+        put_proxies(store, number, a_proxy(protocol_digest=OTHER))
+        put_proxies(store, number, a_proxy(evaluator_version="2"))
+    after = the_table(store, KEY).versions
+    assert after["pass_at_64@gsm8k"] != before["pass_at_64@gsm8k"]
+    assert sorted(name.partition("#")[0] for name in after if "64" in name) == [
+        "pass_at_64@gsm8k",
+        "pass_at_64@gsm8k",
+    ]
+
+
 def test_names_of_columns_do_not_depend_on_the_order_of_checkpoints(store: MemoryStore) -> None:
     put_proxies(store, 4, a_proxy(value=0.9, protocol_digest=OTHER))
     put_proxies(store, 5, a_proxy(value=0.9, benchmark_digest=AIME))
