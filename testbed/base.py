@@ -153,12 +153,17 @@ def _pretrain(
 ) -> dict[str, Any]:
     import torch
 
+    from rlready.evaluators.checkpoints import load_tokenizer
+
     begin = time.process_time()
     tokenizer = world_tokenizer()
     model = build_model(tokenizer, settings.size, seed=settings.seed)
     losses = train(model, corpus(settings, tokenizer), settings.training, on_step)
     cpu_seconds = time.process_time() - begin
     save_checkpoint(model.half(), tokenizer, folder)
+    # Saved as every later checkpoint's is: from a folder. transformers notes that in a file that
+    # the checkpoint's id is made of.
+    load_tokenizer(folder).save_pretrained(folder)
     ends = range(_LOSS_EVERY, len(losses) + 1, _LOSS_EVERY)
     return {
         "version": BASE_VERSION,

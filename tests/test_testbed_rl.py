@@ -121,6 +121,13 @@ def test_a_base_is_made_once(tiny_base: Path) -> None:
         pretrain(dataclasses.replace(TINY, seed=1), tiny_base)
 
 
+def test_a_base_has_the_files_that_were_shipped(tiny_base: Path) -> None:
+    """The id of a checkpoint covers its tokenizer: a base made again has to keep it."""
+    assert {path.name for path in tiny_base.iterdir()} == {path.name for path in SHIPPED.iterdir()}
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert (tiny_base / name).read_bytes() == (SHIPPED / name).read_bytes(), name
+
+
 def test_the_command_makes_a_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(main, ["--out", str(tmp_path / "base"), "--steps", "1"])
     assert result.exit_code == 0, result.output
