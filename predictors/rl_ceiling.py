@@ -232,9 +232,11 @@ class _Shapes:
 
 
 def _finer(grid: FloatArray, at: float) -> FloatArray:
+    # Wide and fine enough for the profile, not only for the optimum: with the coarse grid alone
+    # intervals that say 90 % held 83 %.
     place = int(np.searchsorted(grid, at))
-    low, high = grid[max(place - 1, 0)], grid[min(place + 1, len(grid) - 1)]
-    fine: FloatArray = np.geomspace(low, high, 15)
+    low, high = grid[max(place - 4, 0)], grid[min(place + 4, len(grid) - 1)]
+    fine: FloatArray = np.geomspace(low, high, 31)
     return fine
 
 
