@@ -9,7 +9,10 @@ import sys
 import warnings
 from collections.abc import Iterator
 
-_URLS = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
+_SILENT = {
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 
 
 @contextlib.contextmanager
@@ -20,9 +23,9 @@ def quiet() -> Iterator[None]:
     Everything is as before afterwards. Log lines of other threads are lost meanwhile.
     """
     network = logging.getLogger("urllib3")
-    level, urls = network.level, os.environ.get(_URLS)
+    level, own = network.level, set(_SILENT) - set(os.environ)
     was_loud = _set_loud(False)
-    os.environ.setdefault(_URLS, "true")
+    os.environ.update({name: _SILENT[name] for name in own})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -31,8 +34,8 @@ def quiet() -> Iterator[None]:
         finally:
             network.setLevel(level)
             _set_loud(was_loud)
-            if urls is None:
-                os.environ.pop(_URLS, None)
+            for name in own:
+                os.environ.pop(name, None)
 
 
 def import_quietly() -> None:
