@@ -11,7 +11,9 @@ standard error tells:
 
     z_gik = a_k w_gi / within_sd + b_gk + sqrt(1 - a_k^2) s_gik + N(0, noise_k^2)
 
-with a_k the proxy's validity inside a group, b_gk ~ N(0, shift^2). z is turned into the proxy's
+with a_k the proxy's validity inside a group, b_gk ~ N(0, shift^2). Where proxies were measured on
+benchmarks that all groups share, their levels do tell of the outcome's: with `level` above 0, b_gk
+is level * a_k * u_g / within_sd + sqrt(1 - level^2) * N(0, shift^2). z is turned into the proxy's
 unit by a monotone link (a loss is exp, pass@k a logistic curve), and the error with it.
 """
 
@@ -55,6 +57,7 @@ class World:
     within_sd: float = 3.0
     rl_noise: float = 0.8
     shift: float = 1.0
+    level: float = 0.0
     proxies: tuple[SimulatedProxy, ...] = PROXIES
 
 
@@ -80,11 +83,14 @@ def simulate(
     world = world or World()
     group_of = np.repeat(np.arange(n_groups), n_rows)
     within = world.within_sd * rng.standard_normal(len(group_of))
-    truth = 60.0 + world.group_sd * rng.standard_normal(n_groups)[group_of] + within
+    level = world.group_sd * rng.standard_normal(n_groups)[group_of]
+    truth = 60.0 + level + within
     columns: dict[str, FloatArray] = {}
     for proxy in world.proxies:
         latent = proxy.validity * within / world.within_sd
-        latent = latent + world.shift * rng.standard_normal(n_groups)[group_of]
+        latent = latent + world.level * proxy.validity * level / world.within_sd
+        unlike = np.sqrt(1.0 - world.level**2) * world.shift
+        latent = latent + unlike * rng.standard_normal(n_groups)[group_of]
         own = np.sqrt(1.0 - proxy.validity**2) * rng.standard_normal(len(group_of))
         z = latent + own + proxy.noise * rng.standard_normal(len(group_of))
         columns[proxy.name], columns[f"{proxy.name}_se"] = _in_unit(z, proxy)
