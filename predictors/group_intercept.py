@@ -63,7 +63,7 @@ class GroupIntercept(RegressorMixin, MetaEstimatorMixin, BaseEstimator):
         names, group_of = np.unique(groups, return_inverse=True)
         self.group_names_ = list(map(str, names))
         self._fit_intercepts(y - np.average(y, weights=weight), weight, group_of)
-        for _ in range(_N_PASSES):
+        for _ in range(_N_PASSES if len(names) > 1 else 1):
             level_free = y - self.effects_[group_of]
             left = y - self._out_of_fold(matrix, level_free, weight, group_of)
             self.offset_ = float(np.average(left - self.effects_[group_of], weights=weight))

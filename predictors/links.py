@@ -104,7 +104,7 @@ def middle_and_spread(values: FloatArray) -> tuple[float, float]:
 
 
 def damped(
-    values: FloatArray, error: FloatArray, middle: float, spread: float
+    values: FloatArray, error: FloatArray, middle: FloatArray, spread: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
     """Values and errors in robust standard deviations, far ones drawn in, their order kept.
 

@@ -180,11 +180,11 @@ class _Equations:
         return mean, covariance
 
     def loss(self, logs: FloatArray) -> tuple[float, FloatArray]:
-        """Minus the log marginal likelihood, and its gradient by the log variances (MacKay 1992)."""
+        """Minus the log marginal likelihood, and its gradient by the log variances."""
         mean, covariance, log_determinant = self._posterior(logs)
         residual = float(np.exp(logs[-1]))
         lam = np.exp(logs[:-1])[self.block_of]
-        rss = max(self.y_square - 2 * mean @ self.moment + mean @ self.gram @ mean, 0.0)
+        rss = max(float(self.y_square - 2 * mean @ self.moment + mean @ self.gram @ mean), 0.0)
         penalty = float(np.sum(mean**2 / lam))
         value = 0.5 * (
             log_determinant + np.sum(np.log(lam)) + self.n * logs[-1] + rss / residual + penalty
@@ -207,7 +207,9 @@ class _Equations:
 
 def _kinds(features: Features) -> FloatArray:
     """(K, p) the signed mean of each kind's proxies that have a sign."""
-    signed = [kind if sign else "" for kind, sign in zip(features.kinds_, features.signs_)]
+    signed = [
+        kind if sign else "" for kind, sign in zip(features.kinds_, features.signs_, strict=True)
+    ]
     names = sorted(set(signed) - {""})
     rows = [np.where([kind == name for kind in signed], features.signs_, 0.0) for name in names]
     return np.array([row / np.abs(row).sum() for row in rows]).reshape(-1, len(signed))
@@ -223,4 +225,4 @@ def _kind_sds(rows: FloatArray, kind_of: FloatArray) -> FloatArray:
 
 
 def _indicators(groups: TextArray, names: list[str]) -> FloatArray:
-    return (groups[:, None] == np.asarray(names)[None, :]).astype(np.float64)
+    return np.asarray(groups[:, None] == np.asarray(names)[None, :], dtype=np.float64)
