@@ -55,6 +55,9 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
 
     Attributes:
         model_: fitted on all rows with an outcome.
+        ids_: of these rows.
+        out_of_fold_: (n,) their predictions by models that have not seen them; NaN where a row is
+            alone in its group.
         calibration_: models and residuals of the folds, and the law of errors.
         domain_: what the training rows look like.
         signal_: the permutation test of the proxies.
@@ -101,6 +104,8 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         make = self._maker(self.model, table)
         self.calibration_ = calibrate(make, table, n_folds=self.n_folds, seed=self.seed)
         self.model_ = fit_model(make, table)
+        self.ids_ = table.ids
+        self.out_of_fold_ = table.y - self.calibration_.by_row.residuals
         self.committee_ = [fit_model(self._maker(name, table), table) for name in self.committee]
         self.domain_: Domain = domain_of(table)
         self.signal_ = signal_report(table, seed=self.seed)
@@ -170,7 +175,7 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         return self.domain_.place(X, disagreement=np.ptp(said, axis=0), cv_error=error)
 
     def has_signal(self) -> bool:
-        """Whether the proxies order outcomes inside groups better than chance; if not: UNDECIDED."""
+        """Whether the proxies order outcomes inside groups better than chance does."""
         return bool(self.signal_.found())
 
     def __sklearn_tags__(self) -> Any:
