@@ -131,7 +131,7 @@ class Domain:
         reasons: list[list[str]] = [[] for _ in range(len(X))]
         for row in np.flatnonzero(score > 1.0):
             passed = np.flatnonzero(distances[row] > limit[row])
-            reasons[row] = [self._in_words(_TESTS[test], X, v, row) for test in passed]
+            reasons[row] = [self._in_words(_TESTS[test], X, v, int(row)) for test in passed]
         self._judge_new_groups(z, groups, is_known, score, reasons)
         self._judge_cells(X, z, score, reasons)
         if disagreement is not None and cv_error:
@@ -255,10 +255,10 @@ class Domain:
         for column, seen in self.categories.items():
             if column not in X:
                 continue
-            for row, value in enumerate(X[column].astype(str)):
+            for at, value in enumerate(X[column].astype(str)):
                 if value not in seen:
-                    score[row] = max(score[row], _OUT + 1.0)
-                    reasons[row].append(
+                    score[at] = max(score[at], _OUT + 1.0)
+                    reasons[at].append(
                         f"{column} {value!r} was not among the training rows: {', '.join(seen)}"
                     )
 
@@ -335,7 +335,8 @@ def _mean(z: FloatArray) -> FloatArray:
     known = np.isfinite(z)
     count = known.sum(axis=0)
     total = np.where(known, z, 0.0).sum(axis=0)
-    return np.divide(total, count, out=np.full(z.shape[1], np.nan), where=count > 0)
+    mean: FloatArray = np.divide(total, count, out=np.full(z.shape[1], np.nan), where=count > 0)
+    return mean
 
 
 def _importance(rows: FloatArray, y: FloatArray, group_of: NDArray[np.intp]) -> FloatArray:
@@ -382,7 +383,8 @@ def _sides(v: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
 
 
 def _beyond(v: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
-    return np.max(_sides(v, low, high), axis=1)
+    furthest: FloatArray = np.max(_sides(v, low, high), axis=1)
+    return furthest
 
 
 def _beyond_others(rows: FloatArray) -> FloatArray:
@@ -390,14 +392,16 @@ def _beyond_others(rows: FloatArray) -> FloatArray:
     ordered = np.sort(rows, axis=0)
     low = np.where(rows == ordered[0], ordered[1], ordered[0])
     high = np.where(rows == ordered[-1], ordered[-2], ordered[-1])
-    return np.max(_sides(rows, low, high), axis=1)
+    furthest: FloatArray = np.max(_sides(rows, low, high), axis=1)
+    return furthest
 
 
 def _root_squares(v: FloatArray, rows: FloatArray, weights: FloatArray) -> FloatArray:
     """(n, m) weighted distance of each row of `v` to each of `rows`."""
     a, b = v * np.sqrt(weights), rows * np.sqrt(weights)
     squares = np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1) - 2.0 * a @ b.T
-    return np.sqrt(np.maximum(squares, 0.0))
+    distances: FloatArray = np.sqrt(np.maximum(squares, 0.0))
+    return distances
 
 
 def _dimension(centres: FloatArray) -> float:

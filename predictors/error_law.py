@@ -58,7 +58,8 @@ class ErrorLaw:
 
     def sd(self, anchors: FloatArray) -> FloatArray:
         """Error of rows of groups with so many anchors."""
-        return np.hypot(self.row_sd, self.group_sd(anchors))
+        found: FloatArray = np.hypot(self.row_sd, self.group_sd(anchors))
+        return found
 
     def df(self, anchors: FloatArray) -> FloatArray:
         """Degrees of freedom of `sd`, by Satterthwaite's formula."""
@@ -75,8 +76,8 @@ class ErrorLaw:
 
     def half_width(self, anchors: FloatArray, level: float) -> FloatArray:
         """Half the width of t intervals that hold a share `level` of outcomes."""
-        quantile: FloatArray = student.ppf(0.5 + level / 2.0, self.df(anchors))
-        return quantile * self.sd(anchors)
+        width: FloatArray = student.ppf(0.5 + level / 2.0, self.df(anchors)) * self.sd(anchors)
+        return width
 
 
 def error_law(

@@ -329,4 +329,7 @@ def _upper_quantile(values: FloatArray, weights: FloatArray, level: float) -> Fl
     order = np.argsort(values, axis=0)
     reached: NDArray[np.bool_] = np.cumsum(weights[order], axis=0) >= level - 1e-9
     first = np.argmax(reached, axis=0)
-    return np.take_along_axis(np.take_along_axis(values, order, axis=0), first[None], axis=0)[0]
+    found: FloatArray = np.take_along_axis(
+        np.take_along_axis(values, order, axis=0), first[None], axis=0
+    )[0]
+    return found

@@ -158,9 +158,10 @@ def _statistics(
     y = np.nan_to_num(np.vstack([outcome, permuted]))
     covariances = y @ x
     spread = covariances[1:].std(axis=0)
-    return np.divide(
+    found: FloatArray = np.divide(
         covariances, spread, out=np.zeros_like(covariances), where=spread > 1e-12
-    ).round(9)
+    )
+    return found.round(9)
 
 
 def _step_down(statistics: FloatArray) -> FloatArray:
@@ -180,7 +181,7 @@ def _p(statistics: FloatArray, observed: float | None = None) -> float:
 
 
 def _pooled_correlation(ranks: FloatArray, y: FloatArray, group_of: NDArray[np.intp]) -> float:
-    """Correlation inside groups of a proxy's ranks and the outcome's, on the rows that have both."""
+    """Correlation of a proxy's ranks inside groups with the outcome's, on rows that have both."""
     known = np.isfinite(ranks)
     if not known.any():
         return 0.0
