@@ -41,6 +41,7 @@ from rlready.registry.errors import StoreError
 from rlready.registry.mlflow_store import MlflowStore, Opened
 from rlready.registry.mlflow_versions import SIGNATURE, Version
 from rlready.registry.mlflow_write import checked_artifacts, finalize, project_run
+from rlready.registry.served_predictor import LOADER, MODEL_FILE
 from rlready.registry.skops_file import (
     check_files,
     check_types,
@@ -63,7 +64,6 @@ RECORD = "rlready.predictor_record"
 SHA256 = "rlready.sha256"
 """On model and version: the SHA-256 of each file of the model, as JSON."""
 
-_FILE = "model.skops"
 _EXAMPLE_ROWS = 5
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _PARAM_CHARACTERS = 500
@@ -242,7 +242,7 @@ def get_predictor(
             # A copy that nobody else can change between the checks and the loading.
             copy = _download(opened, version, meta, Path(folder))
             check_files(copy, _registered_digests(version), version.uri)
-            estimator = load_estimator(copy / _FILE, trusted_types, version.uri)
+            estimator = load_estimator(copy / MODEL_FILE, trusted_types, version.uri)
         return LoadedPredictor(estimator=estimator, meta=meta)
 
 
@@ -331,20 +331,23 @@ def _save(model: LoggedModel, run: Run, fitted: FittedPredictor, folder: Path) -
     import mlflow.sklearn
     from mlflow.models import Model, infer_signature
 
-    predicted = fitted.estimator.predict(fitted.X)
+    can_assess = hasattr(fitted.estimator, "assess")
+    answer = (fitted.estimator.assess if can_assess else fitted.estimator.predict)(fitted.X)
+    about = Model(model_uuid=model.model_id, model_id=model.model_id, run_id=run.info.run_id)
     mlflow.sklearn.save_model(
         fitted.estimator,
         str(folder),
-        mlflow_model=Model(
-            model_uuid=model.model_id, model_id=model.model_id, run_id=run.info.run_id
-        ),
+        mlflow_model=about,
         serialization_format="skops",
         skops_trusted_types=sorted(fitted.trusted_types) or None,
-        signature=infer_signature(fitted.X, predicted),
+        signature=infer_signature(fitted.X, answer),
         input_example=fitted.X.head(_EXAMPLE_ROWS),
         # Given, because MLflow finds them out by loading the model in a process of its own: 10 s.
         pip_requirements=_requirements(fitted.trusted_types),
     )
+    if can_assess:
+        about.flavors["python_function"]["loader_module"] = LOADER
+        about.save(str(folder / "MLmodel"))
     return file_digests(folder)
 
 

@@ -13,6 +13,10 @@ from typing import Any
 from rlready.registry.digest import file_sha256
 from rlready.registry.errors import StoreError
 
+_MLFLOWS_OWN = "registered_model_meta"
+"""MLflow puts this file, of a name and a version, beside a model whose artifacts are local when it
+loads it by a registered name."""
+
 
 def unfamiliar_types(estimator: Any) -> list[str]:
     """Full names of the types in an estimator that skops does not trust by itself.
@@ -95,6 +99,7 @@ def check_files(folder: Path, wanted: Mapping[str, str], what: str) -> None:
         StoreError: naming what is missing, added or changed.
     """
     found = file_digests(folder)
+    found.pop(_MLFLOWS_OWN, None)
     differences = {
         "missing": set(wanted) - set(found),
         "added": set(found) - set(wanted),
