@@ -138,11 +138,11 @@ def training_table(
 
     errors = dict(errors or {})
     _check_names(frame, target, features, errors, target_error, groups, names)
-    numbers = {name: _numbers(frame, name) for name in [*features, *errors.values()]}
+    numbers = {name: _numbers(frame, name).to_numpy() for name in [*features, *errors.values()]}
     for column in errors.values():
         if (numbers[column] < 0).any():
             raise ConfigError(f"column {column!r} holds a negative standard error")
-    X = pd.DataFrame(numbers, index=frame[names] if names else frame.index)
+    X = pd.DataFrame(numbers, index=pd.Index(frame[names]) if names else frame.index)
     X[GROUP] = _labels(frame, groups).to_numpy()
     y: FloatArray = np.asarray(_numbers(frame, target), dtype=np.float64)
     if not np.isfinite(y).any():
