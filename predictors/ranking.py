@@ -21,7 +21,6 @@ from rlready.predictors.predictive import Predictive
 from rlready.predictors.preflight import Finding, Level
 from rlready.predictors.readiness import (
     BestKnown,
-    Readiness,
     ReadyRule,
     Recorded,
     best_known,
@@ -30,6 +29,7 @@ from rlready.predictors.readiness import (
     deltas,
 )
 from rlready.registry.errors import ConfigError
+from rlready.registry.tags import Readiness
 
 OUT = "out"
 """Domain of a row about which the training table says nothing."""
@@ -165,7 +165,7 @@ class Ranking:
             "rule_digest": self.rule.digest,
             "best_known": {group: vars(one) for group, one in self.best.items()},
             "rows": [
-                {**vars(row), "readiness": str(row.readiness), "reasons": list(row.reasons)}
+                {**vars(row), "readiness": row.readiness.name, "reasons": list(row.reasons)}
                 for row in self.rows
             ],
         }

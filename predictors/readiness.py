@@ -18,7 +18,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 
@@ -26,14 +25,7 @@ from rlready.predictors.dataset import FloatArray, TextArray
 from rlready.predictors.predictive import Predictive
 from rlready.registry.digest import digest
 from rlready.registry.errors import ConfigError
-
-
-class Readiness(StrEnum):
-    """What is advised."""
-
-    READY = "ready"
-    NOT_READY = "not ready"
-    UNDECIDED = "undecided"
+from rlready.registry.tags import Readiness
 
 
 @dataclass(frozen=True, kw_only=True)
