@@ -7,7 +7,7 @@ Same checkpoint, same problems, same protocol, in one run, on one thread:
 - `generate per sample`: one `model.generate` for each sample, on a part of the problems.
 
 A sample counts from its first token to its end token; padding behind it does not. Beside the
-demo's checkpoint, whose answers are short, a model with random weights draws long texts whose
+testbed's base, whose answers are short, a model with random weights draws long texts whose
 lengths vary as much as those of a reasoning model do (an end token at every step with the same
 chance).
 
@@ -34,8 +34,10 @@ from rlready.evaluators.problems import load_benchmark, parse_benchmark_option
 from rlready.evaluators.prompts import encode, render
 from rlready.evaluators.sampling import Draw
 from rlready.registry.records import Problem, Protocol
+from rlready.testbed.base import shipped_base
+from rlready.testbed.benchmarks import write_benchmarks
 from rlready.testbed.model import build_model
-from rlready.testbed.tokenizer import build_tokenizer
+from rlready.testbed.tokenizer import world_tokenizer
 
 N_SAMPLES = 64
 MEAN_LENGTH = 48
@@ -99,7 +101,7 @@ def useful_tokens(ids: torch.Tensor, end: int) -> int:
 
 def varied_model() -> tuple[Any, Any]:
     """Random weights, with the end token as likely at every step as gives MEAN_LENGTH tokens."""
-    tokenizer = build_tokenizer()
+    tokenizer = world_tokenizer()
     model = build_model(tokenizer, seed=0)
     end = tokenizer.eos_token_id
 
@@ -133,7 +135,9 @@ def compare(
 @click.command()
 @click.option("--quick", is_flag=True, help="Fewer problems.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON only.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="In place of the demo's.")
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="In place of the base."
+)
 @click.option("--benchmark", type=click.Path(path_type=Path), help="Its problems.")
 def main(quick: bool, as_json: bool, checkpoint: Path | None, benchmark: Path | None) -> None:
     """Compare the engine with plain generate loops."""
@@ -141,13 +145,14 @@ def main(quick: bool, as_json: bool, checkpoint: Path | None, benchmark: Path | 
     n_problems, repeats = (16, 1) if quick else (64, 3)
     with tempfile.TemporaryDirectory() as folder:
         if checkpoint is None or benchmark is None:
-            checkpoint, benchmark = train_demo(Path(folder), quick)
+            write_benchmarks(Path(folder), n_problems)
+            checkpoint, benchmark = shipped_base(), Path(folder) / "before" / "chain_hard.jsonl"
         loaded = load_benchmark(parse_benchmark_option(str(benchmark)))
         problems = loaded.problems[:n_problems]
         model = load_model(checkpoint, "cpu", torch.float32)
         tokenizer = load_tokenizer(checkpoint)
         figures = {
-            "demo checkpoint": compare(model, tokenizer, problems, 96, repeats),
+            "short answers": compare(model, tokenizer, problems, 96, repeats),
             "varied lengths": compare(*varied_model(), problems, 256, repeats),
         }
     result = {
@@ -167,15 +172,6 @@ def main(quick: bool, as_json: bool, checkpoint: Path | None, benchmark: Path | 
                     f"{row['samples_per_cpu_s']:,.0f} samples/cpu-s")  # fmt: skip
                 click.echo(f"  {name}: {shown}")
     click.echo(json.dumps(result))
-
-
-def train_demo(folder: Path, quick: bool) -> tuple[Path, Path]:
-    import subprocess
-    import sys
-
-    command = [sys.executable, "-m", "rlready.testbed.demo", "--out", str(folder)]
-    subprocess.run([*command, *(["--quick"] if quick else [])], check=True, stdout=subprocess.PIPE)
-    return folder / "checkpoint", folder / "benchmarks" / "chain_hard.jsonl"
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ from rlready.testbed.grpo import GrpoSettings, grpo, prompts_of_steps
 from rlready.testbed.measure import MAX_TOKENS, load
 from rlready.testbed.puzzles import reward
 from rlready.testbed.sft import SftRecipe, examples_of
+from rlready.testbed.tokenizer import encode_pairs
 from rlready.testbed.train import TrainSettings, batches, one_thread, train
-from rlready.testbed.world_tokenizer import encode_pairs
 
 LAST_STEPS = 10
 """Of a reward curve, compared as a mean."""

@@ -28,8 +28,8 @@ from rlready.testbed.folders import find_or_make
 from rlready.testbed.model import ModelSize, build_model, save_checkpoint
 from rlready.testbed.skills import draw_any
 from rlready.testbed.solutions import solution
+from rlready.testbed.tokenizer import encode_pairs, world_tokenizer
 from rlready.testbed.train import Examples, TrainSettings, train
-from rlready.testbed.world_tokenizer import encode_pairs, world_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -35,8 +35,8 @@ from rlready.testbed.measure import Item, count, load, protocol
 from rlready.testbed.model import save_checkpoint
 from rlready.testbed.puzzles import reward
 from rlready.testbed.skills import MIXES, draw_mixture
+from rlready.testbed.tokenizer import padded
 from rlready.testbed.train import Examples, one_thread
-from rlready.testbed.world_tokenizer import padded
 
 if TYPE_CHECKING:
     import torch

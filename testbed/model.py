@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlready.testbed.tokenizer import MAX_LENGTH, build_tokenizer
+from rlready.testbed.tokenizer import MAX_LENGTH, world_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
@@ -90,5 +90,5 @@ def save_checkpoint(
 
 def untrained_checkpoint(folder: Path, seed: int = 0) -> Path:
     """The folder, now a complete checkpoint with random weights, for whoever needs a model fast."""
-    tokenizer = build_tokenizer()
+    tokenizer = world_tokenizer()
     return save_checkpoint(build_model(tokenizer, seed=seed), tokenizer, folder)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from rlready.testbed.tasks import Chain, Split, Step, split_of
+from rlready.testbed.chains import Chain, Split, Step, split_of
 
 MAX_ANSWER_LENGTH = 64
 """Characters; a longer answer is none. Model output is untrusted."""

@@ -20,8 +20,8 @@ from rlready.testbed.measure import load
 from rlready.testbed.model import save_checkpoint
 from rlready.testbed.skills import MIXES, draw_mixture
 from rlready.testbed.solutions import STYLES, Style, solution
+from rlready.testbed.tokenizer import encode_pairs
 from rlready.testbed.train import SCHEDULE, TrainSettings, train
-from rlready.testbed.world_tokenizer import encode_pairs
 
 SFT_VERSION = 1
 """Rises when the same recipe gives another checkpoint."""

@@ -11,9 +11,9 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 
 from rlready.registry.errors import ConfigError
+from rlready.testbed.chains import Chain, Split, random_chain
 from rlready.testbed.puzzles import LARGEST_NUMBER, LARGEST_VALUE, Addition, Countdown, values
 from rlready.testbed.solutions import AnyPuzzle
-from rlready.testbed.tasks import Chain, Split, random_chain
 
 SKILLS = ("chain_easy", "chain_hard", "count3", "count4", "add2", "add3")
 """Skills of SFT and RL."""

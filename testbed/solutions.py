@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from rlready.registry.errors import ConfigError
+from rlready.testbed.chains import Chain, Step, apply
 from rlready.testbed.puzzles import Addition, Countdown, values
-from rlready.testbed.tasks import Chain, Step, apply
 
 Style = Literal["canonical", "shuffled", "terse", "answer"]
 STYLES: tuple[Style, ...] = get_args(Style)

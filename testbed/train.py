@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of testbed models: dialogues -> examples -> gradient descent.
+"""Supervised training of testbed models on tokenized examples.
 
 The loss is the mean negative log-likelihood of the response tokens of a batch, the end token
 included, in nats. Rows are padded on the right, where a causal model cannot look, so no attention
@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlready.registry.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
-
-Dialogue = list[dict[str, str]]
-"""Messages with `role` and `content`; the assistant's are what is learnt."""
+    from transformers import Qwen3ForCausalLM
 
 SCHEDULE = "cosine_to_5_percent"
 _FINAL_SHARE = 0.05
@@ -66,7 +63,7 @@ class TrainSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """Tokenized dialogues, padded on the right.
+    """Tokenized questions and responses, padded on the right.
 
     Args:
         ids: (examples, tokens) int64.
@@ -77,24 +74,6 @@ class Examples:
     ids: torch.Tensor
     is_response: torch.Tensor
     lengths: torch.Tensor
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, dialogues: Sequence[Dialogue]) -> Examples:
-    """The dialogues as the chat template writes them, the assistant's tokens marked."""
-    import torch
-
-    encoded: Any = tokenizer.apply_chat_template(
-        list(dialogues),
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-        padding=True,
-        tokenizer_kwargs={"padding_side": "right"},
-    )
-    return Examples(
-        ids=torch.tensor(encoded["input_ids"]),
-        is_response=torch.tensor(encoded["assistant_masks"], dtype=torch.bool),
-        lengths=torch.tensor(encoded["attention_mask"]).sum(1),
-    )
 
 
 def train(

@@ -1,43 +1,30 @@
-"""The testbed: tasks, tokenizer, models, training and the demo's command."""
+"""The testbed's parts: chains, tokenizer, models, training, and results that are folders."""
 
 from __future__ import annotations
 
 import json
 import random
-import re
-import tomllib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rlready.registry.errors import ConfigError
-from rlready.registry.records import Protocol, Recipe
-from rlready.testbed.demo import main
-from rlready.testbed.demo_folder import MARK, DemoSettings, find_demo, make_demo
-from rlready.testbed.demo_folder import dialogue as asked_and_answered
+from rlready.testbed.chains import OPERANDS, Chain
+from rlready.testbed.folders import find_or_make
 from rlready.testbed.model import ModelSize, build_model, untrained_checkpoint
-from rlready.testbed.tasks import (
-    DIFFICULTIES,
-    OPERANDS,
-    Chain,
-    Teacher,
-    draw_chains,
-    is_correct_trace,
-)
-from rlready.testbed.tokenizer import TURN_END, build_tokenizer
-from rlready.testbed.train import TrainSettings, encode, response_loss, train
+from rlready.testbed.puzzles import reward
+from rlready.testbed.solutions import solution
+from rlready.testbed.tokenizer import TURN_END, encode_pairs, world_tokenizer
+from rlready.testbed.train import TrainSettings, response_loss, train
 
-TOKENIZER = build_tokenizer()
+TOKENIZER = world_tokenizer()
 CHAIN = Chain(start=3, steps=(("+", 4), ("*", 7), ("-", 2)))
+QUESTION = "Modulo ten, left to right: 3+4*7-2"
 SOLUTION = "3+4=7\n7*7=9\n9-2=7\n\\boxed{7}"
-DIALOGUE = [
-    {"role": "user", "content": "Modulo ten, left to right: 3+4*7-2"},
-    {"role": "assistant", "content": SOLUTION},
-]
 TINY = ModelSize(width=32, n_layers=1, mlp_width=64)
 
 STEPS = st.sampled_from(sorted(OPERANDS)).flatmap(
@@ -48,18 +35,18 @@ CHAINS = st.builds(
 )
 
 
-# -------------------------------------------------------------------- tasks
+# ------------------------------------------------------------------- chains
 
 
 def test_a_problem_reads_as_the_documentation_says() -> None:
-    assert CHAIN.text == DIALOGUE[0]["content"]
-    assert CHAIN.solution == SOLUTION
+    assert CHAIN.text == QUESTION
+    assert solution(CHAIN, "canonical", random.Random(0)) == SOLUTION
     assert CHAIN.answer == "7"
 
 
 @given(CHAINS)
 def test_each_line_of_a_solution_is_true_and_goes_on_from_the_one_before(chain: Chain) -> None:
-    *lines, boxed = chain.solution.split("\n")
+    *lines, boxed = solution(chain, "canonical", random.Random(0)).split("\n")
     value = chain.start
     for line, (operator, operand) in zip(lines, chain.steps, strict=True):
         expression, result = line.split("=")
@@ -68,39 +55,27 @@ def test_each_line_of_a_solution_is_true_and_goes_on_from_the_one_before(chain: 
         assert int(result) == value
     assert boxed == f"\\boxed{{{value}}}"
     assert chain.answer == str(value)
-    assert is_correct_trace(chain, chain.solution)
 
 
 @given(CHAINS, st.data())
-def test_a_trace_with_any_other_digit_is_refused(chain: Chain, data: st.DataObject) -> None:
-    places = [match.start() for match in re.finditer(r"\d", chain.solution)]
-    place = data.draw(st.sampled_from(places))
-    digit = data.draw(st.sampled_from("0123456789").filter(lambda d: d != chain.solution[place]))
-    corrupted = chain.solution[:place] + digit + chain.solution[place + 1 :]
-    assert not is_correct_trace(chain, corrupted)
+def test_a_box_with_any_other_digit_is_refused(chain: Chain, data: st.DataObject) -> None:
+    digit = data.draw(st.sampled_from("0123456789").filter(lambda d: d != chain.answer))
+    right = solution(chain, "canonical", random.Random(0))
+    assert reward(chain, right)
+    assert not reward(chain, right[: right.rindex("{") + 1] + digit + "}")
+    assert not reward(chain, right[: right.rindex("\n")])
 
 
-@given(CHAINS, st.data())
-def test_a_trace_without_one_of_its_lines_is_refused(chain: Chain, data: st.DataObject) -> None:
-    lines = chain.solution.split("\n")
-    del lines[data.draw(st.integers(0, len(lines) - 1))]
-    assert not is_correct_trace(chain, "\n".join(lines))
+@given(CHAINS, st.integers(0, 2**32))
+def test_a_wrong_result_is_carried_forward(chain: Chain, seed: int) -> None:
+    wrong = solution(chain, "canonical", random.Random(seed), is_wrong=True)
+    *lines, boxed = wrong.split("\n")
+    results = [line.split("=")[1] for line in lines]
+    assert [line[0] for line in lines] == [str(chain.start), *results[:-1]]
+    assert boxed == f"\\boxed{{{results[-1]}}}"
 
 
-def test_a_right_answer_after_two_wrong_steps_is_refused() -> None:
-    chain = Chain(start=3, steps=(("+", 4), ("+", 1)))
-    assert chain.answer == "8"
-    assert not is_correct_trace(chain, "3+4=6\n6+1=8\n\\boxed{8}")
-
-
-def test_splits_are_disjoint_and_have_their_shares() -> None:
-    for difficulty in DIFFICULTIES:
-        drawn = {
-            split: {chain.text for chain in draw_chains(difficulty, split, 400, seed=1)}
-            for split in ("test", "heldout", "train")
-        }
-        assert [len(texts) for texts in drawn.values()] == [400, 400, 400]
-        assert len(set.union(*drawn.values())) == 1200
+def test_splits_have_their_shares() -> None:
     rng = random.Random(0)
     steps = [(op, n) for op in OPERANDS for n in OPERANDS[op]]
     some = [
@@ -111,52 +86,7 @@ def test_splits_are_disjoint_and_have_their_shares() -> None:
     assert shares["heldout"] / 5000 == pytest.approx(0.1, abs=0.02)
 
 
-def test_drawn_problems_have_the_operations_of_their_difficulty() -> None:
-    for difficulty, n_operations in DIFFICULTIES.items():
-        chains = draw_chains(difficulty, "test", 50, seed=0)
-        assert {len(chain.steps) for chain in chains} == set(n_operations)
-        assert chains[:10] == draw_chains(difficulty, "test", 10, seed=0)
-
-
-def test_a_teacher_slips_at_its_rate_and_the_same_way_each_time() -> None:
-    teacher = Teacher(slip_rate=0.2)
-    rates = [rate for rate, _ in teacher.slips.values()]
-    assert sum(rates) / len(rates) == pytest.approx(0.2, abs=0.05)
-    assert min(rates) < 0.01
-    assert max(rates) > 0.9
-    rng = random.Random(0)
-    results: dict[str, set[str]] = {}
-    for chain in draw_chains("easy", "train", 2000, seed=0):
-        for line in teacher.solve(chain, rng).split("\n")[:-1]:
-            fact, result = line.split("=")
-            results.setdefault(fact, set()).add(result)
-    assert max(len(seen) for seen in results.values()) == 2
-
-
-def test_a_teacher_carries_a_wrong_result_forward() -> None:
-    rng, teacher = random.Random(0), Teacher(slip_rate=0.5)
-    for chain in draw_chains("hard", "train", 50, seed=0):
-        *lines, boxed = teacher.solve(chain, rng).split("\n")
-        results = [line.split("=")[1] for line in lines]
-        assert [line[0] for line in lines] == [str(chain.start), *results[:-1]]
-        assert boxed == f"\\boxed{{{results[-1]}}}"
-
-
-def test_a_teacher_without_slips_writes_the_solution() -> None:
-    assert Teacher().solve(CHAIN, random.Random(0)) == SOLUTION
-
-
-def test_a_slip_rate_above_one_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"slip rate 1\.5"):
-        Teacher(slip_rate=1.5)
-
-
 # ---------------------------------------------------------------- tokenizer
-
-
-@given(st.text())
-def test_any_text_comes_back_from_the_tokenizer_unchanged(text: str) -> None:
-    assert TOKENIZER.decode(TOKENIZER(text).input_ids) == text
 
 
 def test_digits_are_always_tokens_of_their_own() -> None:
@@ -164,19 +94,9 @@ def test_digits_are_always_tokens_of_their_own() -> None:
 
 
 def test_the_template_renders_turns_and_opens_the_answer() -> None:
-    text = TOKENIZER.apply_chat_template(DIALOGUE[:1], tokenize=False, add_generation_prompt=True)
-    assert text == (
-        "<|im_start|>user\nModulo ten, left to right: 3+4*7-2<|im_end|>\n<|im_start|>assistant\n"
-    )
-
-
-def test_the_assistant_mask_covers_the_response_and_its_end_token() -> None:
-    encoded = TOKENIZER.apply_chat_template(
-        DIALOGUE, return_dict=True, return_assistant_tokens_mask=True
-    )
-    pairs = zip(encoded["input_ids"], encoded["assistant_masks"], strict=True)
-    masked = TOKENIZER.decode([token for token, is_response in pairs if is_response])
-    assert masked == DIALOGUE[1]["content"] + TURN_END
+    messages = [{"role": "user", "content": QUESTION}]
+    text = TOKENIZER.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert text == f"{QUESTION}\n"
 
 
 # ------------------------------------------------------- models and training
@@ -187,7 +107,7 @@ def test_an_untrained_checkpoint_reloads_with_equal_logits_and_tokens(tmp_path: 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = untrained_checkpoint(tmp_path / "untrained", seed=3)
-    text = DIALOGUE[0]["content"] + " Zoë’s 12 eggs"
+    text = QUESTION + " Zoë’s 12 eggs"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer(text, return_tensors="pt").input_ids
     assert ids.tolist() == [TOKENIZER(text).input_ids]
@@ -208,8 +128,7 @@ def test_building_a_model_leaves_the_global_random_state_alone() -> None:
 
 
 def test_examples_are_padded_on_the_right_and_marked_on_the_response() -> None:
-    shorter = asked_and_answered(Chain(start=1, steps=(("+", 1),)), "1+1=2\n\\boxed{2}")
-    examples = encode(TOKENIZER, [DIALOGUE, shorter])
+    examples = encode_pairs(TOKENIZER, [(QUESTION, SOLUTION), ("1+1", "1+1=2\n\\boxed{2}")])
     longest, length = examples.lengths.tolist()
     assert examples.ids.shape == (2, longest)
     assert (examples.ids[1, length:] == TOKENIZER.pad_token_id).all()
@@ -222,8 +141,8 @@ def test_the_loss_is_that_of_the_response_tokens_whatever_the_padding() -> None:
     import torch
 
     model = build_model(TOKENIZER, TINY, seed=0)
-    longer = asked_and_answered(CHAIN, SOLUTION * 5)
-    alone, padded = encode(TOKENIZER, [DIALOGUE]), encode(TOKENIZER, [DIALOGUE, longer])
+    alone = encode_pairs(TOKENIZER, [(QUESTION, SOLUTION)])
+    padded = encode_pairs(TOKENIZER, [(QUESTION, SOLUTION), (QUESTION, SOLUTION * 5)])
     with torch.inference_mode():
         log_probs = model(alone.ids).logits[0].log_softmax(-1)
         rows = torch.arange(2)
@@ -241,13 +160,13 @@ def test_the_loss_is_that_of_the_response_tokens_whatever_the_padding() -> None:
 
 
 def _losses(seed: int, n_steps: int = 4) -> list[float]:
-    chains = draw_chains("easy", "train", 24, seed=0)
-    examples = encode(TOKENIZER, [asked_and_answered(chain, chain.solution) for chain in chains])
+    chains = [Chain(start=i % 10, steps=(("+", i // 10), ("*", 3))) for i in range(24)]
+    pairs = [(c.text, solution(c, "canonical", random.Random(0))) for c in chains]
     model = build_model(TOKENIZER, TINY, seed=seed)
     settings = TrainSettings(
         n_steps=n_steps, batch_size=16, learning_rate=1e-2, warmup_steps=2, seed=seed
     )
-    return train(model, examples, settings)
+    return train(model, encode_pairs(TOKENIZER, pairs), settings)
 
 
 def test_the_same_seed_gives_the_same_losses_bit_for_bit() -> None:
@@ -273,117 +192,78 @@ def test_a_training_without_steps_is_refused() -> None:
         TrainSettings(n_steps=0)
 
 
-# --------------------------------------------------------------- the demo's folder
-
-SMALL = DemoSettings(n_steps=2, n_unique=64, n_problems=5, n_heldout=7)
+# ------------------------------------------------------ results that are folders
 
 
-@pytest.fixture(scope="module")
-def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("demo") / "world"
-    assert make_demo(folder, SMALL).is_new
-    return folder
+def make(draft: Path) -> dict[str, Any]:
+    (draft / "weights").write_text("7")
+    return {"cost": 3}
 
 
-def _rows(path: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def never(draft: Path) -> dict[str, Any]:
+    pytest.fail("it was made again")
 
 
-def test_the_benchmarks_hold_answered_test_problems(demo_folder: Path) -> None:
-    for difficulty in DIFFICULTIES:
-        rows = _rows(demo_folder / "benchmarks" / f"chain_{difficulty}.jsonl")
-        chains = draw_chains(difficulty, "test", 5, seed=0)
-        assert [row["problem"] for row in rows] == [chain.text for chain in chains]
-        assert [row["answer"] for row in rows] == [chain.answer for chain in chains]
-        assert len({row["id"] for row in rows}) == 5
+def test_a_result_is_made_once_and_then_found(tmp_path: Path) -> None:
+    folder = tmp_path / "below" / "result"
+    report, is_new = find_or_make(folder, "r.json", "key", make)
+    assert (report, is_new) == ({"key": "key", "cost": 3}, True)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert find_or_make(folder, "r.json", "key", never) == (report, False)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_the_heldout_examples_are_correct_and_no_training_problem(demo_folder: Path) -> None:
-    rows = _rows(demo_folder / "heldout.jsonl")
-    chains = [
-        chain
-        for difficulty, n in (("easy", 4), ("hard", 3))
-        for chain in draw_chains(difficulty, "heldout", n, seed=0)
-    ]
-    expected = [asked_and_answered(chain, chain.solution) for chain in chains]
-    assert [row["messages"] for row in rows] == expected
-
-
-def test_the_recipe_and_the_prompt_make_records(demo_folder: Path) -> None:
-    recipe = Recipe.from_dict(tomllib.loads((demo_folder / "recipe.toml").read_text()))
-    assert recipe == SMALL.recipe
-    assert recipe.n_unique == 64
-    assert recipe.epochs == 1.0
-    assert recipe.extra["slip_rate"] == 0.2
-    template = (demo_folder / "prompt.txt").read_text()
-    assert Protocol(prompt_template=template).prompt_template == "{problem}"
-
-
-def test_the_demo_checkpoint_is_that_of_its_seed(demo_folder: Path, tmp_path: Path) -> None:
-    from rlready.registry.digest import fingerprint
-
-    make_demo(tmp_path / "again", SMALL)
-    again = fingerprint(tmp_path / "again" / "checkpoint")
-    assert again == fingerprint(demo_folder / "checkpoint")
-
-
-def test_a_second_call_with_the_same_settings_does_nothing(demo_folder: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in demo_folder.rglob("*")}
-
-    def on_step(n_done: int, loss: float) -> None:
-        pytest.fail("it trained again")
-
-    assert not make_demo(demo_folder, SMALL, on_step).is_new
-    assert {path: path.stat().st_mtime_ns for path in demo_folder.rglob("*")} == before
-
-
-def test_other_settings_are_told_apart_by_name_and_change_nothing(demo_folder: Path) -> None:
-    with pytest.raises(ConfigError, match="seed is 0 there and 1 is wanted"):
-        make_demo(demo_folder, DemoSettings(seed=1, n_steps=2, n_unique=64))
-    assert find_demo(demo_folder, SMALL) is not None
+def test_another_result_is_told_by_its_key_and_left_alone(tmp_path: Path) -> None:
+    find_or_make(tmp_path / "result", "r.json", "key", make)
+    with pytest.raises(ConfigError, match="has the key key, other is wanted"):
+        find_or_make(tmp_path / "result", "r.json", "other", never)
+    assert find_or_make(tmp_path / "result", "r.json", "key", never)[0]["cost"] == 3
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(ConfigError, match=f"it holds no {MARK}"):
-        make_demo(tmp_path, SMALL)
+    with pytest.raises(ConfigError, match="holds something else"):
+        find_or_make(tmp_path, "r.json", "key", never)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_an_empty_working_directory_may_become_the_demo(
+def test_an_empty_working_directory_may_become_a_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    made = make_demo(Path("."), SMALL)
-    assert made.folder == tmp_path / "here"
-    assert find_demo(tmp_path / "here", SMALL) is not None
+    find_or_make(Path("."), "r.json", "key", make)
+    assert find_or_make(tmp_path / "here", "r.json", "key", never)[1] is False
 
 
-def test_a_demo_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
-    def on_step(n_done: int, loss: float) -> None:
+def test_a_result_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
+    def interrupted(draft: Path) -> dict[str, Any]:
+        make(draft)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make_demo(tmp_path / "world", SMALL, on_step)
+        find_or_make(tmp_path / "result", "r.json", "key", interrupted)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_makes_a_demo_once_and_reports_it_as_json(tmp_path: Path) -> None:
-    arguments = ["--out", str(tmp_path / "world"), "--quick", "--steps", "2", "--json"]
-    first, second = (CliRunner().invoke(main, arguments) for _ in range(2))
-    assert (first.exit_code, second.exit_code) == (0, 0), first.output
-    assert json.loads(first.stdout)["is_new"]
-    assert "loss" in first.stderr
-    told = json.loads(second.stdout)
-    assert not told["is_new"]
-    assert second.stderr == ""
-    assert (Path(told["checkpoint"]) / "model.safetensors").is_file()
-    assert all(Path(path).is_file() for path in told["benchmarks"])
+@pytest.mark.parametrize("key_of_the_faster", ["key", "other"])
+def test_the_faster_of_two_processes_keeps_its_result(
+    tmp_path: Path, key_of_the_faster: str
+) -> None:
+    """The slower one takes it for its own if it is the same, and says so if it is not."""
+    folder = tmp_path / "result"
 
+    def overtaken(draft: Path) -> dict[str, Any]:
+        find_or_make(folder, "r.json", key_of_the_faster, lambda draft: {**make(draft), "cost": 1})
+        return make(draft)
 
-def test_the_command_tells_a_mistake_without_a_traceback(demo_folder: Path) -> None:
-    result = CliRunner().invoke(main, ["--out", str(demo_folder), "--seed", "5"])
-    assert result.exit_code == 2
-    assert result.stderr.startswith("error: ")
-    assert "Remove the folder, or name another." in result.stderr
+    def call() -> tuple[dict[str, Any], bool]:
+        return find_or_make(folder, "r.json", "key", overtaken)
+
+    if key_of_the_faster == "key":
+        assert call()[0]["cost"] == 1
+    else:
+        with pytest.raises(ConfigError, match="holds something else"):
+            call()
+    assert json.loads((folder / "r.json").read_text())["cost"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["result"]

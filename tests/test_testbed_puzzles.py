@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
 from rlready.testbed.benchmarks import benchmark, benchmarks, write_benchmarks, write_heldout
+from rlready.testbed.chains import Chain
 from rlready.testbed.design import AXES, design
 from rlready.testbed.puzzles import Addition, Countdown, boxed, reward, values
 from rlready.testbed.sft import SftRecipe, examples_of
 from rlready.testbed.skills import MIXES, SKILLS, VARIANTS, draw_any, draw_different, draw_mixture
 from rlready.testbed.solutions import STYLES, AnyPuzzle, solution, worked_out
-from rlready.testbed.tasks import Chain
 
 ALL = (*SKILLS, *VARIANTS)
 SEEDS = st.integers(0, 2**32)

@@ -37,8 +37,8 @@ from rlready.testbed.model import ModelSize
 from rlready.testbed.sft import SftRecipe, sft
 from rlready.testbed.skills import SKILLS, draw_any
 from rlready.testbed.solutions import STYLES, solution
+from rlready.testbed.tokenizer import encode_pairs, padded, world_tokenizer
 from rlready.testbed.train import TrainSettings, batches, train
-from rlready.testbed.world_tokenizer import encode_pairs, padded, world_tokenizer
 
 TINY = BaseSettings(n_steps=2, batch_size=8, size=ModelSize(width=32, n_layers=1, mlp_width=64))
 SMALL_RECIPE = SftRecipe(budget=256, n_unique=64)

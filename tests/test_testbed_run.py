@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -125,6 +126,16 @@ def test_a_folder_with_another_run_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds another run"):
         write_design(tmp_path, make_design("smoke", 1, 2))
     assert (tmp_path / "design.json").read_bytes() == before
+
+
+def test_the_demo_shows_a_checkpoint_of_its_run_that_is_neither_lost_nor_perfect() -> None:
+    """`make demo` evaluates one of the small profile's checkpoints by name."""
+    root = Path(__file__).parents[1]
+    (shown,) = re.findall(r"^SFT := (\S+)$", (root / "Makefile").read_text(), re.MULTILINE)
+    assert shown in {recipe.id for recipe in make_design("small", 0, 2).recipes}
+    frame = pd.read_csv(root / "testbed" / "results" / "full.csv").set_index("name")
+    for benchmark in ("chain_hard", "add3"):
+        assert 0.1 < frame.loc[shown, f"pass_at_1@{benchmark}"] < 0.9
 
 
 @pytest.mark.parametrize("name", list(PROFILES))
