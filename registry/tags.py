@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 from rlready.registry import mlflow_codec as codec
 from rlready.registry.errors import RecordError, StoreError
@@ -110,6 +111,10 @@ class ReadinessTag:
         """The interval in words."""
         return f"{_number(self.low)} to {_number(self.high)} ({self.level * 100:g} %)"
 
+    def to_dict(self) -> dict[str, Any]:
+        """The tag as JSON for people's programs; the readiness by its name."""
+        return {**asdict(self), "readiness": self.readiness.name, "made_at": _utc(self.made_at)}
+
     @property
     def ranking(self) -> tuple[str, str, str, str]:
         """What the tags of one ranking share: target, predictor, its version, rule."""
@@ -118,7 +123,7 @@ class ReadinessTag:
 
 def version_tags(tag: ReadinessTag) -> dict[str, str]:
     """A readiness tag as tags of a version, the one that automation looks at last."""
-    record = {**asdict(tag), "made_at": tag.made_at.astimezone(UTC).isoformat(timespec="seconds")}
+    record = {**asdict(tag), "made_at": _utc(tag.made_at)}
     text = codec.to_json({"format": codec.FORMAT, **record}, f"tag of {tag.checkpoint_id}")
     return {
         TAG: text,
@@ -188,6 +193,10 @@ def family_description(base: str) -> str:
         f"say what was decided and why; the alias `{ALIAS}` is on the best one. Weights are "
         "referenced, not copied: `rlready resolve` prints their path."
     )
+
+
+def _utc(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="seconds")
 
 
 def _number(value: float | None) -> str:

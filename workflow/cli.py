@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlready.workflow.cli_outcome import outcome, table
+from rlready.workflow.cli_tags import resolve, tag
 from rlready.workflow.cli_testbed import testbed
 from rlready.workflow.options import (
     FILE,
@@ -228,4 +229,6 @@ def _evaluate(config: EvaluateConfig, shown: Console | None) -> Report:
 
 main.add_command(outcome)
 main.add_command(table)
+main.add_command(tag)
+main.add_command(resolve)
 main.add_command(testbed)
