@@ -78,7 +78,7 @@ def test_a_table_that_cannot_be_meant_is_refused(changes: dict[str, object], mes
 
 
 def test_an_infinite_number_is_refused() -> None:
-    given = frame()
+    given = frame().astype({"n_unique": float})
     given.loc[1, "n_unique"] = np.inf
     with pytest.raises(ConfigError, match="row 2 holds an infinite number"):
         training_table(given, target="post", features=FEATURES)
