@@ -16,8 +16,8 @@ from rlready.registry.errors import RlreadyError
 Progress = Callable[[int, int], None]
 """Told how many fits of how many are done."""
 
-_PROCESSES_PAY_S = 6.0
-"""Starting processes takes about 3 s, most of it imports."""
+_PROCESSES_PAY_S = 10.0
+"""Starting a process takes some 4 s of its own, most of it imports."""
 
 _CHUNK = 24
 
@@ -67,13 +67,13 @@ class FoldRuns:
             if (name, rows.tobytes()) not in self._done
         }
         keys = list(todo)
-        began = time.perf_counter()
+        began = time.process_time()
         # One fit of each model tells whether processes pay; what is computed does not depend on it.
         first = _first_of_each(keys)
         for key in first:
             self._done[key] = _run(self._models[key[0]], self._table, todo[key])
         rest = [key for key in keys if key not in self._done]
-        expected_s = (time.perf_counter() - began) / max(len(first), 1) * len(rest)
+        expected_s = (time.process_time() - began) / max(len(first), 1) * len(rest)
         n_jobs = self._jobs() if expected_s > _PROCESSES_PAY_S else 1
         for start in range(0, len(rest), _CHUNK * n_jobs):
             chunk = rest[start : start + _CHUNK * n_jobs]

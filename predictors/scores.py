@@ -22,7 +22,7 @@ spearman and kendall equal scipy's `spearmanr` and `kendalltau`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Concatenate, ParamSpec
@@ -54,7 +54,9 @@ WITHIN = (
 )
 """Rows of a group among themselves: pairs pooled; rank correlation and regret, mean over groups."""
 
-ORDER = tuple(name for name in (*SCORES, *WITHIN) if name != "r2")
+ALL = (*SCORES, *WITHIN)
+
+ORDER = tuple(name for name in ALL if name != "r2")
 """Scores that only the order of the predictions decides."""
 
 MIN_ROWS = 3
@@ -137,6 +139,17 @@ def noise_ceiling_r2(y: FloatArray, y_error: FloatArray) -> float | None:
     return float(1.0 - np.mean(y_error**2) / np.var(y))
 
 
+def score_of(
+    name: str,
+    y: ArrayLike,
+    predicted: ArrayLike,
+    groups: TextArray | None = None,
+    y_error: ArrayLike | None = None,
+) -> float | None:
+    """One score of `ALL`, each row counted once; None where it is undefined."""
+    return Scorer(y, predicted, groups, y_error).scores([name])[name].value
+
+
 class Scorer:
     """The scores of one prediction, for any weights of its rows.
 
@@ -173,9 +186,9 @@ class Scorer:
         labels = np.zeros(len(self.y)) if groups is None else groups
         self._group_of: NDArray[np.intp] = np.unique(labels, return_inverse=True)[1]
 
-    def scores(self) -> dict[str, Score]:
-        """Every score of these predictions, each row counted once."""
-        values = self.at(np.ones((1, len(self.y))))
+    def scores(self, names: Sequence[str] = ALL) -> dict[str, Score]:
+        """The scores of these predictions, each row counted once."""
+        values = self.at(np.ones((1, len(self.y))), names)
         return {name: self._score(name, float(value[0])) for name, value in values.items()}
 
     def of(self, rows: NDArray[np.bool_], predicted: FloatArray) -> Scorer:
@@ -184,21 +197,24 @@ class Scorer:
         labels = self._group_of[rows].astype(np.str_)
         return Scorer(self.y[rows], predicted[rows], labels, error, rule=self.rule)
 
-    def at(self, weights: FloatArray) -> dict[str, FloatArray]:
-        """(n_draws,) of every score for (n_draws, n) weights; NaN where it is undefined."""
+    def at(self, weights: FloatArray, names: Sequence[str] = ALL) -> dict[str, FloatArray]:
+        """(n_draws,) of each score for (n_draws, n) weights; NaN where it is undefined."""
         if len(self.y) < MIN_ROWS:
-            return {name: np.full(len(weights), np.nan) for name in (*SCORES, *WITHIN)}
-        found = {
-            "r2": self._r2(weights),
-            "spearman": self._spearman(weights),
-            "kendall": self._kendall(weights),
-            **{name: self._decisions(weights, pairs) for name, pairs in self._pairs.items()},
-            **{f"regret_at_{k}": self._regret(weights, k) for k in (1, 2, 3)},
-            "spearman_within": self._over_groups(weights, 2, Scorer._spearman),
-            "regret_at_1_within": self._over_groups(weights, 2, Scorer._regret, 1),
-            "regret_at_3_within": self._over_groups(weights, 4, Scorer._regret, 3),
-        }
-        return {name: found[name] for name in (*SCORES, *WITHIN)}
+            return {name: np.full(len(weights), np.nan) for name in names}
+        return {name: self._at(weights, name) for name in names}
+
+    def _at(self, weights: FloatArray, name: str) -> FloatArray:
+        if name.startswith("decision"):
+            return self._decisions(weights, self._pairs[name])
+        if name.startswith("regret"):
+            k = int(name.removesuffix("_within")[-1])
+            if name.endswith("_within"):
+                # A group of k rows or fewer has all of them taken: there is nothing to choose.
+                return self._over_groups(weights, k + 1, Scorer._regret, k)
+            return self._regret(weights, k)
+        if name == "spearman_within":
+            return self._over_groups(weights, 2, Scorer._spearman)
+        return {"r2": self._r2, "spearman": self._spearman, "kendall": self._kendall}[name](weights)
 
     def _r2(self, weights: FloatArray) -> FloatArray:
         # Differences to the mean of all rows, so that large outcomes lose no digits.

@@ -40,14 +40,15 @@ from rlready.predictors.fold_runs import FoldRun, FoldRuns, Progress
 from rlready.predictors.folds import MakeModel, Rows, fit_model, leave_group_out, leave_one_out
 from rlready.predictors.models import BASELINES, DEFAULT_MODEL, make_model, model_names
 from rlready.predictors.scores import (
+    ALL,
     MIN_ROWS,
     SCORES,
-    WITHIN,
     ClearRule,
     Score,
     Scorer,
     clear_rule,
     noise_ceiling_r2,
+    score_of,
 )
 from rlready.registry.errors import ConfigError
 
@@ -56,6 +57,7 @@ HOLDOUT = "holdout"
 BASELINE = "baseline"
 SELECTED = "selected"
 CONSTANT = "constant"
+PRACTICE = "pass_at_1"
 
 MAX_LOO_FOLDS = 60
 PARITY_REPEATS = 20
@@ -101,7 +103,7 @@ class ValidationReport:
         n_rows, n_groups: with an outcome.
         noise_ceiling_r2: the R2 of who knows all true outcomes; None if errors are unknown.
         default_model: name of the frozen default.
-        baseline: what differences are to: a model's name, or None.
+        baseline: the model that differences are to.
         baseline_column: the column of the model `baseline`, if one was named.
         clear: which pairs count as clearly different.
         notes: what a reader has to know.
@@ -112,7 +114,7 @@ class ValidationReport:
     n_groups: int
     noise_ceiling_r2: float | None
     default_model: str
-    baseline: str | None
+    baseline: str
     baseline_column: str | None
     clear: ClearRule
     notes: tuple[str, ...]
@@ -159,7 +161,8 @@ def validate(
             as the default. The baselines are always there.
         splits: of `SPLITS`.
         holdout: another table with the same columns, to be predicted from all rows of this one.
-        baseline: column of `X`; the line through it is what differences are to.
+        baseline: column of `X`; the line through it is what differences are to. By default it is
+            the line through pass@1 if there is one, else the constant.
         n_draws: of the bootstrap.
         seed: of the bootstrap, the halves of parity, and the parts of leave-one-out.
         progress: told of each batch of fits.
@@ -174,7 +177,7 @@ def validate(
     made, default = _made(models, known)
     if baseline is not None:
         made[BASELINE] = partial(OneProxy, [baseline])
-    run = _Validation(known, made, BASELINE if baseline is not None else None, n_draws, seed)
+    run = _Validation(known, made, _compared_to(made), n_draws, seed)
     plan = run.plan(splits)
     run.fits = FoldRuns(known, made, n_jobs)
     run.fits.run(plan, progress)
@@ -232,6 +235,11 @@ def _made(
     return {name: partial(make_model, name, table.columns) for name in names}, DEFAULT_MODEL
 
 
+def _compared_to(made: Mapping[str, MakeModel]) -> str:
+    """The practice that others have to beat: the named column, else pass@1, else one number."""
+    return next(name for name in (BASELINE, PRACTICE, CONSTANT) if name in made)
+
+
 class _Validation:
     """The state that the splits of one validation share."""
 
@@ -239,7 +247,7 @@ class _Validation:
         self,
         table: TrainingTable,
         made: dict[str, MakeModel],
-        baseline: str | None,
+        baseline: str,
         n_draws: int,
         seed: int,
     ) -> None:
@@ -358,17 +366,17 @@ class _Validation:
         problems: Mapping[str, str],
     ) -> SplitReport:
         models = {}
-        base = boots.get(self.baseline) if self.baseline else None
+        base = boots.get(self.baseline)
         for model in predicted:
             if problems.get(model):
                 models[model] = _nothing(len(table), problems[model])
                 continue
             own = boots[model]
             models[model] = ModelScores(
-                scores={score: own.interval(score) for score in (*SCORES, *WITHIN)},
+                scores={score: own.interval(score) for score in ALL},
                 differences={}
                 if base is None or own is base
-                else {score: own.minus(base, score) for score in (*SCORES, *WITHIN)},
+                else {score: own.minus(base, score) for score in ALL},
                 predicted=predicted[model],
             )
         return SplitReport(name=name, n_rows=len(table), n_groups=n_groups, models=models)
@@ -417,8 +425,7 @@ class _Validation:
         if refit is None:
             return (-np.inf, -np.inf)
         y, predicted = self.table.y[rest], refit[block, rest]
-        scores = Scorer(y, predicted, rule=self.rule).scores()
-        decided = scores["decision_accuracy"].value
+        decided = score_of("decision_accuracy", y, predicted)
         return (decided if decided is not None else 0.0, -float(np.mean((y - predicted) ** 2)))
 
     def _parity(self) -> SplitReport:
@@ -455,7 +462,7 @@ class _Validation:
 
     def _over_halves(self, runs: Sequence[FoldRun]) -> ModelScores:
         found = [
-            self._scorer(self.table.rows(rows), run.predicted[rows]).scores()
+            self._scorer(self.table.rows(rows), run.predicted[rows]).scores(SCORES)
             for rows, run in zip(self.halves, runs, strict=True)
         ]
         intervals, sds = {}, {}
@@ -505,7 +512,7 @@ def _assembled(folds: Sequence[Rows], runs: Sequence[FoldRun]) -> FloatArray:
 
 def _nothing(n: int, problem: str) -> ModelScores:
     empty = Interval(score=Score(value=None, n=n, reason=problem))
-    return ModelScores(scores=dict.fromkeys((*SCORES, *WITHIN), empty), problem=problem)
+    return ModelScores(scores=dict.fromkeys(ALL, empty), problem=problem)
 
 
 def _split_dict(split: SplitReport) -> dict[str, Any]:
