@@ -111,7 +111,7 @@ def _entry_point(name: str) -> tuple[dict[str, dict[str, str]], str]:
     return entry["parameters"], entry["command"]
 
 
-@pytest.mark.parametrize("name", ["evaluate", "tag", "testbed"])
+@pytest.mark.parametrize("name", ["evaluate", "tag", "testbed", "validate"])
 def test_mlproject_takes_the_flags_of_a_command_with_their_defaults(name: str) -> None:
     parameters, command = _entry_point(name)
     options = {}
@@ -129,7 +129,7 @@ def test_mlproject_takes_the_flags_of_a_command_with_their_defaults(name: str) -
         assert flag == "checkpoint" or f"--{flag} {{{flag}}}" in command
 
 
-@pytest.mark.parametrize("name", ["main", "evaluate", "tag", "testbed"])
+@pytest.mark.parametrize("name", ["main", "evaluate", "tag", "testbed", "validate"])
 def test_every_parameter_of_an_entry_point_is_used(name: str) -> None:
     parameters, command = _entry_point(name)
     assert all(f"{{{parameter}}}" in command for parameter in parameters)

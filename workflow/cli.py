@@ -14,6 +14,7 @@ import click
 from rlready.workflow.cli_outcome import outcome, table
 from rlready.workflow.cli_tags import resolve, tag
 from rlready.workflow.cli_testbed import testbed
+from rlready.workflow.cli_validate import validate
 from rlready.workflow.options import (
     FILE,
     TEXT,
@@ -229,6 +230,7 @@ def _evaluate(config: EvaluateConfig, shown: Console | None) -> Report:
 
 main.add_command(outcome)
 main.add_command(table)
+main.add_command(validate)
 main.add_command(tag)
 main.add_command(resolve)
 main.add_command(testbed)
