@@ -192,10 +192,11 @@ def rank(
     """
     rule = rule or ReadyRule()
     predictive = candidates.predictive
-    best = best_known(predictive, candidates.ids, recorded)
+    in_domain = np.array([domain != OUT for domain in candidates.domain])
+    best = best_known(predictive, candidates.ids, recorded, in_domain)
     delta = deltas(predictive, rl_noise, rule)
     is_claimed = signal_p is None or signal_p <= rule.signal_level
-    ranked = np.array([domain != OUT for domain in candidates.domain]) & is_claimed
+    ranked = in_domain & is_claimed
     view = _View(
         candidates=candidates,
         best=best,

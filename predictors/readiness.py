@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlready.predictors.dataset import FloatArray, TextArray
 from rlready.predictors.predictive import Predictive
@@ -105,9 +106,20 @@ class BestKnown:
 
 
 def best_known(
-    predictive: Predictive, ids: Sequence[str], recorded: Sequence[Recorded]
+    predictive: Predictive,
+    ids: Sequence[str],
+    recorded: Sequence[Recorded],
+    trusted: NDArray[np.bool_],
 ) -> dict[str, BestKnown]:
-    """The best of each group among the candidates' groups."""
+    """The best of each group among the candidates' groups.
+
+    Args:
+        predictive: of the candidates.
+        ids: (n,) of the candidates.
+        recorded: outcomes there are.
+        trusted: (n,) whose predictions others may be measured against; a group without any such
+            row is measured against its best prediction all the same.
+    """
     found = {}
     for group in map(str, np.unique(predictive.groups)):
         outcomes = [one for one in recorded if one.group == group]
@@ -117,7 +129,8 @@ def best_known(
                 id=best.id, value=best.value, se=best.se or 0.0, is_recorded=True
             )
             continue
-        rows = np.flatnonzero(predictive.groups == group)
+        inside = predictive.groups == group
+        rows = np.flatnonzero(inside & trusted if (inside & trusted).any() else inside)
         row = int(rows[np.argmax(predictive.mean[rows])])
         found[group] = BestKnown(
             id=ids[row], value=float(predictive.mean[row]), se=0.0, is_recorded=False

@@ -129,9 +129,10 @@ def fit_ceiling(
         why = f"{n_after} evaluations after the start; {rule.fewest_points} are needed"
         return _nothing(len(x), start, why)
     data = _Data.of(y, start, start_error)
-    shapes = _Shapes.spread(x, rule)
+    coarse = _Shapes.spread(x, rule)
+    shapes = _refined(data, coarse, coarse, np.ones(len(x)))
     kept = _kept_points(data, shapes)
-    shapes = shapes.around(_least_squares(data, shapes, kept).best)
+    shapes = _refined(data, coarse, shapes, kept)
     fit = _least_squares(data, shapes, kept)
     low, high = _profile(data, shapes, kept, fit, rule.level)
     found = Ceiling(
@@ -158,7 +159,7 @@ class _Data:
         start: observed P0; 0 where there is none.
         start_weight: its weight beside that of a point; 0 where there is none.
         noise: of one evaluation, from differences of neighbours, which need no model.
-        floor: what counts as no noise at all.
+        floor: differences that the grid of shapes does not resolve, taken as noise.
     """
 
     score: FloatArray
@@ -170,7 +171,7 @@ class _Data:
     @staticmethod
     def of(score: FloatArray, start: float | None, start_error: float) -> _Data:
         """The data of a curve, with the score before RL as one more observation."""
-        floor = 1e-7 * max(float(np.ptp(score)), abs(float(score.mean())), 1e-300)
+        floor = max(1e-3 * float(np.ptp(score)), 1e-9 * abs(float(score.mean())), 1e-300)
         noise = float(np.median(np.abs(np.diff(score, 2)))) / (0.6745 * math.sqrt(6.0))
         noise = max(noise, floor)
         weight = min((noise / start_error) ** 2, _FIXED) if start_error > 0 else _FIXED
@@ -217,11 +218,10 @@ class _Shapes:
         )
         return _Shapes.of(budget, steep, half)
 
-    def around(self, best: int) -> _Shapes:
-        """These, and a finer grid about one of them."""
-        steep, half = np.unique(self.steep), np.unique(self.half)
+    def around(self, steep: float, half: float) -> _Shapes:
+        """These, and a finer grid about one shape."""
         fine = _Shapes.of(
-            self.budget, _finer(steep, self.steep[best]), _finer(half, self.half[best])
+            self.budget, _finer(np.unique(self.steep), steep), _finer(np.unique(self.half), half)
         )
         return _Shapes(
             self.budget,
@@ -278,6 +278,17 @@ def _least_squares(
     return _Fit(begin + gain, begin, loss)
 
 
+def _refined(
+    data: _Data,
+    coarse: _Shapes,
+    shapes: _Shapes,
+    weight: NDArray[np.float64] | NDArray[np.bool_],
+) -> _Shapes:
+    """The coarse grid, and a finer one about the best of `shapes`."""
+    best = _least_squares(data, shapes, weight).best
+    return coarse.around(float(shapes.steep[best]), float(shapes.half[best]))
+
+
 def _residuals(data: _Data, shapes: _Shapes, fit: _Fit) -> FloatArray:
     """(points,) residuals of the best shape."""
     best = fit.best
@@ -297,7 +308,6 @@ def _kept_points(data: _Data, shapes: _Shapes) -> NDArray[np.bool_]:
         if (core == before).all():
             break
         residual = _residuals(data, shapes, _least_squares(data, shapes, core))
-    # The floor keeps curves without noise whole.
     mad = max(float(np.median(np.abs(residual))), data.floor)
     return np.asarray(0.6745 * np.abs(residual) / mad <= _LARGEST_Z)
 
