@@ -258,7 +258,8 @@ class _World:
     @property
     def best(self) -> FloatArray:
         """(D,) the best that could be kept, had all candidates their RL run without noise."""
-        return np.maximum(self.truth.max(axis=1), self.incumbent)
+        best: FloatArray = np.maximum(self.truth.max(axis=1), self.incumbent)
+        return best
 
 
 def _greedy(draws: FloatArray, n_max: int, floor: float) -> Order:
@@ -318,7 +319,8 @@ def _kept(world: _World, believed: FloatArray, truth: FloatArray) -> FloatArray:
     at = believed.argmax(axis=1)[:, None]
     found = np.take_along_axis(truth, at, axis=1)[:, 0]
     is_better = np.take_along_axis(believed, at, axis=1)[:, 0] > world.known
-    return np.where(is_better, found, world.incumbent)
+    kept: FloatArray = np.where(is_better, found, world.incumbent)
+    return kept
 
 
 def _values(
