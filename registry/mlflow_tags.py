@@ -21,7 +21,6 @@ from rlready.registry.mlflow_versions import Version
 from rlready.registry.records import Checkpoint
 from rlready.registry.tags import (
     ALIAS,
-    CHECKPOINT_ID,
     Readiness,
     ReadinessTag,
     family_description,
@@ -156,40 +155,20 @@ def resolve(store: MlflowStore, reference: str) -> ResolvedCheckpoint:
     with store.opened(f"looking for {reference}") as opened:
         client = opened.client
         version = versions.locate(client, reference, ALIAS)
-        model_id = version.model_id
-        tags = {} if model_id is None else _tags_of_ready(client, version, model_id)
-        if model_id is None or codec.CHECKPOINT not in tags:
+        model = versions.logged_model(client, version)
+        if model is None or codec.CHECKPOINT not in model.tags:
             raise StoreError(
                 f"{version.uri} is no checkpoint of rlready",
                 why=f"it was made from {codec.shown(version.source)}",
                 fix="Name a version that `rlready tag` registered",
             )
         return ResolvedCheckpoint(
-            checkpoint=codec.read_checkpoint(tags),
+            checkpoint=codec.read_checkpoint(model.tags),
             version=version.uri,
             aliases=versions.aliases_of(client, version),
             tag=read_tag(version.tags),
-            model_id=model_id,
+            model_id=model.model_id,
         )
-
-
-def _tags_of_ready(client: MlflowClient, version: Version, model_id: str) -> dict[str, str]:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        model = client.get_logged_model(model_id)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        raise StoreError(
-            f"{version.uri} leads nowhere",
-            why=f"its checkpoint, model {model_id}, was deleted",
-            fix=f"Delete the version too, or restore the model; put the alias on another version "
-            f"of {version.name}",
-        ) from error
-    if str(model.status) != "READY":
-        raise _not_ready(version.uri, model_id, str(model.status))
-    return dict(model.tags)
 
 
 def _check_one_ranking(tags: Sequence[ReadinessTag]) -> None:
@@ -246,21 +225,13 @@ def _ready_rows(opened: Opened, ids: Sequence[str]) -> dict[str, ModelRow]:
         if complete:
             ready[id_] = complete[0]
         elif id_ in found:
-            raise _not_ready(f"checkpoint {id_[:12]}", found[id_][0].model_id, "not READY")
+            raise versions.not_ready(f"checkpoint {id_[:12]}", found[id_][0].model_id, "not READY")
         else:
             raise StoreError(
                 f"checkpoint {id_} is not in the registry",
                 fix="Tag checkpoints that `rlready list` shows",
             )
     return ready
-
-
-def _not_ready(what: str, model_id: str, status: str) -> StoreError:
-    return StoreError(
-        f"{what} is not complete: its model {model_id} is {status}",
-        why="the evaluation that registers it was killed, or still runs",
-        fix="Evaluate the checkpoint again, which completes it",
-    )
 
 
 def _bases(opened: Opened, checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
@@ -362,18 +333,18 @@ def _put_one(
     opened: Opened, member: _Member, version: Version | None
 ) -> tuple[Version, bool, bool]:
     """The version of a checkpoint, whether it is new, and whether what it says has changed."""
-    tags, text = version_tags(member.tag), version_description(member.tag, member.checkpoint)
+    tag, checkpoint = member.tag, member.checkpoint
+    tags, text = version_tags(tag, checkpoint), version_description(tag, checkpoint)
     if version is None:
         version, is_new = versions.find_or_create(
             opened, member.family, member.model_id, tags, text
         )
         if is_new:
             return version, True, True
-    if says_the_same(read_tag(version.tags), member.tag):
+    kept = read_tag(version.tags)
+    if kept is not None and says_the_same(kept, tag):
         # Only the time is new. What a killed call has not written yet follows from the old tag.
-        kept = read_tag(version.tags)
-        assert kept is not None
-        tags, text = version_tags(kept), version_description(kept, member.checkpoint)
+        tags, text = version_tags(kept, checkpoint), version_description(kept, checkpoint)
     return version, False, versions.update(opened.client, version, tags, text)
 
 
@@ -386,8 +357,9 @@ def _aliased(client: MlflowClient, family: str) -> Version | None:
 def _choose(members: Sequence[_Member], present: Version | None) -> tuple[str | None, str]:
     """Id of the checkpoint that the alias belongs on, and what becomes of the alias, in words."""
     ranked = {member.checkpoint.id: member for member in members}
-    before = None if present is None else present.tags.get(CHECKPOINT_ID, present.source)
-    old = ranked[before].checkpoint.name if before in ranked else f"{before}"[:12]
+    tag = None if present is None else read_tag(present.tags)
+    before = tag.checkpoint_id if tag else present.source if present else None
+    old = ranked[before].checkpoint.name if before in ranked else f"{before}"
     best = next((m for m in members if m.tag.readiness is Readiness.READY), None)
     if best is not None:
         id_, name = best.checkpoint.id, best.checkpoint.name
@@ -401,7 +373,6 @@ def _choose(members: Sequence[_Member], present: Version | None) -> tuple[str | 
     if before in ranked:
         now = ranked[before].tag.readiness.name
         return None, f"no checkpoint is READY: {ALIAS} is taken from {old}, which is {now} now"
-    tag = read_tag(present.tags)
     if tag is None or tag.readiness is Readiness.READY:
         return before, (
             f"no checkpoint of this ranking is READY: {ALIAS} is left on {old}, "

@@ -20,9 +20,10 @@ from rlready.registry.mlflow_store import Opened
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
 
 SIGNATURE = "Written by rlready; edit this line away to keep your own text."
-"""First line of a description that the next call may replace."""
+"""Last line of a description that the next call may replace."""
 
 _SOURCE = "models:/"
 _CLAIM = "rlready-claim-"
@@ -161,7 +162,7 @@ def update(client: MlflowClient, version: Version, tags: Mapping[str, str], text
     news = {key: value for key, value in tags.items() if version.tags.get(key) != value}
     for key, value in news.items():
         client.set_model_version_tag(version.name, str(version.number), key, value)
-    is_ours = not version.description or version.description.startswith(SIGNATURE)
+    is_ours = not version.description or SIGNATURE in version.description
     is_new_text = is_ours and text != version.description
     if is_new_text:
         client.update_model_version(version.name, str(version.number), description=text)
@@ -198,6 +199,40 @@ def aliases_of(client: MlflowClient, version: Version) -> tuple[str, ...]:
     model = registered(client, version.name)
     found = {} if model is None else model.aliases or {}
     return tuple(sorted(key for key, value in found.items() if int(value) == version.number))
+
+
+def logged_model(client: MlflowClient, version: Version) -> LoggedModel | None:
+    """The READY model that a version was made from; None if it was made from files.
+
+    Raises:
+        StoreError: if the model was deleted, or was never completed.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if version.model_id is None:
+        return None
+    try:
+        model = client.get_logged_model(version.model_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise StoreError(
+            f"{version.uri} leads nowhere",
+            why=f"the model {version.model_id} that it was made from was deleted",
+            fix=f"Name another version of {version.name}, and delete this one",
+        ) from error
+    if str(model.status) != "READY":
+        raise not_ready(version.uri, version.model_id, str(model.status))
+    return model
+
+
+def not_ready(what: str, model_id: str, status: str) -> StoreError:
+    """The error for a model that was never completed, which MLflow itself does not check."""
+    return StoreError(
+        f"{what} is not complete: its model {model_id} is {status}",
+        why="the call that stores it was killed, or still runs",
+        fix="Repeat that call (rlready evaluate, rlready fit), which completes it",
+    )
 
 
 @contextlib.contextmanager

@@ -6,14 +6,15 @@ A predictor is a scikit-learn estimator, or a pipeline of them. It becomes
                         requirements; `mlflow models serve` and `mlflow.pyfunc.load_model` take it
     run                 its metrics, and artifacts: report.json, columns.json, the training table
                         (Parquet and CSV), figures/; the model is its output
-    registered model    a version a predictor, the alias `champion` on the last one that was put;
-                        tags: the predictor's record, and the SHA-256 of each file of the model
+    registered model    a version a predictor, the alias `champion` on the last one that was put
+
+The model's tags hold what `PredictorMeta` says, and the SHA-256 of each of its files.
 
 A put is done in this order, and may be killed anywhere: only a complete model becomes READY, only a
 READY one a version. The same predictor of the same table is one version, however often it is put.
 
-Reading trusts no file: each must have the SHA-256 that the version's tags name, `model.skops` must
-be skops (never a pickle, whatever MLmodel says), and every type in it must be one that skops knows
+Reading trusts no file: each must have the SHA-256 that the model's tags name, `model.skops` must be
+skops (never a pickle, whatever MLmodel says), and every type in it must be one that skops knows
 to be harmless or that the caller names. The list of trusted types that lies beside a model, and
 that MLflow believes, is not read.
 """
@@ -21,14 +22,11 @@ that MLflow believes, is not read.
 from __future__ import annotations
 
 import json
-import math
 import re
-import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,37 +38,27 @@ from rlready.registry.digest import digest
 from rlready.registry.errors import StoreError
 from rlready.registry.mlflow_store import MlflowStore, Opened
 from rlready.registry.mlflow_versions import SIGNATURE, Version
-from rlready.registry.mlflow_write import checked_artifacts, finalize, project_run
-from rlready.registry.served_predictor import LOADER, MODEL_FILE
-from rlready.registry.skops_file import (
-    check_files,
-    check_types,
-    file_digests,
-    load_estimator,
-    unfamiliar_types,
+from rlready.registry.mlflow_write import checked_artifacts
+from rlready.registry.predictor_write import (
+    MODEL_TYPE,
+    PREDICTOR,
+    RECORD,
+    SHA256,
+    facts,
+    model_of,
 )
+from rlready.registry.served_predictor import MODEL_FILE
+from rlready.registry.skops_file import check_files, load_estimator
 
 if TYPE_CHECKING:
     import pandas as pd
-    from mlflow.entities import LoggedModel, Metric, Run
+    from mlflow.entities import LoggedModel
 
 DEFAULT_NAME = "grpo-predictor"
 CHAMPION = "champion"
-MODEL_TYPE = "grpo-predictor"
 
-PREDICTOR = "rlready.predictor"
-"""On run, model and version: the predictor's id."""
-RECORD = "rlready.predictor_record"
-SHA256 = "rlready.sha256"
-"""On model and version: the SHA-256 of each file of the model, as JSON."""
-
-_EXAMPLE_ROWS = 5
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-_PARAM_CHARACTERS = 500
 _TEXT_CHARACTERS = 4500  # MySQL keeps 5,000 of a version's description
-_DATASET_DIGEST = 36
-_METRICS_A_BATCH = 1000
-_LIBRARIES = ("mlflow", "numpy", "scikit-learn", "skops", "rlready")
 _DIGITS = 9
 """Of the predictions that tell two predictors apart; the last ones differ between machines."""
 
@@ -211,14 +199,14 @@ def put_predictor(
         tempfile.TemporaryDirectory() as folder,
     ):
         with opened.lock(f"predictor-{name}"):
-            model, is_new = _model(opened, fitted, files, Path(folder))
+            model, is_new = model_of(opened, fitted, files, Path(folder), name)
         about = _registered_description(fitted.target)
         versions.ensure_registered(opened.client, name, {"rlready.kind": MODEL_TYPE}, about)
-        tags = {k: v for k, v in model.tags.items() if k.startswith((PREDICTOR, SHA256))}
+        tags = {PREDICTOR: fitted.id, **facts(fitted)}
         text = _description(fitted)
         version, _ = versions.find_or_create(opened, name, model.model_id, tags, text)
         opened.client.set_registered_model_alias(name, CHAMPION, str(version.number))
-        return StoredPredictor(meta=_meta(version), is_new=is_new)
+        return StoredPredictor(meta=_meta(version, model), is_new=is_new)
 
 
 def get_predictor(
@@ -237,11 +225,12 @@ def get_predictor(
     """
     with store.opened(f"loading predictor {reference}") as opened:
         version = versions.locate(opened.client, reference, CHAMPION)
-        meta = _meta(version)
+        model = _logged_model(opened, version)
+        meta = _meta(version, model)
         with tempfile.TemporaryDirectory() as folder:
             # A copy that nobody else can change between the checks and the loading.
-            copy = _download(opened, version, meta, Path(folder))
-            check_files(copy, _registered_digests(version), version.uri)
+            copy = _download(opened, version, model, Path(folder))
+            check_files(copy, _registered_digests(version, model), version.uri)
             estimator = load_estimator(copy / MODEL_FILE, trusted_types, version.uri)
         return LoadedPredictor(estimator=estimator, meta=meta)
 
@@ -274,115 +263,19 @@ def check_columns(meta: PredictorMeta, table_versions: Mapping[str, str]) -> Non
     )
 
 
-def _model(
-    opened: Opened, fitted: FittedPredictor, files: Mapping[str, Path], folder: Path
-) -> tuple[LoggedModel, bool]:
-    """The READY model of a predictor, and whether this call made it. The caller holds the lock."""
-    client, experiment = opened.client, str(opened.experiment_id)
-    found = list(
-        client.search_logged_models(
-            [experiment], filter_string=f"tags.`{PREDICTOR}` = '{fitted.id}'"
-        )
-    )
-    ready = [model for model in found if str(model.status) == "READY"]
-    if ready:
-        return ready[0], False
-    check_types(unfamiliar_types(fitted.estimator), fitted.trusted_types, "the predictor")
-    for left_over in found:  # by a killed put; what it holds is written again
-        client.delete_logged_model(left_over.model_id)
-    run = _run(opened, fitted)
-    model = client.create_logged_model(
-        experiment,
-        name=type(fitted.estimator).__name__,
-        source_run_id=run.info.run_id,
-        tags={PREDICTOR: fitted.id, "rlready.target": codec.shown(fitted.target)},
-        params={
-            key: codec.shown(value)[:_PARAM_CHARACTERS] for key, value in fitted.params.items()
-        },
-        model_type=MODEL_TYPE,
-    )
-    digests = _save(model, run, fitted, folder / "model")
-    client.log_model_artifacts(model.model_id, str(folder / "model"))
-    _log_artifacts(opened, run, fitted, files, folder / "run")
-    _log_metrics(opened, run, model, fitted)
-    tags = {SHA256: json.dumps(digests, sort_keys=True), **_record(fitted, model, run)}
-    client.set_logged_model_tags(model.model_id, tags)
-    _link(opened, run, model)
-    finalize(client, model.model_id)
-    client.set_terminated(run.info.run_id)
-    return client.get_logged_model(model.model_id), True
-
-
-def _run(opened: Opened, fitted: FittedPredictor) -> Run:
-    """The run to write into: the one that a killed put left, or a new one."""
-    left_over = opened.run_of(PREDICTOR, fitted.id)
-    if left_over is not None:
-        return opened.client.get_run(left_over)
-    tags = {PREDICTOR: fitted.id, "rlready.target": codec.shown(fitted.target)}
-    project = project_run(opened.client)
-    if project is not None:
-        tags["mlflow.parentRunId"] = project.info.run_id
-    name = f"fit {codec.shown(fitted.target)}"
-    return opened.client.create_run(str(opened.experiment_id), tags=tags, run_name=name)
-
-
-def _save(model: LoggedModel, run: Run, fitted: FittedPredictor, folder: Path) -> dict[str, str]:
-    """Write MLflow's model folder; returns the SHA-256 of each file in it."""
-    import mlflow.sklearn
-    from mlflow.models import Model, infer_signature
-
-    can_assess = hasattr(fitted.estimator, "assess")
-    answer = (fitted.estimator.assess if can_assess else fitted.estimator.predict)(fitted.X)
-    about = Model(model_uuid=model.model_id, model_id=model.model_id, run_id=run.info.run_id)
-    mlflow.sklearn.save_model(
-        fitted.estimator,
-        str(folder),
-        mlflow_model=about,
-        serialization_format="skops",
-        skops_trusted_types=sorted(fitted.trusted_types) or None,
-        signature=infer_signature(fitted.X, answer),
-        input_example=fitted.X.head(_EXAMPLE_ROWS),
-        # Given, because MLflow finds them out by loading the model in a process of its own: 10 s.
-        pip_requirements=_requirements(fitted.trusted_types),
-    )
-    if can_assess:
-        about.flavors["python_function"]["loader_module"] = LOADER
-        about.save(str(folder / "MLmodel"))
-    return file_digests(folder)
-
-
-def _requirements(trusted_types: Sequence[str]) -> list[str]:
-    names = ["mlflow", "numpy", "pandas", "scikit-learn", "scipy", "skops"]
-    if any(name.startswith("rlready.") for name in trusted_types):
-        names.append("rlready")
-    return [f"{name}=={installed(name)}" for name in names]
-
-
-def _record(fitted: FittedPredictor, model: LoggedModel, run: Run) -> dict[str, str]:
-    """The tags from which `PredictorMeta` is read back."""
-    record = {
-        "format": codec.FORMAT,
-        "id": fitted.id,
-        "target": fitted.target,
-        "table_digest": fitted.table_digest,
-        "n_rows": len(fitted.X),
-        "column_versions": dict(fitted.column_versions),
-        "params": {key: str(value) for key, value in fitted.params.items()},
-        "libraries": {name: installed(name) for name in _LIBRARIES},
-        "model_id": model.model_id,
-        "run_id": run.info.run_id,
-    }
-    return codec.cut(f"{RECORD}.{fitted.id}", codec.to_json(record, "the predictor"))
-
-
-def _meta(version: Version) -> PredictorMeta:
-    records = codec.joined(RECORD, version.tags)
-    if not records or SHA256 not in version.tags:
+def _logged_model(opened: Opened, version: Version) -> LoggedModel:
+    model = versions.logged_model(opened.client, version)
+    if model is None or SHA256 not in model.tags or not codec.joined(RECORD, model.tags):
         raise StoreError(
             f"{version.uri} is no predictor of rlready",
-            why=f"it has no tags {RECORD} and {SHA256}",
+            why=f"it was made from {codec.shown(version.source)}",
             fix="Name a predictor that `rlready fit` stored",
         )
+    return model
+
+
+def _meta(version: Version, model: LoggedModel) -> PredictorMeta:
+    records = codec.joined(RECORD, model.tags)
     values = codec.from_json(records[0][1], RECORD)
     try:
         return PredictorMeta(name=version.name, version=str(version.number), **values)
@@ -394,55 +287,11 @@ def _meta(version: Version) -> PredictorMeta:
         ) from error
 
 
-def _log_artifacts(
-    opened: Opened, run: Run, fitted: FittedPredictor, files: Mapping[str, Path], folder: Path
-) -> None:
-    folder.mkdir()
-    records = {"report.json": dict(fitted.report), "columns.json": dict(fitted.column_versions)}
-    for name, record in records.items():
-        text = json.dumps(record, indent=2, allow_nan=False)
-        (folder / name).write_text(text + "\n", encoding="utf-8")
-    fitted.table.to_parquet(folder / "table.parquet", index=False)
-    fitted.table.to_csv(folder / "table.csv", index=False)
-    for name, path in files.items():
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-    opened.client.log_artifacts(run.info.run_id, str(folder))
-
-
-def _log_metrics(opened: Opened, run: Run, model: LoggedModel, fitted: FittedPredictor) -> None:
-    from mlflow.entities import Metric
-
-    metrics: list[Metric] = [
-        Metric(
-            codec.safe_key(name),
-            float(value),
-            run.info.start_time,
-            0,
-            model_id=model.model_id,
-            dataset_name="training table",
-            dataset_digest=fitted.table_digest[:_DATASET_DIGEST],
-        )
-        for name, value in fitted.metrics.items()
-        if math.isfinite(value)  # MLflow would read NaN back as 0
-    ]
-    for start in range(0, len(metrics), _METRICS_A_BATCH):
-        opened.client.log_batch(run.info.run_id, metrics=metrics[start : start + _METRICS_A_BATCH])
-
-
-def _link(opened: Opened, run: Run, model: LoggedModel) -> None:
-    from mlflow.entities import LoggedModelOutput
-
-    opened.client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
-
-
-def _download(opened: Opened, version: Version, meta: PredictorMeta, folder: Path) -> Path:
+def _download(opened: Opened, version: Version, model: LoggedModel, folder: Path) -> Path:
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
     try:
-        model = opened.client.get_logged_model(version.model_id or meta.model_id)
         return Path(
             download_artifacts(
                 artifact_uri=model.artifact_location,
@@ -458,9 +307,9 @@ def _download(opened: Opened, version: Version, meta: PredictorMeta, folder: Pat
         ) from error
 
 
-def _registered_digests(version: Version) -> dict[str, str]:
+def _registered_digests(version: Version, model: LoggedModel) -> dict[str, str]:
     try:
-        return dict(json.loads(version.tags[SHA256]))
+        return dict(json.loads(model.tags[SHA256]))
     except (ValueError, TypeError) as error:
         raise StoreError(
             f"tag {SHA256} of {version.uri} was edited",
@@ -478,21 +327,25 @@ def _settings(estimator: Any) -> dict[str, str]:
 
 def _registered_description(target: str) -> str:
     return (
-        f"{SIGNATURE}\n\nPredictors of a checkpoint's outcome after RL, first {target}. The alias "
-        f"`{CHAMPION}` is on the one that was fitted last. Report, training table and figures are "
-        "artifacts of a version's source run."
+        f"Predictors of a checkpoint's outcome after RL, the first of {codec.shown(target)}. The "
+        f"alias `{CHAMPION}` is on the one that was fitted last. Report, training table and "
+        f"figures are artifacts of a version's source run.\n\n{SIGNATURE}"
     )
 
 
 def _description(fitted: FittedPredictor) -> str:
-    """Markdown for a version's page."""
+    """Markdown for a version's page; its first line is what the list of versions shows."""
     facts = {
         "target": fitted.target,
-        "fitted on": f"{len(fitted.X)} checkpoints, {len(fitted.column_versions)} proxies",
+        "estimator": type(fitted.estimator).__name__,
         "table": fitted.table_digest,
         **{key: str(value) for key, value in fitted.params.items()},
+        "proxies": ", ".join(fitted.column_versions),
     }
     width = max(map(len, facts)) + 2
     lines = [f"{key:{width}}{codec.shown(value)}" for key, value in facts.items()]
-    block = "\n".join([*fitted.summary, "", *lines]).replace("`", "'")[:_TEXT_CHARACTERS]
-    return f"{SIGNATURE}\n\n```text\n{block}\n```"
+    summary = [codec.shown(line) for line in fitted.summary]
+    block = "\n".join([*summary, "", *lines]).strip().replace("`", "'")[:_TEXT_CHARACTERS]
+    n = len(fitted.column_versions)
+    said = f"Fitted on {len(fitted.X)} checkpoints, {n} {'proxy' if n == 1 else 'proxies'}"
+    return f"{said}\n\n```text\n{block}\n```\n\n{SIGNATURE}"

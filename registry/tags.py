@@ -4,7 +4,7 @@ A version of a registered model carries
 
     rl_ready       true, false or undecided: what automation looks at
     rlready.tag    the `ReadinessTag` as JSON, the one copy that is read back, written in one step
-    rlready.predicted, .interval, .domain, .target, .predictor, .checkpoint_id    for the eye
+    rlready.predicted, .interval, .predictor, .checkpoint    for the eye, in the list of versions
 
 and its description says the same in words. `mlflow_tags` puts them there.
 """
@@ -28,7 +28,6 @@ ALIAS = "rl-ready"
 
 RL_READY = "rl_ready"
 TAG = "rlready.tag"
-CHECKPOINT_ID = "rlready.checkpoint_id"
 
 _MAX_REASONS_CHARACTERS = 4000
 """Of a description: MySQL keeps 5,000 characters of a version's."""
@@ -121,19 +120,17 @@ class ReadinessTag:
         return (self.target, self.predictor, self.predictor_version, self.rule_digest)
 
 
-def version_tags(tag: ReadinessTag) -> dict[str, str]:
-    """A readiness tag as tags of a version, the one that automation looks at last."""
+def version_tags(tag: ReadinessTag, checkpoint: Checkpoint) -> dict[str, str]:
+    """A readiness tag as tags of a version, the short ones first, as MLflow lists them."""
     record = {**asdict(tag), "made_at": _utc(tag.made_at)}
     text = codec.to_json({"format": codec.FORMAT, **record}, f"tag of {tag.checkpoint_id}")
     return {
-        TAG: text,
-        CHECKPOINT_ID: tag.checkpoint_id,
+        RL_READY: tag.readiness.value,
+        "rlready.checkpoint": codec.shown(checkpoint.name),
         "rlready.predicted": _number(tag.predicted),
         "rlready.interval": tag.interval,
-        "rlready.domain": tag.domain,
-        "rlready.target": codec.shown(tag.target),
         "rlready.predictor": f"{tag.predictor}/{tag.predictor_version}",
-        RL_READY: tag.readiness.value,
+        TAG: text,
     }
 
 
@@ -166,9 +163,11 @@ def says_the_same(one: ReadinessTag | None, other: ReadinessTag) -> bool:
 
 
 def version_description(tag: ReadinessTag, checkpoint: Checkpoint) -> str:
-    """Markdown for a version's page: decision, prediction, reasons, and where it comes from."""
+    """Markdown for a version's page: decision, prediction, reasons, and where it comes from.
+
+    The first line is what the list of versions shows of it.
+    """
     facts = {
-        "predicted": f"{_number(tag.predicted)}, interval {tag.interval}",
         "target": tag.target,
         "interval": tag.regime,
         "domain": tag.domain,
@@ -179,19 +178,20 @@ def version_description(tag: ReadinessTag, checkpoint: Checkpoint) -> str:
         "ranked": tag.made_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
     reasons = "\n".join(f"- {reason}" for reason in tag.reasons)[:_MAX_REASONS_CHARACTERS]
-    lines = [f"{key:11}{codec.shown(value)}" for key, value in facts.items()]
+    lines = [f"{key:12}{codec.shown(value)}" for key, value in facts.items()]
     # Nothing inside can end the block early: names and reasons may come from files of others.
-    block = "\n".join([tag.readiness.name, reasons, "", *lines]).replace("`", "'")
-    return f"{SIGNATURE}\n\n```text\n{block}\n```"
+    block = "\n".join([reasons, "", *lines]).replace("`", "'")
+    said = f"{tag.readiness.name}: predicted {_number(tag.predicted)}, {tag.interval}"
+    return f"{said}\n\n```text\n{block}\n```\n\n{SIGNATURE}"
 
 
 def family_description(base: str) -> str:
     """Markdown for a registered model's page."""
     return (
-        f"{SIGNATURE}\n\nSFT checkpoints of {codec.shown(base).replace('`', chr(39))}, ranked by "
-        "predicted outcome after RL. A version is a checkpoint; its tag `rl_ready` and its page "
-        f"say what was decided and why; the alias `{ALIAS}` is on the best one. Weights are "
-        "referenced, not copied: `rlready resolve` prints their path."
+        f"Checkpoints of `{codec.shown(base).replace('`', '')}`, ranked by predicted outcome after "
+        "RL. A version is a checkpoint; its tag `rl_ready` and its page say what was decided and "
+        f"why; the alias `{ALIAS}` is on the best one. Weights are referenced, not copied: "
+        f"`rlready resolve` prints their path.\n\n{SIGNATURE}"
     )
 
 
