@@ -111,7 +111,7 @@ def _entry_point(name: str) -> tuple[dict[str, dict[str, str]], str]:
     return entry["parameters"], entry["command"]
 
 
-@pytest.mark.parametrize("name", ["evaluate", "tag", "testbed", "validate"])
+@pytest.mark.parametrize("name", ["evaluate", "fit", "plan", "rank", "tag", "testbed", "validate"])
 def test_mlproject_takes_the_flags_of_a_command_with_their_defaults(name: str) -> None:
     parameters, command = _entry_point(name)
     options = {}
@@ -119,7 +119,7 @@ def test_mlproject_takes_the_flags_of_a_command_with_their_defaults(name: str) -
         flag = param.opts[0].removeprefix("--")
         # A flag without a value cannot be a parameter; MLflow's own output is no JSON anyway.
         if isinstance(param, click.Option) and not param.is_flag:
-            default = "" if param.multiple else param.default
+            default = "" if param.multiple or param.required else param.default
             options[flag] = str(default)
         elif isinstance(param, click.Argument):
             options[flag] = ""
@@ -129,7 +129,9 @@ def test_mlproject_takes_the_flags_of_a_command_with_their_defaults(name: str) -
         assert flag == "checkpoint" or f"--{flag} {{{flag}}}" in command
 
 
-@pytest.mark.parametrize("name", ["main", "evaluate", "tag", "testbed", "validate"])
+@pytest.mark.parametrize(
+    "name", ["main", "evaluate", "fit", "plan", "rank", "tag", "testbed", "validate"]
+)
 def test_every_parameter_of_an_entry_point_is_used(name: str) -> None:
     parameters, command = _entry_point(name)
     assert all(f"{{{parameter}}}" in command for parameter in parameters)

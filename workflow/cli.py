@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlready.workflow.cli_outcome import outcome, table
+from rlready.workflow.cli_predict import fit, plan, rank
 from rlready.workflow.cli_tags import resolve, tag
 from rlready.workflow.cli_testbed import testbed
 from rlready.workflow.cli_validate import validate
@@ -230,7 +231,10 @@ def _evaluate(config: EvaluateConfig, shown: Console | None) -> Report:
 
 main.add_command(outcome)
 main.add_command(table)
+main.add_command(fit)
 main.add_command(validate)
+main.add_command(rank)
+main.add_command(plan)
 main.add_command(tag)
 main.add_command(resolve)
 main.add_command(testbed)
