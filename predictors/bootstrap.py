@@ -24,6 +24,7 @@ Cameron, Gelbach & Miller 2008 (Review of Economics and Statistics 90).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -32,14 +33,14 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from rlready.predictors.dataset import FloatArray, TextArray
-from rlready.predictors.scores import MIN_ROWS, ORDER, Score, Scorer, lower_is_better
+from rlready.predictors.scores import ALL, MIN_ROWS, ORDER, Score, Scorer, lower_is_better
 
 FEW_GROUPS = 10
 """Below so many groups an interval says mostly how few they are."""
 
 LEVEL = 0.95
 
-MAX_BLOCKS = 10
+MAX_BLOCKS = 12
 """More groups than this are left out together, in so many blocks, by the jackknife."""
 
 
@@ -145,6 +146,7 @@ class Bootstrapped:
         refitted: (n_units, n) predictions in the registry without that unit, NaN for its rows;
             None if the predictor stays as it is.
         no_order: why the order of the predictions means nothing; empty if it does mean something.
+        names: the scores wanted.
     """
 
     def __init__(
@@ -153,14 +155,15 @@ class Bootstrapped:
         shared: Resampling,
         refitted: FloatArray | None = None,
         no_order: str = "",
+        names: Sequence[str] = ALL,
     ) -> None:
         self.n = len(scorer.y)
         self.shared = shared
-        self.scores = scorer.scores()
-        self._draws = scorer.at(shared.draws)
-        self._left_out = _left_out(scorer, shared, refitted)
+        self.scores = scorer.scores(names)
+        self._draws = scorer.at(shared.draws, names)
+        self._left_out = _left_out(scorer, shared, refitted, names)
         if no_order:
-            for name in ORDER:
+            for name in set(ORDER) & set(names):
                 self.scores[name] = Score(value=None, n=self.scores[name].n, reason=no_order)
 
     def interval(self, name: str) -> Interval:
@@ -214,15 +217,17 @@ class Bootstrapped:
 
 
 def _left_out(
-    scorer: Scorer, shared: Resampling, refitted: FloatArray | None
+    scorer: Scorer, shared: Resampling, refitted: FloatArray | None, names: Sequence[str]
 ) -> dict[str, FloatArray]:
     """(n_units,) of every score with one unit left out."""
     if refitted is None:
-        return scorer.at(shared.left_out)
+        return scorer.at(shared.left_out, names)
+    if refitted.shape != shared.left_out.shape:
+        raise ValueError(f"refits are {refitted.shape}, the units {shared.left_out.shape}")
     found = []
     for unit, predicted in enumerate(refitted):
         rows = shared.left_out[unit] > 0
-        found.append(scorer.of(rows, predicted).at(np.ones((1, int(rows.sum())))))
+        found.append(scorer.of(rows, predicted).at(np.ones((1, int(rows.sum()))), names))
     return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
 

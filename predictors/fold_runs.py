@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlready.predictors.dataset import FloatArray, TrainingTable
-from rlready.predictors.folds import MakeModel, Rows, fit_model
+from rlready.predictors.dataset import Column, FloatArray, TrainingTable
+from rlready.predictors.folds import MakeModel, Model, Rows, fit_model
+from rlready.predictors.models import make_model
 from rlready.registry.errors import RlreadyError
 
 Progress = Callable[[int, int], None]
@@ -41,6 +42,23 @@ class FoldRun:
         """Whether all rows get one number."""
         largest = float(np.max(np.abs(self.predicted)))
         return bool(np.ptp(self.predicted) <= 1e-12 * largest)
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """How a model of `models.make_model` is made, from those columns that a part of a table has."""
+
+    name: str
+    columns: tuple[Column, ...]
+
+    def __call__(self) -> Model:
+        """The unfitted model."""
+        return make_model(self.name, self.columns)
+
+    def on(self, table: TrainingTable) -> NamedModel:
+        """The same without the columns that have no number in any row of the table."""
+        has = tuple(c for c in self.columns if np.isfinite(table.X[c.name]).any())
+        return NamedModel(self.name, has)
 
 
 class FoldRuns:
@@ -120,7 +138,8 @@ def _run(make: MakeModel, table: TrainingTable, left_out: Rows) -> FoldRun:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            model = fit_model(make, table.rows(rest))
+            part = table.rows(rest)
+            model = fit_model(make.on(part) if isinstance(make, NamedModel) else make, part)
             predicted = np.asarray(model.predict(table.X), dtype=np.float64)
         # scikit-learn tells what it cannot be fitted to by a ValueError.
         except (RlreadyError, ValueError) as error:

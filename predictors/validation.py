@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -36,7 +36,7 @@ from rlready.predictors.bootstrap import (
     units_note,
 )
 from rlready.predictors.dataset import GROUP, FloatArray, TrainingTable
-from rlready.predictors.fold_runs import FoldRun, FoldRuns, Progress
+from rlready.predictors.fold_runs import FoldRun, FoldRuns, NamedModel, Progress
 from rlready.predictors.folds import MakeModel, Rows, fit_model, leave_group_out, leave_one_out
 from rlready.predictors.models import BASELINES, DEFAULT_MODEL, make_model, model_names
 from rlready.predictors.scores import (
@@ -172,7 +172,7 @@ def validate(
         ConfigError: if a split, a model or the baseline is unknown, fewer than 3 rows have an
             outcome, or all outcomes are the same.
     """
-    known = table.with_outcome()
+    known = _usable(table.with_outcome())
     _check(known, splits, baseline)
     made, default = _made(models, known)
     if baseline is not None:
@@ -193,8 +193,31 @@ def validate(
         baseline=run.baseline,
         baseline_column=baseline,
         clear=run.rule,
-        notes=tuple([*table.notes, *run.notes(splits), *run.fits.warnings()]),
+        notes=tuple([*known.notes, *run.notes(splits), *run.fits.warnings()]),
     )
+
+
+def _usable(table: TrainingTable) -> TrainingTable:
+    """The table without proxies that no row with an outcome has, and notes on those of one group.
+
+    Raises:
+        ConfigError: if no proxy is left.
+    """
+    notes, columns = [], []
+    for column in table.columns:
+        groups = np.unique(table.groups[np.isfinite(table.X[column.name])])
+        if len(groups):
+            columns.append(column)
+        else:
+            notes.append(f"{column.name} is left out: no row with an outcome has it")
+        if len(groups) == 1 and len(np.unique(table.groups)) > 1:
+            notes.append(
+                f"{column.name} is known in group {groups[0]} alone: fits without it go without "
+                "the column"
+            )
+    if not columns and len(table):
+        raise ConfigError("no proxy has a number in a row with an outcome")
+    return replace(table, columns=tuple(columns), notes=(*table.notes, *notes))
 
 
 def _check(table: TrainingTable, splits: Sequence[str], baseline: str | None) -> None:
@@ -223,7 +246,7 @@ def _made(
 ) -> tuple[dict[str, MakeModel], str]:
     if isinstance(models, Mapping):
         own = dict(models)
-        own.setdefault(CONSTANT, partial(make_model, CONSTANT, table.columns))
+        own.setdefault(CONSTANT, NamedModel(CONSTANT, table.columns))
         return own, next(iter(own))
     possible = model_names(table.columns)
     names = list(dict.fromkeys(DEFAULT_MODEL if m == "default" else m for m in models))
@@ -232,7 +255,7 @@ def _made(
     names += [name for name in possible if name in BASELINES]
     for name in names:
         make_model(name, table.columns)  # refuses an unknown name
-    return {name: partial(make_model, name, table.columns) for name in names}, DEFAULT_MODEL
+    return {name: NamedModel(name, table.columns) for name in names}, DEFAULT_MODEL
 
 
 def _compared_to(made: Mapping[str, MakeModel]) -> str:
