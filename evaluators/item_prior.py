@@ -47,8 +47,11 @@ _TAUS = (0.15, 0.25, 0.4, 0.6, 0.8, 1.0, 1.3, 1.7, 2.2, 3.0)
 _DISAGREEMENTS = (0.65, 1.0, 1.5, 2.3, 3.5)
 _DISAGREEMENT_PRIOR = (0.25, 0.4, 0.2, 0.1, 0.05)
 _FIT_ROUNDS = 12
+_FAR_BELOW = 10.0
+"""Log-likelihood under the best tau at which larger ones need no look."""
+
 _LARGEST_ABILITY = 6.0
-_N_ABILITIES = 32
+_N_ABILITIES = 24
 _PROBLEMS_AT_A_TIME = 64
 _TINY = 1e-300
 
@@ -110,16 +113,21 @@ def fit_item_prior(n_IP: Ints, c_IP: Ints) -> ItemPrior:
         score = float((np.log(np.exp(joint_PG - top_P1).sum(axis=1)) + top_P1[:, 0]).sum())
         if score > best:
             best, kept = score, (softmax(joint_PG), tau, ability_I)
+        elif score < best - _FAR_BELOW:
+            break
     easiness_PG, tau, ability_I = kept
     return ItemPrior(easiness_PG, tau, float(np.std(ability_I, ddof=1)), len(n_IP))
 
 
 def blur(sd: float, shift: float) -> Floats:
     """Chance to get from each point of the grid to each other by adding N(shift, sd^2), (G, G)."""
-    edges = (LOGIT_G[:-1] + STEP / 2)[None] - LOGIT_G[:, None] - shift
-    below = ndtr(edges / sd)
     n = len(LOGIT_G)
-    return np.diff(np.hstack([np.zeros((n, 1)), below, np.ones((n, 1))]), axis=1)
+    # The chance depends on the distance alone, so that few values fill the matrix.
+    below = ndtr(((np.arange(1 - n, n) + 0.5) * STEP - shift) / sd)
+    matrix = below[np.arange(n)[None] - np.arange(n)[:, None] + n - 1]
+    matrix[:, -1] = 1.0
+    matrix[:, 1:] -= matrix[:, :-1].copy()
+    return matrix
 
 
 @dataclass(frozen=True)
@@ -163,15 +171,16 @@ class ItemFit:
 
     @cached_property
     def _chance_RPH(self) -> Floats:
-        return np.maximum(self._expected_RPH(self.counts.likelihood_UG), _TINY)
+        return np.maximum(self._expected([self.counts.likelihood_UG])[0], _TINY)
 
-    def _expected_RPH(self, value_UG: Floats) -> Floats:
-        found = np.empty((*self.counts.n_RP.shape, len(self._hyper)))
+    def _expected(self, values: list[Floats]) -> list[Floats]:
+        """Mean under each problem's law of what its pair has at p; (U, G) in, (R, P, H) out."""
+        found = [np.empty((*self.counts.n_RP.shape, len(self._hyper))) for _ in values]
         for own, law_PGH in self._chunks():
             for problem, law_GH in enumerate(law_PGH, start=own.start):
-                pair_R = self.counts.pair_RP[:, problem]
-                used, where = np.unique(pair_R, return_inverse=True)
-                found[:, problem] = (value_UG[used] @ law_GH)[where]
+                used, where = np.unique(self.counts.pair_RP[:, problem], return_inverse=True)
+                for value_UG, found_RPH in zip(values, found, strict=True):
+                    found_RPH[:, problem] = (value_UG[used] @ law_GH)[where]
         return found
 
     @cached_property
@@ -187,11 +196,8 @@ class ItemFit:
 
     def moments(self, k: int) -> Moments:
         """See `Fit`."""
-        share_UG = self.counts.likelihood_UG
-        powers = []
-        for _ in range(3):
-            share_UG = share_UG * solved_G(k)
-            powers.append(self._expected_RPH(share_UG) / self._chance_RPH)
+        shares = [self.counts.likelihood_UG * solved_G(k) ** power for power in (1, 2, 3)]
+        powers = [expected_RPH / self._chance_RPH for expected_RPH in self._expected(shares)]
         total = Moments(*(own.sum(axis=1) for own in central(*powers)))
         return mean_of_problems(total, self.counts.n_RP.shape[1])
 
@@ -240,10 +246,11 @@ def _shifted(value_IPG: Floats, ability_I: Floats) -> Floats:
     n_points = value_IPG.shape[2]
     place_IG = np.clip(np.arange(n_points) + ability_I[:, None] / STEP, 0, n_points - 1)
     left_IG = np.minimum(place_IG.astype(np.int64), n_points - 2)
-    share_I1G = (place_IG - left_IG)[:, None]
-    rows = np.arange(len(value_IPG))[:, None]
-    # Rows first, so that one index picks the same points for all problems of a checkpoint.
-    by_point = value_IPG.transpose(0, 2, 1)
-    left = by_point[rows, left_IG].transpose(0, 2, 1)
-    right = by_point[rows, left_IG + 1].transpose(0, 2, 1)
-    return np.asarray(left + share_I1G * (right - left))
+    share_IG = place_IG - left_IG
+    found = np.empty_like(value_IPG)
+    for own_PG, value_PG, left_G, share_G in zip(found, value_IPG, left_IG, share_IG, strict=True):
+        left_PG = value_PG[:, left_G]
+        np.subtract(value_PG[:, left_G + 1], left_PG, out=own_PG)
+        own_PG *= share_G
+        own_PG += left_PG
+    return found
