@@ -1,8 +1,8 @@
 """Claim: from a few dozen runs the mixture model ranks unseen data mixtures, also a scale up.
 
-RegMix's runs (arXiv 2407.01492): shares of 17 domains -> validation loss on Pile-CC, trained on runs
-of 1M parameters, asked about 256 unseen mixtures at 1M and at 60M. Goals, Spearman on Pile-CC: from
-all 512 runs >= 0.985 (1M) and >= 0.98 (60M); from 48 random runs, mean over draws, >= 0.89 and
+RegMix's runs (arXiv 2407.01492): shares of 17 domains -> validation loss on Pile-CC, trained on
+runs of 1M parameters, asked about 256 unseen mixtures at 1M and at 60M. Goals, Spearman on Pile-CC:
+from all 512 runs >= 0.985 (1M) and >= 0.98 (60M); from 48 random runs, mean over draws, >= 0.89 and
 >= 0.88. The second target is the mean loss over the 13 domains. Beside it: ridge on raw shares.
 
 A loss at 60M is not the loss at 1M: R2 across scales is shown only after recalibration, a line

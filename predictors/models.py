@@ -12,10 +12,14 @@ reasons that can be checked without one:
   recipe's own: no). A model that is centred loses the first, a raw one is led astray by the second;
   `multilevel` learns which it is from the outcomes, block by block.
 - Its penalties come from the marginal likelihood, all rows used, not from folds of a few rows. Its
-  fall-back, with outcomes too few to tell slopes apart, is the average of the kinds of proxies.
-- It gives a covariance of what is not known, in milliseconds: a fit on 200 rows x 40 proxies takes
-  a tenth of a second, so leaving each row and group out is affordable.
-- It was held against the others on simulated registries only (`bench/simulated.py --worlds`).
+  fall-back, with outcomes too few to tell slopes apart, is the average of the kinds of proxies,
+  each turned by its sign.
+- It gives a covariance of what is not known, and a fit on 200 rows x 40 proxies takes hundredths of
+  a second, so leaving each row and each group out is affordable.
+- It was held against the others on simulated registries only (`bench/simulated.py --worlds`). Where
+  levels tell nothing, it ranks a new group as ridge, PLS and Bayesian ridge do, near the oracle;
+  where they tell, its pooled Spearman with groups left out was 0.95 against 0.31 to 0.35, because
+  the others' group intercepts keep the level from the slopes.
 """
 
 from __future__ import annotations

@@ -10,9 +10,10 @@ times a weak prior is highest (type-II maximum a posteriori, found with its exac
   holds between groups as inside them goes to the first block, one that holds inside only to the
   second (Mundlak 1978, with both shrunken instead of one tested). That is what makes one model
   serve proxies of one common benchmark and losses that no two groups share.
-- In each, proxies of one kind that point one way also enter as their mean (seven accuracies are one
-  witness heard seven times, not seven witnesses), so with few rows the model falls back to the
-  signed average of the kinds, and departs from it as the data ask.
+- In each, proxies of one kind with a sign also enter as their mean (seven accuracies are one
+  witness heard seven times, not seven witnesses). The sign is knowledge: that mean's slope is
+  expected to be positive. With few rows the model so falls back to the signed average of the
+  kinds, and departs from it as the data ask.
 - u is partially pooled. With less than about five groups its variance is nearly its prior's,
   which is wide; it cannot be estimated as 0 by accident as REML does.
 """
@@ -33,8 +34,12 @@ from rlready.predictors.features import Features, PlainColumns, Views
 from rlready.predictors.fit_input import checked_outcomes
 from rlready.predictors.predictive import Predictive
 
-_PRIOR_SHARES = {"mean": 0.15, "own": 0.15, "group": 0.3, "residual": 0.2}
+_PRIOR_SHARES = {"mean": 0.4, "own": 0.1, "group": 0.3, "residual": 0.2}
 """Share of the variance of the outcomes that each part explains, at the prior's middle."""
+
+_PRIOR_SLOPE = 0.5
+"""Standard deviations of the outcome that a checkpoint is expected to be better by which is one
+better by all kinds of proxies: they are taken to explain a quarter of its variance."""
 
 _PRIOR_WIDTH = 1.5
 """Standard deviation of the logarithm of each variance: from a twentieth to twenty times."""
@@ -131,6 +136,11 @@ class Multilevel(RegressorMixin, BaseEstimator):
         sizes = [1, n_kinds, n_proxies, n_kinds, n_proxies, len(self.group_names_)]
         return np.repeat(np.arange(len(sizes)), sizes).astype(np.intp)
 
+    def _expected(self, block_of: NDArray[np.intp]) -> FloatArray:
+        """(q,) coefficients that are expected beforehand: 0 but for the kinds' means."""
+        is_kind = block_of == self.blocks_.index("raw_kinds")
+        return np.where(is_kind, _PRIOR_SLOPE / max(len(self.kind_sd_[0]), 1), 0.0)
+
     def _fit_variances(self, design: FloatArray, y: FloatArray, weight: FloatArray) -> None:
         self.blocks_ = ["mean", "raw_kinds", "raw", "centred_kinds", "centred", "group", "residual"]
         block_of = self._block_of()
@@ -138,7 +148,8 @@ class Multilevel(RegressorMixin, BaseEstimator):
         kinds, own = _PRIOR_SHARES["mean"] / n_kinds, _PRIOR_SHARES["own"] / n_proxies
         groups, residual = _PRIOR_SHARES["group"], _PRIOR_SHARES["residual"]
         prior = np.log([_FLAT, kinds, own, kinds, own, groups, residual])
-        equations = _Equations(design, y, weight, block_of)
+        expected = self._expected(block_of)
+        equations = _Equations(design, y - design @ expected, weight, block_of)
         free = np.arange(1, len(prior))
 
         def loss(chosen: FloatArray) -> tuple[float, FloatArray]:
@@ -151,7 +162,8 @@ class Multilevel(RegressorMixin, BaseEstimator):
         found = minimize(loss, prior[free], jac=True, method="L-BFGS-B", bounds=bounds)
         logs = np.concatenate([prior[:1], found.x])
         self.variances_ = np.exp(logs)
-        self.coef_, self.covariance_ = equations.solve(logs)
+        departure, self.covariance_ = equations.solve(logs)
+        self.coef_ = expected + departure
         self.n_iter_ = int(found.nit)
         self.group_sd_ = self.y_sd_ * float(np.sqrt(self._share("group")))
         self.residual_sd_ = self.y_sd_ * float(np.sqrt(self._share("residual")))
