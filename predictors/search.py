@@ -1,0 +1,352 @@
+"""Recipe search as an Optuna study: samplers, warm start, asking.
+
+The study is an ordinary one: any sampler of Optuna can take part, several workers share it through
+its storage, and optuna-dashboard opens it. Inside it a trial is the parameters of one recipe
+(`RecipeSpace.parameters`), limits are its constraints, and what is known of the recipe stands in
+its user attributes (`rlready:recipe`, `rlready:domain`, ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from rlready.predictors.dataset import FloatArray
+from rlready.predictors.proposer import ProposerConfig, Runs, propose
+from rlready.predictors.recipes import Points, RecipeSpace
+from rlready.predictors.simplex import Parametrisation
+from rlready.registry.errors import ConfigError
+from rlready.registry.records import Recipe
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+    from optuna.study import Study
+    from optuna.trial import Trial
+
+SamplerName = Literal["surrogate", "gp", "tpe", "random"]
+
+SIMPLEX_OF: Mapping[str, Parametrisation] = {
+    "surrogate": "stick",
+    "gp": "stick",
+    "tpe": "softmax",
+    "random": "stick",
+}
+"""Coordinates of the mixture that suit each sampler (`bench/simplex.py`)."""
+
+_SPACE = "rlready:space"
+_PREFIX = "rlready:"
+# A sampler that does not know of limits may miss them for ever; then a recipe is drawn for it.
+_TRIES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownRun:
+    """A recipe whose outcome is in the registry.
+
+    Args:
+        name: for messages: the checkpoint's id or name.
+        recipe: how it was made.
+        values: its objectives, in the study's order and sense.
+        errors: their standard errors, if known.
+    """
+
+    name: str
+    recipe: Recipe
+    values: tuple[float, ...]
+    errors: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStart:
+    """What became of the registry's rows.
+
+    Args:
+        n_added: rows that are trials now.
+        n_known: rows that were trials before.
+        left_out: (name, reason) of the rows that are not in the space.
+    """
+
+    n_added: int
+    n_known: int
+    left_out: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A recipe to train.
+
+    Args:
+        number: of its trial; `study.tell` takes it.
+        recipe: what to train.
+        origin: "stratified", "best", "surrogate", "gp", "tpe" or "random".
+        domain: "in", "edge" or "out" of what finished runs tell about; None if not judged.
+        reason: why it is not in the domain.
+        predicted: (mean, sd) of each objective; None without a model.
+    """
+
+    number: int
+    recipe: Recipe
+    origin: str
+    domain: str | None = None
+    reason: str = ""
+    predicted: tuple[tuple[float, float], ...] | None = None
+
+
+def space_for(space: RecipeSpace, sampler: SamplerName) -> RecipeSpace:
+    """The space in the coordinates that it names itself, or else in those that suit the sampler."""
+    return space if space.simplex_kind else space.with_simplex(SIMPLEX_OF[_known(sampler)])
+
+
+def make_sampler(
+    name: SamplerName,
+    space: RecipeSpace,
+    *,
+    seed: int = 0,
+    config: ProposerConfig | None = None,
+) -> BaseSampler:
+    """A sampler of Optuna for the space (`space_for` it).
+
+    Raises:
+        ConfigError: if there is no such sampler, or it lacks a library.
+    """
+    from optuna.samplers import GPSampler, RandomSampler, TPESampler
+
+    from rlready.predictors.surrogate_sampler import SurrogateSampler
+
+    _known(name)
+    if name == "surrogate":
+        return SurrogateSampler(space, seed=seed, config=config)
+    if name == "tpe":
+        return TPESampler(seed=seed)
+    if name == "random":
+        return RandomSampler(seed=seed)
+    try:
+        import torch  # noqa: F401 -- Optuna's own message about it is a traceback
+    except ImportError as error:
+        raise ConfigError(
+            "the sampler gp needs torch, which is not installed",
+            fix="Install rlready[local], or take --sampler surrogate, which needs none",
+        ) from error
+    return GPSampler(seed=seed, warn_independent_sampling=False)
+
+
+def open_study(
+    space: RecipeSpace,
+    *,
+    name: str,
+    sampler: SamplerName = "surrogate",
+    storage: Any = None,
+    seed: int = 0,
+    directions: Sequence[Literal["maximize", "minimize"]] = ("maximize",),
+    config: ProposerConfig | None = None,
+) -> tuple[Study, RecipeSpace]:
+    """A new study or the one of that name, with the space in its coordinates.
+
+    A study keeps the coordinates that it was made with, whatever sampler joins later. The
+    stratified mixture is its first trial.
+
+    Raises:
+        ConfigError: if the study was made for another space or other objectives.
+    """
+    import optuna
+
+    _known(sampler)
+    space = space_for(space, sampler)
+    study = optuna.create_study(
+        study_name=name, storage=storage, directions=list(directions), load_if_exists=True
+    )
+    wanted = [direction.upper() for direction in directions]
+    if [direction.name for direction in study.directions] != wanted:
+        raise ConfigError(
+            f"study {name!r} has the directions {[d.name.lower() for d in study.directions]}, "
+            f"not {list(directions)}",
+            fix="Give the study another name",
+        )
+    kept = study.user_attrs.get(_SPACE)
+    if kept is None:
+        study.set_user_attr(
+            _SPACE, {"digest": space.digest, "simplex": space.simplex.parametrisation}
+        )
+        enqueue(study, space, space.stratified(), origin="stratified")
+    else:
+        space = space.with_simplex(kept["simplex"])
+        if space.digest != kept["digest"]:
+            raise ConfigError(
+                f"study {name!r} was made for another recipe space",
+                why="its trials could not be compared with those of this one",
+                fix="Give the study another name; the registry's runs enter it again",
+            )
+    study.sampler = make_sampler(sampler, space, seed=seed, config=config)
+    return study, space
+
+
+def enqueue(study: Study, space: RecipeSpace, points: Points, *, origin: str) -> None:
+    """Let each of the points be asked next, unless it is a trial already."""
+    for row in range(len(points)):
+        study.enqueue_trial(
+            space.parameters(points, row),
+            user_attrs={f"{_PREFIX}origin": origin},
+            skip_if_exists=True,
+        )
+
+
+def add_known_runs(study: Study, space: RecipeSpace, runs: Sequence[KnownRun]) -> WarmStart:
+    """Make a finished trial of every run that is in the space.
+
+    A run that became a trial before (by name) is not added again. A recipe that breaks a limit
+    enters too, with its constraint: what it tells is true all the same.
+    """
+    from optuna.trial import create_trial
+
+    before = {trial.user_attrs.get(f"{_PREFIX}run") for trial in study.get_trials(deepcopy=False)}
+    n_added, n_known, left_out = 0, 0, []
+    distributions = space.distributions()
+    for run in runs:
+        if run.name in before:
+            n_known += 1
+            continue
+        reason = _fault(run, len(study.directions))
+        try:
+            points = space.points(run.recipe)
+        except ConfigError as error:
+            reason = reason or error.what
+        if reason:
+            left_out.append((run.name, reason))
+            continue
+        study.add_trial(
+            create_trial(
+                values=list(run.values),
+                params=space.parameters(points),
+                distributions=distributions,
+                user_attrs=_attributes(run),
+                constraints=_constraints(space, points),
+            )
+        )
+        before.add(run.name)
+        n_added += 1
+    return WarmStart(n_added=n_added, n_known=n_known, left_out=tuple(left_out))
+
+
+def ask(study: Study, space: RecipeSpace) -> Asked:
+    """The next recipe to train, which keeps all limits of the space.
+
+    What a sampler proposes against a limit is closed as pruned with its constraint, so that the
+    sampler learns of it, and asked for again; after 20 such the recipe is drawn at random.
+
+    Raises:
+        ConfigError: if no recipe keeps the limits.
+    """
+    from optuna.trial import TrialState
+
+    distributions = space.distributions()
+    for attempt in range(_TRIES + 1):
+        if attempt == _TRIES:
+            _enqueue_random(study, space)
+        trial = study.ask(fixed_distributions=distributions)
+        points = space.from_parameters([trial.params])
+        limits = _constraints(space, points)
+        for name, value in limits.items():
+            trial.set_constraint(name, value)
+        recipe = space.recipe(points)
+        trial.set_user_attr(f"{_PREFIX}recipe", recipe.to_dict())
+        if all(value <= 0.0 for value in limits.values()):
+            return _asked(study, trial, recipe)
+        study.tell(trial, state=TrialState.PRUNED)
+    raise ConfigError("no recipe was found that keeps the limits of the space")
+
+
+def finished_runs(study: Study, space: RecipeSpace) -> Runs:
+    """All finished trials with their outcomes turned so that higher is better."""
+    from optuna.trial import TrialState
+
+    from rlready.predictors.surrogate_sampler import runs_of
+
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    mine = [trial for trial in trials if space.covers(trial.params)]
+    return runs_of(mine, space.from_parameters([trial.params for trial in mine]), senses(study))
+
+
+def senses(study: Study) -> FloatArray:
+    """(objectives,) 1 where more is better, -1 where less is."""
+    return np.array([1.0 if d.name == "MAXIMIZE" else -1.0 for d in study.directions])
+
+
+def propose_recipes(
+    study: Study, space: RecipeSpace, n: int, *, seed: int = 0, config: ProposerConfig | None = None
+) -> list[Asked]:
+    """Recipes by the surrogate alone, without touching the study; their numbers are -1."""
+    found = propose(
+        space, finished_runs(study, space), n, np.random.default_rng(seed), config=config
+    )
+    turned = found.mean * senses(study)
+    return [
+        Asked(
+            number=-1,
+            recipe=space.recipe(found.points, row),
+            origin="surrogate",
+            domain=str(found.domain[row]),
+            reason=found.reasons[row],
+            predicted=_predicted(turned[row], found.sd[row]),
+        )
+        for row in range(n)
+    ]
+
+
+def _asked(study: Study, trial: Trial, recipe: Recipe) -> Asked:
+    # The sampler wrote its attributes past the trial's own copy.
+    kept = study._storage.get_trial(trial._trial_id).user_attrs
+    predicted = kept.get(f"{_PREFIX}predicted")
+    origin = kept.get(f"{_PREFIX}origin") or type(study.sampler).__name__
+    return Asked(
+        number=trial.number,
+        recipe=recipe,
+        origin=str(origin).removesuffix("Sampler").lower(),
+        domain=kept.get(f"{_PREFIX}domain"),
+        reason=kept.get(f"{_PREFIX}domain_reason", ""),
+        predicted=None if predicted is None else tuple((m, s) for m, s in predicted),
+    )
+
+
+def _predicted(mean: FloatArray, sd: FloatArray) -> tuple[tuple[float, float], ...] | None:
+    if not np.isfinite(mean).all():
+        return None
+    return tuple((float(m), float(s)) for m, s in zip(mean, sd, strict=True))
+
+
+def _enqueue_random(study: Study, space: RecipeSpace) -> None:
+    nothing = Points(weights=np.empty((0, len(space.sources))), axes=np.empty((0, len(space.axes))))
+    rng = np.random.default_rng(len(study.get_trials(deepcopy=False)))
+    drawn = propose(space, Runs(points=nothing, outcomes=np.empty((0, 1))), 1, rng)
+    study.enqueue_trial(space.parameters(drawn.points), user_attrs={f"{_PREFIX}origin": "random"})
+
+
+def _constraints(space: RecipeSpace, points: Points) -> dict[str, float]:
+    return {name: float(values[0]) for name, values in space.limits(points).items()}
+
+
+def _fault(run: KnownRun, n_objectives: int) -> str:
+    if len(run.values) != n_objectives:
+        return f"it has {len(run.values)} values for {n_objectives} objectives"
+    return "" if np.isfinite(run.values).all() else f"its values are {run.values}"
+
+
+def _attributes(run: KnownRun) -> dict[str, Any]:
+    attributes: dict[str, Any] = {
+        f"{_PREFIX}run": run.name,
+        f"{_PREFIX}origin": "registry",
+        f"{_PREFIX}recipe": run.recipe.to_dict(),
+    }
+    if run.errors is not None:
+        attributes[f"{_PREFIX}errors"] = list(run.errors)
+    return attributes
+
+
+def _known(name: str) -> SamplerName:
+    for known in get_args(SamplerName):
+        if name == known:
+            found: SamplerName = known
+            return found
+    raise ConfigError(f"sampler {name!r} is unknown", fix=f"Known: {', '.join(SIMPLEX_OF)}")
