@@ -14,7 +14,7 @@ its own proxies and the group's anchors (their proxies and outcomes), with its e
 `predictive` is the joint law that rankings and plans draw from: coverage of one run's outcome and
 of the true score, chance to be the best against how often it is, expected regret against realised.
 
-    python bench/coverage.py [--quick] [--json] [--model NAME] [--registries 80] [--seed 0]
+    python bench/coverage.py [--quick] [--json] [--model NAME] [--registries 120] [--seed 0]
 """
 
 from __future__ import annotations
@@ -63,15 +63,15 @@ CASES = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="6 registries of one world")
+    parser.add_argument("--quick", action="store_true", help="12 registries of one world")
     parser.add_argument("--json", action="store_true", help="print the last line only")
     parser.add_argument("--model", default="default")
-    parser.add_argument("--registries", type=int, default=80)
+    parser.add_argument("--registries", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     results = []
     for index, case in enumerate(CASES[:1] if arguments.quick else CASES):
-        n = 6 if arguments.quick else arguments.registries // (1 if index == 0 else 4)
+        n = 12 if arguments.quick else arguments.registries // (1 if index == 0 else 3)
         results.append(_measure(case, n, arguments.model, arguments.seed))
         if not arguments.json:
             _show(results[-1])
@@ -115,7 +115,7 @@ def _measure(case: Case, n_registries: int, model: str, seed: int) -> dict[str, 
         }
         for name, rows in parts.items():
             anchors = {"known": N_ROWS, "3 anchors": N_ANCHORS}.get(name, 0)
-            figures, regimes = _judge(predictor, made, train, rows, anchors, case.world, rng)
+            figures, regimes = _judge(predictor, made, train, rows, anchors, case, rng)
             found[name].append(figures)
             if n_groups + N_ANCHORED < 9:
                 wrongly += sum(Regime(regime).is_distribution_free for regime in regimes)
@@ -144,7 +144,7 @@ def _judge(
     train: np.ndarray,
     rows: np.ndarray,
     anchors: int,
-    world: World,
+    case: Case,
     rng: np.random.Generator,
 ) -> tuple[dict[str, float], list[str]]:
     table, truth = made.table.rows(rows), made.truth[rows]
@@ -154,7 +154,7 @@ def _judge(
     tail = 0.5 + LEVEL / 2
     run_half = student.ppf(tail, run.df) * run.sd
     true_half = student.ppf(tail, true.df) * true.sd
-    best, oracle = _oracle(made.table, train, rows, anchors, world)
+    best, oracle = _oracle(made.table, train, rows, anchors, case)
     figures = {
         "n": float(len(table)),
         "cover": np.mean((table.y >= low) & (table.y <= high)),
@@ -199,9 +199,10 @@ def _row_wise(predictor: CalibratedPredictor, table: TrainingTable) -> dict[str,
 
 
 def _oracle(
-    table: TrainingTable, train: np.ndarray, rows: np.ndarray, anchors: int, world: World
+    table: TrainingTable, train: np.ndarray, rows: np.ndarray, anchors: int, case: Case
 ) -> tuple[FloatArray, float]:
     """Best linear prediction of each row's outcome, and its sd, from the law itself."""
+    world = case.world
     z, groups = _standardised(table, world), table.groups
     p = z.shape[1]
     validity = np.array([proxy.validity for proxy in world.proxies])
@@ -211,7 +212,9 @@ def _oracle(
     eye, ones = np.eye(anchors + 1), np.ones((anchors + 1, anchors + 1))
     z_z = np.kron(eye, same) + np.kron(ones, shared)
     y_z = np.kron(eye, world.within_sd * validity[None, :])
-    y_y = (world.within_sd**2 + world.rl_noise**2) * eye + world.group_sd**2 * ones
+    # A t variate of 3 degrees of freedom has the variance 3.
+    noise_var = world.rl_noise**2 + 3.0 * case.tail**2
+    y_y = (world.within_sd**2 + noise_var) * eye + world.group_sd**2 * ones
     # The row itself comes last; its outcome is what is asked for.
     seen = np.block([[y_y[:-1, :-1], y_z[:-1]], [y_z[:-1].T, z_z]])
     asked = np.concatenate([y_y[-1, :-1], y_z[-1]])

@@ -7,11 +7,13 @@ surface for people and gives the user's target (a loss stays a loss).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.utils.validation import check_is_fitted
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
 from rlready.predictors.dataset import (
     GROUP,
@@ -26,7 +28,14 @@ from rlready.predictors.dataset import (
 from rlready.predictors.domain import Domain, Place, Placed, domain_of
 from rlready.predictors.features import PlainColumns, plain_columns
 from rlready.predictors.folds import MakeModel, fit_model
-from rlready.predictors.intervals import Regime, calibrate, intervals, predictive
+from rlready.predictors.intervals import (
+    Regime,
+    calibrate,
+    group_folds,
+    intervals,
+    predictive,
+    row_folds,
+)
 from rlready.predictors.models import make_model
 from rlready.predictors.predictive import Predictive
 from rlready.predictors.signal import signal_report
@@ -96,20 +105,23 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
             ConfigError: if there are fewer than five outcomes, or all are the same.
         """
         table = X if isinstance(X, TrainingTable) else self._table(X, y, sample_weight)
-        table = _usable(table.with_outcome())
         self._check_settings()
+        table = _usable(table.with_outcome(), self.n_folds, self.seed)
         self.columns_ = plain_columns(table.columns)
         self.target_ = table.target
         self.lower_is_better_ = table.lower_is_better
         make = self._maker(self.model, table)
-        self.calibration_ = calibrate(make, table, n_folds=self.n_folds, seed=self.seed)
-        self.model_ = fit_model(make, table)
+        # Dozens of fits of small matrices: on busy cores, threads of BLAS and OpenMP cost ten times
+        # the time of one.
+        with threadpool_limits(limits=1):
+            self.calibration_ = calibrate(make, table, n_folds=self.n_folds, seed=self.seed)
+            self.model_ = fit_model(make, table)
         self.ids_ = table.ids
         self.out_of_fold_ = table.y - self.calibration_.by_row.residuals
         self.committee_ = [fit_model(self._maker(name, table), table) for name in self.committee]
         self.domain_: Domain = domain_of(table)
         self.signal_ = signal_report(table, seed=self.seed)
-        self.notes_ = [*table.notes, *_notes(table, self.level)]
+        self.notes_ = [*table.notes, *_notes(table)]
         self.n_features_in_ = len(self.columns_)
         return self
 
@@ -278,29 +290,40 @@ def _described(X: pd.DataFrame) -> list[Column]:
     ]
 
 
-def _usable(table: TrainingTable) -> TrainingTable:
-    """The table without columns that are empty on rows with outcomes.
+def _usable(table: TrainingTable, n_folds: int, seed: int) -> TrainingTable:
+    """The table without columns that are empty where a model is fitted.
 
     Raises:
         ConfigError: if nothing can be learned from it.
     """
-    from dataclasses import replace
-
     if len(table) > 1 and np.ptp(table.y) <= 1e-12 * (1.0 + np.abs(table.y).max()):
         raise ConfigError(
             f"all {len(table)} outcomes are {table.shown(table.y)[0]:g}",
             why="nothing can be learned from outcomes that do not differ",
             fix="Record outcomes of other checkpoints, or take another target",
         )
-    empty = [c.name for c in table.columns if not np.isfinite(table.X[c.name]).any()]
-    columns = tuple(column for column in table.columns if column.name not in empty)
+    folds = [*row_folds(table, n_folds, seed), *group_folds(table, n_folds, seed)]
+    rest = [np.setdiff1d(np.arange(len(table)), fold) for fold in folds if len(fold) < len(table)]
+    left_out = []
+    for name in [column.name for column in table.columns]:
+        known = np.isfinite(table.X[name].to_numpy(dtype=float))
+        if not known.any():
+            left_out.append((name, "no row with an outcome has it"))
+        elif not all(known[rows].any() for rows in rest):
+            left_out.append((name, "too few rows or groups have it to see what it is worth"))
+    names = [name for name, _ in left_out]
+    columns = tuple(column for column in table.columns if column.name not in names)
     if not columns:
-        raise ConfigError("no proxy has a number in a row with an outcome")
-    left_out = tuple(f"{name} is left out: no row with an outcome has it" for name in empty)
-    return replace(table, columns=columns, notes=table.notes + left_out)
+        raise ConfigError(
+            "no proxy can be used",
+            why="; ".join(f"{name}: {why}" for name, why in left_out),
+            fix="Measure the checkpoints that have outcomes (`rlready evaluate`)",
+        )
+    notes = tuple(f"{name} is left out: {why}" for name, why in left_out)
+    return replace(table, columns=columns, notes=table.notes + notes)
 
 
-def _notes(table: TrainingTable, level: float) -> list[str]:
+def _notes(table: TrainingTable) -> list[str]:
     notes = []
     if not np.isfinite(table.y_error).any():
         notes.append(

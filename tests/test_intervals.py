@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -61,7 +62,7 @@ def registry(n_groups: int, seed: int) -> Simulated:
 
 
 def split(made: Simulated, n_full: int, n_anchors: int = 3) -> np.ndarray[Any, Any]:
-    """(n,) training rows: 12 in the first `n_full` groups, anchors in the next, none in the last."""
+    """(n,) training rows: 12 in each of the first groups, anchors in the next, none after."""
     group = np.arange(len(made.table)) // N_ROWS
     at = np.arange(len(made.table)) % N_ROWS
     return ((group < n_full) & (at < 12)) | ((group == n_full) & (at < n_anchors))
@@ -145,7 +146,7 @@ def test_higher_level_contains_lower_level() -> None:
     X, groups = made.table.X, made.table.groups
     mean = model.predict(X)
     ends = [intervals(calibration, X, groups, mean, level) for level in (0.5, 0.8, 0.9)]
-    for inner, outer in zip(ends[:-1], ends[1:], strict=True):
+    for inner, outer in pairwise(ends):
         assert (outer[0] <= inner[0] + 1e-9).all()
         assert (outer[1] >= inner[1] - 1e-9).all()
 
