@@ -1,10 +1,11 @@
 """Any regressor, with a partially pooled intercept for each group of checkpoints.
 
 Outcomes of one group share a level that no proxy tells. As in mixed-effects forests (Hajjem et al.
-2014), the regressor is fitted on outcomes less the group's intercept and the intercepts on what the
-regressor leaves; what it leaves is taken from rows that it was not fitted on, since a forest leaves
-nothing of its own rows. The first intercepts are the groups' mean outcomes, which is the safe side:
-what the proxies do tell of the level comes back with the second pass.
+2014), the regressor is fitted on outcomes less the group's intercept, and the intercepts on what it
+leaves, over rows that it was not fitted on: a forest leaves nothing of its own rows. Where those
+iterate from intercepts of 0 or of the groups' means, they stay near where they began (with six
+groups a forest can explain any six levels, or none); here the first intercepts are those of
+`Multilevel`, which weighs what the proxies tell of the levels against what they do not.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from sklearn.linear_model import RidgeCV
 from sklearn.utils.validation import check_is_fitted
 
 from rlready.predictors.dataset import FloatArray, TextArray
-from rlready.predictors.features import Features, PlainColumns, Variant
+from rlready.predictors.features import Features, PlainColumns, Variant, views_as_matrix
 from rlready.predictors.fit_input import checked_outcomes
+from rlready.predictors.multilevel import Multilevel
 
 _N_FOLDS = 5
-_N_PASSES = 2
 
 _PRIOR_GROUPS = 3.0
 """Groups that the prior of the variance between groups counts as."""
@@ -59,15 +60,13 @@ class GroupIntercept(RegressorMixin, MetaEstimatorMixin, BaseEstimator):
         self.n_features_in_ = self.features_.n_features_in_
         if hasattr(self.features_, "feature_names_in_"):
             self.feature_names_in_ = self.features_.feature_names_in_
-        matrix, groups = self.features_.transform(X), self.features_.views(X).groups
-        names, group_of = np.unique(groups, return_inverse=True)
+        views = self.features_.views(X)
+        matrix = views_as_matrix(views, self.variant)
+        names, group_of = np.unique(views.groups, return_inverse=True)
         self.group_names_ = list(map(str, names))
-        self._fit_intercepts(y - np.average(y, weights=weight), weight, group_of)
-        for _ in range(_N_PASSES if len(names) > 1 else 1):
-            level_free = y - self.effects_[group_of]
-            left = y - self._out_of_fold(matrix, level_free, weight, group_of)
-            self.offset_ = float(np.average(left - self.effects_[group_of], weights=weight))
-            self._fit_intercepts(left - self.offset_, weight, group_of)
+        level_free = y - self._first_intercepts(X, y, weight)[group_of]
+        left = y - self._out_of_fold(matrix, level_free, weight, group_of)
+        self._fit_intercepts(left - np.average(left, weights=weight), weight, group_of)
         self.regressor_ = self._new().fit(matrix, level_free, sample_weight=weight)
         return self
 
@@ -75,7 +74,7 @@ class GroupIntercept(RegressorMixin, MetaEstimatorMixin, BaseEstimator):
         """(n,) expected outcomes; a group without outcomes has the intercept 0."""
         check_is_fitted(self)
         views = self.features_.views(X)
-        matrix = self.features_.transform(X)
+        matrix = views_as_matrix(views, self.variant)
         predicted: FloatArray = np.ravel(self.regressor_.predict(matrix))
         return predicted + _effects(views.groups, self.group_names_, self.effects_)
 
@@ -91,6 +90,13 @@ class GroupIntercept(RegressorMixin, MetaEstimatorMixin, BaseEstimator):
 
     def _new(self) -> Any:
         return ridge() if self.regressor is None else clone(self.regressor)
+
+    def _first_intercepts(self, X: Any, y: FloatArray, weight: FloatArray) -> FloatArray:
+        """(G,) what `Multilevel` cannot tell of each group's level from the proxies."""
+        if len(self.group_names_) < 2:
+            return np.zeros(1)
+        effects = Multilevel(self.columns).fit(X, y, sample_weight=weight).group_effects_
+        return np.array([effects[name] for name in self.group_names_])
 
     def _out_of_fold(
         self, matrix: FloatArray, y: FloatArray, weight: FloatArray, group_of: Any
