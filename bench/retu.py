@@ -110,7 +110,7 @@ def _line(name: str, columns: list[Any]) -> Any:
 
 def _figures(models: Mapping[str, ModelScores]) -> dict[str, dict[str, float | None]]:
     return {
-        name: {key: _rounded(found.scores[key].value) for key in (*SHOWN, *REGRETS)}
+        name: {key: _rounded(found.scores[key].score.value) for key in (*SHOWN, *REGRETS)}
         for name, found in models.items()
         if not found.problem
     }
