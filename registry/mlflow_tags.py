@@ -279,9 +279,10 @@ def _check_ours(client: MlflowClient, family: str) -> None:
 
 def _put(opened: Opened, family: str, members: Sequence[_Member]) -> TaggedFamily:
     client, base = opened.client, members[0].base
-    versions.ensure_registered(client, family, {FAMILY: base}, family_description(base))
+    versions.ensure_registered(client, family, {FAMILY: base}, "")
     known = _known(client, family)
-    placed = [_put_one(opened, member, known.get(member.model_id)) for member in members]
+    # The best one last: MLflow lists the newest version first.
+    placed = [_put_one(opened, m, known.get(m.model_id)) for m in reversed(members)][::-1]
     numbers = {m.checkpoint.id: p[0].number for m, p in zip(members, placed, strict=True)}
     with opened.lock(f"alias-{family}"):
         present = _aliased(client, family)
@@ -290,6 +291,8 @@ def _put(opened: Opened, family: str, members: Sequence[_Member]) -> TaggedFamil
             client.delete_registered_model_alias(family, ALIAS)
         elif chosen in numbers and (present is None or present.number != numbers[chosen]):
             client.set_registered_model_alias(family, ALIAS, str(numbers[chosen]))
+    ranked = [(numbers[m.checkpoint.id], m.checkpoint.name, m.tag) for m in members]
+    versions.update_family(client, family, family_description(base, ranked))
     tagged = tuple(
         TaggedVersion(
             tag=member.tag,

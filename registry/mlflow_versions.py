@@ -29,6 +29,8 @@ _SOURCE = "models:/"
 _CLAIM = "rlready-claim-"
 _PAGE = 1000
 _TOLD = 8
+_PAGE_CHARACTERS = 4800
+"""Of the 5,000 that databases keep of a description; PostgreSQL refuses a longer one."""
 _VERSIONS = "mlflow.modelVersions"
 _TRACKING_URI = "MLFLOW_TRACKING_URI"
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -82,6 +84,20 @@ def checked_name(name: str) -> str:
         why="it stands in references such as models:/NAME@ALIAS",
         fix="Use letters, digits, '.', '_' and '-' only",
     )
+
+
+def page(said: str, block: str) -> str:
+    """A description in Markdown: a text, a block of plain lines, and our signature.
+
+    Args:
+        said: ours alone; the beginning shows in MLflow's lists.
+        block: may hold names from files of others. Nothing in it can end the block.
+    """
+    room = _PAGE_CHARACTERS - len(said) - len(SIGNATURE)
+    plain = block.replace("`", "'")
+    if len(plain) > room:
+        plain = plain[:room].rpartition("\n")[0] + "\n..."
+    return f"{said}\n\n```text\n{plain}\n```\n\n{SIGNATURE}"
 
 
 def registered(client: MlflowClient, name: str) -> Any | None:
@@ -167,6 +183,14 @@ def update(client: MlflowClient, version: Version, tags: Mapping[str, str], text
     if is_new_text:
         client.update_model_version(version.name, str(version.number), description=text)
     return bool(news) or is_new_text
+
+
+def update_family(client: MlflowClient, name: str, text: str) -> None:
+    """Bring a registered model's description up to date, unless a person wrote it."""
+    model = registered(client, name)
+    present = "" if model is None else model.description or ""
+    if text != present and (not present or SIGNATURE in present):
+        client.update_registered_model(name, description=text)
 
 
 def locate(client: MlflowClient, reference: str, default_alias: str) -> Version:

@@ -58,7 +58,6 @@ DEFAULT_NAME = "grpo-predictor"
 CHAMPION = "champion"
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-_TEXT_CHARACTERS = 4500  # MySQL keeps 5,000 of a version's description
 _DIGITS = 9
 """Of the predictions that tell two predictors apart; the last ones differ between machines."""
 
@@ -345,7 +344,6 @@ def _description(fitted: FittedPredictor) -> str:
     width = max(map(len, facts)) + 2
     lines = [f"{key:{width}}{codec.shown(value)}" for key, value in facts.items()]
     summary = [codec.shown(line) for line in fitted.summary]
-    block = "\n".join([*summary, "", *lines]).strip().replace("`", "'")[:_TEXT_CHARACTERS]
     n = len(fitted.column_versions)
     said = f"Fitted on {len(fitted.X)} checkpoints, {n} {'proxy' if n == 1 else 'proxies'}"
-    return f"{said}\n\n```text\n{block}\n```\n\n{SIGNATURE}"
+    return versions.page(said, "\n".join([*summary, "", *lines]).strip())

@@ -12,7 +12,7 @@ and its description says the same in words. `mlflow_tags` puts them there.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -20,7 +20,7 @@ from typing import Any
 
 from rlready.registry import mlflow_codec as codec
 from rlready.registry.errors import RecordError, StoreError
-from rlready.registry.mlflow_versions import SIGNATURE
+from rlready.registry.mlflow_versions import page
 from rlready.registry.records import Checkpoint
 
 ALIAS = "rl-ready"
@@ -29,8 +29,8 @@ ALIAS = "rl-ready"
 RL_READY = "rl_ready"
 TAG = "rlready.tag"
 
-_MAX_REASONS_CHARACTERS = 4000
-"""Of a description: MySQL keeps 5,000 characters of a version's."""
+_MAX_REASONS = 8
+_NAME_CHARACTERS = 40
 
 
 class Readiness(StrEnum):
@@ -177,22 +177,33 @@ def version_description(tag: ReadinessTag, checkpoint: Checkpoint) -> str:
         "rule": tag.rule_digest,
         "ranked": tag.made_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
-    reasons = "\n".join(f"- {reason}" for reason in tag.reasons)[:_MAX_REASONS_CHARACTERS]
+    reasons = [f"- {codec.shown(reason)}" for reason in tag.reasons[:_MAX_REASONS]]
     lines = [f"{key:12}{codec.shown(value)}" for key, value in facts.items()]
-    # Nothing inside can end the block early: names and reasons may come from files of others.
-    block = "\n".join([reasons, "", *lines]).replace("`", "'")
-    said = f"{tag.readiness.name}: predicted {_number(tag.predicted)}, {tag.interval}"
-    return f"{said}\n\n```text\n{block}\n```\n\n{SIGNATURE}"
+    said = f"{tag.readiness.name}: {_number(tag.predicted)}, interval {tag.interval}"
+    return page(said, "\n".join([*reasons, "", *lines]))
 
 
-def family_description(base: str) -> str:
-    """Markdown for a registered model's page."""
-    return (
+def family_description(base: str, ranked: Sequence[tuple[int, str, ReadinessTag]]) -> str:
+    """Markdown for a registered model's page: the last ranking, and what the versions are.
+
+    Args:
+        base: the base model.
+        ranked: version, checkpoint's name and tag of each, the best first.
+    """
+    target = ranked[0][2].target
+    rows = [("version", "checkpoint", "rl_ready", "predicted", "interval", "domain")]
+    for version, name, tag in ranked:
+        decided = (tag.readiness.name, _number(tag.predicted), tag.interval, tag.domain)
+        rows.append((str(version), codec.shown(name)[:_NAME_CHARACTERS], *decided))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    said = (
         f"Checkpoints of `{codec.shown(base).replace('`', '')}`, ranked by predicted outcome after "
         "RL. A version is a checkpoint; its tag `rl_ready` and its page say what was decided and "
         f"why; the alias `{ALIAS}` is on the best one. Weights are referenced, not copied: "
-        f"`rlready resolve` prints their path.\n\n{SIGNATURE}"
+        "`rlready resolve` prints their path."
     )
+    return page(said, "\n".join([f"predicted {target}", "", *lines]))
 
 
 def _utc(time: datetime) -> str:

@@ -27,8 +27,10 @@ from rlready.registry.tags import (
     TAG,
     Readiness,
     ReadinessTag,
+    family_description,
     read_tag,
     says_the_same,
+    version_description,
     version_tags,
 )
 
@@ -113,10 +115,14 @@ def test_a_ranked_checkpoint_is_a_version_that_says_what_was_decided(
         }.items()
     )
     first, *rest = version.description.splitlines()
-    assert first == "READY: predicted 0.613, 0.55 to 0.67 (90 %)"
+    assert first == "READY: 0.613, interval 0.55 to 0.67 (90 %)"
     for said in (*a_tag().reasons, a_tag().target, a_tag().regime, a_checkpoint(1).uri):
         assert any(said in line for line in rest)
     assert versions(client)[a_checkpoint(2).id].tags[RL_READY] == "false"
+    page = client.get_registered_model(FAMILY).description
+    assert ["2", "Qwen2.5-0.5B-step1", "READY", "0.613", "0.55"] in [
+        line.split()[:5] for line in page.splitlines()
+    ]
 
 
 def test_no_weights_are_copied(store: MlflowStore, client: Any, tmp_path: Path) -> None:
@@ -322,7 +328,7 @@ def test_an_edited_tag_is_told(text: str) -> None:
     "reference", ["models:/{}@rl-ready", "models:/{}/2", "{}", "{}@rl-ready", "models:/{}"]
 )
 def test_a_reference_leads_to_the_checkpoint(store: MlflowStore, reference: str) -> None:
-    put(store, a_tag(2, readiness=NOT_READY), a_tag(1))
+    put(store, a_tag(1), a_tag(2, readiness=NOT_READY))
     found = resolve(store, reference.format(FAMILY))
     assert found.checkpoint == a_checkpoint(1)
     assert (found.version, found.aliases) == (f"models:/{FAMILY}/2", (ALIAS,))
@@ -340,7 +346,7 @@ def test_a_checkpoint_of_another_experiment_is_resolved_too(store: MlflowStore) 
     ("reference", "message"),
     [
         ("models:/nothing@rl-ready", rf"there are 1: {FAMILY} @rl-ready"),
-        (f"models:/{FAMILY}@best", r"its aliases: @rl-ready \(version 1\); its versions: 1, 2"),
+        (f"models:/{FAMILY}@best", r"its aliases: @rl-ready \(version 2\); its versions: 1, 2"),
         (f"models:/{FAMILY}/7", r"has no version 7.*its versions: 1, 2"),
         (f"models:/{FAMILY}/latest", "no reference to a registered model"),
         ("runs:/abc/model", "no reference to a registered model"),
@@ -360,7 +366,7 @@ def test_a_name_alone_must_be_unambiguous(store: MlflowStore, client: Any) -> No
     with pytest.raises(StoreError, match="alone names no version"):
         resolve(store, FAMILY)
     client.set_registered_model_alias(FAMILY, "mine", "2")
-    assert resolve(store, FAMILY).checkpoint == a_checkpoint(2)
+    assert resolve(store, FAMILY).checkpoint == a_checkpoint(1)
 
 
 def test_a_version_of_something_else_is_told(store: MlflowStore, client: Any) -> None:
@@ -417,6 +423,19 @@ def test_callers_at_the_same_time_make_one_version_a_checkpoint(
     assert sorted(int(version.version) for version in found.values()) == [1, 2]
     assert resolve(store, name).checkpoint == a_checkpoint(1)
     assert "race" not in put(store, a_tag(1), a_tag(2), name=name).note
+
+
+def test_a_description_is_no_longer_than_databases_keep() -> None:
+    name = "`" * 600
+    tag = a_tag(reasons=tuple(f"{number} " + "x" * 2000 for number in range(20)))
+    checkpoint = a_checkpoint(1, name=name, uri="file:///" + "y" * 2000)
+    for text in (
+        version_description(tag, checkpoint),
+        family_description(name, [(number, name, tag) for number in range(1, 500)]),
+    ):
+        assert len(text) <= 5000
+        assert text.count("```") == 2
+        assert text.endswith(SIGNATURE)
 
 
 def test_signature_ends_every_description(store: MlflowStore, client: Any) -> None:
