@@ -26,6 +26,17 @@ from numpy.typing import NDArray
 from scipy.stats import f as fisher
 
 from rlready.predictors.dataset import GROUP, Column, FloatArray, Kind, TextArray, TrainingTable
+from rlready.predictors.distances import (
+    beyond,
+    beyond_others,
+    dimension,
+    half_ranges_away,
+    importance,
+    mahalanobis,
+    shrunken_precision,
+    tail_quantile,
+    weighted_distances,
+)
 from rlready.predictors.links import linked, n_trials
 
 if TYPE_CHECKING:
@@ -175,25 +186,25 @@ class Domain:
     def _distances(self, v: FloatArray) -> FloatArray:
         """(n, 3) range, dissimilarity and leverage of deviations, each over its fence."""
         low, high = self.rows.min(axis=0), self.rows.max(axis=0)
-        nearest = _root_squares(v, self.rows, self.weights).min(axis=1)
-        found = [_beyond(v, low, high), nearest, _mahalanobis(v, self.precision)]
+        nearest = weighted_distances(v, self.rows, self.weights).min(axis=1)
+        found = [beyond(v, low, high), nearest, mahalanobis(v, self.precision)]
         return np.column_stack(found) / self.fences
 
     def _in_words(self, test: str, X: pd.DataFrame, v: FloatArray, row: int) -> str:
         if test == "leverage":
-            leverage = _mahalanobis(v[[row]], self.precision)[0] ** 2
+            leverage = mahalanobis(v[[row]], self.precision)[0] ** 2
             return (
                 f"an unusual combination of proxies: leverage {leverage:.1f} p/n, "
                 f"usual is 1, far is {(self.fences[2] * self.edge) ** 2:.1f}"
             )
         if test == "dissimilarity":
-            nearest = _root_squares(v[[row]], self.rows, self.weights).min()
+            nearest = weighted_distances(v[[row]], self.rows, self.weights).min()
             return (
                 f"the nearest training row is {nearest:.2g} times as far as training rows are "
                 f"from each other"
             )
         low, high = self.rows.min(axis=0), self.rows.max(axis=0)
-        k = int(np.argmax(_sides(v[[row]], low, high)[0]))
+        k = int(np.argmax(half_ranges_away(v[[row]], low, high)[0]))
         return (
             f"{self.names[k]} {float(X[self.names[k]].iloc[row]):.4g} stands {v[row, k]:+.1f} "
             f"standard deviations from its group, training rows {low[k]:+.1f} to {high[k]:+.1f}"
@@ -215,9 +226,7 @@ class Domain:
         spread = self.centres[:, usable].std(axis=0, ddof=1)
         if not usable.any():
             return
-        fence = fisher.ppf(
-            1.0 - _GROUP_SHARE_NEW, _dimension(self.centres[:, usable]), n_groups - 1
-        )
+        fence = fisher.ppf(1.0 - _GROUP_SHARE_NEW, dimension(self.centres[:, usable]), n_groups - 1)
         for name in np.unique(groups[~is_known]):
             rows = groups == name
             noise = max(1.0 / int(rows.sum()) - float(np.mean(1.0 / self.sizes)), 0.0)
@@ -289,9 +298,9 @@ def domain_of(table: TrainingTable) -> Domain:
     )
     sd = np.where(sd > 1e-9 * (1.0 + np.abs(np.nanmean(z, axis=0))), sd, 0.0)
     rows = np.nan_to_num(deviations[inside] / np.where(sd > 0, sd, 1.0)) * (sd > 0)
-    weights = _importance(rows, table.y[inside], group_of[inside])
-    precision, loo_leverage = _shrunken(rows)
-    pairwise = _root_squares(rows, rows, weights)
+    weights = importance(rows, table.y[inside], group_of[inside])
+    precision, loo_leverage = shrunken_precision(rows)
+    pairwise = weighted_distances(rows, rows, weights)
     off_diagonal = pairwise[~np.eye(len(rows), dtype=bool)]
     weights = weights / max(float(off_diagonal.mean()), 1e-12) ** 2
     np.fill_diagonal(pairwise, np.inf)
@@ -299,7 +308,7 @@ def domain_of(table: TrainingTable) -> Domain:
     quarter, three_quarters = np.percentile(nearest, [25, 75])
     outer = three_quarters + 1.5 * (three_quarters - quarter)
     fences = np.array([_RANGE_FENCE, max(outer, 1e-9), np.sqrt(_LEVERAGE_FENCE)])
-    held_out = np.column_stack([_beyond_others(rows), nearest, loo_leverage]) / fences
+    held_out = np.column_stack([beyond_others(rows), nearest, loo_leverage]) / fences
     score = held_out.max(axis=1)
     return Domain(
         names=names,
@@ -313,8 +322,8 @@ def domain_of(table: TrainingTable) -> Domain:
         weights=weights,
         precision=precision,
         fences=fences,
-        edge=_quantile(score, FALSE_FLAGS),
-        edge_new=_quantile(score, _ROW_SHARE_NEW),
+        edge=tail_quantile(score, FALSE_FLAGS),
+        edge_new=tail_quantile(score, _ROW_SHARE_NEW),
         categories=_categories(table),
     )
 
@@ -337,89 +346,6 @@ def _mean(z: FloatArray) -> FloatArray:
     total = np.where(known, z, 0.0).sum(axis=0)
     mean: FloatArray = np.divide(total, count, out=np.full(z.shape[1], np.nan), where=count > 0)
     return mean
-
-
-def _importance(rows: FloatArray, y: FloatArray, group_of: NDArray[np.intp]) -> FloatArray:
-    """(p,) weights of squared differences: correlation with the outcome inside groups, and more.
-
-    A proxy that says nothing keeps a quarter: what it says may change away from the training rows.
-    """
-    _, position = np.unique(group_of, return_inverse=True)
-    means = np.bincount(position, weights=y) / np.bincount(position)
-    outcome = y - means[position]
-    scale = np.sqrt(np.sum(rows**2, axis=0) * np.sum(outcome**2))
-    correlation = np.divide(
-        np.abs(rows.T @ outcome), scale, out=np.zeros(rows.shape[1]), where=scale > 1e-12
-    )
-    weights: FloatArray = 0.25 + 0.75 * correlation
-    return weights
-
-
-def _shrunken(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Inverse of the covariance drawn to the identity, and each row's leave-one-out distance.
-
-    The distance is the root of v' C^-1 v / p: its square is the leverage in units of p / n.
-    """
-    n, p = rows.shape
-    share = p / (p + n)
-    covariance = (1.0 - share) * (rows.T @ rows) / n + share * np.eye(p)
-    precision: FloatArray = np.linalg.inv(covariance)
-    squares = np.einsum("ni,ij,nj->n", rows, precision, rows)
-    # Sherman and Morrison: the covariance without row i.
-    without = squares / np.maximum(1.0 - (1.0 - share) * squares / n, 1e-3)
-    return precision, np.sqrt(without / p)
-
-
-def _mahalanobis(v: FloatArray, precision: FloatArray) -> FloatArray:
-    found: FloatArray = np.sqrt(np.einsum("ni,ij,nj->n", v, precision, v) / v.shape[1])
-    return found
-
-
-def _sides(v: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
-    """(n, p) distance from the middle of the training range, in half ranges."""
-    half = (high - low) / 2.0
-    away = np.abs(v - (high + low) / 2.0)
-    return np.divide(away, half, out=np.zeros_like(v), where=half > 1e-12)
-
-
-def _beyond(v: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
-    furthest: FloatArray = np.max(_sides(v, low, high), axis=1)
-    return furthest
-
-
-def _beyond_others(rows: FloatArray) -> FloatArray:
-    """(n,) the same for each training row, from the range of all others."""
-    ordered = np.sort(rows, axis=0)
-    low = np.where(rows == ordered[0], ordered[1], ordered[0])
-    high = np.where(rows == ordered[-1], ordered[-2], ordered[-1])
-    furthest: FloatArray = np.max(_sides(rows, low, high), axis=1)
-    return furthest
-
-
-def _root_squares(v: FloatArray, rows: FloatArray, weights: FloatArray) -> FloatArray:
-    """(n, m) weighted distance of each row of `v` to each of `rows`."""
-    a, b = v * np.sqrt(weights), rows * np.sqrt(weights)
-    squares = np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1) - 2.0 * a @ b.T
-    distances: FloatArray = np.sqrt(np.maximum(squares, 0.0))
-    return distances
-
-
-def _dimension(centres: FloatArray) -> float:
-    """Independent directions in which groups differ: (sum of eigenvalues)^2 / sum of squares."""
-    away = centres - centres.mean(axis=0)
-    scale = away.std(axis=0)
-    away = away / np.where(scale > 0, scale, 1.0)
-    eigenvalues = np.linalg.svd(away, compute_uv=False) ** 2
-    total = float(np.sum(eigenvalues**2))
-    return float(np.sum(eigenvalues)) ** 2 / total if total > 0 else 1.0
-
-
-def _quantile(score: FloatArray, share: float) -> float:
-    """What a further score passes with the chance `share`; above the largest if n is small."""
-    top = float(np.quantile(score, 1.0 - share, method="weibull"))
-    beyond = 1.0 / (share * (len(score) + 1.0))
-    # Scores are distances with nearly normal tails: each factor e in chance is about a tenth.
-    return top * (1.0 + 0.1 * np.log(beyond)) if beyond > 1.0 else top
 
 
 def _categories(table: TrainingTable) -> dict[str, list[str]]:

@@ -18,9 +18,10 @@ kappa is fitted to that: 0 for a group's own mean, row_sd^2 / group_sd(0)^2 for 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from rlready.predictors.dataset import FloatArray, TextArray
@@ -97,51 +98,45 @@ def error_law(
         by_group: (n,) residuals of rows held out with their whole group; None with one group.
         anchors: (n,) rows of its group that the model of `by_row` had seen.
     """
-    inside = np.isfinite(by_row)
-    n_inside = int(inside.sum())
     group_of = np.unique(groups, return_inverse=True)[1]
     sizes = np.bincount(group_of).astype(np.float64)
     row_df = max(float(np.sum(np.maximum(sizes - 1.0, 0.0))), 1.0)
+    inside = np.isfinite(by_row)
     if by_group is None:
-        row_sd = _rms(by_row[inside])
-        spread = float(np.std(y, ddof=1))
         return ErrorLaw(
-            row_sd=row_sd,
-            group_sd_new=spread,
+            row_sd=_rms(by_row[inside]),
+            group_sd_new=float(np.std(y, ddof=1)),
             kappa=0.0,
             row_df=row_df,
             group_df=PRIOR_GROUPS,
         )
+    if not inside.any():
+        return _law_of_lonely_rows(by_group)
     means = np.bincount(group_of, weights=by_group) / sizes
-    if not n_inside:  # one row a group: rows and levels cannot be told apart
-        return ErrorLaw(
-            row_sd=_rms(by_group) / np.sqrt(2.0),
-            group_sd_new=_rms(by_group) / np.sqrt(2.0),
-            kappa=np.inf,
-            row_df=max(len(sizes) - 1.0, 1.0),
-            group_df=max(len(sizes) - 1.0, 1.0),
-        )
     within = float(np.sum((by_group - means[group_of]) ** 2)) / row_df
     group_var = max(float(np.mean(means**2) - within * np.mean(1.0 / sizes)), 0.0)
-    kappa = _kappa(by_row, by_group, group_of, anchors)
-    shape = ErrorLaw(
-        row_sd=np.sqrt(within),
-        group_sd_new=np.sqrt(group_var),
-        kappa=kappa,
+    seen = ErrorLaw(
+        row_sd=float(np.sqrt(within)),
+        group_sd_new=float(np.sqrt(group_var)),
+        kappa=_kappa(by_row, by_group, group_of, anchors),
         row_df=row_df,
-        group_df=1.0,
+        group_df=len(sizes) - 1.0,
     )
-    row_var = _row_variance(shape, by_row[inside], anchors[inside])
-    believed = float(_spread_inside(y, group_of, sizes, row_df))
-    n_groups = len(sizes)
-    new = (n_groups * group_var + PRIOR_GROUPS * believed) / (n_groups + PRIOR_GROUPS)
-    return ErrorLaw(
-        row_sd=float(np.sqrt(row_var)),
-        group_sd_new=float(np.sqrt(new)),
-        kappa=kappa,
-        row_df=row_df,
-        group_df=n_groups - 1.0 + PRIOR_GROUPS,
+    believed = _spread_inside(y, group_of, sizes, row_df)
+    new_var = (len(sizes) * group_var + PRIOR_GROUPS * believed) / (len(sizes) + PRIOR_GROUPS)
+    return replace(
+        seen,
+        row_sd=float(np.sqrt(_row_variance(seen, by_row[inside], anchors[inside]))),
+        group_sd_new=float(np.sqrt(new_var)),
+        group_df=seen.group_df + PRIOR_GROUPS,
     )
+
+
+def _law_of_lonely_rows(residuals: FloatArray) -> ErrorLaw:
+    """With one row a group, rows and levels cannot be told apart: half of the variance each."""
+    half = _rms(residuals) / float(np.sqrt(2.0))
+    df = max(len(residuals) - 1.0, 1.0)
+    return ErrorLaw(row_sd=half, group_sd_new=half, kappa=np.inf, row_df=df, group_df=df)
 
 
 def _row_variance(shape: ErrorLaw, by_row: FloatArray, anchors: FloatArray) -> float:
@@ -153,7 +148,7 @@ def _row_variance(shape: ErrorLaw, by_row: FloatArray, anchors: FloatArray) -> f
 
 
 def _spread_inside(
-    y: FloatArray, group_of: np.ndarray[tuple[int], np.dtype[np.intp]], sizes: FloatArray, df: float
+    y: FloatArray, group_of: NDArray[np.intp], sizes: FloatArray, df: float
 ) -> float:
     means = np.bincount(group_of, weights=y) / sizes
     return float(np.sum((y - means[group_of]) ** 2)) / df
@@ -162,7 +157,7 @@ def _spread_inside(
 def _kappa(
     by_row: FloatArray,
     by_group: FloatArray,
-    group_of: np.ndarray[tuple[int], np.dtype[np.intp]],
+    group_of: NDArray[np.intp],
     anchors: FloatArray,
 ) -> float:
     """The shrinkage that best explains what anchors changed in the residuals."""
