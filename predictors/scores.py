@@ -256,7 +256,8 @@ class Scorer:
         expected = (chance * np.where(is_tied, np.maximum(y, floor), 0.0)).sum(axis=1)
         best = np.max(np.where(is_there, y, -np.inf), axis=1)
         # 0 exactly where the best is among those surely taken, whatever the rounding of a sum.
-        return np.maximum(best - np.maximum(expected, floor[:, 0]), 0.0)
+        lost: FloatArray = np.maximum(best - np.maximum(expected, floor[:, 0]), 0.0)
+        return lost
 
     def _over_groups(
         self,

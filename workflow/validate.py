@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from rlready.registry.store import Store
 
 BASE_MODEL = "recipe.base_model"
-_COMPACT = ("pass_at_1", "signal_share_8", "token_entropy")
+PRACTICE = "pass_at_1"
+_COMPACT = (PRACTICE, "signal_share_8", "token_entropy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,14 +141,13 @@ def default_features(frame: pd.DataFrame, target: str = "") -> list[str]:
         proxy, at, benchmark = name.partition("@")
         if at and "/" not in proxy and frame[name].notna().any():
             found.setdefault(benchmark, []).append(proxy)
-    sampled = {b: _compact(proxies) for b, proxies in found.items() if "pass_at_1" in proxies}
-    chosen = []
+    sampled = {b: kept for b, proxies in found.items() if (kept := _compact(proxies))}
     own = target.partition("@")[2]
-    if len(sampled.get(own, ())) > 1:
-        benchmark = own
-    else:
+    # The problems that the outcome is measured on may have nothing but the score before RL.
+    benchmark = own if set(sampled.get(own, ())) - {PRACTICE} else ""
+    if not benchmark:
         benchmark = max(sampled, key=lambda b: _breadth(frame, b, sampled[b]), default="")
-    chosen += [f"{proxy}@{benchmark}" for proxy in sampled.get(benchmark, ())]
+    chosen = [f"{proxy}@{benchmark}" for proxy in sampled.get(benchmark, ())]
     chosen += [f"heldout_nll@{b}" for b, proxies in found.items() if "heldout_nll" in proxies]
     if not chosen:
         raise ConfigError(
@@ -165,8 +165,8 @@ def _compact(proxies: Sequence[str]) -> list[str]:
 
 def _breadth(frame: pd.DataFrame, benchmark: str, proxies: Sequence[str]) -> tuple[float, ...]:
     """How many rows have the benchmark, how many proxies it has, over how many problems."""
-    rows = frame[f"pass_at_1@{benchmark}"].notna().sum()
-    counts = frame.get(f"pass_at_1_n@{benchmark}")
+    rows = frame[f"{proxies[0]}@{benchmark}"].notna().sum()
+    counts = frame.get(f"{proxies[0]}_n@{benchmark}")
     n_problems = 0.0 if counts is None or counts.isna().all() else float(counts.max())
     return (float(rows), float(len(proxies)), n_problems)
 
@@ -175,8 +175,9 @@ def _asked(
     config: ValidateConfig, store: Store | None
 ) -> tuple[ValidateConfig, pd.DataFrame, list[str]]:
     """The settings with what was left open filled in, the frame, and what to tell about it."""
+    notes: list[str] = []
     if config.table is not None:
-        frame, notes = read_table(config.table), []
+        frame = read_table(config.table)
         if config.target is None:
             raise ConfigError(
                 "no target is named",
@@ -189,7 +190,7 @@ def _asked(
         features = default_features(frame, config.target or "")
         notes.append(f"proxies, by default: {', '.join(features)}")
     if config.table is None and config.baseline is None:
-        practice = next((f for f in features if f.startswith("pass_at_1@")), None)
+        practice = next((f for f in features if f.startswith(f"{PRACTICE}@")), None)
         config = replace(config, baseline=practice)
     return replace(config, features=tuple(features)), frame, notes
 
