@@ -117,7 +117,7 @@ def best_blocks(drop_PB: Floats, room_P: Ints, n_blocks: int, block: int) -> Int
 def _first(given_P: Ints, left: int) -> Ints:
     """The first so many of the samples given."""
     before_P = np.cumsum(given_P) - given_P
-    return np.clip(left - before_P, 0, given_P)
+    return np.asarray(np.clip(left - before_P, 0, given_P))
 
 
 def _binomial(n: int) -> Floats:

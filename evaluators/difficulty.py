@@ -99,7 +99,7 @@ class Mixture:
     def sd_R(self) -> Floats:
         """Posterior standard deviation."""
         within_R = (self.weight_RH * self.moments.variance).sum(axis=1)
-        return np.sqrt(within_R + self.of_laws_R)
+        return np.asarray(np.sqrt(within_R + self.of_laws_R))
 
     def interval(self, level: float, rng: np.random.Generator) -> tuple[Floats, Floats]:
         """Ends of the shortest credible intervals, by drawing a law and then pass@k under it.
@@ -114,7 +114,7 @@ class Mixture:
         lows, highs = [], []
         for row, weight_H in enumerate(self.weight_RH):
             law = rng.choice(len(weight_H), size=_N_DRAWS, p=weight_H / weight_H.sum())
-            draws = _pearson_draws(*(own[row, law] for own in self.moments), rng)
+            draws = _pearson_draws(Moments(*(own[row, law] for own in self.moments)), rng)
             low, high = _shortest(np.clip(draws, 0.0, 1.0), level)
             lows.append(np.floor(low / _RESOLUTION) * _RESOLUTION)
             highs.append(min(1.0, np.ceil(high / _RESOLUTION) * _RESOLUTION))
@@ -158,8 +158,10 @@ class Average:
 def average(counts: CountBatch, prior: ItemPrior | None, seed: int) -> Average:
     """All models fitted to R sets of counts."""
     rng = np.random.default_rng(seed)
-    own = [*fit_families(counts), fit_npmle(counts, rng)]
-    return Average(counts, (*own, prior.fit(counts)) if prior is not None else tuple(own))
+    fits: list[Fit] = [*fit_families(counts), fit_npmle(counts, rng)]
+    if prior is not None:
+        fits.append(prior.fit(counts))
+    return Average(counts, tuple(fits))
 
 
 def stacking_weights(score_MRP: Floats) -> Floats:
@@ -181,6 +183,7 @@ def estimate_pass_at_k(
     benchmark: str,
     *,
     prior: ItemPrior | None = None,
+    is_adaptive: bool = False,
     level: float = 0.9,
     seed: int = 0,
 ) -> list[PassEstimate]:
@@ -191,6 +194,8 @@ def estimate_pass_at_k(
         ks: each 1 or more.
         benchmark: its name, for messages.
         prior: what earlier checkpoints say about the same problems, in the same order.
+        is_adaptive: whether earlier samples decided how many a problem got; then the unbiased
+            formula is not, and is not used.
         level: of the credible interval.
         seed: of the bootstrap and of the interval's draws.
 
@@ -198,7 +203,7 @@ def estimate_pass_at_k(
         EvaluationError: if there are no problems, no scored samples, or a k below 1.
     """
     _check(counts, ks, benchmark)
-    least = min(p.n for p in counts)
+    least = 0 if is_adaptive else min(p.n for p in counts)
     fitted = None
     if max(ks) > least:
         batch = CountBatch(np.array([[p.n for p in counts]]), np.array([[p.c for p in counts]]))
@@ -260,9 +265,8 @@ def _se_over_problems(fitted: Average, k: int, mixture: Mixture) -> float | None
     return math.sqrt(max(of_problems, 0.0) / n_problems + float(mixture.of_laws_R[0]))
 
 
-def _pearson_draws(
-    mean: Floats, variance: Floats, third: Floats, rng: np.random.Generator
-) -> Floats:
+def _pearson_draws(moments: Moments, rng: np.random.Generator) -> Floats:
+    mean, variance, third = moments
     sd = np.sqrt(np.maximum(variance, 0.0))
     skewness = third / np.maximum(sd, _LEAST_SD) ** 3
     # Below this the gamma law is a normal one to three digits, and its shape would overflow.

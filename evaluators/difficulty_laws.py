@@ -34,7 +34,7 @@ LOGIT_G: Floats = np.arange(-14.0, 10.0 + STEP / 2, STEP)
 """Logits of p. At the lower end p is 8e-7: for the k in use, a problem that is never solved."""
 
 SMOOTHING = 1.0
-_CELL: Floats = (np.arange(5) - 2.0) / 5.0 * STEP
+_CELL: Floats = np.arange(-2.0, 3.0) / 5.0 * STEP
 _EM_ROUNDS = 120
 _BOOTSTRAP_ROUNDS = 30
 _N_BOOTSTRAP = 40
@@ -53,7 +53,9 @@ class Moments(NamedTuple):
 class Fit(Protocol):
     """What a fitted model says of the sets: a mixture of H laws, each set with its own weights."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Of the model."""
 
     @property
     def weight_RH(self) -> Floats:
@@ -151,7 +153,7 @@ def binomial_likelihood(n_U: Ints, c_U: Ints) -> Floats:
 def solved_G(k: int) -> Floats:
     """Chance that one of k samples is correct, at each point of the grid; mean over its cell."""
     logit_GS = LOGIT_G[:, None] + _CELL
-    return -np.expm1(-k * np.logaddexp(0.0, logit_GS)).mean(axis=1)
+    return np.asarray(-np.expm1(-k * np.logaddexp(0.0, logit_GS)).mean(axis=1))
 
 
 def central(first: Floats, second: Floats, third: Floats) -> Moments:
@@ -258,7 +260,7 @@ def fit_families(counts: CountBatch) -> list[Fit]:
     """The four families of two or three parameters."""
     laws = {"beta": _beta_laws(), "logit-normal": _logit_normal_laws()}
     laws |= {f"zero-inflated {name}": _zero_inflated(law_HG) for name, law_HG in laws.items()}
-    return [SharedLawsFit(name, counts, law_HG) for name, law_HG in laws.items()]
+    return [*(SharedLawsFit(name, counts, law_HG) for name, law_HG in laws.items())]
 
 
 def fit_npmle(counts: CountBatch, rng: np.random.Generator) -> OwnLawsFit:
@@ -303,15 +305,18 @@ def _cross_validated(counts: CountBatch, rng: np.random.Generator) -> Floats:
     start_RFG = np.full((n_sets, n_folds, len(LOGIT_G)), 1.0 / len(LOGIT_G))
     law_RFG = em(counts.own_likelihood_RVG, kept_RFV, start_RFG, _EM_ROUNDS // 2)
     chance_RFV = np.maximum(law_RFG @ counts.own_likelihood_RVG.transpose(0, 2, 1), _TINY)
-    return np.log(chance_RFV)[sets_R1, fold_P[None], counts.own_pair_RP]
+    return np.asarray(np.log(chance_RFV)[sets_R1, fold_P[None], counts.own_pair_RP])
 
 
 @lru_cache(maxsize=1)
 def _beta_laws() -> Floats:
     """Beta laws on the grid: mean by even logits, alpha + beta by even logarithms."""
-    mean_H, size_H = _crossed(expit(np.arange(-6.5, 4.1, 0.5)), np.geomspace(0.1, 60.0, 12))
+    mean_H, size_H = _crossed(
+        expit(np.arange(-6.5, 4.1, 0.5)), np.geomspace(0.1, 60.0, 12, dtype=np.float64)
+    )
     edges = expit(LOGIT_G[:-1] + STEP / 2)
-    return _masses(betainc((mean_H * size_H)[:, None], ((1 - mean_H) * size_H)[:, None], edges))
+    alpha_H1, beta_H1 = (mean_H * size_H)[:, None], ((1.0 - mean_H) * size_H)[:, None]
+    return _masses(np.asarray(betainc(alpha_H1, beta_H1, edges), dtype=np.float64))
 
 
 @lru_cache(maxsize=1)

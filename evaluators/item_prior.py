@@ -127,7 +127,7 @@ def blur(sd: float, shift: float) -> Floats:
     matrix = below[np.arange(n)[None] - np.arange(n)[:, None] + n - 1]
     matrix[:, -1] = 1.0
     matrix[:, 1:] -= matrix[:, :-1].copy()
-    return matrix
+    return np.asarray(matrix, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class ItemFit:
     @cached_property
     def score_RP(self) -> Floats:
         """See `Fit`."""
-        return -np.log(np.einsum("rh,rph->rp", self.weight_RH, 1.0 / self._chance_RPH))
+        return np.asarray(-np.log(np.einsum("rh,rph->rp", self.weight_RH, 1.0 / self._chance_RPH)))
 
     def moments(self, k: int) -> Moments:
         """See `Fit`."""
