@@ -14,6 +14,7 @@ drawn again.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import uuid
@@ -93,16 +94,26 @@ class SampleFolder:
             table = table.append_column(name, column)
         self._write_table(f"part-{uuid.uuid4().hex[:16]}.parquet", table)
 
-    def missing(self, n: int) -> dict[str, tuple[int, ...]]:
-        """Of each problem, which of the samples 0..n-1 are not there; complete ones left out."""
-        there: set[tuple[str, int]] = set()
-        for _, table in self._parts(_KEY):
-            there.update(zip(*(table[name].to_pylist() for name in _KEY), strict=True))
+    def missing(self, n: int | Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        """Of each problem, which of the samples 0..n-1 are not there; complete ones left out.
+
+        Args:
+            n: wanted of every problem, or of each by its id.
+        """
+        there, wanted = self._there(), self._wanted(n)
         absent = {
-            problem_id: tuple(i for i in range(n) if (problem_id, i) not in there)
+            problem_id: tuple(i for i in range(wanted[problem_id]) if (problem_id, i) not in there)
             for problem_id in self._problem_ids
         }
         return {problem_id: indices for problem_id, indices in absent.items() if indices}
+
+    def n_there(self) -> dict[str, int]:
+        """Of each problem, how many samples there are from the first on without a gap."""
+        there = self._there()
+        return {
+            problem_id: next(i for i in itertools.count() if (problem_id, i) not in there)
+            for problem_id in self._problem_ids
+        }
 
     def n_unjudged(self, checker_version: str) -> int:
         """How many samples `unjudged` will give."""
@@ -144,8 +155,11 @@ class SampleFolder:
             table = table.set_column(position, name, pa.array(column, pa.string()))
         self._write_table(part.name, table)
 
-    def judged(self, n: int) -> list[ProblemSamples]:
+    def judged(self, n: int | Mapping[str, int]) -> list[ProblemSamples]:
         """Samples 0..n-1 of every problem with their verdicts, in the benchmark's order.
+
+        Args:
+            n: as in `missing`.
 
         Raises:
             SamplesError: if a sample is missing or has no verdict.
@@ -155,7 +169,10 @@ class SampleFolder:
         for _, table in self._parts(names):
             for row in table.to_pylist():
                 rows.setdefault((row["problem_id"], row["sample_index"]), row)
-        return [self._problem(problem_id, n, rows) for problem_id in self._problem_ids]
+        wanted = self._wanted(n)
+        return [
+            self._problem(problem_id, wanted[problem_id], rows) for problem_id in self._problem_ids
+        ]
 
     def write_counts(self, counts: Sequence[ProblemCounts]) -> Path:
         """Write `counts.parquet`; returns its path."""
@@ -167,6 +184,15 @@ class SampleFolder:
             "counts.parquet", pa.Table.from_pylist([dataclasses.asdict(row) for row in counts])
         )
         return self.path / "counts.parquet"
+
+    def _wanted(self, n: int | Mapping[str, int]) -> Mapping[str, int]:
+        return dict.fromkeys(self._problem_ids, n) if isinstance(n, int) else n
+
+    def _there(self) -> set[tuple[str, int]]:
+        there: set[tuple[str, int]] = set()
+        for _, table in self._parts(_KEY):
+            there.update(zip(*(table[name].to_pylist() for name in _KEY), strict=True))
+        return there
 
     def _problem(
         self, problem_id: str, n: int, rows: Mapping[tuple[str, int], dict[str, Any]]
@@ -229,6 +255,26 @@ class SampleFolder:
                 with contextlib.suppress(OSError):
                     temporary.unlink(missing_ok=True)
                 raise
+
+
+def earlier_counts(path: Path) -> list[dict[str, tuple[int, int]]]:
+    """Counts of other checkpoints for the same benchmark and protocol, found beside a folder.
+
+    Args:
+        path: `samples/<checkpoint>/<benchmark digest>-<protocol digest>` of the checkpoint that
+            is left out.
+
+    Returns:
+        (n, c) by problem id, one entry a checkpoint; files that cannot be read are passed over.
+    """
+    found = []
+    for other in sorted(path.parent.parent.glob(f"*/{path.name}/counts.parquet")):
+        if other.parent == path:
+            continue
+        with contextlib.suppress(_UnreadableError):
+            columns = [_read(other, [name])[name].to_pylist() for name in ("problem_id", "n", "c")]
+            found.append({p: (int(n), int(c)) for p, n, c in zip(*columns, strict=True)})
+    return found
 
 
 class _UnreadableError(Exception):
