@@ -209,6 +209,29 @@ def test_a_rerun_after_kill_9_ends_as_if_nothing_had_happened(
     assert len(stored.proxies) == sum(map(len, report["metrics"].values()))
 
 
+def test_adaptive_sampling_keeps_what_it_drew_for_the_unbiased_number(place: Workplace) -> None:
+    first = place.report("--adaptive", "--target-se", "0.000001", "--samples", "6", "--k", "1,16")
+    assert first["samples"]["drawn"] <= 6 * N_PROBLEMS
+    metrics = first["metrics"]["toy"]
+    assert 0.0 <= metrics["pass_at_16_est"]["value"] <= 1.0
+    assert metrics["pass_at_16_est"]["se_within"] > 0.0
+    assert "pass_at_16" not in metrics
+    drawn = {row["problem_id"]: row["n"] for row in place.counts()}
+    assert min(drawn.values()) >= 4
+    again = place.report("--adaptive", "--target-se", "0.000001", "--samples", "6", "--k", "1,16")
+    assert again["samples"]["drawn"] == 0
+    assert again["evaluation_id"] == first["evaluation_id"]
+    even = place.report("--samples", "6")
+    assert even["samples"]["drawn"] == sum(max(0, 6 - n) for n in drawn.values())
+    assert "pass_at_4_est" not in even["metrics"]["toy"]
+
+
+def test_adaptive_sampling_ends_at_the_target(place: Workplace) -> None:
+    report = place.report("--target-se", "0.9", "--k", "64")
+    assert report["samples"]["drawn"] == 4 * N_PROBLEMS
+    assert set(report["metrics"]["toy"]) >= {"pass_at_64_est"}
+
+
 def test_a_corrupt_part_is_told_and_its_samples_drawn_again(
     place: Workplace, reference: tuple[Workplace, dict[str, Any]]
 ) -> None:

@@ -89,6 +89,20 @@ def main() -> None:
     help="k of pass@k.  [default: those of 1,4,16,64,256,1024 up to --samples]",
 )
 @click.option(
+    "--adaptive",
+    is_flag=True,
+    help="Draw next where pass@K of the largest K is least sure, until --target-se or --samples a "
+    "problem on average; log pass_at_K_est, from earlier checkpoints in --samples-dir too.",
+)
+@click.option(
+    "--target-se",
+    type=Optional(float),
+    default="",
+    metavar="X",
+    help="Standard error (a probability) at which adaptive sampling ends; turns it on.  "
+    "[default with --adaptive: 0.01]",
+)
+@click.option(
     "--temperature", type=float, default=1.0, show_default=True, help="Of sampling; 0 is greedy."
 )
 @click.option(

@@ -14,6 +14,8 @@ from rlready.registry.records import CheckpointKind, Recipe
 
 KNOWN_ENGINES = ("hf",)
 
+DEFAULT_TARGET_SE = 0.01
+
 _K_LADDER = (1, 4, 16, 64, 256, 1024)
 
 
@@ -27,7 +29,11 @@ class EvaluateConfig:
         benchmarks: `NAME=FILE` each; added to the suite, or in place of its benchmark NAME.
         held_out: `[NAME=]FILE` each.
         samples: a problem.
-        k: of pass@k, ascending, each at most `samples`.
+        k: of pass@k, ascending, each at most `samples` unless `adaptive`.
+        adaptive: draw where pass@k of the largest k is least sure, at most `samples` a problem on
+            average, and estimate pass@k for every k.
+        target_se: adaptive sampling ends at this standard error (a probability); giving it asks
+            for adaptive sampling.
         temperature: of sampling; 0 is greedy.
         top_p: share of the probability mass kept.
         max_tokens: a sample is cut after so many tokens.
@@ -53,6 +59,8 @@ class EvaluateConfig:
     held_out: tuple[str, ...] = ()
     samples: int = 64
     k: tuple[int, ...] = ()
+    adaptive: bool = False
+    target_se: float | None = None
     temperature: float = 1.0
     top_p: float = 1.0
     max_tokens: int = 2048
@@ -74,6 +82,9 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         ladder = tuple(k for k in _K_LADDER if k <= self.samples)
         object.__setattr__(self, "k", tuple(sorted(set(self.k))) or ladder)
+        object.__setattr__(self, "adaptive", self.adaptive or self.target_se is not None)
+        if self.adaptive and self.target_se is None:
+            object.__setattr__(self, "target_se", DEFAULT_TARGET_SE)
         self._check_numbers()
         if self.suite is None and not self.benchmarks and not self.held_out:
             object.__setattr__(self, "suite", "math7")
@@ -95,11 +106,15 @@ class EvaluateConfig:
             raise ConfigError(f"--samples is {self.samples}", fix="Give 1 or more")
         if self.k[0] < 1:
             raise ConfigError(f"--k holds {self.k[0]}", fix="Give numbers of 1 or more")
-        if self.k[-1] > self.samples:
+        if self.target_se is not None and not 0.0 < self.target_se < 1.0:
+            raise ConfigError(
+                f"--target-se is {self.target_se}", fix="Give a probability such as 0.01"
+            )
+        if self.k[-1] > self.samples and not self.adaptive:
             raise ConfigError(
                 f"--k asks for pass@{self.k[-1]} from {self.samples} samples a problem",
                 why="pass@k is undefined for fewer than k samples",
-                fix=f"Give --samples {self.k[-1]} or more, or --k up to {self.samples}",
+                fix=f"Give --samples {self.k[-1]} or more, --k up to {self.samples}, or --adaptive",
             )
         if self.temperature == 0.0 and self.samples > 1:
             raise ConfigError(

@@ -35,6 +35,7 @@ from rlready.registry.records import (
     counts_by_verdict,
 )
 from rlready.registry.store import Store, StoredEvaluation
+from rlready.workflow.adaptive import AdaptiveRounds, even_part
 from rlready.workflow.config import EvaluateConfig
 from rlready.workflow.plan import Plan, make_plan
 from rlready.workflow.progress import Clock
@@ -109,6 +110,7 @@ class Evaluator:
         self._n_drawn = self._n_found = 0
         self._counts: dict[str, Path] = {}
         self._references: dict[str, str] = {}
+        self._adaptive: dict[str, AdaptiveRounds] = {}
 
     def run(self, store: Store) -> Report:
         """Every stage, then the store."""
@@ -158,29 +160,64 @@ class Evaluator:
                 raise BenchmarkError(what, why=error.why, fix=error.fix) from error
 
     def _judged_samples(self, benchmark: Benchmark, verifier: Verifier) -> list[ProblemSamples]:
-        plan, n = self._plan, self._plan.config.samples
+        plan = self._plan
         path = self._root / f"{benchmark.digest}-{plan.protocol.digest}"
         folder = SampleFolder(path, [problem.id for problem in benchmark.problems])
         waiting = f"Another process is at work on {benchmark.name} of this checkpoint; waiting"
         with folder.lock(lambda: self._clock.say(waiting)):
             folder.describe(self._about(benchmark))
-            self._n_found += self._draw_missing(benchmark, folder)
-            self._judge(benchmark, folder, verifier)
-            # A part that could be listed may turn out damaged when its texts are read.
-            while self._warn_damaged(folder):
-                self._draw_missing(benchmark, folder)
-                self._judge(benchmark, folder, verifier)
-            problems = folder.judged(n)
+            if plan.config.adaptive:
+                problems = self._adaptive_samples(benchmark, folder, verifier)
+            else:
+                wanted = dict.fromkeys((p.id for p in benchmark.problems), plan.config.samples)
+                problems = self._complete(benchmark, folder, verifier, wanted)
             self._counts[benchmark.name] = folder.write_counts([p.counts for p in problems])
         self._references[f"samples/{benchmark.name}"] = path.resolve().as_uri()
         return problems
 
-    def _draw_missing(self, benchmark: Benchmark, folder: SampleFolder) -> int:
+    def _complete(
+        self,
+        benchmark: Benchmark,
+        folder: SampleFolder,
+        verifier: Verifier,
+        wanted: Mapping[str, int],
+    ) -> list[ProblemSamples]:
+        """So many judged samples of each problem; what is not there is drawn."""
+        self._n_found += self._draw_missing(benchmark, folder, wanted)
+        self._judge(benchmark, folder, verifier)
+        # A part that could be listed may turn out damaged when its texts are read.
+        while self._warn_damaged(folder):
+            self._draw_missing(benchmark, folder, wanted)
+            self._judge(benchmark, folder, verifier)
+        return folder.judged(wanted)
+
+    def _adaptive_samples(
+        self, benchmark: Benchmark, folder: SampleFolder, verifier: Verifier
+    ) -> list[ProblemSamples]:
+        """Judged samples, as many of each problem as pass@k needs."""
+        rounds = AdaptiveRounds(self._plan.config, benchmark, folder.path)
+        self._clock.say(f"{benchmark.name}: {rounds.history}")
+        self._adaptive[benchmark.name] = rounds
+        wanted = folder.n_there()
+        n_found = sum(wanted.values())
+        while True:
+            found_before = self._n_found
+            problems = self._complete(benchmark, folder, verifier, wanted)
+            self._n_found = found_before
+            extra = rounds.next_samples(problems)
+            if not any(extra.values()):
+                self._n_found += n_found
+                return problems
+            wanted = {problem_id: n + extra[problem_id] for problem_id, n in wanted.items()}
+
+    def _draw_missing(
+        self, benchmark: Benchmark, folder: SampleFolder, wanted: Mapping[str, int]
+    ) -> int:
         """Draw what is not there; returns how many of the samples were there."""
-        missing = folder.missing(self._plan.config.samples)
+        missing = folder.missing(wanted)
         self._warn_damaged(folder)
         n_missing = sum(map(len, missing.values()))
-        n_there = self._plan.config.samples * len(benchmark.problems) - n_missing
+        n_there = sum(wanted.values()) - n_missing
         if not missing:
             return n_there
         draws = [
@@ -213,16 +250,19 @@ class Evaluator:
                     folder.judge(path, own, version)
 
     def _proxies(self, benchmark: Benchmark, problems: Sequence[ProblemSamples]) -> list[Proxy]:
+        protocol_digest, ks = self._plan.protocol.digest, self._plan.config.k
+        rounds = self._adaptive.get(benchmark.name)
+        estimates: list[Proxy] = []
+        if rounds is not None:
+            estimates = rounds.proxies(problems, protocol_digest)
+            problems = even_part(problems)
+            ks = tuple(k for k in ks if k <= len(problems[0].verdicts))
         found, undefined = sample_proxies(
-            benchmark.name,
-            benchmark.digest,
-            self._plan.protocol.digest,
-            problems,
-            self._plan.config.k,
+            benchmark.name, benchmark.digest, protocol_digest, problems, ks
         )
         for error in undefined:
             self._warn(f"left out: {error}")
-        return found
+        return [*found, *estimates]
 
     def _heldout_proxies(self, heldout_set: HeldoutSet) -> list[Proxy]:
         losses = self._losses(heldout_set)
