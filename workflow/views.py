@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -220,7 +221,7 @@ _NUMBERS = ("step", "pass@1", "pass@k", "loss")
 
 def _list_row(stored: StoredCheckpoint) -> list[str]:
     checkpoint = stored.checkpoint
-    sampled = [p for p in stored.proxies if p.name.startswith("pass_at_")]
+    sampled = [p for p in stored.proxies if re.fullmatch(r"pass_at_\d+", p.name)]
     # The suite's mean stands after its benchmarks; a lone benchmark is its own summary.
     benchmark = sampled[-1].benchmark if sampled else ""
     own = {p.name: p for p in sampled if p.benchmark == benchmark}
