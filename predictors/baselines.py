@@ -92,7 +92,8 @@ class OneProxy(RegressorMixin, BaseEstimator):
         if self.logarithm:
             matrix = np.log1p(np.maximum(matrix, 0.0))
         total, count = np.where(known, matrix, 0.0).sum(axis=1), known.sum(axis=1)
-        return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+        mean = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+        return np.asarray(mean)
 
 
 class RankAverage(RegressorMixin, BaseEstimator):

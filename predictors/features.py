@@ -29,7 +29,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from rlready.predictors.dataset import GROUP, ONE_GROUP, Column, FloatArray, Kind, TextArray
-from rlready.predictors.links import damped, linked, middle_and_spread, n_trials
+from rlready.predictors.links import damped, linked, middle_and_spread, n_trials, typical_spread
 from rlready.registry.errors import ConfigError
 
 Variant = Literal["raw", "centred", "both"]
@@ -96,6 +96,9 @@ class Features(TransformerMixin, BaseEstimator):
         rows = range(len(self.names_))
         kinds = [Kind(kind) for kind in self.kinds_]
         self.trials_ = np.array([n_trials(values[:, j], errors[:, j], kinds[j]) for j in rows])
+        self.spread_of_trial_ = np.array(
+            [typical_spread(values[:, j], kinds[j], self.trials_[j]) for j in rows]
+        )
         on_scale, _ = self._linked(values, errors)
         robust = np.array([middle_and_spread(on_scale[:, j]) for j in rows]).reshape(-1, 2)
         self.middle_, self.spread_ = robust[:, 0], robust[:, 1]
@@ -203,7 +206,14 @@ class Features(TransformerMixin, BaseEstimator):
 
     def _linked(self, values: FloatArray, errors: FloatArray) -> tuple[FloatArray, FloatArray]:
         pairs = [
-            linked(values[:, j], errors[:, j], Kind(self.kinds_[j]), self.trials_[j], name)
+            linked(
+                values[:, j],
+                errors[:, j],
+                Kind(self.kinds_[j]),
+                self.trials_[j],
+                name,
+                self.spread_of_trial_[j],
+            )
             for j, name in enumerate(self.names_)
         ]
         return np.column_stack([v for v, _ in pairs]), np.column_stack([e for _, e in pairs])

@@ -8,7 +8,9 @@
 | PLAIN | none | nothing is known of it |
 
 Every link grows strictly, so no ranking by one column changes. An error passes by the delta method
-(the link's slope times it).
+(the link's slope times it). For a share it is the error of as many trials at the column's typical
+share: at its own, the logit of 63 right of 64 has so large an error that calibration would put it
+below 50 of 64.
 """
 
 from __future__ import annotations
@@ -26,6 +28,11 @@ _FEWEST_TRIALS, _MOST_TRIALS = 8.0, 10_000.0
 FAR = 3.0
 """Robust standard deviations from the middle beyond which a value counts by its logarithm only."""
 
+LARGEST_SPREAD = 0.25
+"""What one trial varies by at a share of a half."""
+
+_UNIT = {Kind.PROBABILITY: 1.0, Kind.PERCENT: 100.0}
+
 _MAD_TO_SD, _IQR_TO_SD = 1.4826, 1.349
 """Ratios that hold for a normal sample."""
 
@@ -37,8 +44,7 @@ def n_trials(values: FloatArray, error: FloatArray, kind: Kind) -> float:
     """
     if kind not in (Kind.PROBABILITY, Kind.PERCENT):
         return UNKNOWN_TRIALS
-    unit = 100.0 if kind is Kind.PERCENT else 1.0
-    share, se = values / unit, error / unit
+    share, se = values / _UNIT[kind], error / _UNIT[kind]
     usable = np.isfinite(share) & np.isfinite(se) & (se > 0) & (share > 0) & (share < 1)
     if not usable.any():
         return UNKNOWN_TRIALS
@@ -46,12 +52,34 @@ def n_trials(values: FloatArray, error: FloatArray, kind: Kind) -> float:
     return float(np.clip(np.median(trials), _FEWEST_TRIALS, _MOST_TRIALS))
 
 
+def typical_spread(values: FloatArray, kind: Kind, trials: float) -> float:
+    """Mean of share x (1 - share) over the rows of a column of shares: what one trial varies by."""
+    if kind not in (Kind.PROBABILITY, Kind.PERCENT):
+        return LARGEST_SPREAD
+    share = _inner_share(values[np.isfinite(values)], kind, trials)
+    return float(np.mean(share * (1.0 - share)))
+
+
 def linked(
-    values: FloatArray, error: FloatArray, kind: Kind, trials: float, name: str
+    values: FloatArray,
+    error: FloatArray,
+    kind: Kind,
+    trials: float,
+    name: str,
+    spread: float = LARGEST_SPREAD,
 ) -> tuple[FloatArray, FloatArray]:
     """(n,) values on the linear scale of their kind, and their standard errors there.
 
-    A share of exactly 0 or 1 has the error 0 by the binomial formula; it gets that of half a trial.
+    A share of exactly 0 or 1 has the error 0 by the binomial formula; it gets that of the column's
+    trials.
+
+    Args:
+        values: (n,) numbers of the column; NaN where it was not measured.
+        error: (n,) their standard errors; NaN where unknown.
+        kind: of the column.
+        trials: `n_trials` of the column.
+        name: of the column, for messages.
+        spread: `typical_spread` of the column.
 
     Raises:
         ConfigError: if a value cannot be of this kind.
@@ -63,13 +91,17 @@ def linked(
         return np.log1p(values), error / (1.0 + values)
     if kind is Kind.PLAIN:
         return values, error
-    unit = 100.0 if kind is Kind.PERCENT else 1.0
-    share = (values / unit * trials + 0.5) / (trials + 1.0)
-    spread = share * (1.0 - share)
+    share, unit = _inner_share(values, kind, trials), _UNIT[kind]
+    own = np.sqrt(share * (1.0 - share))
     at_end = (values <= 0.0) | (values >= unit)
-    se = np.where(at_end & np.isfinite(error), np.sqrt(spread / (trials + 1.0)), error / unit)
+    se = np.where(at_end & np.isfinite(error), own / np.sqrt(trials), error / unit)
     logits: FloatArray = np.log(share) - np.log1p(-share)
-    return logits, se * (trials / (trials + 1.0)) / spread
+    return logits, se / own / np.sqrt(spread)
+
+
+def _inner_share(values: FloatArray, kind: Kind, trials: float) -> FloatArray:
+    """(n,) shares with half a trial added to each side, so none is 0 or 1."""
+    return (values / _UNIT[kind] * trials + 0.5) / (trials + 1.0)
 
 
 def _check_range(values: FloatArray, kind: Kind, name: str) -> None:

@@ -78,9 +78,11 @@ class Multilevel(RegressorMixin, BaseEstimator):
         self.kind_of_ = _kinds(self.features_)
         self.kind_sd_ = [_kind_sds(rows, self.kind_of_) for rows in (views.raw, views.centred)]
         self.y_mean_ = float(np.average(y, weights=weight))
-        self.y_sd_ = float(np.sqrt(np.average((y - self.y_mean_) ** 2, weights=weight))) or 1.0
+        self.y_sd_ = float(np.sqrt(np.average((y - self.y_mean_) ** 2, weights=weight)))
+        if self.y_sd_ < 1e-9 * (1.0 + abs(self.y_mean_)):
+            self.y_sd_ = 0.0  # outcomes that do not differ: nothing is to be told by any proxy
         self.group_names_ = list(map(str, np.unique(views.groups)))
-        self._fit_variances(self._design(views), (y - self.y_mean_) / self.y_sd_, weight)
+        self._fit_variances(self._design(views), (y - self.y_mean_) / (self.y_sd_ or 1.0), weight)
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
