@@ -93,16 +93,8 @@ class Runs:
         return len(self.outcomes)
 
     def some(self, at_most: int) -> Runs:
-        """All of them, or the best half and a random rest."""
-        if len(self) <= at_most:
-            return self
-        standing = np.argsort(np.argsort(-self.outcomes, axis=0), axis=0).min(axis=1)
-        order = np.argsort(standing, kind="stable")
-        best = order[: at_most // 2]
-        rest = np.random.default_rng(0).choice(
-            order[at_most // 2 :], at_most - len(best), replace=False
-        )
-        chosen = np.sort(np.r_[best, rest])
+        """All of them, or `representative` ones."""
+        chosen = representative(self.outcomes, at_most)
         return Runs(
             points=self.points.rows(chosen),
             outcomes=self.outcomes[chosen],
@@ -133,6 +125,18 @@ class Proposals:
     def __len__(self) -> int:
         return len(self.points)
 
+    @staticmethod
+    def joined(parts: Sequence[Proposals]) -> Proposals:
+        """All of the parts, in their order."""
+        return Proposals(
+            points=Points.joined([part.points for part in parts]),
+            mean=np.vstack([part.mean for part in parts]),
+            sd=np.vstack([part.sd for part in parts]),
+            domain=tuple(domain for part in parts for domain in part.domain),
+            reasons=tuple(reason for part in parts for reason in part.reasons),
+            indices=np.concatenate([part.indices for part in parts]),
+        )
+
 
 def propose(
     space: RecipeSpace,
@@ -156,8 +160,13 @@ def propose(
     if len(runs) + n_running < config.startup(space) or len(runs) < 2:
         return _fill_space(space, runs, n, rng, running)
     scorer = _Scorer(space, runs.some(config.max_rows), config, rng)
-    pool = scorer.pool()
-    return scorer.pick(pool, n, running)
+    if runs.outcomes.shape[1] == 1:
+        return scorer.pick(scorer.pool(), n, running)
+    parts: list[Proposals] = []
+    for _ in range(n):
+        taken = [part.points for part in parts] + ([] if running is None else [running])
+        parts.append(scorer.pick(scorer.pool(), 1, Points.joined(taken) if taken else None))
+    return Proposals.joined(parts)
 
 
 def propose_from(
@@ -200,6 +209,7 @@ class _Scorer:
     def pool(self) -> Points:
         """Candidates over the whole space, then closer and closer to the best of them."""
         size = self.config.n_candidates
+        self.weighting = self._draw_weighting()
         best = self.runs.points.rows(np.argsort(-self._of_runs())[:8])
         found = candidates(self.space, best, size, self.rng)
         score = self._hope(found)
@@ -207,7 +217,9 @@ class _Scorer:
             top = found.rows(np.argsort(-score)[:_KEPT])
             near = nearby(self.space, top, size // 8, self.rng, reach=0.5**turn)
             found, score = Points.joined([found, near]), np.r_[score, self._hope(near)]
-        return found.rows(np.argsort(-score)[: size // 4])
+        # The best crowd together; a batch that has to lie apart needs some of the rest.
+        order = np.argsort(-score)
+        return found.rows(np.r_[order[: size // 4], order[size // 4 :: 8]])
 
     def pick(self, pool: Points, n: int, running: Points | None) -> Proposals:
         """The n best of the pool, apart from one another and from what is running."""
@@ -221,8 +233,8 @@ class _Scorer:
             self._assume_ran(beliefs, row, is_open)
         if self.config.out_of_domain == "exclude":
             inside = self.guard.nearest(everything) <= self.guard.fence
-            if (inside & is_open).sum() >= n:
-                is_open &= inside
+            # With none inside the marks have to tell.
+            is_open &= inside | ~(inside & is_open).any()
         chosen: list[int] = []
         for _ in range(n):
             score = np.where(is_open, self._score(beliefs), -np.inf)
@@ -260,7 +272,10 @@ class _Scorer:
 
     def _hope(self, points: Points) -> FloatArray:
         X = self.space.features(points)
-        return self._score([model.belief(X) for model in self.models])
+        score = self._score([model.belief(X) for model in self.models])
+        if self.config.out_of_domain == "exclude":
+            score[self.guard.nearest(points) > self.guard.fence] = -np.inf
+        return score
 
     def _score(self, beliefs: Sequence[Belief]) -> FloatArray:
         hopes = [belief.mean + self.config.beta * belief.sd for belief in beliefs]
@@ -338,6 +353,17 @@ class Guard:
             if axis.kind == "categorical":
                 unseen |= ~np.isin(points.axes[:, k], self._choices[:, k])
         return unseen
+
+
+def representative(outcomes: FloatArray, at_most: int) -> NDArray[np.intp]:
+    """Rows of (n, objectives) outcomes to fit on: all, or the best half and a random rest."""
+    if len(outcomes) <= at_most:
+        return np.arange(len(outcomes), dtype=np.intp)
+    standing = np.argsort(np.argsort(-outcomes, axis=0), axis=0).min(axis=1)
+    order = np.argsort(standing, kind="stable")
+    best, rest = order[: at_most // 2], order[at_most // 2 :]
+    drawn = np.random.default_rng(0).choice(rest, at_most - len(best), replace=False)
+    return np.sort(np.r_[best, drawn]).astype(np.intp)
 
 
 def candidates(space: RecipeSpace, best: Points, n: int, rng: np.random.Generator) -> Points:

@@ -266,7 +266,7 @@ def finished_runs(study: Study, space: RecipeSpace) -> Runs:
 
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     mine = [trial for trial in trials if space.covers(trial.params)]
-    return runs_of(mine, space.from_parameters([trial.params for trial in mine]), senses(study))
+    return runs_of(space, mine, senses(study))
 
 
 def senses(study: Study) -> FloatArray:

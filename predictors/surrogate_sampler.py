@@ -13,8 +13,14 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState
 
 from rlready.predictors.dataset import FloatArray
-from rlready.predictors.proposer import Proposals, ProposerConfig, Runs, propose
-from rlready.predictors.recipes import Points, RecipeSpace
+from rlready.predictors.proposer import (
+    Proposals,
+    ProposerConfig,
+    Runs,
+    propose,
+    representative,
+)
+from rlready.predictors.recipes import RecipeSpace
 from rlready.predictors.search import senses
 
 if TYPE_CHECKING:
@@ -28,8 +34,8 @@ _ERRORS = "rlready:errors"
 class SurrogateSampler(BaseSampler):  # type: ignore[misc,unused-ignore]
     """Draws whole recipes by `proposer.propose`; trials that run count as run.
 
-    It keeps no state but a cache: what it proposes depends on the study, the seed and the trial's
-    number alone, in whatever process.
+    It keeps no state: what it proposes depends on the study, the seed and the trial's number alone,
+    in whatever process.
 
     Args:
         space: the study's recipes.
@@ -43,8 +49,6 @@ class SurrogateSampler(BaseSampler):  # type: ignore[misc,unused-ignore]
         self.space, self.seed = space, seed
         self.config = config or ProposerConfig()
         self._independent = RandomSampler(seed=seed)
-        self._cache: dict[int, tuple[FloatArray, FloatArray] | None] = {}
-        self._study = ""
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -56,20 +60,25 @@ class SurrogateSampler(BaseSampler):  # type: ignore[misc,unused-ignore]
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Parameters of the recipe that the proposer wants next."""
-        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING))
-        done = [t for t in trials if t.state == TrialState.COMPLETE and self._knows(study, t)]
-        # A worker writes parameters one by one: a trial without all of them is a moment old.
-        sense = senses(study)
-        running = [
+        trials = [
             t
-            for t in trials
-            if t.state == TrialState.RUNNING
-            and t.number != trial.number
-            and self.space.covers(t.params)
+            for t in study.get_trials(
+                deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING)
+            )
+            # A worker writes parameters one by one: a trial without all of them is a moment old.
+            if t.number != trial.number and self.space.covers(t.params)
         ]
+        running = [t for t in trials if t.state == TrialState.RUNNING]
+        sense = senses(study)
+        done = runs_of(
+            self.space,
+            [t for t in trials if t.state == TrialState.COMPLETE],
+            sense,
+            at_most=self.config.max_rows,
+        )
         found = propose(
             self.space,
-            runs_of(done, self._points(done), sense),
+            done,
             1,
             np.random.default_rng([self.seed, trial.number]),
             config=self.config,
@@ -104,35 +113,26 @@ class SurrogateSampler(BaseSampler):  # type: ignore[misc,unused-ignore]
         for key, value in attributes.items():
             study._storage.set_trial_user_attr(trial._trial_id, key, value)
 
-    def _knows(self, study: Study, trial: FrozenTrial) -> bool:
-        """Whether a finished trial is of the space; its point is then in the cache."""
-        if study.study_name != self._study:
-            self._study, self._cache = study.study_name, {}
-        if trial.number not in self._cache:
-            known = None
-            if self.space.covers(trial.params):
-                points = self.space.from_parameters([trial.params])
-                known = (points.weights[0], points.axes[0])
-            self._cache[trial.number] = known
-        return self._cache[trial.number] is not None
 
-    def _points(self, trials: Sequence[FrozenTrial]) -> Points:
-        rows = [self._cache[trial.number] for trial in trials]
-        shape = (len(rows), len(self.space.sources)), (len(rows), len(self.space.axes))
-        return Points(
-            weights=np.array([row[0] for row in rows if row]).reshape(shape[0]),
-            axes=np.array([row[1] for row in rows if row]).reshape(shape[1]),
-        )
+def runs_of(
+    space: RecipeSpace,
+    trials: Sequence[FrozenTrial],
+    sense: FloatArray,
+    at_most: int | None = None,
+) -> Runs:
+    """Finished trials as runs, outcomes turned so that higher is better; or a part of them.
 
-
-def runs_of(trials: Sequence[FrozenTrial], points: Points, sense: FloatArray) -> Runs:
-    """Finished trials as runs, outcomes turned so that higher is better."""
+    Which part is settled by the outcomes, before parameters are read: reading 10,000 is slow.
+    """
     outcomes = np.array([trial.values for trial in trials], dtype=np.float64)
-    errors = [_errors(trial.user_attrs, len(sense)) for trial in trials]
+    outcomes = outcomes.reshape(len(trials), len(sense)) * sense
+    chosen = representative(outcomes, at_most or len(trials))
+    some = [trials[row] for row in chosen]
+    errors = np.array([_errors(trial.user_attrs, len(sense)) for trial in some])
     return Runs(
-        points=points,
-        outcomes=outcomes.reshape(len(trials), len(sense)) * sense,
-        errors=np.array(errors).reshape(len(trials), len(sense)),
+        points=space.from_parameters([trial.params for trial in some]),
+        outcomes=outcomes[chosen],
+        errors=errors.reshape(len(some), len(sense)),
     )
 
 
