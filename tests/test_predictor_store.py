@@ -312,8 +312,8 @@ def test_a_server_answers_invocations(store: MlflowStore, tmp_path: Path) -> Non
     rows = the_rows().head(3)
     rows.iloc[0, 0] = np.nan
     with a_server(store, tmp_path) as uri:
-        answer = invoke(uri, rows)
-        assert answer == {"predictions": our_own().estimator.assess(rows).to_dict(orient="records")}
+        answer = pd.DataFrame(invoke(uri, rows)["predictions"])
+        pd.testing.assert_frame_equal(answer, our_own().estimator.assess(rows))
         with pytest.raises(urllib.error.HTTPError) as caught:
             invoke(uri, rows.assign(group="unknown"))
     assert caught.value.code == 400
@@ -330,6 +330,8 @@ def a_server(store: MlflowStore, folder: Path) -> Iterator[str]:
         **os.environ,
         "MLFLOW_TRACKING_URI": store.tracking_uri,
         "PYTHONPATH": str(Path(__file__).parent),
+        # MLflow starts uvicorn by its bare name: an activated environment finds it.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
