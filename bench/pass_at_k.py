@@ -68,16 +68,17 @@ OUTSIDE: dict[str, Draw] = {
 
 @dataclass
 class Tally:
-    """Squared errors and hits of one setting, in units of the unbiased estimate's variance."""
+    """Squared errors and hits of one setting, and the unbiased estimate's variance."""
 
     squared: list[float] = field(default_factory=list)
+    unbiased: list[float] = field(default_factory=list)
     covered: list[bool] = field(default_factory=list)
     predicted: list[float] = field(default_factory=list)
 
     @property
     def ratio(self) -> float:
         """RMSE over that of the unbiased estimate."""
-        return math.sqrt(sum(self.squared) / len(self.squared))
+        return math.sqrt(sum(self.squared) / sum(self.unbiased))
 
     @property
     def coverage(self) -> float:
@@ -140,7 +141,7 @@ def _row(history: str, draws: str, n: int, k: int, tally: Tally) -> dict[str, An
         "share_of_k": f"1/{k // n}",
         "ratio": round(tally.ratio, 3),
         "coverage": round(tally.coverage, 3),
-        "predicted": round(math.sqrt(sum(tally.predicted) / len(tally.predicted)), 3),
+        "predicted": round(math.sqrt(sum(tally.predicted) / sum(tally.unbiased)), 3),
         "n_sets": len(tally.squared),
     }
 
@@ -198,10 +199,9 @@ def _score(tally: Tally, world: World, counts: CountBatch, k: int) -> None:
     mixture = average(counts, world.prior, 0).mixture(k)
     low_R, high_R = mixture.interval(LEVEL, np.random.default_rng(0))
     true_R = -np.expm1(k * np.log1p(-world.p_RP)).mean(axis=1)
-    # One figure for all sets: their own variances differ, and a ratio of small ones tells little.
-    reference = float(np.mean(_unbiased_variance(world.p_RP, k)))
-    tally.squared += _listed((mixture.mean_R - true_R) ** 2 / reference)
-    tally.predicted += _listed(mixture.sd_R**2 / reference)
+    tally.squared += _listed((mixture.mean_R - true_R) ** 2)
+    tally.predicted += _listed(mixture.sd_R**2)
+    tally.unbiased += _listed(_unbiased_variance(world.p_RP, k))
     tally.covered += _listed((low_R <= true_R) & (true_R <= high_R))
 
 
