@@ -131,7 +131,7 @@ def test_people_get_tables(run: Run) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["fit", "--target", "peak/1steps@x"], "no outcome 'peak/1steps@x'"),
+        (["fit", "--target", "peak/1steps@x"], "there is no outcome 'peak/1steps@x'"),
         (["fit", "--features", "nope@x"], "has no column 'nope@x'"),
         (["fit", "--group", "nope"], "has no column 'nope'"),
         (["fit", "--model", "nope"], "there is no model 'nope'"),

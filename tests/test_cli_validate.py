@@ -16,7 +16,8 @@ from store_child import an_evaluation
 from rlready.registry.errors import ConfigError
 from rlready.registry.mlflow_store import MlflowStore
 from rlready.workflow.cli import main
-from rlready.workflow.validate import ValidateConfig, default_features, validate
+from rlready.workflow.training import default_features
+from rlready.workflow.validate import ValidateConfig, validate
 
 RETU = Path(__file__).parents[2] / "shared" / "data" / "retu" / "checkpoints.csv"
 
@@ -177,7 +178,7 @@ def test_a_file_that_is_no_table_is_told(run: Run, tmp_path: Path) -> None:
 
 
 def test_an_empty_registry_is_told(run: Run, sqlite_uri: str) -> None:
-    assert "none yet" in refused(run("--tracking-uri", sqlite_uri))
+    assert "holds no outcome" in refused(run("--tracking-uri", sqlite_uri))
 
 
 def test_the_registry_is_validated_without_a_file(run: Run, sqlite_uri: str) -> None:
@@ -219,9 +220,9 @@ def test_default_features_are_few_and_of_the_widest_benchmark() -> None:
         | {"heldout_nll@terse": [1.0, 1.1], "heldout_nll_per_sequence@terse": [9.0, 9.1]}
         | {"pass_at_1@world_after": [0.1, 0.2], "value_at_budget/60steps@world_after": [0.5, 0.6]}
     )
-    expected = [f"{p}@world" for p in (sampled[0], sampled[2], sampled[3], sampled[4])]
+    expected = [f"{p}@world" for p in sampled[:5]]
     target = "value_at_budget/60steps@world_after"
-    assert default_features(frame, target) == [*expected, "heldout_nll@terse"]
+    assert default_features(frame, target) == (*expected, "heldout_nll@terse")
     assert default_features(frame, "value_at_budget/60steps@add")[0] == "pass_at_1@add"
     with pytest.raises(ConfigError, match="no proxies are found by their names"):
         default_features(frame[["value_at_budget/60steps@world_after"]])

@@ -41,15 +41,12 @@ from rlready.registry.predictor_store import (
     put_predictor,
 )
 from rlready.registry.tags import ReadinessTag
-from rlready.workflow.training import RegistryTable, registry_table
+from rlready.workflow.training import PRACTICE, RegistryTable, registry_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from rlready.registry.mlflow_store import MlflowStore
-
-_PRACTICE = "pass_at_1"
-"""What people choose by without a predictor; the baseline of every report."""
 
 _SPLITS = ("loo", "group")
 
@@ -533,7 +530,7 @@ def ranked_tags(
 
 def practice_column(table: TrainingTable) -> str | None:
     """The proxy that people choose by: post-SFT pass@1, if it is among the columns."""
-    return next((c.name for c in table.columns if c.name.partition("@")[0] == _PRACTICE), None)
+    return next((c.name for c in table.columns if c.name.partition("@")[0] == PRACTICE), None)
 
 
 def trusted_types() -> list[str]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,16 +12,13 @@ import numpy as np
 from rlready.predictors.dataset import TrainingTable, training_table
 from rlready.predictors.fold_runs import Progress
 from rlready.registry.errors import ConfigError
+from rlready.workflow.training import PRACTICE, candidates, default_features, default_groups
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from rlready.predictors.validation import ValidationReport
     from rlready.registry.store import Store
-
-BASE_MODEL = "recipe.base_model"
-PRACTICE = "pass_at_1"
-_COMPACT = (PRACTICE, "signal_share_8", "token_entropy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,48 +125,6 @@ def read_table(path: Path) -> pd.DataFrame:
         raise ConfigError(f"cannot read {path} as a table", why=why) from error
 
 
-def default_features(frame: pd.DataFrame, target: str = "") -> list[str]:
-    """A compact set of proxies of a registry's table, few enough for few outcomes.
-
-    Pass@1, the largest pass@k, the share of GRPO groups with a signal and the token entropy, all on
-    one benchmark: the target's own if it has more than pass@1, else that with the most problems,
-    which is the suite's mean where there is one. And the held-out loss on every held-out set.
-    """
-    found: dict[str, list[str]] = {}
-    for name in map(str, frame.columns):
-        proxy, at, benchmark = name.partition("@")
-        if at and "/" not in proxy and frame[name].notna().any():
-            found.setdefault(benchmark, []).append(proxy)
-    sampled = {b: kept for b, proxies in found.items() if (kept := _compact(proxies))}
-    own = target.partition("@")[2]
-    # The problems that the outcome is measured on may have nothing but the score before RL.
-    benchmark = own if set(sampled.get(own, ())) - {PRACTICE} else ""
-    if not benchmark:
-        benchmark = max(sampled, key=lambda b: _breadth(frame, b, sampled[b]), default="")
-    chosen = [f"{proxy}@{benchmark}" for proxy in sampled.get(benchmark, ())]
-    chosen += [f"heldout_nll@{b}" for b, proxies in found.items() if "heldout_nll" in proxies]
-    if not chosen:
-        raise ConfigError(
-            "no proxies are found by their names",
-            fix=f"Name them with --features. Columns: {', '.join(map(str, frame.columns))}",
-        )
-    return chosen
-
-
-def _compact(proxies: Sequence[str]) -> list[str]:
-    largest = max((int(p[8:]) for p in proxies if re.fullmatch(r"pass_at_\d+", p)), default=1)
-    wanted = [_COMPACT[0], f"pass_at_{largest}", *_COMPACT[1:]]
-    return [name for name in dict.fromkeys(wanted) if name in proxies]
-
-
-def _breadth(frame: pd.DataFrame, benchmark: str, proxies: Sequence[str]) -> tuple[float, ...]:
-    """How many rows have the benchmark, how many proxies it has, over how many problems."""
-    rows = frame[f"{proxies[0]}@{benchmark}"].notna().sum()
-    counts = frame.get(f"{proxies[0]}_n@{benchmark}")
-    n_problems = 0.0 if counts is None or counts.isna().all() else float(counts.max())
-    return (float(rows), float(len(proxies)), n_problems)
-
-
 def _asked(
     config: ValidateConfig, store: Store | None
 ) -> tuple[ValidateConfig, pd.DataFrame, list[str]]:
@@ -198,42 +152,20 @@ def _asked(
 def _from_registry(
     config: ValidateConfig, store: Store | None
 ) -> tuple[ValidateConfig, pd.DataFrame, list[str]]:
-    from rlready.registry.table import beside, checkpoint_table
-
     if store is None:
         raise ValueError("a registry is needed where no table is named")
-    found = checkpoint_table(store.checkpoints())
-    target = config.target
-    if target is None and len(found.outcome_keys) == 1:
-        target = found.outcome_keys[0]
-    if target not in found.outcome_keys:
-        known = ", ".join(found.outcome_keys) or "none yet; `rlready outcome` records one"
-        what = "no target is named" if target is None else f"no outcome {target!r} in the registry"
-        raise ConfigError(what, fix=f"The registry holds {known}")
-    # What came out of RL is no candidate for it.
-    frame = found.frame[found.frame["kind"] != "rl"].reset_index(drop=True)
-    notes = [note for note in found.notes if _concerns(note, target)]
-    groups = config.groups
-    if not groups and BASE_MODEL in frame and frame[BASE_MODEL].nunique(dropna=False) > 1:
-        groups = (BASE_MODEL,)
-    error = beside(target, "se")
-    has_error = error in frame and frame[error].notna().any()
+    found = candidates(store, config.target)
     return (
         replace(
             config,
-            target=target,
-            target_se=config.target_se or (error if has_error else None),
-            groups=groups,
-            names=config.names or ("name" if frame["name"].is_unique else "checkpoint_id"),
+            target=found.target,
+            target_se=config.target_se or found.target_error,
+            groups=config.groups or default_groups(found.frame),
+            names=config.names or ("name" if found.frame["name"].is_unique else "checkpoint_id"),
         ),
-        frame,
-        notes,
+        found.frame,
+        list(found.notes),
     )
-
-
-def _concerns(note: str, target: str) -> bool:
-    """Whether a note of the registry's table is about the target, or about proxies."""
-    return not note.startswith("outcome columns") or target.partition("@")[2] in note
 
 
 def _matching(config: ValidateConfig, frame: pd.DataFrame) -> list[str]:
