@@ -55,7 +55,7 @@ class ProposerConfig:
     n_refinements: int = 6
     apart: float = 0.05
     out_of_domain: Literal["mark", "exclude"] = "mark"
-    max_rows: int = 400
+    max_rows: int = 300
     n_startup: int | None = None
 
     def __post_init__(self) -> None:

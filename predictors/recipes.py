@@ -459,8 +459,11 @@ class RecipeSpace:
 
     def covers(self, parameters: Mapping[str, Any]) -> bool:
         """Whether a trial's parameters hold all of the space's."""
-        names = (*self.simplex.names, *(axis.name for axis in self.axes))
-        return all(name in parameters for name in names)
+        return self._parameter_names <= parameters.keys()
+
+    @cached_property
+    def _parameter_names(self) -> frozenset[str]:
+        return frozenset((*self.simplex.names, *(axis.name for axis in self.axes)))
 
     def parameters(self, points: Points, row: int = 0) -> dict[str, Any]:
         """One of the points as parameters of a trial."""
