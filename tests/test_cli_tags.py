@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from store_child import a_checkpoint, a_proxy
+from store_child import a_checkpoint, a_proxy, an_outcome
 from test_tags import FAMILY, a_tag
 
 from rlready.registry.digest import fingerprint
@@ -111,3 +111,37 @@ def test_a_scheme_that_cannot_be_fetched_is_told(run: Run, store: MlflowStore) -
     store.put_evaluation(Evaluation(checkpoint=remote, proxies=(a_proxy(),)))
     put_tags(store, [a_tag(2)], name="remote")
     assert "at s3://bucket/weights" in refused(run("resolve", "remote"))
+
+
+@pytest.mark.slow
+def test_a_ranking_is_tagged_and_its_best_is_resolved(
+    run: Run, sqlite_uri: str, folder: Path
+) -> None:
+    """The whole way: registry, fit, tag, resolve. Only the best checkpoint has real weights."""
+    store = MlflowStore(sqlite_uri)
+    for number in range(1, 11):
+        quality = number / 12
+        checkpoint = the_checkpoint(folder) if number == 10 else a_checkpoint(number)
+        proxies = (
+            a_proxy(value=quality, se=0.01),
+            a_proxy(name="pass_at_1", value=quality / 2 + 0.02 * (number % 2), se=0.01),
+        )
+        store.put_evaluation(Evaluation(checkpoint=checkpoint, proxies=proxies))
+        if number < 9:
+            value = 0.2 + 0.5 * quality + 0.01 * (number % 3)
+            store.put_outcome(an_outcome(number, value=value))
+    done = run("fit")
+    assert done.exit_code == 0, done.output
+    dry = json.loads(run("tag", "--dry-run", "--json").stdout)
+    first, again = (json.loads(run("tag", "--json").stdout) for _ in range(2))
+    (family,) = first["families"]
+    assert (family["name"], len(family["tagged"])) == (FAMILY, 10)
+    assert [t["readiness"] for t in family["tagged"]] == [
+        t["readiness"] for t in dry["families"][0]["tagged"]
+    ]
+    assert all(t["predictor_version"] == "1" and t["reasons"] for t in family["tagged"])
+    assert not any(t["is_new"] or t["is_changed"] for t in again["families"][0]["tagged"])
+    best = family["tagged"][0]
+    assert (best["checkpoint_id"], best["readiness"]) == (the_checkpoint(folder).id, "READY")
+    assert run("resolve", REFERENCE).stdout == f"{folder}\n"
+    assert "tagged in" in run("tag").stdout
