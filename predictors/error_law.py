@@ -28,7 +28,8 @@ from rlready.predictors.dataset import FloatArray, TextArray
 
 PRIOR_GROUPS = 1.0
 """A priori, levels of groups differ as much as outcomes do inside a group; this belief counts as
-much as one group seen. It matters below 5 groups, where the data hardly tell."""
+much as one group seen. It may widen what the data say, which below 5 groups can be "no difference"
+by accident; it never narrows it, and adds no degree of freedom to what was seen."""
 
 _KAPPAS = np.append(np.concatenate([[0.0], np.geomspace(1e-3, 1e3, 61)]), np.inf)
 
@@ -127,8 +128,7 @@ def error_law(
     return replace(
         seen,
         row_sd=float(np.sqrt(_row_variance(seen, by_row[inside], anchors[inside]))),
-        group_sd_new=float(np.sqrt(new_var)),
-        group_df=seen.group_df + PRIOR_GROUPS,
+        group_sd_new=float(np.sqrt(max(group_var, new_var))),
     )
 
 
