@@ -11,11 +11,13 @@ import contextlib
 import json
 import os
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlready.registry.errors import StoreError
+from rlready.registry.mlflow_codec import shown
 from rlready.registry.mlflow_store import Opened
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ _PAGE = 1000
 _TOLD = 8
 _PAGE_CHARACTERS = 4800
 """Of the 5,000 that databases keep of a description; PostgreSQL refuses a longer one."""
+_PAGE_WIDTH = 96
 _VERSIONS = "mlflow.modelVersions"
 _TRACKING_URI = "MLFLOW_TRACKING_URI"
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -98,6 +101,23 @@ def page(said: str, block: str) -> str:
     if len(plain) > room:
         plain = plain[:room].rpartition("\n")[0] + "\n..."
     return f"{said}\n\n```text\n{plain}\n```\n\n{SIGNATURE}"
+
+
+def fact_lines(facts: Mapping[str, str]) -> list[str]:
+    """Lines for a page's block: names, and beside them their values, wrapped to its width."""
+    indent = " " * (max(map(len, facts)) + 2)
+    return [
+        line
+        for name, value in facts.items()
+        for line in wrapped(name.ljust(len(indent)), shown(value), indent)
+    ]
+
+
+def wrapped(first: str, text: str, indent: str) -> list[str]:
+    """Lines of a text, as wide as a page's block shows without scrolling."""
+    return textwrap.wrap(
+        text, _PAGE_WIDTH, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False
+    ) or [first.rstrip()]
 
 
 def registered(client: MlflowClient, name: str) -> Any | None:

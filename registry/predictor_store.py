@@ -334,16 +334,14 @@ def _registered_description(target: str) -> str:
 
 def _description(fitted: FittedPredictor) -> str:
     """Markdown for a version's page; its first line is what the list of versions shows."""
-    facts = {
+    about = {
         "target": fitted.target,
         "estimator": type(fitted.estimator).__name__,
         "table": fitted.table_digest,
         **{key: str(value) for key, value in fitted.params.items()},
         "proxies": ", ".join(fitted.column_versions),
     }
-    width = max(map(len, facts)) + 2
-    lines = [f"{key:{width}}{codec.shown(value)}" for key, value in facts.items()]
-    summary = [codec.shown(line) for line in fitted.summary]
+    summary = [line for text in fitted.summary for line in versions.wrapped("", text, "  ")]
     n = len(fitted.column_versions)
     said = f"Fitted on {len(fitted.X)} checkpoints, {n} {'proxy' if n == 1 else 'proxies'}"
-    return versions.page(said, "\n".join([*summary, "", *lines]).strip())
+    return versions.page(said, "\n".join([*summary, "", *versions.fact_lines(about)]).strip())

@@ -20,7 +20,7 @@ from typing import Any
 
 from rlready.registry import mlflow_codec as codec
 from rlready.registry.errors import RecordError, StoreError
-from rlready.registry.mlflow_versions import page
+from rlready.registry.mlflow_versions import fact_lines, page, wrapped
 from rlready.registry.records import Checkpoint
 
 ALIAS = "rl-ready"
@@ -177,10 +177,13 @@ def version_description(tag: ReadinessTag, checkpoint: Checkpoint) -> str:
         "rule": tag.rule_digest,
         "ranked": tag.made_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
-    reasons = [f"- {codec.shown(reason)}" for reason in tag.reasons[:_MAX_REASONS]]
-    lines = [f"{key:12}{codec.shown(value)}" for key, value in facts.items()]
+    reasons = [
+        line
+        for reason in tag.reasons[:_MAX_REASONS]
+        for line in wrapped("- ", codec.shown(reason), "  ")
+    ]
     said = f"{tag.readiness.name}: {_number(tag.predicted)}, interval {tag.interval}"
-    return page(said, "\n".join([*reasons, "", *lines]))
+    return page(said, "\n".join([*reasons, "", *fact_lines(facts)]))
 
 
 def family_description(base: str, ranked: Sequence[tuple[int, str, ReadinessTag]]) -> str:
