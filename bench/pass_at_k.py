@@ -243,8 +243,10 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     for k in (64, 256):
         free = own("none", "adaptive", k, k)
         goals.append(_goal(f"pass@{k}, no history, adaptive, n = k: worst law", worst(free), 1.1))
-        half = own("none", "adaptive", k, k // 2)
-        goals.append(_goal(f"pass@{k}, no history, adaptive, n = k/2: worst law", worst(half), 1.5))
+        for draws in ("adaptive", "even"):
+            half = own("none", draws, k, k // 2)
+            what = f"pass@{k}, no history, {draws}, n = k/2: worst law"
+            goals.append(_goal(what, worst(half), 1.5))
     for history in ("none", "12 checkpoints"):
         found = [r for r in inside if r["history"] == history and r["draws"] == "adaptive"]
         rate = sum(r["coverage"] for r in found) / len(found)
