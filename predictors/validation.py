@@ -484,8 +484,9 @@ class _Validation:
         return FoldRun(predicted=y.mean() + slope * gap)
 
     def _over_halves(self, runs: Sequence[FoldRun]) -> ModelScores:
+        y, error = self.table.y, self.table.y_error
         found = [
-            self._scorer(self.table.rows(rows), run.predicted[rows]).scores(SCORES)
+            Scorer(y[rows], run.predicted[rows], y_error=error[rows], rule=self.rule).scores(SCORES)
             for rows, run in zip(self.halves, runs, strict=True)
         ]
         intervals, sds = {}, {}

@@ -133,12 +133,15 @@ def _ceiling(report: ValidationReport) -> list[str]:
     ceiling = report.noise_ceiling_r2
     if ceiling is None:
         return ["noise ceiling: not known, the outcomes have no standard errors"]
-    said = f"noise ceiling: an R2 of {ceiling:.2f} is possible with outcomes as noisy as these"
+    said = f"noise ceiling: an R2 of {ceiling:.3f} is possible with outcomes as noisy as these"
     return [said if ceiling > 0 else f"{said}: they differ by no more than their noise"]
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    if value is None:
+        return "-"
+    # What a choice costs is a few hundredths where scores are shares.
+    return f"{value:.3f}" if 0 < abs(value) < 0.1 else f"{value:.2f}"
 
 
 def _signed(difference: Difference) -> str:
