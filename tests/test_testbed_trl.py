@@ -5,7 +5,8 @@ Runs where TRL is installed (`pip install -e '.[train]'`), about two minutes.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -22,15 +23,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")
-def bench() -> ModuleType:
+def bench() -> Iterator[ModuleType]:
     """The benchmark's script, which knows how TRL's trainers are given the testbed's data."""
-    path = Path(__file__).parents[1] / "bench" / "testbed_trl.py"
-    spec = importlib.util.spec_from_file_location("testbed_trl", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[1] / "bench"))
+        yield importlib.import_module("testbed_trl")
 
 
 def test_sft_has_the_losses_of_trls_trainer(bench: ModuleType, tmp_path: Path) -> None:
