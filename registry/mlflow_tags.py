@@ -8,7 +8,7 @@ checkpoint of the last ranking. Storing a ranking again that says the same chang
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -94,13 +94,14 @@ class ResolvedCheckpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class _Member:
-    """A checkpoint to tag, the model that holds it, and the family that it belongs to."""
+    """A checkpoint to tag, the model that holds it, its family, and whether RL was run from it."""
 
     tag: ReadinessTag
     checkpoint: Checkpoint
     model_id: str
     base: str
     family: str
+    is_spent: bool
 
 
 def put_tags(
@@ -108,6 +109,7 @@ def put_tags(
     tags: Sequence[ReadinessTag],
     *,
     name: str | None = None,
+    spent: Collection[str] = (),
     dry_run: bool = False,
 ) -> tuple[TaggedFamily, ...]:
     """Tag the checkpoints of a ranking; returns where everything went, a family each.
@@ -117,6 +119,8 @@ def put_tags(
         tags: of one ranking, the best checkpoint first.
         name: of one registered model for all of them. By default there is one for each base model,
             named after it: `Qwen/Qwen2.5-7B` gives `Qwen2.5-7B-sft`.
+        spent: ids of checkpoints that had their RL run. The alias says who gets the next one, so it
+            is on one of them only if no other one is READY.
         dry_run: say what would happen, and write nothing.
 
     Raises:
@@ -129,7 +133,7 @@ def put_tags(
     if name is not None:
         versions.checked_name(name)
     with store.opened("tagging checkpoints", write=not dry_run) as opened:
-        members = _members(opened, tags, name)
+        members = _members(opened, tags, name, spent)
         families: dict[str, list[_Member]] = {}
         for member in members:
             families.setdefault(member.family, []).append(member)
@@ -186,7 +190,9 @@ def _check_one_ranking(tags: Sequence[ReadinessTag]) -> None:
         raise StoreError(f"checkpoint {', '.join(twice)} is tagged twice in one ranking")
 
 
-def _members(opened: Opened, tags: Sequence[ReadinessTag], name: str | None) -> list[_Member]:
+def _members(
+    opened: Opened, tags: Sequence[ReadinessTag], name: str | None, spent: Collection[str]
+) -> list[_Member]:
     rows = _ready_rows(opened, [tag.checkpoint_id for tag in tags])
     checkpoints = {id_: codec.read_checkpoint(row.tags) for id_, row in rows.items()}
     bases = _bases(opened, checkpoints)
@@ -200,6 +206,7 @@ def _members(opened: Opened, tags: Sequence[ReadinessTag], name: str | None) -> 
                 model_id=rows[tag.checkpoint_id].model_id,
                 base=base,
                 family=name or family_name(base),
+                is_spent=tag.checkpoint_id in spent,
             )
         )
     return found
@@ -363,7 +370,8 @@ def _choose(members: Sequence[_Member], present: Version | None) -> tuple[str | 
     tag = None if present is None else read_tag(present.tags)
     before = tag.checkpoint_id if tag else present.source if present else None
     old = ranked[before].checkpoint.name if before in ranked else f"{before}"
-    best = next((m for m in members if m.tag.readiness is Readiness.READY), None)
+    ready = [member for member in members if member.tag.readiness is Readiness.READY]
+    best = min(ready, key=lambda member: member.is_spent, default=None)
     if best is not None:
         id_, name = best.checkpoint.id, best.checkpoint.name
         if before is None:

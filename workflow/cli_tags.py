@@ -46,8 +46,8 @@ def tag(
 
     Each ranked checkpoint becomes a version of its family's registered model, with the tag rl_ready
     (true, false or undecided), the predicted outcome, its interval and the reasons. The best READY
-    one gets the alias rl-ready, from which `rlready resolve` finds the weights. Repeating it
-    changes nothing that is still true.
+    one that had no RL run yet gets the alias rl-ready, from which `rlready resolve` finds the
+    weights. Repeating it changes nothing that is still true.
     """
     from datetime import UTC, datetime
 
@@ -55,8 +55,8 @@ def tag(
     from rlready.workflow.predict import ranked_tags
 
     store = open_store(tracking_uri, experiment)
-    tags = ranked_tags(store, predictor, made_at=datetime.now(UTC))
-    families = put_tags(store, tags, name=name, dry_run=dry_run)
+    tags, spent = ranked_tags(store, predictor, made_at=datetime.now(UTC))
+    families = put_tags(store, tags, name=name, spent=spent, dry_run=dry_run)
     if as_json:
         said = {"dry_run": dry_run, "families": [family_dict(family) for family in families]}
         click.echo(json.dumps(said, ensure_ascii=False, allow_nan=False))

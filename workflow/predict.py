@@ -49,8 +49,13 @@ if TYPE_CHECKING:
     from rlready.registry.mlflow_store import MlflowStore
 
 _SPLITS = ("loo", "group")
+_SPLIT_WORDS = {"loo": "rows left out", "group": "groups left out"}
+_SAID = ("r2", "spearman", "decision_accuracy", "regret_at_1")
+_AFTER_OUTCOME = "of the true score, from the recorded outcome and the prediction: model-based"
 
 _OUR_MODULES = (
+    "baselines",
+    "distances",
     "domain",
     "error_law",
     "features",
@@ -59,12 +64,22 @@ _OUR_MODULES = (
     "group_intercept",
     "intervals",
     "links",
+    "mixture",
+    "mixture_model",
     "multilevel",
     "pls",
     "predictor",
     "signal",
 )
 """Modules of `rlready.predictors` whose classes may stand in a stored predictor."""
+
+_TREES = (
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.tree._tree.Tree",
+    "sklearn.utils._bunch.Bunch",
+)
+"""Of scikit-learn's tree models. They hold arrays and no code; arrays that are no tree could crash
+the process, so the file's digest is checked before (`registry/predictor_store.py`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +153,7 @@ def fit(
     predictor.fit(table)
     practice = practice_column(table)
     say("Validating on rows and groups that the model has not seen")
-    report = validate(table, models=(model,), baseline=practice, seed=seed, progress=progress)
+    report = validate(table, (model,), _SPLITS, baseline=practice, seed=seed, progress=progress)
     with tempfile.TemporaryDirectory() as folder:
         figure = draw_predictions(Path(folder) / "predicted_and_true.png", predictor, table)
         stored = put_predictor(
@@ -161,7 +176,11 @@ def fit(
                 metrics=_metrics(report, model),
                 report=report.to_dict(),
                 figures={"predicted_and_true.png": figure},
-                summary=(predictor.signal_.in_words(), *predictor.notes_),
+                summary=(
+                    predictor.signal_.in_words(),
+                    *_said(report, report.default_model if model == "default" else model),
+                    *predictor.notes_,
+                ),
             ),
             name,
         )
@@ -352,7 +371,10 @@ def _candidates(loaded: Loaded, keep: np.ndarray[Any, np.dtype[np.bool_]]) -> Ca
 
 def _findings(data: RegistryTable) -> list[tuple[Finding, ...]]:
     """Of the pre-flight of each row, on the benchmark that the predictor's proxies come from."""
-    rows = [proxies_of(row) for row in data.frame.to_dict("records")]
+    rows = [
+        proxies_of({str(name): value for name, value in row.items()})
+        for row in data.frame.to_dict("records")
+    ]
     sampled = [c.name.partition("@")[2] for c in data.table.columns if c.name.startswith("pass_at")]
     if not sampled:
         return [() for _ in rows]
@@ -497,8 +519,8 @@ def ranked_tags(
     *,
     made_at: datetime,
     rule: ReadyRule | None = None,
-) -> list[ReadinessTag]:
-    """What a ranking says of each checkpoint, the best first.
+) -> tuple[list[ReadinessTag], frozenset[str]]:
+    """What a ranking says of each checkpoint, the best first, and ids of those that had their RL.
 
     Raises:
         RlreadyError: for any mistake of the user or the environment.
@@ -507,7 +529,8 @@ def ranked_tags(
     ids = dict(zip(loaded.names, loaded.data.table.ids, strict=True))
     frame = loaded.predictor.assess(loaded.data.table.X)
     promises = dict(zip(loaded.names, frame["promise"], strict=True))
-    return [
+    promises.update(dict.fromkeys(loaded.outcomes, _AFTER_OUTCOME))
+    tags = [
         ReadinessTag(
             checkpoint_id=ids[row.id],
             readiness=row.readiness,
@@ -526,6 +549,7 @@ def ranked_tags(
         )
         for row in ranking.rows
     ]
+    return tags, frozenset(ids[name] for name in loaded.outcomes)
 
 
 def practice_column(table: TrainingTable) -> str | None:
@@ -534,8 +558,8 @@ def practice_column(table: TrainingTable) -> str | None:
 
 
 def trusted_types() -> list[str]:
-    """Full names of our own classes that a stored predictor may hold."""
-    names = []
+    """Full names of the classes that a stored predictor may hold: our own, and trees."""
+    names = list(_TREES)
     for part in _OUR_MODULES:
         module: ModuleType = import_module(f"rlready.predictors.{part}")
         own = inspect.getmembers(module, inspect.isclass)
@@ -566,7 +590,7 @@ def _as_read(data: RegistryTable) -> pd.DataFrame:
 def _digest(data: RegistryTable) -> str:
     table = data.table.with_outcome()
     numbers: Mapping[str, Any] = {
-        name: [None if value != value else value for value in table.X[name].tolist()]
+        str(name): [None if value != value else value for value in table.X[name].tolist()]
         for name in table.X
     }
     return digest(
@@ -578,6 +602,23 @@ def _digest(data: RegistryTable) -> str:
             "y_error": [None if value != value else value for value in table.y_error.tolist()],
         }
     )
+
+
+def _said(report: ValidationReport, model: str) -> list[str]:
+    """How well the model does beside the practice, a line a split."""
+    lines = []
+    for name, split in report.splits.items():
+        own = split.models[model].scores
+        line = f"{_SPLIT_WORDS[name]}: " + ", ".join(
+            f"{score} {own[score].score.value:.3g}"
+            for score in _SAID
+            if own[score].score.value is not None
+        )
+        practice = split.models.get(report.baseline or "")
+        if practice is not None and practice.scores["regret_at_1"].score.value is not None:
+            line += f" (by pass@1 alone {practice.scores['regret_at_1'].score.value:.3g})"
+        lines.append(f"{line}, n = {split.n_rows}")
+    return lines
 
 
 def _metrics(report: ValidationReport, model: str) -> dict[str, float]:

@@ -141,7 +141,7 @@ def _asked(
         config, frame, notes = _from_registry(config, store)
     features = _matching(config, frame)
     if not features:
-        features = default_features(frame, config.target or "")
+        features = list(default_features(frame, config.target or ""))
         notes.append(f"proxies, by default: {', '.join(features)}")
     if config.table is None and config.baseline is None:
         practice = next((f for f in features if f.startswith(f"{PRACTICE}@")), None)
