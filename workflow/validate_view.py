@@ -67,10 +67,8 @@ def verdict_sentence(report: ValidationReport, model: str) -> str:
         Verdict.WORSE: f"Selecting by {model} is worse than {practice}",
         Verdict.UNDECIDED: f"This table cannot tell whether selecting by {model} beats {practice}",
     }[difference.verdict]
-    decided, lost = (
-        [_number(found.scores[score].score.value) for found in (own, theirs)]
-        for score in (_HEADLINE, "regret_at_1")
-    )
+    decided = [_number(found.scores[_HEADLINE].score.value) for found in (own, theirs)]
+    lost = [_cost(found.scores["regret_at_1"].score.value) for found in (own, theirs)]
     return (
         f"{said}: in {split.name} it puts {decided[0]} of pairs in the right order against "
         f"{decided[1]} (difference {_signed(difference)}), and its first choice loses {lost[0]} "
@@ -115,11 +113,13 @@ def _cell(found: ModelScores, score: str, gap: str) -> str:
     interval: Interval | None = found.scores.get(score)
     if interval is None or interval.score.value is None:
         return "-"
+    said = _cost if score.startswith("regret") else _number
+    value = said(interval.score.value)
     if score in found.sd:
-        return f"{_number(interval.score.value)} ± {found.sd[score]:.2f}"
+        return f"{value} ± {said(found.sd[score])}"
     if interval.lo is None:
-        return _number(interval.score.value)
-    return f"{_number(interval.score.value)}{gap}[{_number(interval.lo)}, {_number(interval.hi)}]"
+        return value
+    return f"{value}{gap}[{said(interval.lo)}, {said(interval.hi)}]"
 
 
 def _versus(report: ValidationReport, name: str, found: ModelScores) -> str:
@@ -138,10 +138,12 @@ def _ceiling(report: ValidationReport) -> list[str]:
 
 
 def _number(value: float | None) -> str:
-    if value is None:
-        return "-"
-    # What a choice costs is a few hundredths where scores are shares.
-    return f"{value:.3f}" if 0 < abs(value) < 0.1 else f"{value:.2f}"
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _cost(value: float | None) -> str:
+    """A regret: a few hundredths where scores are shares."""
+    return f"{value:.3f}" if value is not None and 0 < abs(value) < 0.1 else _number(value)
 
 
 def _signed(difference: Difference) -> str:
