@@ -24,12 +24,13 @@ $(STAMP): pyproject.toml constraints.txt
 
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH" MLFLOW_TRACKING_URI="$(URI)" \
 	mlflow run . --env-manager=local --experiment-name rlready
+READY := $(CURDIR)/$(BIN)/rlready
 LOOP := $(DEMO)/testbed
 INPUTS := $(LOOP)/inputs
 # One of the loop's twelve, shaky before RL (pass@1 0.36) and among the best after it.
 SFT := b1600-u200-shuffled-n0.3-easy-r0.0005-s0
 
-demo: $(STAMP)  ## The whole loop in small: SFT recipes, proxies, GRPO, outcomes, table, what they say
+demo: $(STAMP)  ## The whole loop in small: SFT recipes, proxies, GRPO, outcomes, a predictor, its ranking and plan
 	$(RUN) -e main -P out=$(LOOP)
 	@echo
 	@echo "Any checkpoint is measured like this; here one of the twelve, by its files alone:"
@@ -37,10 +38,17 @@ demo: $(STAMP)  ## The whole loop in small: SFT recipes, proxies, GRPO, outcomes
 	  -P benchmark=chain_hard=$(INPUTS)/before/chain_hard.jsonl,add3=$(INPUTS)/before/add3.jsonl \
 	  -P held-out=$(INPUTS)/heldout_canonical.jsonl -P prompt-template=$(INPUTS)/prompt.txt \
 	  -P samples=64 -P max-tokens=48 -P samples-dir=$(DEMO)/samples -P name=$(SFT)
+	@echo
+	@echo "From the outcomes: a predictor, a ranking, a plan for three RL runs, the tag, the way to the weights:"
+	$(READY) fit --target value_at_budget/60steps@world_after --tracking-uri $(URI)
+	$(READY) rank --tracking-uri $(URI)
+	$(READY) plan --rl-runs 3 --figure $(LOOP)/regret.png --tracking-uri $(URI)
+	$(READY) tag --tracking-uri $(URI)
+	$(READY) resolve testbed-base-sft --tracking-uri $(URI)
 	@echo "Open it in MLflow: $(BIN)/mlflow ui --backend-store-uri $(URI)"
 	@echo "Ask the registry:  $(BIN)/rlready list --tracking-uri $(URI)"
 	@echo "The whole table:   $(LOOP)/table.csv"
-	@echo "Pictures:          $(LOOP)/post_sft_post_rl.png $(LOOP)/rl_curves.png"
+	@echo "Pictures:          $(LOOP)/post_sft_post_rl.png $(LOOP)/rl_curves.png $(LOOP)/regret.png"
 
 test: $(STAMP)  ## Run all tests
 	$(BIN)/python -m pytest
