@@ -3,7 +3,7 @@
 Checkpoints of Qwen2.5-7B with their scores after RL (RETU, arXiv 2512.11470v2), SFT sets left out
 whole and rows left out one by one. Features were fixed beforehand: the loss on the one common
 held-out set and every accuracy before RL. n_unique and the score after 10 exaFLOP of RL serve their
-baselines alone. Without a path: the 16 rows of shared/data. Goals, on the full table of 33 rows and
+baselines alone. Without a path: the rows of shared/data. Goals, on the full table of 33 rows and
 5 SFT sets, SFT sets left out: Spearman >= 0.80, decisions on pairs more than a point apart >= 0.85,
 regret@3 <= 0.5 points; the post-SFT score alone gives 0.16, 0.56, 1.1.
 
@@ -136,7 +136,7 @@ def _show(result: Mapping[str, Any]) -> None:
     titles = {"group": "each SFT set left out", "loo": "each row left out"}
     print(f"RETU: {result['n_rows']} rows, {result['n_groups']} groups; {result['clear_rule']}")
     for split, title in titles.items():
-        print(f"\n{title:16s}" + "".join(f"{name[-14:]:>15s}" for name in (*SHOWN, *REGRETS)))
+        print(f"\n{title:16s}" + "".join(f"{_title(name):>15s}" for name in (*SHOWN, *REGRETS)))
         rows = result[split]
         for name in sorted(rows, key=lambda n: (n != result["default_model"], n in BASELINES)):
             mark = "*" if name == result["default_model"] else " "
@@ -145,6 +145,10 @@ def _show(result: Mapping[str, Any]) -> None:
     print(f"\n* the frozen default. Goals on the full table, SFT sets left out: {GOALS}")
     reached = result["reached"]
     print("this is not the full table" if reached is None else f"reached: {reached}")
+
+
+def _title(name: str) -> str:
+    return name.replace("decision_accuracy", "decisions").replace("_at_", "@")
 
 
 def _cell(value: float | None) -> str:
