@@ -135,9 +135,7 @@ def compare(
 @click.command()
 @click.option("--quick", is_flag=True, help="Fewer problems.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON only.")
-@click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="In place of the base."
-)
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="In place of the base.")
 @click.option("--benchmark", type=click.Path(path_type=Path), help="Its problems.")
 def main(quick: bool, as_json: bool, checkpoint: Path | None, benchmark: Path | None) -> None:
     """Compare the engine with plain generate loops."""
