@@ -66,7 +66,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", message=".*greenlet.*")
     n_seeds = arguments.seeds or (1 if arguments.quick else 5)
-    n_gp = arguments.gp_seeds if arguments.gp_seeds is not None else (0 if arguments.quick else 1)
+    n_gp = arguments.gp_seeds if arguments.gp_seeds is not None else (0 if arguments.quick else 2)
 
     began = time.process_time()
     laws = make_laws(arguments.quick)
@@ -118,7 +118,9 @@ def process(roots: Any, outcome: Any) -> Any:
 
 def network(roots: Any, outcome: Any) -> Any:
     level, scale = outcome.mean(), outcome.std()
-    model = MLPRegressor((32, 32), activation="tanh", alpha=1e-2, solver="lbfgs", random_state=0)
+    model = MLPRegressor(
+        hidden_layer_sizes=(32, 32), activation="tanh", alpha=1e-2, solver="lbfgs", random_state=0
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.fit(roots, (outcome - level) / scale)

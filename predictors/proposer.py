@@ -40,17 +40,18 @@ class ProposerConfig:
     """How recipes are proposed.
 
     Args:
-        beta: weight of the standard deviation in the score; see the module.
+        beta: weight of the standard deviation in the score; see the module. 1 ends nearest to an
+            optimum inside a continuous space (`bench/simplex.py`); from a short list of recipes
+            less is better (`bench/search_replay.py`).
         n_candidates: size of the pool; about as many are looked at again near the best of it.
         n_refinements: rounds of candidates around the best of the rounds before.
         apart: least distance between recipes of a batch, in lengths of the fitted model.
         out_of_domain: "mark" proposes them with their mark; "exclude" leaves them out.
         max_rows: finished runs that the model is fitted on; of more, the best and a random rest.
-        n_startup: runs before the model is used; None: one more than the free coordinates, within
-            5 and 12.
+        n_startup: runs before the model is used; None: sources and axes, within 8 and 12.
     """
 
-    beta: float = 0.5
+    beta: float = 1.0
     n_candidates: int = 20_000
     n_refinements: int = 6
     apart: float = 0.05
@@ -72,7 +73,7 @@ class ProposerConfig:
         """Runs before the model is used."""
         if self.n_startup is not None:
             return max(2, self.n_startup)
-        return int(np.clip(len(space.sources) + len(space.axes), 5, 12))
+        return int(np.clip(len(space.sources) + len(space.axes), 8, 12))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -382,12 +383,22 @@ def candidates(space: RecipeSpace, best: Points, n: int, rng: np.random.Generato
     return _allowed(space, Points.joined(parts))
 
 
-def anywhere(space: RecipeSpace, n: int, rng: np.random.Generator) -> Points:
-    """About n recipes that keep all limits, all over the space."""
+def anywhere(
+    space: RecipeSpace,
+    n: int,
+    rng: np.random.Generator,
+    concentrations: Sequence[float] = (0.1, 0.3, 1.0),
+) -> Points:
+    """About n recipes that keep all limits, all over the space.
+
+    Mixtures come in equal parts from the Dirichlet laws of the concentrations: 1 is uniform, less
+    prefers few sources.
+    """
     d = len(space.sources)
-    each = [n // 3, n // 3, n - 2 * (n // 3)]
+    parts = np.array_split(np.empty(n), len(concentrations))
     drawn = [
-        rng.dirichlet(np.full(d, a), size) for a, size in zip((0.1, 0.3, 1.0), each, strict=True)
+        rng.dirichlet(np.full(d, alpha), len(part))
+        for alpha, part in zip(concentrations, parts, strict=True)
     ]
     weights = space.simplex.project(np.vstack(drawn))
     axes = rng.random((n, len(space.axes)))
@@ -437,12 +448,15 @@ def _allowed(space: RecipeSpace, points: Points) -> Points:
 def _fill_space(
     space: RecipeSpace, runs: Runs, n: int, rng: np.random.Generator, running: Points | None
 ) -> Proposals:
-    """Recipes far from one another and from what was tried, among a few random ones each."""
+    """Uniform mixtures, with axes far from those that were tried.
+
+    Mixtures far from one another would be single sources, whose outcomes tell little about blends.
+    """
     taken = runs.points if running is None else Points.joined([runs.points, running])
     guard = Guard(space, runs.points) if len(runs) else None
     chosen: list[Points] = []
     for _ in range(n):
-        drawn = anywhere(space, 24, rng)
+        drawn = anywhere(space, 16, rng, (1.0,))
         if not len(drawn):
             drawn = _allowed(space, space.stratified())
         if not len(drawn):
@@ -451,9 +465,12 @@ def _fill_space(
                 why="floors, caps, repetitions, epochs and the token budget leave little or none",
                 fix="Widen n_unique or epochs, or raise max_repetitions",
             )
-        gaps = _gaps(space.features(drawn), space.features(taken)) if len(taken) else np.ones(1)
-        # The farthest of all would be a single source each time; the farthest of a few is not.
-        pick = drawn.rows(slice(0, 3)).rows(np.array([int(np.argmax(gaps[:3]))]))
+        d = len(space.sources)
+        row = 0
+        if space.axes and len(taken):
+            gaps = _gaps(space.features(drawn)[:, d:], space.features(taken)[:, d:])
+            row = int(np.argmax(gaps))
+        pick = drawn.rows(slice(row, row + 1))
         chosen.append(pick)
         taken = Points.joined([taken, pick])
     points = Points.joined(chosen)

@@ -354,7 +354,8 @@ def test_a_loss_is_minimised() -> None:
         asked = ask(study, space)
         study.tell(asked.number, -outcome(asked.recipe))
     assert study.best_value < -0.1
-    best, *_ = propose_recipes(study, space, 3, config=QUICK)
+    cautious = ProposerConfig(beta=-1.0, n_candidates=400)
+    best, *_ = propose_recipes(study, space, 3, config=cautious)
     assert best.predicted is not None
     assert best.predicted[0][0] < 0.0
 
