@@ -13,6 +13,7 @@ import click
 
 from rlready.workflow.cli_outcome import outcome, table
 from rlready.workflow.cli_predict import fit, plan, rank
+from rlready.workflow.cli_search import search
 from rlready.workflow.cli_tags import resolve, tag
 from rlready.workflow.cli_testbed import testbed
 from rlready.workflow.cli_validate import validate
@@ -251,4 +252,5 @@ main.add_command(rank)
 main.add_command(plan)
 main.add_command(tag)
 main.add_command(resolve)
+main.add_command(search)
 main.add_command(testbed)

@@ -343,6 +343,7 @@ def run(
     n_trials: int,
     *,
     say: Callable[[str], None] = lambda text: None,
+    told: Callable[[Told], None] = lambda one: None,
 ) -> list[Told]:
     """Ask, train by the user's command, and tell, `n_trials` times; a failed one counts.
 
@@ -353,7 +354,11 @@ def run(
         ConfigError: if the command cannot be started at all.
     """
     words = command_words(train_command)
-    return [_one_run(search, words, say) for _ in range(n_trials)]
+    done = []
+    for _ in range(n_trials):
+        done.append(_one_run(search, words, say))
+        told(done[-1])
+    return done
 
 
 def command_words(template: str) -> list[str]:

@@ -57,13 +57,18 @@ class RegistryValues:
     def known_runs(self) -> list[KnownRun]:
         """Every SFT checkpoint with a recipe and the recorded outcome.
 
+        None where the registry holds no outcome at all and no target is named.
+
         Raises:
             ConfigError: if there is no such outcome, or the target has to be named.
         """
         from rlready.workflow.training import candidates
 
+        stored = self.store.checkpoints()
+        if self.target is None and not any(one.outcomes for one in stored):
+            return []
         found = candidates(self.store, self.target)
-        recipes = {s.checkpoint.id: s.checkpoint.recipe for s in self.store.checkpoints()}
+        recipes = {one.checkpoint.id: one.checkpoint.recipe for one in stored}
         runs = []
         for row in found.frame.to_dict("records"):
             recipe, value = recipes.get(row["checkpoint_id"]), row[found.target]
@@ -93,10 +98,8 @@ class RegistryValues:
         """
         stored = self._find(reference)
         check_match(asked, stored.checkpoint.recipe, stored.checkpoint.name)
-        recorded = next(
-            (run for run in self._recorded() if run.name == stored.checkpoint.id),
-            None,
-        )
+        runs = self.known_runs() if stored.outcomes else []
+        recorded = next((run for run in runs if run.name == stored.checkpoint.id), None)
         if recorded is not None:
             return Measured(
                 checkpoint_id=stored.checkpoint.id,
@@ -105,10 +108,6 @@ class RegistryValues:
                 is_predicted=False,
             )
         return self._predicted(stored.checkpoint.id)
-
-    def _recorded(self) -> list[KnownRun]:
-        has_outcome = any(stored.outcomes for stored in self.store.checkpoints())
-        return self.known_runs() if has_outcome else []
 
     def _predicted(self, checkpoint_id: str) -> Measured:
         from rlready.workflow.predict import load

@@ -1,0 +1,154 @@
+"""`rlready search`: from a space to a ranking, with a trainer or by hand, and with a registry."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from store_child import a_checkpoint, a_proxy, an_outcome
+
+from rlready.registry.mlflow_store import MlflowStore
+from rlready.registry.records import Evaluation, Recipe
+from rlready.workflow.cli import main
+
+SPACE = """
+[recipe]
+base_model = "org/base"
+[sources.gsm8k]
+[sources.numina]
+floor = 0.1
+[learning_rate]
+low = 1e-6
+high = 1e-4
+"""
+TRAINER = """
+import json, pathlib, sys, tomllib
+recipe, out = sys.argv[1:]
+weight = tomllib.loads(pathlib.Path(recipe).read_text())["sources"]["gsm8k"]
+path = pathlib.Path(out, "status.json")
+path.write_text(json.dumps({**json.loads(path.read_text()), "value": 1 - (weight - 0.6) ** 2}))
+"""
+
+Call = Callable[..., Result]
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Calls `rlready search` in a folder with a space and a trainer."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mix.toml").write_text(SPACE)
+    (tmp_path / "train.py").write_text(TRAINER)
+
+    def run(*words: Any) -> Result:
+        return CliRunner().invoke(main, ["search", *map(str, words), "--space", "mix.toml"])
+
+    return run
+
+
+def answer(result: Result) -> Any:
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_a_search_by_hand_ends_in_a_ranking_and_a_surface(call: Call, tmp_path: Path) -> None:
+    asked = answer(call("ask", "--trials", 3, "--cold", "--sampler", "random", "--json"))
+    assert [trial["trial"] for trial in asked["trials"]] == [0, 1, 2]
+    assert all((Path(t["folder"]) / "recipe.toml").is_file() for t in asked["trials"])
+    assert answer(call("tell", 0, "--value", 0.5, "--se", 0.01, "--json"))["value"] == 0.5
+    status = Path(asked["trials"][1]["folder"]) / "status.json"
+    status.write_text(json.dumps({"value": 0.7}))
+    assert answer(call("sync", "--cold", "--json"))["waiting"] == [2]
+    report = answer(call("report", "--cold", "--json"))
+    assert [row["trial"] for row in report["ranking"]] == [1, 0]
+    assert report["states"] == {"complete": 2, "running": 1}
+    assert all(row["sd"] > 0.0 and row["domain"] for row in report["ranking"] + report["untried"])
+    for point in report["surface"]:
+        assert point["low"] < point["predicted"] < point["high"]
+    with Path(tmp_path / "search/mix/report/surface.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["source"] for row in rows} == {"gsm8k", "numina"}
+    assert min(float(row["weight"]) for row in rows if row["source"] == "numina") == 0.1
+    assert (tmp_path / "search/mix/report/surface.png").stat().st_size > 10_000
+
+
+def test_a_run_with_a_trainer_finds_the_better_mixtures(call: Call) -> None:
+    command = f"{sys.executable} train.py {{recipe}} {{out}}"
+    done = call("run", "--trials", 3, "--train-command", command, "--cold")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.count(" told: ") == 3
+    assert "rlready" not in call("report", "--cold").stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tell", "--value", "1"], "tell needs a trial"),
+        (["tell", "0", "--value", "1", "--checkpoint", "x"], "tell needs a trial"),
+        (["run", "--cold"], "run needs --train-command"),
+        (["ask", "--value", "1"], "ask takes no trial"),
+        (["report", "--cold"], "has 0 finished trials"),
+        (["ask", "--cold", "--data", "x"], "Write NAME=FILE"),
+        (["ask", "--cold", "--data", "x=y"], "no source of the space"),
+        (["ask", "--cold", "--storage", "mysql://x/y"], "no database that workers can share"),
+        (["ask", "--cold", "--study", "../x"], "no name for a study"),
+        (["tell", "5", "--value", "1"], "asked for no trial 5"),
+        (["tell", "0", "--checkpoint", "x", "--cold"], "asked for no trial 0"),
+    ],
+)
+def test_a_mistake_is_told_without_a_traceback(call: Call, words: list[str], said: str) -> None:
+    result = call(*words)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_an_unknown_key_of_the_space_is_told_with_the_known(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "mix.toml").write_text(SPACE + "[sources.code]\ncapp = 1\n")
+    result = call("ask", "--cold")
+    assert result.exit_code == 2
+    assert "'capp'" in result.stderr
+    assert "cap, max_repetitions" in result.stderr
+
+
+@pytest.mark.slow
+def test_the_registry_begins_a_search_and_measures_what_it_made(
+    call: Call, sqlite_uri: str
+) -> None:
+    """Outcomes enter as finished trials; a told checkpoint has to have the asked recipe."""
+    store = MlflowStore(sqlite_uri)
+    for number in range(1, 4):
+        put(store, number, Recipe(sources={"gsm8k": 0.2 * number, "numina": 1 - 0.2 * number}))
+        store.put_outcome(an_outcome(number, value=0.1 * number, se=0.01))
+    put(store, 4, Recipe(sources={"other": 1.0}))
+    store.put_outcome(an_outcome(4, value=0.9))
+    here = ("--tracking-uri", sqlite_uri, "--json")
+    asked = answer(call("ask", *here))
+    assert asked["warm_start"]["n_added"] == 3
+    assert "other" in asked["warm_start"]["left_out"][0][1]
+    number = asked["trials"][0]["trial"]
+    recipe = Recipe.from_dict(asked["trials"][0]["recipe"])
+
+    refused = call("tell", number, "--checkpoint", a_checkpoint(1).id, *here)
+    assert refused.exit_code == 2
+    assert "was not made by the asked recipe" in refused.stderr
+
+    store.put_evaluation(
+        Evaluation(checkpoint=a_checkpoint(9, recipe=recipe), proxies=(a_proxy(),), config={})
+    )
+    store.put_outcome(an_outcome(9, value=0.77, se=0.02))
+    told = answer(call("tell", number, "--checkpoint", a_checkpoint(9).id, *here))
+    assert (told["value"], told["se"]) == (0.77, 0.02)
+    again = answer(call("ask", *here))
+    assert again["warm_start"]["n_added"] == 0, "a told checkpoint entered twice"
+
+
+def put(store: MlflowStore, number: int, recipe: Recipe) -> None:
+    whole = Recipe(base_model="org/base", sources=recipe.sources, learning_rate=1e-5)
+    checkpoint = a_checkpoint(number, recipe=whole, name=f"sft-{number}")
+    store.put_evaluation(Evaluation(checkpoint=checkpoint, proxies=(a_proxy(),), config={}))
