@@ -3,7 +3,7 @@
 The surrogate is fitted on all finished trials, those of the registry among them. A recipe's value
 is one noisy run; what it is ranked by is the prediction for its recipe, which runs around it
 steady. The surface moves one source's weight through its range, from the best recipe, the other
-weights in their proportions.
+weights in their proportions as far as floors and caps let them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from rlready.predictors.mixture_model import MixtureModel
 from rlready.predictors.proposer import Guard, ProposerConfig, Runs
 from rlready.predictors.recipes import Points, RecipeSpace
 from rlready.predictors.search import finished_runs, propose_recipes
+from rlready.predictors.simplex import fill
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
 from rlready.workflow.search_folder import write_text
@@ -290,14 +291,8 @@ def _surface(surrogate: _Surrogate, best: Points) -> list[SurfacePoint]:
     space = surrogate.space
     found: list[SurfacePoint] = []
     for i, source in enumerate(space.sources):
-        weights = np.linspace(source.floor, source.cap, _GRID)
-        rest = best.weights[0].copy()
-        rest[i] = 0.0
-        rest = rest / rest.sum() if rest.sum() > 0.0 else _even_without(len(rest), i)
-        mixtures = (1.0 - weights)[:, None] * rest
-        mixtures[:, i] = weights
-        allowed = np.array([space.simplex.allows(mixture) for mixture in mixtures])
-        points = Points(weights=mixtures, axes=np.tile(best.axes, (_GRID, 1))).rows(allowed)
+        mixtures = _through(space, best.weights[0], i)
+        points = Points(weights=mixtures, axes=np.tile(best.axes, (len(mixtures), 1)))
         points = points.rows(space.keeps_limits(points))
         if not len(points):
             continue
@@ -316,10 +311,17 @@ def _surface(surrogate: _Surrogate, best: Points) -> list[SurfacePoint]:
     return found
 
 
-def _even_without(n: int, i: int) -> FloatArray:
-    even = np.full(n, 1.0 / max(1, n - 1))
-    even[i] = 0.0
-    return even
+def _through(space: RecipeSpace, best: FloatArray, i: int) -> FloatArray:
+    """(n, sources) mixtures over the range of weight i, the rest near the best's proportions."""
+    floors, caps = space.simplex.floors.copy(), space.simplex.caps.copy()
+    others = np.arange(len(best)) != i
+    low = max(floors[i], 1.0 - caps[others].sum())
+    high = min(caps[i], 1.0 - floors[others].sum())
+    mixtures = []
+    for weight in np.linspace(low, high, _GRID):
+        floors[i] = caps[i] = weight
+        mixtures.append(fill((best - floors)[None, :], floors, caps)[0])
+    return np.array(mixtures)
 
 
 def _draw_source(axes: Any, source: str, report: SearchReport) -> None:
