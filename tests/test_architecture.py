@@ -111,10 +111,13 @@ def _entry_point(name: str) -> tuple[dict[str, dict[str, str]], str]:
     return entry["parameters"], entry["command"]
 
 
-@pytest.mark.parametrize("name", ["evaluate", "fit", "plan", "rank", "tag", "testbed", "validate"])
+@pytest.mark.parametrize(
+    "name", ["evaluate", "fit", "plan", "rank", "search", "tag", "testbed", "validate"]
+)
 def test_mlproject_takes_the_flags_of_a_command_with_their_defaults(name: str) -> None:
     parameters, command = _entry_point(name)
     options = {}
+    positional = set()
     for param in main.commands[name].params:
         flag = param.opts[0].removeprefix("--")
         # A flag without a value cannot be a parameter; MLflow's own output is no JSON anyway.
@@ -123,14 +126,15 @@ def test_mlproject_takes_the_flags_of_a_command_with_their_defaults(name: str) -
             options[flag] = str(default)
         elif isinstance(param, click.Argument):
             options[flag] = ""
+            positional.add(flag)
     assert {flag: str(p.get("default", "")) for flag, p in parameters.items()} == options
     for flag in options:
         assert f"{{{flag}}}" in command
-        assert flag == "checkpoint" or f"--{flag} {{{flag}}}" in command
+        assert flag in positional or f"--{flag} {{{flag}}}" in command
 
 
 @pytest.mark.parametrize(
-    "name", ["main", "evaluate", "fit", "plan", "rank", "tag", "testbed", "validate"]
+    "name", ["main", "evaluate", "fit", "plan", "rank", "search", "tag", "testbed", "validate"]
 )
 def test_every_parameter_of_an_entry_point_is_used(name: str) -> None:
     parameters, command = _entry_point(name)
