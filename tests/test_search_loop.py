@@ -22,14 +22,13 @@ from rlready.workflow.search_loop import (
     Search,
     SearchConfig,
     ask,
-    command_words,
     open_search,
-    run,
     settle,
     sync,
     tell,
 )
 from rlready.workflow.search_registry import check_match
+from rlready.workflow.search_run import command_words, run
 
 SPACE = """
 [recipe]

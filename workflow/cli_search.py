@@ -229,7 +229,7 @@ def _sync(search: Search, as_json: bool) -> dict[str, Any]:
 
 
 def _run(search: Search, flags: dict[str, Any], as_json: bool) -> dict[str, Any]:
-    from rlready.workflow.search_loop import run
+    from rlready.workflow.search_run import run
 
     _say_warm_start(search)
     done = run(

@@ -1,4 +1,4 @@
-"""A recipe search with the user's trainer in it: ask, train, tell, by any number of workers.
+"""A recipe search with the user's trainer in it: ask and tell, by any number of workers.
 
 The study's database says which trials there are and who holds them (`search_leases`); the trials'
 folders are how a search and whoever trains talk (`search_folder`). No step needs the worker that
@@ -9,12 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import shlex
-import signal
-import subprocess
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,8 +35,6 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-_LINES_KEPT = 12
-_KILL_AFTER_S = 10.0
 _CHECKPOINT = "rlready:checkpoint"
 
 
@@ -228,7 +221,7 @@ def ask(search: Search) -> Handed:
         if asked is not None:
             return _hand(search, asked, lease)
         # Killed while its recipe was drawn: there is nothing to offer.
-        _fail(search, lease.trial, "its worker was gone before it had a recipe")
+        fail(search, lease.trial, "its worker was gone before it had a recipe")
     with asking(search.engine, search.study.study_name):
         asked = ask_study(search.study, search.space)
         lease = search.leases.take(asked.number, search.config.worker)
@@ -313,7 +306,7 @@ def sync(search: Search) -> Synced:
                 waiting.append(number)
                 search.leases.extend(number, (folder / "status.json").stat().st_mtime)
             elif status.state == "failed" and not _trial(search, number).state.is_finished():
-                done.append(_fail(search, number, status.error or "its trainer said so"))
+                done.append(fail(search, number, status.error or "its trainer said so"))
         except RlreadyError as error:
             problems.append((number, str(error)))
             if is_finished:
@@ -333,135 +326,8 @@ def settle(search: Search) -> Synced:
         if trials[lease.trial].state.is_finished():
             search.leases.close(lease.trial)
     for lease in search.leases.spent():
-        _fail(search, lease.trial, f"no worker finished it, {lease.retries + 1} held it")
+        fail(search, lease.trial, f"no worker finished it, {lease.retries + 1} held it")
     return found
-
-
-def run(
-    search: Search,
-    train_command: str,
-    n_trials: int,
-    *,
-    say: Callable[[str], None] = lambda text: None,
-    told: Callable[[Told], None] = lambda one: None,
-) -> list[Told]:
-    """Ask, train by the user's command, and tell, `n_trials` times; a failed one counts.
-
-    The command's words may hold {recipe} (recipe.toml), {out} (the trial's folder) and {trial};
-    it is run without a shell, and leaves its result in status.json.
-
-    Raises:
-        ConfigError: if the command cannot be started at all.
-    """
-    words = command_words(train_command)
-    done = []
-    for _ in range(n_trials):
-        done.append(_one_run(search, words, say))
-        told(done[-1])
-    return done
-
-
-def command_words(template: str) -> list[str]:
-    """The words of a training command.
-
-    Raises:
-        ConfigError: if its quotes are open, or it does not take the recipe.
-    """
-    try:
-        words = shlex.split(template)
-    except ValueError as error:
-        raise ConfigError(f"the training command {template!r}", why=str(error)) from error
-    if not any("{recipe}" in word or "{out}" in word for word in words):
-        raise ConfigError(
-            f"the training command {template!r} does not say where the recipe goes",
-            fix='For example --train-command "python train.py --recipe {recipe} --out {out}"',
-        )
-    return words
-
-
-def _one_run(search: Search, words: Sequence[str], say: Callable[[str], None]) -> Told:
-    handed = ask(search)
-    number, folder = handed.asked.number, handed.folder
-    say(f"trial {number}: training in {folder}")
-    write_status(folder, state="running")
-    code = _train(search, words, handed)
-    try:
-        status = read_status(folder)
-        if status.state == "failed" or code != 0:
-            reason = status.error or f"the training command ended with {code}"
-            return _fail(search, number, f"{reason}: {_last_lines(folder)}")
-        if status.value is None and status.checkpoint is None:
-            raise ConfigError(
-                "the training command left neither value nor checkpoint in status.json"
-            )
-        return tell(
-            search,
-            number,
-            value=status.value,
-            se=status.se,
-            checkpoint=status.checkpoint if status.value is None else None,
-        )
-    except RlreadyError as error:
-        return _fail(search, number, str(error))
-
-
-def _train(search: Search, words: Sequence[str], handed: Handed) -> int:
-    """Exit status of the command; its lease is renewed while it runs."""
-    folder = handed.folder.resolve()
-    places = {
-        "{recipe}": str(folder / "recipe.toml"),
-        "{out}": str(folder),
-        "{trial}": str(handed.asked.number),
-    }
-    lease: Lease | None = handed.lease
-    with (folder / "train.log").open("wb") as log:
-        try:
-            process = subprocess.Popen(
-                [_filled(word, places) for word in words],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        except OSError as error:
-            search.leases.release(handed.lease)
-            raise ConfigError(
-                f"the training command {words[0]!r} cannot be started",
-                why=error.strerror or str(error),
-            ) from error
-        try:
-            while True:
-                try:
-                    return process.wait(timeout=search.leases.period_s / 3.0)
-                except subprocess.TimeoutExpired:
-                    lease = lease and search.leases.renew(lease)
-        finally:
-            if process.poll() is None:
-                _end(process)
-                if lease is not None:
-                    search.leases.release(lease)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a command and what it started."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=_KILL_AFTER_S)
-            return
-
-
-def _filled(word: str, places: Mapping[str, str]) -> str:
-    for name, value in places.items():
-        word = word.replace(name, value)
-    return word
-
-
-def _last_lines(folder: Path) -> str:
-    with (folder / "train.log").open(encoding="utf-8", errors="replace") as log:
-        lines = [line.rstrip() for line in deque(log, maxlen=_LINES_KEPT)]
-    return "\n".join(lines) or "it printed nothing"
 
 
 def _warm_start(study: Study, space: RecipeSpace, registry: RegistryValues | None) -> WarmStart:
@@ -599,7 +465,8 @@ def _noted(search: Search, told: Told) -> Told:
     return told
 
 
-def _fail(search: Search, number: int, reason: str) -> Told:
+def fail(search: Search, number: int, reason: str) -> Told:
+    """The trial is marked failed, with the reason, unless it is finished."""
     from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
 
