@@ -150,7 +150,29 @@ def test_the_registry_begins_a_search_and_measures_what_it_made(
     assert again["warm_start"]["n_added"] == 0, "a told checkpoint entered twice"
 
 
-def put(store: MlflowStore, number: int, recipe: Recipe) -> None:
+def put(store: MlflowStore, number: int, recipe: Recipe, pass_at_64: float = 0.7) -> None:
     whole = Recipe(base_model="org/base", sources=recipe.sources, learning_rate=1e-5)
     checkpoint = a_checkpoint(number, recipe=whole, name=f"sft-{number}")
-    store.put_evaluation(Evaluation(checkpoint=checkpoint, proxies=(a_proxy(),), config={}))
+    proxies = (a_proxy(value=pass_at_64, se=0.01),)
+    store.put_evaluation(Evaluation(checkpoint=checkpoint, proxies=proxies, config={}))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_without_outcome_is_told_by_its_prediction(
+    call: Call, sqlite_uri: str, tmp_path: Path
+) -> None:
+    store = MlflowStore(sqlite_uri)
+    for number in range(1, 13):
+        recipe = Recipe(sources={"gsm8k": 0.5, "numina": 0.5})
+        put(store, number, recipe, pass_at_64=0.5 + 0.02 * number)
+        if number < 12:
+            store.put_outcome(an_outcome(number, value=0.3 + 0.03 * number, se=0.005))
+    fitted = CliRunner().invoke(main, ["fit", "--tracking-uri", sqlite_uri, "--json"])
+    assert fitted.exit_code == 0, fitted.output
+    (tmp_path / "mix.toml").write_text(SPACE.replace("low = 1e-6\nhigh = 1e-4", "choices = [1e-5]"))
+    here = ("--tracking-uri", sqlite_uri, "--json")
+    asked = answer(call("ask", *here))["trials"][0]
+    assert asked["recipe"]["sources"] == {"gsm8k": 0.5, "numina": 0.5}
+    told = answer(call("tell", asked["trial"], "--checkpoint", "sft-12", *here))
+    assert told["value"] == pytest.approx(0.66, abs=0.05)
+    assert told["se"] > 0.0

@@ -247,6 +247,8 @@ def test_a_worker_killed_anywhere_loses_no_finished_trial(
     is_done = where in ("after the result", "inside tell")
     assert values(search) == {0: 0.25, 1: 0.75 if is_done else None}
     assert len(search.leases.all()) == (0 if is_done else 1)
+    if is_done:
+        assert read_status(search.root / "trial-0001").state == "told"
     clock.now += 2 * 100.0
     assert ask(search).asked.number == (2 if is_done else 1)
 

@@ -62,12 +62,6 @@ def trial_folder(root: Path, number: int) -> Path:
     return root / f"trial-{number:04d}"
 
 
-def trial_folders(root: Path) -> dict[int, Path]:
-    """The folders of all trials, by number."""
-    found = {path: re.fullmatch(r"trial-(\d{4,})", path.name) for path in root.glob("trial-*")}
-    return dict(sorted((int(m[1]), path) for path, m in found.items() if m and path.is_dir()))
-
-
 def write_status(folder: Path, **changes: Any) -> None:
     """Change entries of the status file, others stay; None removes one."""
     path = folder / "status.json"

@@ -24,7 +24,6 @@ from rlready.workflow.search_folder import (
     read_status,
     recipe_toml,
     trial_folder,
-    trial_folders,
     write_status,
     write_text,
 )
@@ -287,7 +286,7 @@ def sync(search: Search) -> Synced:
     done: list[Told] = []
     waiting: list[int] = []
     problems: list[tuple[int, str]] = []
-    for number, folder in trial_folders(search.root).items():
+    for number, folder in _open_folders(search).items():
         is_finished = False
         try:
             status = read_status(folder)
@@ -323,11 +322,23 @@ def settle(search: Search) -> Synced:
     trials = search.study.get_trials(deepcopy=False)
     search.leases.adopt(t.number for t in trials if t.state == TrialState.RUNNING)
     for lease in search.leases.all():
-        if trials[lease.trial].state.is_finished():
-            search.leases.close(lease.trial)
+        trial = trials[lease.trial]
+        if trial.state == TrialState.COMPLETE:
+            _noted(search, Told(trial=trial.number, state="told", value=trial.value))
+        elif trial.state.is_finished():
+            search.leases.close(trial.number)
     for lease in search.leases.spent():
         fail(search, lease.trial, f"no worker finished it, {lease.retries + 1} held it")
     return found
+
+
+def _open_folders(search: Search) -> dict[int, Path]:
+    """Folders of trials that the study has no value of: of 10,000 the others need no look."""
+    from optuna.trial import TrialState
+
+    trials = search.study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.FAIL))
+    folders = {trial.number: trial_folder(search.root, trial.number) for trial in trials}
+    return {number: folder for number, folder in folders.items() if folder.is_dir()}
 
 
 def _warm_start(study: Study, space: RecipeSpace, registry: RegistryValues | None) -> WarmStart:
