@@ -261,6 +261,20 @@ def test_a_run_trains_and_tells(opened: Open, tmp_path: Path) -> None:
     assert (search.root / "trial-0002" / "train.log").read_text() == "step 1\n"
 
 
+@pytest.mark.slow
+def test_workers_share_a_search_on_postgresql(
+    opened: Open, tmp_path: Path, clock: Clock, postgres_uri: str
+) -> None:
+    first, second = (opened(worker, storage=postgres_uri, study="shared") for worker in "ab")
+    held = ask(first)
+    assert [one.state for one in run(second, trained(tmp_path), 2)] == ["told"] * 2
+    clock.now += 200.0
+    assert ask(second).asked == held.asked
+    assert tell(first, held.asked.number, value=0.5).is_new
+    assert len(values(second)) == 3
+    assert None not in values(second).values()
+
+
 def test_a_command_that_fails_is_told_with_its_last_lines_and_the_search_goes_on(
     opened: Open, tmp_path: Path
 ) -> None:
