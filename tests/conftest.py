@@ -59,6 +59,23 @@ def sqlite_uri(empty_database: Path, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
+@pytest.fixture(autouse=True)
+def closed_databases() -> Iterator[None]:
+    """Closes MLflow's connections, of which it keeps some open for every database it ever met.
+
+    The whole suite would have more than a thousand files open, which is the limit of many machines.
+    """
+    yield
+    if "mlflow.store.tracking.sqlalchemy_store" not in sys.modules:
+        return
+    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Registry
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Tracking
+
+    for store in (Registry, Tracking):
+        for engine in store._engine_map.values():
+            engine.dispose()
+
+
 @pytest.fixture(scope="session")
 def server_uri(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of an `mlflow server` of this session, on loopback."""
@@ -128,6 +145,18 @@ def postgres_uri() -> Iterator[str]:
             server.wait()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def fresh_postgres_database(uri: str) -> str:
+    """A database of its own on the same server: what shares one would share `alembic_version`."""
+    import sqlalchemy as sa
+
+    url = sa.engine.make_url(MlflowStore(uri).tracking_uri)
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.pool.NullPool)
+    name = f"fresh_{uuid.uuid4().hex}"
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    return str(url.set(database=name).render_as_string(hide_password=False))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import client_of, free_port, new_experiment
+from conftest import client_of, free_port, fresh_postgres_database, new_experiment
 from hypothesis import given
 from hypothesis import strategies as st
 from store_child import GSM8K, PROTOCOL, a_checkpoint, a_proxy, an_evaluation, an_outcome
@@ -549,17 +549,6 @@ def put_in_child(uri: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
     command = [sys.executable, "-c", script]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=300)
-
-
-def fresh_postgres_database(uri: str) -> str:
-    """A new database on the same server."""
-    import sqlalchemy as sa
-
-    url = sa.engine.make_url(MlflowStore(uri).tracking_uri)
-    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.pool.NullPool)
-    with engine.connect() as connection:
-        connection.execute(sa.text("CREATE DATABASE fresh"))
-    return str(url.set(database="fresh").render_as_string(hide_password=False))
 
 
 def note_of(client: Any, model_id: str) -> str:

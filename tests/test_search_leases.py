@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import fresh_postgres_database
 
 from rlready.registry.errors import ConfigError, StoreError
 from rlready.workflow.search_leases import Leases, asking, open_storage
@@ -206,4 +207,10 @@ def test_many_workers_of_one_sqlite_file_claim_each_trial_once(tmp_path: Path) -
 def test_32_workers_on_postgresql_claim_each_trial_once_and_lose_nothing(
     postgres_uri: str,
 ) -> None:
-    race(postgres_uri, n_workers=32, n_trials=64)
+    race(fresh_postgres_database(postgres_uri), n_workers=32, n_trials=64)
+
+
+def test_a_study_is_kept_out_of_the_database_of_mlflow(sqlite_uri: str) -> None:
+    """Whoever came second found the other's schema version, and stopped for good."""
+    with pytest.raises(ConfigError, match="is MLflow's database"):
+        open_storage(sqlite_uri)

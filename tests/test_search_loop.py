@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import fresh_postgres_database
 
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
@@ -265,7 +266,8 @@ def test_a_run_trains_and_tells(opened: Open, tmp_path: Path) -> None:
 def test_workers_share_a_search_on_postgresql(
     opened: Open, tmp_path: Path, clock: Clock, postgres_uri: str
 ) -> None:
-    first, second = (opened(worker, storage=postgres_uri, study="shared") for worker in "ab")
+    storage = fresh_postgres_database(postgres_uri)
+    first, second = (opened(worker, storage=storage, study="shared") for worker in "ab")
     held = ask(first)
     assert [one.state for one in run(second, trained(tmp_path), 2)] == ["told"] * 2
     clock.now += 200.0

@@ -226,6 +226,7 @@ def open_storage(url: str) -> RDBStorage:
     if scheme == "postgresql":
         settings = {"pool_pre_ping": True, "pool_size": 2}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    _check_not_mlflow(url)
     for attempt in range(_ATTEMPTS):
         try:
             return optuna.storages.RDBStorage(_with_driver(url), engine_kwargs=settings)
@@ -243,6 +244,30 @@ def open_storage(url: str) -> RDBStorage:
                 ) from error
             time.sleep(0.1 * (attempt + 1))
     raise AssertionError("unreachable")
+
+
+def _check_not_mlflow(url: str) -> None:
+    """Return if the database is not MLflow's.
+
+    Raises:
+        ConfigError: if it is. Both write their schema's version to a table `alembic_version`, and
+            whoever comes second finds the other's and stops.
+    """
+    import sqlalchemy as sa
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        engine = sa.create_engine(_with_driver(url))
+        tables = set(sa.inspect(engine).get_table_names())
+        engine.dispose()
+    except (ImportError, SQLAlchemyError):
+        return  # Optuna meets the same, and it is told there
+    if "experiments" in tables and "studies" not in tables:
+        raise ConfigError(
+            f"the storage {_shown(url)} is MLflow's database",
+            why="MLflow and Optuna both keep a table alembic_version",
+            fix="Name another file, or another database on the same server",
+        )
 
 
 @contextlib.contextmanager
