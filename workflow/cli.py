@@ -44,8 +44,9 @@ def main() -> None:
     """Which SFT checkpoint deserves the RL budget.
 
     Measures a checkpoint before RL (held-out loss, unbiased pass@k and further proxies, each with
-    a standard error) and keeps it in MLflow as a model; records what RL made of it; and gives both
-    as one table.
+    a standard error) and keeps it in MLflow as a model; records what RL made of it; predicts that
+    for the others, with intervals; ranks them, plans the next RL runs, tags the chosen one; and
+    searches the SFT recipe to train next.
     """
 
 

@@ -32,7 +32,13 @@ _HOUR_S = 3600.0
 @click.option(
     "--space", type=FILE, required=True, metavar="FILE.toml", help="Recipes that may be proposed."
 )
-@click.option("--study", type=TEXT, default="", help="Its name.  [default: that of the space file]")
+@click.option(
+    "--study",
+    type=TEXT,
+    default="",
+    show_default=False,
+    help="Its name.  [default: that of the space file]",
+)
 @click.option(
     "--storage",
     default="sqlite:///search.db",
@@ -52,6 +58,7 @@ _HOUR_S = 3600.0
     "--train-command",
     type=TEXT,
     default="",
+    show_default=False,
     metavar="CMD",
     help="run: what trains a recipe, with {recipe} (recipe.toml) and {out} (the trial's folder) in "
     'it. It adds "value" or "checkpoint" to status.json there.',
@@ -70,15 +77,26 @@ _HOUR_S = 3600.0
     help="JSONL file of a source; trials then get a manifest of its rows. Repeatable.",
 )
 @click.option(
-    "--value", type=Optional(float), default="", metavar="V", help="tell: outcome, more is better."
+    "--value",
+    type=Optional(float),
+    default="",
+    show_default=False,
+    metavar="V",
+    help="tell: outcome, more is better.",
 )
 @click.option(
-    "--se", type=Optional(float), default="", metavar="X", help="tell: standard error of --value."
+    "--se",
+    type=Optional(float),
+    default="",
+    show_default=False,
+    metavar="X",
+    help="tell: standard error of --value.",
 )
 @click.option(
     "--checkpoint",
     type=TEXT,
     default="",
+    show_default=False,
     metavar="ID",
     help="tell: registered checkpoint, or its folder; its recorded outcome counts, or else the "
     "predicted one.",
@@ -87,6 +105,7 @@ _HOUR_S = 3600.0
     "--target",
     type=TEXT,
     default="",
+    show_default=False,
     metavar="KEY",
     help="Outcome that is searched for, as `rlready table` names it.  [default: the only one]",
 )
@@ -106,7 +125,13 @@ _HOUR_S = 3600.0
 @click.option(
     "--retries", type=click.IntRange(0), default=2, help="How often a trial is offered again."
 )
-@click.option("--worker", type=TEXT, default="", help="Who asks.  [default: host and process]")
+@click.option(
+    "--worker",
+    type=TEXT,
+    default="",
+    show_default=False,
+    help="Who asks.  [default: host and process]",
+)
 @click.option("--seed", type=int, default=0, help="Of proposals and manifests.")
 @click.option(
     "--cold", is_flag=True, help="Leave the registry alone: no runs to begin with from it."

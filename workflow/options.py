@@ -80,6 +80,7 @@ def registry_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--tracking-uri",
             type=TEXT,
             default="",
+            show_default=False,
             help="MLflow tracking URI, for example sqlite:///mlflow.db or "
             "http://host:5000.  [default: $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db]",
         ),
