@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlready.predictors.dataset import FloatArray, TextArray
 
@@ -43,6 +44,16 @@ class Predictive:
             scale = np.sqrt(self.df / rng.chisquare(self.df, size=(n_draws, 1)))
         spread: FloatArray = scale * (self.group_sd * shared + self.row_sd * alone)
         return self.mean + spread
+
+    def rows(self, chosen: NDArray[np.intp]) -> Predictive:
+        """What is known of some of the checkpoints, by position."""
+        return replace(
+            self,
+            mean=self.mean[chosen],
+            row_sd=self.row_sd[chosen],
+            group_sd=self.group_sd[chosen],
+            groups=self.groups[chosen],
+        )
 
     @property
     def sd(self) -> FloatArray:

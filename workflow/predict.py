@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -154,6 +155,8 @@ def fit(
     practice = practice_column(table)
     say("Validating on rows and groups that the model has not seen")
     report = validate(table, (model,), _SPLITS, baseline=practice, seed=seed, progress=progress)
+    model = report.default_model if model == "default" else model
+    signal = predictor.signal_.in_words()
     with tempfile.TemporaryDirectory() as folder:
         figure = draw_predictions(Path(folder) / "predicted_and_true.png", predictor, table)
         stored = put_predictor(
@@ -167,7 +170,7 @@ def fit(
                 column_versions=data.versions,
                 trusted_types=trusted_types(),
                 params={
-                    "model": report.default_model if model == "default" else model,
+                    "model": model,
                     "groups": ",".join(data.groups) or "none",
                     "level": level,
                     "seed": seed,
@@ -176,11 +179,7 @@ def fit(
                 metrics=_metrics(report, model),
                 report=report.to_dict(),
                 figures={"predicted_and_true.png": figure},
-                summary=(
-                    predictor.signal_.in_words(),
-                    *_said(report, report.default_model if model == "default" else model),
-                    *predictor.notes_,
-                ),
+                summary=(signal, *_said(report, model), *predictor.notes_),
             ),
             name,
         )
@@ -188,9 +187,9 @@ def fit(
         stored=stored,
         data=data,
         validation=report,
-        signal=predictor.signal_.in_words(),
+        signal=signal,
         practice=practice,
-        model=report.default_model if model == "default" else model,
+        model=model,
     )
 
 
@@ -210,12 +209,17 @@ class Loaded:
     data: RegistryTable
     posterior: Predictive
 
-    @property
+    @cached_property
+    def assessed(self) -> pd.DataFrame:
+        """What the predictor alone says of each row."""
+        return self.predictor.assess(self.data.table.X)
+
+    @cached_property
     def names(self) -> list[str]:
         """(n,) name of each checkpoint, different ones."""
         return _names(self.data.frame)
 
-    @property
+    @cached_property
     def outcomes(self) -> dict[str, float]:
         """Recorded outcomes by name, in the user's target."""
         shown = self.data.table.shown(self.data.table.y)
@@ -259,24 +263,25 @@ def posterior(predictor: CalibratedPredictor, table: TrainingTable) -> Predictiv
     outcome y with standard error s and a prediction m with row sd r and level sd g are joined by
     their precisions; what is left is the row's own.
     """
-    prior = predictor.predictive(table.X, noise=False)
-    mean = np.where(np.isfinite(unseen := out_of_fold(predictor, table)), unseen, prior.mean)
+    prior = unseen(predictor, table)
     has = np.isfinite(table.y)
     noise = np.where(np.isfinite(table.y_error), table.y_error, run_noise(predictor))
     total = prior.row_sd**2 + prior.group_sd**2
     weight = np.where(has, total / (total + noise**2), 0.0)
     return replace(
         prior,
-        mean=np.where(has, mean + weight * (np.where(has, table.y, 0.0) - mean), prior.mean),
+        mean=prior.mean + weight * (np.where(has, table.y, prior.mean) - prior.mean),
         row_sd=np.where(has, np.sqrt(weight) * noise, prior.row_sd),
         group_sd=np.where(has, 0.0, prior.group_sd),
     )
 
 
-def out_of_fold(predictor: CalibratedPredictor, table: TrainingTable) -> FloatArray:
-    """(n,) predictions of fitted rows by models that have not seen them; NaN for other rows."""
-    seen = dict(zip(predictor.ids_, predictor.out_of_fold_, strict=True))
-    return np.array([seen.get(name, math.nan) for name in table.ids])
+def unseen(predictor: CalibratedPredictor, table: TrainingTable) -> Predictive:
+    """What is predicted of the true score of each row by a model that has not seen its outcome."""
+    everything = predictor.predictive(table.X, noise=False)
+    held_out = dict(zip(predictor.ids_, predictor.out_of_fold_, strict=True))
+    mean = np.array([held_out.get(name, math.nan) for name in table.ids])
+    return replace(everything, mean=np.where(np.isfinite(mean), mean, everything.mean))
 
 
 def run_noise(predictor: CalibratedPredictor) -> float:
@@ -333,7 +338,7 @@ def rank_registry(
 def _candidates(loaded: Loaded, keep: np.ndarray[Any, np.dtype[np.bool_]]) -> Candidates:
     """All rows that are kept, with intervals, domain, and what speaks for and against them."""
     table, predictor = loaded.data.table, loaded.predictor
-    frame = predictor.assess(table.X)
+    frame = loaded.assessed
     ends = np.sort(
         np.array([table.shown(frame["low"].to_numpy()), table.shown(frame["high"].to_numpy())]),
         axis=0,
@@ -350,13 +355,7 @@ def _candidates(loaded: Loaded, keep: np.ndarray[Any, np.dtype[np.bool_]]) -> Ca
     findings = _findings(loaded.data)
     return Candidates(
         ids=[names[i] for i in rows],
-        predictive=Predictive(
-            mean=post.mean[rows],
-            row_sd=post.row_sd[rows],
-            group_sd=post.group_sd[rows],
-            groups=post.groups[rows],
-            df=post.df,
-        ),
+        predictive=post.rows(rows),
         low=low[rows],
         high=high[rows],
         interval=f"{predictor.level:.0%}",
@@ -411,9 +410,8 @@ class PlanReport:
         target: the outcome.
         is_retrospective: whether all candidates have their outcome, and the plan was made as if
             none had.
-        realised_regret: then, best recorded outcome less the best one of the chosen.
+        realised_regret: then, best recorded outcome less the best one of the chosen; else None.
         meta: of the predictor.
-        names: of the candidates, by id.
     """
 
     plan: Plan
@@ -461,21 +459,10 @@ def plan_registry(
     known = loaded.has_outcome
     is_retrospective = bool(known.all())
     rows = np.arange(len(table)) if is_retrospective else np.flatnonzero(~known)
-    prior = predictor.predictive(table.X, noise=False)
-    mean = prior.mean
-    if is_retrospective:
-        unseen = out_of_fold(predictor, table)
-        mean = np.where(np.isfinite(unseen), unseen, mean)
     names = loaded.names
     noise = run_noise(predictor) if rl_noise is None else rl_noise
     made = make_plan(
-        Predictive(
-            mean=mean[rows],
-            row_sd=prior.row_sd[rows],
-            group_sd=prior.group_sd[rows],
-            groups=prior.groups[rows],
-            df=prior.df,
-        ),
+        unseen(predictor, table).rows(rows),
         [names[i] for i in rows],
         n_runs,
         rl_noise=noise,
@@ -527,8 +514,7 @@ def ranked_tags(
     """
     ranking, loaded = rank_registry(store, reference, rule=rule)
     ids = dict(zip(loaded.names, loaded.data.table.ids, strict=True))
-    frame = loaded.predictor.assess(loaded.data.table.X)
-    promises = dict(zip(loaded.names, frame["promise"], strict=True))
+    promises = dict(zip(loaded.names, loaded.assessed["promise"], strict=True))
     promises.update(dict.fromkeys(loaded.outcomes, _AFTER_OUTCOME))
     tags = [
         ReadinessTag(
@@ -623,10 +609,9 @@ def _said(report: ValidationReport, model: str) -> list[str]:
 
 def _metrics(report: ValidationReport, model: str) -> dict[str, float]:
     """Figures of the model's validation for MLflow, by split."""
-    name = report.default_model if model == "default" else model
     found = {}
     for split, scores in report.splits.items():
-        own = scores.models.get(name)
+        own = scores.models.get(model)
         if own is None:
             continue
         for score, interval in own.scores.items():
