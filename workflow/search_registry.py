@@ -62,12 +62,12 @@ class RegistryValues:
         Raises:
             ConfigError: if there is no such outcome, or the target has to be named.
         """
-        from rlready.workflow.training import candidates
+        from rlready.workflow.training import registry_rows
 
         stored = self.store.checkpoints()
         if self.target is None and not any(one.outcomes for one in stored):
             return []
-        found = candidates(self.store, self.target)
+        found = registry_rows(self.store, self.target)
         recipes = {one.checkpoint.id: one.checkpoint.recipe for one in stored}
         runs = []
         for row in found.frame.to_dict("records"):

@@ -29,7 +29,7 @@ _COVERED = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Candidates:
+class RegistryRows:
     """SFT checkpoints, and base models that have the outcome.
 
     A base model teaches where RL was run from it; it is no candidate for the choice among SFT
@@ -50,7 +50,7 @@ class Candidates:
     notes: tuple[str, ...]
 
 
-def candidates(store: Store, target: str | None) -> Candidates:
+def registry_rows(store: Store, target: str | None) -> RegistryRows:
     """The registry's rows for a target, which may be left out if there is one only.
 
     Raises:
@@ -61,7 +61,7 @@ def candidates(store: Store, target: str | None) -> Candidates:
     frame = found.frame[(found.frame["kind"] == "sft") | found.frame[target].notna()]
     error = beside(target, "se")
     has_error = error in frame and bool(frame[error].notna().any())
-    return Candidates(
+    return RegistryRows(
         frame=frame.reset_index(drop=True),
         target=target,
         target_error=error if has_error else None,
@@ -75,7 +75,7 @@ class RegistryTable:
     """The registry as a predictor sees it.
 
     Args:
-        table: the candidates, with and without the outcome, by checkpoint id.
+        table: the rows, with and without the outcome, by checkpoint id.
         frame: the registry's table, its rows in the same order.
         target: the outcome's column.
         groups: columns that name the group.
@@ -98,7 +98,7 @@ def registry_table(
     features: Sequence[str] = (),
     groups: Sequence[str] = (),
 ) -> RegistryTable:
-    """The candidates with proxies, groups and outcome.
+    """The rows with proxies, groups and outcome.
 
     Args:
         store: the registry.
@@ -110,7 +110,7 @@ def registry_table(
         ConfigError: if a column is unknown, no target was named and there are several, or no
             checkpoint has the outcome.
     """
-    found = candidates(store, target)
+    found = registry_rows(store, target)
     frame = found.frame
     features = tuple(features) or default_features(frame, found.target)
     groups = tuple(groups) or default_groups(frame)

@@ -12,7 +12,7 @@ import numpy as np
 from rlready.predictors.dataset import TrainingTable, training_table
 from rlready.predictors.fold_runs import Progress
 from rlready.registry.errors import ConfigError
-from rlready.workflow.training import PRACTICE, candidates, default_features, default_groups
+from rlready.workflow.training import PRACTICE, default_features, default_groups, registry_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,7 +154,7 @@ def _from_registry(
 ) -> tuple[ValidateConfig, pd.DataFrame, list[str]]:
     if store is None:
         raise ValueError("a registry is needed where no table is named")
-    found = candidates(store, config.target)
+    found = registry_rows(store, config.target)
     return (
         replace(
             config,
