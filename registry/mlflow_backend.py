@@ -216,10 +216,7 @@ class PostgresBackend:
     def __init__(self, uri: str) -> None:
         import sqlalchemy as sa
 
-        url = sa.engine.make_url(uri)
-        if url.drivername == "postgresql":
-            # SQLAlchemy 2.0 takes this for psycopg2, 2.1 for psycopg 3; take what is installed.
-            url = url.set(drivername=f"postgresql+{_postgres_driver()}")
+        url = sa.engine.make_url(with_driver(uri))
         self.uri = url.render_as_string(hide_password=False)
         self.shown = url.render_as_string()
         self._engine = open_engine(self.uri, connect_timeout=_CONNECT_S)
@@ -363,6 +360,18 @@ def _sqlite_uri(path: Path) -> str:
     if sa.engine.make_url(plain).database == str(path):
         return plain
     return sa.engine.URL.create("sqlite", database=str(path)).render_as_string()
+
+
+def with_driver(uri: str) -> str:
+    """The URI with the driver that is installed, where it is of PostgreSQL and names none.
+
+    SQLAlchemy 2.0 takes such a URI for psycopg2, 2.1 for psycopg 3.
+
+    Raises:
+        StoreError: if no driver is installed.
+    """
+    scheme, _, rest = uri.partition(":")
+    return f"postgresql+{_postgres_driver()}:{rest}" if scheme == "postgresql" else uri
 
 
 def _postgres_driver() -> str:

@@ -21,7 +21,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -215,6 +214,8 @@ def open_storage(url: str) -> RDBStorage:
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
+    from rlready.registry.mlflow_backend import with_driver
+
     scheme = url.partition(":")[0].partition("+")[0]
     if scheme not in ("sqlite", "postgresql"):
         raise ConfigError(
@@ -226,10 +227,11 @@ def open_storage(url: str) -> RDBStorage:
     if scheme == "postgresql":
         settings = {"pool_pre_ping": True, "pool_size": 2}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    url = with_driver(url)
     _check_not_mlflow(url)
     for attempt in range(_ATTEMPTS):
         try:
-            return optuna.storages.RDBStorage(_with_driver(url), engine_kwargs=settings)
+            return optuna.storages.RDBStorage(url, engine_kwargs=settings)
         except ImportError as error:
             raise StoreError(
                 f"the storage {_shown(url)} cannot be opened",
@@ -257,7 +259,7 @@ def _check_not_mlflow(url: str) -> None:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        engine = sa.create_engine(_with_driver(url))
+        engine = sa.create_engine(url)
         tables = set(sa.inspect(engine).get_table_names())
         engine.dispose()
     except (ImportError, SQLAlchemyError):
@@ -315,14 +317,6 @@ def _made_table(engine: Engine) -> Table:
                 raise StoreError("the table of leases cannot be made", why=str(error)) from error
             time.sleep(0.1 * (attempt + 1))
     return table
-
-
-def _with_driver(url: str) -> str:
-    """The URL with the driver that is installed, where it names none (SQLAlchemy has a default)."""
-    scheme, _, rest = url.partition(":")
-    if scheme == "postgresql" and find_spec("psycopg") is None:
-        return f"postgresql+psycopg2:{rest}"
-    return url
 
 
 def _shown(url: str) -> str:
