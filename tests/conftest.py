@@ -87,6 +87,15 @@ def server_uri(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -
     command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
     command += ["--artifacts-destination", str(folder / "artifacts")]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with served(command, port, folder, environment) as uri:
+        yield uri
+
+
+@contextlib.contextmanager
+def served(
+    command: list[str], port: int, folder: Path, environment: dict[str, str]
+) -> Iterator[str]:
+    """Address on loopback of a server that answers /health, with its log in the folder."""
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -175,6 +184,14 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
     uri: str = request.getfixturevalue(f"{request.param}_uri")
     experiment = new_experiment(uri, tmp_path)
     return lambda: MlflowStore(uri, experiment)
+
+
+@pytest.fixture
+def client(store: MlflowStore) -> Iterator[Any]:
+    """MLflow's own client of the test's store."""
+    made = client_of(store.tracking_uri)
+    with quiet():
+        yield made
 
 
 def new_experiment(uri: str, folder: Path) -> str:

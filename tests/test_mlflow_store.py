@@ -11,7 +11,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +34,6 @@ CHILD = Path(__file__).with_name("store_child.py")
 @pytest.fixture
 def store(sqlite_uri: str) -> MlflowStore:
     return MlflowStore(sqlite_uri)
-
-
-@pytest.fixture
-def client(store: MlflowStore) -> Iterator[Any]:
-    made = client_of(store.tracking_uri)
-    with quiet():
-        yield made
 
 
 def test_metrics_stand_on_the_model_under_benchmark_and_protocol(

@@ -6,7 +6,6 @@ import dataclasses
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -66,13 +65,6 @@ def store(sqlite_uri: str) -> MlflowStore:
     for number in (1, 2, 3):
         made.put_evaluation(an_evaluation(number))
     return made
-
-
-@pytest.fixture
-def client(store: MlflowStore) -> Iterator[Any]:
-    made = client_of(store.tracking_uri)
-    with quiet():
-        yield made
 
 
 def put(store: MlflowStore, *tags: ReadinessTag, **how: Any) -> TaggedFamily:
