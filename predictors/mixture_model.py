@@ -37,7 +37,7 @@ _MAX_ITERATIONS = 40
 _ROWS_FOR_LENGTHS = 200
 
 
-class MixtureModel(RegressorMixin, BaseEstimator):  # type: ignore[misc,unused-ignore]
+class MixtureModel(RegressorMixin, BaseEstimator):
     """Regressor of outcomes on recipe features, with standard deviations.
 
     Args:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _ERRORS = "rlready:errors"
 
 
-class SurrogateSampler(BaseSampler):  # type: ignore[misc,unused-ignore]
+class SurrogateSampler(BaseSampler):
     """Draws whole recipes by `proposer.propose`; trials that run count as run.
 
     It keeps no state: what it proposes depends on the study, the seed and the trial's number alone,
