@@ -101,6 +101,9 @@ class HfSampler:
             "dtype": str(self._model.dtype).removeprefix("torch."),
         }
 
+    def close(self) -> None:
+        """See `Sampler.close`. The model belongs to whoever loaded it."""
+
     def draw(
         self,
         draws: Sequence[Draw],

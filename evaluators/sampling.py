@@ -65,6 +65,9 @@ class Sampler(Protocol):
     def describe(self) -> dict[str, Any]:
         """Engine, versions, device and number format, for the record."""
 
+    def close(self) -> None:
+        """Free what the engine alone holds (device, processes, connections); it draws no more."""
+
 
 def sample_seed(base_seed: int, problem_id: str, sample_index: int) -> int:
     """The seed of one sample, 0 <= seed < 2^63."""

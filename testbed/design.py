@@ -15,7 +15,7 @@ from typing import Any
 
 from rlready.registry.errors import ConfigError
 from rlready.testbed.sft import SftRecipe
-from rlready.testbed.skills import MIXES
+from rlready.testbed.skills import MIXES, SKILLS
 from rlready.testbed.solutions import STYLES
 
 AXES: Mapping[str, tuple[Any, ...]] = {
@@ -51,6 +51,29 @@ def design(n: int, seed: int = 0) -> list[SftRecipe]:
         seen.update(_pairs(cell))
         chosen.append(_recipe(cell))
     return chosen
+
+
+def search_space(budget: int) -> str:
+    """TOML of the recipes between the design's levels, for `rlready search --space`.
+
+    Any mixture of the skills takes the place of the named ones; `n_unique` runs from as many epochs
+    as the design has to one.
+
+    Args:
+        budget: examples that every recipe sees, repetitions included.
+    """
+    rates, noises = AXES["learning_rate"], AXES["noise"]
+    styles = ", ".join(f'"{style}"' for style in AXES["style"])
+    return (
+        f"# Examples that a recipe sees; epochs are {budget} / n_unique.\n"
+        f"token_budget = {budget}\n"
+        '\n[recipe]\nbase_model = "testbed-base"\nseed = 0\n\n'
+        + "".join(f"[sources.{skill}]\n" for skill in SKILLS)
+        + f"\n[n_unique]\nlow = {budget // max(AXES['epochs'])}\nhigh = {budget}\n"
+        f"\n[learning_rate]\nlow = {min(rates)}\nhigh = {max(rates)}\n"
+        f"\n[axes.style]\nchoices = [{styles}]\n"
+        f"\n[axes.noise]\nlow = {min(noises)}\nhigh = {max(noises)}\n"
+    )
 
 
 def _pairs(cell: tuple[int, ...]) -> list[tuple[int, int, int, int]]:

@@ -6,8 +6,10 @@ On one machine the same base, recipe and seed give the same losses bit for bit.
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from rlready.registry.records import Recipe
 from rlready.testbed.folders import find_or_make
 from rlready.testbed.measure import load
 from rlready.testbed.model import save_checkpoint
-from rlready.testbed.skills import MIXES, draw_mixture
+from rlready.testbed.skills import MIXES, SKILLS, draw_mixture
 from rlready.testbed.solutions import STYLES, Style, solution
 from rlready.testbed.tokenizer import encode_pairs
 from rlready.testbed.train import SCHEDULE, TrainSettings, train
@@ -29,6 +31,11 @@ SFT_VERSION = 1
 BATCH_SIZE = 64
 _WARMUP_STEPS = 10
 MARK = "sft.json"
+
+_SAME_SHARE = 1e-9
+# A whole number of examples meets a budget only nearly.
+_BUDGET_SLACK = 0.02
+_OWN_KEYS = ("budget", "style", "noise", "mix", "warmup_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +57,13 @@ class SftRecipe:
     n_unique: int = 6400
     style: Style = "canonical"
     noise: float = 0.0
-    mix: str = "mixed"
+    mix: str | Mapping[str, float] = "mixed"
     learning_rate: float = 1e-3
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.mix, str):
+            object.__setattr__(self, "mix", _shares(self.mix))
         if not 1 <= self.n_unique <= self.budget:
             raise ConfigError(
                 f"n_unique is {self.n_unique} with a budget of {self.budget} examples",
@@ -65,7 +74,7 @@ class SftRecipe:
                 f"noise is {self.noise} and the learning rate {self.learning_rate}",
                 fix="Give a noise in [0, 1] and a positive rate",
             )
-        if self.style not in STYLES or self.mix not in MIXES:
+        if self.style not in STYLES or (isinstance(self.mix, str) and self.mix not in MIXES):
             raise ConfigError(
                 f"style is {self.style!r} and mix {self.mix!r}",
                 fix=f"Known styles: {', '.join(STYLES)}; mixes: {', '.join(MIXES)}",
@@ -73,11 +82,17 @@ class SftRecipe:
 
     @property
     def id(self) -> str:
-        """All axes in one readable word, which names folders and runs."""
+        """All axes in one readable word, which names folders and runs; shares by their digest."""
+        mix = self.mix if isinstance(self.mix, str) else f"m{digest(self.mix)[:10]}"
         return (
-            f"b{self.budget}-u{self.n_unique}-{self.style}-n{self.noise:g}-{self.mix}"
+            f"b{self.budget}-u{self.n_unique}-{self.style}-n{self.noise:g}-{mix}"
             f"-r{self.learning_rate:g}-s{self.seed}"
         )
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """Shares of the skills among the examples."""
+        return MIXES[self.mix] if isinstance(self.mix, str) else self.mix
 
     @property
     def n_steps(self) -> int:
@@ -89,7 +104,7 @@ class SftRecipe:
         return Recipe(
             base_model=base_model,
             base_revision=base_revision,
-            sources=MIXES[self.mix],
+            sources=self.shares,
             n_unique=self.n_unique,
             epochs=self.budget / self.n_unique,
             learning_rate=self.learning_rate,
@@ -101,9 +116,40 @@ class SftRecipe:
                 "budget": self.budget,
                 "style": self.style,
                 "noise": self.noise,
-                "mix": self.mix,
+                **({"mix": self.mix} if isinstance(self.mix, str) else {}),
                 "warmup_steps": _WARMUP_STEPS,
             },
+        )
+
+    @classmethod
+    def from_record(cls, record: Recipe) -> SftRecipe:
+        """The recipe that a record describes; shares that have a name in `MIXES` get it.
+
+        What the record leaves open is as in the class, with the budget n_unique x epochs.
+
+        Raises:
+            ConfigError: if it asks for something that the testbed cannot do, or leaves out sources
+                or n_unique.
+        """
+        _check_record(record)
+        assert record.n_unique is not None
+        given = {name: record.extra[name] for name in ("style", "noise") if name in record.extra}
+        if record.learning_rate is not None:
+            given["learning_rate"] = record.learning_rate
+        epochs = 1.0 if record.epochs is None else record.epochs
+        budget = record.extra.get("budget", round(record.n_unique * epochs))
+        if abs(budget / (record.n_unique * epochs) - 1.0) > _BUDGET_SLACK:
+            raise ConfigError(
+                f"the recipe has a budget of {budget} examples",
+                why=f"{epochs:g} epochs of {record.n_unique} are others",
+            )
+        shares = _shares(record.sources)
+        return cls(
+            budget=budget,
+            n_unique=record.n_unique,
+            mix=next((name for name in MIXES if _is_same(MIXES[name], shares)), shares),
+            seed=record.seed or 0,
+            **given,
         )
 
 
@@ -127,7 +173,7 @@ class SftResult:
 def examples_of(recipe: SftRecipe) -> list[tuple[str, str]]:
     """The recipe's different examples: questions with the responses to learn."""
     rng = random.Random(f"sft/{recipe.seed}")
-    puzzles = draw_mixture(MIXES[recipe.mix], "train", recipe.n_unique, recipe.seed)
+    puzzles = draw_mixture(recipe.shares, "train", recipe.n_unique, recipe.seed)
     n_wrong = round(recipe.noise * recipe.n_unique)
     wrong = set(rng.sample(range(recipe.n_unique), n_wrong))
     return [
@@ -175,3 +221,35 @@ def _train(base: Path, recipe: SftRecipe, folder: Path) -> dict[str, Any]:
         "cpu_seconds": round(time.process_time() - begin, 2),
         "losses": losses,
     }
+
+
+def _shares(given: Mapping[str, float]) -> dict[str, float]:
+    """Shares in the skills' order, without those that are 0."""
+    unknown = sorted(set(given) - set(SKILLS))
+    if unknown:
+        raise ConfigError(
+            f"the mixture names {', '.join(unknown)}", fix=f"Known skills: {', '.join(SKILLS)}"
+        )
+    if not math.isclose(sum(given.values()), 1.0, abs_tol=1e-6) or min(given.values()) < 0.0:
+        raise ConfigError(f"the shares {dict(given)} are no mixture", fix="Let them sum to 1")
+    return {skill: float(given[skill]) for skill in SKILLS if given.get(skill, 0.0) > 0.0}
+
+
+def _is_same(mix: Mapping[str, float], shares: Mapping[str, float]) -> bool:
+    return all(abs(mix.get(s, 0.0) - shares.get(s, 0.0)) <= _SAME_SHARE for s in SKILLS)
+
+
+def _check_record(record: Recipe) -> None:
+    if not record.sources or record.n_unique is None:
+        raise ConfigError("the recipe has no sources, or no n_unique")
+    fixed = {"schedule": SCHEDULE, "batch_size": BATCH_SIZE, "loss_weighting": "none"}
+    for name, only in fixed.items():
+        value = getattr(record, name)
+        if value not in (None, only):
+            raise ConfigError(f"the recipe's {name} is {value!r}", fix=f"The testbed has {only!r}")
+    unknown = sorted(set(record.extra) - set(_OWN_KEYS))
+    if unknown:
+        raise ConfigError(
+            f"the testbed has no {', '.join(unknown)}",
+            fix=f"A recipe may hold, beside the usual fields, {', '.join(_OWN_KEYS)}",
+        )

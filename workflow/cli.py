@@ -134,6 +134,14 @@ def main() -> None:
     "--engine", default="auto", show_default=True, help="What draws the samples: auto or hf."
 )
 @click.option(
+    "--engine-option",
+    "engine_options",
+    multiple=True,
+    callback=several,
+    metavar="KEY=VALUE",
+    help="Option of the engine; a wrong KEY lists them. Repeatable.",
+)
+@click.option(
     "--batch-size",
     type=Optional(int, ("", "auto")),
     default="auto",

@@ -11,8 +11,7 @@ from typing import Any
 
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import CheckpointKind, Recipe
-
-KNOWN_ENGINES = ("hf",)
+from rlready.workflow.engines import check_engine
 
 DEFAULT_TARGET_SE = 0.01
 
@@ -38,7 +37,8 @@ class EvaluateConfig:
         top_p: share of the probability mass kept.
         max_tokens: a sample is cut after so many tokens.
         prompt_template: file with `{problem}`; None for the default template.
-        engine: `auto` or one of `KNOWN_ENGINES`.
+        engine: `auto` or one of `engines.KNOWN_ENGINES`.
+        engine_options: `KEY=VALUE` each, what the engine's options are called.
         batch_size: rows drawn together; None picks it by memory.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         recipe: TOML file of the SFT recipe.
@@ -66,6 +66,7 @@ class EvaluateConfig:
     max_tokens: int = 2048
     prompt_template: Path | None = None
     engine: str = "auto"
+    engine_options: tuple[str, ...] = ()
     batch_size: int | None = None
     device: str = "auto"
     recipe: Path | None = None
@@ -88,11 +89,7 @@ class EvaluateConfig:
         self._check_numbers()
         if self.suite is None and not self.benchmarks and not self.held_out:
             object.__setattr__(self, "suite", "math7")
-        if self.engine not in ("auto", *KNOWN_ENGINES):
-            raise ConfigError(
-                f"there is no engine {self.engine!r}",
-                fix=f"Known engines: auto, {', '.join(KNOWN_ENGINES)}",
-            )
+        check_engine(self.engine, self.engine_options)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as JSON values."""

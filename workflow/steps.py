@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlready.evaluators.checkpoints import pick_device
 from rlready.evaluators.distribution import ProblemSamples
 from rlready.evaluators.heldout import HeldoutSet
 from rlready.evaluators.heldout_loss import EVALUATOR_VERSION as LOSS_VERSION
@@ -37,6 +36,7 @@ from rlready.registry.records import (
 from rlready.registry.store import Store, StoredEvaluation
 from rlready.workflow.adaptive import AdaptiveRounds, even_part
 from rlready.workflow.config import EvaluateConfig
+from rlready.workflow.engines import LocalModel, open_sampler
 from rlready.workflow.plan import Plan, make_plan
 from rlready.workflow.progress import Clock
 
@@ -103,8 +103,8 @@ class Evaluator:
     def __init__(self, plan: Plan, clock: Clock) -> None:
         self._plan, self._clock = plan, clock
         self._root = plan.config.samples_dir / plan.checkpoint.id
-        self._model: Any = None
-        self._tokenizer: Any = None
+        self._local = LocalModel(plan.weights.path, plan.config.device, clock)
+        self._open_sampler: Sampler | None = None
         self._engine: dict[str, Any] = {}
         self._warnings: list[str] = []
         self._n_drawn = self._n_found = 0
@@ -117,12 +117,16 @@ class Evaluator:
         plan = self._plan
         proxies: list[Proxy] = []
         verdicts: dict[str, dict[str, int]] = {}
-        with Verifier() as verifier:
-            self._check_golds(verifier)
-            for benchmark in plan.benchmarks:
-                problems = self._judged_samples(benchmark, verifier)
-                verdicts[benchmark.name] = _count_verdicts(problems)
-                proxies += self._proxies(benchmark, problems)
+        try:
+            with Verifier() as verifier:
+                self._check_golds(verifier)
+                for benchmark in plan.benchmarks:
+                    problems = self._judged_samples(benchmark, verifier)
+                    verdicts[benchmark.name] = _count_verdicts(problems)
+                    proxies += self._proxies(benchmark, problems)
+        finally:
+            # What comes next may need the device that the engine holds.
+            self._close_sampler()
         if len(plan.benchmarks) > 1:
             proxies += macro_mean(plan.suite_name, proxies)
         for heldout_set in plan.heldout_sets:
@@ -288,14 +292,14 @@ class Evaluator:
         from rlready.evaluators.heldout_loss import context_tokens, example_losses
         from rlready.evaluators.heldout_tokens import tokenize_set
 
-        self._load()
+        model, tokenizer = self._local.model, self._local.tokenizer
         template = self._plan.protocol.prompt_template
-        tokens = tokenize_set(heldout_set, self._tokenizer, template, context_tokens(self._model))
+        tokens = tokenize_set(heldout_set, tokenizer, template, context_tokens(model))
         n_tokens = sum(int(example.is_response.sum()) for example in tokens.examples)
         label = f"Loss on {heldout_set.name}"
         with self._clock.stage("loss", label, len(tokens.examples), "examples") as advance:
             losses = example_losses(
-                self._model,
+                model,
                 tokens.examples,
                 on_progress=lambda n_so_far: advance(n_so_far - advance.stage.n_done),
             )
@@ -308,22 +312,15 @@ class Evaluator:
         )
 
     def _sampler(self) -> Sampler:
-        from rlready.evaluators.hf_engine import HfSampler
+        if self._open_sampler is None:
+            self._open_sampler = open_sampler(self._plan.config, self._local)
+            self._engine = self._open_sampler.describe()
+        return self._open_sampler
 
-        self._load()
-        sampler = HfSampler(self._model, self._tokenizer, self._plan.config.batch_size)
-        self._engine = sampler.describe()
-        return sampler
-
-    def _load(self) -> None:
-        if self._model is not None:
-            return
-        from rlready.evaluators.checkpoints import load_model, load_tokenizer, pick_dtype
-
-        device = pick_device(self._plan.config.device)
-        self._clock.say(f"Loading {self._plan.weights.path} on {device}")
-        self._tokenizer = load_tokenizer(self._plan.weights.path)
-        self._model = load_model(self._plan.weights.path, device, pick_dtype(device))
+    def _close_sampler(self) -> None:
+        if self._open_sampler is not None:
+            self._open_sampler.close()
+            self._open_sampler = None
 
     def _put(self, store: Store, evaluation: Evaluation) -> StoredEvaluation:
         artifacts = {f"counts/{name}.parquet": path for name, path in self._counts.items()}

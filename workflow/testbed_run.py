@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from rlready.evaluators.pass_at_k import EVALUATOR_VERSION
 from rlready.registry.digest import digest, fingerprint
@@ -29,7 +30,7 @@ from rlready.registry.records import Checkpoint, Evaluation, Outcome, Proxy
 from rlready.registry.store import Store
 from rlready.testbed.base import shipped_base
 from rlready.testbed.benchmarks import benchmarks
-from rlready.testbed.grpo import CurveRow, GrpoResult, grpo
+from rlready.testbed.grpo import CurveRow, GrpoResult, GrpoSettings, grpo
 from rlready.testbed.measure import protocol
 from rlready.testbed.sft import SftRecipe
 from rlready.workflow.progress import Clock
@@ -159,8 +160,9 @@ def register(out: Path, design: Design, made: Sequence[Made], store: Store, cloc
     label = "Registering"
     with clock.stage("registering", label, len(made), "checkpoints") as advance:
         for entry in made:
-            first = next(iter(entry.runs.values()))
-            proxies = (*entry.proxies, *curve_proxies(design, first.curve, 0))
+            first = next(iter(entry.runs.values()), None)
+            after = () if first is None else curve_proxies(design, first.curve, 0)
+            proxies = (*entry.proxies, *after)
             store.put_evaluation(
                 Evaluation(checkpoint=entry.checkpoint, proxies=proxies, config=config)
             )
@@ -184,9 +186,7 @@ def _register_run(design: Design, entry: Made, seed: int, run: GrpoResult, store
     if is_changed:
         proxies = tuple(curve_proxies(design, run.curve, settings.n_steps))
         store.put_evaluation(Evaluation(checkpoint=checkpoint, proxies=proxies))
-    recipe = dataclasses.asdict(settings)
-    for key in ("seed", "n_steps", "budgets", "n_eval_problems", "n_eval_samples"):
-        del recipe[key]
+    recipe = rl_recipe(settings)
     for budget in settings.budgets:
         if budget == 0:
             continue
@@ -210,6 +210,14 @@ def _register_run(design: Design, entry: Made, seed: int, run: GrpoResult, store
                     rl_checkpoint_id=checkpoint.id if is_end and is_changed else None,
                 )
             )
+
+
+def rl_recipe(settings: GrpoSettings) -> dict[str, Any]:
+    """How RL was done, as an outcome says it: without the budget, the seed and the measurement."""
+    recipe = dataclasses.asdict(settings)
+    for key in ("seed", "n_steps", "budgets", "n_eval_problems", "n_eval_samples"):
+        del recipe[key]
+    return recipe
 
 
 def curve_proxies(design: Design, curve: Sequence[CurveRow], budget: int) -> Iterator[Proxy]:

@@ -29,6 +29,7 @@ from rlready.evaluators.sampling import Draw
 from rlready.registry.digest import digest
 from rlready.registry.records import Proxy, Sample, Verdict
 from rlready.testbed.benchmarks import benchmarks, write_benchmarks, write_heldout
+from rlready.testbed.design import AXES, search_space
 from rlready.testbed.grpo import GrpoSettings, grpo
 from rlready.testbed.measure import Item, load, protocol
 from rlready.testbed.puzzles import boxed, reward
@@ -174,15 +175,17 @@ def content_digest(items: Sequence[Item]) -> str:
 
 
 def write_inputs(out: Path, profile: Profile) -> None:
-    """Write what `rlready evaluate` takes to measure a checkpoint of the run: OUT/inputs.
+    """Write what `rlready evaluate` and `rlready search` take: OUT/inputs.
 
-    Benchmarks whose answers are numbers in both halves, held-out solutions in each style, and the
-    prompt template.
+    Benchmarks whose answers are numbers in both halves, held-out solutions in each style, the
+    prompt template, and the recipes of the smaller budget as a space.
     """
     folder = out / "inputs"
     write_benchmarks(folder, profile.n_problems)
     write_heldout(folder, profile.n_heldout)
     (folder / "prompt.txt").write_text(protocol().prompt_template + "\n", encoding="utf-8")
+    space = search_space(min(AXES["budget"]))
+    (folder / "space.toml").write_text(space, encoding="utf-8")
 
 
 def _losses(model: Any, tokenizer: Any, profile: Profile) -> list[Proxy]:

@@ -1,0 +1,148 @@
+"""Which engine draws the samples of an evaluation, and the weights beside it.
+
+An engine that keeps the device to itself (vLLM) is closed before the weights are loaded for what
+only a torch model can tell, such as the held-out loss.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rlready.evaluators.checkpoints import load_model, load_tokenizer, pick_device, pick_dtype
+from rlready.registry.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from rlready.evaluators.sampling import Sampler
+    from rlready.workflow.config import EvaluateConfig
+    from rlready.workflow.progress import Clock
+
+KNOWN_ENGINES = ("hf",)
+
+T = TypeVar("T")
+
+_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+
+
+class LocalModel:
+    """The checkpoint's weights on this machine, loaded when they are first needed.
+
+    Args:
+        path: folder of the checkpoint.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        clock: told when the weights are loaded.
+    """
+
+    def __init__(self, path: Path, device: str, clock: Clock) -> None:
+        self.path = path
+        self._device, self._clock = device, clock
+        self._model: PreTrainedModel | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The torch model, in evaluation mode on its device."""
+        if self._model is None:
+            device = pick_device(self._device)
+            self._clock.say(f"Loading {self.path} on {device}")
+            self._model = load_model(self.path, device, pick_dtype(device))
+        return self._model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The checkpoint's tokenizer; loads no weights."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.path)
+        return self._tokenizer
+
+
+def open_sampler(config: EvaluateConfig, local: LocalModel) -> Sampler:
+    """The engine that the configuration names, ready to draw.
+
+    Raises:
+        ConfigError: if a package that it needs is not installed.
+        CheckpointError: if it cannot run this checkpoint.
+    """
+    from rlready.evaluators.hf_engine import HfSampler
+
+    return HfSampler(local.model, local.tokenizer, config.batch_size)
+
+
+def check_engine(engine: str, options: Sequence[str]) -> None:
+    """Return if there is such an engine, and it takes these options.
+
+    Raises:
+        ConfigError: naming the engines, or the options, that there are.
+    """
+    if engine not in ("auto", *KNOWN_ENGINES):
+        raise ConfigError(
+            f"there is no engine {engine!r}",
+            fix=f"Known engines: auto, {', '.join(KNOWN_ENGINES)}",
+        )
+    if options:
+        raise ConfigError(f"the engine {engine} takes no options", fix="Leave --engine-option out")
+
+
+def parse_options(kind: type[T], given: Sequence[str], engine: str) -> T:
+    """The options of an engine out of `KEY=VALUE` texts.
+
+    Args:
+        kind: dataclass of the options, with a default for each field that may be left out; fields
+            are int, float, bool or str, or one of them or None.
+        given: as on the command line.
+        engine: for messages.
+
+    Raises:
+        ConfigError: for an unknown key (naming the known), a value of another type, or a missing
+            or repeated key.
+    """
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    known = ", ".join(fields)
+    values: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or key not in fields:
+            raise ConfigError(
+                f"--engine-option {text}: the engine {engine} has no such option",
+                fix=f"Write KEY=VALUE with one of: {known}",
+            )
+        if key in values:
+            raise ConfigError(f"--engine-option {key} is given twice", fix="Give it once")
+        values[key] = _parsed(f"--engine-option {text}", value, hints[key])
+    missing = [name for name, field in fields.items() if name not in values and _is_needed(field)]
+    if missing:
+        raise ConfigError(
+            f"the engine {engine} needs {', '.join(missing)}",
+            fix=" ".join(f"--engine-option {name}=..." for name in missing),
+        )
+    return kind(**values)
+
+
+def _is_needed(field: dataclasses.Field[Any]) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is missing and field.default_factory is missing
+
+
+def _parsed(what: str, text: str, hint: Any) -> Any:
+    kinds = [
+        kind
+        for kind in (typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,))
+        if kind is not type(None)
+    ]
+    (kind,) = kinds
+    if kind is bool:
+        if text.lower() in (*_TRUE, *_FALSE):
+            return text.lower() in _TRUE
+        raise ConfigError(f"{what}: {text!r} is neither true nor false")
+    try:
+        return kind(text)
+    except ValueError as error:
+        wanted = "whole number" if kind is int else "number"
+        raise ConfigError(f"{what}: {text!r} is no {wanted}") from error
