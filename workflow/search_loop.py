@@ -7,18 +7,13 @@ did the one before: what a killed one leaves is taken up by the next call of any
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rlready.predictors.recipes import RecipeSpace
-from rlready.predictors.search import Asked, SamplerName, WarmStart, add_known_runs, open_study
+from rlready.predictors.search import Asked
 from rlready.predictors.search import ask as ask_study
-from rlready.registry.errors import ConfigError, RlreadyError
-from rlready.registry.records import Recipe
+from rlready.registry.errors import RlreadyError
 from rlready.workflow.search_folder import (
     manifest,
     read_status,
@@ -27,68 +22,23 @@ from rlready.workflow.search_folder import (
     write_status,
     write_text,
 )
-from rlready.workflow.search_leases import Lease, Leases, asking, open_storage
-from rlready.workflow.search_registry import Measured, RegistryValues
+from rlready.workflow.search_leases import Lease, asking
+from rlready.workflow.search_open import Search, SearchConfig, open_search
+from rlready.workflow.search_tell import Told, asked_before, fail, noted, tell, trial_of
 
-if TYPE_CHECKING:
-    from optuna.study import Study
-    from optuna.trial import FrozenTrial
-
-_CHECKPOINT = "rlready:checkpoint"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchConfig:
-    """What a search is called with.
-
-    Args:
-        space: TOML file of the recipes.
-        study: its name; default: the file's.
-        storage: URL of the study's database.
-        sampler: who proposes.
-        folder: where the studies' folders go.
-        data: JSONL file of each source that is local.
-        worker: who asks; default: host and process.
-        lease_s: how long a worker may keep silent, seconds.
-        max_retries: how often a trial is offered again.
-        seed: of proposals and manifests.
-    """
-
-    space: Path
-    study: str | None = None
-    storage: str = "sqlite:///search.db"
-    sampler: SamplerName = "surrogate"
-    folder: Path = Path("search")
-    data: Mapping[str, Path] = field(default_factory=dict)
-    worker: str = ""
-    lease_s: float = 86_400.0
-    max_retries: int = 2
-    seed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Search:
-    """An open search; made by `open_search`.
-
-    Args:
-        study: of Optuna.
-        space: its recipes.
-        leases: who works on what.
-        engine: of the study's database.
-        root: folder of its trials.
-        config: as it was called.
-        registry: None where nothing is asked of it.
-        warm_start: what became of the registry's rows.
-    """
-
-    study: Study
-    space: RecipeSpace
-    leases: Leases
-    engine: Any
-    root: Path
-    config: SearchConfig
-    registry: RegistryValues | None
-    warm_start: WarmStart
+__all__ = [
+    "Handed",
+    "Search",
+    "SearchConfig",
+    "Synced",
+    "Told",
+    "ask",
+    "fail",
+    "open_search",
+    "settle",
+    "sync",
+    "tell",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,29 +74,6 @@ class Handed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """What became of a trial.
-
-    Args:
-        trial: its number.
-        state: "told" or "failed".
-        value: what the study was told.
-        se: its standard error.
-        checkpoint: registered id, where the value came from the registry.
-        reason: why it failed.
-        is_new: False if the study knew.
-    """
-
-    trial: int
-    state: str
-    value: float | None = None
-    se: float | None = None
-    checkpoint: str | None = None
-    reason: str = ""
-    is_new: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
 class Synced:
     """What was found in the folders.
 
@@ -161,53 +88,6 @@ class Synced:
     problems: tuple[tuple[int, str], ...]
 
 
-def open_search(
-    config: SearchConfig,
-    registry: RegistryValues | None = None,
-    *,
-    clock: Callable[[], float] | None = None,
-) -> Search:
-    """A new search or the one of that name, with the registry's runs in it.
-
-    Raises:
-        RlreadyError: for any mistake of the user or the environment.
-    """
-    space = RecipeSpace.from_toml(config.space)
-    known = {source.name for source in space.sources}
-    unknown = sorted(set(config.data) - known)
-    if unknown:
-        raise ConfigError(
-            f"--data names {', '.join(unknown)}, no source of the space",
-            fix=f"Sources: {', '.join(sorted(known))}",
-        )
-    name = config.study or config.space.stem
-    if not name or "/" in name or name.startswith("."):
-        raise ConfigError(f"{name!r} is no name for a study", fix="It names a folder too")
-    storage = open_storage(config.storage)
-    with asking(storage.engine, name):
-        study, space = open_study(
-            space, name=name, sampler=config.sampler, storage=storage, seed=config.seed
-        )
-        warm = _warm_start(study, space, registry)
-    leases = Leases(
-        storage.engine,
-        name,
-        period_s=config.lease_s,
-        max_retries=config.max_retries,
-        **({} if clock is None else {"clock": clock}),
-    )
-    return Search(
-        study=study,
-        space=space,
-        leases=leases,
-        engine=storage.engine,
-        root=config.folder / name,
-        config=config,
-        registry=registry,
-        warm_start=warm,
-    )
-
-
 def ask(search: Search) -> Handed:
     """A trial for this worker: one whose worker fell silent, or else a new one.
 
@@ -216,7 +96,7 @@ def ask(search: Search) -> Handed:
     """
     settle(search)
     while (lease := search.leases.take_expired(search.config.worker)) is not None:
-        asked = _asked_before(search, _trial(search, lease.trial))
+        asked = asked_before(search, trial_of(search, lease.trial))
         if asked is not None:
             return _hand(search, asked, lease)
         # Killed while its recipe was drawn: there is nothing to offer.
@@ -225,57 +105,6 @@ def ask(search: Search) -> Handed:
         asked = ask_study(search.study, search.space)
         lease = search.leases.take(asked.number, search.config.worker)
     return _hand(search, asked, lease)
-
-
-def tell(
-    search: Search,
-    number: int,
-    *,
-    value: float | None = None,
-    se: float | None = None,
-    checkpoint: str | None = None,
-) -> Told:
-    """The study is told a trial's value, or that of the checkpoint that it gave.
-
-    The first who tells wins; telling the same value again changes nothing. A trial that was given
-    up enters once more, with its value: no finished run is lost.
-
-    Raises:
-        ConfigError: if there is no such trial, it was told another value, the value is no finite
-            number, or the checkpoint was not made by the asked recipe.
-        StoreError: if the checkpoint, or what predicts it, is not registered.
-    """
-    from optuna.exceptions import UpdateFinishedTrialError
-    from optuna.trial import TrialState
-
-    trial = _trial(search, number)
-    measured = None
-    if checkpoint is not None:
-        measured = _measured(search, trial, checkpoint)
-        value, se = measured.value, measured.se
-    value = _checked(number, value, se)
-    told = Told(
-        trial=number,
-        state="told",
-        value=value,
-        se=se,
-        checkpoint=None if measured is None else measured.checkpoint_id,
-    )
-    if not trial.state.is_finished():
-        _write_attributes(search, trial, told)
-        # Another may tell it between our look and now.
-        with contextlib.suppress(UpdateFinishedTrialError, ValueError):
-            search.study.tell(number, value)
-            return _noted(search, told)
-        trial = _trial(search, number)
-    if trial.state != TrialState.COMPLETE:
-        return _noted(search, _enter_again(search, trial, told))
-    if trial.value is not None and math.isclose(trial.value, value, rel_tol=1e-9):
-        return _noted(search, replace(told, is_new=False))
-    raise ConfigError(
-        f"trial {number} was told {trial.value:.6g} before, now {value:.6g}",
-        fix="A trial has one value; record a second measurement in the registry",
-    )
 
 
 def sync(search: Search) -> Synced:
@@ -304,7 +133,7 @@ def sync(search: Search) -> Synced:
             elif status.state in ("asked", "running"):
                 waiting.append(number)
                 search.leases.extend(number, (folder / "status.json").stat().st_mtime)
-            elif status.state == "failed" and not _trial(search, number).state.is_finished():
+            elif status.state == "failed" and not trial_of(search, number).state.is_finished():
                 done.append(fail(search, number, status.error or "its trainer said so"))
         except RlreadyError as error:
             problems.append((number, str(error)))
@@ -324,7 +153,7 @@ def settle(search: Search) -> Synced:
     for lease in search.leases.all():
         trial = trials[lease.trial]
         if trial.state == TrialState.COMPLETE:
-            _noted(search, Told(trial=trial.number, state="told", value=trial.value))
+            noted(search, Told(trial=trial.number, state="told", value=trial.value))
         elif trial.state.is_finished():
             search.leases.close(trial.number)
     for lease in search.leases.spent():
@@ -339,16 +168,6 @@ def _open_folders(search: Search) -> dict[int, Path]:
     trials = search.study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.FAIL))
     folders = {trial.number: trial_folder(search.root, trial.number) for trial in trials}
     return {number: folder for number, folder in folders.items() if folder.is_dir()}
-
-
-def _warm_start(study: Study, space: RecipeSpace, registry: RegistryValues | None) -> WarmStart:
-    if registry is None:
-        return WarmStart(n_added=0, n_known=0, left_out=())
-    told = {trial.user_attrs.get(_CHECKPOINT) for trial in study.get_trials(deepcopy=False)}
-    # What a trial gave is a trial already.
-    return add_known_runs(
-        study, space, [run for run in registry.known_runs() if run.name not in told]
-    )
 
 
 def _hand(search: Search, asked: Asked, lease: Lease) -> Handed:
@@ -375,114 +194,3 @@ def _hand(search: Search, asked: Asked, lease: Lease) -> Handed:
         error=None,
     )
     return Handed(asked=asked, folder=folder, lease=lease)
-
-
-def _asked_before(search: Search, trial: FrozenTrial) -> Asked | None:
-    kept = trial.user_attrs
-    if "rlready:recipe" not in kept:
-        return None
-    predicted = kept.get("rlready:predicted")
-    return Asked(
-        number=trial.number,
-        recipe=Recipe.from_dict(kept["rlready:recipe"]),
-        origin=kept.get("rlready:origin", "again"),
-        domain=kept.get("rlready:domain"),
-        reason=kept.get("rlready:domain_reason", ""),
-        predicted=None if predicted is None else tuple((m, s) for m, s in predicted),
-    )
-
-
-def _trial(search: Search, number: int) -> FrozenTrial:
-    from optuna.trial import TrialState
-
-    trials = search.study.get_trials(deepcopy=False)
-    was_asked = 0 <= number < len(trials) and (
-        "rlready:run" not in trials[number].user_attrs
-        and trials[number].state not in (TrialState.WAITING, TrialState.PRUNED)
-    )
-    if not was_asked:
-        raise ConfigError(
-            f"study {search.study.study_name!r} has asked for no trial {number}",
-            fix=f"See {search.root}, or `rlready search report`",
-        )
-    return trials[number]
-
-
-def _measured(search: Search, trial: FrozenTrial, checkpoint: str) -> Measured:
-    if search.registry is None:
-        raise ConfigError(
-            f"checkpoint {checkpoint} has no value without the registry",
-            fix="Leave --cold out, or give --value",
-        )
-    asked = _asked_before(search, trial)
-    if asked is None:
-        raise ConfigError(f"trial {trial.number} has no recipe")
-    return search.registry.measured(checkpoint, asked.recipe)
-
-
-def _checked(number: int, value: float | None, se: float | None) -> float:
-    if value is None or not math.isfinite(value):
-        raise ConfigError(
-            f"trial {number} is told the value {value}", fix="Give a finite number, or a checkpoint"
-        )
-    if se is not None and not 0.0 <= se < math.inf:
-        raise ConfigError(f"trial {number} is told the standard error {se}", fix="Give 0 or more")
-    return float(value)
-
-
-def _attributes(told: Told) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if told.se is not None:
-        found["rlready:errors"] = [told.se]
-    if told.checkpoint is not None:
-        found[_CHECKPOINT] = told.checkpoint
-    return found
-
-
-def _write_attributes(search: Search, trial: FrozenTrial, told: Told) -> None:
-    from optuna.exceptions import UpdateFinishedTrialError
-
-    # `Trial.set_user_attr` needs the asking process; the storage takes it from any.
-    with contextlib.suppress(UpdateFinishedTrialError):
-        for key, value in _attributes(told).items():
-            search.study._storage.set_trial_user_attr(trial._trial_id, key, value)
-
-
-def _enter_again(search: Search, trial: FrozenTrial, told: Told) -> Told:
-    from optuna.trial import create_trial
-
-    late = f"rlready:late:{trial.number}"
-    for other in search.study.get_trials(deepcopy=False):
-        if other.user_attrs.get("rlready:late") == late:
-            return replace(told, is_new=False)
-    search.study.add_trial(
-        create_trial(
-            value=told.value,
-            params=trial.params,
-            distributions=trial.distributions,
-            user_attrs={**trial.user_attrs, **_attributes(told), "rlready:late": late},
-            constraints=trial.constraints,
-        )
-    )
-    return told
-
-
-def _noted(search: Search, told: Told) -> Told:
-    """Close the lease and say it in the folder; a kill before this is mended by `settle`."""
-    search.leases.close(told.trial)
-    folder = trial_folder(search.root, told.trial)
-    if folder.is_dir():
-        write_status(folder, state=told.state, told=told.value, error=told.reason or None)
-    return told
-
-
-def fail(search: Search, number: int, reason: str) -> Told:
-    """The trial is marked failed, with the reason, unless it is finished."""
-    from optuna.exceptions import UpdateFinishedTrialError
-    from optuna.trial import TrialState
-
-    trial = _trial(search, number)
-    with contextlib.suppress(UpdateFinishedTrialError, ValueError):
-        search.study._storage.set_trial_user_attr(trial._trial_id, "rlready:failed", reason)
-        search.study.tell(number, state=TrialState.FAIL)
-    return _noted(search, Told(trial=number, state="failed", reason=reason))
