@@ -136,6 +136,8 @@ class SftRecipe:
         given = {name: record.extra[name] for name in ("style", "noise") if name in record.extra}
         if record.learning_rate is not None:
             given["learning_rate"] = record.learning_rate
+        # The id has six digits of a number: recipes that share it are to be one.
+        given |= {k: float(f"{v:.6g}") for k, v in given.items() if not isinstance(v, str)}
         epochs = 1.0 if record.epochs is None else record.epochs
         budget = record.extra.get("budget", round(record.n_unique * epochs))
         if abs(budget / (record.n_unique * epochs) - 1.0) > _BUDGET_SLACK:
