@@ -107,6 +107,18 @@ def test_a_renewed_lease_is_offered_later(leases: Leases, clock: Clock) -> None:
     assert leases.take_expired("b") is None
 
 
+def test_a_lease_is_renewed_after_another_worker_saw_a_sign_of_life(
+    leases: Leases, clock: Clock
+) -> None:
+    """`sync` of one worker had ended the lease of another that was alive: it renewed no more."""
+    lease = leases.take(0, "a")
+    leases.extend(0, clock.now + 1.0)
+    clock.now += 90.0
+    assert leases.renew(lease) is not None
+    clock.now += 90.0
+    assert leases.take_expired("b") is None
+
+
 def test_a_trial_is_given_up_after_its_retries(leases: Leases, clock: Clock) -> None:
     leases.take(0, "a")
     clock.now += PERIOD_S

@@ -116,11 +116,11 @@ class Leases:
     def renew(self, lease: Lease) -> Lease | None:
         """The lease for another period; None if another worker has it by now, or it is closed."""
         deadline = self.clock() + self.period_s
-        return self._update(lease, {"deadline": deadline})
+        return self._update(lease, {"deadline": deadline}, deadline_too=False)
 
     def release(self, lease: Lease) -> None:
         """Offer the trial to the next one at once."""
-        self._update(lease, {"deadline": self.clock()})
+        self._update(lease, {"deadline": self.clock()}, deadline_too=False)
 
     def extend(self, trial: int, seen: float) -> None:
         """Count a sign of life at `seen`, seconds since 1970; never shortens a lease."""
@@ -188,10 +188,18 @@ class Leases:
         }
         return self._update(lease, values)
 
-    def _update(self, lease: Lease, values: dict[str, Any]) -> Lease | None:
-        """The lease with new values, if nobody changed its token or deadline meanwhile."""
+    def _update(
+        self, lease: Lease, values: dict[str, Any], *, deadline_too: bool = True
+    ) -> Lease | None:
+        """The lease with new values, if nobody claimed it meanwhile.
+
+        Who claims another's lease needs it as it was read, its deadline too. Who holds it does not:
+        a sign of life that another worker saw (`extend`) moves the deadline and takes nothing away.
+        """
         table = self._table
-        as_read = (table.c.token == lease.token, table.c.deadline == lease.deadline)
+        as_read = [table.c.token == lease.token]
+        if deadline_too:
+            as_read.append(table.c.deadline == lease.deadline)
         statement = table.update().where(self._is(lease.trial), *as_read).values(**values)
         with self._engine.begin() as connection:
             won = connection.execute(statement).rowcount == 1
