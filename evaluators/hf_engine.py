@@ -15,8 +15,14 @@ import numpy as np
 
 from rlready.evaluators.kv_cache import growing_cache
 from rlready.evaluators.memory import give_back_memory, is_out_of_memory
-from rlready.evaluators.prompts import encode, render
-from rlready.evaluators.sampling import Draw, OnProgress, UniformStreams, sample_seed
+from rlready.evaluators.requests import (
+    SampleRequest,
+    config_context,
+    finished_sample,
+    sample_requests,
+    stop_ids,
+)
+from rlready.evaluators.sampling import Draw, OnProgress, UniformStreams
 from rlready.registry import records
 from rlready.registry.errors import EvaluationError
 from rlready.registry.records import Sample
@@ -39,16 +45,6 @@ _COMPACT_SHARE = 0.12
 
 _CHOICE_ELEMENTS = 1 << 24
 """Logits whose distribution is worked on at once; bounds the memory of a large vocabulary."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Row:
-    """One sample to draw: its problem, index, seed and the prompt's tokens."""
-
-    problem_id: str
-    sample_index: int
-    seed: int
-    prompt: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +81,8 @@ class HfSampler:
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._batch_size = batch_size
-        self._stop_ids = _stop_ids(model, tokenizer)
+        generation: Any = model.generation_config
+        self._stop_ids = stop_ids(getattr(generation, "eos_token_id", None), tokenizer)
 
     def describe(self) -> dict[str, Any]:
         """See `Sampler.describe`."""
@@ -134,7 +131,7 @@ class HfSampler:
         protocol: records.Protocol,
         on_progress: OnProgress | None,
     ) -> Iterator[_Batch]:
-        rows = self._rows(draws, protocol)
+        rows = sample_requests(draws, protocol, self._tokenizer, config_context(self._model.config))
         size = self._batch_size or self._fitting_batch(rows, protocol)
         start = 0
         while start < len(rows):
@@ -146,36 +143,7 @@ class HfSampler:
             yield batch
             start += len(some)
 
-    def _rows(self, draws: Sequence[Draw], protocol: records.Protocol) -> list[_Row]:
-        rows = []
-        for draw in draws:
-            text = render(self._tokenizer, protocol.prompt_template, draw.problem.text)
-            prompt = tuple(encode(self._tokenizer, text))
-            self._check_length(draw.problem.id, len(prompt), protocol.max_tokens)
-            rows += [
-                _Row(
-                    problem_id=draw.problem.id,
-                    sample_index=index,
-                    seed=sample_seed(protocol.seed, draw.problem.id, index),
-                    prompt=prompt,
-                )
-                for index in draw.sample_indices
-            ]
-        # Like lengths together: less padding. The longest first: memory runs out early or never.
-        return sorted(rows, key=lambda row: (-len(row.prompt), row.prompt, row.sample_index))
-
-    def _check_length(self, problem_id: str, n_prompt: int, max_tokens: int) -> None:
-        context = getattr(self._model.config, "max_position_embeddings", None)
-        if context is not None and n_prompt + max_tokens > context:
-            raise EvaluationError(
-                f"the prompt of problem {problem_id} has {n_prompt} tokens, and with "
-                f"{max_tokens} more it passes the model's context of {context}",
-                fix=f"Lower --max-tokens to {context - n_prompt} or less"
-                if n_prompt < context
-                else "Leave this problem out",
-            )
-
-    def _fitting_batch(self, rows: Sequence[_Row], protocol: records.Protocol) -> int:
+    def _fitting_batch(self, rows: Sequence[SampleRequest], protocol: records.Protocol) -> int:
         import torch
 
         device = self._model.device
@@ -187,7 +155,10 @@ class HfSampler:
         return max(1, min(_MAX_ROWS.get(device.type, 512), memory // row_bytes))
 
     def _draw_if_it_fits(
-        self, rows: Sequence[_Row], protocol: records.Protocol, on_progress: OnProgress | None
+        self,
+        rows: Sequence[SampleRequest],
+        protocol: records.Protocol,
+        on_progress: OnProgress | None,
     ) -> _Batch | None:
         """The finished batch; None if memory ran out and a smaller one may do."""
         drawn = _Counter(on_progress)
@@ -208,7 +179,7 @@ class HfSampler:
         return None
 
     def _draw_batch(
-        self, rows: Sequence[_Row], protocol: records.Protocol, on_progress: OnProgress
+        self, rows: Sequence[SampleRequest], protocol: records.Protocol, on_progress: OnProgress
     ) -> _Batch:
         import torch
 
@@ -246,7 +217,7 @@ class _Batch:
     def __init__(
         self,
         model: PreTrainedModel,
-        rows: Sequence[_Row],
+        rows: Sequence[SampleRequest],
         pad_id: int,
         protocol: records.Protocol,
     ) -> None:
@@ -294,23 +265,17 @@ class _Batch:
     def samples(self, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int]) -> list[Sample]:
         """The finished samples, in the order of the rows."""
         sums = self._sums_R2.cpu().numpy()
-        found = []
-        for i, row in enumerate(self._rows):
-            ids = self._tokens_RT[i, : int(self._lengths_R[i])].tolist()
-            is_stopped = bool(ids) and ids[-1] in stop_ids
-            found.append(
-                Sample(
-                    problem_id=row.problem_id,
-                    sample_index=row.sample_index,
-                    seed=row.seed,
-                    text=str(tokenizer.decode(ids, skip_special_tokens=True)),
-                    n_tokens=len(ids),
-                    finish_reason="stop" if is_stopped else "length",
-                    logprob_sum=float(sums[i, 0]),
-                    entropy_sum=float(sums[i, 1]),
-                )
+        return [
+            finished_sample(
+                row,
+                self._tokens_RT[i, : int(self._lengths_R[i])].tolist(),
+                stop_ids,
+                tokenizer,
+                logprob_sum=float(sums[i, 0]),
+                entropy_sum=float(sums[i, 1]),
             )
-        return found
+            for i, row in enumerate(self._rows)
+        ]
 
     def let_go(self) -> None:
         """Free what only drawing needs: the batch is still held while the next is drawn."""
@@ -431,13 +396,6 @@ def _invert(probs_BV: torch.Tensor, uniforms_B: torch.Tensor, top_p: float) -> t
     index_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)
     index_B1 = index_B1.clamp(max=probs_BV.shape[1] - 1)
     return (order_BV.gather(1, index_B1) if top_p < 1.0 else index_B1)[:, 0]
-
-
-def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """End tokens of the generation configuration and of the tokenizer."""
-    configured: Any = getattr(model.generation_config, "eos_token_id", None)
-    ids = list(configured) if isinstance(configured, list) else [configured]
-    return tuple(sorted({int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None}))
 
 
 def _cache_bytes_per_token(model: PreTrainedModel) -> int:
