@@ -31,7 +31,8 @@
     low = 0.0
     high = 0.1
 
-An axis is a range (`low`, `high`, optional `log`, `int`) or a list of `choices`.
+An axis is a range (`low`, `high`, optional `log`, `int`) or a list of `choices`. What is tried how
+far is the table [ladder], see `ladder_file`.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from rlready.predictors.ladder_file import parse_ladder
 from rlready.predictors.recipes import LOSS_WEIGHTINGS, RECIPE_FIELDS, Axis, RecipeSpace, Source
 from rlready.predictors.simplex import Parametrisation
 from rlready.registry.errors import ConfigError, RecordError
@@ -52,7 +54,10 @@ from rlready.registry.records import Recipe
 
 _FILTERS = ("length_filter", "difficulty_filter")
 _NAMED_AXES = (*RECIPE_FIELDS, *_FILTERS)
-_KEYS = ("token_budget", "max_repetitions", "simplex", "recipe", "sources", *_NAMED_AXES, "axes")
+_KEYS = (
+    *("token_budget", "max_repetitions", "simplex", "recipe", "sources"),
+    *(*_NAMED_AXES, "axes", "ladder"),
+)
 _SOURCE_KEYS = ("available_tokens", "mean_tokens", "floor", "cap", "max_repetitions")
 _RANGE_KEYS = ("low", "high", "log", "int")
 _LOG_BY_DEFAULT = ("n_unique", "epochs", "learning_rate", "batch_size")
@@ -85,6 +90,8 @@ def parse_space(values: Mapping[str, Any]) -> RecipeSpace:
         ConfigError: at an unknown key, a value of another type, or if no recipe is allowed.
     """
     _check_keys("the space", values, _KEYS)
+    if "ladder" in values:
+        parse_ladder(values["ladder"])
     fixed = _recipe(_table("recipe", values.get("recipe", {})))
     budget = _optional_number("token_budget", values)
     axes = [_axis(name, values[name]) for name in _NAMED_AXES if name in values]

@@ -1,0 +1,193 @@
+"""A fidelity ladder from the table [ladder] of a space file.
+
+    [ladder]
+    top = 3                           # recipes that are wanted in the end
+    promote_at = 0.1                  # a trial goes on while P(top 3) is at least so much
+    min_keep = 3                      # so many go beyond each rung; default: top
+    min_complete = 6                  # trials with an outcome before any is stopped
+
+    [[ladder.rungs]]                  # from the cheapest on
+    name = "sft_quarter"              # the training command is told {rung}
+    gpu_hours = 0.5                   # beyond the rungs before it
+    kind = "loss"                     # loss, probability, percent, count or plain
+    better = "less"                   # less, more or unknown
+    partial = true                    # no rung of a finished checkpoint
+
+    [[ladder.rungs]]
+    name = "heldout"
+    gpu_hours = 1.5
+    proxy = "heldout_nll@val"         # of the checkpoint, from the registry
+
+    [[ladder.rungs]]
+    name = "rl"                       # the last one gives the trial's value, as without a ladder
+    gpu_hours = 40
+
+`kind` and `better` are told by the proxy's or the rung's name where it has a known word in it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlready.predictors.dataset import Kind
+from rlready.predictors.ladder import Ladder, Rung
+from rlready.registry.errors import ConfigError
+
+_KEYS = ("top", "promote_at", "min_keep", "min_complete", "rungs")
+_RUNG_KEYS = ("name", "gpu_hours", "proxy", "kind", "better", "partial")
+_SIGNS = {"more": 1, "less": -1, "unknown": 0}
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_FEWEST_COMPLETE = 3
+
+
+def read_ladder(path: Path) -> Ladder | None:
+    """The ladder of a space file that `recipe_file.read_space` has checked; None if it has none."""
+    given = tomllib.loads(path.read_text(encoding="utf-8")).get("ladder")
+    return None if given is None else parse_ladder(given)
+
+
+def parse_ladder(given: Any) -> Ladder:
+    """The ladder that a table of TOML describes.
+
+    Raises:
+        ConfigError: at an unknown key, a value that cannot be meant, fewer than two rungs, a name
+            that is taken twice, or rungs out of order.
+    """
+    values = _table("ladder", given)
+    _check_keys("[ladder]", values, _KEYS)
+    rungs = values.get("rungs")
+    if not isinstance(rungs, list) or len(rungs) < 2:
+        raise ConfigError(
+            "a ladder has at least two rungs", fix="Write [[ladder.rungs]], the cheapest first"
+        )
+    top = _whole("ladder.top", values.get("top", 3), 1)
+    promote_at = _number("ladder.promote_at", values.get("promote_at", 0.1))
+    if not 0.0 <= promote_at < 1.0:
+        raise ConfigError(
+            f"ladder.promote_at is {promote_at:g}",
+            why="it is the least chance to end in the top with which a trial goes on",
+            fix="Give 0 or more, and less than 1",
+        )
+    ladder = Ladder(
+        rungs=tuple(_rung(f"ladder.rungs[{i}]", one) for i, one in enumerate(rungs)),
+        top=top,
+        promote_at=promote_at,
+        min_keep=_whole("ladder.min_keep", values.get("min_keep", top), 0),
+        min_complete=_whole("ladder.min_complete", values.get("min_complete", 6), _FEWEST_COMPLETE),
+    )
+    _check_rungs(ladder)
+    return ladder
+
+
+def _rung(where: str, given: Any) -> Rung:
+    values = _table(where, given)
+    _check_keys(where, values, _RUNG_KEYS)
+    for key in ("name", "gpu_hours"):
+        if key not in values:
+            raise ConfigError(f"{where} has no {key}")
+    name = _text(f"{where}.name", values["name"])
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{where}.name is {name!r}",
+            why="it becomes a word of the training command",
+            fix="Use letters, digits, '_', '-' and '.'",
+        )
+    hours = _number(f"rung {name!r}: gpu_hours", values["gpu_hours"])
+    if hours < 0.0:
+        raise ConfigError(f"rung {name!r} costs {hours:g} GPU-hours", fix="Give 0 or more")
+    better = values.get("better")
+    if better is not None and better not in _SIGNS:
+        raise ConfigError(f"rung {name!r}: better is {better!r}", fix=f"Known: {', '.join(_SIGNS)}")
+    proxy = values.get("proxy")
+    return Rung(
+        name=name,
+        gpu_hours=hours,
+        proxy=None if proxy is None else _text(f"rung {name!r}: proxy", proxy),
+        kind=_kind(name, values.get("kind")),
+        sign=None if better is None else _SIGNS[better],
+        is_partial=_flag(f"rung {name!r}: partial", values.get("partial", False)),
+    )
+
+
+def _kind(name: str, given: Any) -> Kind | None:
+    if given is None:
+        return None
+    for kind in Kind:
+        if given == kind.value:
+            return kind
+    raise ConfigError(
+        f"rung {name!r}: kind is {given!r}", fix=f"Known: {', '.join(kind.value for kind in Kind)}"
+    )
+
+
+def _check_rungs(ladder: Ladder) -> None:
+    names = ladder.names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"the ladder has the rung {twice[0]!r} twice")
+    *lower, last = ladder.rungs
+    if last.proxy or last.kind or last.sign is not None or last.is_partial:
+        raise ConfigError(
+            f"the last rung {last.name!r} has a proxy, kind, better or partial",
+            why="its value is the trial's own: the outcome, more is better",
+            fix="Leave them out there; put rungs in the order in which they are climbed",
+        )
+    if last.gpu_hours <= 0.0:
+        raise ConfigError(
+            f"the last rung {last.name!r} costs nothing",
+            why="there is nothing to save by stopping before it",
+            fix="Give its gpu_hours, or no ladder",
+        )
+    done = False
+    for rung in lower:
+        if rung.is_partial and done:
+            raise ConfigError(
+                f"rung {rung.name!r} is partial and comes after one that is not",
+                why="training goes on from rung to rung",
+                fix="Put the parts of the training first",
+            )
+        done = done or not rung.is_partial
+
+
+def _check_keys(where: str, values: Mapping[str, Any], known: Iterable[str]) -> None:
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ConfigError(
+            f"{where} has the unknown key {', '.join(map(repr, unknown))}",
+            fix=f"Known: {', '.join(known)}",
+        )
+
+
+def _table(name: str, given: Any) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{name} is {given!r}, no table")
+    return given
+
+
+def _number(name: str, given: Any) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+        raise ConfigError(f"{name} is {given!r}, no finite number")
+    return float(given)
+
+
+def _whole(name: str, given: Any, least: int) -> int:
+    if isinstance(given, bool) or not isinstance(given, int) or given < least:
+        raise ConfigError(f"{name} is {given!r}", fix=f"Give a whole number of at least {least}")
+    return given
+
+
+def _text(name: str, given: Any) -> str:
+    if not isinstance(given, str) or not given:
+        raise ConfigError(f"{name} is {given!r}, no text")
+    return given
+
+
+def _flag(name: str, given: Any) -> bool:
+    if not isinstance(given, bool):
+        raise ConfigError(f"{name} is {given!r}", fix="Give true or false")
+    return given
