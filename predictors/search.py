@@ -24,7 +24,7 @@ from rlready.registry.records import Recipe
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.study import Study
-    from optuna.trial import Trial
+    from optuna.trial import FrozenTrial, Trial
 
 SamplerName = Literal["surrogate", "gp", "tpe", "random"]
 
@@ -265,8 +265,24 @@ def finished_runs(study: Study, space: RecipeSpace) -> Runs:
     from rlready.predictors.surrogate_sampler import runs_of
 
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    mine = [trial for trial in trials if space.covers(trial.params)]
+    mine = [trial for trial in current(trials) if space.covers(trial.params)]
     return runs_of(space, mine, senses(study))
+
+
+def superseded(trials: Sequence[FrozenTrial]) -> dict[int, int]:
+    """Which trial has taken the place of which: a prediction's, when its outcome became known.
+
+    Optuna keeps what a trial was told for ever, so the true value enters as a trial of its own.
+    The surrogate and every report leave the old one out; Optuna's own samplers see both.
+    """
+    found = {trial.user_attrs.get(f"{_PREFIX}supersedes"): trial.number for trial in trials}
+    return {old: new for old, new in found.items() if old is not None}
+
+
+def current(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials that no other has taken the place of."""
+    replaced = superseded(trials)
+    return [trial for trial in trials if trial.number not in replaced]
 
 
 def senses(study: Study) -> FloatArray:

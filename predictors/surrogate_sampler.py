@@ -21,7 +21,7 @@ from rlready.predictors.proposer import (
     representative,
 )
 from rlready.predictors.recipes import RecipeSpace
-from rlready.predictors.search import senses
+from rlready.predictors.search import current, senses
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -60,11 +60,10 @@ class SurrogateSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Parameters of the recipe that the proposer wants next."""
+        states = (TrialState.COMPLETE, TrialState.RUNNING)
         trials = [
             t
-            for t in study.get_trials(
-                deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING)
-            )
+            for t in current(study.get_trials(deepcopy=False, states=states))
             # A worker writes parameters one by one: a trial without all of them is a moment old.
             if t.number != trial.number and self.space.covers(t.params)
         ]

@@ -14,6 +14,7 @@ from rlready.workflow.options import (
     FILE,
     TEXT,
     Optional,
+    console,
     open_store,
     print_view,
     registry_options,
@@ -151,7 +152,7 @@ def search(action: str, trial: int | None, as_json: bool, **flags: Any) -> None:
     outcome are runs to begin with.
     """  # noqa: D301 - click reads \b as "keep these lines"
     _check_flags(action, trial, flags)
-    opened = _opened(action, flags)
+    opened = _opened(action, {**flags, "as_json": as_json})
     found = {
         "ask": lambda: _ask(opened, flags["trials"], as_json),
         "tell": lambda: _tell(opened, trial, flags, as_json),
@@ -183,17 +184,26 @@ def _check_flags(action: str, trial: int | None, flags: dict[str, Any]) -> None:
 
 
 def _opened(action: str, flags: dict[str, Any]) -> Search:
-    from rlready.workflow.search_loop import SearchConfig, open_search
+    from rlready.workflow.progress import Clock
+    from rlready.workflow.search_loop import MirrorTo, SearchConfig, open_search
     from rlready.workflow.search_registry import RegistryValues
 
-    is_apart = flags["cold"] or (action == "tell" and flags["checkpoint"] is None)
-    registry = None
-    if not is_apart:
-        registry = RegistryValues(
-            store=open_store(flags["tracking_uri"], flags["experiment"]),
-            target=flags["target"],
-            predictor=flags["predictor"],
-        )
+    registry = mirror = None
+    if not flags["cold"]:
+        store = open_store(flags["tracking_uri"], flags["experiment"])
+        # Telling a value asks nothing of the registry, and makes none.
+        is_asked = action != "tell" or flags["checkpoint"] is not None
+        if is_asked:
+            registry = RegistryValues(
+                store=store, target=flags["target"], predictor=flags["predictor"]
+            )
+        if action != "report":
+            mirror = MirrorTo(
+                store=store,
+                is_wanted=is_asked,
+                warn=lambda text: click.echo(f"warning: {text}", err=True),
+                progress=None if flags["as_json"] else Clock(console()),
+            )
     config = SearchConfig(
         space=flags["space"],
         study=flags["study"],
@@ -206,13 +216,13 @@ def _opened(action: str, flags: dict[str, Any]) -> Search:
         max_retries=flags["retries"],
         seed=flags["seed"],
     )
-    return open_search(config, registry)
+    return open_search(config, registry, mirror=mirror)
 
 
 def _ask(search: Search, n: int, as_json: bool) -> dict[str, Any]:
     from rlready.workflow.search_loop import ask, settle
 
-    problems = settle(search).problems
+    problems = settle(search.unmirrored).problems
     _say_warm_start(search)
     _say_problems(problems)
     handed = []

@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,12 @@ class Leases:
             )
         self.period_s, self.max_retries, self.clock = period_s, max_retries, clock
         self._engine, self._study = engine, study
-        self._table = _made_table(engine)
+        self._table = made_table(
+            engine,
+            _TABLE,
+            {"study": 512, "trial": None},
+            {"worker": 512, "token": 32, "deadline": 0, "retries": None},
+        )
 
     def take(self, trial: int, worker: str) -> Lease:
         """A new trial's lease.
@@ -301,28 +306,36 @@ def asking(engine: Engine, study: str) -> Iterator[None]:
         yield
 
 
-def _made_table(engine: Engine) -> Table:
+def made_table(
+    engine: Engine, name: str, keys: Mapping[str, int | None], others: Mapping[str, int | None]
+) -> Table:
+    """A table of ours in a study's database, made if there is none.
+
+    Args:
+        engine: of the database.
+        name: of the table.
+        keys: columns that name a row: length of the text, None for whole numbers.
+        others: its other columns, likewise; 0 for floating point.
+
+    Raises:
+        StoreError: if it cannot be made.
+    """
     import sqlalchemy as sa
     from sqlalchemy.exc import SQLAlchemyError
 
+    def column(key: str, length: int | None) -> sa.Column[Any]:
+        kind: Any = sa.Integer() if length is None else sa.String(length) if length else sa.Double()
+        return sa.Column(key, kind, primary_key=key in keys, nullable=False)
+
     metadata = sa.MetaData()
-    table = sa.Table(
-        _TABLE,
-        metadata,
-        sa.Column("study", sa.String(512), primary_key=True),
-        sa.Column("trial", sa.Integer, primary_key=True),
-        sa.Column("worker", sa.String(512), nullable=False),
-        sa.Column("token", sa.String(32), nullable=False),
-        sa.Column("deadline", sa.Double, nullable=False),
-        sa.Column("retries", sa.Integer, nullable=False),
-    )
+    table = sa.Table(name, metadata, *(column(k, v) for k, v in {**keys, **others}.items()))
     for attempt in range(_ATTEMPTS):
         try:
             metadata.create_all(engine)
             break
         except SQLAlchemyError as error:
             if attempt == _ATTEMPTS - 1:
-                raise StoreError("the table of leases cannot be made", why=str(error)) from error
+                raise StoreError(f"the table {name} cannot be made", why=str(error)) from error
             time.sleep(0.1 * (attempt + 1))
     return table
 

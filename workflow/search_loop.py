@@ -23,11 +23,20 @@ from rlready.workflow.search_folder import (
     write_text,
 )
 from rlready.workflow.search_leases import Lease, asking
-from rlready.workflow.search_open import Search, SearchConfig, open_search
-from rlready.workflow.search_tell import Told, asked_before, fail, noted, tell, trial_of
+from rlready.workflow.search_open import MirrorTo, Search, SearchConfig, open_search
+from rlready.workflow.search_tell import (
+    Told,
+    asked_before,
+    fail,
+    noted,
+    tell,
+    trial_of,
+    write_attributes,
+)
 
 __all__ = [
     "Handed",
+    "MirrorTo",
     "Search",
     "SearchConfig",
     "Synced",
@@ -94,17 +103,9 @@ def ask(search: Search) -> Handed:
     Raises:
         ConfigError: if no recipe keeps the limits of the space, or its manifest cannot be made.
     """
-    settle(search)
-    while (lease := search.leases.take_expired(search.config.worker)) is not None:
-        asked = asked_before(search, trial_of(search, lease.trial))
-        if asked is not None:
-            return _hand(search, asked, lease)
-        # Killed while its recipe was drawn: there is nothing to offer.
-        fail(search, lease.trial, "its worker was gone before it had a recipe")
-    with asking(search.engine, search.study.study_name):
-        asked = ask_study(search.study, search.space)
-        lease = search.leases.take(asked.number, search.config.worker)
-    return _hand(search, asked, lease)
+    handed = _next(search.unmirrored)
+    search.show()
+    return handed
 
 
 def sync(search: Search) -> Synced:
@@ -112,6 +113,12 @@ def sync(search: Search) -> Synced:
 
     A status file that changed is a sign of life: the trial is held for another period.
     """
+    found = _taken_in(search.unmirrored)
+    search.show(None)
+    return found
+
+
+def _taken_in(search: Search) -> Synced:
     done: list[Told] = []
     waiting: list[int] = []
     problems: list[tuple[int, str]] = []
@@ -145,9 +152,15 @@ def sync(search: Search) -> Synced:
 
 def settle(search: Search) -> Synced:
     """Bring leases, folders and study into line; every ask begins with it."""
+    found = _settled(search.unmirrored)
+    search.show(None)
+    return found
+
+
+def _settled(search: Search) -> Synced:
     from optuna.trial import TrialState
 
-    found = sync(search)
+    found = _taken_in(search)
     trials = search.study.get_trials(deepcopy=False)
     search.leases.adopt(t.number for t in trials if t.state == TrialState.RUNNING)
     for lease in search.leases.all():
@@ -161,6 +174,20 @@ def settle(search: Search) -> Synced:
     return found
 
 
+def _next(search: Search) -> Handed:
+    _settled(search)
+    while (lease := search.leases.take_expired(search.config.worker)) is not None:
+        asked = asked_before(search, trial_of(search, lease.trial))
+        if asked is not None:
+            return _hand(search, asked, lease)
+        # Killed while its recipe was drawn: there is nothing to offer.
+        fail(search, lease.trial, "its worker was gone before it had a recipe")
+    with asking(search.engine, search.study.study_name):
+        asked = ask_study(search.study, search.space)
+        lease = search.leases.take(asked.number, search.config.worker)
+    return _hand(search, asked, lease)
+
+
 def _open_folders(search: Search) -> dict[int, Path]:
     """Folders of trials that the study has no value of: of 10,000 the others need no look."""
     from optuna.trial import TrialState
@@ -171,6 +198,7 @@ def _open_folders(search: Search) -> dict[int, Path]:
 
 
 def _hand(search: Search, asked: Asked, lease: Lease) -> Handed:
+    write_attributes(search, asked.number, {"rlready:worker": lease.worker})
     folder = trial_folder(search.root, asked.number)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "recipe.toml", recipe_toml(asked.recipe))

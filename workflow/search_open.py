@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,20 @@ from rlready.predictors.recipes import RecipeSpace
 from rlready.predictors.search import SamplerName, WarmStart, add_known_runs, open_study
 from rlready.registry.errors import ConfigError
 from rlready.workflow.search_leases import Leases, asking, open_storage
+from rlready.workflow.search_mirror import A_FEW, Mirror
 from rlready.workflow.search_registry import RegistryValues
 
 if TYPE_CHECKING:
     from optuna.study import Study
 
+    from rlready.registry.mlflow_store import MlflowStore
+    from rlready.workflow.progress import Clock
+
 CHECKPOINT = "rlready:checkpoint"
 """Attribute of a trial: registered id of what it gave."""
+
+UID = "rlready:uid"
+"""Attribute of a study: an id that no other study has, whatever its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +58,23 @@ class SearchConfig:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class MirrorTo:
+    """Where a search is shown.
+
+    Args:
+        store: the registry.
+        is_wanted: False shows only a search that was shown there before.
+        warn: told if the registry fails.
+        progress: shows long writing.
+    """
+
+    store: MlflowStore
+    is_wanted: bool = True
+    warn: Callable[[str], None] = lambda text: None
+    progress: Clock | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Search:
     """An open search; made by `open_search`.
 
@@ -62,6 +87,7 @@ class Search:
         config: as it was called.
         registry: None where nothing is asked of it.
         warm_start: what became of the registry's rows.
+        mirror: keeps its runs in MLflow; None where nothing is mirrored.
     """
 
     study: Study
@@ -72,15 +98,33 @@ class Search:
     config: SearchConfig
     registry: RegistryValues | None
     warm_start: WarmStart
+    mirror: Mirror | None = None
+
+    def show(self, at_most: int | None = A_FEW) -> None:
+        """Bring MLflow into line with the study, as far as it is mirrored."""
+        if self.mirror is not None:
+            self.mirror.update(at_most)
+
+    @property
+    def unmirrored(self) -> Search:
+        """The same search, for steps after which the caller mirrors them all at once."""
+        return replace(self, mirror=None)
 
 
 def open_search(
     config: SearchConfig,
     registry: RegistryValues | None = None,
     *,
+    mirror: MirrorTo | None = None,
     clock: Callable[[], float] | None = None,
 ) -> Search:
     """A new search or the one of that name, with the registry's runs in it.
+
+    Args:
+        config: as it was called.
+        registry: what it begins with, and what values checkpoints; None leaves it out.
+        mirror: where its runs are shown; None: nowhere.
+        clock: seconds since 1970.
 
     Raises:
         RlreadyError: for any mistake of the user or the environment.
@@ -101,6 +145,8 @@ def open_search(
         study, space = open_study(
             space, name=name, sampler=config.sampler, storage=storage, seed=config.seed
         )
+        if UID not in study.user_attrs:
+            study.set_user_attr(UID, uuid.uuid4().hex)
         warm = _warm_start(study, space, registry)
     leases = Leases(
         storage.engine,
@@ -118,7 +164,24 @@ def open_search(
         config=config,
         registry=registry,
         warm_start=warm,
+        mirror=None if mirror is None else _mirror(mirror, study, leases, storage.engine, config),
     )
+
+
+def _mirror(
+    to: MirrorTo, study: Study, leases: Leases, engine: Any, config: SearchConfig
+) -> Mirror | None:
+    made = Mirror(
+        to.store,
+        study,
+        leases,
+        engine,
+        uid=study.user_attrs[UID],
+        facts={"study": study.study_name, "space": config.space.name, "sampler": config.sampler},
+        warn=to.warn,
+        progress=to.progress,
+    )
+    return made if to.is_wanted or made.is_begun else None
 
 
 def _warm_start(study: Study, space: RecipeSpace, registry: RegistryValues | None) -> WarmStart:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,14 @@ def tell(
             number, or the checkpoint was not made by the asked recipe.
         StoreError: if the checkpoint, or what predicts it, is not registered.
     """
+    told = _told(search, number, value, se, checkpoint)
+    search.show()
+    return told
+
+
+def _told(
+    search: Search, number: int, value: float | None, se: float | None, checkpoint: str | None
+) -> Told:
     from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
 
@@ -76,7 +85,7 @@ def tell(
         checkpoint=None if measured is None else measured.checkpoint_id,
     )
     if not trial.state.is_finished():
-        _write_attributes(search, trial, told)
+        write_attributes(search, number, _attributes(told))
         # Another may tell it between our look and now.
         with contextlib.suppress(UpdateFinishedTrialError, ValueError):
             search.study.tell(number, value)
@@ -101,7 +110,9 @@ def fail(search: Search, number: int, reason: str) -> Told:
     with contextlib.suppress(UpdateFinishedTrialError, ValueError):
         search.study._storage.set_trial_user_attr(trial._trial_id, "rlready:failed", reason)
         search.study.tell(number, state=TrialState.FAIL)
-    return noted(search, Told(trial=number, state="failed", reason=reason))
+    told = noted(search, Told(trial=number, state="failed", reason=reason))
+    search.show()
+    return told
 
 
 def trial_of(search: Search, number: int) -> FrozenTrial:
@@ -150,6 +161,18 @@ def noted(search: Search, told: Told) -> Told:
     return told
 
 
+def write_attributes(search: Search, number: int, attributes: Mapping[str, Any]) -> None:
+    """Write attributes of a trial that is not finished; of a finished one they stay as they are."""
+    from optuna.exceptions import UpdateFinishedTrialError
+
+    # `Trial.set_user_attr` needs the asking process; the storage takes it from any.
+    storage, study_id = search.study._storage, search.study._study_id
+    trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, number)
+    with contextlib.suppress(UpdateFinishedTrialError):
+        for key, value in attributes.items():
+            storage.set_trial_user_attr(trial_id, key, value)
+
+
 def _measured(search: Search, trial: FrozenTrial, checkpoint: str) -> Measured:
     if search.registry is None:
         raise ConfigError(
@@ -179,15 +202,6 @@ def _attributes(told: Told) -> dict[str, Any]:
     if told.checkpoint is not None:
         found[CHECKPOINT] = told.checkpoint
     return found
-
-
-def _write_attributes(search: Search, trial: FrozenTrial, told: Told) -> None:
-    from optuna.exceptions import UpdateFinishedTrialError
-
-    # `Trial.set_user_attr` needs the asking process; the storage takes it from any.
-    with contextlib.suppress(UpdateFinishedTrialError):
-        for key, value in _attributes(told).items():
-            search.study._storage.set_trial_user_attr(trial._trial_id, key, value)
 
 
 def _enter_again(search: Search, trial: FrozenTrial, told: Told) -> Told:
