@@ -131,7 +131,7 @@ def main() -> None:
     "\\boxed{}.']",
 )
 @click.option(
-    "--engine", default="auto", show_default=True, help="What draws the samples: auto or hf."
+    "--engine", default="auto", show_default=True, help="What draws the samples: auto, hf or vllm."
 )
 @click.option(
     "--engine-option",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rlready.workflow.config import EvaluateConfig
     from rlready.workflow.progress import Clock
 
-KNOWN_ENGINES = ("hf",)
+KNOWN_ENGINES = ("hf", "vllm")
 
 T = TypeVar("T")
 
@@ -69,23 +69,46 @@ def open_sampler(config: EvaluateConfig, local: LocalModel) -> Sampler:
         ConfigError: if a package that it needs is not installed.
         CheckpointError: if it cannot run this checkpoint.
     """
+    if config.engine == "vllm":
+        return _open_vllm(config, local)
     from rlready.evaluators.hf_engine import HfSampler
 
     return HfSampler(local.model, local.tokenizer, config.batch_size)
 
 
+def _open_vllm(config: EvaluateConfig, local: LocalModel) -> Sampler:
+    from rlready.evaluators.vllm_engine import VllmOptions, VllmSampler
+
+    if config.device.startswith("cuda:"):
+        raise ConfigError(
+            f"--device {config.device} with --engine vllm",
+            why="vLLM takes the first GPUs that it sees",
+            fix=f"Set CUDA_VISIBLE_DEVICES={config.device.removeprefix('cuda:')} and leave "
+            "--device out",
+        )
+    options = parse_options(VllmOptions, config.engine_options, "vllm")
+    if options.max_num_seqs is None:
+        options = dataclasses.replace(options, max_num_seqs=config.batch_size)
+    return VllmSampler(local.path, local.tokenizer, options)
+
+
 def check_engine(engine: str, options: Sequence[str]) -> None:
-    """Return if there is such an engine, and it takes these options.
+    """Return if there is such an engine, it is installed, and it takes these options.
 
     Raises:
-        ConfigError: naming the engines, or the options, that there are.
+        ConfigError: naming the engines, or the options, that there are, or what to install.
     """
     if engine not in ("auto", *KNOWN_ENGINES):
         raise ConfigError(
             f"there is no engine {engine!r}",
             fix=f"Known engines: auto, {', '.join(KNOWN_ENGINES)}",
         )
-    if options:
+    if engine == "vllm":
+        from rlready.evaluators.vllm_engine import VllmOptions, check_installed
+
+        parse_options(VllmOptions, options, engine)
+        check_installed()
+    elif options:
         raise ConfigError(f"the engine {engine} takes no options", fix="Leave --engine-option out")
 
 
