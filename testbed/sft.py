@@ -249,6 +249,10 @@ def _check_record(record: Recipe) -> None:
         value = getattr(record, name)
         if value not in (None, only):
             raise ConfigError(f"the recipe's {name} is {value!r}", fix=f"The testbed has {only!r}")
+    for name in ("noise", "budget"):
+        value = record.extra.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"the recipe's {name} is {value!r}", fix="Give a number")
     unknown = sorted(set(record.extra) - set(_OWN_KEYS))
     if unknown:
         raise ConfigError(
