@@ -127,8 +127,7 @@ def main() -> None:
         for seed in range(n_seeds):
             path = out / f"{bed.folder.name}-{arguments.space}-{n_trials}-seed{seed}.json"
             if not path.is_file():
-                found = one_seed(bed, out / "work", arguments.space, n_trials, seed)
-                path.parent.mkdir(parents=True, exist_ok=True)
+                found = one_seed(bed, out / "work" / path.stem, arguments.space, n_trials, seed)
                 path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
             rows.append(json.loads(path.read_text(encoding="utf-8")))
             if not arguments.json:
