@@ -17,7 +17,7 @@ from rlready.registry.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -129,6 +129,25 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
         ) from error
     tokenizer.padding_side = "left"
     return tokenizer
+
+
+def load_config(path: Path) -> PretrainedConfig:
+    """The checkpoint's configuration.
+
+    Raises:
+        CheckpointError: if it cannot be loaded, or needs code of its own.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            path, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:  # the same
+        raise CheckpointError(
+            f"the configuration in {path} cannot be loaded", why=_brief(error)
+        ) from error
+    return config
 
 
 def load_model(path: Path, device: str, dtype: torch.dtype) -> PreTrainedModel:

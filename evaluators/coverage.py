@@ -58,10 +58,15 @@ def coverage_ratio(
             lost.append(max(-change, 0.0))
             gained.append(max(change, 0.0))
     if not any(gained):
+        is_coarse = not gained and min(problem.n for problem in base) < 2 * k
         raise EvaluationError(
             f"coverage_ratio_{k} is undefined: SFT gained on none of the {len(gained)} problems "
             f"that the base model solves sometimes",
             why="it divides by what was gained" if gained else "there is no such problem",
+            fix=f"Draw {4 * k} samples or more: with hardly more than {k}, a problem's pass@{k} is "
+            "0 or 1"
+            if is_coarse
+            else "",
         )
     return ratio(np.array(lost), np.array(gained))
 

@@ -27,7 +27,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,7 +40,7 @@ from rlready.registry.records import Proxy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 EVALUATOR_VERSION = "1"
 
@@ -68,15 +68,15 @@ class ExampleLoss:
     n_bytes: int
 
 
-def example_losses(
+def token_losses(
     model: PreTrainedModel,
     examples: Sequence[TokenizedExample],
     *,
     max_tokens_per_pack: int | None = None,
     rows_per_chunk: int | None = None,
     on_progress: Callable[[int], None] | None = None,
-) -> list[ExampleLoss]:
-    """Losses in the order of the examples; none depends on the other examples or on the sizes.
+) -> list[NDArray[np.float32]]:
+    """-ln p of each example's scored tokens, nats; none depends on other examples or on the sizes.
 
     The model runs in evaluation mode, on its device, and not in two threads at once.
 
@@ -104,18 +104,35 @@ def example_losses(
         _short_context(model, max_tokens_per_pack or _TOKENS_PER_PACK[device]),
         rows_per_chunk or _ROWS_PER_CHUNK[device],
     )
-    sums: dict[int, float] = {}
+    found: dict[int, NDArray[np.float32]] = {}
     with torch.inference_mode(), _evaluation_mode(model):
         shortest = sorted(examples, key=lambda example: len(example.token_ids))
         scorer = choose_scorer(model, [example.token_ids for example in shortest])
         for indices, token_nlls in _scored_packs(scorer, examples, limits):
             for i, nlls in zip(indices, token_nlls, strict=True):
-                sums[i] = _finite_sum(nlls, examples[i].id)
+                _check_finite(nlls, examples[i].id)
+                found[i] = nlls
             if on_progress is not None:
-                on_progress(len(sums))
+                on_progress(len(found))
+    return [found[i] for i in range(len(examples))]
+
+
+def example_losses(
+    model: PreTrainedModel, examples: Sequence[TokenizedExample], **limits: Any
+) -> list[ExampleLoss]:
+    """The losses of whole examples; arguments and errors are those of `token_losses`."""
+    return summed(examples, token_losses(model, examples, **limits))
+
+
+def summed(
+    examples: Sequence[TokenizedExample], token_nlls: Sequence[NDArray[np.float32]]
+) -> list[ExampleLoss]:
+    """The token losses of each example added up, in double precision."""
     return [
-        ExampleLoss(e.id, sums[i], int(e.is_response.sum()), e.n_response_bytes)
-        for i, e in enumerate(examples)
+        ExampleLoss(
+            e.id, float(nlls.sum(dtype=np.float64)), int(e.is_response.sum()), e.n_response_bytes
+        )
+        for e, nlls in zip(examples, token_nlls, strict=True)
     ]
 
 
@@ -161,13 +178,13 @@ def heldout_proxies(
     ]
 
 
-def context_tokens(model: PreTrainedModel) -> int | None:
-    """How many tokens the model was made for; None if its config sets no limit."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+def context_tokens(config: PretrainedConfig) -> int | None:
+    """How many tokens a model of this configuration was made for; None if it sets no limit."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
-def _finite_sum(nlls: NDArray[np.float32], example_id: str) -> float:
+def _check_finite(nlls: NDArray[np.float32], example_id: str) -> None:
     total = float(nlls.sum(dtype=np.float64))
     if not math.isfinite(total):
         raise EvaluationError(
@@ -175,11 +192,10 @@ def _finite_sum(nlls: NDArray[np.float32], example_id: str) -> float:
             why="the model's weights or activations are not finite, or overflow its number type",
             fix="Load the checkpoint as float32 or bfloat16; if it stays, the checkpoint is broken",
         )
-    return total
 
 
 def _check_examples(model: PreTrainedModel, examples: Sequence[TokenizedExample]) -> None:
-    n_known, context = n_token_ids(model), context_tokens(model)
+    n_known, context = n_token_ids(model), context_tokens(model.config)
     for example in examples:
         if not example.is_response.any() or example.is_response[0]:
             raise EvaluationError(

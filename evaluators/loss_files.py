@@ -1,18 +1,32 @@
 """Held-out losses on disk, so that no example is scored twice.
 
-samples/<checkpoint>/heldout-<digest of set, template and version>.json
+samples/<checkpoint>/heldout-<digest of set, template and version>.json   sums of each example
+samples/<checkpoint>/token-nll-<digest of the tokens and version>.npz     of each scored token
+
+The second is what another model's loss on the same tokens can be compared with, token by token.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rlready.evaluators.heldout_loss import ExampleLoss
+import numpy as np
+
+from rlready.evaluators.heldout_loss import EVALUATOR_VERSION, ExampleLoss
+from rlready.evaluators.heldout_tokens import TokenizedExample
+from rlready.registry.digest import digest
 from rlready.registry.errors import SamplesError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +52,7 @@ def write_losses(path: Path, losses: Losses) -> None:
     Raises:
         SamplesError: if the disk does not take them.
     """
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(dataclasses.asdict(losses)), encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise SamplesError(
-            f"cannot write {path}",
-            why=error.strerror or str(error),
-            fix="Free some space or name another --samples-dir, and run the same command again",
-        ) from error
+    replace_text(path, json.dumps(dataclasses.asdict(losses)))
 
 
 def read_losses(path: Path) -> Losses | None:
@@ -59,3 +63,62 @@ def read_losses(path: Path) -> Losses | None:
         return Losses(examples=examples, **values)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+
+
+def token_nll_path(folder: Path, examples: Sequence[TokenizedExample]) -> Path:
+    """Where the token losses of these very tokens belong, in the folder of a checkpoint."""
+    tokens = [[e.token_ids.tolist(), e.is_response.tolist()] for e in examples]
+    return folder / f"token-nll-{digest([tokens, EVALUATOR_VERSION])}.npz"
+
+
+def write_token_nlls(path: Path, nlls: Sequence[NDArray[np.float32]]) -> None:
+    """Write the losses of each example's scored tokens by an atomic rename.
+
+    Raises:
+        SamplesError: if the disk does not take them.
+    """
+    lengths = np.array([len(own) for own in nlls])
+    values = np.concatenate(nlls) if len(nlls) else np.empty(0, np.float32)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(file, values=values, lengths=lengths)
+
+    _replace(path, write)
+
+
+def read_token_nlls(path: Path) -> list[NDArray[np.float32]] | None:
+    """The losses in a file; None if there is none, or it is damaged and has to be made again."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            values, lengths = file["values"], file["lengths"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    if values.ndim != 1 or lengths.ndim != 1 or lengths.sum() != len(values):
+        return None
+    return np.split(values, np.cumsum(lengths)[:-1])
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a small file by an atomic rename.
+
+    Raises:
+        SamplesError: if the disk does not take it.
+    """
+    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise SamplesError(
+            f"cannot write {path}",
+            why=error.strerror or str(error),
+            fix="Free some space or name another --samples-dir, and run the same command again",
+        ) from error

@@ -130,6 +130,28 @@ def weight_change(
     return WeightChange(layers=tuple(layers))
 
 
+def check_base(checkpoint: Path, base: Path) -> None:
+    """Return if the two hold the same tensors in the same shapes; reads the files' headers only.
+
+    Raises:
+        CheckpointError: if they do not: another architecture or vocabulary.
+    """
+    from safetensors import safe_open
+
+    own, other = _tensor_files(checkpoint), _tensor_files(base)
+    _check_same(checkpoint, own, base, other)
+    shapes: list[dict[str, list[int]]] = []
+    for folder, files in ((checkpoint, own), (base, other)):
+        found: dict[str, list[int]] = {}
+        for path in sorted(set(files.values())):
+            with safe_open(folder / path, framework="pt") as file:
+                names = list(file.keys())
+                found.update({name: file.get_slice(name).get_shape() for name in names})
+        shapes.append(found)
+    for name in _shared(own, other):
+        _check_shape(name, shapes[0][name], shapes[1][name], checkpoint, base)
+
+
 def n_tensors(checkpoint: Path) -> int:
     """How many tensors the folder's files hold: the total of `on_progress`."""
     return len(_tensor_files(checkpoint))
@@ -293,13 +315,7 @@ def _pairs(
 
         for name in _shared(own, other):
             weight, weight_0 = read(checkpoint, own[name], name), read(base, other[name], name)
-            if weight.shape != weight_0.shape:
-                raise CheckpointError(
-                    f"tensor {name} has the shape {_shape(weight)} in {checkpoint} and "
-                    f"{_shape(weight_0)} in {base}",
-                    why="another vocabulary or architecture cannot be compared weight by weight",
-                    fix="Name the model that SFT began from, with the same tokenizer",
-                )
+            _check_shape(name, weight.shape, weight_0.shape, checkpoint, base)
             yield name, (weight, weight_0)
 
 
@@ -307,5 +323,17 @@ def _shared(own: Mapping[str, str], other: Mapping[str, str]) -> Sequence[str]:
     return [name for name in own if name in other]
 
 
-def _shape(weight: torch.Tensor) -> str:
-    return " x ".join(map(str, weight.shape)) or "()"
+def _check_shape(
+    name: str, own: Sequence[int], other: Sequence[int], checkpoint: Path, base: Path
+) -> None:
+    if list(own) != list(other):
+        raise CheckpointError(
+            f"tensor {name} has the shape {_shape(own)} in {checkpoint} and {_shape(other)} in "
+            f"{base}",
+            why="another vocabulary or architecture cannot be compared weight by weight",
+            fix="Name the model that SFT began from, with the same tokenizer",
+        )
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape)) or "()"

@@ -248,7 +248,7 @@ def test_wholly_broken_model_names_an_example() -> None:
 
 def test_examples_that_cannot_be_meant_for_the_model_are_refused() -> None:
     model = build("gpt2")
-    assert context_tokens(model) == CONTEXT
+    assert context_tokens(model.config) == CONTEXT
     with pytest.raises(EvaluationError, match=rf"129 tokens.*context is {CONTEXT}"):
         example_losses(model, examples(CONTEXT + 1))
     [foreign] = examples(9)

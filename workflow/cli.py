@@ -150,6 +150,14 @@ def main() -> None:
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option(
+    "--base",
+    type=TEXT,
+    default="",
+    metavar="FOLDER",
+    help="Base model that SFT began from (folder or hub id): it is evaluated first, then compared "
+    "(update norms, rotation, coverage ratio, off-policyness), and noted as the parent.",
+)
+@click.option(
     "--recipe",
     type=FILE,
     default="",

@@ -41,6 +41,7 @@ class EvaluateConfig:
         engine_options: `KEY=VALUE` each, what the engine's options are called.
         batch_size: rows drawn together; None picks it by memory.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        base: folder or hub id of the base model that the checkpoint is compared with.
         recipe: TOML file of the SFT recipe.
         parents: ids of registered checkpoints that this one was made from.
         step: optimizer step of the checkpoint.
@@ -69,6 +70,7 @@ class EvaluateConfig:
     engine_options: tuple[str, ...] = ()
     batch_size: int | None = None
     device: str = "auto"
+    base: str | None = None
     recipe: Path | None = None
     parents: tuple[str, ...] = ()
     step: int | None = None

@@ -7,23 +7,37 @@ only a torch model can tell, such as the held-out loss.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rlready.evaluators.checkpoints import load_model, load_tokenizer, pick_device, pick_dtype
+from rlready.evaluators.checkpoints import (
+    load_config,
+    load_model,
+    load_tokenizer,
+    pick_device,
+    pick_dtype,
+)
 from rlready.registry.errors import ConfigError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from rlready.evaluators.ray_cluster import RayOptions
     from rlready.evaluators.sampling import Sampler
     from rlready.workflow.config import EvaluateConfig
     from rlready.workflow.progress import Clock
 
-KNOWN_ENGINES = ("hf", "vllm")
+KNOWN_ENGINES = ("hf", "vllm", "ray")
+
+_IN_RAY = ("hf", "vllm")
+"""Engines that Ray's workers draw with."""
+
+_INNER = "inner."
+"""What options of the engine inside the `ray` engine begin with."""
 
 T = TypeVar("T")
 
@@ -40,8 +54,8 @@ class LocalModel:
     """
 
     def __init__(self, path: Path, device: str, clock: Clock) -> None:
-        self.path = path
-        self._device, self._clock = device, clock
+        self.path, self.clock = path, clock
+        self._device = device
         self._model: PreTrainedModel | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
@@ -50,9 +64,14 @@ class LocalModel:
         """The torch model, in evaluation mode on its device."""
         if self._model is None:
             device = pick_device(self._device)
-            self._clock.say(f"Loading {self.path} on {device}")
+            self.clock.say(f"Loading {self.path} on {device}")
             self._model = load_model(self.path, device, pick_dtype(device))
         return self._model
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The model's configuration; loads no weights."""
+        return load_config(self.path) if self._model is None else self._model.config
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -71,6 +90,8 @@ def open_sampler(config: EvaluateConfig, local: LocalModel) -> Sampler:
     """
     if config.engine == "vllm":
         return _open_vllm(config, local)
+    if config.engine == "ray":
+        return _open_ray(config, local)
     from rlready.evaluators.hf_engine import HfSampler
 
     return HfSampler(local.model, local.tokenizer, config.batch_size)
@@ -92,6 +113,48 @@ def _open_vllm(config: EvaluateConfig, local: LocalModel) -> Sampler:
     return VllmSampler(local.path, local.tokenizer, options)
 
 
+def _open_ray(config: EvaluateConfig, local: LocalModel) -> Sampler:
+    from rlready.evaluators.ray_engine import RaySampler
+
+    options, inner = ray_options(config.engine_options)
+    inside = dataclasses.replace(config, engine=options.engine, engine_options=inner)
+    return RaySampler(
+        local.path, functools.partial(_open_inside, inside, local.path), options, local.clock.warn
+    )
+
+
+def _open_inside(config: EvaluateConfig, path: Path) -> Sampler:
+    """The engine of one of Ray's workers, where nobody watches a clock."""
+    from rlready.workflow.progress import Clock
+
+    return open_sampler(config, LocalModel(path, config.device, Clock()))
+
+
+def ray_options(given: Sequence[str]) -> tuple[RayOptions, tuple[str, ...]]:
+    """Options of the `ray` engine, and those of the engine inside it.
+
+    Raises:
+        ConfigError: if one of them cannot be meant.
+    """
+    from rlready.evaluators.ray_cluster import RayOptions
+
+    inner = tuple(text.removeprefix(_INNER) for text in given if text.startswith(_INNER))
+    options = parse_options(RayOptions, [t for t in given if not t.startswith(_INNER)], "ray")
+    if options.engine not in _IN_RAY:
+        raise ConfigError(
+            f"--engine-option engine={options.engine}: Ray's workers cannot draw with it",
+            fix=f"Take one of {', '.join(_IN_RAY)}",
+        )
+    check_engine(options.engine, inner)
+    if options.engine == "vllm" and options.gpus_per_worker is None:
+        from rlready.evaluators.vllm_engine import VllmOptions
+
+        n_gpus = parse_options(VllmOptions, inner, "vllm").tensor_parallel_size
+        if n_gpus > 1:
+            options = dataclasses.replace(options, gpus_per_worker=float(n_gpus))
+    return options, inner
+
+
 def check_engine(engine: str, options: Sequence[str]) -> None:
     """Return if there is such an engine, it is installed, and it takes these options.
 
@@ -108,6 +171,11 @@ def check_engine(engine: str, options: Sequence[str]) -> None:
 
         parse_options(VllmOptions, options, engine)
         check_installed()
+    elif engine == "ray":
+        from rlready.evaluators.ray_cluster import import_ray
+
+        ray_options(options)
+        import_ray()
     elif options:
         raise ConfigError(f"the engine {engine} takes no options", fix="Leave --engine-option out")
 

@@ -13,7 +13,7 @@ from rlready.evaluators.problems import Benchmark
 from rlready.evaluators.prompts import DEFAULT_TEMPLATE, load_template
 from rlready.registry.digest import default_cache_dir, fingerprint
 from rlready.registry.errors import ConfigError, StoreError
-from rlready.registry.records import Checkpoint, Protocol
+from rlready.registry.records import Checkpoint, CheckpointKind, Protocol
 from rlready.registry.store import Store
 from rlready.workflow.config import EvaluateConfig, load_recipe
 from rlready.workflow.progress import Clock
@@ -30,10 +30,20 @@ class Plan:
     benchmarks: tuple[Benchmark, ...]
     suite_name: str
     heldout_sets: tuple[HeldoutSet, ...]
+    base: Plan | None = None
+    """Of the base model, which is evaluated first."""
 
 
-def make_plan(config: EvaluateConfig, store: Store, clock: Clock) -> Plan:
+def make_plan(
+    config: EvaluateConfig, store: Store, clock: Clock, unknown_kind: CheckpointKind = "sft"
+) -> Plan:
     """Everything read and checked, before any expensive work.
+
+    Args:
+        config: what was asked for.
+        store: the registry.
+        clock: told of what takes long.
+        unknown_kind: of a checkpoint that neither the configuration nor the registry knows.
 
     Raises:
         RlreadyError: as `evaluate`.
@@ -51,8 +61,12 @@ def make_plan(config: EvaluateConfig, store: Store, clock: Clock) -> Plan:
     suite_name, loaded = _load_benchmarks(config)
     heldout_sets = tuple(_load_heldout(option, config.limit) for option in config.held_out)
     _check_names([b.name for b in loaded], [h.name for h in heldout_sets], suite_name)
-    checkpoint = _checkpoint(config, weights, store, clock)
+    checkpoint = _checkpoint(config, weights, store, clock, unknown_kind)
     store.check(checkpoint)
+    base = None
+    if config.base is not None:
+        base = make_plan(_base_config(config), store, clock, unknown_kind="base")
+        _check_base(weights, checkpoint, base)
     return Plan(
         config=config,
         weights=weights,
@@ -61,7 +75,52 @@ def make_plan(config: EvaluateConfig, store: Store, clock: Clock) -> Plan:
         benchmarks=loaded,
         suite_name=suite_name,
         heldout_sets=heldout_sets,
+        base=base,
     )
+
+
+def with_base_as_parent(plan: Plan, store: Store) -> Plan:
+    """The plan, with the base model as the checkpoint's parent if none is known.
+
+    The base model has to be registered by now.
+    """
+    checkpoint = plan.checkpoint
+    known = _known(store, checkpoint.id)
+    if plan.base is None or checkpoint.parents or (known is not None and known.parents):
+        return plan
+    child = dataclasses.replace(checkpoint, parents=(plan.base.checkpoint.id,))
+    store.check(child)
+    return dataclasses.replace(plan, checkpoint=child)
+
+
+def _base_config(config: EvaluateConfig) -> EvaluateConfig:
+    """The base model on the same problems and held-out examples, by the same protocol."""
+    assert config.base is not None
+    # A server serves the checkpoint's weights, whatever is asked of it.
+    is_served = config.engine == "server"
+    return dataclasses.replace(
+        config,
+        checkpoint=config.base,
+        base=None,
+        kind=None,
+        recipe=None,
+        parents=(),
+        step=None,
+        name=None,
+        engine="auto" if is_served else config.engine,
+        engine_options=() if is_served else config.engine_options,
+    )
+
+
+def _check_base(weights: Weights, checkpoint: Checkpoint, base: Plan) -> None:
+    from rlready.workflow.base_relative import check_base
+
+    if base.checkpoint.id == checkpoint.id:
+        raise ConfigError(
+            f"--base {base.config.checkpoint} has the weights of the checkpoint itself",
+            fix="Name the model that SFT began from",
+        )
+    check_base(weights.path, base.weights.path)
 
 
 def _check_device(device: str) -> None:
@@ -120,7 +179,13 @@ def _check_names(names: Sequence[str], heldout: Sequence[str], suite_name: str) 
         )
 
 
-def _checkpoint(config: EvaluateConfig, weights: Weights, store: Store, clock: Clock) -> Checkpoint:
+def _checkpoint(
+    config: EvaluateConfig,
+    weights: Weights,
+    store: Store,
+    clock: Clock,
+    unknown_kind: CheckpointKind,
+) -> Checkpoint:
     size = sum(path.stat().st_size for path in weights.path.glob("*.safetensors"))
     if size > LARGE_BYTES:
         clock.say(f"Reading {size / 1e9:.1f} GB of weights for their fingerprint (once)")
@@ -130,7 +195,7 @@ def _checkpoint(config: EvaluateConfig, weights: Weights, store: Store, clock: C
         uri=weights.uri,
         fingerprint=content,
         name=config.name or (known.name if known else weights.name),
-        kind=config.kind or (known.kind if known else "sft"),
+        kind=config.kind or (known.kind if known else unknown_kind),
         step=config.step,
         recipe=load_recipe(config.recipe) if config.recipe else None,
         parents=tuple(store.find(parent).checkpoint.id for parent in config.parents),

@@ -3,7 +3,7 @@
 Each stage leaves a file that a person can open, and finds what an earlier call left:
 
     weights -> samples (part-*.parquet) -> verdicts (the same parts) -> counts.parquet
-    weights -> losses (heldout-*.json)
+    weights -> losses (token-nll-*.npz, heldout-*.json)
     counts, samples, losses -> proxies -> store
 """
 
@@ -20,7 +20,9 @@ from rlready.evaluators.distribution import ProblemSamples
 from rlready.evaluators.heldout import HeldoutSet
 from rlready.evaluators.heldout_loss import EVALUATOR_VERSION as LOSS_VERSION
 from rlready.evaluators.heldout_loss import heldout_proxies
+from rlready.evaluators.heldout_tokens import TokenizedSet
 from rlready.evaluators.loss_files import Losses, read_losses, write_losses
+from rlready.evaluators.pass_at_k import ProblemCounts
 from rlready.evaluators.problems import Benchmark
 from rlready.evaluators.proxies import macro_mean, sample_proxies
 from rlready.evaluators.sample_files import SampleFolder
@@ -35,9 +37,10 @@ from rlready.registry.records import (
 )
 from rlready.registry.store import Store, StoredEvaluation
 from rlready.workflow.adaptive import AdaptiveRounds, even_part
+from rlready.workflow.base_relative import BaseRelative, Counts, scored_tokens
 from rlready.workflow.config import EvaluateConfig
 from rlready.workflow.engines import LocalModel, open_sampler
-from rlready.workflow.plan import Plan, make_plan
+from rlready.workflow.plan import Plan, make_plan, with_base_as_parent
 from rlready.workflow.progress import Clock
 
 _VERIFY_CHUNK = 8192
@@ -89,7 +92,27 @@ def evaluate(config: EvaluateConfig, store: Store, clock: Clock) -> Report:
         RlreadyError: for any mistake of the user or the environment; what was made so far stays.
     """
     plan = make_plan(config, store, clock)
-    return Evaluator(plan, clock).run(store)
+    base_plan, base = plan.base, None
+    if base_plan is not None:
+        clock.say(f"The base model first: {base_plan.checkpoint.name}")
+        evaluator = Evaluator(base_plan, clock)
+        evaluator.run(store)
+        plan = with_base_as_parent(plan, store)
+        base = _against(plan, base_plan, evaluator.counts, clock)
+    return Evaluator(plan, clock, base).run(store)
+
+
+def _against(plan: Plan, base: Plan, base_counts: Counts, clock: Clock) -> BaseRelative:
+    return BaseRelative(
+        checkpoint=plan.checkpoint,
+        own=plan.weights,
+        base=base.checkpoint,
+        base_weights=base.weights,
+        base_counts=base_counts,
+        samples_dir=plan.config.samples_dir,
+        device=plan.config.device,
+        clock=clock,
+    )
 
 
 class Evaluator:
@@ -98,17 +121,20 @@ class Evaluator:
     Args:
         plan: what to do.
         clock: shows and times it.
+        base: what compares the checkpoint with its base model.
     """
 
-    def __init__(self, plan: Plan, clock: Clock) -> None:
-        self._plan, self._clock = plan, clock
+    def __init__(self, plan: Plan, clock: Clock, base: BaseRelative | None = None) -> None:
+        self._plan, self._clock, self._base = plan, clock, base
         self._root = plan.config.samples_dir / plan.checkpoint.id
         self._local = LocalModel(plan.weights.path, plan.config.device, clock)
         self._open_sampler: Sampler | None = None
         self._engine: dict[str, Any] = {}
         self._warnings: list[str] = []
         self._n_drawn = self._n_found = 0
-        self._counts: dict[str, Path] = {}
+        self.counts: dict[str, list[ProblemCounts]] = {}
+        """What the samples gave so far, by the benchmark's digest."""
+        self._count_files: dict[str, Path] = {}
         self._references: dict[str, str] = {}
         self._adaptive: dict[str, AdaptiveRounds] = {}
 
@@ -129,6 +155,7 @@ class Evaluator:
             self._close_sampler()
         if len(plan.benchmarks) > 1:
             proxies += macro_mean(plan.suite_name, proxies)
+        proxies += self._base_proxies()
         for heldout_set in plan.heldout_sets:
             proxies += self._heldout_proxies(heldout_set)
         evaluation = Evaluation(
@@ -175,7 +202,9 @@ class Evaluator:
             else:
                 wanted = dict.fromkeys((p.id for p in benchmark.problems), plan.config.samples)
                 problems = self._complete(benchmark, folder, verifier, wanted)
-            self._counts[benchmark.name] = folder.write_counts([p.counts for p in problems])
+            counts = [problem.counts for problem in problems]
+            self.counts[benchmark.digest] = counts
+            self._count_files[benchmark.name] = folder.write_counts(counts)
         self._references[f"samples/{benchmark.name}"] = path.resolve().as_uri()
         return problems
 
@@ -268,9 +297,25 @@ class Evaluator:
             self._warn(f"left out: {error}")
         return [*found, *estimates]
 
+    def _base_proxies(self) -> list[Proxy]:
+        """What needs the base model, but for the held-out sets."""
+        if self._base is None:
+            return []
+        plan = self._plan
+        names = {benchmark.digest: benchmark.name for benchmark in plan.benchmarks}
+        found = self._base.coverage_proxies(
+            self.counts, names, plan.suite_name, plan.protocol.digest, self._warn
+        )
+        return [*found, *self._base.weight_proxies()]
+
     def _heldout_proxies(self, heldout_set: HeldoutSet) -> list[Proxy]:
         losses = self._losses(heldout_set)
-        return heldout_proxies(losses.examples, heldout_set.name, losses.benchmark_digest)
+        found = heldout_proxies(losses.examples, heldout_set.name, losses.benchmark_digest)
+        if self._base is not None:
+            tokens = self._tokens(heldout_set)
+            nlls = scored_tokens(self._root, tokens, self._local, self._clock)
+            found += self._base.off_policy_proxies(tokens, nlls)
+        return found
 
     def _losses(self, heldout_set: HeldoutSet) -> Losses:
         """The losses of one held-out set, from disk if an earlier call left them."""
@@ -289,27 +334,24 @@ class Evaluator:
         return losses
 
     def _score(self, heldout_set: HeldoutSet) -> Losses:
-        from rlready.evaluators.heldout_loss import context_tokens, example_losses
-        from rlready.evaluators.heldout_tokens import tokenize_set
+        from rlready.evaluators.heldout_loss import summed
 
-        model, tokenizer = self._local.model, self._local.tokenizer
-        template = self._plan.protocol.prompt_template
-        tokens = tokenize_set(heldout_set, tokenizer, template, context_tokens(model))
-        n_tokens = sum(int(example.is_response.sum()) for example in tokens.examples)
-        label = f"Loss on {heldout_set.name}"
-        with self._clock.stage("loss", label, len(tokens.examples), "examples") as advance:
-            losses = example_losses(
-                model,
-                tokens.examples,
-                on_progress=lambda n_so_far: advance(n_so_far - advance.stage.n_done),
-            )
-            advance(0, n_tokens)
+        tokens = self._tokens(heldout_set)
+        nlls = scored_tokens(self._root, tokens, self._local, self._clock)
         return Losses(
             benchmark_digest=tokens.benchmark_digest,
-            examples=tuple(losses),
+            examples=tuple(summed(tokens.examples, nlls)),
             n_truncated=tokens.n_truncated,
             n_skipped=tokens.n_skipped,
         )
+
+    def _tokens(self, heldout_set: HeldoutSet) -> TokenizedSet:
+        from rlready.evaluators.heldout_loss import context_tokens
+        from rlready.evaluators.heldout_tokens import tokenize_set
+
+        limit = context_tokens(self._local.config)
+        template = self._plan.protocol.prompt_template
+        return tokenize_set(heldout_set, self._local.tokenizer, template, limit)
 
     def _sampler(self) -> Sampler:
         if self._open_sampler is None:
@@ -323,7 +365,7 @@ class Evaluator:
             self._open_sampler = None
 
     def _put(self, store: Store, evaluation: Evaluation) -> StoredEvaluation:
-        artifacts = {f"counts/{name}.parquet": path for name, path in self._counts.items()}
+        artifacts = {f"counts/{name}.parquet": path for name, path in self._count_files.items()}
         try:
             return store.put_evaluation(evaluation, artifacts)
         except StoreError as error:

@@ -197,7 +197,7 @@ def _losses(model: Any, tokenizer: Any, profile: Profile) -> list[Proxy]:
         heldout_sets = [load_heldout(path) for path in paths]
     proxies: list[Proxy] = []
     for heldout_set in heldout_sets:
-        tokens = tokenize_set(heldout_set, tokenizer, "{problem}", context_tokens(model))
+        tokens = tokenize_set(heldout_set, tokenizer, "{problem}", context_tokens(model.config))
         losses = example_losses(model, tokens.examples)
         proxies += heldout_proxies(losses, heldout_set.name, tokens.benchmark_digest)
     return proxies

@@ -1,0 +1,235 @@
+"""What a checkpoint is against its base model: weights, coverage, off-policyness.
+
+The base model is evaluated first, as a checkpoint of its own, on the same benchmarks with the same
+protocol. What it left in `--samples-dir` serves every checkpoint that was made from it:
+
+    samples/<checkpoint>/weights-<base>.json   changes of each tensor
+    samples/<base>/token-nll-<tokens>.npz      base model's losses on the checkpoint's tokens
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlready.evaluators import coverage, weights
+from rlready.evaluators.checkpoints import Weights, load_tokenizer, pick_device
+from rlready.evaluators.pass_at_k import ProblemCounts
+from rlready.registry.digest import digest
+from rlready.registry.errors import CheckpointError, EvaluationError
+from rlready.registry.records import Checkpoint, Proxy
+from rlready.workflow.engines import LocalModel
+from rlready.workflow.progress import Clock
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rlready.evaluators.heldout_tokens import TokenizedExample, TokenizedSet
+
+Counts = Mapping[str, Sequence[ProblemCounts]]
+"""Counts of each benchmark, by its digest."""
+
+_NAMED = 3
+
+
+def check_base(checkpoint: Path, base: Path) -> None:
+    """Return if the two can be compared tensor by tensor and token by token.
+
+    Raises:
+        CheckpointError: if the base model has another architecture, vocabulary or tokenizer.
+    """
+    weights.check_base(checkpoint, base)
+    own, other = (load_tokenizer(folder).get_vocab() for folder in (checkpoint, base))
+    different = sorted(token for token, i in own.items() if other.get(token, i) != i)
+    if different:
+        raise CheckpointError(
+            f"the tokenizers of {checkpoint} and {base} number {len(different)} tokens differently",
+            why=f"for example {', '.join(map(repr, different[:_NAMED]))}; the same text would be "
+            "other tokens to the base model",
+            fix="Name the model that SFT began from, with the same tokenizer",
+        )
+
+
+class BaseRelative:
+    """The proxies of one checkpoint that need its base model.
+
+    Args:
+        checkpoint: the checkpoint.
+        own: its weights.
+        base: the base model.
+        base_weights: its weights.
+        base_counts: what its samples gave on the same benchmarks.
+        samples_dir: where both left their samples and losses.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        clock: shows and times it.
+    """
+
+    def __init__(
+        self,
+        *,
+        checkpoint: Checkpoint,
+        own: Weights,
+        base: Checkpoint,
+        base_weights: Weights,
+        base_counts: Counts,
+        samples_dir: Path,
+        device: str,
+        clock: Clock,
+    ) -> None:
+        self._checkpoint, self._own = checkpoint, own
+        self._base, self._base_weights, self._base_counts = base, base_weights, base_counts
+        self._samples_dir, self._device, self._clock = samples_dir, device, clock
+        self._local = LocalModel(base_weights.path, device, clock)
+
+    def weight_proxies(self) -> list[Proxy]:
+        """Update norms and rotations, from disk if an earlier call left them."""
+        path = self._samples_dir / self._checkpoint.id / f"weights-{self._base.id}.json"
+        change = _read_change(path)
+        if change is None:
+            total = weights.n_tensors(self._own.path)
+            label = f"Weights against {self._base.name}"
+            with self._clock.stage("weights", label, total, "tensors") as advance:
+                change = weights.weight_change(
+                    self._own.path,
+                    self._base_weights.path,
+                    pick_device(self._device),
+                    on_progress=lambda n: advance(n - advance.stage.n_done),
+                )
+            _write_change(path, change)
+        return weights.weight_proxies(change, self._base.name, self._base.fingerprint)
+
+    def coverage_proxies(
+        self,
+        counts: Counts,
+        names: Mapping[str, str],
+        suite: str,
+        protocol_digest: str,
+        warn: Callable[[str], None],
+    ) -> list[Proxy]:
+        """The coverage ratio on each benchmark, and over all problems of the suite.
+
+        Args:
+            counts: of the checkpoint.
+            names: of the benchmarks, by digest.
+            suite: name of all of them together.
+            protocol_digest: of the protocol that drew the samples of both.
+            warn: told where a ratio is undefined.
+        """
+        found = []
+        for key, name, own, base in self._problem_sets(counts, names, suite):
+            try:
+                estimate = coverage.coverage_ratio(own, base)
+            except EvaluationError as error:
+                warn(f"left out on {name}: {error}")
+                continue
+            found.append(
+                Proxy(
+                    name=f"coverage_ratio_{coverage.COVERAGE_AT}",
+                    value=estimate.value,
+                    se=estimate.se,
+                    unit="ratio",
+                    benchmark=name,
+                    benchmark_digest=digest([key, self._base.fingerprint]),
+                    protocol_digest=protocol_digest,
+                    n_problems=len(own),
+                    n_samples=sum(count.n for count in own),
+                    evaluator_version=coverage.EVALUATOR_VERSION,
+                )
+            )
+        return found
+
+    def _problem_sets(
+        self, counts: Counts, names: Mapping[str, str], suite: str
+    ) -> list[tuple[str, str, Sequence[ProblemCounts], Sequence[ProblemCounts]]]:
+        """Digest, name, own and base counts of each benchmark, and of all of them."""
+        sets = [(key, names[key], own, self._base_counts[key]) for key, own in counts.items()]
+        if len(sets) > 1:
+            own = [count for key, _, part, _ in sets for count in _of_benchmark(key, part)]
+            base = [count for key, _, _, part in sets for count in _of_benchmark(key, part)]
+            sets.append((digest(sorted(counts)), suite, own, base))
+        return sets
+
+    def off_policy_proxies(
+        self, tokens: TokenizedSet, token_nlls: Sequence[NDArray[np.float32]]
+    ) -> list[Proxy]:
+        """Quantiles of the log ratio on one held-out set.
+
+        Args:
+            tokens: as the checkpoint's tokenizer reads the set.
+            token_nlls: the checkpoint's losses on its scored tokens, nats.
+        """
+        from rlready.evaluators.off_policy import off_policy_proxies
+
+        folder = self._samples_dir / self._base.id
+        base = scored_tokens(folder, tokens, self._local, self._clock)
+        key = digest([tokens.benchmark_digest, self._base.fingerprint])
+        return off_policy_proxies(token_nlls, base, tokens.name, key)
+
+
+def scored_tokens(
+    folder: Path, tokens: TokenizedSet, local: LocalModel, clock: Clock
+) -> list[NDArray[np.float32]]:
+    """The losses of a set's scored tokens, nats, from disk if an earlier call left them.
+
+    Args:
+        folder: of the checkpoint's samples and losses.
+        tokens: the set.
+        local: the checkpoint's weights.
+        clock: shows and times it.
+    """
+    from rlready.evaluators.loss_files import read_token_nlls, token_nll_path, write_token_nlls
+
+    path = token_nll_path(folder, tokens.examples)
+    found = read_token_nlls(path)
+    if found is None or [len(own) for own in found] != _lengths(tokens.examples):
+        found = _score(tokens, local, clock)
+        write_token_nlls(path, found)
+    return found
+
+
+def _score(tokens: TokenizedSet, local: LocalModel, clock: Clock) -> list[NDArray[np.float32]]:
+    from rlready.evaluators.heldout_loss import token_losses
+
+    model = local.model
+    label, total = f"Loss of {local.path.name} on {tokens.name}", len(tokens.examples)
+    with clock.stage("loss", label, total, "examples") as advance:
+        begun = advance.stage.n_done
+        found = token_losses(
+            model,
+            tokens.examples,
+            on_progress=lambda n_so_far: advance(begun + n_so_far - advance.stage.n_done),
+        )
+        advance(0, sum(_lengths(tokens.examples)))
+    return found
+
+
+def _lengths(examples: Sequence[TokenizedExample]) -> list[int]:
+    return [int(example.is_response.sum()) for example in examples]
+
+
+def _of_benchmark(key: str, counts: Sequence[ProblemCounts]) -> list[ProblemCounts]:
+    """With ids that are unique over benchmarks."""
+    return [dataclasses.replace(c, problem_id=f"{key}/{c.problem_id}") for c in counts]
+
+
+def _write_change(path: Path, change: weights.WeightChange) -> None:
+    from rlready.evaluators.loss_files import replace_text
+
+    values: dict[str, Any] = {"version": weights.EVALUATOR_VERSION, **dataclasses.asdict(change)}
+    replace_text(path, json.dumps(values))
+
+
+def _read_change(path: Path) -> weights.WeightChange | None:
+    """None if there is none, it is damaged, or of another version."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values["version"] != weights.EVALUATOR_VERSION:
+            return None
+        layers = tuple(weights.LayerChange(**layer) for layer in values["layers"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return weights.WeightChange(layers=layers)
