@@ -20,7 +20,7 @@ from rlready.predictors.proposer import (
     propose,
     representative,
 )
-from rlready.predictors.recipes import RecipeSpace
+from rlready.predictors.recipes import Points, RecipeSpace
 from rlready.predictors.search import current, senses
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-_ERRORS = "rlready:errors"
+_ERRORS, _FORESEEN = "rlready:errors", "rlready:foreseen"
 
 
 class SurrogateSampler(BaseSampler):
@@ -60,7 +60,7 @@ class SurrogateSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Parameters of the recipe that the proposer wants next."""
-        states = (TrialState.COMPLETE, TrialState.RUNNING)
+        states = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.PRUNED)
         trials = [
             t
             for t in current(study.get_trials(deepcopy=False, states=states))
@@ -77,7 +77,7 @@ class SurrogateSampler(BaseSampler):
         )
         found = propose(
             self.space,
-            done,
+            _with_stopped(self.space, done, trials),
             1,
             np.random.default_rng([self.seed, trial.number]),
             config=self.config,
@@ -111,6 +111,24 @@ class SurrogateSampler(BaseSampler):
             attributes["rlready:predicted"] = [[float(m), float(s)] for m, s in pairs]
         for key, value in attributes.items():
             study._storage.set_trial_user_attr(trial._trial_id, key, value)
+
+
+def _with_stopped(space: RecipeSpace, done: Runs, trials: Sequence[FrozenTrial]) -> Runs:
+    """The runs, and each trial that a ladder stopped, with its foreseen outcome and that one's sd.
+
+    Unseen, they would be proposed again and again.
+    """
+    continued = {t.user_attrs.get("rlready:continues") for t in trials}
+    stopped = [t for t in trials if _FORESEEN in t.user_attrs and t.state == TrialState.PRUNED]
+    stopped = [t for t in stopped if t.number not in continued]
+    if not stopped or done.outcomes.shape[1] != 1 or done.errors is None:
+        return done
+    foreseen = np.array([t.user_attrs[_FORESEEN] for t in stopped], dtype=np.float64)
+    return Runs(
+        points=Points.joined([done.points, space.from_parameters([t.params for t in stopped])]),
+        outcomes=np.vstack([done.outcomes, foreseen[:, :1]]),
+        errors=np.vstack([done.errors, foreseen[:, 1:]]),
+    )
 
 
 def runs_of(

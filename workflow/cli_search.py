@@ -291,6 +291,8 @@ def _report(search: Search, as_json: bool) -> dict[str, Any]:
 
 def _handed_line(values: dict[str, Any]) -> str:
     words = [f"trial {values['trial']} ({values['origin']}): {values['folder']}"]
+    if values["rung"] is not None:
+        words.append(f"rung {values['rung']}")
     if values["predicted"] is not None:
         words.append(f"predicted {values['predicted']:.4g} +- {values['predicted_sd']:.2g}")
     if values["domain_reason"]:
@@ -303,6 +305,8 @@ def _handed_line(values: dict[str, Any]) -> str:
 def _told_line(told: Told) -> str:
     if told.state == "failed":
         return f"trial {told.trial} failed: {told.reason}"
+    if told.state == "stopped":
+        return f"trial {told.trial} stopped: {told.reason}"
     error = "" if told.se is None else f" +- {told.se:.2g}"
     known = "" if told.is_new else " (known before)"
     return f"trial {told.trial} told: {told.value:.6g}{error}{known}"

@@ -8,6 +8,10 @@
 Whoever trains adds "value" (with "se", if known) or "checkpoint" (a folder or a registered id) to
 status.json, or "state": "failed" with an "error". All files are written aside and renamed, so that
 a reader never sees half of one.
+
+On a ladder "rung" says which one is asked for. Its value goes to "rungs": {NAME: VALUE}, or
+{NAME: {"value": V, "se": X, "gpu_hours": H}}, or, of a rung that is a proxy, {NAME: CHECKPOINT};
+that of the last one may be "value" or "checkpoint" as without a ladder.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +30,26 @@ from rlready.predictors.recipe_file import numeric_range
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
 
-STATES = ("asked", "running", "told", "failed")
+STATES = ("asked", "running", "told", "failed", "stopped")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _FILTERED_BY = {"length_filter": "n_tokens", "difficulty_filter": "difficulty"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RungStatus:
+    """What a status file says of a rung: its value, or the checkpoint that has it.
+
+    Args:
+        value: at the rung.
+        se: its standard error.
+        gpu_hours: that it took, if not those of the space file.
+        checkpoint: registered id or folder, for rungs that are proxies.
+    """
+
+    value: float | None = None
+    se: float | None = None
+    gpu_hours: float | None = None
+    checkpoint: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +63,8 @@ class Status:
         checkpoint: folder or registered id of what was trained.
         error: why it failed.
         told: the value that the study was told.
+        rung: of a ladder, that is asked for.
+        rungs: those that were climbed, by name.
     """
 
     state: str = "asked"
@@ -50,6 +73,8 @@ class Status:
     checkpoint: str | None = None
     error: str | None = None
     told: float | None = None
+    rung: str | None = None
+    rungs: Mapping[str, RungStatus] = field(default_factory=dict)
 
     @property
     def is_finished(self) -> bool:
@@ -84,7 +109,7 @@ def read_status(folder: Path) -> Status:
     se = _number(path, "se", values.get("se"))
     if se is not None and se < 0.0:
         raise ConfigError(f"{path}: se is {se}", fix="Give 0 or more, or leave it out")
-    texts = {key: values.get(key) for key in ("checkpoint", "error")}
+    texts = {key: values.get(key) for key in ("checkpoint", "error", "rung")}
     for key, text in texts.items():
         if text is not None and not isinstance(text, str):
             raise ConfigError(f"{path}: {key} is {text!r}, no text")
@@ -95,6 +120,8 @@ def read_status(folder: Path) -> Status:
         checkpoint=texts["checkpoint"],
         error=texts["error"],
         told=_number(path, "told", values.get("told")),
+        rung=texts["rung"],
+        rungs=_rungs(path, values.get("rungs", {})),
     )
 
 
@@ -191,6 +218,38 @@ def _passes(path: Path, index: int, line: str, ranges: Mapping[str, tuple[float,
             why=f"it needs the numbers {', '.join(ranges)}",
             fix="Add them to each line, or leave the filter out of the space",
         ) from error
+
+
+def _rungs(path: Path, given: Any) -> dict[str, RungStatus]:
+    if not isinstance(given, dict):
+        raise ConfigError(f"{path}: rungs is {given!r}", fix='Write {"NAME": value, ...}')
+    return {name: _rung(path, f"rungs.{name}", one) for name, one in given.items()}
+
+
+def _rung(path: Path, where: str, given: Any) -> RungStatus:
+    """A number, a checkpoint, or an object of both with error and cost."""
+    if isinstance(given, str):
+        return RungStatus(checkpoint=given)
+    values = given if isinstance(given, dict) else {"value": given}
+    known = RungStatus.__dataclass_fields__
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ConfigError(
+            f"{path}: {where} has the unknown key {unknown[0]!r}", fix=f"Known: {', '.join(known)}"
+        )
+    numbers = {
+        key: _number(path, f"{where}.{key}", values.get(key))
+        for key in ("value", "se", "gpu_hours")
+    }
+    checkpoint = values.get("checkpoint")
+    if checkpoint is not None and not isinstance(checkpoint, str):
+        raise ConfigError(f"{path}: {where}.checkpoint is {checkpoint!r}, no text")
+    if numbers["value"] is None and checkpoint is None:
+        raise ConfigError(f"{path}: {where} has neither value nor checkpoint")
+    for key in ("se", "gpu_hours"):
+        if (numbers[key] or 0.0) < 0.0:
+            raise ConfigError(f"{path}: {where}.{key} is {numbers[key]}", fix="Give 0 or more")
+    return RungStatus(**numbers, checkpoint=checkpoint)
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -22,8 +22,10 @@ from rlready.workflow.search_folder import (
     write_status,
     write_text,
 )
+from rlready.workflow.search_ladder import climb, is_continued, linked_folder, rung_of, taken_up
 from rlready.workflow.search_leases import Lease, asking
 from rlready.workflow.search_open import MirrorTo, Search, SearchConfig, open_search
+from rlready.workflow.search_rungs import STOPPED
 from rlready.workflow.search_tell import (
     Told,
     asked_before,
@@ -58,11 +60,13 @@ class Handed:
         asked: its recipe, and what is known of it.
         folder: where it lies.
         lease: until when it is held.
+        rung: of the ladder that is to be climbed; None without one.
     """
 
     asked: Asked
     folder: Path
     lease: Lease
+    rung: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The trial as one JSON object."""
@@ -79,6 +83,7 @@ class Handed:
             "worker": self.lease.worker,
             "deadline": self.lease.deadline,
             "retries": self.lease.retries,
+            "rung": self.rung,
         }
 
 
@@ -87,7 +92,7 @@ class Synced:
     """What was found in the folders.
 
     Args:
-        done: trials that were told, or marked failed.
+        done: trials that were told, stopped, or marked failed.
         waiting: trials that nobody has finished yet.
         problems: (trial, why its folder could not be taken in).
     """
@@ -127,7 +132,9 @@ def _taken_in(search: Search) -> Synced:
         try:
             status = read_status(folder)
             is_finished = status.is_finished
-            if is_finished:
+            if (climbed := climb(search, number, status)) is not None:
+                done.append(climbed)
+            elif is_finished:
                 done.append(
                     tell(
                         search,
@@ -167,6 +174,9 @@ def _settled(search: Search) -> Synced:
         trial = trials[lease.trial]
         if trial.state == TrialState.COMPLETE:
             noted(search, Told(trial=trial.number, state="told", value=trial.value))
+        elif STOPPED in trial.user_attrs:
+            reason = trial.user_attrs[STOPPED]
+            noted(search, Told(trial=trial.number, state="stopped", reason=reason))
         elif trial.state.is_finished():
             search.leases.close(trial.number)
     for lease in search.leases.spent():
@@ -183,7 +193,7 @@ def _next(search: Search) -> Handed:
         # Killed while its recipe was drawn: there is nothing to offer.
         fail(search, lease.trial, "its worker was gone before it had a recipe")
     with asking(search.engine, search.study.study_name):
-        asked = ask_study(search.study, search.space)
+        asked = taken_up(search) or ask_study(search.study, search.space)
         lease = search.leases.take(asked.number, search.config.worker)
     return _hand(search, asked, lease)
 
@@ -199,14 +209,14 @@ def _open_folders(search: Search) -> dict[int, Path]:
 
 def _hand(search: Search, asked: Asked, lease: Lease) -> Handed:
     write_attributes(search, asked.number, {"rlready:worker": lease.worker})
-    folder = trial_folder(search.root, asked.number)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = linked_folder(search, asked.number)
     write_text(folder / "recipe.toml", recipe_toml(asked.recipe))
-    if search.config.data:
+    if search.config.data and not is_continued(search, asked.number):
         import json
 
         rows = manifest(asked.recipe, search.config.data, search.config.seed + asked.number)
         write_text(folder / "manifest.json", json.dumps(rows) + "\n")
+    rung = rung_of(search, asked.number)
     write_status(
         folder,
         study=search.study.study_name,
@@ -220,5 +230,6 @@ def _hand(search: Search, asked: Asked, lease: Lease) -> Handed:
         se=None,
         checkpoint=None,
         error=None,
+        rung=rung,
     )
-    return Handed(asked=asked, folder=folder, lease=lease)
+    return Handed(asked=asked, folder=folder, lease=lease, rung=rung)

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlready.predictors.ladder import Ladder
 from rlready.predictors.recipes import RecipeSpace
 from rlready.predictors.search import SamplerName, WarmStart, add_known_runs, open_study
 from rlready.registry.errors import ConfigError
 from rlready.workflow.search_leases import Leases, asking, open_storage
 from rlready.workflow.search_mirror import A_FEW, Mirror
 from rlready.workflow.search_registry import RegistryValues
+from rlready.workflow.search_rungs import ladder_of
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -88,6 +90,7 @@ class Search:
         registry: None where nothing is asked of it.
         warm_start: what became of the registry's rows.
         mirror: keeps its runs in MLflow; None where nothing is mirrored.
+        ladder: that its trials climb; None where they are trained in one go.
     """
 
     study: Study
@@ -99,6 +102,7 @@ class Search:
     registry: RegistryValues | None
     warm_start: WarmStart
     mirror: Mirror | None = None
+    ladder: Ladder | None = None
 
     def show(self, at_most: int | None = A_FEW) -> None:
         """Bring MLflow into line with the study, as far as it is mirrored."""
@@ -148,6 +152,7 @@ def open_search(
         if UID not in study.user_attrs:
             study.set_user_attr(UID, uuid.uuid4().hex)
         warm = _warm_start(study, space, registry)
+        ladder = ladder_of(study, config.space, None if registry is None else registry.store)
     leases = Leases(
         storage.engine,
         name,
@@ -165,6 +170,7 @@ def open_search(
         registry=registry,
         warm_start=warm,
         mirror=None if mirror is None else _mirror(mirror, study, leases, storage.engine, config),
+        ladder=ladder,
     )
 
 

@@ -96,7 +96,7 @@ class RegistryValues:
             ConfigError: if it was made by another recipe.
             StoreError: if it, or a predictor, is not registered.
         """
-        stored = self._find(reference)
+        stored = self.find(reference)
         check_match(asked, stored.checkpoint.recipe, stored.checkpoint.name)
         runs = self.known_runs() if stored.outcomes else []
         recorded = next((run for run in runs if run.name == stored.checkpoint.id), None)
@@ -131,7 +131,13 @@ class RegistryValues:
             is_predicted=True,
         )
 
-    def _find(self, reference: str) -> StoredCheckpoint:
+    def find(self, reference: str) -> StoredCheckpoint:
+        """A checkpoint by its registered id or name, or the folder of its weights.
+
+        Raises:
+            ConfigError: if the folder's is not registered.
+            StoreError: if there is no such one.
+        """
         folder = Path(reference)
         if not folder.is_dir():
             return self.store.find(reference)

@@ -14,6 +14,7 @@ from rlready.registry.records import Recipe
 from rlready.workflow.search_folder import trial_folder, write_status
 from rlready.workflow.search_open import CHECKPOINT, Search
 from rlready.workflow.search_registry import Measured
+from rlready.workflow.search_rungs import GPU_HOURS, STOPPED, spent_hours
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -25,11 +26,11 @@ class Told:
 
     Args:
         trial: its number.
-        state: "told" or "failed".
+        state: "told", "failed" or "stopped".
         value: what the study was told.
         se: its standard error.
         checkpoint: registered id, where the value came from the registry.
-        reason: why it failed.
+        reason: why it failed or was stopped.
         is_new: False if the study knew.
     """
 
@@ -124,9 +125,10 @@ def trial_of(search: Search, number: int) -> FrozenTrial:
     from optuna.trial import TrialState
 
     trials = search.study.get_trials(deepcopy=False)
+    is_stopped = 0 <= number < len(trials) and STOPPED in trials[number].user_attrs
     was_asked = 0 <= number < len(trials) and (
         "rlready:run" not in trials[number].user_attrs
-        and trials[number].state not in (TrialState.WAITING, TrialState.PRUNED)
+        and (trials[number].state not in (TrialState.WAITING, TrialState.PRUNED) or is_stopped)
     )
     if not was_asked:
         raise ConfigError(
@@ -197,6 +199,9 @@ def _checked(number: int, value: float | None, se: float | None) -> float:
 
 def _attributes(told: Told) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    if search.ladder is not None:
+        trial = trial_of(search, told.trial)
+        found[GPU_HOURS] = spent_hours(trial, search.ladder, is_told=True)
     if told.se is not None:
         found["rlready:errors"] = [told.se]
     if told.checkpoint is not None:
@@ -218,6 +223,7 @@ def _enter_again(search: Search, trial: FrozenTrial, told: Told) -> Told:
             distributions=trial.distributions,
             user_attrs={**trial.user_attrs, **_attributes(told), "rlready:late": late},
             constraints=trial.constraints,
+            intermediate_values=trial.intermediate_values,
         )
     )
     return told
