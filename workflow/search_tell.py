@@ -86,7 +86,7 @@ def _told(
         checkpoint=None if measured is None else measured.checkpoint_id,
     )
     if not trial.state.is_finished():
-        write_attributes(search, number, _attributes(told))
+        write_attributes(search, number, _attributes(search, told))
         # Another may tell it between our look and now.
         with contextlib.suppress(UpdateFinishedTrialError, ValueError):
             search.study.tell(number, value)
@@ -197,7 +197,7 @@ def _checked(number: int, value: float | None, se: float | None) -> float:
     return float(value)
 
 
-def _attributes(told: Told) -> dict[str, Any]:
+def _attributes(search: Search, told: Told) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if search.ladder is not None:
         trial = trial_of(search, told.trial)
@@ -221,7 +221,7 @@ def _enter_again(search: Search, trial: FrozenTrial, told: Told) -> Told:
             value=told.value,
             params=trial.params,
             distributions=trial.distributions,
-            user_attrs={**trial.user_attrs, **_attributes(told), "rlready:late": late},
+            user_attrs={**trial.user_attrs, **_attributes(search, told), "rlready:late": late},
             constraints=trial.constraints,
             intermediate_values=trial.intermediate_values,
         )
