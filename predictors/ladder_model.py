@@ -112,7 +112,7 @@ def standard(
     at, error = linked(values, errors, column.kind, trials, column.name, spread_of_one)
     middle, spread = middle_and_spread(at)
     turn = -1.0 if column.sign < 0 else 1.0
-    z, error = damped(at, error, np.float64(middle), np.float64(spread))
+    z, error = damped(at, error, np.full(1, middle), np.full(1, spread))
     return turn * z, error, Scale(middle=middle, spread=spread)
 
 
@@ -179,8 +179,8 @@ class _Chains:
         for j in range(self.z.shape[1]):
             self._draw_regression(j)
         if self.is_latent.any():
-            for j in np.flatnonzero(self.is_latent.any(axis=0)):
-                self._draw_cells(int(j))
+            for at in np.flatnonzero(self.is_latent.any(axis=0)):
+                self._draw_cells(int(at))
             self._moments = [self._moment(j) for j in range(self.z.shape[1])]
 
     def _moment(self, j: int) -> FloatArray:
