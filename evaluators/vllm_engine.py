@@ -277,8 +277,10 @@ class VllmSampler:
 
 
 def _open(path: Path, options: VllmOptions) -> Any:
-    # Read when vLLM is imported; its table of settings and its warnings are no news to a user.
+    # Read when vLLM is imported. Its settings and warnings are no news to a user, and stdout, where
+    # it would write them, belongs to `--json`.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     try:
         from vllm import LLM
         from vllm.platforms import current_platform
