@@ -32,7 +32,8 @@
     high = 0.1
 
 An axis is a range (`low`, `high`, optional `log`, `int`) or a list of `choices`. What is tried how
-far is the table [ladder], see `ladder_file`.
+far is the table [ladder], see `ladder_file`. `cost`, `sources.NAME.path` and the table [evaluate]
+change no recipe: see `workflow/search_file`.
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ _FILTERS = ("length_filter", "difficulty_filter")
 _NAMED_AXES = (*RECIPE_FIELDS, *_FILTERS)
 _KEYS = (
     *("token_budget", "max_repetitions", "simplex", "recipe", "sources"),
-    *(*_NAMED_AXES, "axes", "ladder"),
+    *(*_NAMED_AXES, "axes", "ladder", "cost", "evaluate"),
 )
-_SOURCE_KEYS = ("available_tokens", "mean_tokens", "floor", "cap", "max_repetitions")
+_SOURCE_KEYS = ("available_tokens", "mean_tokens", "floor", "cap", "max_repetitions", "path")
 _RANGE_KEYS = ("low", "high", "log", "int")
 _LOG_BY_DEFAULT = ("n_unique", "epochs", "learning_rate", "batch_size")
 _INT_BY_DEFAULT = ("n_unique", "batch_size")

@@ -38,25 +38,37 @@ SIMPLEX_OF: Mapping[str, Parametrisation] = {
 
 _SPACE = "rlready:space"
 _PREFIX = "rlready:"
+_RECIPE = "rlready:recipe"
+
+IS_PREDICTED = "rlready:is_predicted"
+"""Attribute of a finished trial: its value is what a predictor says."""
+
+SUPERSEDES = "rlready:supersedes"
+"""Attribute of a finished trial: number of the one whose place it has taken."""
+
 # A sampler that does not know of limits may miss them for ever; then a recipe is drawn for it.
 _TRIES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnownRun:
-    """A recipe whose outcome is in the registry.
+    """A recipe of the registry whose outcome is known, or predicted.
 
     Args:
-        name: for messages: the checkpoint's id or name.
+        name: the checkpoint's id; no two trials stand for one.
         recipe: how it was made.
         values: its objectives, in the study's order and sense.
         errors: their standard errors, if known.
+        is_predicted: whether RL was not run from it.
+        fault: why it cannot enter, where that is known.
     """
 
     name: str
     recipe: Recipe
     values: tuple[float, ...]
     errors: tuple[float, ...] | None = None
+    is_predicted: bool = False
+    fault: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +78,16 @@ class WarmStart:
     Args:
         n_added: rows that are trials now.
         n_known: rows that were trials before.
-        left_out: (name, reason) of the rows that are not in the space.
+        left_out: (name, reason) of the rows that are none.
+        n_predicted: of those added, how many entered with a predicted outcome.
+        n_superseded: of those added, how many took the place of their prediction.
     """
 
     n_added: int
     n_known: int
     left_out: tuple[tuple[str, str], ...]
+    n_predicted: int = 0
+    n_superseded: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,38 +212,87 @@ def enqueue(study: Study, space: RecipeSpace, points: Points, *, origin: str) ->
 def add_known_runs(study: Study, space: RecipeSpace, runs: Sequence[KnownRun]) -> WarmStart:
     """Make a finished trial of every run that is in the space.
 
-    A run that became a trial before (by name) is not added again. A recipe that breaks a limit
-    enters too, with its constraint: what it tells is true all the same.
+    A run that is a trial already (by name) is not added again, unless that trial holds a prediction
+    and the run an outcome: then the outcome takes its place (`superseded`). A recipe that breaks a
+    limit enters too, with its constraint: what it tells is true all the same.
     """
-    from optuna.trial import create_trial
-
-    before = {trial.user_attrs.get(f"{_PREFIX}run") for trial in study.get_trials(deepcopy=False)}
-    n_added, n_known, left_out = 0, 0, []
-    distributions = space.distributions()
+    before = trials_by_run(study)
+    added: list[KnownRun] = []
+    n_known, n_superseded, left_out = 0, 0, []
     for run in runs:
-        if run.name in before:
+        old = before.get(run.name)
+        if old is not None and (run.is_predicted or not is_predicted(old)):
             n_known += 1
             continue
-        reason = _fault(run, len(study.directions))
+        reason = "" if old is not None else _fault(run, len(study.directions))
         try:
-            points = space.points(run.recipe)
+            points = None if old is not None or reason else space.points(run.recipe)
         except ConfigError as error:
-            reason = reason or error.what
+            reason = error.what
         if reason:
             left_out.append((run.name, reason))
             continue
-        study.add_trial(
-            create_trial(
-                values=list(run.values),
-                params=space.parameters(points),
-                distributions=distributions,
-                user_attrs=_attributes(run),
-                constraints=_constraints(space, points),
-            )
+        if old is not None:
+            supersede(study, old, run.values[:1], _attributes(run))
+            n_superseded += 1
+        elif points is not None:
+            _add(study, space, points, run)
+        before.pop(run.name, None)
+        added.append(run)
+    return WarmStart(
+        n_added=len(added),
+        n_known=n_known,
+        left_out=tuple(left_out),
+        n_predicted=sum(run.is_predicted for run in added),
+        n_superseded=n_superseded,
+    )
+
+
+def trials_by_run(study: Study) -> dict[str, FrozenTrial]:
+    """The present trial of every checkpoint that is one, by its id."""
+    from optuna.trial import TrialState
+
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    found: dict[str, FrozenTrial] = {}
+    for trial in current(trials):
+        for key in ("run", "checkpoint"):
+            name = trial.user_attrs.get(f"{_PREFIX}{key}")
+            if name is not None:
+                found[name] = trial
+    return found
+
+
+def is_predicted(trial: FrozenTrial) -> bool:
+    """Whether a trial's value is what a predictor says, and no outcome."""
+    return bool(trial.user_attrs.get(IS_PREDICTED))
+
+
+def supersede(
+    study: Study, old: FrozenTrial, values: Sequence[float], attributes: Mapping[str, Any]
+) -> None:
+    """Add a finished trial with the recipe of an old one that takes its place.
+
+    Args:
+        study: of both.
+        old: what it takes the place of.
+        values: its first objectives; the others are those of the old one.
+        attributes: what is known anew.
+    """
+    from optuna.trial import create_trial
+
+    dropped = (IS_PREDICTED, f"{_PREFIX}errors")
+    kept = {key: value for key, value in old.user_attrs.items() if key not in dropped}
+    # The origin stays: who proposed the recipe has not changed.
+    given = {k: v for k, v in attributes.items() if k not in (f"{_PREFIX}origin", _RECIPE)}
+    study.add_trial(
+        create_trial(
+            values=[*values, *old.values[len(values) :]],
+            params=old.params,
+            distributions=old.distributions,
+            user_attrs={**kept, **given, SUPERSEDES: old.number},
+            constraints=old.constraints,
         )
-        before.add(run.name)
-        n_added += 1
-    return WarmStart(n_added=n_added, n_known=n_known, left_out=tuple(left_out))
+    )
 
 
 def ask(study: Study, space: RecipeSpace) -> Asked:
@@ -251,7 +316,7 @@ def ask(study: Study, space: RecipeSpace) -> Asked:
         for name, value in limits.items():
             trial.set_constraint(name, value)
         recipe = space.recipe(points)
-        trial.set_user_attr(f"{_PREFIX}recipe", recipe.to_dict())
+        trial.set_user_attr(_RECIPE, recipe.to_dict())
         if all(value <= 0.0 for value in limits.values()):
             return _asked(study, trial, recipe)
         study.tell(trial, state=TrialState.PRUNED)
@@ -275,7 +340,8 @@ def superseded(trials: Sequence[FrozenTrial]) -> dict[int, int]:
     Optuna keeps what a trial was told for ever, so the true value enters as a trial of its own.
     The surrogate and every report leave the old one out; Optuna's own samplers see both.
     """
-    found = {trial.user_attrs.get(f"{_PREFIX}supersedes"): trial.number for trial in trials}
+    told = [trial for trial in trials if trial.values]
+    found = {trial.user_attrs.get(SUPERSEDES): trial.number for trial in told}
     return {old: new for old, new in found.items() if old is not None}
 
 
@@ -343,7 +409,23 @@ def _constraints(space: RecipeSpace, points: Points) -> dict[str, float]:
     return {name: float(values[0]) for name, values in space.limits(points).items()}
 
 
+def _add(study: Study, space: RecipeSpace, points: Points, run: KnownRun) -> None:
+    from optuna.trial import create_trial
+
+    study.add_trial(
+        create_trial(
+            values=list(run.values),
+            params=space.parameters(points),
+            distributions=space.distributions(),
+            user_attrs=_attributes(run),
+            constraints=_constraints(space, points),
+        )
+    )
+
+
 def _fault(run: KnownRun, n_objectives: int) -> str:
+    if run.fault:
+        return run.fault
     if len(run.values) != n_objectives:
         return f"it has {len(run.values)} values for {n_objectives} objectives"
     return "" if np.isfinite(run.values).all() else f"its values are {run.values}"
@@ -353,8 +435,10 @@ def _attributes(run: KnownRun) -> dict[str, Any]:
     attributes: dict[str, Any] = {
         f"{_PREFIX}run": run.name,
         f"{_PREFIX}origin": "registry",
-        f"{_PREFIX}recipe": run.recipe.to_dict(),
+        _RECIPE: run.recipe.to_dict(),
     }
+    if run.is_predicted:
+        attributes[IS_PREDICTED] = True
     if run.errors is not None:
         attributes[f"{_PREFIX}errors"] = list(run.errors)
     return attributes

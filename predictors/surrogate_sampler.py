@@ -155,4 +155,5 @@ def runs_of(
 
 def _errors(attributes: Mapping[str, Any], n: int) -> list[float]:
     known = attributes.get(_ERRORS)
-    return [float("nan")] * n if known is None else [float(error) for error in known]
+    given = [float("nan") if error is None else float(error) for error in known or ()]
+    return [*given, *[float("nan")] * (n - len(given))]

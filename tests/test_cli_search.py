@@ -176,3 +176,52 @@ def test_a_checkpoint_without_outcome_is_told_by_its_prediction(
     told = answer(call("tell", asked["trial"], "--checkpoint", "sft-12", *here))
     assert told["value"] == pytest.approx(0.66, abs=0.05)
     assert told["se"] > 0.0
+    assert told["is_predicted"]
+    assert not answer(call("tell", asked["trial"], "--checkpoint", "sft-12", *here))["is_new"]
+
+    store.put_outcome(an_outcome(12, value=0.5, se=0.01))
+    again = answer(call("ask", *here))["warm_start"]
+    assert (again["n_added"], again["n_superseded"]) == (1, 1)
+    ranking = answer(call("report", *here))["ranking"]
+    assert [row["value"] for row in ranking if row["checkpoint"] == a_checkpoint(12).id] == [0.5]
+
+
+@pytest.mark.slow
+def test_rows_without_outcome_enter_with_their_prediction_until_it_is_known(
+    call: Call, sqlite_uri: str
+) -> None:
+    """Of those without outcome one is like the others, one far from all that the predictor saw."""
+    store = MlflowStore(sqlite_uri)
+    for number in range(1, 15):
+        recipe = Recipe(sources={"gsm8k": 0.05 * number, "numina": 1 - 0.05 * number})
+        put(store, number, recipe, pass_at_64=0.05 if number == 14 else 0.5 + 0.02 * number)
+        if number < 13:
+            store.put_outcome(an_outcome(number, value=0.3 + 0.03 * number, se=0.005))
+    here = ("--tracking-uri", sqlite_uri, "--json")
+    cold = answer(call("ask", *here))["warm_start"]
+    assert cold["n_added"] == 12
+    reasons = dict(cold["left_out"])
+    assert "there is no predictor" in reasons[a_checkpoint(13).id] or reasons
+
+    fitted = CliRunner().invoke(main, ["fit", "--tracking-uri", sqlite_uri, "--json"])
+    assert fitted.exit_code == 0, fitted.output
+    warm = answer(call("ask", *here))["warm_start"]
+    assert (warm["n_added"], warm["n_predicted"]) == (1, 1)
+    assert "out of the predictor's domain" in dict(warm["left_out"])[a_checkpoint(14).id]
+    row = row_of(call, 13, here)
+    assert row["is_predicted"]
+    assert row["value"] == pytest.approx(0.69, abs=0.05)
+    assert row["se"] > 0.0
+
+    store.put_outcome(an_outcome(13, value=0.44, se=0.01))
+    known = answer(call("ask", *here))["warm_start"]
+    assert (known["n_added"], known["n_superseded"]) == (1, 1)
+    row = row_of(call, 13, here)
+    assert (row["value"], row["se"], row["is_predicted"]) == (0.44, 0.01, False)
+
+
+def row_of(call: Call, number: int, here: tuple[str, ...]) -> Any:
+    """The one row of the ranking that is about a checkpoint."""
+    ranking = answer(call("report", *here))["ranking"]
+    (row,) = [row for row in ranking if row["checkpoint"] == a_checkpoint(number).id]
+    return row

@@ -99,8 +99,16 @@ _HOUR_S = 3600.0
     default="",
     show_default=False,
     metavar="ID",
-    help="tell: registered checkpoint, or its folder; its recorded outcome counts, or else the "
-    "predicted one.",
+    help="tell: registered checkpoint, or its folder, which is evaluated if the space file's "
+    "[evaluate] says how; its recorded outcome counts, or else the predicted one.",
+)
+@click.option(
+    "--cost",
+    type=Optional(float),
+    default="",
+    show_default=False,
+    metavar="C",
+    help="tell: what the trial cost, where the space file names a `cost`; else status.json says.",
 )
 @click.option(
     "--target",
@@ -176,9 +184,9 @@ def _check_flags(action: str, trial: int | None, flags: dict[str, Any]) -> None:
             "run needs --train-command",
             fix="Give it, or train by other means: rlready search ask, then sync",
         )
-    stray = [*told, *(["se"] if flags["se"] is not None else [])]
+    stray = [name for name in ("value", "checkpoint", "se", "cost") if flags[name] is not None]
     if action != "tell" and (stray or trial is not None):
-        raise ConfigError(f"{action} takes no trial, --value, --se or --checkpoint")
+        raise ConfigError(f"{action} takes no trial, --value, --se, --checkpoint or --cost")
     if flags["se"] is not None and flags["value"] is None:
         raise ConfigError("--se goes with --value; a checkpoint has its own")
 
@@ -202,7 +210,6 @@ def _opened(action: str, flags: dict[str, Any]) -> Search:
                 store=store,
                 is_wanted=is_asked,
                 warn=lambda text: click.echo(f"warning: {text}", err=True),
-                progress=None if flags["as_json"] else Clock(console()),
             )
     config = SearchConfig(
         space=flags["space"],
@@ -216,7 +223,8 @@ def _opened(action: str, flags: dict[str, Any]) -> Search:
         max_retries=flags["retries"],
         seed=flags["seed"],
     )
-    return open_search(config, registry, mirror=mirror)
+    progress = None if flags["as_json"] else Clock(console())
+    return open_search(config, registry, mirror=mirror, progress=progress)
 
 
 def _ask(search: Search, n: int, as_json: bool) -> dict[str, Any]:
@@ -245,7 +253,14 @@ def _tell(
     from rlready.workflow.search_loop import tell
 
     assert trial is not None
-    told = tell(search, trial, value=flags["value"], se=flags["se"], checkpoint=flags["checkpoint"])
+    told = tell(
+        search,
+        trial,
+        value=flags["value"],
+        se=flags["se"],
+        checkpoint=flags["checkpoint"],
+        cost=flags["cost"],
+    )
     if not as_json:
         click.echo(_told_line(told))
     return asdict(told)
@@ -278,9 +293,10 @@ def _run(search: Search, flags: dict[str, Any], as_json: bool) -> dict[str, Any]
 
 
 def _report(search: Search, as_json: bool) -> dict[str, Any]:
-    from rlready.workflow.search_report import report_view, search_report, write_report
+    from rlready.workflow.search_report import search_report
+    from rlready.workflow.search_report_view import report_view, write_report
 
-    report = search_report(search.study, search.space)
+    report = search_report(search.study, search.space, cost=search.settings.cost)
     files = write_report(report, search.root / "report")
     if not as_json:
         print_view(report_view(report))
@@ -309,15 +325,18 @@ def _told_line(told: Told) -> str:
         return f"trial {told.trial} stopped: {told.reason}"
     error = "" if told.se is None else f" +- {told.se:.2g}"
     known = "" if told.is_new else " (known before)"
+    known += " (predicted)" if told.is_predicted else ""
     return f"trial {told.trial} told: {told.value:.6g}{error}{known}"
 
 
 def _say_warm_start(search: Search) -> None:
     warm = search.warm_start
     if warm.n_added or warm.left_out:
+        notes = {"predicted": warm.n_predicted, "in place of their prediction": warm.n_superseded}
+        said = ", ".join(f"{n} {what}" for what, n in notes.items() if n)
         click.echo(
-            f"{warm.n_added} runs of the registry entered, {len(warm.left_out)} are not of the "
-            "space",
+            f"{warm.n_added} runs of the registry entered{f' ({said})' if said else ''}, "
+            f"{len(warm.left_out)} are left out",
             err=True,
         )
     for name, reason in warm.left_out[:3]:

@@ -6,8 +6,8 @@
                          train.log       what the training command printed
 
 Whoever trains adds "value" (with "se", if known) or "checkpoint" (a folder or a registered id) to
-status.json, or "state": "failed" with an "error". All files are written aside and renamed, so that
-a reader never sees half of one.
+status.json, and "gpu_hours" if they are known; or "state": "failed" with an "error". All files
+are written aside and renamed, so that a reader never sees half of one.
 
 On a ladder "rung" says which one is asked for. Its value goes to "rungs": {NAME: VALUE}, or
 {NAME: {"value": V, "se": X, "gpu_hours": H}}, or, of a rung that is a proxy, {NAME: CHECKPOINT};
@@ -123,6 +123,16 @@ def read_status(folder: Path) -> Status:
         rung=texts["rung"],
         rungs=_rungs(path, values.get("rungs", {})),
     )
+
+
+def read_number(folder: Path, key: str) -> float | None:
+    """A number that whoever trains has put into the status file; None if it is not there.
+
+    Raises:
+        ConfigError: if the file is no JSON object, or the entry no finite number.
+    """
+    path = folder / "status.json"
+    return _number(path, key, _read_object(path).get(key))
 
 
 def write_text(path: Path, text: str) -> None:

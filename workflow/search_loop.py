@@ -7,7 +7,7 @@ did the one before: what a killed one leaves is taken up by the next call of any
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +173,7 @@ def _settled(search: Search) -> Synced:
     for lease in search.leases.all():
         trial = trials[lease.trial]
         if trial.state == TrialState.COMPLETE:
-            noted(search, Told(trial=trial.number, state="told", value=trial.value))
+            noted(search, Told(trial=trial.number, state="told", value=trial.values[0]))
         elif STOPPED in trial.user_attrs:
             reason = trial.user_attrs[STOPPED]
             noted(search, Told(trial=trial.number, state="stopped", reason=reason))
@@ -185,7 +185,8 @@ def _settled(search: Search) -> Synced:
 
 
 def _next(search: Search) -> Handed:
-    _settled(search)
+    # Evaluating is for those who sync: an ask answers soon.
+    _settled(replace(search, may_evaluate=False))
     while (lease := search.leases.take_expired(search.config.worker)) is not None:
         asked = asked_before(search, trial_of(search, lease.trial))
         if asked is not None:
@@ -211,10 +212,10 @@ def _hand(search: Search, asked: Asked, lease: Lease) -> Handed:
     write_attributes(search, asked.number, {"rlready:worker": lease.worker})
     folder = linked_folder(search, asked.number)
     write_text(folder / "recipe.toml", recipe_toml(asked.recipe))
-    if search.config.data and not is_continued(search, asked.number):
+    if search.settings.data and not is_continued(search, asked.number):
         import json
 
-        rows = manifest(asked.recipe, search.config.data, search.config.seed + asked.number)
+        rows = manifest(asked.recipe, search.settings.data, search.config.seed + asked.number)
         write_text(folder / "manifest.json", json.dumps(rows) + "\n")
     rung = rung_of(search, asked.number)
     write_status(

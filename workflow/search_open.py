@@ -10,11 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from rlready.predictors.ladder import Ladder
 from rlready.predictors.recipes import RecipeSpace
-from rlready.predictors.search import SamplerName, WarmStart, add_known_runs, open_study
+from rlready.predictors.search import (
+    KnownRun,
+    SamplerName,
+    WarmStart,
+    add_known_runs,
+    open_study,
+    trials_by_run,
+)
 from rlready.registry.errors import ConfigError
+from rlready.registry.records import Recipe
+from rlready.workflow.search_file import TOKENS, LoopSettings, read_settings
 from rlready.workflow.search_leases import Leases, asking, open_storage
 from rlready.workflow.search_mirror import A_FEW, Mirror
-from rlready.workflow.search_registry import RegistryValues
+from rlready.workflow.search_registry import RegistryValues, differences
 from rlready.workflow.search_rungs import ladder_of
 
 if TYPE_CHECKING:
@@ -67,13 +76,11 @@ class MirrorTo:
         store: the registry.
         is_wanted: False shows only a search that was shown there before.
         warn: told if the registry fails.
-        progress: shows long writing.
     """
 
     store: MlflowStore
     is_wanted: bool = True
     warn: Callable[[str], None] = lambda text: None
-    progress: Clock | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,7 +96,10 @@ class Search:
         config: as it was called.
         registry: None where nothing is asked of it.
         warm_start: what became of the registry's rows.
+        settings: what the space file says beyond the recipes.
         mirror: keeps its runs in MLflow; None where nothing is mirrored.
+        progress: shows what takes long.
+        may_evaluate: whether a checkpoint that the registry does not know is evaluated now.
         ladder: that its trials climb; None where they are trained in one go.
     """
 
@@ -101,7 +111,10 @@ class Search:
     config: SearchConfig
     registry: RegistryValues | None
     warm_start: WarmStart
+    settings: LoopSettings = field(default_factory=LoopSettings)
     mirror: Mirror | None = None
+    progress: Clock | None = None
+    may_evaluate: bool = True
     ladder: Ladder | None = None
 
     def show(self, at_most: int | None = A_FEW) -> None:
@@ -120,6 +133,7 @@ def open_search(
     registry: RegistryValues | None = None,
     *,
     mirror: MirrorTo | None = None,
+    progress: Clock | None = None,
     clock: Callable[[], float] | None = None,
 ) -> Search:
     """A new search or the one of that name, with the registry's runs in it.
@@ -128,12 +142,14 @@ def open_search(
         config: as it was called.
         registry: what it begins with, and what values checkpoints; None leaves it out.
         mirror: where its runs are shown; None: nowhere.
+        progress: shows what takes long; None shows nothing.
         clock: seconds since 1970.
 
     Raises:
         RlreadyError: for any mistake of the user or the environment.
     """
     space = RecipeSpace.from_toml(config.space)
+    settings = read_settings(config.space)
     known = {source.name for source in space.sources}
     unknown = sorted(set(config.data) - known)
     if unknown:
@@ -147,12 +163,23 @@ def open_search(
     storage = open_storage(config.storage)
     with asking(storage.engine, name):
         study, space = open_study(
-            space, name=name, sampler=config.sampler, storage=storage, seed=config.seed
+            space,
+            name=name,
+            sampler=config.sampler,
+            storage=storage,
+            seed=config.seed,
+            directions=("maximize",) if settings.cost is None else ("maximize", "minimize"),
         )
         if UID not in study.user_attrs:
             study.set_user_attr(UID, uuid.uuid4().hex)
-        warm = _warm_start(study, space, registry)
+        warm = _warm_start(study, space, registry, settings.cost)
         ladder = ladder_of(study, config.space, None if registry is None else registry.store)
+        if ladder is not None and settings.cost is not None:
+            raise ConfigError(
+                f"{config.space} names a cost and a ladder",
+                why="a ladder spends by the GPU-hours of its rungs already",
+                fix="Leave one of them out",
+            )
     leases = Leases(
         storage.engine,
         name,
@@ -169,13 +196,22 @@ def open_search(
         config=config,
         registry=registry,
         warm_start=warm,
-        mirror=None if mirror is None else _mirror(mirror, study, leases, storage.engine, config),
+        mirror=None
+        if mirror is None
+        else _mirror(mirror, study, leases, storage.engine, config, progress),
+        settings=replace(settings, data={**settings.data, **config.data}),
+        progress=progress,
         ladder=ladder,
     )
 
 
 def _mirror(
-    to: MirrorTo, study: Study, leases: Leases, engine: Any, config: SearchConfig
+    to: MirrorTo,
+    study: Study,
+    leases: Leases,
+    engine: Any,
+    config: SearchConfig,
+    progress: Clock | None,
 ) -> Mirror | None:
     made = Mirror(
         to.store,
@@ -185,16 +221,71 @@ def _mirror(
         uid=study.user_attrs[UID],
         facts={"study": study.study_name, "space": config.space.name, "sampler": config.sampler},
         warn=to.warn,
-        progress=to.progress,
+        progress=progress,
     )
     return made if to.is_wanted or made.is_begun else None
 
 
-def _warm_start(study: Study, space: RecipeSpace, registry: RegistryValues | None) -> WarmStart:
+def _warm_start(
+    study: Study, space: RecipeSpace, registry: RegistryValues | None, cost: str | None
+) -> WarmStart:
     if registry is None:
         return WarmStart(n_added=0, n_known=0, left_out=())
-    told = {trial.user_attrs.get(CHECKPOINT) for trial in study.get_trials(deepcopy=False)}
-    # What a trial gave is a trial already.
-    return add_known_runs(
-        study, space, [run for run in registry.known_runs() if run.name not in told]
-    )
+    found = registry.runs()
+    known, asked = trials_by_run(study), _asked_for(study)
+    left_out: list[tuple[str, str]] = []
+    recorded: list[KnownRun] = []
+    fitting: dict[str, Recipe] = {}
+    for run in found.recorded:
+        number = None if run.name in known else _made_for(run.recipe, asked)
+        if number is None:
+            recorded.append(run)
+        else:
+            left_out.append((run.name, f"trial {number} asked for it, and is not told yet"))
+    for name, recipe in found.open.items():
+        try:
+            if name not in known and _made_for(recipe, asked) is None:
+                space.points(recipe)
+                fitting[name] = recipe
+        except ConfigError as error:
+            left_out.append((name, error.what))
+    foreseen, not_foreseen = registry.foreseen(fitting, found.target)
+    runs = [*recorded, *foreseen]
+    if cost is not None:
+        runs = [_with_cost(run, space, cost) for run in runs]
+    warm = add_known_runs(study, space, runs)
+    return replace(warm, left_out=(*warm.left_out, *left_out, *not_foreseen))
+
+
+def recipe_cost(space: RecipeSpace, recipe: Recipe, cost: str) -> float | None:
+    """What a recipe itself says of its cost: its tokens, or a number of that name in it."""
+    if cost == TOKENS:
+        tokens = space.tokens(space.points(recipe))
+        return None if tokens is None else float(tokens[0])
+    found = recipe.extra.get(cost)
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        return None
+    return float(found)
+
+
+def _with_cost(run: KnownRun, space: RecipeSpace, cost: str) -> KnownRun:
+    try:
+        found = recipe_cost(space, run.recipe, cost)
+    except ConfigError:
+        return run  # not of the space: told when it is entered
+    if found is None:
+        return replace(run, fault=f"its recipe has no {cost}, which is the search's cost")
+    return replace(run, values=(*run.values, found), errors=run.errors and (*run.errors, 0.0))
+
+
+def _asked_for(study: Study) -> dict[int, Recipe]:
+    """The recipes of trials that are out: what they give enters when they are told."""
+    from optuna.trial import TrialState
+
+    trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    asked = {trial.number: trial.user_attrs.get("rlready:recipe") for trial in trials}
+    return {number: Recipe.from_dict(values) for number, values in asked.items() if values}
+
+
+def _made_for(recipe: Recipe, asked: Mapping[int, Recipe]) -> int | None:
+    return next((n for n, wanted in asked.items() if not differences(wanted, recipe)), None)

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlready.predictors.search import KnownRun
-from rlready.registry.errors import ConfigError
+from rlready.registry.errors import ConfigError, RlreadyError
 
 if TYPE_CHECKING:
     from rlready.registry.mlflow_store import MlflowStore
     from rlready.registry.records import Recipe
     from rlready.registry.store import StoredCheckpoint
+    from rlready.workflow.predict import Loaded
 
 # Trainers round: a learning rate is printed with a few digits, an example more or less is no other
 # recipe.
@@ -41,6 +42,21 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RegistryRuns:
+    """The registry's SFT checkpoints that have a recipe.
+
+    Args:
+        recorded: with the outcome.
+        open: recipes, by id, of those without.
+        target: the outcome; None if the registry holds none.
+    """
+
+    recorded: tuple[KnownRun, ...]
+    open: Mapping[str, Recipe]
+    target: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RegistryValues:
     """The registry as a search sees it.
 
@@ -54,10 +70,10 @@ class RegistryValues:
     target: str | None
     predictor: str
 
-    def known_runs(self) -> list[KnownRun]:
-        """Every SFT checkpoint with a recipe and the recorded outcome.
+    def runs(self) -> RegistryRuns:
+        """The SFT checkpoints with a recipe, those with the outcome and those without.
 
-        None where the registry holds no outcome at all and no target is named.
+        Without a target and without any outcome in the registry none has one.
 
         Raises:
             ConfigError: if there is no such outcome, or the target has to be named.
@@ -65,25 +81,62 @@ class RegistryValues:
         from rlready.workflow.training import registry_rows
 
         stored = self.store.checkpoints()
+        recipes = {
+            one.checkpoint.id: one.checkpoint.recipe
+            for one in stored
+            if one.checkpoint.kind == "sft" and one.checkpoint.recipe is not None
+        }
         if self.target is None and not any(one.outcomes for one in stored):
-            return []
+            return RegistryRuns(recorded=(), open=recipes, target=None)
         found = registry_rows(self.store, self.target)
-        recipes = {one.checkpoint.id: one.checkpoint.recipe for one in stored}
-        runs = []
+        recorded = []
         for row in found.frame.to_dict("records"):
-            recipe, value = recipes.get(row["checkpoint_id"]), row[found.target]
-            if recipe is None or row["kind"] != "sft" or not math.isfinite(value):
+            name, value = row["checkpoint_id"], row[found.target]
+            if name not in recipes or not math.isfinite(value):
                 continue
             se = float(row[found.target_error]) if found.target_error else math.nan
-            runs.append(
+            recorded.append(
                 KnownRun(
-                    name=row["checkpoint_id"],
-                    recipe=recipe,
+                    name=name,
+                    recipe=recipes.pop(name),
                     values=(float(value),),
                     errors=(se,) if math.isfinite(se) else None,
                 )
             )
-        return runs
+        return RegistryRuns(recorded=tuple(recorded), open=recipes, target=found.target)
+
+    def foreseen(
+        self, recipes: Mapping[str, Recipe], target: str | None
+    ) -> tuple[list[KnownRun], list[tuple[str, str]]]:
+        """What the predictor says of checkpoints without outcome; and (id, why not) of the others.
+
+        Args:
+            recipes: how each was made, by id.
+            target: the outcome that is searched for.
+        """
+        if not recipes:
+            return [], []
+        try:
+            loaded = self._loaded(target)
+        except RlreadyError as error:
+            return [], [(name, f"it has no outcome, and {error.what}") for name in recipes]
+        rows = {name: row for row, name in enumerate(loaded.data.table.ids)}
+        runs: list[KnownRun] = []
+        left_out: list[tuple[str, str]] = []
+        for name, recipe in recipes.items():
+            if name not in rows:
+                left_out.append((name, "it has no outcome, and it cannot be predicted"))
+                continue
+            said = loaded.assessed.iloc[rows[name]]
+            if said["domain"] == "out":
+                where = f"out of the predictor's domain: {said['reasons']}"
+                left_out.append((name, f"it has no outcome, and it is {where}"))
+                continue
+            value, sd = _mean_and_sd(loaded, rows[name])
+            runs.append(
+                KnownRun(name=name, recipe=recipe, values=(value,), errors=(sd,), is_predicted=True)
+            )
+        return runs, left_out
 
     def measured(self, reference: str, asked: Recipe) -> Measured:
         """The recorded outcome of a checkpoint made by the asked recipe, or else the predicted.
@@ -98,7 +151,8 @@ class RegistryValues:
         """
         stored = self.find(reference)
         check_match(asked, stored.checkpoint.recipe, stored.checkpoint.name)
-        runs = self.known_runs() if stored.outcomes else []
+        found = self.runs() if stored.outcomes else None
+        runs = found.recorded if found else ()
         recorded = next((run for run in runs if run.name == stored.checkpoint.id), None)
         if recorded is not None:
             return Measured(
@@ -107,29 +161,28 @@ class RegistryValues:
                 se=None if recorded.errors is None else recorded.errors[0],
                 is_predicted=False,
             )
-        return self._predicted(stored.checkpoint.id)
+        return self._predicted(stored.checkpoint.id, found.target if found else self.target)
 
-    def _predicted(self, checkpoint_id: str) -> Measured:
+    def _loaded(self, target: str | None) -> Loaded:
         from rlready.workflow.predict import load
 
         loaded = load(self.store, self.predictor)
-        if self.target is not None and loaded.data.target != self.target:
+        if target is not None and loaded.data.target != target:
             raise ConfigError(
-                f"{self.predictor} predicts {loaded.data.target}, the search is for {self.target}",
+                f"{self.predictor} predicts {loaded.data.target}, the search is for {target}",
                 fix="Name another --predictor, or fit one: rlready fit --target ...",
             )
-        ids, posterior = loaded.data.table.ids, loaded.posterior
+        return loaded
+
+    def _predicted(self, checkpoint_id: str, target: str | None) -> Measured:
+        loaded = self._loaded(target)
+        ids = loaded.data.table.ids
         if checkpoint_id not in ids:
             raise ConfigError(
                 f"checkpoint {checkpoint_id[:12]} is no SFT checkpoint that can be predicted"
             )
-        row = ids.index(checkpoint_id)
-        return Measured(
-            checkpoint_id=checkpoint_id,
-            value=float(posterior.mean[row]),
-            se=float(np.hypot(posterior.row_sd[row], posterior.group_sd[row])),
-            is_predicted=True,
-        )
+        value, sd = _mean_and_sd(loaded, ids.index(checkpoint_id))
+        return Measured(checkpoint_id=checkpoint_id, value=value, se=sd, is_predicted=True)
 
     def find(self, reference: str) -> StoredCheckpoint:
         """A checkpoint by its registered id or name, or the folder of its weights.
@@ -141,16 +194,28 @@ class RegistryValues:
         folder = Path(reference)
         if not folder.is_dir():
             return self.store.find(reference)
-        from rlready.registry.digest import default_cache_dir, fingerprint
-
-        content = fingerprint(folder, default_cache_dir())
-        for stored in self.store.checkpoints():
-            if stored.checkpoint.fingerprint == content:
-                return stored
+        found = self.of_folder(folder)
+        if found is not None:
+            return self.store.find(found)
         raise ConfigError(
             f"the checkpoint in {folder} is not registered",
             fix=f"Evaluate it: rlready evaluate {folder} --recipe .../recipe.toml",
         )
+
+    def of_folder(self, folder: Path) -> str | None:
+        """Id of the registered checkpoint whose weights lie in a folder; None if there is none."""
+        from rlready.registry.digest import default_cache_dir, fingerprint
+
+        content = fingerprint(folder, default_cache_dir())
+        found = (one.checkpoint for one in self.store.checkpoints())
+        return next((one.id for one in found if one.fingerprint == content), None)
+
+
+def _mean_and_sd(loaded: Loaded, row: int) -> tuple[float, float]:
+    posterior = loaded.posterior
+    return float(posterior.mean[row]), float(
+        np.hypot(posterior.row_sd[row], posterior.group_sd[row])
+    )
 
 
 def check_match(asked: Recipe, made_by: Recipe | None, name: str) -> None:
@@ -160,8 +225,7 @@ def check_match(asked: Recipe, made_by: Recipe | None, name: str) -> None:
             f"the registry does not know the recipe of checkpoint {name}",
             fix="Evaluate it with --recipe and the recipe.toml of the trial",
         )
-    wanted, found = asked.to_dict(), made_by.to_dict()
-    different = [key for key in wanted if not _is_same(key, wanted[key], found.get(key))]
+    wanted, found, different = asked.to_dict(), made_by.to_dict(), differences(asked, made_by)
     if different:
         said = "; ".join(f"{k}: {wanted[k]!r} was asked, {found.get(k)!r} made" for k in different)
         raise ConfigError(
@@ -169,6 +233,12 @@ def check_match(asked: Recipe, made_by: Recipe | None, name: str) -> None:
             why=said,
             fix="Tell the checkpoint of this trial, or give its value with --value",
         )
+
+
+def differences(asked: Recipe, made_by: Recipe) -> list[str]:
+    """What was asked for and made otherwise; numbers may differ by a trainer's rounding."""
+    wanted, found = asked.to_dict(), made_by.to_dict()
+    return [key for key in wanted if not _is_same(key, wanted[key], found.get(key))]
 
 
 def _is_same(key: str, wanted: Any, found: Any) -> bool:

@@ -3,16 +3,14 @@
 The surrogate is fitted on all finished trials, those of the registry among them. A recipe's value
 is one noisy run; what it is ranked by is the prediction for its recipe, which runs around it
 steady. The surface moves one source's weight through its range, from the best recipe, the other
-weights in their proportions as far as floors and caps let them.
+weights in their proportions as far as floors and caps let them. With a cost as second objective
+each recipe has a prediction of both; those that no other one beats in both are the front.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,22 +19,20 @@ from rlready.predictors.dataset import FloatArray
 from rlready.predictors.mixture_model import MixtureModel
 from rlready.predictors.proposer import Guard, ProposerConfig, Runs
 from rlready.predictors.recipes import Points, RecipeSpace
-from rlready.predictors.search import finished_runs, propose_recipes
+from rlready.predictors.search import current, finished_runs, is_predicted, propose_recipes
 from rlready.predictors.simplex import fill
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
-from rlready.workflow.search_folder import write_text
+from rlready.workflow.search_rungs import GPU_HOURS, total_hours
 
 if TYPE_CHECKING:
     from optuna.study import Study
-    from rich.console import RenderableType
+    from optuna.trial import FrozenTrial
 
 Z = 1.6449
 """Bands are +-Z standard deviations: 90 % of a normal law."""
 
 _GRID = 25
-_SHOWN = 15
-_BLUE, _DOT = "#1b6ca8", "#d98c1f"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +47,16 @@ class RankedRecipe:
         se: its standard error.
         predicted: outcome by the surrogate, noise of a run taken out.
         sd: standard deviation of the prediction.
+        low, high: interval of the prediction, 90 %.
         domain: "in", "edge" or "out" of what finished runs tell about.
         reason: why it is not in the domain.
         tokens: that training sees, if the space says.
+        is_predicted: whether `value` is what a predictor says, and no outcome.
+        checkpoint: registered id of what it gave.
+        gpu_hours: that it took, where whoever trained has said it.
+        cost: as told, where the search has a cost.
+        predicted_cost: by the surrogate, and its standard deviation `cost_sd`.
+        on_front: whether no other recipe is foreseen to be better and cheaper.
     """
 
     trial: int | None
@@ -63,9 +66,18 @@ class RankedRecipe:
     se: float | None
     predicted: float
     sd: float
+    low: float
+    high: float
     domain: str
     reason: str
     tokens: float | None
+    is_predicted: bool = False
+    checkpoint: str | None = None
+    gpu_hours: float | None = None
+    cost: float | None = None
+    predicted_cost: float | None = None
+    cost_sd: float | None = None
+    on_front: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The row as one JSON object."""
@@ -104,6 +116,8 @@ class SearchReport:
         untried: recipes that the surrogate would try next.
         surface: of every source.
         noise_sd: of one run around its recipe's outcome, as the surrogate sees it.
+        cost: name of the second objective, None without one.
+        gpu_hours: of all trials, None if nobody has said any.
     """
 
     study: str
@@ -112,6 +126,8 @@ class SearchReport:
     untried: tuple[RankedRecipe, ...]
     surface: tuple[SurfacePoint, ...]
     noise_sd: float
+    cost: str | None = None
+    gpu_hours: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as one JSON object: the contract of `rlready search report --json`."""
@@ -119,14 +135,24 @@ class SearchReport:
             "study": self.study,
             "states": self.states,
             "noise_sd": self.noise_sd,
+            "cost": self.cost,
+            "gpu_hours": self.gpu_hours,
             "ranking": [row.to_dict() for row in self.rows],
             "untried": [row.to_dict() for row in self.untried],
             "surface": [asdict(point) for point in self.surface],
         }
 
 
-def search_report(study: Study, space: RecipeSpace, *, n_untried: int = 3) -> SearchReport:
+def search_report(
+    study: Study, space: RecipeSpace, *, n_untried: int = 3, cost: str | None = None
+) -> SearchReport:
     """The report of a study.
+
+    Args:
+        study: of Optuna.
+        space: its recipes.
+        n_untried: how many recipes to name that the surrogate would try next.
+        cost: name of the second objective, if it has one.
 
     Raises:
         ConfigError: if fewer than two trials are finished.
@@ -134,7 +160,11 @@ def search_report(study: Study, space: RecipeSpace, *, n_untried: int = 3) -> Se
     from optuna.trial import TrialState
 
     trials = study.get_trials(deepcopy=False)
-    done = [t for t in trials if t.state == TrialState.COMPLETE and space.covers(t.params)]
+    done = [
+        trial
+        for trial in current(trials)
+        if trial.state == TrialState.COMPLETE and space.covers(trial.params)
+    ]
     if len(done) < 2:
         raise ConfigError(
             f"study {study.study_name!r} has {len(done)} finished trials",
@@ -143,116 +173,68 @@ def search_report(study: Study, space: RecipeSpace, *, n_untried: int = 3) -> Se
         )
     runs = finished_runs(study, space)
     surrogate = _Surrogate(space, runs)
-    mean, sd, domain, reasons = surrogate.said(runs.points)
-    tokens = space.tokens(runs.points)
     rows = [
-        RankedRecipe(
-            trial=trial.number,
-            origin=str(trial.user_attrs.get("rlready:origin", "unknown")),
-            recipe=space.recipe(runs.points, i),
-            value=trial.value,
-            se=(trial.user_attrs.get("rlready:errors") or [None])[0],
-            predicted=float(mean[i]),
-            sd=float(sd[i]),
-            domain=domain[i],
-            reason=reasons[i],
-            tokens=None if tokens is None else float(tokens[i]),
-        )
-        for i, trial in enumerate(done)
+        _with_trial(row, trial)
+        for row, trial in zip(surrogate.rows(runs.points), done, strict=True)
     ]
+    best = int(np.argmax([row.predicted for row in rows]))
     names = [trial.state.name.lower() for trial in trials]
+    asked = propose_recipes(study, space, n_untried) if n_untried else []
+    untried = [surrogate.rows(space.points(one.recipe), one.origin)[0] for one in asked]
     return SearchReport(
         study=study.study_name,
         states={name: names.count(name) for name in sorted(set(names))},
-        rows=tuple(sorted(rows, key=lambda row: -row.predicted)),
-        untried=_untried(study, space, surrogate, n_untried),
-        surface=tuple(_surface(surrogate, runs.points.rows(np.array([int(np.argmax(mean))])))),
+        rows=tuple(sorted(_fronted(rows), key=lambda row: -row.predicted)),
+        untried=tuple(untried),
+        surface=tuple(_surface(surrogate, runs.points.rows(np.array([best])))),
         noise_sd=surrogate.model.noise_sd_,
+        cost=cost,
+        gpu_hours=total_hours(trials),
     )
 
 
-def write_report(report: SearchReport, folder: Path) -> list[Path]:
-    """The files of a report: ranking and surface as CSV, the surface as a picture."""
-    folder.mkdir(parents=True, exist_ok=True)
-    ranking, surface = folder / "ranking.csv", folder / "surface.csv"
-    write_text(ranking, _ranking_csv(report))
-    write_text(surface, _csv([asdict(point) for point in report.surface]))
-    return [ranking, surface, draw_surface(folder / "surface.png", report)]
-
-
-def draw_surface(path: Path, report: SearchReport) -> Path:
-    """Draw predicted outcome against the weight of each source, with bands; returns the path."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    sources = list(dict.fromkeys(point.source for point in report.surface))
-    columns = min(3, len(sources))
-    n_rows = -(-len(sources) // columns)
-    figure, panels = plt.subplots(
-        n_rows,
-        columns,
-        figsize=(3.6 * columns + 0.6, 3.0 * n_rows + 0.5),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
+def _with_trial(row: RankedRecipe, trial: FrozenTrial) -> RankedRecipe:
+    kept = trial.user_attrs
+    return replace(
+        row,
+        trial=trial.number,
+        origin=str(kept.get("rlready:origin", "unknown")),
+        value=trial.values[0],
+        se=(kept.get("rlready:errors") or [None])[0],
+        is_predicted=is_predicted(trial),
+        checkpoint=kept.get("rlready:checkpoint") or kept.get("rlready:run"),
+        gpu_hours=kept.get(GPU_HOURS),
+        cost=trial.values[1] if len(trial.values) > 1 else None,
     )
-    for axes, source in zip(panels.flat, sources, strict=False):
-        _draw_source(axes, source, report)
-    for axes in panels.flat[len(sources) :]:
-        axes.set_visible(False)
-    for axes in panels[:, 0]:
-        axes.set_ylabel("outcome")
-    figure.suptitle(
-        f"{report.study}: predicted outcome against weight, from the best recipe "
-        "(band 90 %, dots: finished runs)",
-        fontsize=10,
-    )
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
 
 
-def report_view(report: SearchReport) -> RenderableType:
-    """The ranking as a table for a terminal."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    states = ", ".join(f"{n} {name}" for name, n in report.states.items())
-    table = Table(title=Text(f"study {report.study}: {states}"))
-    for heading in ("trial", "from", "value", "predicted", "sd", "domain", "mixture", "settings"):
-        table.add_column(heading, justify="right" if heading in ("trial", "value") else "left")
-    for row in (*report.rows[:_SHOWN], *report.untried):
-        table.add_row(
-            "next" if row.trial is None else str(row.trial),
-            row.origin,
-            "" if row.value is None else f"{row.value:.4g}",
-            f"{row.predicted:.4g}",
-            f"{row.sd:.2g}",
-            row.domain,
-            Text(_mixture(row.recipe)),
-            Text(_settings(row.recipe)),
-        )
-    notes = [f"one run scatters by {report.noise_sd:.2g} around its recipe's outcome"]
-    if len(report.rows) > _SHOWN:
-        notes.append(f"{len(report.rows) - _SHOWN} more finished recipes: --json, ranking.csv")
-    notes += [f"next: {row.domain}, {row.reason}" for row in report.untried if row.reason]
-    return Group(table, *(Text(note) for note in dict.fromkeys(notes)))
+def _fronted(rows: Sequence[RankedRecipe]) -> list[RankedRecipe]:
+    """The rows, with their place on the front of predicted outcome and cost if there is a cost."""
+    if any(row.predicted_cost is None for row in rows):
+        return list(rows)
+    gain = np.array([[row.predicted, -(row.predicted_cost or 0.0)] for row in rows])
+    found = []
+    for row, own in zip(rows, gain, strict=True):
+        is_beaten = (gain >= own).all(axis=1) & (gain > own).any(axis=1)
+        found.append(replace(row, on_front=not is_beaten.any()))
+    return found
 
 
 class _Surrogate:
-    """The model of finished runs, and how far it reaches."""
+    """The models of finished runs, one an objective, and how far they reach."""
 
     def __init__(self, space: RecipeSpace, runs: Runs) -> None:
         some = runs.some(ProposerConfig().max_rows)
         self.space = space
-        self.model = MixtureModel(space.feature_groups).fit(
-            space.features(some.points),
-            some.outcomes[:, 0],
-            None if some.errors is None else some.errors[:, 0],
-        )
+        self.models = [
+            MixtureModel(space.feature_groups).fit(
+                space.features(some.points),
+                some.outcomes[:, k],
+                None if some.errors is None else some.errors[:, k],
+            )
+            for k in range(some.outcomes.shape[1])
+        ]
+        self.model = self.models[0]
         self.guard = Guard(space, runs.points)
 
     def said(self, points: Points) -> tuple[FloatArray, FloatArray, list[str], Sequence[str]]:
@@ -261,30 +243,33 @@ class _Surrogate:
         domain, reasons = self.guard.judge(points)
         return mean, sd, [str(one) for one in domain], reasons
 
-
-def _untried(
-    study: Study, space: RecipeSpace, surrogate: _Surrogate, n: int
-) -> tuple[RankedRecipe, ...]:
-    rows = []
-    for asked in propose_recipes(study, space, n):
-        points = space.points(asked.recipe)
-        mean, sd, domain, reasons = surrogate.said(points)
-        tokens = space.tokens(points)
-        rows.append(
+    def rows(self, points: Points, origin: str = "") -> list[RankedRecipe]:
+        """Each of n recipes with what is predicted of it."""
+        mean, sd, domain, reasons = self.said(points)
+        tokens = self.space.tokens(points)
+        cost = cost_sd = None
+        if len(self.models) > 1:
+            # The models see costs turned, so that more is better.
+            cost, cost_sd = self.models[1].predict(self.space.features(points), return_std=True)
+        return [
             RankedRecipe(
                 trial=None,
-                origin=asked.origin,
-                recipe=asked.recipe,
+                origin=origin,
+                recipe=self.space.recipe(points, i),
                 value=None,
                 se=None,
-                predicted=float(mean[0]),
-                sd=float(sd[0]),
-                domain=domain[0],
-                reason=reasons[0],
-                tokens=None if tokens is None else float(tokens[0]),
+                predicted=float(mean[i]),
+                sd=float(sd[i]),
+                low=float(mean[i] - Z * sd[i]),
+                high=float(mean[i] + Z * sd[i]),
+                domain=domain[i],
+                reason=reasons[i],
+                tokens=None if tokens is None else float(tokens[i]),
+                predicted_cost=None if cost is None else -float(cost[i]),
+                cost_sd=None if cost_sd is None else float(cost_sd[i]),
             )
-        )
-    return tuple(rows)
+            for i in range(len(points))
+        ]
 
 
 def _surface(surrogate: _Surrogate, best: Points) -> list[SurfacePoint]:
@@ -322,55 +307,3 @@ def _through(space: RecipeSpace, best: FloatArray, i: int) -> FloatArray:
         floors[i] = caps[i] = weight
         mixtures.append(fill((best - floors)[None, :], floors, caps)[0])
     return np.array(mixtures)
-
-
-def _draw_source(axes: Any, source: str, report: SearchReport) -> None:
-    own = [point for point in report.surface if point.source == source]
-    weights = [point.weight for point in own]
-    axes.fill_between(
-        weights, [p.low for p in own], [p.high for p in own], color=_BLUE, alpha=0.18, linewidth=0
-    )
-    axes.plot(weights, [p.predicted for p in own], color=_BLUE, linewidth=1.6)
-    out = [p for p in own if p.domain == "out"]
-    axes.plot([p.weight for p in out], [p.predicted for p in out], "x", color="#b03a5b", ms=4)
-    axes.scatter(
-        [row.recipe.sources[source] for row in report.rows],
-        [row.value for row in report.rows],
-        s=12,
-        color=_DOT,
-        zorder=3,
-    )
-    axes.axvline(report.rows[0].recipe.sources[source], color="#999999", lw=0.8, ls="--")
-    axes.set_xlabel(f"weight of {source}" + (" (x: out of domain)" if out else ""))
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _ranking_csv(report: SearchReport) -> str:
-    rows = []
-    for row in (*report.rows, *report.untried):
-        values = row.recipe.to_dict()
-        sources = values.pop("sources", {})
-        facts = {k: v for k, v in asdict(row).items() if k != "recipe"}
-        weights = {f"sources.{name}": weight for name, weight in sources.items()}
-        rows.append({**facts, **weights, **values})
-    return _csv(rows)
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _mixture(recipe: Recipe) -> str:
-    weights = sorted(recipe.sources.items(), key=lambda item: -item[1])
-    return ", ".join(f"{name} {weight:.2f}" for name, weight in weights if weight >= 0.005)
-
-
-def _settings(recipe: Recipe) -> str:
-    others = {k: v for k, v in recipe.to_dict().items() if k not in ("sources", "base_model")}
-    said = [f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in others.items()]
-    return ", ".join(said)

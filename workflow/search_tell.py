@@ -8,11 +8,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from rlready.predictors.search import Asked
+from rlready.predictors.search import (
+    IS_PREDICTED,
+    SUPERSEDES,
+    Asked,
+    is_predicted,
+    supersede,
+    superseded,
+    trials_by_run,
+)
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
-from rlready.workflow.search_folder import trial_folder, write_status
-from rlready.workflow.search_open import CHECKPOINT, Search
+from rlready.workflow.search_evaluate import registered
+from rlready.workflow.search_folder import read_number, trial_folder, write_status
+from rlready.workflow.search_leases import asking
+from rlready.workflow.search_open import CHECKPOINT, Search, recipe_cost
 from rlready.workflow.search_registry import Measured
 from rlready.workflow.search_rungs import GPU_HOURS, STOPPED, spent_hours
 
@@ -32,6 +42,8 @@ class Told:
         checkpoint: registered id, where the value came from the registry.
         reason: why it failed or was stopped.
         is_new: False if the study knew.
+        is_predicted: whether the value is what a predictor says.
+        cost: what it cost, where the search has a cost.
     """
 
     trial: int
@@ -41,6 +53,8 @@ class Told:
     checkpoint: str | None = None
     reason: str = ""
     is_new: bool = True
+    is_predicted: bool = False
+    cost: float | None = None
 
 
 def tell(
@@ -50,8 +64,13 @@ def tell(
     value: float | None = None,
     se: float | None = None,
     checkpoint: str | None = None,
+    cost: float | None = None,
 ) -> Told:
     """The study is told a trial's value, or that of the checkpoint that it gave.
+
+    Its cost, where the search has one, is what is given here, or else what the trial's status file
+    says under its name. A checkpoint that the registry does not know is evaluated, if the space
+    file says how.
 
     The first who tells wins; telling the same value again changes nothing. A trial that was given
     up enters once more, with its value: no finished run is lost.
@@ -61,17 +80,19 @@ def tell(
             number, or the checkpoint was not made by the asked recipe.
         StoreError: if the checkpoint, or what predicts it, is not registered.
     """
-    told = _told(search, number, value, se, checkpoint)
+    told = _told(search, number, value, se, checkpoint, cost)
     search.show()
     return told
 
 
 def _told(
-    search: Search, number: int, value: float | None, se: float | None, checkpoint: str | None
+    search: Search,
+    number: int,
+    value: float | None,
+    se: float | None,
+    checkpoint: str | None,
+    cost: float | None,
 ) -> Told:
-    from optuna.exceptions import UpdateFinishedTrialError
-    from optuna.trial import TrialState
-
     trial = trial_of(search, number)
     measured = None
     if checkpoint is not None:
@@ -84,20 +105,42 @@ def _told(
         value=value,
         se=se,
         checkpoint=None if measured is None else measured.checkpoint_id,
+        is_predicted=measured is not None and measured.is_predicted,
+        cost=_cost(search, trial, cost),
     )
+    # One at a time: of two who tell it differently the second must see what the first wrote.
+    with asking(search.engine, search.study.study_name):
+        told = _entered(search, told)
+    return noted(search, told)
+
+
+def _entered(search: Search, told: Told) -> Told:
+    from optuna.exceptions import UpdateFinishedTrialError
+    from optuna.trial import TrialState
+
+    trial = trial_of(search, told.trial)
     if not trial.state.is_finished():
-        write_attributes(search, number, _attributes(search, told))
-        # Another may tell it between our look and now.
+        write_attributes(search, told.trial, _attributes(search, told))
+        # Whoever tells past us, by Optuna alone, knows no lock.
         with contextlib.suppress(UpdateFinishedTrialError, ValueError):
-            search.study.tell(number, value)
-            return noted(search, told)
-        trial = trial_of(search, number)
+            search.study.tell(told.trial, _values(told))
+            return told
+        trial = trial_of(search, told.trial)
+    trial = _latest(search, trial)
     if trial.state != TrialState.COMPLETE:
-        return noted(search, _enter_again(search, trial, told))
-    if trial.value is not None and math.isclose(trial.value, value, rel_tol=1e-9):
-        return noted(search, replace(told, is_new=False))
+        return _enter_again(search, trial, told)
+    assert told.value is not None
+    known = trial.values[0]
+    if math.isclose(known, told.value, rel_tol=1e-9):
+        return replace(told, is_new=False)
+    if told.is_predicted and trial.user_attrs.get(CHECKPOINT) == told.checkpoint:
+        # A predictor says a little else once the registry has grown.
+        return replace(told, value=known, is_new=False)
+    if is_predicted(trial) and not told.is_predicted:
+        supersede(search.study, trial, _values(told), _attributes(search, told))
+        return told
     raise ConfigError(
-        f"trial {number} was told {trial.value:.6g} before, now {value:.6g}",
+        f"trial {told.trial} was told {known:.6g} before, now {told.value:.6g}",
         fix="A trial has one value; record a second measurement in the registry",
     )
 
@@ -184,7 +227,44 @@ def _measured(search: Search, trial: FrozenTrial, checkpoint: str) -> Measured:
     asked = asked_before(search, trial)
     if asked is None:
         raise ConfigError(f"trial {trial.number} has no recipe")
-    return search.registry.measured(checkpoint, asked.recipe)
+    known = registered(search, trial.number, asked.recipe, checkpoint)
+    return search.registry.measured(known, asked.recipe)
+
+
+def _cost(search: Search, trial: FrozenTrial, given: float | None) -> float | None:
+    """What a trial cost: as given, or as its folder, its attributes or its recipe say."""
+    name = search.settings.cost
+    if name is None:
+        if given is not None:
+            raise ConfigError(
+                f"trial {trial.number} is told the cost {given:g}, and the search has none",
+                fix='Add cost = "gpu_hours" to the space file, and give the study another name',
+            )
+        return None
+    cost = given
+    if cost is None:
+        cost = _told_number(search, trial, name)
+    if cost is None:
+        recipe = Recipe.from_dict(trial.user_attrs["rlready:recipe"])
+        cost = recipe_cost(search.space, recipe, name)
+    if cost is None or not 0.0 <= cost < math.inf:
+        raise ConfigError(
+            f"trial {trial.number} is told the {name} {cost}",
+            fix=f'Give --cost, or put "{name}": 1.5 into the status.json of its folder',
+        )
+    return cost
+
+
+def _told_number(search: Search, trial: FrozenTrial, name: str) -> float | None:
+    folder = trial_folder(search.root, trial.number)
+    said = read_number(folder, name) if (folder / "status.json").is_file() else None
+    kept = trial.user_attrs.get(f"rlready:{name}")
+    return kept if said is None else said
+
+
+def _values(told: Told) -> list[float]:
+    assert told.value is not None
+    return [told.value] if told.cost is None else [told.value, told.cost]
 
 
 def _checked(number: int, value: float | None, se: float | None) -> float:
@@ -197,8 +277,25 @@ def _checked(number: int, value: float | None, se: float | None) -> float:
     return float(value)
 
 
+def _latest(search: Search, trial: FrozenTrial) -> FrozenTrial:
+    """What has taken the trial's place, or itself."""
+    trials = search.study.get_trials(deepcopy=False)
+    replaced, number = superseded(trials), trial.number
+    while number in replaced:
+        number = replaced[number]
+    return trials[number]
+
+
 def _attributes(search: Search, told: Told) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    hours = _told_number(search, trial_of(search, told.trial), "gpu_hours")
+    if hours is not None:
+        found[GPU_HOURS] = hours
+    if told.is_predicted:
+        found[IS_PREDICTED] = True
+    other = trials_by_run(search.study).get(told.checkpoint or "")
+    if other is not None and other.number != told.trial:
+        found[SUPERSEDES] = other.number
     if search.ladder is not None:
         trial = trial_of(search, told.trial)
         found[GPU_HOURS] = spent_hours(trial, search.ladder, is_told=True)
@@ -218,7 +315,7 @@ def _enter_again(search: Search, trial: FrozenTrial, told: Told) -> Told:
             return replace(told, is_new=False)
     search.study.add_trial(
         create_trial(
-            value=told.value,
+            values=_values(told),
             params=trial.params,
             distributions=trial.distributions,
             user_attrs={**trial.user_attrs, **_attributes(search, told), "rlready:late": late},
