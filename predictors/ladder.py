@@ -24,8 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlready.predictors.dataset import Column, FloatArray, Kind, describe_column
-from rlready.predictors.ladder_model import Scale, fit_law, standard
-from rlready.predictors.links import FAR
+from rlready.predictors.ladder_model import OutcomeScale, fit_law, standard
 from rlready.registry.errors import ConfigError
 
 _N_DRAWS = 2048
@@ -237,12 +236,13 @@ def _ordered(ladder: Ladder, climbs: Climbs, seed: int, n_draws: int) -> Standin
     rng = np.random.default_rng(seed)
     kept = _taught_by(outcome)
     taught = climbs.rows(kept)
-    z, errors, has_sense, scale = _standard(ladder, taught)
+    scale = OutcomeScale.of(taught.values[:, -1])
+    z, errors, has_sense = _standard(ladder, taught, scale)
     law = fit_law(z, errors, has_sense, n_draws, rng)
     drawn = law.ends(taught.last, rng)
     ends = np.full((len(drawn), n), -np.inf)
     ends[:, has_ended] = outcome[has_ended]
-    ends[:, kept] = _outcomes(drawn, scale)
+    ends[:, kept] = scale.outcome(drawn)
     takes_part = has_ended | climbs.is_open
     ends[:, ~takes_part] = -np.inf
     best = np.argsort(-ends, axis=1, kind="stable")[:, : ladder.top]
@@ -279,26 +279,18 @@ def _taught_by(outcome: FloatArray) -> NDArray[np.intp]:
 
 
 def _standard(
-    ladder: Ladder, climbs: Climbs
-) -> tuple[FloatArray, FloatArray, Sequence[bool], Scale]:
-    """Values and errors on standard scales, which rungs have a sense, the outcome's scale."""
-    columns = [rung.column(climbs.values[:, j]) for j, rung in enumerate(ladder.rungs)]
-    # What the search maximises has a sense; its unit is the user's own.
-    columns[-1] = Column(name=ladder.rungs[-1].name, kind=Kind.PLAIN, sign=1)
+    ladder: Ladder, climbs: Climbs, scale: OutcomeScale
+) -> tuple[FloatArray, FloatArray, Sequence[bool]]:
+    """Values and errors on standard scales, and which rungs have a sense."""
     z, errors = np.empty_like(climbs.values), np.empty_like(climbs.errors)
-    scale = Scale(middle=0.0, spread=1.0)
-    for j, column in enumerate(columns):
-        z[:, j], errors[:, j], scale = standard(climbs.values[:, j], climbs.errors[:, j], column)
-    return z, errors, [column.sign != 0 for column in columns], scale
-
-
-def _outcomes(z: FloatArray, scale: Scale) -> FloatArray:
-    """Outcomes from the standard scale: `links.damped` turned back."""
-    beyond = np.expm1(np.maximum(np.abs(z) - FAR, 0.0))
-    outcomes: FloatArray = scale.middle + scale.spread * np.sign(z) * (
-        np.minimum(np.abs(z), FAR) + beyond
-    )
-    return outcomes
+    has_sense = []
+    for j, rung in enumerate(ladder.rungs[:-1]):
+        column = rung.column(climbs.values[:, j])
+        has_sense.append(column.sign != 0)
+        z[:, j], errors[:, j] = standard(climbs.values[:, j], climbs.errors[:, j], column)
+    z[:, -1] = scale.score(climbs.values[:, -1])
+    errors[:, -1] = scale.errors(climbs.values[:, -1], climbs.errors[:, -1])
+    return z, errors, [*has_sense, True]
 
 
 def _gains(ends: FloatArray, takes_part: NDArray[np.bool_], top: int) -> FloatArray:

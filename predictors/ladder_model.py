@@ -41,16 +41,54 @@ _LEAST_ERROR = 0.02
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Scale:
-    """The standard scale of a rung: z = sign x (link(value) - middle) / spread, far values damped.
+class OutcomeScale:
+    """Outcomes as normal scores: the one at share q from below is the normal law's q-quantile.
+
+    Scores after RL pile up where all good recipes end; on this scale they do not, and what a draw
+    may reach beyond the best outcome so far is little where the best ones are close together.
+    Between outcomes the scale is linear, beyond the ends it goes on as over the nearest quarter.
 
     Args:
-        middle: on the link's scale.
-        spread: robust standard deviation there.
+        values: (m,) different outcomes, in order.
+        scores: (m,) theirs.
     """
 
-    middle: float
-    spread: float
+    values: FloatArray
+    scores: FloatArray
+
+    @staticmethod
+    def of(outcomes: FloatArray) -> OutcomeScale:
+        """The scale of outcomes, of which some may be NaN."""
+        known = np.sort(outcomes[np.isfinite(outcomes)])
+        if len(known) == 0:
+            return OutcomeScale(values=np.array([0.0, 1.0]), scores=np.array([0.0, 1.0]))
+        values, first, count = np.unique(known, return_index=True, return_counts=True)
+        scores = np.asarray(ndtri((first + 0.5 * count) / len(known)))
+        if len(values) == 1:
+            return OutcomeScale(values=values + np.array([0.0, 1.0]), scores=np.array([0.0, 1.0]))
+        return OutcomeScale(values=values, scores=scores)
+
+    def score(self, outcomes: FloatArray) -> FloatArray:
+        """Normal scores of outcomes."""
+        return _through(outcomes, self.values, self.scores)
+
+    def outcome(self, scores: FloatArray) -> FloatArray:
+        """Outcomes of normal scores."""
+        return _through(scores, self.scores, self.values)
+
+    def errors(self, outcomes: FloatArray, errors: FloatArray) -> FloatArray:
+        """Standard errors of normal scores."""
+        return (self.score(outcomes + errors) - self.score(outcomes - errors)) / 2.0
+
+
+def _through(at: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
+    """Piecewise linear through the points; beyond the ends with the slope of the end quarter."""
+    quarter = max(1, len(x) // 4)
+    low = (y[quarter] - y[0]) / (x[quarter] - x[0])
+    high = (y[-1] - y[-1 - quarter]) / (x[-1] - x[-1 - quarter])
+    beyond = low * np.minimum(at - x[0], 0.0) + high * np.maximum(at - x[-1], 0.0)
+    found: FloatArray = np.where(np.isnan(at), np.nan, np.interp(at, x, y) + beyond)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,21 +137,22 @@ class Law:
 
 def standard(
     values: FloatArray, errors: FloatArray, column: Column
-) -> tuple[FloatArray, FloatArray, Scale]:
-    """(n,) values of a rung on its standard scale, their errors there, and the scale.
+) -> tuple[FloatArray, FloatArray]:
+    """(n,) values of a rung on its standard scale, and their errors there.
+
+    z = sign x (link(value) - middle) / spread, middle and spread robust, far values damped.
 
     Raises:
         ConfigError: if a value cannot be of the column's kind.
     """
     if not np.isfinite(values).any():
-        return values, errors, Scale(middle=0.0, spread=1.0)
+        return values, errors
     trials = n_trials(values, errors, column.kind)
     spread_of_one = typical_spread(values, column.kind, trials)
     at, error = linked(values, errors, column.kind, trials, column.name, spread_of_one)
     middle, spread = middle_and_spread(at)
-    turn = -1.0 if column.sign < 0 else 1.0
     z, error = damped(at, error, np.full(1, middle), np.full(1, spread))
-    return turn * z, error, Scale(middle=middle, spread=spread)
+    return -z if column.sign < 0 else z, error
 
 
 def fit_law(
