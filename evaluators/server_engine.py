@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,12 @@ from rlready.registry.records import FinishReason, Sample
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_CONCURRENCY = 256
+"""Samples that vLLM draws at once unless told otherwise; more would wait in its queue."""
+
 _PART_SAMPLES = 512
-"""Samples of a part: a kill loses what came since the last one."""
+_PART_SECONDS = 60.0
+"""A part is handed out at whichever comes first: what a kill costs at most."""
 
 _COPY_LOGPROB = -40.0
 """A text less likely than exp(-40) comes twice by chance in no evaluation: it is a copy."""
@@ -94,7 +99,7 @@ class ServerSampler:
         self._endpoint = Endpoint(
             url=options.url,
             key=server_key(options.key_variable),
-            concurrency=max(1, options.concurrency // options.n_per_request),
+            concurrency=max(1, (options.concurrency or _CONCURRENCY) // options.n_per_request),
             timeout_s=options.timeout_s,
             max_retries=options.max_retries,
             sleep=sleep,
@@ -137,6 +142,7 @@ class ServerSampler:
         requests = sample_requests(draws, protocol, self._tokenizer, self._served.context)
         chunks = list(_chunks(requests, self._options.n_per_request, protocol.seed))
         part: list[Sample] = []
+        begin = time.monotonic()
         try:
             answers: Iterator[list[Sample] | str] = stream(
                 lambda put: self._ask_all(chunks, protocol, put)
@@ -148,9 +154,9 @@ class ServerSampler:
                 if on_progress is not None:
                     on_progress(len(found), sum(sample.n_tokens for sample in found))
                 part += found
-                if len(part) >= _PART_SAMPLES:
+                if len(part) >= _PART_SAMPLES or time.monotonic() - begin > _PART_SECONDS:
                     yield part
-                    part = []
+                    part, begin = [], time.monotonic()
         except EvaluationError:
             if part:
                 yield part

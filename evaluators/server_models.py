@@ -78,6 +78,8 @@ def _choose(
 def _is_named(model: ServedModel, name: str) -> bool:
     """Whether a served model's id or root ends as the checkpoint's name does."""
     tail = PurePosixPath(name).parts
+    if not tail:
+        return False
     # Every run has a `checkpoint-500`: the run's name has to fit as well.
     n = 2 if tail[-1].startswith("checkpoint") else 1
     claims = [PurePosixPath(claim).parts for claim in (model.id, model.root) if claim]

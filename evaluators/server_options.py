@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import re
@@ -25,7 +26,7 @@ class ServerOptions:
         url: `http://host:port`, with or without `/v1`, without credentials.
         model: name under which the server knows the checkpoint; None finds the served model
             whose id or root ends in the checkpoint's folder name.
-        concurrency: samples under way at most.
+        concurrency: samples under way at most; None is --batch-size, else 256.
         timeout_s: seconds for one answer, with its time in the server's queue.
         max_retries: times that a request is sent again after a failure that may pass.
         n_per_request: samples a request; more than 1 with vLLM only.
@@ -37,7 +38,7 @@ class ServerOptions:
 
     url: str
     model: str | None = None
-    concurrency: int = 256
+    concurrency: int | None = None
     timeout_s: float = 1800.0
     max_retries: int = 10
     n_per_request: int = 1
@@ -55,7 +56,7 @@ class ServerOptions:
             )
         for name, least in (("concurrency", 1), ("max_retries", 0), ("n_per_request", 1)):
             value = getattr(self, name)
-            if value < least:
+            if value is not None and value < least:
                 raise ConfigError(f"--engine-option {name} is {value}", fix=f"Give {least} or more")
         if self.n_per_request > MAX_N_PER_REQUEST:
             raise ConfigError(
@@ -66,6 +67,20 @@ class ServerOptions:
             raise ConfigError(
                 f"--engine-option timeout_s is {self.timeout_s}", fix="Give seconds above 0"
             )
+
+
+def check_installed() -> None:
+    """Return if the packages that a client needs are there; torch is none of them.
+
+    Raises:
+        ConfigError: saying what to install.
+    """
+    missing = [n for n in ("aiohttp", "transformers") if importlib.util.find_spec(n) is None]
+    if missing:
+        raise ConfigError(
+            f"the engine server needs {' and '.join(missing)}, not installed",
+            fix="pip install 'rlready[server]'",
+        )
 
 
 def _checked_url(url: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -134,6 +135,11 @@ def listening(peer: Peer, port: int = 0) -> Iterator[str]:
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         request_queue_size = 512  # 5 by default: further clients would wait for seconds
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """Nothing where a client has gone: an abandoned draw cuts its connections."""
+            if not isinstance(sys.exc_info()[1], ConnectionError):
+                super().handle_error(request, client_address)
 
     server = Server(("127.0.0.1", port), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

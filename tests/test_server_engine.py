@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai_peer import Answer, Peer, listening, ok, refusal
+from openai_peer import Answer, Peer, listening, refusal
 
 from rlready.evaluators.checkpoints import load_tokenizer
 from rlready.evaluators.requests import folder_stop_ids
@@ -670,6 +670,66 @@ def test_a_restarted_server_gives_what_was_missing_and_nothing_twice(folder: Pat
     assert kept | added == whole
 
 
-def test_a_good_peer_is_one(url: str) -> None:
-    """The peer's own words are what the tests above change."""
-    assert ok({}) == (200, {}, b"{}")
+# The whole evaluation
+
+
+def benchmark_file(folder: Path) -> Path:
+    rows = [{"id": p.id, "problem": p.text, "answer": "1"} for p in PROBLEMS]
+    path = folder / "toy.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+@pytest.mark.slow
+def test_an_evaluation_outlives_a_storm_and_needs_no_device(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlready.registry.store import MemoryStore
+    from rlready.workflow.config import EvaluateConfig
+    from rlready.workflow.progress import Clock
+    from rlready.workflow.steps import evaluate
+
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    dying = Peer(disturb=lambda number, body: refusal(500, "boom") if number >= 20 else None)
+    store = MemoryStore()
+    with listening(dying) as address:
+        port = int(address.rsplit(":", 1)[1])
+        config = EvaluateConfig(
+            checkpoint=str(folder),
+            benchmarks=(f"toy={benchmark_file(tmp_path)}",),
+            samples=16,
+            max_tokens=6,
+            engine="server",
+            engine_options=(f"url={address}/v1", "concurrency=4", "max_retries=0"),
+            device="cuda:7",  # asked for, it would not be there
+            prompt_template=None,
+            samples_dir=tmp_path / "samples",
+        )
+        with pytest.raises(EvaluationError, match="boom"):
+            evaluate(config, store, Clock())
+    with listening(Peer(), port):
+        report = evaluate(config, store, Clock())
+    assert report.n_drawn + report.n_found == 64
+    assert 0 < report.n_found <= 20
+    used = report.evaluation.config["engine_used"]
+    assert used["model"] == "sft"
+    assert used["url"] == address
+    assert used["server"] == "vllm"
+    assert KEY not in repr(report.evaluation)
+
+
+@pytest.mark.parametrize("given", [f"api_key={KEY}", KEY, f"key={KEY}"])
+def test_a_key_given_as_an_option_is_refused_and_not_repeated(tmp_path: Path, given: str) -> None:
+    from rlready.workflow.config import EvaluateConfig
+
+    options = ("url=http://host", given)
+    with pytest.raises(ConfigError, match="no such option") as caught:
+        EvaluateConfig(checkpoint=str(tmp_path), engine="server", engine_options=options)
+    assert KEY not in str(caught.value)
+
+
+def test_the_engine_needs_a_url(tmp_path: Path) -> None:
+    from rlready.workflow.config import EvaluateConfig
+
+    with pytest.raises(ConfigError, match="the engine server needs url"):
+        EvaluateConfig(checkpoint=str(tmp_path), engine="server")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlready.registry.errors import ConfigError
 from rlready.workflow.cli_outcome import outcome, table
 from rlready.workflow.cli_predict import fit, plan, rank
 from rlready.workflow.cli_search import search
@@ -18,6 +19,7 @@ from rlready.workflow.cli_tags import resolve, tag
 from rlready.workflow.cli_testbed import testbed
 from rlready.workflow.cli_validate import validate
 from rlready.workflow.options import (
+    EXIT_USAGE,
     FILE,
     TEXT,
     Group,
@@ -27,6 +29,7 @@ from rlready.workflow.options import (
     print_view,
     registry_options,
     several,
+    several_paths,
     whole_numbers,
     width,
 )
@@ -51,7 +54,23 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("checkpoint")
+@click.argument("checkpoint", nargs=-1, callback=several_paths)
+@click.option(
+    "--list",
+    "list_file",
+    type=FILE,
+    default="",
+    metavar="FILE",
+    help="TOML file with a table [[checkpoint]] for each further checkpoint: checkpoint, and if "
+    "wanted name, recipe, step, kind, parents, held_out, base, prompt_template.",
+)
+@click.option(
+    "--jobs",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Checkpoints under way at the same time; they share the GPUs, or the Ray cluster, evenly.",
+)
 @click.option(
     "--suite",
     type=TEXT,
@@ -131,7 +150,11 @@ def main() -> None:
     "\\boxed{}.']",
 )
 @click.option(
-    "--engine", default="auto", show_default=True, help="What draws the samples: auto, hf or vllm."
+    "--engine",
+    default="auto",
+    show_default=True,
+    help="What draws the samples: auto, hf, vllm, ray, or server (any OpenAI-compatible endpoint "
+    "that serves CHECKPOINT: --engine-option url=http://host:8000, key in OPENAI_API_KEY).",
 )
 @click.option(
     "--engine-option",
@@ -201,19 +224,30 @@ def main() -> None:
     help="Where samples, verdicts and losses are kept.",
 )
 @registry_options
-def evaluate(as_json: bool, **flags: Any) -> None:
-    """Measure CHECKPOINT and log its proxies to MLflow.
+def evaluate(
+    as_json: bool, checkpoint: tuple[str, ...], list_file: Path | None, jobs: int, **flags: Any
+) -> None:
+    """Measure each CHECKPOINT and log its proxies to MLflow.
 
     CHECKPOINT is a folder written by save_pretrained (safetensors only), or a hub id
-    org/name[@revision]. A killed or repeated call goes on where the last one stopped.
+    org/name[@revision]. A killed or repeated call goes on where the last one stopped. Of several,
+    all are checked before the first is measured, and one that fails does not stop the others.
 
     \b
     rlready evaluate runs/sft-3 --held-out val.jsonl --samples 256
     rlready evaluate runs/sft-3 --benchmark gsm8k=gsm8k_test.jsonl.gz --samples 64 --k 1,16,64
+    rlready evaluate runs/sft-1 runs/sft-2 runs/sft-3 --engine ray
     """  # noqa: D301 - click reads \b as "keep these lines"
     from rlready.workflow.config import EvaluateConfig
 
-    config = EvaluateConfig(**flags)
+    if jobs < 1:
+        raise ConfigError(f"--jobs is {jobs}", fix="Give 1 or more")
+    if list_file is not None or len(checkpoint) > 1:
+        _evaluate_many(as_json, checkpoint, list_file, jobs, flags)
+        return
+    if not checkpoint:
+        raise ConfigError("no checkpoint is named", fix="Name a folder, a hub id, or --list FILE")
+    config = EvaluateConfig(checkpoint=checkpoint[0], **flags)
     report = _evaluate(config, None if as_json else console())
     if as_json:
         click.echo(json.dumps(report.to_dict(), ensure_ascii=False, allow_nan=False))
@@ -222,6 +256,40 @@ def evaluate(as_json: bool, **flags: Any) -> None:
 
     print_view(evaluation_view(report, width()))
     click.echo(open_store(config.tracking_uri, config.experiment).ui_hint())
+
+
+def _evaluate_many(
+    as_json: bool,
+    checkpoints: tuple[str, ...],
+    list_file: Path | None,
+    n_jobs: int,
+    flags: dict[str, Any],
+) -> None:
+    from rlready.workflow.checkpoint_list import read_list
+    from rlready.workflow.config import EvaluateConfig
+    from rlready.workflow.evaluate_many import evaluate_many
+    from rlready.workflow.evaluate_many_view import evaluations_view
+    from rlready.workflow.progress import Clock
+
+    if flags["name"] is not None:
+        raise ConfigError(
+            f"--name {flags['name']} is given for several checkpoints",
+            fix="Give each its own in a list: name = ... (--list FILE)",
+        )
+    entries = [{"checkpoint": name} for name in checkpoints]
+    entries += read_list(list_file) if list_file is not None else []
+    configs = [EvaluateConfig(**{**flags, **entry}) for entry in entries]
+    store = open_store(flags["tracking_uri"], flags["experiment"])
+    results = evaluate_many(configs, store, Clock(None if as_json else console()), n_jobs)
+    if as_json:
+        click.echo(json.dumps(results.to_dict(), ensure_ascii=False, allow_nan=False))
+    else:
+        print_view(evaluations_view(results))
+        click.echo(store.ui_hint())
+    for failure in results.failed:
+        click.echo(f"error: {failure.checkpoint}: {failure.error}", err=True)
+    if results.failed:
+        click.get_current_context().exit(EXIT_USAGE)
 
 
 @main.command("list")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rlready.workflow.config import EvaluateConfig
     from rlready.workflow.progress import Clock
 
-KNOWN_ENGINES = ("hf", "vllm", "ray")
+KNOWN_ENGINES = ("hf", "vllm", "server", "ray")
 
 _IN_RAY = ("hf", "vllm")
 """Engines that Ray's workers draw with."""
@@ -90,6 +90,8 @@ def open_sampler(config: EvaluateConfig, local: LocalModel) -> Sampler:
     """
     if config.engine == "vllm":
         return _open_vllm(config, local)
+    if config.engine == "server":
+        return _open_server(config, local)
     if config.engine == "ray":
         return _open_ray(config, local)
     from rlready.evaluators.hf_engine import HfSampler
@@ -111,6 +113,22 @@ def _open_vllm(config: EvaluateConfig, local: LocalModel) -> Sampler:
     if options.max_num_seqs is None:
         options = dataclasses.replace(options, max_num_seqs=config.batch_size)
     return VllmSampler(local.path, local.tokenizer, options)
+
+
+def _open_server(config: EvaluateConfig, local: LocalModel) -> Sampler:
+    from rlready.evaluators.server_engine import ServerSampler
+    from rlready.evaluators.server_options import ServerOptions
+
+    options = parse_options(ServerOptions, config.engine_options, "server")
+    if options.concurrency is None:
+        options = dataclasses.replace(options, concurrency=config.batch_size)
+    return ServerSampler(
+        options,
+        local.path,
+        local.tokenizer,
+        hub_id=config.checkpoint.partition("@")[0],
+        on_notice=local.clock.warn,
+    )
 
 
 def _open_ray(config: EvaluateConfig, local: LocalModel) -> Sampler:
@@ -171,6 +189,11 @@ def check_engine(engine: str, options: Sequence[str]) -> None:
 
         parse_options(VllmOptions, options, engine)
         check_installed()
+    elif engine == "server":
+        from rlready.evaluators.server_options import ServerOptions, check_installed
+
+        parse_options(ServerOptions, options, engine)
+        check_installed()
     elif engine == "ray":
         from rlready.evaluators.ray_cluster import import_ray
 
@@ -201,7 +224,9 @@ def parse_options(kind: type[T], given: Sequence[str], engine: str) -> T:
         key, equals, value = text.partition("=")
         if not equals or key not in fields:
             raise ConfigError(
-                f"--engine-option {text}: the engine {engine} has no such option",
+                # Not the text: it might hold a password.
+                f"--engine-option {key if equals else '...'}: the engine {engine} has no such "
+                "option",
                 fix=f"Write KEY=VALUE with one of: {known}",
             )
         if key in values:

@@ -49,7 +49,8 @@ def make_plan(
         RlreadyError: as `evaluate`.
     """
     weights = open_weights(config.checkpoint)
-    _check_device(config.device)
+    if _needs_device(config):
+        _check_device(config.device)
     template = load_template(config.prompt_template) if config.prompt_template else DEFAULT_TEMPLATE
     protocol = Protocol(
         prompt_template=template,
@@ -121,6 +122,11 @@ def _check_base(weights: Weights, checkpoint: Checkpoint, base: Plan) -> None:
             fix="Name the model that SFT began from",
         )
     check_base(weights.path, base.weights.path)
+
+
+def _needs_device(config: EvaluateConfig) -> bool:
+    """Whether the weights run here: a server draws elsewhere, but gives no held-out loss."""
+    return config.engine != "server" or bool(config.held_out) or config.base is not None
 
 
 def _check_device(device: str) -> None:
