@@ -78,8 +78,8 @@ class SampleFolder:
         text = json.dumps(about, indent=2, ensure_ascii=False, sort_keys=True)
         self._replace("about.json", text.encode())
 
-    def add(self, samples: Sequence[Sample]) -> None:
-        """Write samples as one part.
+    def add(self, samples: Sequence[Sample]) -> Path:
+        """Write samples as one part; returns its path.
 
         Raises:
             SamplesError: if the disk takes no more; parts written before stay.
@@ -92,7 +92,9 @@ class SampleFolder:
         empty = [pa.nulls(len(rows), pa.string())] * len(_JUDGED)
         for name, column in zip(_JUDGED, empty, strict=True):
             table = table.append_column(name, column)
-        self._write_table(f"part-{uuid.uuid4().hex[:16]}.parquet", table)
+        name = f"part-{uuid.uuid4().hex[:16]}.parquet"
+        self._write_table(name, table)
+        return self.path / name
 
     def missing(self, n: int | Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         """Of each problem, which of the samples 0..n-1 are not there; complete ones left out.

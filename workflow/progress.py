@@ -19,24 +19,30 @@ class Stage:
     """The clock of one stage, over all benchmarks.
 
     Args:
-        seconds: wall time spent in it.
+        seconds: wall time in which the evaluation waited for it.
+        beside_s: wall time in which it went on beside another stage.
         n_done: what it worked through, in its own unit.
         n_tokens: tokens drawn or scored.
     """
 
     seconds: float = 0.0
+    beside_s: float = 0.0
     n_done: int = 0
     n_tokens: int = 0
 
     def to_dict(self) -> dict[str, float | int]:
         """Seconds, amounts and rates as JSON values."""
-        rates = {}
-        if self.seconds > 0 and self.n_done:
-            rates["per_s"] = round(self.n_done / self.seconds, 3)
-        if self.seconds > 0 and self.n_tokens:
-            rates["tokens_per_s"] = round(self.n_tokens / self.seconds, 1)
-        amounts = {"n": self.n_done, **({"n_tokens": self.n_tokens} if self.n_tokens else {})}
-        return {"seconds": round(self.seconds, 3), **amounts, **rates}
+        rates, at_work_s = {}, self.seconds + self.beside_s
+        if at_work_s > 0 and self.n_done:
+            rates["per_s"] = round(self.n_done / at_work_s, 3)
+        if at_work_s > 0 and self.n_tokens:
+            rates["tokens_per_s"] = round(self.n_tokens / at_work_s, 1)
+        amounts: dict[str, float | int] = {"seconds": round(self.seconds, 3), "n": self.n_done}
+        if self.beside_s:
+            amounts["beside_seconds"] = round(self.beside_s, 3)
+        if self.n_tokens:
+            amounts["n_tokens"] = self.n_tokens
+        return {**amounts, **rates}
 
 
 @dataclass
@@ -65,6 +71,12 @@ class Clock:
                     yield Advance(stage, bar)
         finally:
             stage.seconds += time.perf_counter() - begin
+
+    def beside(self, name: str, seconds: float, n: int) -> None:
+        """Note `n` things that a stage did in so many seconds while another stage went on."""
+        stage = self.stages.setdefault(name, Stage())
+        stage.beside_s += seconds
+        stage.n_done += n
 
     def say(self, text: str) -> None:
         """One line for people."""

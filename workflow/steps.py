@@ -40,6 +40,7 @@ from rlready.workflow.adaptive import AdaptiveRounds, even_part
 from rlready.workflow.base_relative import BaseRelative, Counts, scored_tokens
 from rlready.workflow.config import EvaluateConfig
 from rlready.workflow.engines import LocalModel, open_sampler
+from rlready.workflow.judging import Judging
 from rlready.workflow.plan import Plan, make_plan, with_base_as_parent
 from rlready.workflow.progress import Clock
 
@@ -216,11 +217,11 @@ class Evaluator:
         wanted: Mapping[str, int],
     ) -> list[ProblemSamples]:
         """So many judged samples of each problem; what is not there is drawn."""
-        self._n_found += self._draw_missing(benchmark, folder, wanted)
+        self._n_found += self._draw_missing(benchmark, folder, verifier, wanted)
         self._judge(benchmark, folder, verifier)
         # A part that could be listed may turn out damaged when its texts are read.
         while self._warn_damaged(folder):
-            self._draw_missing(benchmark, folder, wanted)
+            self._draw_missing(benchmark, folder, verifier, wanted)
             self._judge(benchmark, folder, verifier)
         return folder.judged(wanted)
 
@@ -244,9 +245,13 @@ class Evaluator:
             wanted = {problem_id: n + extra[problem_id] for problem_id, n in wanted.items()}
 
     def _draw_missing(
-        self, benchmark: Benchmark, folder: SampleFolder, wanted: Mapping[str, int]
+        self,
+        benchmark: Benchmark,
+        folder: SampleFolder,
+        verifier: Verifier,
+        wanted: Mapping[str, int],
     ) -> int:
-        """Draw what is not there; returns how many of the samples were there."""
+        """Draw and judge what is not there; returns how many of the samples were there."""
         missing = folder.missing(wanted)
         self._warn_damaged(folder)
         n_missing = sum(map(len, missing.values()))
@@ -259,13 +264,25 @@ class Evaluator:
             if problem.id in missing
         ]
         sampler = self._sampler()
+        answers = {problem.id: problem.answers for problem in benchmark.problems}
         note = f" ({n_there:,} found)" if n_there else ""
         label = f"Sampling {benchmark.name}{note}"
-        with self._clock.stage("sampling", label, n_missing, "samples") as advance:
-            for samples in sampler.draw(draws, self._plan.protocol, advance):
-                folder.add(samples)
-                self._n_drawn += len(samples)
+        with Judging(folder, verifier, answers) as judging:
+            with self._clock.stage("sampling", label, n_missing, "samples") as advance:
+                for samples in sampler.draw(draws, self._plan.protocol, advance):
+                    judging.add(folder.add(samples), samples)
+                    self._n_drawn += len(samples)
+            self._wait_for(judging, benchmark)
         return n_there
+
+    def _wait_for(self, judging: Judging, benchmark: Benchmark) -> None:
+        """Let the checker finish what it could not do beside the drawing."""
+        beside_s = max(0.0, judging.busy_s - judging.waited_s)
+        self._clock.beside("verification", beside_s, judging.n_judged)
+        self._clock.stages["verification"].seconds += judging.waited_s
+        label = f"Verifying {benchmark.name}"
+        with self._clock.stage("verification", label, judging.n_left, "answers") as advance:
+            judging.finish(advance)
 
     def _judge(self, benchmark: Benchmark, folder: SampleFolder, verifier: Verifier) -> None:
         version = checker_version()

@@ -250,7 +250,8 @@ def _value(number: Proxy | Outcome) -> str:
 def _stage_line(name: str, stage: Any) -> str:
     rate = f", {stage['tokens_per_s']:,.0f} tokens/s" if "tokens_per_s" in stage else ""
     per_s = f", {stage['per_s']:,.1f}/s" if "per_s" in stage and name != "logging" else ""
-    return f"{name}: {stage['seconds']:.1f} s{per_s}{rate}"
+    beside = f" and {stage['beside_seconds']:.1f} s beside" if "beside_seconds" in stage else ""
+    return f"{name}: {stage['seconds']:.1f} s{beside}{per_s}{rate}"
 
 
 def _when(milliseconds: int) -> str:
