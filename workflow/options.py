@@ -62,6 +62,14 @@ def several(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
 
 
+def several_paths(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    """What `several` gives, but a path that there is stays whole whatever is in its name."""
+    parts = [[value] if Path(value).exists() else value.split(",") for value in values if value]
+    return tuple(part.strip() for some in parts for part in some if part.strip())
+
+
 def whole_numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
     """Whole numbers in one text, parted by commas."""
     try:
