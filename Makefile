@@ -80,8 +80,8 @@ typecheck: $(STAMP)  ## mypy --strict over the packages as they are installed
 	$(BIN)/python -m pip install --quiet --no-deps --target build/typecheck .
 	MYPYPATH=build/typecheck $(BIN)/mypy --strict -p rlready
 
-bench: $(STAMP)  ## Run the benchmarks, quick versions
-	for script in bench/*.py; do $(BIN)/python $$script --quick || exit 1; done
+bench: $(STAMP)  ## Run the benchmarks and write docs/benchmarks.md; ARGS="--quick" or "--only overlap plan"
+	$(BIN)/python bench/all.py $(ARGS)
 
 clean:  ## Remove what demo and builds left; the environment stays
 	rm -rf build demo

@@ -1,4 +1,4 @@
-"""Verification beside sampling: the engine waits for the checker for less than 3 % of the time.
+"""Claim: verification beside sampling keeps the engine waiting for less than 3 % of the time.
 
 The hf engine draws from the testbed's base model (its real answers, boxed digits) for problems
 whose reference answers are roots and sums, so that every distinct answer needs algebra in the
