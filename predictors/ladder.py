@@ -39,11 +39,10 @@ class Rung:
     Args:
         name: what the trainer is told.
         gpu_hours: that it costs, beyond the rungs before it.
-        proxy: column of the registry's table that it is, if it is measured on a checkpoint.
+        proxy: column of the registry's table that it is, if it is measured on the checkpoint at the
+            end of its training; checkpoints of the registry then have this rung too.
         kind: unit of its value; None: by the proxy's or its own name.
         sign: +1 if more promises more, -1 if less does, 0 if unknown; None: by the name.
-        is_partial: whether the training is not at its end there, so that checkpoints of the
-            registry, whose training was, say nothing of this rung.
     """
 
     name: str
@@ -51,7 +50,6 @@ class Rung:
     proxy: str | None = None
     kind: Kind | None = None
     sign: int | None = None
-    is_partial: bool = False
 
     def column(self, values: FloatArray) -> Column:
         """What its values are, as far as it was not said."""

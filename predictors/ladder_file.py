@@ -11,18 +11,19 @@
     gpu_hours = 0.5                   # beyond the rungs before it
     kind = "loss"                     # loss, probability, percent, count or plain
     better = "less"                   # less, more or unknown
-    partial = true                    # no rung of a finished checkpoint
 
     [[ladder.rungs]]
     name = "heldout"
     gpu_hours = 1.5
-    proxy = "heldout_nll@val"         # of the checkpoint, from the registry
+    proxy = "heldout_nll@val"         # of the trained checkpoint, as the registry has it
 
     [[ladder.rungs]]
     name = "rl"                       # the last one gives the trial's value, as without a ladder
     gpu_hours = 40
 
-`kind` and `better` are told by the proxy's or the rung's name where it has a known word in it.
+`kind` and `better` are told by the proxy's or the rung's name where it has a known word in it. A
+rung with a proxy is known of the registry's checkpoints too, and so teaches before any trial is at
+its end. Rungs before the end of the training (`sft_quarter`) have none, and give their value.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from rlready.predictors.ladder import Ladder, Rung
 from rlready.registry.errors import ConfigError
 
 _KEYS = ("top", "promote_at", "min_keep", "min_complete", "rungs")
-_RUNG_KEYS = ("name", "gpu_hours", "proxy", "kind", "better", "partial")
+_RUNG_KEYS = ("name", "gpu_hours", "proxy", "kind", "better")
 _SIGNS = {"more": 1, "less": -1, "unknown": 0}
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _FEWEST_COMPLETE = 3
@@ -110,7 +111,6 @@ def _rung(where: str, given: Any) -> Rung:
         proxy=None if proxy is None else _text(f"rung {name!r}: proxy", proxy),
         kind=_kind(name, values.get("kind")),
         sign=None if better is None else _SIGNS[better],
-        is_partial=_flag(f"rung {name!r}: partial", values.get("partial", False)),
     )
 
 
@@ -130,10 +130,10 @@ def _check_rungs(ladder: Ladder) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"the ladder has the rung {twice[0]!r} twice")
-    *lower, last = ladder.rungs
-    if last.proxy or last.kind or last.sign is not None or last.is_partial:
+    last = ladder.rungs[-1]
+    if last.proxy or last.kind or last.sign is not None:
         raise ConfigError(
-            f"the last rung {last.name!r} has a proxy, kind, better or partial",
+            f"the last rung {last.name!r} has a proxy, kind or better",
             why="its value is the trial's own: the outcome, more is better",
             fix="Leave them out there; put rungs in the order in which they are climbed",
         )
@@ -143,15 +143,6 @@ def _check_rungs(ladder: Ladder) -> None:
             why="there is nothing to save by stopping before it",
             fix="Give its gpu_hours, or no ladder",
         )
-    done = False
-    for rung in lower:
-        if rung.is_partial and done:
-            raise ConfigError(
-                f"rung {rung.name!r} is partial and comes after one that is not",
-                why="training goes on from rung to rung",
-                fix="Put the parts of the training first",
-            )
-        done = done or not rung.is_partial
 
 
 def _check_keys(where: str, values: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -184,10 +175,4 @@ def _whole(name: str, given: Any, least: int) -> int:
 def _text(name: str, given: Any) -> str:
     if not isinstance(given, str) or not given:
         raise ConfigError(f"{name} is {given!r}, no text")
-    return given
-
-
-def _flag(name: str, given: Any) -> bool:
-    if not isinstance(given, bool):
-        raise ConfigError(f"{name} is {given!r}", fix="Give true or false")
     return given

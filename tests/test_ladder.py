@@ -201,7 +201,7 @@ def test_a_small_chance_stops_a_trial_unless_too_few_went_on() -> None:
 FILE: dict[str, Any] = {
     "top": 2,
     "rungs": [
-        {"name": "quarter", "gpu_hours": 0.5, "kind": "loss", "better": "less", "partial": True},
+        {"name": "quarter", "gpu_hours": 0.5, "kind": "loss", "better": "less"},
         {"name": "heldout", "gpu_hours": 1, "proxy": "heldout_nll@val"},
         {"name": "rl", "gpu_hours": 40},
     ],
@@ -212,7 +212,7 @@ def test_a_ladder_is_read_from_its_table() -> None:
     ladder = parse_ladder(FILE)
     assert (ladder.top, ladder.min_keep, ladder.promote_at) == (2, 2, 0.1)
     quarter, heldout, rl = ladder.rungs
-    assert (quarter.kind, quarter.sign, quarter.is_partial) == (Kind.LOSS, -1, True)
+    assert (quarter.kind, quarter.sign) == (Kind.LOSS, -1)
     assert heldout.column(np.array([1.2])).sign == -1
     assert rl.gpu_hours == 40.0
     assert ladder.hours_from(1) == 41.0
@@ -231,7 +231,6 @@ def test_a_ladder_is_read_from_its_table() -> None:
         ({"rungs": [{"name": "a", "gpu_hours": -1}, FILE["rungs"][2]]}, "costs -1 GPU-hours"),
         ({"rungs": [{"name": "a b", "gpu_hours": 1}, FILE["rungs"][2]]}, "name is 'a b'"),
         ({"rungs": [FILE["rungs"][0], FILE["rungs"][0], FILE["rungs"][2]]}, "'quarter' twice"),
-        ({"rungs": [FILE["rungs"][1], FILE["rungs"][0], FILE["rungs"][2]]}, "parts of the train"),
         ({"rungs": FILE["rungs"][::-1]}, "the last rung 'quarter' has"),
         ({"rungs": [FILE["rungs"][0], {"name": "rl", "gpu_hours": 0}]}, "costs nothing"),
         ({"rungs": [{**FILE["rungs"][1], "kind": "nats"}, FILE["rungs"][2]]}, "Known: loss, prob"),

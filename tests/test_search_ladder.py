@@ -13,10 +13,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from store_child import a_checkpoint, a_proxy, an_outcome
 
 from rlready.registry.errors import ConfigError
+from rlready.registry.records import Evaluation, Recipe
+from rlready.registry.store import MemoryStore
 from rlready.workflow.cli import main
 from rlready.workflow.search_folder import read_status, write_status
 from rlready.workflow.search_ladder import taken_up
@@ -29,8 +33,9 @@ from rlready.workflow.search_loop import (
     sync,
     tell,
 )
+from rlready.workflow.search_registry import RegistryValues
 from rlready.workflow.search_run import command_words, run
-from rlready.workflow.search_rungs import total_hours
+from rlready.workflow.search_rungs import climbs_of, total_hours
 
 SPACE = """
 [sources.gsm8k]
@@ -111,7 +116,9 @@ def opened(tmp_path: Path, clock: Clock) -> Iterator[Open]:
     (tmp_path / "train.py").write_text(TRAINER)
     made: list[Search] = []
 
-    def open_as(worker: str = "a", **changes: Any) -> Search:
+    def open_as(
+        worker: str = "a", registry: RegistryValues | None = None, **changes: Any
+    ) -> Search:
         given: dict[str, Any] = {
             "space": tmp_path / "mix.toml",
             "storage": f"sqlite:///{tmp_path / 'search.db'}",
@@ -120,7 +127,8 @@ def opened(tmp_path: Path, clock: Clock) -> Iterator[Open]:
             "worker": worker,
             "lease_s": 100.0,
         }
-        made.append(open_search(SearchConfig(**{**given, **changes}), clock=clock))
+        config = SearchConfig(**{**given, **changes})
+        made.append(open_search(config, registry, clock=clock))
         return made[-1]
 
     yield open_as
@@ -260,6 +268,50 @@ def test_a_rung_that_cannot_be_meant_is_a_problem_and_stops_nothing(
     assert number == 0
     assert re.search(said, reason, re.DOTALL), reason
     assert search.study.get_trials()[1].intermediate_values == {0: 0.8}
+
+
+def test_the_registrys_checkpoints_have_the_rungs_that_are_proxies(
+    opened: Open, tmp_path: Path
+) -> None:
+    """They teach before any trial is at its end, and give the value of a rung by their id."""
+    of_the_last_rungs = SPACE.replace(
+        'name = "pass_at_16"\n', 'name = "samples"\nproxy = "pass_at_64@gsm8k"\n'
+    )
+    (tmp_path / "mix.toml").write_text(of_the_last_rungs)
+    store: Any = MemoryStore()
+    for i in range(1, 7):
+        recipe = Recipe(sources={"gsm8k": i / 10, "numina": 1 - i / 10}, learning_rate=1e-5)
+        checkpoint = a_checkpoint(i, recipe=recipe)
+        proxies = (a_proxy(value=0.3 + 0.1 * i, se=0.01),)
+        store.put_evaluation(Evaluation(checkpoint=checkpoint, proxies=proxies))
+        store.put_outcome(an_outcome(i, value=0.2 + 0.1 * i))
+    registry = RegistryValues(store=store, target=None, predictor="none")
+    search = opened(registry=registry)
+    assert search.ladder is not None
+    climbs, _ = climbs_of(search.study, search.ladder)
+    assert climbs.values[:, 1] == pytest.approx([0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+    assert climbs.errors[:, 1] == pytest.approx([0.01] * 6)
+    assert np.isnan(climbs.values[:, 0]).all()
+    handed = ask(search)
+    made = a_checkpoint(9, recipe=handed.asked.recipe)
+    store.put_evaluation(Evaluation(checkpoint=made, proxies=(a_proxy(value=0.35),)))
+    other = a_checkpoint(8)
+    store.put_evaluation(Evaluation(checkpoint=other, proxies=(a_proxy(),)))
+    write_status(handed.folder, rungs={"quarter": 0.9, "samples": other.id})
+    ((_, reason),) = sync(search).problems
+    assert "was not made by the asked recipe" in reason
+    write_status(handed.folder, rungs={"quarter": 0.9, "samples": made.id})
+    (told,) = sync(search).done
+    trial = search.study.get_trials()[handed.asked.number]
+    assert trial.intermediate_values == {0: 0.9, 1: 0.35}
+    assert (told.state, trial.state.name) == ("stopped", "PRUNED")
+    assert "P(top 1) 0.0" in told.reason
+
+
+def test_a_ladder_and_a_cost_are_refused(opened: Open, tmp_path: Path) -> None:
+    (tmp_path / "mix.toml").write_text('cost = "gpu_hours"\n' + SPACE)
+    with pytest.raises(ConfigError, match="a ladder and a cost"):
+        opened()
 
 
 def test_a_study_keeps_its_ladder(opened: Open, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from rlready.predictors.ladder import Climbs, Decision, Ladder, Rung, decide, st
 from rlready.predictors.links import UNKNOWN_TRIALS, linked
 from rlready.predictors.search import Asked
 from rlready.registry.errors import ConfigError
+from rlready.workflow.search_evaluate import registered
 from rlready.workflow.search_folder import RungStatus, Status, trial_folder, write_status
 from rlready.workflow.search_leases import asking
 from rlready.workflow.search_open import Search
@@ -260,8 +261,10 @@ def _from_registry(search: Search, number: int, rung: Rung, given: RungStatus) -
             fix="Leave --cold out, or give its value",
         )
     asked = asked_before(search, trial_of(search, number))
-    stored = search.registry.find(str(given.checkpoint))
-    if asked is not None:
-        check_match(asked.recipe, stored.checkpoint.recipe, stored.checkpoint.name)
+    if asked is None:
+        raise ConfigError(f"trial {number} has no recipe")
+    reference = registered(search, number, asked.recipe, str(given.checkpoint))
+    stored = search.registry.store.find(reference)
+    check_match(asked.recipe, stored.checkpoint.recipe, stored.checkpoint.name)
     value, se = proxy_of(search.registry.store, stored.checkpoint.id, rung.proxy)
     return RungStatus(value=value, se=se, gpu_hours=given.gpu_hours, checkpoint=given.checkpoint)

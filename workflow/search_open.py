@@ -24,7 +24,7 @@ from rlready.workflow.search_file import TOKENS, LoopSettings, read_settings
 from rlready.workflow.search_leases import Leases, asking, open_storage
 from rlready.workflow.search_mirror import A_FEW, Mirror
 from rlready.workflow.search_registry import RegistryValues, differences
-from rlready.workflow.search_rungs import ladder_of
+from rlready.workflow.search_rungs import STOPPED, ladder_of
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -126,6 +126,11 @@ class Search:
     def unmirrored(self) -> Search:
         """The same search, for steps after which the caller mirrors them all at once."""
         return replace(self, mirror=None)
+
+    @property
+    def hurried(self) -> Search:
+        """The same search for whoever asks: an ask answers soon, evaluating is for a sync."""
+        return replace(self, mirror=None, may_evaluate=False)
 
 
 def open_search(
@@ -279,10 +284,15 @@ def _with_cost(run: KnownRun, space: RecipeSpace, cost: str) -> KnownRun:
 
 
 def _asked_for(study: Study) -> dict[int, Recipe]:
-    """The recipes of trials that are out: what they give enters when they are told."""
+    """The recipes of trials that are out or stopped: what they give enters when they are told."""
     from optuna.trial import TrialState
 
-    trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    states = (TrialState.RUNNING, TrialState.PRUNED)
+    trials = [
+        trial
+        for trial in study.get_trials(deepcopy=False, states=states)
+        if trial.state == TrialState.RUNNING or STOPPED in trial.user_attrs
+    ]
     asked = {trial.number: trial.user_attrs.get("rlready:recipe") for trial in trials}
     return {number: Recipe.from_dict(values) for number, values in asked.items() if values}
 

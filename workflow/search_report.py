@@ -23,7 +23,12 @@ from rlready.predictors.search import current, finished_runs, is_predicted, prop
 from rlready.predictors.simplex import fill
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
-from rlready.workflow.search_rungs import GPU_HOURS, total_hours
+from rlready.workflow.search_rungs import (
+    GPU_HOURS,
+    ladder_names,
+    stopped_trials,
+    total_hours,
+)
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -118,6 +123,7 @@ class SearchReport:
         noise_sd: of one run around its recipe's outcome, as the surrogate sees it.
         cost: name of the second objective, None without one.
         gpu_hours: of all trials, None if nobody has said any.
+        stopped: trials that a ladder has stopped, the most promising first.
     """
 
     study: str
@@ -128,6 +134,7 @@ class SearchReport:
     noise_sd: float
     cost: str | None = None
     gpu_hours: float | None = None
+    stopped: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The report as one JSON object: the contract of `rlready search report --json`."""
@@ -138,6 +145,7 @@ class SearchReport:
             "cost": self.cost,
             "gpu_hours": self.gpu_hours,
             "ranking": [row.to_dict() for row in self.rows],
+            "stopped": list(self.stopped),
             "untried": [row.to_dict() for row in self.untried],
             "surface": [asdict(point) for point in self.surface],
         }
@@ -190,6 +198,7 @@ def search_report(
         noise_sd=surrogate.model.noise_sd_,
         cost=cost,
         gpu_hours=total_hours(trials),
+        stopped=stopped_trials(trials, ladder_names(study)),
     )
 
 

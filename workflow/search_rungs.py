@@ -50,11 +50,17 @@ def ladder_of(study: Study, space_file: Path, store: Store | None) -> Ladder | N
         store: the registry, if it is asked.
 
     Raises:
-        ConfigError: if the study's trials climb another ladder.
+        ConfigError: if the study's trials climb another ladder, or it has a second objective.
     """
     ladder = read_ladder(space_file)
     if ladder is None:
         return None
+    if len(study.directions) > 1:
+        raise ConfigError(
+            "the space file has a ladder and a cost",
+            why="who goes on is decided by one outcome; what trials cost is kept all the same",
+            fix="Leave one of them out",
+        )
     kept = study.user_attrs.get(_OF_STUDY)
     if kept is None:
         study.set_user_attr(_OF_STUDY, list(ladder.names))
@@ -127,6 +133,41 @@ def total_hours(trials: Sequence[FrozenTrial]) -> float | None:
     return float(sum(spent)) if spent else None
 
 
+def stopped_trials(
+    trials: Sequence[FrozenTrial], names: Sequence[str]
+) -> tuple[dict[str, Any], ...]:
+    """What is known of each stopped trial, the most promising first.
+
+    Args:
+        trials: of the study.
+        names: of the ladder's rungs.
+    """
+    found = []
+    for trial in standing(trials):
+        if STOPPED not in trial.user_attrs or trial.state.name != "PRUNED":
+            continue
+        kept, step = trial.user_attrs, max(trial.intermediate_values)
+        median, sd = kept[FORESEEN]
+        found.append(
+            {
+                "trial": trial.number,
+                "recipe": kept.get("rlready:recipe", {}),
+                "rungs": {names[at]: value for at, value in trial.intermediate_values.items()},
+                "p_top": kept[DECISIONS][names[step]]["p_top"],
+                "foreseen": median,
+                "foreseen_sd": sd,
+                "gpu_hours": kept[GPU_HOURS],
+                "reason": kept[STOPPED],
+            }
+        )
+    return tuple(sorted(found, key=lambda one: -one["p_top"]))
+
+
+def ladder_names(study: Study) -> tuple[str, ...]:
+    """The rungs of a study's ladder; none without one."""
+    return tuple(study.user_attrs.get(_OF_STUDY, ()))
+
+
 def standing(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The trials that stand for themselves: no other goes on with them or has taken their place."""
     late = {trial.user_attrs.get("rlready:late") for trial in trials}
@@ -168,7 +209,7 @@ def _of_registry(
     ladder: Ladder, store: Store, ids: set[str]
 ) -> dict[str, dict[str, list[float | None]]]:
     """[value, standard error] of each rung, by name, of each checkpoint, by id."""
-    rungs = [rung for rung in ladder.rungs if rung.proxy is not None and not rung.is_partial]
+    rungs = [rung for rung in ladder.rungs if rung.proxy is not None]
     found = _proxies(store, [str(rung.proxy) for rung in rungs], ids)
     return {
         name: {rung.name: list(own[rung.proxy]) for rung in rungs if rung.proxy in own}
