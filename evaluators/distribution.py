@@ -9,7 +9,7 @@ standard error over problems. UNSCORED samples are left out of everything but `u
 | `signal_variance_g` | p(1-p)(g-1)/g, expected reward variance inside a group (arXiv 2606.18487), with p(1-p) estimated by c(n-c)/(n(n-1)), which does not depend on n as the plug-in does | probability^2 |
 | `maj_at_k` | chance that the most frequent answer among k samples is correct, ties broken evenly. Exact at k = n, else over 100 seeded subsets. Equal answers are equal texts; all CORRECT ones are one answer; UNPARSED samples do not vote | probability |
 | `distinct_answer_share_8` | expected number of different answers among 8 samples, divided by 8; by exact rarefaction, so that it does not depend on n. UNPARSED samples count as one answer | share |
-| `token_entropy` | next-token entropy at temperature 1 along the samples; sum over tokens / number of tokens, ratio over all samples | nats/token |
+| `token_entropy` | next-token entropy at temperature 1 along the samples; sum over tokens / number of tokens, ratio over all samples that have one: where the engine gives none, a few of each problem (`sample_entropy.py`) | nats/token |
 | `response_tokens` | drawn tokens of a sample, the end token included | tokens |
 | `truncated_share`, `unparsed_share`, `unscored_share` | share of the problem's samples | share |
 
@@ -128,11 +128,19 @@ def distinct_answer_share(problems: Sequence[ProblemSamples]) -> Estimate | None
 
 
 def token_entropy(problems: Sequence[ProblemSamples]) -> Estimate | None:
-    """Entropy per drawn token in nats; None if the engine did not give it for every sample."""
-    if any(entropy is None for problem in problems for entropy in problem.entropy_sums):
+    """Entropy per drawn token in nats; None if a problem has no sample with an entropy.
+
+    Of every problem the same number of samples counts: the first of those that have one.
+    """
+    known = [
+        [(e, t) for e, t in zip(p.entropy_sums, p.n_tokens, strict=True) if e is not None]
+        for p in problems
+    ]
+    least = min(map(len, known))
+    if least == 0:
         return None
-    entropy_P = np.array([sum(e or 0.0 for e in p.entropy_sums) for p in problems])
-    tokens_P = np.array([float(sum(p.n_tokens)) for p in problems])
+    entropy_P = np.array([sum(entropy for entropy, _ in own[:least]) for own in known])
+    tokens_P = np.array([float(sum(n for _, n in own[:least])) for own in known])
     return ratio(entropy_P, tokens_P)
 
 

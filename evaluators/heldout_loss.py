@@ -51,6 +51,10 @@ _TOKENS_PER_PACK = {"cpu": 1024, "other": 4096}
 _ROWS_PER_CHUNK = {"cpu": 128, "other": 2048}
 
 
+Measure = Callable[[Scorer, Sequence[Piece], int], "list[NDArray[np.float32]]"]
+"""A number for each scored token of each piece, with so many rows of logits at once."""
+
+
 @dataclass(frozen=True)
 class ExampleLoss:
     """Negative log-likelihood of one example's scored tokens.
@@ -75,6 +79,7 @@ def token_losses(
     max_tokens_per_pack: int | None = None,
     rows_per_chunk: int | None = None,
     on_progress: Callable[[int], None] | None = None,
+    measure: Measure = Scorer.token_nlls,
 ) -> list[NDArray[np.float32]]:
     """-ln p of each example's scored tokens, nats; none depends on other examples or on the sizes.
 
@@ -88,6 +93,7 @@ def token_losses(
         rows_per_chunk: positions whose logits exist at once; by default 128 on a CPU, 2,048
             elsewhere. Halved when memory runs out.
         on_progress: called with the number of examples done so far.
+        measure: what is measured of each token, if not its loss.
 
     Raises:
         EvaluationError: if an example's loss is not finite, the example is longer than the model's
@@ -108,7 +114,7 @@ def token_losses(
     with torch.inference_mode(), _evaluation_mode(model):
         shortest = sorted(examples, key=lambda example: len(example.token_ids))
         scorer = choose_scorer(model, [example.token_ids for example in shortest])
-        for indices, token_nlls in _scored_packs(scorer, examples, limits):
+        for indices, token_nlls in _scored_packs(scorer, examples, limits, measure):
             for i, nlls in zip(indices, token_nlls, strict=True):
                 _check_finite(nlls, examples[i].id)
                 found[i] = nlls
@@ -237,14 +243,14 @@ def _evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _scored_packs(
-    scorer: Scorer, examples: Sequence[TokenizedExample], limits: _Limits
+    scorer: Scorer, examples: Sequence[TokenizedExample], limits: _Limits, measure: Measure
 ) -> Iterator[tuple[list[int], list[NDArray[np.float32]]]]:
     """Indices and token losses, pack by pack; in smaller packs once memory has run out."""
     lengths = {i: len(example.token_ids) for i, example in enumerate(examples)}
     packs = plan_packs(lengths, scorer.layout, limits.tokens)
     while packs:
         pieces = [Piece(examples[i].token_ids, examples[i].is_response) for i in packs[0]]
-        nlls = _token_nlls_if_memory(scorer, pieces, limits.rows)
+        nlls = _measured_if_memory(scorer, pieces, limits.rows, measure)
         if nlls is not None:
             yield packs.pop(0), nlls
             continue
@@ -259,12 +265,12 @@ def _scored_packs(
         packs = plan_packs(left, scorer.layout, limits.tokens)
 
 
-def _token_nlls_if_memory(
-    scorer: Scorer, pieces: Sequence[Piece], rows: int
+def _measured_if_memory(
+    scorer: Scorer, pieces: Sequence[Piece], rows: int, measure: Measure
 ) -> list[NDArray[np.float32]] | None:
-    """Token losses, or None if memory ran out."""
+    """A number a token, or None if memory ran out."""
     try:
-        return scorer.token_nlls(pieces, rows)
+        return measure(scorer, pieces, rows)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -14,11 +14,13 @@ drawn again.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +28,24 @@ from rlready.evaluators.distribution import ProblemSamples
 from rlready.evaluators.pass_at_k import ProblemCounts
 from rlready.evaluators.verify import Checked
 from rlready.registry.errors import SamplesError
-from rlready.registry.records import Sample, Verdict
+from rlready.registry.records import FinishReason, Sample, Verdict
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _KEY = ["problem_id", "sample_index"]
 _JUDGED = ["verdict", "extracted", "checker_version"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleText:
+    """What a sample says, and how it ended; see `Sample`."""
+
+    problem_id: str
+    sample_index: int
+    text: str
+    n_tokens: int
+    finish_reason: FinishReason
 
 
 class SampleFolder:
@@ -157,6 +170,30 @@ class SampleFolder:
             table = table.set_column(position, name, pa.array(column, pa.string()))
         self._write_table(part.name, table)
 
+    def without_entropy(self, n: int) -> list[SampleText]:
+        """Those of the samples 0..n-1 of every problem that have no entropy."""
+        names = [field.name for field in dataclasses.fields(SampleText)]
+        return [
+            SampleText(**{name: row[name] for name in names})
+            for _, table in self._parts([*names, "entropy_sum"])
+            for row in table.to_pylist()
+            if row["entropy_sum"] is None and row["sample_index"] < n
+        ]
+
+    def add_entropies(self, entropy_sums: Mapping[tuple[str, int], float]) -> None:
+        """Fill in the entropies of samples, nats, by (problem id, sample index)."""
+        import pyarrow as pa
+
+        for path, table in self._parts(_sample_schema().names):
+            keys = zip(*(table[name].to_pylist() for name in _KEY), strict=True)
+            old = table["entropy_sum"].to_pylist()
+            new = [entropy_sums.get(key, before) for key, before in zip(keys, old, strict=True)]
+            if new != old:
+                whole = _read(path, None)
+                position = whole.schema.get_field_index("entropy_sum")
+                column = pa.array(new, pa.float64())
+                self._write_table(path.name, whole.set_column(position, "entropy_sum", column))
+
     def judged(self, n: int | Mapping[str, int]) -> list[ProblemSamples]:
         """Samples 0..n-1 of every problem with their verdicts, in the benchmark's order.
 
@@ -178,8 +215,6 @@ class SampleFolder:
 
     def write_counts(self, counts: Sequence[ProblemCounts]) -> Path:
         """Write `counts.parquet`; returns its path."""
-        import dataclasses
-
         import pyarrow as pa
 
         self._write_table(

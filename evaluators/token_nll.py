@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import inspect
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -76,6 +76,19 @@ class Scorer:
 
         Call it under `torch.inference_mode()`, and not in two threads with one model.
         """
+        return self._measured(pieces, rows, _nll)
+
+    def token_entropies(self, pieces: Sequence[Piece], rows: int) -> list[NDArray[np.float32]]:
+        """Entropy of the distribution that each scored token was drawn from, nats; as above."""
+        return self._measured(pieces, rows, _entropy)
+
+    def _measured(
+        self,
+        pieces: Sequence[Piece],
+        rows: int,
+        measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> list[NDArray[np.float32]]:
+        """What is measured on the logits and the token at every scored place."""
         import torch
 
         ids, positions, starts = _arranged(pieces, self.layout)
@@ -87,12 +100,12 @@ class Scorer:
         if self.layout is Layout.PACKED:
             inputs["position_ids"] = torch.from_numpy(positions).to(self.model.device)
         logits = self._logits(inputs, torch.from_numpy(at), rows)
-        nlls = [
-            _nll(chunk, torch.from_numpy(targets[k * rows : (k + 1) * rows]).to(chunk.device))
+        found = [
+            measure(chunk, torch.from_numpy(targets[k * rows : (k + 1) * rows]).to(chunk.device))
             for k, chunk in enumerate(logits)
         ]
         ends = np.cumsum([len(t) for t in scored])[:-1]
-        return np.split(torch.cat(nlls).cpu().numpy(), ends)
+        return np.split(torch.cat(found).cpu().numpy(), ends)
 
     def _logits(
         self, inputs: Mapping[str, torch.Tensor], at: torch.Tensor, rows: int
@@ -240,6 +253,21 @@ def _nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         chosen = wide.gather(-1, target[:, None]) - top
         nlls.append(wide.sub_(top).exp_().sum(-1).log() - chosen[:, 0])
     return torch.cat(nlls)
+
+
+def _entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Entropy of softmax(logits) by row, in float32; the token that came does not matter."""
+    import torch
+
+    step = max(1, _LOGITS_IN_CACHE // logits.shape[-1]) if logits.device.type == "cpu" else None
+    found = []
+    for rows in logits.split(step or len(logits)):
+        wide = rows.float()
+        wide = (wide - wide.amax(-1, keepdim=True)).clamp(min=-1e30)
+        weights = wide.exp()
+        total = weights.sum(-1)
+        found.append(total.log() - weights.mul_(wide).sum(-1) / total)
+    return torch.cat(found)
 
 
 class _NotTheBody(Exception):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlready.evaluators.distribution import ProblemSamples
+from rlready.evaluators.distribution import ProblemSamples, token_entropy
 from rlready.evaluators.heldout import HeldoutSet
 from rlready.evaluators.heldout_loss import EVALUATOR_VERSION as LOSS_VERSION
 from rlready.evaluators.heldout_loss import heldout_proxies
@@ -142,18 +142,21 @@ class Evaluator:
     def run(self, store: Store) -> Report:
         """Every stage, then the store."""
         plan = self._plan
-        proxies: list[Proxy] = []
-        verdicts: dict[str, dict[str, int]] = {}
+        judged: list[list[ProblemSamples]] = []
         try:
             with Verifier() as verifier:
                 self._check_golds(verifier)
-                for benchmark in plan.benchmarks:
-                    problems = self._judged_samples(benchmark, verifier)
-                    verdicts[benchmark.name] = _count_verdicts(problems)
-                    proxies += self._proxies(benchmark, problems)
+                judged += [self._judged_samples(b, verifier) for b in plan.benchmarks]
         finally:
             # What comes next may need the device that the engine holds.
             self._close_sampler()
+        proxies: list[Proxy] = []
+        for benchmark, problems in zip(plan.benchmarks, judged, strict=True):
+            proxies += self._proxies(benchmark, self._with_entropy(benchmark, problems))
+        verdicts = {
+            benchmark.name: _count_verdicts(problems)
+            for benchmark, problems in zip(plan.benchmarks, judged, strict=True)
+        }
         if len(plan.benchmarks) > 1:
             proxies += macro_mean(plan.suite_name, proxies)
         proxies += self._base_proxies()
@@ -193,8 +196,7 @@ class Evaluator:
 
     def _judged_samples(self, benchmark: Benchmark, verifier: Verifier) -> list[ProblemSamples]:
         plan = self._plan
-        path = self._root / f"{benchmark.digest}-{plan.protocol.digest}"
-        folder = SampleFolder(path, [problem.id for problem in benchmark.problems])
+        folder = self._folder(benchmark)
         waiting = f"Another process is at work on {benchmark.name} of this checkpoint; waiting"
         with folder.lock(lambda: self._clock.say(waiting)):
             folder.describe(self._about(benchmark))
@@ -206,8 +208,42 @@ class Evaluator:
             counts = [problem.counts for problem in problems]
             self.counts[benchmark.digest] = counts
             self._count_files[benchmark.name] = folder.write_counts(counts)
-        self._references[f"samples/{benchmark.name}"] = path.resolve().as_uri()
+        self._references[f"samples/{benchmark.name}"] = folder.path.resolve().as_uri()
         return problems
+
+    def _folder(self, benchmark: Benchmark) -> SampleFolder:
+        path = self._root / f"{benchmark.digest}-{self._plan.protocol.digest}"
+        return SampleFolder(path, [problem.id for problem in benchmark.problems])
+
+    def _with_entropy(
+        self, benchmark: Benchmark, problems: list[ProblemSamples]
+    ) -> list[ProblemSamples]:
+        """The same with the entropy of a few samples, if the engine gave none.
+
+        Only where the weights are loaded for a held-out loss anyway.
+        """
+        plan = self._plan
+        if not plan.heldout_sets or token_entropy(problems) is not None:
+            return problems
+        from rlready.evaluators.sample_entropy import SAMPLES_PER_PROBLEM, entropy_sums
+
+        folder = self._folder(benchmark)
+        with folder.lock():
+            missing = folder.without_entropy(SAMPLES_PER_PROBLEM)
+            model, tokenizer = self._local.model, self._local.tokenizer
+            label = f"Entropy on {benchmark.name}"
+            with self._clock.stage("entropy", label, len(missing), "samples") as advance:
+                begun = advance.stage.n_done
+                found = entropy_sums(
+                    model,
+                    tokenizer,
+                    plan.protocol.prompt_template,
+                    {problem.id: problem.text for problem in benchmark.problems},
+                    missing,
+                    on_progress=lambda n: advance(begun + n - advance.stage.n_done),
+                )
+            folder.add_entropies(found)
+            return folder.judged({p.problem_id: len(p.verdicts) for p in problems})
 
     def _complete(
         self,
