@@ -379,9 +379,8 @@ def _deadly(task: _Task, reason: str) -> EvaluationError:
 
 
 def _brief(error: BaseException) -> str:
-    """Ray tells causes in many lines: of an exception in a worker the last has it."""
+    """What a person needs of Ray's many lines: the cause, or how the process ended."""
     cause = getattr(error, "cause", None)
-    lines = str(error if cause is None else cause).strip().splitlines() or [""]
-    kind = type(error if cause is None else cause).__name__
-    last = lines[-1].partition(" Some common causes include")[0]
-    return f"{kind}: {last[:300]}"
+    lines = str(cause or error).strip().splitlines() or [""]
+    last = lines[-1].rpartition("Worker exit detail: ")[2]
+    return f"{type(cause or error).__name__}: {last.partition(' Some common causes')[0][:300]}"

@@ -142,11 +142,13 @@ def _in_child(
 
 def config_from(values: Mapping[str, Any]) -> EvaluateConfig:
     """The configuration that `EvaluateConfig.to_dict` gave, after a journey as JSON."""
-    read = {
+    read: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
     }
-    paths = {key: Path(read[key]) for key in _PATHS if read.get(key) is not None}
-    return EvaluateConfig(**{**read, **paths})
+    for key in _PATHS:
+        if read.get(key) is not None:
+            read[key] = Path(read[key])
+    return EvaluateConfig(**read)
 
 
 def _gpu_shares(device: str, n_jobs: int) -> list[dict[str, str]]:
