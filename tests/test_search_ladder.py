@@ -314,6 +314,30 @@ def test_a_ladder_and_a_cost_are_refused(opened: Open, tmp_path: Path) -> None:
         opened()
 
 
+def test_the_surrogate_knows_what_was_foreseen_of_a_stopped_trial(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had seen finished trials only, and proposed the neighbours of a stopped one for ever."""
+    from rlready.predictors import surrogate_sampler
+
+    search = opened(sampler="surrogate")
+    history(search)
+    poor = climbed(search, 0.95, None, None)
+    foreseen, sd = search.study.get_trials()[poor].user_attrs["rlready:foreseen"]
+    seen: list[Any] = []
+    propose = surrogate_sampler.propose
+
+    def watched(space: Any, runs: Any, *given: Any, **named: Any) -> Any:
+        seen.append(runs)
+        return propose(space, runs, *given, **named)
+
+    monkeypatch.setattr(surrogate_sampler, "propose", watched)
+    ask(search)
+    (runs,) = seen
+    assert len(runs) == 9
+    assert (runs.outcomes[-1, 0], runs.errors[-1, 0]) == (foreseen, sd)
+
+
 def test_a_study_keeps_its_ladder(opened: Open, tmp_path: Path) -> None:
     opened()
     dearer = SPACE.replace("gpu_hours = 20", "gpu_hours = 30")
@@ -334,9 +358,10 @@ def test_a_training_command_takes_the_rung_where_there_is_a_ladder() -> None:
         command_words("train {recipe} {rung}")
 
 
+@pytest.mark.slow
 def test_a_run_climbs_each_trial_rung_by_rung(opened: Open, tmp_path: Path) -> None:
     search = opened()
-    told = run(search, trained(tmp_path), 12)
+    told = run(search, trained(tmp_path), 8)
     assert [one.state for one in told[:4]] == ["told"] * 4
     assert "stopped" in [one.state for one in told]
     log = (search.root / "trial-0000" / "train.log").read_text()
@@ -407,7 +432,7 @@ def test_the_command_line_climbs_and_reports(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(TRAINER)
     common = ["--space", str(tmp_path / "mix.toml"), "--out", str(tmp_path / "out"), "--cold"]
     common += ["--storage", f"sqlite:///{tmp_path / 'search.db'}", "--sampler", "random"]
-    words = ["run", "--train-command", trained(tmp_path), "--trials", "10", *common]
+    words = ["run", "--train-command", trained(tmp_path), "--trials", "8", *common]
     done = CliRunner().invoke(main, ["search", *words])
     assert done.exit_code == 0, done.output
     assert "rung pass_at_16" in done.output

@@ -70,12 +70,14 @@ def climb(search: Search, number: int, status: Status) -> Told | None:
     if ladder is None or not status.rungs:
         return None
     given = {ladder.index(name): one for name, one in status.rungs.items()}
-    known = trial_of(search, number).intermediate_values
+    trial = trial_of(search, number)
     new = {
         step: _measured(search, number, ladder.rungs[step], one)
         for step, one in given.items()
-        if step not in known
+        if step not in trial.intermediate_values
     }
+    if not new and status.rung == next_rung(trial, ladder).name:
+        return None  # decided before
     outcome = new.get(len(ladder.rungs) - 1)
     is_finished = status.is_finished or outcome is not None
     with asking(search.engine, search.study.study_name):
@@ -100,6 +102,8 @@ def taken_up(search: Search) -> Asked | None:
 
     ladder = search.ladder
     if ladder is None:
+        return None
+    if not any(STOPPED in one.user_attrs for one in search.study.get_trials(deepcopy=False)):
         return None
     climbs, trials = climbs_of(search.study, ladder)
     n_complete = _n_complete(climbs)
@@ -139,9 +143,9 @@ def taken_up(search: Search) -> Asked | None:
 def linked_folder(search: Search, number: int) -> Path:
     """The folder of a trial, made if it is new; that of the stopped one, for one that goes on."""
     folder = trial_folder(search.root, number)
-    old = trial_of(search, number).user_attrs.get(CONTINUES)
-    if search.ladder is not None and old is not None and not folder.exists():
-        before = trial_folder(search.root, old)
+    if search.ladder is not None and not folder.exists():
+        old = trial_of(search, number).user_attrs.get(CONTINUES)
+        before = folder if old is None else trial_folder(search.root, old)
         if before.is_dir():
             folder.symlink_to(before.name, target_is_directory=True)
     folder.mkdir(parents=True, exist_ok=True)

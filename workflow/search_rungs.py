@@ -26,7 +26,7 @@ import numpy as np
 
 from rlready.predictors.ladder import Climbs, Ladder, Rung
 from rlready.predictors.ladder_file import read_ladder
-from rlready.predictors.search import current
+from rlready.predictors.search import current, is_predicted
 from rlready.registry.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -194,7 +194,9 @@ def _row(
             value, se = of_registry[rung.name]
         values.append(math.nan if value is None else value)
         errors.append(math.nan if se is None else se)
-    if trial.state == TrialState.COMPLETE and trial.values is not None:
+    # What a predictor says of a checkpoint follows from its proxies, and teaches nothing of them.
+    is_circular = "rlready:run" in trial.user_attrs and is_predicted(trial)
+    if trial.state == TrialState.COMPLETE and trial.values is not None and not is_circular:
         known = trial.user_attrs.get("rlready:errors") or [None]
         values[-1], errors[-1] = trial.values[0], math.nan if known[0] is None else known[0]
     return values, errors
