@@ -54,10 +54,17 @@ _PART_SECONDS = 60.0
 _COPY_LOGPROB = -40.0
 """A text less likely than exp(-40) comes twice by chance in no evaluation: it is a copy."""
 
-_PROBE_TEMPERATURE = 10.0
+_PROBE_TEMPERATURE = 2.0
+"""The highest that OpenAI's API and vLLM accept."""
+
 _PROBE_TOLERANCE = 0.02
-"""Nats by which the batch may move a raw log-probability; at temperature 10 a processed one moves
-by nats."""
+"""Nats by which another batch may move a log-probability."""
+
+_PROBE_CERTAIN = -1e-3
+"""A token more certain than this at temperature 1 is so at 2 as well, and tells nothing."""
+
+_PROBES = 8
+"""Prompts tried before giving up."""
 
 _NO_LOGPROB = -9999.0
 """What vLLM writes for minus infinity."""
@@ -173,7 +180,7 @@ class ServerSampler:
         """Put the samples of each chunk, as they come, and notices."""
         async with self._endpoint.connect(put) as connection:
             if self._has_raw_logprobs is None and _needs_probe(self._options, protocol):
-                self._has_raw_logprobs = await self._probe(connection, chunks[0], protocol)
+                self._has_raw_logprobs = await self._probe(connection, chunks, protocol)
             pending = iter(chunks)
 
             async def work() -> None:
@@ -223,21 +230,28 @@ class ServerSampler:
         return str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
     async def _probe(
-        self, connection: Connection, chunk: _Chunk, protocol: records.Protocol
+        self, connection: Connection, chunks: Sequence[_Chunk], protocol: records.Protocol
     ) -> bool:
         """Whether the server's log-probabilities are the model's own, whatever the temperature.
 
         A high temperature flattens a distribution: if that changes what the server says of the
-        most likely token, it speaks of the processed one.
+        most likely token after half a prompt, it speaks of the processed one. (After a whole
+        prompt a trained model is often certain how to begin.)
         """
-        best = []
-        for temperature in (1.0, _PROBE_TEMPERATURE):
-            body = self._body(chunk, protocol) | {"max_tokens": 1, "logprobs": 1, "n": 1}
-            body |= {"temperature": temperature, "top_p": 1.0}
-            answer = await connection.ask("POST", "v1/completions", body, lambda answer: answer)
-            best.append(_best_logprob(answer))
-        one, other = best
-        return one is not None and other is not None and abs(one - other) < _PROBE_TOLERANCE
+        firsts = {chunk.requests[0].prompt: chunk.requests[0] for chunk in chunks}
+        for first in list(firsts.values())[:_PROBES]:
+            half = dataclasses.replace(first, prompt=first.prompt[: len(first.prompt) // 2 + 1])
+            body = self._body(_Chunk(requests=(half,)), protocol)
+            body |= {"max_tokens": 1, "logprobs": 1, "n": 1, "temperature": 1.0, "top_p": 1.0}
+            best = await connection.ask("POST", "v1/completions", body, _best_logprob)
+            if best is None:
+                return False
+            if best > _PROBE_CERTAIN:
+                continue
+            body["temperature"] = _PROBE_TEMPERATURE
+            other = await connection.ask("POST", "v1/completions", body, _best_logprob)
+            return other is not None and abs(best - other) < _PROBE_TOLERANCE
+        return False
 
     def _samples(self, chunk: _Chunk, answer: Any, protocol: records.Protocol) -> list[Sample]:
         """The samples in one answer.

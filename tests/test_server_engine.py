@@ -381,13 +381,19 @@ def test_the_same_sample_may_be_drawn_twice(peer: Peer, url: str, folder: Path) 
     assert client.draw(4, long) == client.draw(4, long)
 
 
-@pytest.mark.parametrize("is_raw", [True, False])
+@pytest.mark.parametrize(
+    ("at_1", "at_2", "is_raw"),
+    [(-1.25, -1.25, True), (-1.25, -1.251, True), (-1.25, -2.5, False), (-1e-6, -1e-5, False)],
+)
 def test_processed_log_probabilities_are_left_out(
-    peer: Peer, url: str, folder: Path, is_raw: bool
+    peer: Peer, url: str, folder: Path, at_1: float, at_2: float, is_raw: bool
 ) -> None:
+    """A first token that is certain at any temperature tells nothing of the others."""
+
     def change(answer: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+        assert body["temperature"] <= 2.0  # all that vLLM accepts
         if body["logprobs"] == 1:
-            best = -1.25 if is_raw else -1.25 * body["temperature"]
+            best = at_1 if body["temperature"] == 1.0 else at_2
             answer["choices"][0]["logprobs"]["top_logprobs"] = [{"a": best, "b": -20.0}]
         return answer
 
