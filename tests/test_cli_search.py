@@ -118,6 +118,33 @@ def test_an_unknown_key_of_the_space_is_told_with_the_known(call: Call, tmp_path
     assert "cap, max_repetitions" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        (
+            "[sources.a]\nfloor = 0.7\n[sources.b]\nfloor = 0.6",
+            "the floors of the sources sum to 1.3",
+        ),
+        ("[sources.a]\ncap = 0.3\n[sources.b]\ncap = 0.4", "the caps of the sources sum to 0.7"),
+        (
+            "token_budget = 1e9\nmax_repetitions = 4\n[sources.a]\navailable_tokens = 1e7\n"
+            "mean_tokens = 300\n[n_unique]\nlow = 1000\nhigh = 9000",
+            "budget of 1e+09 tokens cannot be filled: with the repetitions allowed all sources "
+            "together give 4e+07",
+        ),
+        ("budget = 1\n[sources.a]", "unknown key 'budget'. Known: token_budget"),
+    ],
+)
+def test_a_space_that_allows_no_recipe_is_told_with_its_numbers(
+    call: Call, tmp_path: Path, space: str, said: str
+) -> None:
+    (tmp_path / "mix.toml").write_text(space)
+    result = call("ask", "--cold")
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output
+
+
 @pytest.mark.slow
 def test_the_registry_begins_a_search_and_measures_what_it_made(
     call: Call, sqlite_uri: str
@@ -201,7 +228,7 @@ def test_rows_without_outcome_enter_with_their_prediction_until_it_is_known(
     cold = answer(call("ask", *here))["warm_start"]
     assert cold["n_added"] == 12
     reasons = dict(cold["left_out"])
-    assert "there is no predictor" in reasons[a_checkpoint(13).id] or reasons
+    assert "it has no outcome, and no registered model" in reasons[a_checkpoint(13).id]
 
     fitted = CliRunner().invoke(main, ["fit", "--tracking-uri", sqlite_uri, "--json"])
     assert fitted.exit_code == 0, fitted.output

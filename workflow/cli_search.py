@@ -230,7 +230,7 @@ def _opened(action: str, flags: dict[str, Any]) -> Search:
 def _ask(search: Search, n: int, as_json: bool) -> dict[str, Any]:
     from rlready.workflow.search_loop import ask, settle
 
-    problems = settle(search.unmirrored).problems
+    problems = settle(search.hurried).problems
     _say_warm_start(search)
     _say_problems(problems)
     handed = []

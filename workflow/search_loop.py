@@ -7,7 +7,7 @@ did the one before: what a killed one leaves is taken up by the next call of any
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -185,8 +185,7 @@ def _settled(search: Search) -> Synced:
 
 
 def _next(search: Search) -> Handed:
-    # Evaluating is for those who sync: an ask answers soon.
-    _settled(replace(search, may_evaluate=False))
+    _settled(search.hurried)
     while (lease := search.leases.take_expired(search.config.worker)) is not None:
         asked = asked_before(search, trial_of(search, lease.trial))
         if asked is not None:
