@@ -2,7 +2,8 @@
 
     [ladder]
     top = 3                           # recipes that are wanted in the end
-    promote_at = 0.1                  # a trial goes on while P(top 3) is at least so much
+    promote_at = 0.1                  # a trial goes on while P(top 3) is at least so much;
+                                      # default: top / 30, as N places are shared by all trials
     min_keep = 3                      # so many go beyond each rung; default: top
     min_complete = 6                  # trials with an outcome before any is stopped
 
@@ -67,7 +68,7 @@ def parse_ladder(given: Any) -> Ladder:
             "a ladder has at least two rungs", fix="Write [[ladder.rungs]], the cheapest first"
         )
     top = _whole("ladder.top", values.get("top", 3), 1)
-    promote_at = _number("ladder.promote_at", values.get("promote_at", 0.1))
+    promote_at = _number("ladder.promote_at", values.get("promote_at", min(top / 30, 0.5)))
     if not 0.0 <= promote_at < 1.0:
         raise ConfigError(
             f"ladder.promote_at is {promote_at:g}",

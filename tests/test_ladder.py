@@ -210,7 +210,7 @@ FILE: dict[str, Any] = {
 
 def test_a_ladder_is_read_from_its_table() -> None:
     ladder = parse_ladder(FILE)
-    assert (ladder.top, ladder.min_keep, ladder.promote_at) == (2, 2, 0.1)
+    assert (ladder.top, ladder.min_keep, ladder.promote_at) == (2, 2, pytest.approx(2 / 30))
     quarter, heldout, rl = ladder.rungs
     assert (quarter.kind, quarter.sign) == (Kind.LOSS, -1)
     assert heldout.column(np.array([1.2])).sign == -1

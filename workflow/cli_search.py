@@ -61,8 +61,8 @@ _HOUR_S = 3600.0
     default="",
     show_default=False,
     metavar="CMD",
-    help="run: what trains a recipe, with {recipe} (recipe.toml), {out} (the trial's folder) and, on "
-    'a ladder, {rung} in it. It adds "value", "checkpoint" or "rungs" to status.json there.',
+    help="run: what trains a recipe, with {recipe} (recipe.toml), {out} (the trial's folder) and, "
+    'on a ladder, {rung} in it. It adds "value", "checkpoint" or "rungs" to status.json there.',
 )
 @click.option(
     "--out",
