@@ -235,6 +235,17 @@ def test_a_stopped_trial_goes_on_in_its_folder_once_its_chances_rise(
     assert total_hours(search.study.get_trials()) == pytest.approx(8 * 21.5 + 20.0 + 20.5)
 
 
+def test_a_trial_that_failed_on_its_way_is_told_once(opened: Open) -> None:
+    search = opened()
+    handed = ask(search)
+    write_status(handed.folder, rungs={"quarter": 0.8})
+    sync(search)
+    write_status(handed.folder, rungs={"quarter": 0.8, "pass_at_16": 0.5}, state="failed")
+    assert [(told.trial, told.state) for told in sync(search).done] == [(0, "failed")]
+    assert sync(search).done == ()
+    assert search.study.get_trials()[0].user_attrs["rlready:gpu_hours"] == 0.5
+
+
 def test_a_stopped_trial_that_was_finished_all_the_same_still_counts(opened: Open) -> None:
     search = opened()
     history(search)

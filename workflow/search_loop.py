@@ -132,7 +132,8 @@ def _taken_in(search: Search) -> Synced:
         try:
             status = read_status(folder)
             is_finished = status.is_finished
-            if (climbed := climb(search, number, status)) is not None:
+            is_open = status.state in ("asked", "running")
+            if is_open and (climbed := climb(search, number, status)) is not None:
                 done.append(climbed)
             elif is_finished:
                 done.append(

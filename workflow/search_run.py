@@ -101,6 +101,7 @@ def _taken_in(search: Search, handed: Handed, code: int) -> Told | None:
             return fail(search, number, f"{reason}: {_last_lines(folder)}")
         told = climb(search, number, status)
         if told is not None:
+            search.show()
             return told
         if status.value is not None or status.checkpoint is not None:
             return tell(
