@@ -228,6 +228,7 @@ def open_storage(url: str) -> RDBStorage:
     from sqlalchemy.exc import SQLAlchemyError
 
     from rlready.registry.mlflow_backend import with_driver
+    from rlready.workflow.search_storage import QuickStorage
 
     scheme = url.partition(":")[0].partition("+")[0]
     if scheme not in ("sqlite", "postgresql"):
@@ -244,7 +245,7 @@ def open_storage(url: str) -> RDBStorage:
     _check_not_mlflow(url)
     for attempt in range(_ATTEMPTS):
         try:
-            return optuna.storages.RDBStorage(url, engine_kwargs=settings)
+            return QuickStorage(url, engine_kwargs=settings)
         except ImportError as error:
             raise StoreError(
                 f"the storage {_shown(url)} cannot be opened",
