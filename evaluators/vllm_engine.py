@@ -177,13 +177,19 @@ class VllmSampler:
         requests = sample_requests(draws, protocol, self._tokenizer, self._config.max_model_len)
         part: list[Sample] = []
         since = time.monotonic()
-        for samples in self._finished(requests, protocol):
-            if on_progress is not None:
-                on_progress(len(samples), sum(sample.n_tokens for sample in samples))
-            part += samples
-            if len(part) >= _PART_SAMPLES or time.monotonic() - since >= _PART_SECONDS:
+        try:
+            for samples in self._finished(requests, protocol):
+                if on_progress is not None:
+                    on_progress(len(samples), sum(sample.n_tokens for sample in samples))
+                part += samples
+                if len(part) >= _PART_SAMPLES or time.monotonic() - since >= _PART_SECONDS:
+                    yield part
+                    part, since = [], time.monotonic()
+        except EvaluationError:
+            # What was drawn is worth keeping, whatever became of the rest.
+            if part:
                 yield part
-                part, since = [], time.monotonic()
+            raise
         if part:
             yield part
 

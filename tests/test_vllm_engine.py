@@ -307,16 +307,21 @@ def test_too_few_samples_are_an_error_that_names_the_problem(
 ) -> None:
     engine = sampler._llm.llm_engine
     step = engine.step
+    first: list[Any] = []
 
     def forgetful() -> list[Any]:
-        outputs = step()
-        for output in outputs:
+        outputs: list[Any] = step()
+        for output in outputs if first else []:
             output.outputs = []
+        first.extend(outputs)
         return outputs
 
     monkeypatch.setattr(engine, "step", forgetful)
-    with pytest.raises(EvaluationError, match="gave 0 samples for sample 5 of problem 2"):
-        draw(sampler, (5,), problems=PROBLEMS[2:3])
+    kept: list[Sample] = []
+    whole = [Draw(problem=PROBLEMS[2], sample_indices=tuple(range(64)))]
+    with pytest.raises(EvaluationError, match=r"gave 0 samples for sample .* of problem 2"):
+        kept.extend(sample for part in sampler.draw(whole, PROTOCOL) for sample in part)
+    assert 0 < len(kept) < 64
     monkeypatch.setattr(engine, "step", lambda: step() and [])
     with pytest.raises(EvaluationError, match=r"no answer to 1 requests, .* problem 3"):
         draw(sampler, (5,), problems=PROBLEMS[3:])
