@@ -28,7 +28,7 @@ from rlready.predictors.ladder_model import OutcomeScale, fit_law, standard
 from rlready.registry.errors import ConfigError
 
 _N_DRAWS = 2048
-_MOST_ENDED = 400
+_MOST_ENDED = 200
 """Trials with an outcome that the law is fitted on: of more the best, and some of the rest."""
 
 
