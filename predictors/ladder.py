@@ -29,7 +29,7 @@ from rlready.registry.errors import ConfigError
 
 _N_DRAWS = 2048
 _MOST_ENDED = 200
-"""Trials with an outcome that the law is fitted on: of more the best, and some of the rest."""
+"""Trials with an outcome that the law is fitted on; of more an even part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,11 +268,9 @@ def _taught_by(outcome: FloatArray) -> NDArray[np.intp]:
     """Rows that the law is fitted on: those on the ladder, and not too many that have ended."""
     ended = np.flatnonzero(np.isfinite(outcome))
     if len(ended) > _MOST_ENDED:
+        # Evenly by outcome: a law fitted on more of the good ends would find them everywhere.
         order = ended[np.argsort(-outcome[ended], kind="stable")]
-        half = _MOST_ENDED // 2
-        # Evenly through the rest: the law needs bad ends too.
-        rest = order[half:][np.linspace(0, len(order) - half - 1, half).astype(int)]
-        ended = np.r_[order[:half], rest]
+        ended = order[np.linspace(0, len(order) - 1, _MOST_ENDED).astype(int)]
     return np.sort(np.r_[ended, np.flatnonzero(~np.isfinite(outcome))]).astype(np.intp)
 
 
