@@ -13,6 +13,7 @@ import contextlib
 import email.utils
 import itertools
 import json
+import os
 import queue
 import random
 import threading
@@ -166,7 +167,7 @@ class Connection:
             timeout = f"gave no answer within {self._endpoint.timeout_s:g} s"
             raise PassingError(timeout) from error
         except (aiohttp.ClientError, OSError) as error:
-            reason = self._endpoint.shown(str(error) or type(error).__name__)
+            reason = self._endpoint.shown(_reason(error))
             raise PassingError(f"cannot be reached ({reason})") from error
         if response.status == 200:
             return self._json(content)
@@ -289,6 +290,14 @@ def _backoff_s(n_failures: int) -> float:
     """Doubling, with jitter: several clients of one server must not come back together."""
     longest = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** (n_failures - 1))
     return longest * random.uniform(0.5, 1.0)
+
+
+def _reason(error: Exception) -> str:
+    """Why a connection failed, in the system's words where it is the system that says so."""
+    number = getattr(error, "errno", None)
+    if isinstance(number, int) and number > 0:
+        return os.strerror(number)
+    return str(error) or type(error).__name__
 
 
 def _seconds(retry_after: str | None) -> float:

@@ -33,7 +33,7 @@ class ServerOptions:
         key_variable: name of the environment variable that holds the key.
         logprobs: whether to ask for log-probabilities.
         plain: send the prompt as text and only fields of OpenAI's own API, for a server that
-            knows no others.
+            knows no others. Its own defaults (top-k, penalties) then apply.
     """
 
     url: str

@@ -514,7 +514,7 @@ def test_a_prompt_beyond_the_servers_context_is_told_before_any_request(
 def test_a_server_that_is_down_is_told_at_once(folder: Path) -> None:
     with listening(Peer()) as gone:
         pass
-    with pytest.raises(EvaluationError, match=r"cannot be reached.*Start it"):
+    with pytest.raises(EvaluationError, match=r"reached \(Connection refused\).*Start it"):
         Client(folder, gone)
 
 

@@ -242,6 +242,14 @@ def test_no_two_seeds_give_the_same_stream(
     assert len({sample.seed for sample in found}) == len(found)
 
 
+def test_a_prompt_sent_as_text_is_read_as_the_same_tokens(
+    server: VllmServer, folder: Path, problems: list[Problem]
+) -> None:
+    """Else the engine would refuse the answer; the server's own defaults apply, as told."""
+    found = draw(opened(server, folder, plain=True), problems, range(4)).values()
+    assert all(sample.logprob_sum is not None and sample.text for sample in found)
+
+
 def test_a_refusal_and_a_wrong_key_are_told_in_the_servers_words(
     server: VllmServer, folder: Path, problems: list[Problem], monkeypatch: pytest.MonkeyPatch
 ) -> None:
