@@ -16,7 +16,7 @@ from store_child import a_checkpoint, a_proxy, an_outcome
 
 from rlready.registry.mlflow_quiet import quiet
 from rlready.registry.mlflow_store import MlflowStore
-from rlready.registry.records import Evaluation
+from rlready.registry.records import Evaluation, Recipe
 from rlready.workflow.search_loop import (
     MirrorTo,
     Search,
@@ -28,6 +28,7 @@ from rlready.workflow.search_loop import (
     tell,
 )
 from rlready.workflow.search_registry import RegistryValues
+from rlready.workflow.search_run import run
 
 SPACE = """
 [recipe]
@@ -172,6 +173,26 @@ def test_a_registry_that_is_away_loses_nothing_and_is_caught_up_later(
     settle(search)
     _, children = runs_of(away)
     assert children[0].data.metrics == {"value": 0.5}
+
+
+def test_a_trained_checkpoint_waits_for_a_registry_that_is_away(
+    opened: Open, sqlite_uri: str, tmp_path: Path
+) -> None:
+    """It was marked failed, and the training was lost."""
+    store = MlflowStore(sqlite_uri)
+    registry = RegistryValues(store=store, target=None, predictor="grpo-predictor")
+    search = opened(store, registry=registry)
+    script = "import json, sys; json.dump({'checkpoint': 'sft-9'}, open(sys.argv[1], 'w'))"
+    (tmp_path / "train.py").write_text(script)
+    command = f"{sys.executable} {tmp_path / 'train.py'} {{out}}/status.json"
+    (told,) = run(search, command, 1)
+    assert told.state == "waiting"
+    assert search.study.trials[0].state.name == "RUNNING"
+    recipe = Recipe.from_dict(search.study.trials[0].user_attrs["rlready:recipe"])
+    checkpoint = a_checkpoint(9, recipe=recipe, name="sft-9")
+    store.put_evaluation(Evaluation(checkpoint=checkpoint, proxies=(a_proxy(),), config={}))
+    store.put_outcome(an_outcome(9, value=0.77))
+    assert [one.value for one in settle(search).done] == [0.77]
 
 
 def test_telling_a_value_mirrors_only_what_was_mirrored_before(

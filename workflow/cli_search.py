@@ -323,6 +323,8 @@ def _told_line(told: Told) -> str:
         return f"trial {told.trial} failed: {told.reason}"
     if told.state == "stopped":
         return f"trial {told.trial} stopped: {told.reason}"
+    if told.state == "waiting":
+        return f"trial {told.trial} is trained, and waits for `rlready search sync`: {told.reason}"
     error = "" if told.se is None else f" +- {told.se:.2g}"
     known = "" if told.is_new else " (known before)"
     known += " (predicted)" if told.is_predicted else ""

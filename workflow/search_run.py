@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rlready.registry.errors import ConfigError, RlreadyError
+from rlready.registry.errors import ConfigError, RlreadyError, StoreError
 from rlready.workflow.search_folder import read_status, write_status
 from rlready.workflow.search_ladder import climb, rung_of
 from rlready.workflow.search_leases import Lease
@@ -117,6 +117,10 @@ def _taken_in(search: Search, handed: Handed, code: int) -> Told | None:
         if handed.rung is not None:
             wanted = f"no value of the rung {handed.rung!r} in rungs, and {wanted}"
         raise ConfigError(f"the training command left {wanted} in status.json")
+    except StoreError as error:
+        # What was trained is not lost for a registry that is away: the next sync asks it again.
+        search.leases.extend(number, search.leases.clock())
+        return Told(trial=number, state="waiting", reason=str(error))
     except RlreadyError as error:
         return fail(search, number, str(error))
 

@@ -36,11 +36,11 @@ class Told:
 
     Args:
         trial: its number.
-        state: "told", "failed" or "stopped".
+        state: "told", "failed" or "stopped"; "waiting" while the registry cannot say its value.
         value: what the study was told.
         se: its standard error.
         checkpoint: registered id, where the value came from the registry.
-        reason: why it failed or was stopped.
+        reason: why it failed, was stopped or waits.
         is_new: False if the study knew.
         is_predicted: whether the value is what a predictor says.
         cost: what it cost, where the search has a cost.
