@@ -11,7 +11,8 @@ take_first_k, and a scoring function that does what ours does, one answer after 
 with hf, and with vllm where it is installed. What they leave behind is not the same: ours is
 registered in MLflow and can be topped up.
 
-Each harness needs an environment of its own, made by hand; one that is not given is skipped:
+Each harness needs an environment of its own, made by hand; one that is not given (by a flag, or in
+BENCH_LM_EVAL and BENCH_LIGHTEVAL) is skipped:
 
     python -m venv A; A/bin/pip install torch==2.13.0 accelerate lm-eval==0.4.13 \
         'math-verify[antlr4-13-2]==0.9.0'
@@ -230,8 +231,20 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 @click.command()
 @click.option("--quick", is_flag=True, help="8 problems and one round in place of 48 and three.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON only.")
-@click.option("--lm-eval", "lm_eval_python", help="Python of an environment with lm-eval.")
-@click.option("--lighteval", "lighteval_python", help="Python of an environment with lighteval.")
+@click.option(
+    "--lm-eval",
+    "lm_eval_python",
+    envvar="BENCH_LM_EVAL",
+    show_envvar=True,
+    help="Python of an environment with lm-eval.",
+)
+@click.option(
+    "--lighteval",
+    "lighteval_python",
+    envvar="BENCH_LIGHTEVAL",
+    show_envvar=True,
+    help="Python of an environment with lighteval.",
+)
 def main(
     quick: bool, as_json: bool, lm_eval_python: str | None, lighteval_python: str | None
 ) -> None:
