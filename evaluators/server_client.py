@@ -141,10 +141,9 @@ class Connection:
                 else:
                     self._pace.succeeded()
                     return answer
-            if failure.retry_after_s > _LONGEST_OBEYED_S or most < max(
-                n_failures, self._pace.n_failures + 1
-            ):
-                raise self._gave_up(failure, max(n_failures, self._pace.n_failures + 1))
+            in_a_row = max(n_failures, self._pace.in_a_row)
+            if failure.retry_after_s > _LONGEST_OBEYED_S or in_a_row > most:
+                raise self._gave_up(failure, in_a_row)
             await self._pace.failed(failure)
         raise AssertionError("the count never ends")
 
@@ -240,8 +239,7 @@ class Pace:
         self._n_running = 0
         self._is_paused = False
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self.n_failures = 0
-        """Pauses since the last answer."""
+        self._n_pauses = 0
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -257,18 +255,26 @@ class Pace:
             self._n_running -= 1
             self._wake()
 
+    @property
+    def in_a_row(self) -> int:
+        """Failures since the last answer, one that has just come included.
+
+        Those of questions that were under way when a pause began count as the one that began it.
+        """
+        return self._n_pauses + (not self._is_paused)
+
     def succeeded(self) -> None:
         """Let one more go out at a time."""
-        self.n_failures = 0
+        self._n_pauses = 0
         self._limit = min(self._most, self._limit + 1)
 
     async def failed(self, failure: PassingError) -> None:
         """Hold all back for a while; failures of those that were under way then add no pause."""
         if self._is_paused:
             return
-        self.n_failures += 1
+        self._n_pauses += 1
         self._limit = max(1, self._limit // 2)
-        wait_s = max(failure.retry_after_s, _backoff_s(self.n_failures))
+        wait_s = max(failure.retry_after_s, _backoff_s(self._n_pauses))
         self._on_notice(f"the server {failure.what}; asking again in {wait_s:.1f} s")
         self._is_paused = True
         try:

@@ -318,8 +318,10 @@ class ServerSampler:
             n_tokens = len(ids)
         elif len(answer["choices"]) == 1 and answer.get("usage"):
             n_tokens = int(answer["usage"]["completion_tokens"])
-        else:
+        elif logprobs:
             n_tokens = len(logprobs)
+        else:
+            raise ValueError("it does not say how many tokens were drawn")
         sample = finished_sample(
             request,
             ids or (),

@@ -17,6 +17,7 @@ from openai_peer import Answer, Peer, listening, refusal
 from rlready.evaluators.checkpoints import load_tokenizer
 from rlready.evaluators.requests import folder_stop_ids
 from rlready.evaluators.sampling import Draw, sample_seed
+from rlready.evaluators.server_client import Pace, PassingError
 from rlready.evaluators.server_engine import ServerSampler
 from rlready.evaluators.server_options import ServerOptions
 from rlready.registry.errors import ConfigError, EvaluationError, RlreadyError
@@ -206,6 +207,24 @@ def test_a_storm_is_met_with_growing_pauses_and_fewer_requests(
     assert len(peer.bodies) <= 16 + 8 + 4 + 2 + 1 + 1 + 1 + 1
 
 
+def test_stragglers_of_one_storm_are_one_failure() -> None:
+    """What was under way when the pause began may fail while it lasts."""
+
+    async def run() -> tuple[int, int, int]:
+        over = asyncio.Event()
+        pace = Pace(8, lambda seconds: over.wait(), lambda notice: None)
+        before = pace.in_a_row
+        pause = asyncio.create_task(pace.failed(PassingError("is down")))
+        await asyncio.sleep(0)
+        await pace.failed(PassingError("is down"))  # returns at once
+        during = pace.in_a_row
+        over.set()
+        await pause
+        return before, during, pace.in_a_row
+
+    assert asyncio.run(run()) == (1, 1, 2)
+
+
 def test_what_was_finished_before_a_storm_is_handed_over(
     peer: Peer, url: str, folder: Path
 ) -> None:
@@ -357,6 +376,17 @@ def test_fewer_samples_than_asked_for_are_never_taken_for_all(
     assert "gave 2 samples of problem" in said
     assert "when asked for 8" in said
     assert "n_per_request=1" in said
+
+
+def test_samples_without_a_length_are_refused(peer: Peer, url: str, folder: Path) -> None:
+    def bare(answer: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+        for choice in answer["choices"]:
+            del choice["token_ids"], choice["logprobs"]
+        return answer
+
+    peer.change = bare
+    assert "does not say how many tokens" in Client(folder, url, n_per_request=8).fails()
+    assert Client(folder, url).draw(2)  # one sample alone has the request's own count
 
 
 def test_a_server_that_repeats_itself_is_found_out(peer: Peer, url: str, folder: Path) -> None:
