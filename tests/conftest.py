@@ -239,9 +239,14 @@ def is_healthy(uri: str) -> bool:
         return False
 
 
-def wait_until(is_ready: Callable[[], bool], server: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until(
+    is_ready: Callable[[], bool],
+    server: subprocess.Popen[bytes],
+    log: Path,
+    start_s: float = _START_S,
+) -> None:
     """Return when a server is up; fail with its log if it ends or takes too long."""
-    deadline = time.monotonic() + _START_S
+    deadline = time.monotonic() + start_s
     while not is_ready():
         if server.poll() is not None or time.monotonic() > deadline:
             pytest.fail(f"the server did not start: {log.read_text()[-2000:]}")

@@ -51,6 +51,9 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
 }
+START_S = 600.0
+"""VLLM imports for half a minute on an idle core."""
+
 KEY = "sk-of-this-test"
 PROTOCOL = Protocol(prompt_template="{problem}", max_tokens=48)
 
@@ -84,7 +87,7 @@ class VllmServer:
 
     def wait(self) -> None:
         assert self._process is not None
-        wait_until(lambda: is_healthy(self.url), self._process, self._log)
+        wait_until(lambda: is_healthy(self.url), self._process, self._log, START_S)
 
     def kill(self) -> None:
         assert self._process is not None
