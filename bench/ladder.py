@@ -238,8 +238,10 @@ def promising(
     if not changed:
         return None
     found, _, rows = stand(trials, ladder, reached)
-    best = max(changed, key=lambda one: float(found.p_top[rows[one]]))
-    return best if found.p_top[rows[best]] >= ladder.promote_at else None
+    rising = [
+        one for one in changed if found.p_top[rows[one]] >= ladder.least_chance(int(reached[one]))
+    ]
+    return max(rising, key=lambda one: float(found.p_top[rows[one]]), default=None)
 
 
 def stand(trials: Trials, ladder: Ladder, reached: Any) -> tuple[Any, Climbs, dict[int, int]]:

@@ -9,9 +9,12 @@ comes a joint law of their ends (`ladder_model`), and from draws of it
                what knowing the trial's outcome y adds to the true value of the chosen N; per
                GPU-hour that is left to climb it says which trial is worth its rungs most
 
-A trial goes on while P(top N) is at least `promote_at`, whatever its place among its fellows: no
-fixed share is kept, as successive halving does. While fewer than `min_complete` trials have both
-the rung at hand and an outcome, all go on, as nothing is known of what the rung tells.
+A trial goes on while P(top N) is at least `promote_at` x (GPU-hours of the next rung / those of the
+dearest one): what costs a tenth needs a tenth of the chance, so that no trial is stopped by a poor
+rung before a cheap and better one was asked, and RL goes to those with a chance of `promote_at`.
+The place among its fellows is nothing to it: no fixed share is kept, as in successive halving.
+While fewer than `min_complete` trials have both the rung at hand and an outcome, all go on, as
+nothing is known of what the rung tells.
 """
 
 from __future__ import annotations
@@ -66,7 +69,7 @@ class Ladder:
     Args:
         rungs: from the cheapest on; the last one's value is the trial's outcome.
         top: N, how many recipes are wanted in the end.
-        promote_at: least P(top N) that goes on.
+        promote_at: least P(top N) that goes on to the dearest rung; to a cheaper one in proportion.
         min_keep: so many go beyond each rung, however small their chances.
         min_complete: trials with the rung and an outcome before any is stopped at it.
     """
@@ -93,6 +96,11 @@ class Ladder:
                 f"the ladder has no rung {name!r}", fix=f"Its rungs: {', '.join(self.names)}"
             )
         return self.names.index(name)
+
+    def least_chance(self, rung: int) -> float:
+        """P(top N) with which a trial goes on from this rung."""
+        dearest = max(one.gpu_hours for one in self.rungs[1:])
+        return self.promote_at * self.rungs[rung + 1].gpu_hours / dearest
 
     def hours_from(self, rung: int) -> float:
         """GPU-hours of this rung and those after it."""
@@ -210,12 +218,12 @@ def decide(ladder: Ladder, climbs: Climbs, found: Standings, row: int) -> Decisi
     p_top = float(found.p_top[row])
     told = f"P(top {ladder.top}) {p_top:.3f}"
     goes_on, reason = True, f"{told} at {name}"
-    if p_top < ladder.promote_at:
+    if p_top < ladder.least_chance(rung):
         beyond = int((climbs.last > rung).sum())
         here = (climbs.last == rung) & climbs.is_open
         before = int((here & (found.p_top > p_top)).sum())
         goes_on = beyond + before < ladder.min_keep
-        reason = f"{told} < {ladder.promote_at:g} at {name}"
+        reason = f"{told} < {ladder.least_chance(rung):.3g} at {name}"
         if goes_on:
             reason += f", but {ladder.min_keep} go beyond each rung"
     return Decision(

@@ -2,8 +2,8 @@
 
     [ladder]
     top = 3                           # recipes that are wanted in the end
-    promote_at = 0.1                  # a trial goes on while P(top 3) is at least so much;
-                                      # default: top / 30, as N places are shared by all trials
+    promote_at = 0.1                  # least P(top 3) with which a trial goes on to the dearest
+                                      # rung, to cheaper ones in proportion; default: top / 30
     min_keep = 3                      # so many go beyond each rung; default: top
     min_complete = 6                  # trials with an outcome before any is stopped
 

@@ -187,15 +187,24 @@ def test_all_go_on_while_too_few_have_an_outcome() -> None:
     assert decision.p_top is None
 
 
+def test_what_costs_a_tenth_needs_a_tenth_of_the_chance() -> None:
+    trials = climbs(np.ones((4, 3)), [1, 1, 2, 2])
+    found = standing([0.011, 0.009, 0.11, 0.09], 9)
+    none_kept = replace(LADDER, min_keep=0)
+    kept = [decide(none_kept, trials, found, row) for row in range(4)]
+    assert [one.goes_on for one in kept] == [True, False, True, False]
+    assert "P(top 3) 0.009 < 0.01 at loss" in kept[1].reason
+
+
 def test_a_small_chance_stops_a_trial_unless_too_few_went_on() -> None:
     trials = climbs(np.ones((6, 3)), [1, 1, 1, 2, 2, 2])
-    found = standing([0.05, 0.2, 0.01, 0.9, 0.9, 0.9], 9)
+    found = standing([0.005, 0.2, 0.001, 0.9, 0.9, 0.9], 9)
     assert [decide(LADDER, trials, found, row).goes_on for row in range(3)] == [False, True, False]
     few = climbs(np.ones((6, 3)), [1, 1, 1, 2, 0, 0])
     kept = [decide(LADDER, few, found, row) for row in range(3)]
     assert [one.goes_on for one in kept] == [True, True, False]
     assert "3 go beyond each rung" in kept[0].reason
-    assert "P(top 3) 0.010 < 0.1 at loss" in kept[2].reason
+    assert "P(top 3) 0.001 < 0.01 at loss" in kept[2].reason
 
 
 FILE: dict[str, Any] = {

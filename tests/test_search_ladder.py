@@ -56,7 +56,7 @@ kind = "loss"
 better = "less"
 [[ladder.rungs]]
 name = "pass_at_16"
-gpu_hours = 1
+gpu_hours = 20
 [[ladder.rungs]]
 name = "rl"
 gpu_hours = 20

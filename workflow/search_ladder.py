@@ -117,9 +117,11 @@ def taken_up(search: Search) -> Asked | None:
     if not stopped:
         return None
     found = standings(ladder, climbs, seed=search.config.seed)
-    row = max(stopped, key=lambda one: float(found.p_top[one]))
-    if found.p_top[row] < ladder.promote_at:
+    last = climbs.last
+    rising = [row for row in stopped if found.p_top[row] >= ladder.least_chance(int(last[row]))]
+    if not rising:
         return None
+    row = max(rising, key=lambda one: float(found.p_top[one]))
     decision = decide(ladder, climbs, found, row)
     old = trials[row]
     left = {STOPPED, FORESEEN}
