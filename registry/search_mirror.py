@@ -108,6 +108,18 @@ class MirrorWriter:
     def __init__(self, opened: Opened, uid: str) -> None:
         self._opened, self._uid = opened, uid
 
+    def is_there(self, run_id: str) -> bool:
+        """Whether a run is still there: people delete runs, and registries."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self._opened.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        return str(run.info.lifecycle_stage) == "active"
+
     def put_study(self, study: MirroredStudy, run_id: str | None) -> str:
         """Id of the study's run, made if there is none.
 
@@ -148,6 +160,8 @@ class MirrorWriter:
         client, key = self._opened.client, f"{self._uid}/{trial.number}"
         facts = {f"rlready.{key}": value for key, value in trial.tags.items()}
         tags = {**_texts({**facts, "rlready.checkpoint_id": trial.checkpoint_id}), TRIAL: key}
+        if run_id is not None and not self.is_there(run_id):
+            run_id = None
         if run_id is None and is_doubtful:
             run_id = self._opened.run_of(TRIAL, key)
         if run_id is None:

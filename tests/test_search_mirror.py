@@ -175,6 +175,29 @@ def test_a_registry_that_is_away_loses_nothing_and_is_caught_up_later(
     assert children[0].data.metrics == {"value": 0.5}
 
 
+def test_runs_that_somebody_deleted_are_made_again(opened: Open, sqlite_uri: str) -> None:
+    """A search whose registry began anew warned for ever of a run that was not found."""
+    store = MlflowStore(sqlite_uri)
+    search = opened(store)
+    for _ in range(2):
+        tell(search, ask(search).asked.number, value=0.5)
+    ask(search)
+    (parent,), children = runs_of(store)
+    client = client_of(sqlite_uri)
+    with quiet():
+        client.delete_run(children[2].info.run_id)
+    tell(search, 2, value=0.4)
+    assert runs_of(store)[1][2].data.metrics["value"] == 0.4
+    with quiet():
+        for run in (parent, *runs_of(store)[1].values()):
+            client.delete_run(run.info.run_id)
+    ask(search)
+    settle(search)
+    (again,), children = runs_of(store)
+    assert again.info.run_id != parent.info.run_id
+    assert sorted(children) == [0, 1, 2, 3]
+
+
 def test_a_trained_checkpoint_waits_for_a_registry_that_is_away(
     opened: Open, sqlite_uri: str, tmp_path: Path
 ) -> None:

@@ -125,11 +125,15 @@ class Mirror:
 
     def _write(self, at_most: int) -> int:
         with mirroring(self._store, self._uid) as writer:
+            entries = self._ledger.all()
+            known = entries.get(_STUDY)
+            if known is not None and known.run_id and not writer.is_there(known.run_id):
+                self._ledger.forget()
+                entries = {}
             # Read again: another may have written them while this one waited.
             trials = self._changed()[:at_most]
             if not trials:
                 return 0
-            entries = self._ledger.all()
             parent = self._put_study(writer, entries.get(_STUDY))
             for trial, mark in trials:
                 entry = entries.get(trial.number)
@@ -214,6 +218,11 @@ class Ledger:
         statement = self._table.update().where(*self._here(), self._table.c.trial == trial)
         with self._engine.begin() as connection:
             connection.execute(statement.values(run_id=run_id, mark=mark))
+
+    def forget(self) -> None:
+        """Drop all entries: the registry has none of the runs any more."""
+        with self._engine.begin() as connection:
+            connection.execute(self._table.delete().where(*self._here()))
 
     def _here(self) -> tuple[Any, Any]:
         return self._table.c.study == self._study, self._table.c.place == self._place
