@@ -236,12 +236,15 @@ def test_the_same_sample_is_drawn_again_in_other_company(
 def test_no_two_seeds_give_the_same_stream(
     server: VllmServer, folder: Path, problems: list[Problem], n: int
 ) -> None:
-    """At temperature 2 this model's texts are noise: equal ones are out of the question."""
+    """At temperature 2 a text of log-probability L at temperature 1 has exp(L / 2) at most.
+
+    Texts below exp(-20) are equal by chance in one of 10^4 runs of this test.
+    """
     hot = Protocol(prompt_template="{problem}", max_tokens=48, temperature=2.0)
     found = draw(opened(server, folder, n_per_request=n), problems, range(64), hot).values()
-    long = [sample for sample in found if sample.n_tokens >= 16]
-    assert len(long) > 32
-    assert len({sample.text for sample in long}) == len(long)
+    unlikely = [s for s in found if s.logprob_sum is not None and s.logprob_sum < -40.0]
+    assert len(unlikely) > 32
+    assert len({sample.text for sample in unlikely}) == len(unlikely)
     assert len({sample.seed for sample in found}) == len(found)
 
 
