@@ -7,16 +7,19 @@ command and of wall time, and pass@1 and pass@64, which should agree within samp
 
 lm-evaluation-harness 0.4.13 has no pass@k for maths: its task here gets `repeats: 64`, the filter
 take_first_k, and a scoring function that does what ours does, one answer after another. lighteval
-0.13.0 brings pass@k. Both draw with their transformers back ends, in batches of 64; rlready draws
-with hf, and with vllm where it is installed. What they leave behind is not the same: ours is
-registered in MLflow and can be topped up.
+0.13.0 brings pass@k. Both draw with their transformers back ends, 512 samples at a time as ours
+does; rlready draws with hf, and with vllm where it is installed. What they leave behind is not the
+same: ours is registered in MLflow and can be topped up.
 
 Each harness needs an environment of its own, made by hand; one that is not given (by a flag, or in
 BENCH_LM_EVAL and BENCH_LIGHTEVAL) is skipped:
 
     python -m venv A; A/bin/pip install torch==2.13.0 accelerate lm-eval==0.4.13 \
         'math-verify[antlr4-13-2]==0.9.0'
-    python -m venv B; B/bin/pip install torch==2.13.0 lighteval==0.13.0 'xxhash<4'
+    python -m venv B; B/bin/pip install torch==2.13.0 lighteval==0.13.0 'xxhash<4' \
+        'transformers<5' 'huggingface_hub<1' 'datasets<4.5'
+    # Without network, an empty file lighteval/tasks/tasks/tinyBenchmarks.pkl in B stands for what
+    # lighteval would fetch at every start for a benchmark that is not run here.
     python bench/harnesses.py --lm-eval A/bin/python --lighteval B/bin/python [--quick] [--json]
 """
 
@@ -158,7 +161,7 @@ def lm_eval(python: str, checkpoint: Path, problems: Path) -> Contestant:
         return [
             *(python, "-m", "lm_eval", "run", "--model", "hf", "--tasks", "chain_hard"),
             *("--model_args", f"pretrained={checkpoint},dtype=float32", "--device", "cpu"),
-            *("--include_path", str(tasks), "--batch_size", "64", "--apply_chat_template"),
+            *("--include_path", str(tasks), "--batch_size", "512", "--apply_chat_template"),
             *("--output_path", str(scratch / "out"), "--log_samples"),
         ]
 
@@ -177,8 +180,13 @@ def lighteval(python: str, checkpoint: Path, problems: Path) -> Contestant:
         shutil.copy(problems, data / "test.jsonl")
         task = scratch / "chain_task.py"
         task.write_text(LIGHTEVAL_TASK % (data, N_SAMPLES, KS, MAX_TOKENS))
+        # lighteval 0.13.0 needs transformers 4, which knows the tokenizer's class by another name,
+        # and samples only if the checkpoint's own generation settings say so.
+        folder = shutil.copytree(checkpoint, scratch / "model")
+        _change(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+        _change(folder / "generation_config.json", do_sample=True)
         model = (
-            f"model_name={checkpoint},dtype=float32,device=cpu,batch_size=64,cache_dir={scratch},"
+            f"model_name={folder},dtype=float32,device=cpu,batch_size=8,cache_dir={scratch},"
             f"generation_parameters={{temperature:1.0,top_p:1.0,top_k:0,max_new_tokens:{MAX_TOKENS}}}"
         )
         return [
@@ -192,6 +200,10 @@ def lighteval(python: str, checkpoint: Path, problems: Path) -> Contestant:
         return {k: found[f"pass@k:k={k}&n={N_SAMPLES}"] for k in KS}
 
     return Contestant(command=command, read=read)
+
+
+def _change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 def run(name: str, contestant: Contestant) -> dict[str, Any]:
@@ -229,7 +241,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="8 problems and one round in place of 48 and three.")
+@click.option("--quick", is_flag=True, help="8 problems and one round in place of 24 and two.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON only.")
 @click.option(
     "--lm-eval",
@@ -249,7 +261,7 @@ def main(
     quick: bool, as_json: bool, lm_eval_python: str | None, lighteval_python: str | None
 ) -> None:
     """Time one evaluation by each tool."""
-    n_problems, rounds = (8, 1) if quick else (48, 3)
+    n_problems, rounds = (8, 1) if quick else (24, 2)
     skipped = []
     with tempfile.TemporaryDirectory() as folder:
         write_benchmarks(Path(folder), n_problems)
