@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState
+from threadpoolctl import threadpool_limits
 
 from rlready.predictors.dataset import FloatArray
 from rlready.predictors.proposer import (
@@ -75,14 +76,16 @@ class SurrogateSampler(BaseSampler):
             sense,
             at_most=self.config.max_rows,
         )
-        found = propose(
-            self.space,
-            _with_stopped(self.space, done, trials),
-            1,
-            np.random.default_rng([self.seed, trial.number]),
-            config=self.config,
-            running=self.space.from_parameters([t.params for t in running]) if running else None,
-        )
+        # On a busy machine threads that wait for each other made this six times slower.
+        with threadpool_limits(limits=1):
+            found = propose(
+                self.space,
+                _with_stopped(self.space, done, trials),
+                1,
+                np.random.default_rng([self.seed, trial.number]),
+                config=self.config,
+                running=self._at(running) if running else None,
+            )
         self._write(study, trial, found, sense)
         return self.space.parameters(found.points)
 
@@ -99,6 +102,9 @@ class SurrogateSampler(BaseSampler):
     def reseed_rng(self) -> None:
         """Nothing to do for recipes, which are drawn by the trial's number."""
         self._independent.reseed_rng()
+
+    def _at(self, trials: Sequence[FrozenTrial]) -> Points:
+        return self.space.from_parameters([trial.params for trial in trials])
 
     def _write(self, study: Study, trial: FrozenTrial, found: Proposals, sense: FloatArray) -> None:
         attributes: dict[str, Any] = {
