@@ -34,7 +34,10 @@ SEARCH = "rlready.search"
 TRIAL = "rlready.search_trial"
 """On a trial's run: the study's id and the trial's number."""
 
-_STATUS = {"running": "RUNNING", "told": "FINISHED", "failed": "FAILED"}
+TrialState = Literal["running", "told", "failed", "stopped"]
+"""How far a trial is; a ladder stops those that have little chance."""
+
+_STATUS = {"running": "RUNNING", "told": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 _ABOUT = (
     "A recipe search of rlready, as its study had it last. Each run below is a trial: its recipe "
     "is in the parameters, what was predicted and told in the metrics. `rlready search report` "
@@ -81,7 +84,7 @@ class MirroredTrial:
     """
 
     number: int
-    state: Literal["running", "told", "failed"]
+    state: TrialState
     recipe: Recipe
     began_ms: int
     ended_ms: int | None = None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rlready.predictors.search import current, superseded
 from rlready.registry.digest import digest
@@ -23,9 +23,11 @@ from rlready.registry.search_mirror import (
     MirroredStudy,
     MirroredTrial,
     MirrorWriter,
+    TrialState,
     mirroring,
 )
 from rlready.workflow.search_leases import made_table
+from rlready.workflow.search_rungs import STOPPED
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -45,7 +47,10 @@ _STUDY = -1  # the number under which the study's own run stands
 _A_LOCK = 25
 
 _OBJECTIVES = ("value", "cost")
-_SHOWN = ("origin", "domain", "domain_reason", "worker", "failed", "is_predicted", "late")
+_SHOWN = (
+    *("origin", "domain", "domain_reason", "worker", "failed", "is_predicted", "late"),
+    *("stopped", "continues"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +167,7 @@ class Mirror:
         replaced = superseded(trials)
         found = []
         for trial in reversed(trials):
-            state = _STATES.get(trial.state.name)
+            state = _state(trial)
             if state is None or "rlready:recipe" not in trial.user_attrs:
                 continue
             by, entry = replaced.get(trial.number), entries.get(trial.number)
@@ -228,16 +233,19 @@ class Ledger:
         return self._table.c.study == self._study, self._table.c.place == self._place
 
 
-_STATES: dict[str, Literal["running", "told", "failed"]] = {
-    "RUNNING": "running",
-    "COMPLETE": "told",
-    "FAIL": "failed",
-}
+_STATES: dict[str, TrialState] = {"RUNNING": "running", "COMPLETE": "told", "FAIL": "failed"}
+
+
+def _state(trial: FrozenTrial) -> TrialState | None:
+    """How far a trial is; None if nobody ever got it to train."""
+    if trial.state.name == "PRUNED" and STOPPED in trial.user_attrs:
+        return "stopped"
+    return _STATES.get(trial.state.name)
 
 
 def _trial_record(
     trial: FrozenTrial,
-    state: Literal["running", "told", "failed"],
+    state: TrialState,
     facts: Mapping[str, object],
 ) -> MirroredTrial:
     kept = trial.user_attrs
