@@ -21,7 +21,7 @@ _LEAST = {
     "cpus_per_worker": 0,
     "task_samples": 1,
     "max_retries": 0,
-    "start_timeout_s": 0,
+    "start_timeout_s": 0.1,
 }
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -48,7 +48,7 @@ class RayOptions:
         task_samples: most samples handed to a worker at once.
         max_retries: how often samples whose worker died are given to another, and how often in a
             row a worker is started again.
-        start_timeout_s: seconds to wait for the cluster to place the first worker.
+        start_timeout_s: seconds to wait for the cluster to place a worker while there is none.
     """
 
     address: str | None = None

@@ -72,10 +72,19 @@ class RaySampler:
         self._first_opened: dict[str, Any] = {}
         try:
             self._needs = self._cluster.needs(options)
+            self._actor = self._cluster.ray.remote(_Worker).options(
+                num_cpus=self._needs.cpus,
+                num_gpus=self._needs.gpus,
+                max_restarts=0,
+                runtime_env=self._cluster.worker_environment(),
+            )
             for _ in range(self._needs.workers):
                 self._places.append(_Place())
                 self._start(self._places[-1])
-            self._await_the_first()
+            while not self._first_opened:
+                _, error = self._next(deque())
+                if error is not None:
+                    raise error
         except BaseException:
             self.close()
             raise
@@ -152,7 +161,10 @@ class RaySampler:
         awaited = {place.awaited: place for place in self._places if place.awaited is not None}
         if not awaited:
             return [], self._no_worker_left()
-        ready, _ = self._cluster.ray.wait(list(awaited), num_returns=1)
+        timeout_s = self._options.start_timeout_s
+        ready, _ = self._cluster.ray.wait(list(awaited), num_returns=1, timeout=timeout_s)
+        if not ready:
+            return [], None if self._is_any_up() else self._not_placed()
         place = awaited[ready[0]]
         try:
             return self._receive(place), None
@@ -192,7 +204,7 @@ class RaySampler:
             self._start(place)
         n_back = 0 if task is None else task.n_samples
         back = f"; {n_back} samples go to the next one that is free" if n_back else ""
-        self._say(f"A Ray worker died ({reason}){back}")
+        self._say(f"A Ray worker failed ({reason}){back}")
         if task is None or not n_back:
             return None
         if task.n_deaths == retries:
@@ -202,14 +214,7 @@ class RaySampler:
 
     def _start(self, place: _Place) -> None:
         """Start a worker; its place awaits that its engine is open."""
-        ray, needs = self._cluster.ray, self._needs
-        kind = ray.remote(_Worker).options(
-            num_cpus=needs.cpus,
-            num_gpus=needs.gpus,
-            max_restarts=0,
-            runtime_env=self._cluster.worker_environment(),
-        )
-        place.worker = kind.remote()
+        place.worker = self._actor.remote()
         place.started = place.worker.host.remote()
         place.awaited = place.worker.open.remote(self._path, self._open_engine)
 
@@ -218,33 +223,31 @@ class RaySampler:
             self._cluster.end(place.worker)
         place.worker = place.started = place.awaited = place.task = None
 
-    def _await_the_first(self) -> None:
-        """Wait until an engine is open.
+    def _is_any_up(self) -> bool:
+        """Whether a worker's process runs. It may read weights for as long as it likes."""
+        started = [place.started for place in self._places if place.worker is not None]
+        return bool(self._cluster.ray.wait(started, num_returns=1, timeout=0)[0])
 
-        Placing a worker has a time limit, since other work may hold the GPUs for days; loading the
-        weights has none.
-        """
-        started = [place.started for place in self._places]
-        timeout_s = self._options.start_timeout_s
-        if not self._cluster.ray.wait(started, num_returns=1, timeout=timeout_s)[0]:
-            raise EvaluationError(
-                f"no worker was started within {timeout_s:g} s",
-                why=f"each needs {self._needs}, and the cluster has {self._cluster.free()} free",
-                fix="Wait for other work on the cluster to end, or give --engine-option "
-                "start_timeout_s=SECONDS",
-            )
-        while not self._first_opened:
-            _, error = self._next(deque())
-            if error is not None:
-                raise error
+    def _not_placed(self) -> EvaluationError:
+        # Other work may hold the GPUs for days, and a lost node may never come back.
+        return EvaluationError(
+            f"no worker was started within {self._options.start_timeout_s:g} s",
+            why=f"each needs {self._needs}, and the cluster has {self._cluster.free()} free",
+            fix="Wait for other work on the cluster to end and run the same command again, or give "
+            "--engine-option start_timeout_s=SECONDS",
+        )
 
     def _no_worker_left(self) -> EvaluationError:
         return EvaluationError(
-            f"none of {len(self._places)} Ray workers is left: each died "
+            f"none of {len(self._places)} Ray workers is left: each failed "
             f"{self._options.max_retries + 1} times in a row",
             why=self._places[0].last_words,
             fix=_MEND,
         )
+
+
+class _EngineFailedError(Exception):
+    """An engine met what is not of the user's making: memory, a device, a process of its own."""
 
 
 class _Worker:
@@ -269,9 +272,18 @@ class _Worker:
         return self._sampler.describe()
 
     def draw(self, draws: Sequence[Draw], protocol: records.Protocol) -> Iterator[list[Sample]]:
-        """The samples, in the engine's parts."""
+        """The samples, in the engine's parts.
+
+        Raises:
+            _EngineFailedError: if the engine broke, which another worker's may not.
+        """
         assert self._sampler is not None
-        yield from self._sampler.draw(draws, protocol)
+        try:
+            yield from self._sampler.draw(draws, protocol)
+        except RlreadyError as error:
+            if error.__cause__ is None:
+                raise
+            raise _EngineFailedError(str(error)) from error
 
     def close(self) -> None:
         """Close the engine, which may have processes of its own."""
@@ -370,7 +382,7 @@ def split(draws: Sequence[Draw], n_workers: int, task_samples: int) -> list[_Tas
 def _deadly(task: _Task, reason: str) -> EvaluationError:
     first = task.draws[0]
     return EvaluationError(
-        f"{task.n_deaths + 1} Ray workers died one after the other while they drew the same "
+        f"{task.n_deaths + 1} Ray workers failed one after the other while they drew the same "
         f"{task.n_samples} samples (problem {first.problem.id}, sample "
         f"{first.sample_indices[0]}, ...)",
         why=reason,
@@ -382,5 +394,9 @@ def _brief(error: BaseException) -> str:
     """What a person needs of Ray's many lines: the cause, or how the process ended."""
     cause = getattr(error, "cause", None)
     lines = str(cause or error).strip().splitlines() or [""]
-    last = lines[-1].rpartition("Worker exit detail: ")[2]
-    return f"{type(cause or error).__name__}: {last.partition(' Some common causes')[0][:300]}"
+    last = lines[-1].rpartition("Worker exit detail: ")[2].partition(" Some common causes")[0][:300]
+    return (
+        last
+        if isinstance(cause, _EngineFailedError)
+        else f"{type(cause or error).__name__}: {last}"
+    )

@@ -34,6 +34,7 @@ class ScriptedSampler:
         deadly: id of a problem that ends its process by SIGKILL.
         n_deaths: how many processes it ends.
         too_long: id of a problem that the engine refuses.
+        breaks: id of a problem that the engine of one process breaks at.
         part: samples of a part.
     """
 
@@ -41,6 +42,7 @@ class ScriptedSampler:
     deadly: str = ""
     n_deaths: int = 1_000
     too_long: str = ""
+    breaks: str = ""
     part: int = 4
     name: str = "scripted"
 
@@ -69,6 +71,8 @@ class ScriptedSampler:
             os.kill(os.getpid(), signal.SIGKILL)
         if problem_id == self.too_long:
             raise EvaluationError(f"the prompt of problem {problem_id} is too long", fix="Cut it")
+        if problem_id == self.breaks and len(began(self.folder, problem_id)) == 1:
+            raise EvaluationError("the engine failed") from RuntimeError("CUDA error")
         seed = sample_seed(protocol.seed, problem_id, index)
         return Sample(
             problem_id=problem_id,
