@@ -66,7 +66,7 @@ def main() -> int:
 
 def run(script: Path, quick: bool) -> dict[str, Any]:
     """What one script printed, and where."""
-    command = [sys.executable, str(script), "--json", *(["--quick"] if quick else [])]
+    command = [sys.executable, str(script), *(["--quick"] if quick else [])]
     begin = time.perf_counter()
     try:
         done = subprocess.run(
@@ -83,8 +83,8 @@ def run(script: Path, quick: bool) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         printed, code, errors = [], 1, [f"it took more than {_LONGEST_S} s"]
     figures = _figures(printed)
-    # Goals that are missed are a result; a script that does not end with its figures is broken.
-    is_ok = figures is not None and (code == 0 or not errors)
+    # A missed goal may end with 1 and is a result; a script that breaks says so on stderr.
+    is_ok = bool(printed) and (code == 0 or not errors)
     return {
         "ok": is_ok,
         "quick": quick,
@@ -94,7 +94,9 @@ def run(script: Path, quick: bool) -> dict[str, Any]:
         "machine": machine(),
         "load": round(os.getloadavg()[0], 1),
         "versions": versions(),
-        "printed": "\n".join(printed[:-1] if is_ok else [*printed, *errors[-12:]]),
+        "printed": "\n".join(
+            [*printed[: -1 if figures else None], *([] if is_ok else errors[-12:])]
+        ),
         "figures": figures,
     }
 
@@ -148,7 +150,7 @@ def page(scripts: dict[str, Path], kept: dict[str, Any]) -> str:
             f"{entry['machine']}; {packages}",
             "",
             "```",
-            entry["printed"] or "\n".join(_flat(entry["figures"])),
+            entry["printed"],
             "```",
             "",
         ]
@@ -167,20 +169,6 @@ def _figures(printed: list[str]) -> Any:
     except (IndexError, ValueError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def _flat(figures: Any, path: str = "") -> list[str]:
-    """Figures line by line, for scripts that print nothing else with --json."""
-    if isinstance(figures, dict):
-        return [
-            line
-            for key, value in figures.items()
-            for line in _flat(value, f"{path}.{key}" if path else str(key))
-        ]
-    if isinstance(figures, list) and any(isinstance(value, dict | list) for value in figures):
-        return [line for i, value in enumerate(figures) for line in _flat(value, f"{path}[{i}]")]
-    shown = f"{figures:.4g}" if isinstance(figures, float) else json.dumps(figures)
-    return [f"{path}: {shown}"]
 
 
 def _git(*words: str) -> str:

@@ -191,20 +191,17 @@ def main() -> int:
         print(json.dumps(asdict(measure(options.way, QUICK if options.quick else FULL))))
         return 0
     result = compare(*(measure_apart(way, quick=options.quick) for way in WAYS))
+    for way in WAYS:
+        row = result[way]
+        speed, memory = f"{row['tokens_per_second']:.0f}", f"{row['peak_mb']:.0f}"
+        print(f"{way}: {speed} tokens/cpu-s, {memory} MB above the model, {row['nll']:.6f} nats")
+    print(
+        f"speed {result['speed_ratio']:.1f}x (reach {SPEED_TO_REACH}), memory 1/"
+        f"{1 / result['memory_ratio']:.1f} (reach 1/{1 / MEMORY_TO_REACH:.0f}), relative "
+        f"difference {result['relative_difference']:.1e}"
+    )
     if options.json:
-        print(json.dumps(result, indent=2))
-    else:
-        for way in WAYS:
-            row = result[way]
-            speed, memory = f"{row['tokens_per_second']:.0f}", f"{row['peak_mb']:.0f}"
-            print(
-                f"{way}: {speed} tokens/cpu-s, {memory} MB above the model, {row['nll']:.6f} nats"
-            )
-        print(
-            f"speed {result['speed_ratio']:.1f}x (reach {SPEED_TO_REACH}), memory 1/"
-            f"{1 / result['memory_ratio']:.1f} (reach 1/{1 / MEMORY_TO_REACH:.0f}), relative "
-            f"difference {result['relative_difference']:.1e}"
-        )
+        print(json.dumps(result))
     return 0 if result["is_reached"] else 1
 
 

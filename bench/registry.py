@@ -285,7 +285,7 @@ def main() -> None:
         },
     }
     if options.json:
-        print(json.dumps(result, indent=2))
+        print(json.dumps(result))
         return
     for name in ("rlready", "bare", "bare_shared_run"):
         print(
