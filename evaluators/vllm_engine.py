@@ -15,7 +15,8 @@ A sample's seed is that of `sampling.sample_seed`, the stream behind it is vLLM'
 32 bits of a seed: among 256 samples of a problem two are the same with a chance of 8 in 10^6.)
 
 `logprob_sum` is exact (vLLM's `raw_logprobs`). The entropy is None: it needs the whole
-distribution of every token, which vLLM hands out token by token in Python.
+distribution of every token, which vLLM hands out token by token in Python; `sample_entropy.py`
+works it out for some samples once the weights are loaded for the loss.
 """
 
 from __future__ import annotations

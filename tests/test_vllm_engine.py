@@ -357,7 +357,7 @@ def test_evaluate_draws_with_vllm_and_scores_the_held_out_set_after_it(
     assert report["samples"] == {"drawn": 40, "found": 0}
     assert report["metrics"]["held"]["heldout_nll"]["value"] > 0
     assert "pass_at_1" in report["metrics"]["toy"]
-    # vLLM gives no entropies: the proxy is left out, not made up.
-    assert "token_entropy" not in report["metrics"]["toy"]
+    # vLLM gives no entropies: those of a few samples come from the weights that score the set.
+    assert report["metrics"]["toy"]["token_entropy"]["value"] > 0
     again = place.report("--engine", "hf")
     assert again["samples"] == {"drawn": 0, "found": 40}
