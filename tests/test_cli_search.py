@@ -87,6 +87,14 @@ def test_a_run_with_a_trainer_finds_the_better_mixtures(call: Call) -> None:
     assert "rlready" not in call("report", "--cold").stderr
 
 
+def test_a_run_in_which_every_trial_fails_is_no_success(call: Call) -> None:
+    command = f"{sys.executable} -c 'raise SystemExit(3)' {{recipe}}"
+    done = call("run", "--trials", 2, "--train-command", command, "--cold")
+    assert done.exit_code == 2
+    assert "no trial was trained: 2 of 2 failed" in done.stderr
+    assert done.stdout.count(" failed: ") == 2
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,6 +171,8 @@ def search(action: str, trial: int | None, as_json: bool, **flags: Any) -> None:
     }[action]()
     if as_json:
         click.echo(json.dumps(found, ensure_ascii=False))
+    if action == "run":
+        _check_any_succeeded(found["trials"])
 
 
 def _check_flags(action: str, trial: int | None, flags: dict[str, Any]) -> None:
@@ -290,6 +293,14 @@ def _run(search: Search, flags: dict[str, Any], as_json: bool) -> dict[str, Any]
         told=lambda one: None if as_json else click.echo(_told_line(one)),
     )
     return {"study": search.study.study_name, "trials": [asdict(one) for one in done]}
+
+
+def _check_any_succeeded(trials: Sequence[dict[str, Any]]) -> None:
+    if trials and all(trial["state"] == "failed" for trial in trials):
+        raise ConfigError(
+            f"no trial was trained: {len(trials)} of {len(trials)} failed",
+            fix="Mend what the lines above say; the next call asks for new recipes",
+        )
 
 
 def _report(search: Search, as_json: bool) -> dict[str, Any]:
