@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlready.evaluators.heldout_loss import context_tokens
 from rlready.evaluators.kv_cache import growing_cache
 from rlready.evaluators.memory import give_back_memory, is_out_of_memory
 from rlready.evaluators.requests import (
     SampleRequest,
-    config_context,
     finished_sample,
     sample_requests,
     stop_ids,
@@ -131,7 +131,7 @@ class HfSampler:
         protocol: records.Protocol,
         on_progress: OnProgress | None,
     ) -> Iterator[_Batch]:
-        rows = sample_requests(draws, protocol, self._tokenizer, config_context(self._model.config))
+        rows = sample_requests(draws, protocol, self._tokenizer, context_tokens(self._model.config))
         size = self._batch_size or self._fitting_batch(rows, protocol)
         start = 0
         while start < len(rows):

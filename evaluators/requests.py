@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlready.evaluators.checkpoints import load_config
 from rlready.evaluators.prompts import encode, render
 from rlready.evaluators.sampling import Draw, sample_seed
 from rlready.registry import records
@@ -19,7 +20,7 @@ from rlready.registry.errors import EvaluationError
 from rlready.registry.records import Sample
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,21 +143,5 @@ def folder_stop_ids(path: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[int
     try:
         generation = GenerationConfig.from_pretrained(path, local_files_only=True)
     except OSError:  # no generation_config.json: transformers then makes one of the model's own
-        generation = GenerationConfig.from_model_config(folder_config(path))
+        generation = GenerationConfig.from_model_config(load_config(path))
     return stop_ids(generation.eos_token_id, tokenizer)
-
-
-def folder_config(path: Path) -> PretrainedConfig:
-    """The model configuration in a checkpoint's folder."""
-    from transformers import AutoConfig
-
-    config: PretrainedConfig = AutoConfig.from_pretrained(
-        path, trust_remote_code=False, local_files_only=True
-    )
-    return config
-
-
-def config_context(config: PretrainedConfig) -> int | None:
-    """How many tokens a model was made for; None if its configuration sets no limit."""
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else None

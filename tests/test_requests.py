@@ -9,9 +9,7 @@ import pytest
 
 from rlready.evaluators.checkpoints import load_tokenizer
 from rlready.evaluators.requests import (
-    config_context,
     finished_sample,
-    folder_config,
     folder_stop_ids,
     sample_requests,
     stop_ids,
@@ -66,11 +64,10 @@ def test_end_tokens_are_the_configurations_and_the_tokenizers() -> None:
     assert stop_ids(None, tokenizer) == (end,)
 
 
-def test_a_folder_tells_the_end_tokens_and_context_that_its_model_has(tmp_path: Path) -> None:
+def test_a_folder_tells_the_end_tokens_that_its_model_has(tmp_path: Path) -> None:
     folder = untrained_checkpoint(tmp_path / "whole")
     tokenizer = load_tokenizer(folder)
     assert folder_stop_ids(folder, tokenizer) == (tokenizer.eos_token_id,)
-    assert config_context(folder_config(folder)) == 4096
     bare = shutil.copytree(folder, tmp_path / "bare")
     (bare / "generation_config.json").unlink()
     config = (bare / "config.json").read_text()
