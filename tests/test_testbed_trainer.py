@@ -154,6 +154,7 @@ def test_a_search_trains_its_recipes_and_is_told_their_true_outcomes(
         SPACE + "[axes.dropout]\nlow = 0.0\nhigh = 0.5\n",
         *("run", "--study", "other", "--train-command", command),
     )
+    assert failed.exit_code == 2
     (trial,) = json.loads(failed.stdout)["trials"]
     assert trial["state"] == "failed"
     assert "the testbed has no dropout" in trial["reason"]
