@@ -296,6 +296,9 @@ def _open(path: Path, options: VllmOptions) -> Any:
         chosen = {
             "gpu_memory_utilization": options.gpu_memory_utilization,
             "max_num_seqs": options.max_num_seqs,
+            # vLLM 0.32 gives a prompt that it reads in pieces a random stream with an offset, which
+            # torch has on GPUs only: "CPU Generator does not use offset".
+            "enable_chunked_prefill": False if is_cpu else None,
         }
         return LLM(
             model=str(path),

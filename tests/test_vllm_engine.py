@@ -281,6 +281,14 @@ def test_first_tokens_follow_the_models_distribution(
     assert stats.chi2_contingency(counts).pvalue > 1e-3
 
 
+def test_many_prompts_at_once_are_read_whole(sampler: VllmSampler) -> None:
+    """Read in pieces, a seeded prompt asks of a CPU's generator what only a GPU's has."""
+    problems = [Problem(id=str(i), text=f"{i}+2*3 mod 10 " * 6, answers=("1",)) for i in range(40)]
+    draws = [Draw(problem=problem, sample_indices=tuple(range(32))) for problem in problems]
+    protocol = Protocol(prompt_template="{problem}", max_tokens=8)
+    assert sum(map(len, sampler.draw(draws, protocol))) == 40 * 32
+
+
 def test_progress_tells_of_every_sample_and_token(sampler: VllmSampler) -> None:
     told: list[tuple[int, int]] = []
     draws = [Draw(problem=problem, sample_indices=(0, 1, 2)) for problem in PROBLEMS]
