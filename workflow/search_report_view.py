@@ -58,7 +58,7 @@ def draw_surface(path: Path, report: SearchReport) -> Path:
         axes.set_ylabel("outcome")
     figure.suptitle(
         f"{report.study}: predicted outcome against weight, from the best recipe "
-        "(band 90 %, dots: finished runs, hollow: predicted)",
+        "(band 90 %, dots: finished runs, hollow: predicted, triangles: beyond the axis)",
         fontsize=10,
     )
     figure.savefig(path, dpi=130)
@@ -157,6 +157,30 @@ def _notes(report: SearchReport) -> list[str]:
     return notes + [f"next: {row.domain}, {row.reason}" for row in report.untried if row.reason]
 
 
+def _shown_range(report: SearchReport) -> tuple[float, float]:
+    """The band and the runs near it: one failed run must not flatten every line."""
+    low = min(point.low for point in report.surface)
+    high = max(point.high for point in report.surface)
+    values = [row.value for row in report.rows]
+    near = 0.3 * (high - low) or 1.0
+    edge = 0.04 * (high - low)
+    return (
+        max(min(low, *values), low - near) - edge,
+        min(max(high, *values), high + near) + edge,
+    )
+
+
+def _by_place(
+    rows: Sequence[RankedRecipe], low: float, high: float
+) -> dict[str, list[RankedRecipe]]:
+    """Rows by the marker that says whether they lie in the picture, below or above it."""
+    found: dict[str, list[RankedRecipe]] = {}
+    for row in rows:
+        marker = "v" if row.value < low else "^" if row.value > high else "o"
+        found.setdefault(marker, []).append(row)
+    return found
+
+
 def _draw_source(axes: Any, source: str, report: SearchReport) -> None:
     own = [point for point in report.surface if point.source == source]
     weights = [point.weight for point in own]
@@ -166,16 +190,21 @@ def _draw_source(axes: Any, source: str, report: SearchReport) -> None:
     axes.plot(weights, [p.predicted for p in own], color=_BLUE, linewidth=1.6)
     out = [p for p in own if p.domain == "out"]
     axes.plot([p.weight for p in out], [p.predicted for p in out], "x", color="#b03a5b", ms=4)
+    low, high = _shown_range(report)
     for is_predicted in (False, True):
         rows = [row for row in report.rows if row.is_predicted == is_predicted]
-        axes.scatter(
-            [row.recipe.sources[source] for row in rows],
-            [row.value for row in rows],
-            s=12,
-            edgecolors=_DOT,
-            facecolors="none" if is_predicted else _DOT,
-            zorder=3,
-        )
+        for marker, there in _by_place(rows, low, high).items():
+            axes.scatter(
+                [row.recipe.sources[source] for row in there],
+                [min(max(row.value, low), high) for row in there],
+                s=12,
+                marker=marker,
+                edgecolors=_DOT,
+                facecolors="none" if is_predicted else _DOT,
+                zorder=3,
+                clip_on=False,
+            )
+    axes.set_ylim(low, high)
     axes.axvline(report.rows[0].recipe.sources[source], color=_GREY, lw=0.8, ls="--")
     axes.set_xlabel(f"weight of {source}" + (" (x: out of domain)" if out else ""))
     axes.spines[["top", "right"]].set_visible(False)
