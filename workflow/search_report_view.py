@@ -161,7 +161,7 @@ def _shown_range(report: SearchReport) -> tuple[float, float]:
     """The band and the runs near it: one failed run must not flatten every line."""
     low = min(point.low for point in report.surface)
     high = max(point.high for point in report.surface)
-    values = [row.value for row in report.rows]
+    values = [row.value for row in report.rows if row.value is not None]
     near = 0.3 * (high - low) or 1.0
     edge = 0.04 * (high - low)
     return (
@@ -171,13 +171,13 @@ def _shown_range(report: SearchReport) -> tuple[float, float]:
 
 
 def _by_place(
-    rows: Sequence[RankedRecipe], low: float, high: float
-) -> dict[str, list[RankedRecipe]]:
-    """Rows by the marker that says whether they lie in the picture, below or above it."""
-    found: dict[str, list[RankedRecipe]] = {}
-    for row in rows:
-        marker = "v" if row.value < low else "^" if row.value > high else "o"
-        found.setdefault(marker, []).append(row)
+    dots: Sequence[tuple[float, float]], low: float, high: float
+) -> dict[str, list[tuple[float, float]]]:
+    """(x, y) by the marker that says whether they lie in the picture, below or above it."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for x, y in dots:
+        marker = "v" if y < low else "^" if y > high else "o"
+        found.setdefault(marker, []).append((x, min(max(y, low), high)))
     return found
 
 
@@ -192,11 +192,14 @@ def _draw_source(axes: Any, source: str, report: SearchReport) -> None:
     axes.plot([p.weight for p in out], [p.predicted for p in out], "x", color="#b03a5b", ms=4)
     low, high = _shown_range(report)
     for is_predicted in (False, True):
-        rows = [row for row in report.rows if row.is_predicted == is_predicted]
-        for marker, there in _by_place(rows, low, high).items():
+        dots = [
+            (row.recipe.sources[source], row.value)
+            for row in report.rows
+            if row.is_predicted == is_predicted and row.value is not None
+        ]
+        for marker, there in _by_place(dots, low, high).items():
             axes.scatter(
-                [row.recipe.sources[source] for row in there],
-                [min(max(row.value, low), high) for row in there],
+                *zip(*there, strict=True),
                 s=12,
                 marker=marker,
                 edgecolors=_DOT,
