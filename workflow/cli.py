@@ -153,7 +153,7 @@ def main() -> None:
     "--engine",
     default="auto",
     show_default=True,
-    help="What draws the samples: auto, hf, vllm, ray, or server (any OpenAI-compatible endpoint "
+    help="What draws the samples: hf (auto takes it), vllm, ray, or server (any OpenAI-compatible endpoint "
     "that serves CHECKPOINT: --engine-option url=http://host:8000, key in OPENAI_API_KEY).",
 )
 @click.option(

@@ -157,8 +157,8 @@ def search(action: str, trial: int | None, as_json: bool, **flags: Any) -> None:
     run      ask, train by --train-command, tell
     report   ranked recipes and the response surface of each source
 
-    Any number of workers share a study through --storage. The registry's checkpoints with an
-    outcome are runs to begin with.
+    Any number of workers share a study through --storage. The registry's checkpoints are runs to
+    begin with, those without an outcome by their prediction.
     """  # noqa: D301 - click reads \b as "keep these lines"
     _check_flags(action, trial, flags)
     opened = _opened(action, {**flags, "as_json": as_json})
