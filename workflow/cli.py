@@ -154,7 +154,8 @@ def main() -> None:
     default="auto",
     show_default=True,
     help="What draws the samples: hf (auto takes it), vllm, ray, or server (any OpenAI-compatible "
-    "endpoint that serves CHECKPOINT: --engine-option url=http://host:8000, key in OPENAI_API_KEY).",
+    "endpoint that serves CHECKPOINT: --engine-option url=http://host:8000, key in "
+    "OPENAI_API_KEY).",
 )
 @click.option(
     "--engine-option",
