@@ -145,7 +145,7 @@ def page(scripts: dict[str, Path], kept: dict[str, Any]) -> str:
         "",
     ]
     for name, path in scripts.items():
-        lines += [f"## {name}", "", _claim(path), ""]
+        lines += [f"## {name}", "", f"Claim under test: {_claim(path)}", ""]
         entry = kept.get(name)
         if entry is None:
             lines += ["Not run yet.", ""]
