@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import types
 import typing
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from rlready.evaluators.checkpoints import (
     pick_device,
     pick_dtype,
 )
+from rlready.evaluators.memory import give_back_memory
 from rlready.registry.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -67,6 +69,12 @@ class LocalModel:
             self.clock.say(f"Loading {self.path} on {device}")
             self._model = load_model(self.path, device, pick_dtype(device))
         return self._model
+
+    def release(self) -> None:
+        """Give the weights' memory back; they are loaded again when they are needed again."""
+        self._model = None
+        gc.collect()  # a model's modules know each other
+        give_back_memory()
 
     @property
     def config(self) -> PretrainedConfig:

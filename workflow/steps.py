@@ -159,9 +159,9 @@ class Evaluator:
         }
         if len(plan.benchmarks) > 1:
             proxies += macro_mean(plan.suite_name, proxies)
-        proxies += self._base_proxies()
         for heldout_set in plan.heldout_sets:
             proxies += self._heldout_proxies(heldout_set)
+        proxies += self._base_proxies()
         evaluation = Evaluation(
             checkpoint=plan.checkpoint,
             proxies=tuple(proxies),
@@ -351,7 +351,7 @@ class Evaluator:
         return [*found, *estimates]
 
     def _base_proxies(self) -> list[Proxy]:
-        """What needs the base model, but for the held-out sets."""
+        """What needs the base model."""
         if self._base is None:
             return []
         plan = self._plan
@@ -359,16 +359,18 @@ class Evaluator:
         found = self._base.coverage_proxies(
             self.counts, names, plan.suite_name, plan.protocol.digest, self._warn
         )
-        return [*found, *self._base.weight_proxies()]
+        found += self._base.weight_proxies()
+        read = [self._tokens(heldout_set) for heldout_set in plan.heldout_sets]
+        own = [scored_tokens(self._root, tokens, self._local, self._clock) for tokens in read]
+        # Two models at once may be more than the device holds.
+        self._local.release()
+        for tokens, nlls in zip(read, own, strict=True):
+            found += self._base.off_policy_proxies(tokens, nlls)
+        return found
 
     def _heldout_proxies(self, heldout_set: HeldoutSet) -> list[Proxy]:
         losses = self._losses(heldout_set)
-        found = heldout_proxies(losses.examples, heldout_set.name, losses.benchmark_digest)
-        if self._base is not None:
-            tokens = self._tokens(heldout_set)
-            nlls = scored_tokens(self._root, tokens, self._local, self._clock)
-            found += self._base.off_policy_proxies(tokens, nlls)
-        return found
+        return heldout_proxies(losses.examples, heldout_set.name, losses.benchmark_digest)
 
     def _losses(self, heldout_set: HeldoutSet) -> Losses:
         """The losses of one held-out set, from disk if an earlier call left them."""
