@@ -86,17 +86,23 @@ def test_tasks_shrink_towards_the_end() -> None:
     assert 64 <= sizes[-2] < 100
 
 
+def _descendants() -> set[int]:
+    return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """The cluster of this process, which every sampler here finds and leaves alone."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'rlready[ray]'")
+    # The servers of other tests are children of this process too.
+    before = _descendants()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers import scripted_sampler
         patch.setenv("RAY_worker_niceness", "0")  # 15 if not set: a busy machine starves them
         patch.setattr("rlready.evaluators.ray_cluster._OBJECT_STORE_BYTES", 80 << 20)
         patch.delenv("RAY_ADDRESS", raising=False)
         made = Cluster()
-    children = [child.pid for child in psutil.Process().children(recursive=True)]
+    children = _descendants() - before
     yield made
     made.close()
     assert children
