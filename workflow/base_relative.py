@@ -97,7 +97,7 @@ class BaseRelative:
                     self._own.path,
                     self._base_weights.path,
                     pick_device(self._device),
-                    on_progress=lambda n: advance(n - advance.stage.n_done),
+                    on_progress=advance.to,
                 )
             _write_change(path, change)
         return weights.weight_proxies(change, self._base.name, self._base.fingerprint)
@@ -197,12 +197,7 @@ def _score(tokens: TokenizedSet, local: LocalModel, clock: Clock) -> list[NDArra
     model = local.model
     label, total = f"Loss of {local.path.name} on {tokens.name}", len(tokens.examples)
     with clock.stage("loss", label, total, "examples") as advance:
-        begun = advance.stage.n_done
-        found = token_losses(
-            model,
-            tokens.examples,
-            on_progress=lambda n_so_far: advance(begun + n_so_far - advance.stage.n_done),
-        )
+        found = token_losses(model, tokens.examples, on_progress=advance.to)
         advance(0, sum(_lengths(tokens.examples)))
     return found
 

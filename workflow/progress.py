@@ -64,11 +64,11 @@ class Clock:
         bar = None if self.console is None else _bar(self.console, unit)
         try:
             if bar is None:
-                yield Advance(stage, None)
+                yield Advance(stage, None, stage.n_done)
             else:
                 with bar:
                     bar.add_task(label, total=total, tokens=0)
-                    yield Advance(stage, bar)
+                    yield Advance(stage, bar, stage.n_done)
         finally:
             stage.seconds += time.perf_counter() - begin
 
@@ -91,10 +91,17 @@ class Clock:
 
 @dataclass(frozen=True)
 class Advance:
-    """Moves the clock and the bar of a stage."""
+    """Moves the clock and the bar of a stage.
+
+    Args:
+        stage: its clock, which may have worked through something before.
+        bar: None shows nothing.
+        begun: what the stage had done when this bar began.
+    """
 
     stage: Stage
     bar: Progress | None
+    begun: int = 0
 
     def __call__(self, n: int, n_tokens: int = 0) -> None:
         """Note that `n` more things are done, with so many tokens."""
@@ -103,6 +110,10 @@ class Advance:
         if self.bar is not None:
             task = self.bar.tasks[0]
             self.bar.update(task.id, advance=n, tokens=task.fields["tokens"] + n_tokens)
+
+    def to(self, n: int) -> None:
+        """Note that `n` things are done since the bar began."""
+        self(self.begun + n - self.stage.n_done)
 
 
 def _bar(console: Console, unit: str) -> Progress:

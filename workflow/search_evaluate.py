@@ -73,4 +73,6 @@ def _evaluated(search: Search, number: int, asked: Recipe, folder: Path) -> str:
     )
     # It may take longer than a lease.
     search.leases.extend(number, search.leases.clock())
-    return evaluate(config, store, search.progress or Clock()).evaluation.checkpoint.id
+    # Stages are timed for each checkpoint alone.
+    clock = Clock(None if search.progress is None else search.progress.console)
+    return evaluate(config, store, clock).evaluation.checkpoint.id

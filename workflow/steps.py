@@ -233,14 +233,13 @@ class Evaluator:
             model, tokenizer = self._local.model, self._local.tokenizer
             label = f"Entropy on {benchmark.name}"
             with self._clock.stage("entropy", label, len(missing), "samples") as advance:
-                begun = advance.stage.n_done
                 found = entropy_sums(
                     model,
                     tokenizer,
                     plan.protocol.prompt_template,
                     {problem.id: problem.text for problem in benchmark.problems},
                     missing,
-                    on_progress=lambda n: advance(begun + n - advance.stage.n_done),
+                    on_progress=advance.to,
                 )
             folder.add_entropies(found)
             return folder.judged({p.problem_id: len(p.verdicts) for p in problems})
