@@ -7,20 +7,24 @@ that the same tokens are the same sample whoever drew them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlready.evaluators.checkpoints import load_config
 from rlready.evaluators.prompts import encode, render
-from rlready.evaluators.sampling import Draw, sample_seed
+from rlready.evaluators.sampling import Draw, OnProgress, sample_seed
 from rlready.registry import records
 from rlready.registry.errors import EvaluationError
 from rlready.registry.records import Sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+_PART_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +127,37 @@ def finished_sample(
         logprob_sum=logprob_sum,
         entropy_sum=entropy_sum,
     )
+
+
+def in_parts(
+    found: Iterator[list[Sample]], n_samples: int, on_progress: OnProgress | None
+) -> Iterator[list[Sample]]:
+    """Samples as they finish, put together in parts that are worth keeping.
+
+    A part is handed out when it is full or a minute old: what a kill costs at most. What was drawn
+    before an error comes before it.
+
+    Args:
+        found: what finished, bit by bit.
+        n_samples: of a full part; it may hold some more.
+        on_progress: told of every bit.
+    """
+    part: list[Sample] = []
+    since = time.monotonic()
+    try:
+        for samples in found:
+            if on_progress is not None:
+                on_progress(len(samples), sum(sample.n_tokens for sample in samples))
+            part += samples
+            if len(part) >= n_samples or time.monotonic() - since >= _PART_SECONDS:
+                yield part
+                part, since = [], time.monotonic()
+    except EvaluationError:
+        if part:
+            yield part
+        raise
+    if part:
+        yield part
 
 
 def stop_ids(configured: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -21,7 +21,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from rlready.evaluators.requests import (
     SampleRequest,
     finished_sample,
     folder_stop_ids,
+    in_parts,
     sample_requests,
 )
 from rlready.evaluators.sampling import Draw, OnProgress, sample_seed
@@ -48,8 +48,6 @@ _CONCURRENCY = 256
 """Samples that vLLM draws at once unless told otherwise; more would wait in its queue."""
 
 _PART_SAMPLES = 512
-_PART_SECONDS = 60.0
-"""A part is handed out at whichever comes first: what a kill costs at most."""
 
 _COPY_LOGPROB = -40.0
 """A text less likely than exp(-40) comes twice by chance in no evaluation: it is a copy."""
@@ -148,28 +146,18 @@ class ServerSampler:
         """
         requests = sample_requests(draws, protocol, self._tokenizer, self._served.context)
         chunks = list(_chunks(requests, self._options.n_per_request, protocol.seed))
-        part: list[Sample] = []
-        begin = time.monotonic()
-        try:
-            answers: Iterator[list[Sample] | str] = stream(
-                lambda put: self._ask_all(chunks, protocol, put)
-            )
-            for found in answers:
-                if isinstance(found, str):
-                    self._on_notice(found)
-                    continue
-                if on_progress is not None:
-                    on_progress(len(found), sum(sample.n_tokens for sample in found))
-                part += found
-                if len(part) >= _PART_SAMPLES or time.monotonic() - begin > _PART_SECONDS:
-                    yield part
-                    part, begin = [], time.monotonic()
-        except EvaluationError:
-            if part:
-                yield part
-            raise
-        if part:
-            yield part
+        answers: Iterator[list[Sample] | str] = stream(
+            lambda put: self._ask_all(chunks, protocol, put)
+        )
+        yield from in_parts(self._heard(answers), _PART_SAMPLES, on_progress)
+
+    def _heard(self, answers: Iterator[list[Sample] | str]) -> Iterator[list[Sample]]:
+        """The samples among the answers; notices are passed on."""
+        for found in answers:
+            if isinstance(found, str):
+                self._on_notice(found)
+            else:
+                yield found
 
     async def _ask_all(
         self,

@@ -24,7 +24,6 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from rlready.evaluators.requests import (
     SampleRequest,
     finished_sample,
     folder_stop_ids,
+    in_parts,
     sample_requests,
 )
 from rlready.evaluators.sampling import Draw, OnProgress
@@ -48,8 +48,6 @@ _QUEUED = 4096
 """Requests that vLLM holds at once: several times what it runs, so that it never waits for us."""
 
 _PART_SAMPLES = 1024
-_PART_SECONDS = 60.0
-"""A part is handed out at whichever comes first: what a kill costs at most."""
 
 _DTYPES = ("auto", "bfloat16", "float16", "float32")
 
@@ -176,23 +174,7 @@ class VllmSampler:
                 asked for.
         """
         requests = sample_requests(draws, protocol, self._tokenizer, self._config.max_model_len)
-        part: list[Sample] = []
-        since = time.monotonic()
-        try:
-            for samples in self._finished(requests, protocol):
-                if on_progress is not None:
-                    on_progress(len(samples), sum(sample.n_tokens for sample in samples))
-                part += samples
-                if len(part) >= _PART_SAMPLES or time.monotonic() - since >= _PART_SECONDS:
-                    yield part
-                    part, since = [], time.monotonic()
-        except EvaluationError:
-            # What was drawn is worth keeping, whatever became of the rest.
-            if part:
-                yield part
-            raise
-        if part:
-            yield part
+        yield from in_parts(self._finished(requests, protocol), _PART_SAMPLES, on_progress)
 
     def _finished(
         self, requests: Sequence[SampleRequest], protocol: records.Protocol
