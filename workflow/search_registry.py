@@ -16,7 +16,6 @@ from rlready.registry.errors import ConfigError, RlreadyError
 if TYPE_CHECKING:
     from rlready.registry.mlflow_store import MlflowStore
     from rlready.registry.records import Recipe
-    from rlready.registry.store import StoredCheckpoint
     from rlready.workflow.predict import Loaded
 
 # Trainers round: a learning rate is printed with a few digits, an example more or less is no other
@@ -88,7 +87,7 @@ class RegistryValues:
         }
         if self.target is None and not any(one.outcomes for one in stored):
             return RegistryRuns(recorded=(), open=recipes, target=None)
-        found = registry_rows(self.store, self.target)
+        found = registry_rows(stored, self.target)
         recorded = []
         for row in found.frame.to_dict("records"):
             name, value = row["checkpoint_id"], row[found.target]
@@ -142,14 +141,14 @@ class RegistryValues:
         """The recorded outcome of a checkpoint made by the asked recipe, or else the predicted.
 
         Args:
-            reference: registered id or name, or the folder of the weights.
+            reference: registered id or name.
             asked: the recipe that it has to have.
 
         Raises:
             ConfigError: if it was made by another recipe.
             StoreError: if it, or a predictor, is not registered.
         """
-        stored = self.find(reference)
+        stored = self.store.find(reference)
         check_match(asked, stored.checkpoint.recipe, stored.checkpoint.name)
         found = self.runs() if stored.outcomes else None
         runs = found.recorded if found else ()
@@ -183,24 +182,6 @@ class RegistryValues:
             )
         value, sd = _mean_and_sd(loaded, ids.index(checkpoint_id))
         return Measured(checkpoint_id=checkpoint_id, value=value, se=sd, is_predicted=True)
-
-    def find(self, reference: str) -> StoredCheckpoint:
-        """A checkpoint by its registered id or name, or the folder of its weights.
-
-        Raises:
-            ConfigError: if the folder's is not registered.
-            StoreError: if there is no such one.
-        """
-        folder = Path(reference)
-        if not folder.is_dir():
-            return self.store.find(reference)
-        found = self.of_folder(folder)
-        if found is not None:
-            return self.store.find(found)
-        raise ConfigError(
-            f"the checkpoint in {folder} is not registered",
-            fix=f"Evaluate it: rlready evaluate {folder} --recipe .../recipe.toml",
-        )
 
     def of_folder(self, folder: Path) -> str | None:
         """Id of the registered checkpoint whose weights lie in a folder; None if there is none."""

@@ -15,7 +15,7 @@ from rlready.registry.table import CheckpointTable, beside, checkpoint_table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rlready.registry.store import Store
+    from rlready.registry.store import Store, StoredCheckpoint
 
 PRACTICE = "pass_at_1"
 """What people choose by without a predictor."""
@@ -50,13 +50,17 @@ class RegistryRows:
     notes: tuple[str, ...]
 
 
-def registry_rows(store: Store, target: str | None) -> RegistryRows:
+def registry_rows(stored: Sequence[StoredCheckpoint], target: str | None) -> RegistryRows:
     """The registry's rows for a target, which may be left out if there is one only.
+
+    Args:
+        stored: what the registry holds.
+        target: column of the outcome.
 
     Raises:
         ConfigError: if there is no such outcome, or it has to be named.
     """
-    found = checkpoint_table([one for one in store.checkpoints() if one.checkpoint.kind != "rl"])
+    found = checkpoint_table([one for one in stored if one.checkpoint.kind != "rl"])
     target = _chosen(found, target)
     frame = found.frame[(found.frame["kind"] == "sft") | found.frame[target].notna()]
     error = beside(target, "se")
@@ -110,7 +114,7 @@ def registry_table(
         ConfigError: if a column is unknown, no target was named and there are several, or no
             checkpoint has the outcome.
     """
-    found = registry_rows(store, target)
+    found = registry_rows(store.checkpoints(), target)
     frame = found.frame
     features = tuple(features) or default_features(frame, found.target)
     groups = tuple(groups) or default_groups(frame)

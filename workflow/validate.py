@@ -154,7 +154,7 @@ def _from_registry(
 ) -> tuple[ValidateConfig, pd.DataFrame, list[str]]:
     if store is None:
         raise ValueError("a registry is needed where no table is named")
-    found = registry_rows(store, config.target)
+    found = registry_rows(store.checkpoints(), config.target)
     return (
         replace(
             config,
