@@ -110,6 +110,19 @@ class Asked:
     reason: str = ""
     predicted: tuple[tuple[float, float], ...] | None = None
 
+    @classmethod
+    def of(cls, number: int, recipe: Recipe, origin: str, kept: Mapping[str, Any]) -> Asked:
+        """The recipe of a trial with what its attributes say of it."""
+        predicted = kept.get(f"{_PREFIX}predicted")
+        return cls(
+            number=number,
+            recipe=recipe,
+            origin=origin,
+            domain=kept.get(f"{_PREFIX}domain"),
+            reason=kept.get(f"{_PREFIX}domain_reason", ""),
+            predicted=None if predicted is None else tuple((m, s) for m, s in predicted),
+        )
+
 
 def space_for(space: RecipeSpace, sampler: SamplerName) -> RecipeSpace:
     """The space in the coordinates that it names itself, or else in those that suit the sampler."""
@@ -380,16 +393,8 @@ def propose_recipes(
 def _asked(study: Study, trial: Trial, recipe: Recipe) -> Asked:
     # The sampler wrote its attributes past the trial's own copy.
     kept = study._storage.get_trial(trial._trial_id).user_attrs
-    predicted = kept.get(f"{_PREFIX}predicted")
     origin = kept.get(f"{_PREFIX}origin") or type(study.sampler).__name__
-    return Asked(
-        number=trial.number,
-        recipe=recipe,
-        origin=str(origin).removesuffix("Sampler").lower(),
-        domain=kept.get(f"{_PREFIX}domain"),
-        reason=kept.get(f"{_PREFIX}domain_reason", ""),
-        predicted=None if predicted is None else tuple((m, s) for m, s in predicted),
-    )
+    return Asked.of(trial.number, recipe, str(origin).removesuffix("Sampler").lower(), kept)
 
 
 def _predicted(mean: FloatArray, sd: FloatArray) -> tuple[tuple[float, float], ...] | None:

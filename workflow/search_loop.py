@@ -32,6 +32,7 @@ from rlready.workflow.search_tell import (
     fail,
     noted,
     tell,
+    tell_status,
     trial_of,
     write_attributes,
 )
@@ -136,16 +137,8 @@ def _taken_in(search: Search) -> Synced:
             if is_open and (climbed := climb(search, number, status)) is not None:
                 done.append(climbed)
             elif is_finished:
-                done.append(
-                    tell(
-                        search,
-                        number,
-                        value=status.value,
-                        se=status.se,
-                        checkpoint=status.checkpoint if status.value is None else None,
-                    )
-                )
-            elif status.state in ("asked", "running"):
+                done.append(tell_status(search, number, status))
+            elif is_open:
                 waiting.append(number)
                 search.leases.extend(number, (folder / "status.json").stat().st_mtime)
             elif status.state == "failed" and not trial_of(search, number).state.is_finished():

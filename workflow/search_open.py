@@ -179,12 +179,6 @@ def open_search(
             study.set_user_attr(UID, uuid.uuid4().hex)
         warm = _warm_start(study, space, registry, settings.cost)
         ladder = ladder_of(study, config.space, None if registry is None else registry.store)
-        if ladder is not None and settings.cost is not None:
-            raise ConfigError(
-                f"{config.space} names a cost and a ladder",
-                why="a ladder spends by the GPU-hours of its rungs already",
-                fix="Leave one of them out",
-            )
     leases = Leases(
         storage.engine,
         name,

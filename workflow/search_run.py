@@ -16,7 +16,8 @@ from rlready.registry.errors import ConfigError, RlreadyError, StoreError
 from rlready.workflow.search_folder import read_status, write_status
 from rlready.workflow.search_ladder import climb, rung_of
 from rlready.workflow.search_leases import Lease
-from rlready.workflow.search_loop import Handed, Search, Told, ask, fail, tell
+from rlready.workflow.search_loop import Handed, Search, Told, ask, fail
+from rlready.workflow.search_tell import tell_status
 
 _LINES_KEPT = 12
 _KILL_AFTER_S = 10.0
@@ -104,13 +105,7 @@ def _taken_in(search: Search, handed: Handed, code: int) -> Told | None:
             search.show()
             return told
         if status.value is not None or status.checkpoint is not None:
-            return tell(
-                search,
-                number,
-                value=status.value,
-                se=status.se,
-                checkpoint=status.checkpoint if status.value is None else None,
-            )
+            return tell_status(search, number, status)
         if handed.rung in status.rungs:
             return None
         wanted = "neither value nor checkpoint"

@@ -20,7 +20,7 @@ from rlready.predictors.search import (
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
 from rlready.workflow.search_evaluate import registered
-from rlready.workflow.search_folder import read_number, trial_folder, write_status
+from rlready.workflow.search_folder import Status, read_number, trial_folder, write_status
 from rlready.workflow.search_leases import asking
 from rlready.workflow.search_open import CHECKPOINT, Search, recipe_cost
 from rlready.workflow.search_registry import Measured
@@ -83,6 +83,17 @@ def tell(
     told = _told(search, number, value, se, checkpoint, cost)
     search.show()
     return told
+
+
+def tell_status(search: Search, number: int, status: Status) -> Told:
+    """The study is told what whoever trained has left in a trial's folder; see `tell`."""
+    return tell(
+        search,
+        number,
+        value=status.value,
+        se=status.se,
+        checkpoint=status.checkpoint if status.value is None else None,
+    )
 
 
 def _told(
@@ -186,15 +197,8 @@ def asked_before(search: Search, trial: FrozenTrial) -> Asked | None:
     kept = trial.user_attrs
     if "rlready:recipe" not in kept:
         return None
-    predicted = kept.get("rlready:predicted")
-    return Asked(
-        number=trial.number,
-        recipe=Recipe.from_dict(kept["rlready:recipe"]),
-        origin=kept.get("rlready:origin", "again"),
-        domain=kept.get("rlready:domain"),
-        reason=kept.get("rlready:domain_reason", ""),
-        predicted=None if predicted is None else tuple((m, s) for m, s in predicted),
-    )
+    recipe = Recipe.from_dict(kept["rlready:recipe"])
+    return Asked.of(trial.number, recipe, kept.get("rlready:origin", "again"), kept)
 
 
 def noted(search: Search, told: Told) -> Told:
