@@ -29,15 +29,14 @@ its end. Rungs before the end of the training (`sft_quarter`) have none, and giv
 
 from __future__ import annotations
 
-import math
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rlready.predictors.dataset import Kind
 from rlready.predictors.ladder import Ladder, Rung
+from rlready.predictors.toml_values import a_number, a_table, a_text, check_keys
 from rlready.registry.errors import ConfigError
 
 _KEYS = ("top", "promote_at", "min_keep", "min_complete", "rungs")
@@ -60,15 +59,15 @@ def parse_ladder(given: Any) -> Ladder:
         ConfigError: at an unknown key, a value that cannot be meant, fewer than two rungs, a name
             that is taken twice, or rungs out of order.
     """
-    values = _table("ladder", given)
-    _check_keys("[ladder]", values, _KEYS)
+    values = a_table("ladder", given)
+    check_keys("[ladder]", values, _KEYS)
     rungs = values.get("rungs")
     if not isinstance(rungs, list) or len(rungs) < 2:
         raise ConfigError(
             "a ladder has at least two rungs", fix="Write [[ladder.rungs]], the cheapest first"
         )
     top = _whole("ladder.top", values.get("top", 3), 1)
-    promote_at = _number("ladder.promote_at", values.get("promote_at", min(top / 30, 0.5)))
+    promote_at = a_number("ladder.promote_at", values.get("promote_at", min(top / 30, 0.5)))
     if not 0.0 <= promote_at < 1.0:
         raise ConfigError(
             f"ladder.promote_at is {promote_at:g}",
@@ -87,19 +86,19 @@ def parse_ladder(given: Any) -> Ladder:
 
 
 def _rung(where: str, given: Any) -> Rung:
-    values = _table(where, given)
-    _check_keys(where, values, _RUNG_KEYS)
+    values = a_table(where, given)
+    check_keys(where, values, _RUNG_KEYS)
     for key in ("name", "gpu_hours"):
         if key not in values:
             raise ConfigError(f"{where} has no {key}")
-    name = _text(f"{where}.name", values["name"])
+    name = a_text(f"{where}.name", values["name"])
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"{where}.name is {name!r}",
             why="it becomes a word of the training command",
             fix="Use letters, digits, '_', '-' and '.'",
         )
-    hours = _number(f"rung {name!r}: gpu_hours", values["gpu_hours"])
+    hours = a_number(f"rung {name!r}: gpu_hours", values["gpu_hours"])
     if hours < 0.0:
         raise ConfigError(f"rung {name!r} costs {hours:g} GPU-hours", fix="Give 0 or more")
     better = values.get("better")
@@ -109,7 +108,7 @@ def _rung(where: str, given: Any) -> Rung:
     return Rung(
         name=name,
         gpu_hours=hours,
-        proxy=None if proxy is None else _text(f"rung {name!r}: proxy", proxy),
+        proxy=None if proxy is None else a_text(f"rung {name!r}: proxy", proxy),
         kind=_kind(name, values.get("kind")),
         sign=None if better is None else _SIGNS[better],
     )
@@ -146,34 +145,7 @@ def _check_rungs(ladder: Ladder) -> None:
         )
 
 
-def _check_keys(where: str, values: Mapping[str, Any], known: Iterable[str]) -> None:
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ConfigError(
-            f"{where} has the unknown key {', '.join(map(repr, unknown))}",
-            fix=f"Known: {', '.join(known)}",
-        )
-
-
-def _table(name: str, given: Any) -> Mapping[str, Any]:
-    if not isinstance(given, Mapping):
-        raise ConfigError(f"{name} is {given!r}, no table")
-    return given
-
-
-def _number(name: str, given: Any) -> float:
-    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
-        raise ConfigError(f"{name} is {given!r}, no finite number")
-    return float(given)
-
-
 def _whole(name: str, given: Any, least: int) -> int:
     if isinstance(given, bool) or not isinstance(given, int) or given < least:
         raise ConfigError(f"{name} is {given!r}", fix=f"Give a whole number of at least {least}")
-    return given
-
-
-def _text(name: str, given: Any) -> str:
-    if not isinstance(given, str) or not given:
-        raise ConfigError(f"{name} is {given!r}, no text")
     return given

@@ -50,6 +50,7 @@ import numpy as np
 from rlready.predictors.ladder_file import parse_ladder
 from rlready.predictors.recipes import LOSS_WEIGHTINGS, RECIPE_FIELDS, Axis, RecipeSpace, Source
 from rlready.predictors.simplex import Parametrisation
+from rlready.predictors.toml_values import a_number, a_table, check_keys
 from rlready.registry.errors import ConfigError, RecordError
 from rlready.registry.records import Recipe
 
@@ -90,13 +91,13 @@ def parse_space(values: Mapping[str, Any]) -> RecipeSpace:
     Raises:
         ConfigError: at an unknown key, a value of another type, or if no recipe is allowed.
     """
-    _check_keys("the space", values, _KEYS)
+    check_keys("the space", values, _KEYS)
     if "ladder" in values:
         parse_ladder(values["ladder"])
-    fixed = _recipe(_table("recipe", values.get("recipe", {})))
+    fixed = _recipe(a_table("recipe", values.get("recipe", {}), "Write [recipe]"))
     budget = _optional_number("token_budget", values)
     axes = [_axis(name, values[name]) for name in _NAMED_AXES if name in values]
-    others = _table("axes", values.get("axes", {}))
+    others = a_table("axes", values.get("axes", {}), "Write [axes]")
     for name in others:
         if name in _KEYS or ":" in name:
             raise ConfigError(f"axes.{name} has a name that is taken", fix=f"Write [{name}]")
@@ -140,15 +141,18 @@ def numeric_range(choice: str) -> tuple[float, float]:
 
 
 def _sources(values: Mapping[str, Any]) -> tuple[Source, ...]:
-    tables = _table("sources", values.get("sources", {}))
+    tables = a_table("sources", values.get("sources", {}), "Write [sources]")
     if not tables:
         raise ConfigError("the space names no sources", fix="Add a table [sources.NAME]")
     default = _optional_number("max_repetitions", values)
-    return tuple(_source(name, _table(f"sources.{name}", tables[name]), default) for name in tables)
+    return tuple(
+        _source(name, a_table(f"sources.{name}", tables[name], f"Write [sources.{name}]"), default)
+        for name in tables
+    )
 
 
 def _source(name: str, values: Mapping[str, Any], max_repetitions: float | None) -> Source:
-    _check_keys(f"source {name!r}", values, _SOURCE_KEYS)
+    check_keys(f"source {name!r}", values, _SOURCE_KEYS)
     available = _optional_number("available_tokens", values)
     length = _optional_number("mean_tokens", values)
     if available is not None and length is None:
@@ -162,23 +166,23 @@ def _source(name: str, values: Mapping[str, Any], max_repetitions: float | None)
         name=name,
         available_tokens=available,
         mean_tokens=1.0 if length is None else length,
-        floor=_number("floor", values.get("floor", 0.0)),
-        cap=_number("cap", values.get("cap", 1.0)),
+        floor=a_number("floor", values.get("floor", 0.0)),
+        cap=a_number("cap", values.get("cap", 1.0)),
         max_repetitions=max_repetitions if own is None else own,
     )
 
 
 def _axis(name: str, given: Any) -> Axis:
-    values = _table(name, given)
+    values = a_table(name, given, f"Write [{name}]")
     if "choices" in values:
-        _check_keys(name, values, ("choices",))
+        check_keys(name, values, ("choices",))
         return Axis(name=name, kind="categorical", choices=_choices(name, values["choices"]))
-    _check_keys(name, values, (*_RANGE_KEYS, "choices"))
+    check_keys(name, values, (*_RANGE_KEYS, "choices"))
     if name in ("schedule", "loss_weighting", *_FILTERS):
         raise ConfigError(f"{name} is no range of numbers", fix="Give it a list of choices")
     if "low" not in values or "high" not in values:
         raise ConfigError(f"{name} has no low and high", fix="Give both, or a list of choices")
-    low, high = _number(f"{name}.low", values["low"]), _number(f"{name}.high", values["high"])
+    low, high = a_number(f"{name}.low", values["low"]), a_number(f"{name}.high", values["high"])
     log = _flag(f"{name}.log", values.get("log", name in _LOG_BY_DEFAULT))
     whole = _flag(f"{name}.int", values.get("int", name in _INT_BY_DEFAULT))
     if low > high or ((log or name in RECIPE_FIELDS) and low <= 0.0):
@@ -260,34 +264,13 @@ def _simplex(given: Any) -> Parametrisation | None:
     raise ConfigError(f"simplex is {given!r}", fix=f"Known: {', '.join(known)}")
 
 
-def _check_keys(where: str, values: Mapping[str, Any], known: Iterable[str]) -> None:
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ConfigError(
-            f"{where} has the unknown key {', '.join(map(repr, unknown))}",
-            fix=f"Known: {', '.join(known)}",
-        )
-
-
-def _table(name: str, given: Any) -> Mapping[str, Any]:
-    if not isinstance(given, Mapping):
-        raise ConfigError(f"{name} is {given!r}, no table", fix=f"Write [{name}]")
-    return given
-
-
 def _optional_number(name: str, values: Mapping[str, Any]) -> float | None:
     if name not in values:
         return None
-    number = _number(name, values[name])
+    number = a_number(name, values[name])
     if number <= 0.0:
         raise ConfigError(f"{name} is {number:g}", fix="Give a positive number")
     return number
-
-
-def _number(name: str, given: Any) -> float:
-    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
-        raise ConfigError(f"{name} is {given!r}, no finite number")
-    return float(given)
 
 
 def _flag(name: str, given: Any) -> bool:

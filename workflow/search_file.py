@@ -25,6 +25,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from rlready.evaluators.heldout import parse_heldout_option
 from rlready.evaluators.problems import parse_benchmark_option
+from rlready.predictors.toml_values import a_text
 from rlready.registry.errors import ConfigError
 from rlready.workflow.config import EvaluateConfig
 
@@ -66,7 +67,7 @@ def read_settings(path: Path) -> LoopSettings:
                 for name, source in values["sources"].items()
                 if "path" in source
             },
-            cost=_text("cost", values["cost"]) if "cost" in values else None,
+            cost=a_text("cost", values["cost"]) if "cost" in values else None,
             evaluate=_evaluate(values["evaluate"], folder) if "evaluate" in values else None,
         )
     except ConfigError as error:
@@ -105,7 +106,7 @@ def _value(key: str, hint: Any, given: Any, folder: Path) -> Any:
         if not fits:
             raise ConfigError(f"evaluate.{key} is {given!r}, not {_KINDS[kind]}")
         return kind(given)
-    text = _text(f"evaluate.{key}", given)
+    text = a_text(f"evaluate.{key}", given)
     if key == "benchmarks":
         source = parse_benchmark_option(text)
         where = source.location
@@ -120,10 +121,4 @@ def _value(key: str, hint: Any, given: Any, folder: Path) -> Any:
 
 
 def _path(name: str, given: Any, folder: Path) -> Path:
-    return folder / _text(name, given)
-
-
-def _text(name: str, given: Any) -> str:
-    if not isinstance(given, str) or not given:
-        raise ConfigError(f"{name} is {given!r}, no text")
-    return given
+    return folder / a_text(name, given)
