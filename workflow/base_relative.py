@@ -23,12 +23,13 @@ from rlready.registry.errors import CheckpointError, EvaluationError
 from rlready.registry.records import Checkpoint, Proxy
 from rlready.workflow.engines import LocalModel
 from rlready.workflow.progress import Clock
+from rlready.workflow.token_losses import scored_tokens
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from rlready.evaluators.heldout_tokens import TokenizedExample, TokenizedSet
+    from rlready.evaluators.heldout_tokens import TokenizedSet
 
 Counts = Mapping[str, Sequence[ProblemCounts]]
 """Counts of each benchmark, by its digest."""
@@ -168,42 +169,6 @@ class BaseRelative:
         base = scored_tokens(folder, tokens, self._local, self._clock)
         key = digest([tokens.benchmark_digest, self._base.fingerprint])
         return off_policy_proxies(token_nlls, base, tokens.name, key)
-
-
-def scored_tokens(
-    folder: Path, tokens: TokenizedSet, local: LocalModel, clock: Clock
-) -> list[NDArray[np.float32]]:
-    """The losses of a set's scored tokens, nats, from disk if an earlier call left them.
-
-    Args:
-        folder: of the checkpoint's samples and losses.
-        tokens: the set.
-        local: the checkpoint's weights.
-        clock: shows and times it.
-    """
-    from rlready.evaluators.loss_files import read_token_nlls, token_nll_path, write_token_nlls
-
-    path = token_nll_path(folder, tokens.examples)
-    found = read_token_nlls(path)
-    if found is None or [len(own) for own in found] != _lengths(tokens.examples):
-        found = _score(tokens, local, clock)
-        write_token_nlls(path, found)
-    return found
-
-
-def _score(tokens: TokenizedSet, local: LocalModel, clock: Clock) -> list[NDArray[np.float32]]:
-    from rlready.evaluators.heldout_loss import token_losses
-
-    model = local.model
-    label, total = f"Loss of {local.path.name} on {tokens.name}", len(tokens.examples)
-    with clock.stage("loss", label, total, "examples") as advance:
-        found = token_losses(model, tokens.examples, on_progress=advance.to)
-        advance(0, sum(_lengths(tokens.examples)))
-    return found
-
-
-def _lengths(examples: Sequence[TokenizedExample]) -> list[int]:
-    return [int(example.is_response.sum()) for example in examples]
 
 
 def _of_benchmark(key: str, counts: Sequence[ProblemCounts]) -> list[ProblemCounts]:

@@ -37,12 +37,13 @@ from rlready.registry.records import (
 )
 from rlready.registry.store import Store, StoredEvaluation
 from rlready.workflow.adaptive import AdaptiveRounds, even_part
-from rlready.workflow.base_relative import BaseRelative, Counts, scored_tokens
+from rlready.workflow.base_relative import BaseRelative, Counts
 from rlready.workflow.config import EvaluateConfig
 from rlready.workflow.engines import LocalModel, open_sampler
 from rlready.workflow.judging import Judging
 from rlready.workflow.plan import Plan, make_plan, with_base_as_parent
 from rlready.workflow.progress import Clock
+from rlready.workflow.token_losses import scored_tokens
 
 _VERIFY_CHUNK = 8192
 """Samples verified before their verdicts are written: what a kill costs at most."""
