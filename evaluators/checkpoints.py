@@ -7,12 +7,20 @@ do anything on the machine that evaluates it.
 from __future__ import annotations
 
 import contextlib
-import json
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlready.evaluators.weight_files import INDEX_FILE, SINGLE_FILE, tensor_headers, weight_files
+from rlready.evaluators.weight_names import (
+    check_loading,
+    check_names,
+    check_token_ids,
+    quiet_loading,
+)
+from rlready.registry.digest import digest
 from rlready.registry.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -23,6 +31,9 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 LARGE_BYTES = 2_000_000_000
 """Weights from here on take seconds to read."""
+
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+"""Number formats that an engine can be asked for."""
 
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model"]
 
@@ -35,11 +46,37 @@ class Weights:
         path: the folder.
         uri: where the weights are, for the registry: `file:///...` or `hf://org/name@commit`.
         name: for people.
+        extra: tensors that the model does not use, such as those of a value head.
     """
 
     path: Path
     uri: str
     name: str
+    extra: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """What a model computes in: numbers from different ones are not compared.
+
+    Args:
+        dtype: number format of weights and activations, for example `bfloat16`.
+        device: type of the device, `cpu` or `cuda`.
+    """
+
+    dtype: str
+    device: str
+
+    @property
+    def digest(self) -> str | None:
+        """Separates losses by precision; None for float32 on a CPU.
+
+        Losses measured before precisions were kept apart have none, and nearly all of them were
+        measured in float32 on a CPU.
+        """
+        if (self.dtype, self.device) == ("float32", "cpu"):
+            return None
+        return digest({"dtype": self.dtype, "device": self.device})
 
 
 def open_weights(reference: str) -> Weights:
@@ -75,13 +112,8 @@ def check_folder(path: Path) -> None:
         CheckpointError: saying what is missing or refused.
     """
     has_weights = any(path.glob("*.safetensors"))
-    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
-        raise CheckpointError(
-            f"{path} holds an adapter without its base model",
-            why="an adapter alone draws no samples",
-            fix="Merge it first: PeftModel.from_pretrained(base, path).merge_and_unload()"
-            ".save_pretrained(folder)",
-        )
+    if (path / "adapter_config.json").is_file():
+        raise _adapter_error(path)
     if not (path / "config.json").is_file():
         raise CheckpointError(
             f"{path} holds no config.json",
@@ -98,17 +130,33 @@ def check_folder(path: Path) -> None:
             f"import AutoModelForCausalLM as M; M.from_pretrained('{path}')"
             f".save_pretrained('{path}-safetensors')\", and copy the tokenizer files beside them",
         )
-    if not has_weights:
-        raise CheckpointError(
-            f"{path} holds no weights", why="there is no *.safetensors file in it"
-        )
-    _check_shards(path)
+    weight_files(path)
     if not any((path / name).is_file() for name in _TOKENIZERS):
         raise CheckpointError(
             f"{path} holds no tokenizer",
             why=f"none of {', '.join(_TOKENIZERS)} is there",
             fix="Save it beside the weights: tokenizer.save_pretrained(folder)",
         )
+
+
+def check_weights(path: Path) -> tuple[str, ...]:
+    """Check that the weights are those of the model in config.json, and fit its tokenizer.
+
+    Reads the files' headers, not the weights. Without torch (where a server draws the samples)
+    nothing is checked.
+
+    Returns:
+        Names of tensors that the model does not use, such as those of a value head.
+
+    Raises:
+        CheckpointError: naming the tensors that are missing, too many or of another shape, or a
+            token without a row in the embedding.
+    """
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
+        return ()
+    checked = check_names(path, load_config(path))
+    check_token_ids(path, load_tokenizer(path), checked.n_token_ids)
+    return checked.extra
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
@@ -154,19 +202,27 @@ def load_model(path: Path, device: str, dtype: torch.dtype) -> PreTrainedModel:
     """The checkpoint's model in evaluation mode.
 
     Raises:
-        CheckpointError: if it cannot be loaded, or needs code of its own.
+        CheckpointError: if it cannot be loaded, needs code of its own, or its weights are not those
+            of the model in config.json.
     """
     from transformers import AutoModelForCausalLM
 
     try:
-        with _bar_if_large(path):
-            model: Any = AutoModelForCausalLM.from_pretrained(
+        with _quiet_if_small(path):
+            model, info = AutoModelForCausalLM.from_pretrained(
                 path,
                 dtype=dtype,
                 trust_remote_code=False,
                 use_safetensors=True,
                 local_files_only=True,
+                ignore_mismatched_sizes=True,  # they are an error of ours, with names
+                output_loading_info=True,
             )
+    except Exception as error:  # the same
+        raise CheckpointError(f"the model in {path} cannot be loaded", why=_brief(error)) from error
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    check_loading(path, info, expected, list(tensor_headers(path)), model.config)
+    try:
         model = model.to(device)
     except Exception as error:  # the same
         raise CheckpointError(f"the model in {path} cannot be loaded", why=_brief(error)) from error
@@ -202,30 +258,55 @@ def pick_device(wanted: str) -> str:
     return wanted
 
 
-def pick_dtype(device: str) -> torch.dtype:
-    """bfloat16 on a GPU that has it, float32 elsewhere."""
+def pick_dtype(device: str, wanted: str = "auto") -> torch.dtype:
+    """The number format to compute in.
+
+    Args:
+        device: as `pick_device` gives it.
+        wanted: one of `DTYPES`; `auto` is bfloat16 on a GPU that has it, float32 elsewhere.
+    """
     import torch
 
+    if wanted != "auto":
+        chosen: torch.dtype = getattr(torch, wanted)
+        return chosen
     if device.startswith("cuda") and torch.cuda.is_bf16_supported():
         return torch.bfloat16
     return torch.float32
 
 
-def _check_shards(path: Path) -> None:
-    index = path / "model.safetensors.index.json"
-    if not index.is_file():
-        return
-    try:
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is no index of weights", why=_brief(error)) from error
-    missing = sorted(name for name in shards if not (path / str(name)).is_file())
-    if missing:
-        raise CheckpointError(
-            f"{path} lacks {len(missing)} of {len(shards)} weight files ({missing[0]}, ...)",
-            why="its index names them",
-            fix="Copy or download the folder again",
+def pick_precision(device: str, dtype: str = "auto") -> Precision:
+    """What a model would compute in; loads nothing.
+
+    Args:
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        dtype: one of `DTYPES`.
+
+    Raises:
+        CheckpointError: if the device is not there.
+    """
+    device = pick_device(device)
+    chosen = str(pick_dtype(device, dtype)).removeprefix("torch.")
+    return Precision(dtype=chosen, device=device.partition(":")[0])
+
+
+def _adapter_error(path: Path) -> CheckpointError:
+    is_whole = any((path / name).is_file() for name in (SINGLE_FILE, INDEX_FILE))
+    merge = (
+        "PeftModel.from_pretrained(base, path).merge_and_unload().save_pretrained(folder)"
+    )
+    if is_whole and (path / "config.json").is_file():
+        return CheckpointError(
+            f"{path} holds a whole model and adapter_config.json of an adapter",
+            why="where peft is installed, transformers would load the adapter's base model instead "
+            "of the weights in this folder",
+            fix=f"If the adapter is merged, remove adapter_config.json; if not, merge it: {merge}",
         )
+    return CheckpointError(
+        f"{path} holds an adapter without its base model (adapter_config.json)",
+        why="an adapter alone draws no samples",
+        fix=f"Merge it first: {merge}",
+    )
 
 
 def _download(reference: str) -> Weights:
@@ -248,19 +329,11 @@ def _download(reference: str) -> Weights:
 
 
 @contextlib.contextmanager
-def _bar_if_large(path: Path) -> Iterator[None]:
+def _quiet_if_small(path: Path) -> Iterator[None]:
     """Show transformers' progress bar only where there is progress to watch."""
-    from transformers.utils import logging
-
-    size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
-    is_hidden = size < LARGE_BYTES and logging.is_progress_bar_enabled()
-    if is_hidden:
-        logging.disable_progress_bar()
-    try:
+    size = sum(file.stat().st_size for file in weight_files(path))
+    with contextlib.nullcontext() if size >= LARGE_BYTES else quiet_loading():
         yield
-    finally:
-        if is_hidden:
-            logging.enable_progress_bar()
 
 
 def _folder_name(path: Path) -> str:

@@ -28,14 +28,14 @@ SVD. Version 1.
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlready.evaluators.weight_files import open_file, tensor_headers
 from rlready.registry.errors import CheckpointError
 from rlready.registry.records import Proxy
 
@@ -108,6 +108,7 @@ def weight_change(
     base: Path,
     device: str = "cpu",
     on_progress: Callable[[int], None] | None = None,
+    ignored: Collection[str] = (),
 ) -> WeightChange:
     """Every weight of a checkpoint against its base model's.
 
@@ -116,11 +117,12 @@ def weight_change(
         base: the same of the base model.
         device: where the sums are made.
         on_progress: called with the number of tensors done so far.
+        ignored: names of tensors that the model does not use.
 
     Raises:
         CheckpointError: if the two have other tensors, or tensors of other shapes.
     """
-    own, other = _tensor_files(checkpoint), _tensor_files(base)
+    own, other = _tensor_files(checkpoint, ignored), _tensor_files(base, ignored)
     _check_same(checkpoint, own, base, other)
     layers = []
     for name, (weight, weight_0) in _pairs(own, other, checkpoint, base):
@@ -130,31 +132,22 @@ def weight_change(
     return WeightChange(layers=tuple(layers))
 
 
-def check_base(checkpoint: Path, base: Path) -> None:
+def check_base(checkpoint: Path, base: Path, ignored: Collection[str] = ()) -> None:
     """Return if the two hold the same tensors in the same shapes; reads the files' headers only.
 
     Raises:
         CheckpointError: if they do not: another architecture or vocabulary.
     """
-    from safetensors import safe_open
-
-    own, other = _tensor_files(checkpoint), _tensor_files(base)
-    _check_same(checkpoint, own, base, other)
-    shapes: list[dict[str, list[int]]] = []
-    for folder, files in ((checkpoint, own), (base, other)):
-        found: dict[str, list[int]] = {}
-        for path in sorted(set(files.values())):
-            with safe_open(folder / path, framework="pt") as file:
-                names = list(file.keys())
-                found.update({name: file.get_slice(name).get_shape() for name in names})
-        shapes.append(found)
-    for name in _shared(own, other):
-        _check_shape(name, shapes[0][name], shapes[1][name], checkpoint, base)
+    own, other = tensor_headers(checkpoint), tensor_headers(base)
+    _check_same(checkpoint, set(own) - set(ignored), base, set(other) - set(ignored))
+    for name in own:
+        if name in other and name not in ignored:
+            _check_shape(name, own[name].shape, other[name].shape, checkpoint, base)
 
 
-def n_tensors(checkpoint: Path) -> int:
+def n_tensors(checkpoint: Path, ignored: Collection[str] = ()) -> int:
     """How many tensors the folder's files hold: the total of `on_progress`."""
-    return len(_tensor_files(checkpoint))
+    return len(_tensor_files(checkpoint, ignored))
 
 
 def weight_proxies(change: WeightChange, base_name: str, base_fingerprint: str) -> list[Proxy]:
@@ -264,23 +257,14 @@ def _module(name: str) -> str:
     return parts[-1] + (".bias" if leaf == "bias" else "")
 
 
-def _tensor_files(folder: Path) -> dict[str, str]:
-    """File of each tensor, by the index or, without one, by the files' own headers."""
-    from safetensors import safe_open
-
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        found: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return dict(sorted(found.items()))
-    names = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            names.update(dict.fromkeys(file.keys(), path.name))
-    return dict(sorted(names.items()))
+def _tensor_files(folder: Path, ignored: Collection[str]) -> dict[str, Path]:
+    """File of each tensor, in the order of the names."""
+    headers = tensor_headers(folder)
+    return {name: header.file for name, header in headers.items() if name not in ignored}
 
 
 def _check_same(
-    checkpoint: Path, own: Mapping[str, str], base: Path, other: Mapping[str, str]
+    checkpoint: Path, own: Collection[str], base: Path, other: Collection[str]
 ) -> None:
     only_own = sorted(set(own) - set(other))
     only_base = sorted(set(other) - set(own))
@@ -296,31 +280,24 @@ def _check_same(
 
 
 def _pairs(
-    own: Mapping[str, str], other: Mapping[str, str], checkpoint: Path, base: Path
+    own: Mapping[str, Path], other: Mapping[str, Path], checkpoint: Path, base: Path
 ) -> Iterator[tuple[str, tuple[torch.Tensor, torch.Tensor]]]:
     """Tensors of both, one pair at a time."""
     from contextlib import ExitStack
 
-    from safetensors import safe_open
-
     with ExitStack() as stack:
         files: dict[Path, Any] = {}
 
-        def read(folder: Path, file: str, name: str) -> torch.Tensor:
-            path = folder / file
+        def read(path: Path, name: str) -> torch.Tensor:
             if path not in files:
-                files[path] = stack.enter_context(safe_open(path, framework="pt"))
+                files[path] = stack.enter_context(open_file(path))
             tensor: torch.Tensor = files[path].get_tensor(name)
             return tensor
 
-        for name in _shared(own, other):
-            weight, weight_0 = read(checkpoint, own[name], name), read(base, other[name], name)
+        for name in (name for name in own if name in other):
+            weight, weight_0 = read(own[name], name), read(other[name], name)
             _check_shape(name, weight.shape, weight_0.shape, checkpoint, base)
             yield name, (weight, weight_0)
-
-
-def _shared(own: Mapping[str, str], other: Mapping[str, str]) -> Sequence[str]:
-    return [name for name in own if name in other]
 
 
 def _check_shape(

@@ -61,9 +61,7 @@ def file_sha256(path: Path, cache_dir: Path | None = None) -> str:
         cache_dir: where digests are remembered by (path, size, modification time), so that the
             weights of a large model are read once. `None` reads the file every time.
     """
-    status = path.stat()
-    key = [str(path.resolve()), status.st_size, status.st_mtime_ns]
-    entry = None if cache_dir is None else cache_dir / f"{digest(key)}.sha256"
+    entry = None if cache_dir is None else cache_dir / f"{file_key(path)}.sha256"
     if entry is not None and entry.is_file():
         remembered = entry.read_text()
         if len(remembered) == 64:
@@ -78,6 +76,12 @@ def file_sha256(path: Path, cache_dir: Path | None = None) -> str:
         temporary.write_text(sha.hexdigest())
         temporary.replace(entry)
     return sha.hexdigest()
+
+
+def file_key(path: Path) -> str:
+    """The id of a file as long as its path, size and modification time stay the same."""
+    status = path.stat()
+    return digest([str(path.resolve()), status.st_size, status.st_mtime_ns])
 
 
 def default_cache_dir() -> Path:
