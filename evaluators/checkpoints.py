@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlready.evaluators.weight_files import INDEX_FILE, SINGLE_FILE, tensor_headers, weight_files
 from rlready.evaluators.weight_names import (
@@ -292,9 +292,7 @@ def pick_precision(device: str, dtype: str = "auto") -> Precision:
 
 def _adapter_error(path: Path) -> CheckpointError:
     is_whole = any((path / name).is_file() for name in (SINGLE_FILE, INDEX_FILE))
-    merge = (
-        "PeftModel.from_pretrained(base, path).merge_and_unload().save_pretrained(folder)"
-    )
+    merge = "PeftModel.from_pretrained(base, path).merge_and_unload().save_pretrained(folder)"
     if is_whole and (path / "config.json").is_file():
         return CheckpointError(
             f"{path} holds a whole model and adapter_config.json of an adapter",

@@ -143,7 +143,10 @@ def summed(
 
 
 def heldout_proxies(
-    losses: Sequence[ExampleLoss], benchmark: str, benchmark_digest: str
+    losses: Sequence[ExampleLoss],
+    benchmark: str,
+    benchmark_digest: str,
+    precision_digest: str | None = None,
 ) -> list[Proxy]:
     """The three numbers of the module docstring; `n_samples` counts scored tokens.
 
@@ -152,6 +155,7 @@ def heldout_proxies(
         benchmark: the set's name.
         benchmark_digest: `TokenizedSet.benchmark_digest`, which holds the prompt template and the
             limit of tokens where they matter.
+        precision_digest: `Precision.digest` of what the losses were computed in.
 
     Raises:
         EvaluationError: if there is no loss.
@@ -176,6 +180,7 @@ def heldout_proxies(
             unit=unit,
             benchmark=benchmark,
             benchmark_digest=benchmark_digest,
+            protocol_digest=precision_digest,
             n_problems=len(losses),
             n_samples=int(n_tokens.sum()),
             evaluator_version=EVALUATOR_VERSION,
@@ -196,7 +201,8 @@ def _check_finite(nlls: NDArray[np.float32], example_id: str) -> None:
         raise EvaluationError(
             f"the loss of held-out example {example_id} is {total}",
             why="the model's weights or activations are not finite, or overflow its number type",
-            fix="Load the checkpoint as float32 or bfloat16; if it stays, the checkpoint is broken",
+            fix="Give --engine hf --engine-option dtype=float32; if it stays, the checkpoint is "
+            "broken",
         )
 
 

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlready.evaluators.checkpoints import DTYPES
 from rlready.evaluators.heldout_loss import context_tokens
 from rlready.evaluators.kv_cache import growing_cache
+from rlready.evaluators.logits_check import check_logits, check_prompts
 from rlready.evaluators.memory import give_back_memory, is_out_of_memory
 from rlready.evaluators.requests import (
     SampleRequest,
@@ -23,8 +25,9 @@ from rlready.evaluators.requests import (
     stop_ids,
 )
 from rlready.evaluators.sampling import Draw, OnProgress, UniformStreams
+from rlready.evaluators.token_nll import n_token_ids
 from rlready.registry import records
-from rlready.registry.errors import EvaluationError
+from rlready.registry.errors import ConfigError, EvaluationError
 from rlready.registry.records import Sample
 
 if TYPE_CHECKING:
@@ -45,6 +48,24 @@ _COMPACT_SHARE = 0.12
 
 _CHOICE_ELEMENTS = 1 << 24
 """Logits whose distribution is worked on at once; bounds the memory of a large vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HfOptions:
+    """How the `hf` engine runs.
+
+    Args:
+        dtype: number format of weights and activations, for samples and losses; auto is bfloat16
+            on a GPU that has it and float32 elsewhere.
+    """
+
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ConfigError(
+                f"hf: dtype is {self.dtype!r}", fix=f"Take one of {', '.join(DTYPES)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +153,8 @@ class HfSampler:
         on_progress: OnProgress | None,
     ) -> Iterator[_Batch]:
         rows = sample_requests(draws, protocol, self._tokenizer, context_tokens(self._model.config))
+        prompts = [(row.problem_id, row.prompt) for row in rows]
+        check_prompts(prompts, n_token_ids(self._model), self._model.name_or_path)
         size = self._batch_size or self._fitting_batch(rows, protocol)
         start = 0
         while start < len(rows):
@@ -293,7 +316,8 @@ class _Batch:
         """Read each different prompt once, then repeat its cache for all of its samples."""
         import torch
 
-        prompts = list(dict.fromkeys(row.prompt for row in self._rows))
+        problems = {row.prompt: row.problem_id for row in self._rows}
+        prompts = list(problems)
         where = {prompt: i for i, prompt in enumerate(prompts)}
         width, device = max(map(len, prompts)), self._model.device
         ids = [[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
@@ -311,6 +335,7 @@ class _Batch:
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
+        check_logits(logits_PV, [(problems[prompt], prompt) for prompt in prompts], self._model)
         index_B = torch.tensor([where[row.prompt] for row in self._rows], device=device)
         self._cache.batch_select_indices(index_B)
         self._logits_BV = logits_PV[index_B]

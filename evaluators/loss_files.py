@@ -1,7 +1,10 @@
 """Held-out losses on disk, so that no example is scored twice.
 
-samples/<checkpoint>/heldout-<digest of set, template and version>.json   sums of each example
-samples/<checkpoint>/token-nll-<digest of the tokens and version>.npz     of each scored token
+samples/<checkpoint>/heldout-<digest of set, template, version>.json   sums of each example
+samples/<checkpoint>/token-nll-<digest of the tokens, version>.npz     of each scored token
+
+Both digests also hold the number format and the device (`Precision.digest`), unless they are
+float32 on a CPU.
 
 The second is what another model's loss on the same tokens can be compared with, token by token.
 """
@@ -65,10 +68,26 @@ def read_losses(path: Path) -> Losses | None:
         return None
 
 
-def token_nll_path(folder: Path, examples: Sequence[TokenizedExample]) -> Path:
+def losses_path(
+    folder: Path, set_digest: str, prompt_template: str, precision_digest: str | None
+) -> Path:
+    """Where the losses of a held-out set belong, in the folder of a checkpoint."""
+    key = [set_digest, prompt_template, EVALUATOR_VERSION]
+    return folder / f"heldout-{digest(_with_precision(key, precision_digest))}.json"
+
+
+def token_nll_path(
+    folder: Path, examples: Sequence[TokenizedExample], precision_digest: str | None
+) -> Path:
     """Where the token losses of these very tokens belong, in the folder of a checkpoint."""
     tokens = [[e.token_ids.tolist(), e.is_response.tolist()] for e in examples]
-    return folder / f"token-nll-{digest([tokens, EVALUATOR_VERSION])}.npz"
+    key = [tokens, EVALUATOR_VERSION]
+    return folder / f"token-nll-{digest(_with_precision(key, precision_digest))}.npz"
+
+
+def _with_precision(key: list[Any], precision_digest: str | None) -> list[Any]:
+    # Files written before precisions were kept apart are those of float32 on a CPU.
+    return key if precision_digest is None else [*key, precision_digest]
 
 
 def write_token_nlls(path: Path, nlls: Sequence[NDArray[np.float32]]) -> None:

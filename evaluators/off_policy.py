@@ -38,7 +38,11 @@ TokenNlls = Sequence[npt.NDArray[np.float32]]
 
 
 def off_policy_proxies(
-    checkpoint: TokenNlls, base: TokenNlls, benchmark: str, benchmark_digest: str
+    checkpoint: TokenNlls,
+    base: TokenNlls,
+    benchmark: str,
+    benchmark_digest: str,
+    precision_digest: str | None = None,
 ) -> list[Proxy]:
     """The quantiles of the module docstring; `n_samples` counts tokens.
 
@@ -47,6 +51,7 @@ def off_policy_proxies(
         base: the same tokens under the base model.
         benchmark: the held-out set's name.
         benchmark_digest: of the set and the base model: another base is another number.
+        precision_digest: `Precision.digest` of what both losses were computed in.
 
     Raises:
         EvaluationError: if the two do not have the same tokens, or there is none.
@@ -65,6 +70,7 @@ def off_policy_proxies(
             unit="nats/token",
             benchmark=benchmark,
             benchmark_digest=benchmark_digest,
+            protocol_digest=precision_digest,
             n_problems=len(lengths),
             n_samples=len(ratios),
             evaluator_version=EVALUATOR_VERSION,

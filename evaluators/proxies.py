@@ -16,6 +16,9 @@ from rlready.registry.records import Proxy
 _SHARE = "share"
 _PROBABILITY = "probability"
 
+_MOSTLY = 0.5
+"""Share of samples without an answer, or cut, above which a warning is due."""
+
 
 def sample_proxies(
     benchmark: str,
@@ -79,6 +82,30 @@ def sample_proxies(
         if estimate is not None
     ]
     return proxies, undefined
+
+
+def mostly_unmeasured(proxies: Sequence[Proxy], max_tokens: int) -> list[str]:
+    """Warnings where most samples of a benchmark hold no answer, or were cut before one.
+
+    pass@k is then about the format of the answers or the limit of tokens, not about the skill.
+
+    Args:
+        proxies: of one benchmark, as `sample_proxies` gives them.
+        max_tokens: the limit at which samples were cut.
+    """
+    shares = {proxy.name: proxy for proxy in proxies}
+    texts = {
+        "unparsed_share": "hold no answer that could be read, and count as wrong: pass@k tells "
+        "more about the format of the answers than about the skill. Read some of the samples, and "
+        "check the prompt template and the chat template",
+        "truncated_share": f"were cut at --max-tokens {max_tokens} before they ended: raise it, or "
+        "read some of the samples for endless repetition",
+    }
+    return [
+        f"{shares[name].benchmark}: {shares[name].value:.0%} of the samples {text}"
+        for name, text in texts.items()
+        if name in shares and shares[name].value > _MOSTLY
+    ]
 
 
 def macro_mean(suite: str, proxies: Sequence[Proxy]) -> list[Proxy]:

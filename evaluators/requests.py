@@ -7,6 +7,7 @@ that the same tokens are the same sample whoever drew them.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -115,7 +116,17 @@ def finished_sample(
         tokenizer: of the checkpoint.
         logprob_sum: see `Sample`.
         entropy_sum: see `Sample`.
+
+    Raises:
+        EvaluationError: if the log-probability is NaN: it was drawn from no distribution.
     """
+    if logprob_sum is not None and math.isnan(logprob_sum):
+        raise EvaluationError(
+            f"sample {request.sample_index} of problem {request.problem_id} was drawn from logits "
+            "that are NaN",
+            why="a value on the way to them overflows the engine's number format",
+            fix="Give --engine-option dtype=float32 or bfloat16 (with --engine ray: inner.dtype=)",
+        )
     is_stopped = bool(token_ids) and token_ids[-1] in stop_ids
     return Sample(
         problem_id=request.problem_id,

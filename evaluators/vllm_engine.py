@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlready.evaluators.checkpoints import DTYPES
 from rlready.evaluators.requests import (
     SampleRequest,
     finished_sample,
@@ -48,8 +49,6 @@ _QUEUED = 4096
 """Requests that vLLM holds at once: several times what it runs, so that it never waits for us."""
 
 _PART_SAMPLES = 1024
-
-_DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 _INSTALL = (
     "Install it in an environment of its own, since it pins its versions of torch and transformers:"
@@ -92,9 +91,9 @@ class VllmOptions:
             raise ConfigError(
                 f"vllm: gpu_memory_utilization is {share}", fix="Give a share such as 0.9"
             )
-        if self.dtype not in _DTYPES:
+        if self.dtype not in DTYPES:
             raise ConfigError(
-                f"vllm: dtype is {self.dtype!r}", fix=f"Take one of {', '.join(_DTYPES)}"
+                f"vllm: dtype is {self.dtype!r}", fix=f"Take one of {', '.join(DTYPES)}"
             )
 
 

@@ -85,7 +85,8 @@ def tensor_headers(folder: Path) -> dict[str, TensorHeader]:
     headers = {}
     for path in weight_files(folder):
         with open_file(path) as file:
-            for name in file.keys():
+            names = list(file.keys())
+            for name in names:
                 shape = tuple(file.get_slice(name).get_shape())
                 headers[name] = TensorHeader(file=path, shape=shape)
     return dict(sorted(headers.items()))
@@ -137,7 +138,8 @@ def check_finite(
         if entry is not None and entry.is_file():
             continue
         with open_file(path) as file:
-            for name in file.keys():
+            names = list(file.keys())
+            for name in names:
                 _check_tensor(file.get_tensor(name), name, path)
                 n_done += 1
                 if on_progress is not None:

@@ -263,9 +263,7 @@ def _tensor_files(folder: Path, ignored: Collection[str]) -> dict[str, Path]:
     return {name: header.file for name, header in headers.items() if name not in ignored}
 
 
-def _check_same(
-    checkpoint: Path, own: Collection[str], base: Path, other: Collection[str]
-) -> None:
+def _check_same(checkpoint: Path, own: Collection[str], base: Path, other: Collection[str]) -> None:
     only_own = sorted(set(own) - set(other))
     only_base = sorted(set(other) - set(own))
     # A tied head is written or left out as the writer likes.

@@ -37,13 +37,14 @@ Counts = Mapping[str, Sequence[ProblemCounts]]
 _NAMED = 3
 
 
-def check_base(checkpoint: Path, base: Path) -> None:
+def check_base(own_weights: Weights, base_weights: Weights) -> None:
     """Return if the two can be compared tensor by tensor and token by token.
 
     Raises:
         CheckpointError: if the base model has another architecture, vocabulary or tokenizer.
     """
-    weights.check_base(checkpoint, base)
+    checkpoint, base = own_weights.path, base_weights.path
+    weights.check_base(checkpoint, base, own_weights.extra + base_weights.extra)
     own, other = (load_tokenizer(folder).get_vocab() for folder in (checkpoint, base))
     different = sorted(token for token, i in own.items() if other.get(token, i) != i)
     if different:
@@ -66,6 +67,7 @@ class BaseRelative:
         base_counts: what its samples gave on the same benchmarks.
         samples_dir: where both left their samples and losses.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        dtype: number format for the losses, one of `checkpoints.DTYPES`.
         clock: shows and times it.
     """
 
@@ -79,19 +81,21 @@ class BaseRelative:
         base_counts: Counts,
         samples_dir: Path,
         device: str,
+        dtype: str,
         clock: Clock,
     ) -> None:
         self._checkpoint, self._own = checkpoint, own
         self._base, self._base_weights, self._base_counts = base, base_weights, base_counts
         self._samples_dir, self._device, self._clock = samples_dir, device, clock
-        self._local = LocalModel(base_weights.path, device, clock)
+        self._local = LocalModel(base_weights.path, device, clock, dtype)
 
     def weight_proxies(self) -> list[Proxy]:
         """Update norms and rotations, from disk if an earlier call left them."""
         path = self._samples_dir / self._checkpoint.id / f"weights-{self._base.id}.json"
         change = _read_change(path)
         if change is None:
-            total = weights.n_tensors(self._own.path)
+            ignored = self._own.extra + self._base_weights.extra
+            total = weights.n_tensors(self._own.path, ignored)
             label = f"Weights against {self._base.name}"
             with self._clock.stage("weights", label, total, "tensors") as advance:
                 change = weights.weight_change(
@@ -99,6 +103,7 @@ class BaseRelative:
                     self._base_weights.path,
                     pick_device(self._device),
                     on_progress=advance.to,
+                    ignored=ignored,
                 )
             _write_change(path, change)
         return weights.weight_proxies(change, self._base.name, self._base.fingerprint)
@@ -168,7 +173,8 @@ class BaseRelative:
         folder = self._samples_dir / self._base.id
         base = scored_tokens(folder, tokens, self._local, self._clock)
         key = digest([tokens.benchmark_digest, self._base.fingerprint])
-        return off_policy_proxies(token_nlls, base, tokens.name, key)
+        precision = self._local.precision
+        return off_policy_proxies(token_nlls, base, tokens.name, key, precision.digest)
 
 
 def _of_benchmark(key: str, counts: Sequence[ProblemCounts]) -> list[ProblemCounts]:

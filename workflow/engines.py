@@ -16,12 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlready.evaluators.checkpoints import (
+    Precision,
+    check_weights,
     load_config,
     load_model,
     load_tokenizer,
     pick_device,
     pick_dtype,
+    pick_precision,
 )
+from rlready.evaluators.hf_engine import HfOptions, HfSampler
 from rlready.evaluators.memory import give_back_memory
 from rlready.registry.errors import ConfigError
 
@@ -34,6 +38,9 @@ if TYPE_CHECKING:
     from rlready.workflow.progress import Clock
 
 KNOWN_ENGINES = ("hf", "vllm", "server", "ray")
+
+_HF = ("hf", "auto")
+"""Names of the hf engine."""
 
 _IN_RAY = ("hf", "vllm")
 """Engines that Ray's workers draw with."""
@@ -53,11 +60,12 @@ class LocalModel:
         path: folder of the checkpoint.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         clock: told when the weights are loaded.
+        dtype: number format to compute in, one of `checkpoints.DTYPES`.
     """
 
-    def __init__(self, path: Path, device: str, clock: Clock) -> None:
+    def __init__(self, path: Path, device: str, clock: Clock, dtype: str = "auto") -> None:
         self.path, self.clock = path, clock
-        self._device = device
+        self._device, self._dtype = device, dtype
         self._model: PreTrainedModel | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
 
@@ -67,8 +75,13 @@ class LocalModel:
         if self._model is None:
             device = pick_device(self._device)
             self.clock.say(f"Loading {self.path} on {device}")
-            self._model = load_model(self.path, device, pick_dtype(device))
+            self._model = load_model(self.path, device, pick_dtype(device, self._dtype))
         return self._model
+
+    @property
+    def precision(self) -> Precision:
+        """What the model computes in; loads no weights."""
+        return pick_precision(self._device, self._dtype)
 
     def release(self) -> None:
         """Give the weights' memory back; they are loaded again when they are needed again."""
@@ -102,8 +115,6 @@ def open_sampler(config: EvaluateConfig, local: LocalModel) -> Sampler:
         return _open_server(config, local)
     if config.engine == "ray":
         return _open_ray(config, local)
-    from rlready.evaluators.hf_engine import HfSampler
-
     return HfSampler(local.model, local.tokenizer, config.batch_size)
 
 
@@ -120,6 +131,8 @@ def _open_vllm(config: EvaluateConfig, local: LocalModel) -> Sampler:
     options = parse_options(VllmOptions, config.engine_options, "vllm")
     if options.max_num_seqs is None:
         options = dataclasses.replace(options, max_num_seqs=config.batch_size)
+    # A worker of Ray may see other files there than the process that made the plan.
+    check_weights(local.path)
     return VllmSampler(local.path, local.tokenizer, options)
 
 
@@ -153,7 +166,17 @@ def _open_inside(config: EvaluateConfig, path: Path) -> Sampler:
     """The engine of one of Ray's workers, where nobody watches a clock."""
     from rlready.workflow.progress import Clock
 
-    return open_sampler(config, LocalModel(path, config.device, Clock()))
+    return open_sampler(config, LocalModel(path, config.device, Clock(), loss_dtype(config)))
+
+
+def loss_dtype(config: EvaluateConfig) -> str:
+    """The number format of the torch model: that of the hf engine, else `auto`."""
+    options = config.engine_options
+    engine = config.engine
+    if engine == "ray":
+        outer, options = ray_options(options)
+        engine = outer.engine
+    return parse_options(HfOptions, options, "hf").dtype if engine in _HF else "auto"
 
 
 def ray_options(given: Sequence[str]) -> tuple[RayOptions, tuple[str, ...]]:
@@ -207,8 +230,8 @@ def check_engine(engine: str, options: Sequence[str]) -> None:
 
         ray_options(options)
         import_ray()
-    elif options:
-        raise ConfigError(f"the engine {engine} takes no options", fix="Leave --engine-option out")
+    else:
+        parse_options(HfOptions, options, "hf")
 
 
 def parse_options(kind: type[T], given: Sequence[str], engine: str) -> T:

@@ -7,10 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlready.evaluators import problems as benchmarks
-from rlready.evaluators.checkpoints import LARGE_BYTES, Weights, open_weights, pick_device
+from rlready.evaluators.checkpoints import (
+    LARGE_BYTES,
+    Weights,
+    check_weights,
+    open_weights,
+    pick_device,
+)
 from rlready.evaluators.heldout import HeldoutSet, load_heldout, parse_heldout_option
 from rlready.evaluators.problems import Benchmark
 from rlready.evaluators.prompts import DEFAULT_TEMPLATE, load_template
+from rlready.evaluators.weight_files import check_finite
 from rlready.registry.digest import default_cache_dir, fingerprint
 from rlready.registry.errors import ConfigError, StoreError
 from rlready.registry.records import Checkpoint, CheckpointKind, Protocol
@@ -51,6 +58,7 @@ def make_plan(
     weights = open_weights(config.checkpoint)
     if _needs_device(config):
         _check_device(config.device)
+    weights = dataclasses.replace(weights, extra=check_weights(weights.path))
     template = load_template(config.prompt_template) if config.prompt_template else DEFAULT_TEMPLATE
     protocol = Protocol(
         prompt_template=template,
@@ -64,6 +72,7 @@ def make_plan(
     _check_names([b.name for b in loaded], [h.name for h in heldout_sets], suite_name)
     checkpoint = _checkpoint(config, weights, store, clock, unknown_kind)
     store.check(checkpoint)
+    check_finite(weights.path, default_cache_dir())
     base = None
     if config.base is not None:
         base = make_plan(_base_config(config), store, clock, unknown_kind="base")
@@ -121,7 +130,7 @@ def _check_base(weights: Weights, checkpoint: Checkpoint, base: Plan) -> None:
             f"--base {base.config.checkpoint} has the weights of the checkpoint itself",
             fix="Name the model that SFT began from",
         )
-    check_base(weights.path, base.weights.path)
+    check_base(weights, base.weights)
 
 
 def _needs_device(config: EvaluateConfig) -> bool:
@@ -194,7 +203,7 @@ def _checkpoint(
 ) -> Checkpoint:
     size = sum(path.stat().st_size for path in weights.path.glob("*.safetensors"))
     if size > LARGE_BYTES:
-        clock.say(f"Reading {size / 1e9:.1f} GB of weights for their fingerprint (once)")
+        clock.say(f"Reading {size / 1e9:.1f} GB of weights for their fingerprint and check (once)")
     content = fingerprint(weights.path, default_cache_dir())
     known = _known(store, content)
     return Checkpoint(

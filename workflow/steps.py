@@ -18,17 +18,15 @@ from typing import Any
 
 from rlready.evaluators.distribution import ProblemSamples, token_entropy
 from rlready.evaluators.heldout import HeldoutSet
-from rlready.evaluators.heldout_loss import EVALUATOR_VERSION as LOSS_VERSION
 from rlready.evaluators.heldout_loss import heldout_proxies
 from rlready.evaluators.heldout_tokens import TokenizedSet
-from rlready.evaluators.loss_files import Losses, read_losses, write_losses
+from rlready.evaluators.loss_files import Losses, losses_path, read_losses, write_losses
 from rlready.evaluators.pass_at_k import ProblemCounts
 from rlready.evaluators.problems import Benchmark
-from rlready.evaluators.proxies import macro_mean, sample_proxies
+from rlready.evaluators.proxies import macro_mean, mostly_unmeasured, sample_proxies
 from rlready.evaluators.sample_files import SampleFolder
 from rlready.evaluators.sampling import Draw, Sampler
 from rlready.evaluators.verify import Verifier, checker_version
-from rlready.registry.digest import digest
 from rlready.registry.errors import BenchmarkError, StoreError
 from rlready.registry.records import (
     Evaluation,
@@ -39,7 +37,7 @@ from rlready.registry.store import Store, StoredEvaluation
 from rlready.workflow.adaptive import AdaptiveRounds, even_part
 from rlready.workflow.base_relative import BaseRelative, Counts
 from rlready.workflow.config import EvaluateConfig
-from rlready.workflow.engines import LocalModel, open_sampler
+from rlready.workflow.engines import LocalModel, loss_dtype, open_sampler
 from rlready.workflow.judging import Judging
 from rlready.workflow.plan import Plan, make_plan, with_base_as_parent
 from rlready.workflow.progress import Clock
@@ -113,6 +111,7 @@ def _against(plan: Plan, base: Plan, base_counts: Counts, clock: Clock) -> BaseR
         base_counts=base_counts,
         samples_dir=plan.config.samples_dir,
         device=plan.config.device,
+        dtype=loss_dtype(plan.config),
         clock=clock,
     )
 
@@ -129,7 +128,8 @@ class Evaluator:
     def __init__(self, plan: Plan, clock: Clock, base: BaseRelative | None = None) -> None:
         self._plan, self._clock, self._base = plan, clock, base
         self._root = plan.config.samples_dir / plan.checkpoint.id
-        self._local = LocalModel(plan.weights.path, plan.config.device, clock)
+        dtype = loss_dtype(plan.config)
+        self._local = LocalModel(plan.weights.path, plan.config.device, clock, dtype)
         self._open_sampler: Sampler | None = None
         self._engine: dict[str, Any] = {}
         self._warnings: list[str] = []
@@ -143,6 +143,7 @@ class Evaluator:
     def run(self, store: Store) -> Report:
         """Every stage, then the store."""
         plan = self._plan
+        self._warn_extra_tensors()
         judged: list[list[ProblemSamples]] = []
         try:
             with Verifier() as verifier:
@@ -170,7 +171,7 @@ class Evaluator:
                 **plan.config.to_dict(),
                 "protocol": dataclasses.asdict(plan.protocol),
                 "checker": checker_version(),
-                "engine_used": self._engine,
+                "engine_used": {**self._engine, **self._loss_engine()},
             },
             references=self._references,
         )
@@ -348,6 +349,8 @@ class Evaluator:
         )
         for error in undefined:
             self._warn(f"left out: {error}")
+        for text in mostly_unmeasured(found, self._plan.protocol.max_tokens):
+            self._warn(text)
         return [*found, *estimates]
 
     def _base_proxies(self) -> list[Proxy]:
@@ -370,12 +373,23 @@ class Evaluator:
 
     def _heldout_proxies(self, heldout_set: HeldoutSet) -> list[Proxy]:
         losses = self._losses(heldout_set)
-        return heldout_proxies(losses.examples, heldout_set.name, losses.benchmark_digest)
+        return heldout_proxies(
+            losses.examples,
+            heldout_set.name,
+            losses.benchmark_digest,
+            self._local.precision.digest,
+        )
+
+    def _loss_engine(self) -> dict[str, Any]:
+        """What the losses were computed in, for the record."""
+        if not self._plan.heldout_sets:
+            return {}
+        return {"losses": dataclasses.asdict(self._local.precision)}
 
     def _losses(self, heldout_set: HeldoutSet) -> Losses:
         """The losses of one held-out set, from disk if an earlier call left them."""
-        key = [heldout_set.digest, self._plan.protocol.prompt_template, LOSS_VERSION]
-        path = self._root / f"heldout-{digest(key)}.json"
+        template, precision = self._plan.protocol.prompt_template, self._local.precision
+        path = losses_path(self._root, heldout_set.digest, template, precision.digest)
         self._references[f"losses/{heldout_set.name}"] = path.resolve().as_uri()
         losses = read_losses(path)
         if losses is None:
@@ -450,6 +464,14 @@ class Evaluator:
     def _warn(self, text: str) -> None:
         self._warnings.append(text)
         self._clock.warn(text)
+
+    def _warn_extra_tensors(self) -> None:
+        extra = self._plan.weights.extra
+        if extra:
+            self._warn(
+                f"{len(extra)} tensors of {self._plan.checkpoint.name} are not of the language "
+                f"model and are ignored ({', '.join(extra[:3])}{', ...' if extra[3:] else ''})"
+            )
 
     def _warn_damaged(self, folder: SampleFolder) -> bool:
         """Tell of parts that were set aside since the last call; whether there were any."""

@@ -29,7 +29,7 @@ def scored_tokens(
     """
     from rlready.evaluators.loss_files import read_token_nlls, token_nll_path, write_token_nlls
 
-    path = token_nll_path(folder, tokens.examples)
+    path = token_nll_path(folder, tokens.examples, local.precision.digest)
     found = read_token_nlls(path)
     if found is None or [len(own) for own in found] != _lengths(tokens.examples):
         found = _score(tokens, local, clock)

@@ -1,0 +1,96 @@
+"""Numbers that are not finite in the output of a model whose weights are finite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rlready.registry.errors import CheckpointError, EvaluationError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+_FIX = (
+    "Give --engine-option dtype=float32 (or bfloat16, if it runs in float16); if it stays, the "
+    "checkpoint is broken"
+)
+
+
+def check_prompts(
+    prompts: Sequence[tuple[str, Sequence[int]]], n_token_ids: int, path: str
+) -> None:
+    """Return if the embedding has a row for every token of every prompt.
+
+    Args:
+        prompts: id of the problem and tokens of each.
+        n_token_ids: rows of the embedding.
+        path: of the checkpoint, for the message.
+
+    Raises:
+        CheckpointError: naming the first problem with another token.
+    """
+    for problem_id, prompt in prompts:
+        highest = max(prompt, default=0)
+        if highest >= n_token_ids:
+            raise CheckpointError(
+                f"the prompt of problem {problem_id} has token {highest}",
+                why=f"the embedding of {path} has {n_token_ids} rows",
+                fix="The tokenizer belongs to another model: put the right one beside the weights",
+            )
+
+
+def check_logits(
+    logits_BV: torch.Tensor, prompts: Sequence[tuple[str, Sequence[int]]], model: PreTrainedModel
+) -> None:
+    """Return if no logit is NaN or plus infinity; minus infinity is a token that cannot come.
+
+    Args:
+        logits_BV: one row a prompt.
+        prompts: id of the problem and tokens of each row.
+        model: that gave them.
+
+    Raises:
+        EvaluationError: naming the first problem, and the module where such numbers appear first.
+    """
+    # The sum and the maximum of a row need no memory of its size.
+    bad_B = ~(logits_BV.amax(-1).isfinite() & ~logits_BV.sum(-1).isnan())
+    if not bool(bad_B.any()):
+        return
+    problem_id, prompt = prompts[int(bad_B.nonzero()[0, 0])]
+    module = _first_bad_module(model, prompt)
+    where = f", first in the output of {module}" if module else ""
+    raise EvaluationError(
+        f"the logits of problem {problem_id} are NaN or infinite{where}",
+        why=f"the weights are finite, so a value on the way overflows {_dtype(model)}",
+        fix=_FIX,
+    )
+
+
+def _first_bad_module(model: PreTrainedModel, prompt: Sequence[int]) -> str:
+    """The first module whose output is not finite on this prompt; empty if there is none."""
+    import torch
+
+    bad: list[str] = []
+
+    def watch(name: str) -> Any:
+        def hook(module: Any, inputs: Any, output: Any) -> None:
+            tensor = output[0] if isinstance(output, tuple) else output
+            if isinstance(tensor, torch.Tensor) and not bool(tensor.isfinite().all()):
+                bad.append(name)
+
+        return hook
+
+    # Modules end in the order of computation, the innermost first.
+    hooks = [module.register_forward_hook(watch(name)) for name, module in model.named_modules()]
+    try:
+        ids = torch.tensor([list(prompt)], device=model.device)
+        model(input_ids=ids, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return bad[0] if bad else ""
+
+
+def _dtype(model: PreTrainedModel) -> str:
+    return str(model.dtype).removeprefix("torch.")
