@@ -239,11 +239,12 @@ def _unbiased(
 def _from_average(fitted: Average, k: int, level: float, seed: int) -> PassEstimate:
     mixture = fitted.mixture(k)
     low, high = mixture.interval(level, np.random.default_rng(seed))
+    se, se_within = _se_over_problems(fitted, k, mixture), float(mixture.sd_R[0])
     return PassEstimate(
         k=k,
         value=float(mixture.mean_R[0]),
-        se=_se_over_problems(fitted, k, mixture),
-        se_within=float(mixture.sd_R[0]),
+        se=None if se is None else max(se, se_within),
+        se_within=se_within,
         low=float(low[0]),
         high=float(high[0]),
         level=level,

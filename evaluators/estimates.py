@@ -16,7 +16,8 @@ class Estimate:
 
     Args:
         value: the mean.
-        se: standard error over problems: how far the mean would move with new ones.
+        se: standard error over problems: how far the mean would move with new ones. It contains
+            `se_within`, and is never smaller.
         se_within: standard error from the finite number of samples on these problems.
     """
 

@@ -102,6 +102,50 @@ def test_variance_beyond_half_of_n_is_close_to_that_of_repeated_sampling() -> No
     assert typical == pytest.approx(truth, rel=0.35)
 
 
+@given(st.lists(counts(min_n=8, max_n=12), min_size=2, max_size=6), st.integers(1, 8))
+def test_the_error_over_problems_contains_the_one_within(
+    problems: list[ProblemCounts], k: int
+) -> None:
+    """Equal problems had an error of 0 over problems beside one of 0.2 within."""
+    found = mean_pass_at_k(problems, k, "b")
+    assert found.se is not None and found.se_within is not None
+    assert found.se >= found.se_within
+
+
+def test_the_error_over_problems_is_the_textbook_one_where_problems_differ() -> None:
+    rows = [ProblemCounts(problem_id=str(c), n=64, c=c) for c in (2, 20, 40, 63)]
+    shares = np.array([2, 20, 40, 63]) / 64
+    found = mean_pass_at_k(rows, 1, "b")
+    assert found.se == pytest.approx(shares.std(ddof=1) / 2)
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.05, 5.0), (0.3, 3.0), (1.0, 1.0)])
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (8, 8), (8, 6)])
+def test_the_error_within_is_near_the_truth_beyond_half_of_n(
+    a: float, b: float, n: int, k: int
+) -> None:
+    """On hard problems it was up to 5 times too large: a prior of 1/2 stood for each of them."""
+    rng = np.random.default_rng(3)
+    estimates, truths = [], []
+    for _ in range(40):
+        shares = rng.beta(a, b, 40)
+        rows = [
+            ProblemCounts(problem_id=str(i), n=n, c=int(c))
+            for i, c in enumerate(rng.binomial(n, shares))
+        ]
+        found = mean_pass_at_k(rows, k, "b")
+        assert found.se_within is not None
+        estimates.append(found.se_within**2 * 40)
+        truths.append(np.mean([_true_variance(n, p, k) for p in shares]))
+    assert np.sqrt(np.mean(estimates) / np.mean(truths)) == pytest.approx(1.0, abs=0.45)
+
+
+def _true_variance(n: int, p: float, k: int) -> float:
+    chances = np.array([math.comb(n, c) * p**c * (1 - p) ** (n - c) for c in range(n + 1)])
+    values = np.array([pass_at_k(n, c, k) for c in range(n + 1)])
+    return float(chances @ (values - chances @ values) ** 2)
+
+
 def test_standard_error_over_problems_needs_two_problems() -> None:
     one = mean_pass_at_k([ProblemCounts(problem_id="a", n=8, c=4)], 1, "b")
     assert one.se is None

@@ -24,7 +24,7 @@ def evaluations_view(results: Results) -> RenderableType:
     n_all = len(results.evaluations) + len(results.failed)
     table = Table(
         title=f"{len(results.evaluations)} of {n_all} checkpoints measured",
-        caption="value ± standard error over problems",
+        caption="value ± standard error over problems (of the loss: over examples)",
     )
     for heading in _COLUMNS:
         table.add_column(heading, justify="right" if heading in _NUMBERS else "left")

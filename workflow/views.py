@@ -164,26 +164,29 @@ def proxy_tables(proxies: Sequence[Proxy], title: str, width: int) -> list[Table
     Benchmarks that were sampled and held-out sets share no rows, so they share no table; and no
     table is wider than `width` characters unless one column is.
     """
-    # Two measurements of the same proxy on another version of a benchmark, or under another
-    # protocol, share a cell: the newest is shown.
+    # Two measurements of the same proxy on another version of a benchmark, under another protocol
+    # or in another precision share a cell: the newest is shown.
     cells = {(proxy.benchmark, proxy.name): proxy for proxy in proxies}
     benchmarks = list(dict.fromkeys(proxy.benchmark for proxy in proxies))
     heldout = [b for b in benchmarks if (b, "heldout_nll") in cells]
     sampled = [b for b in benchmarks if b not in heldout]
     return [
-        _proxy_table(cells, columns, title)
-        for family in (sampled, heldout)
+        _proxy_table(cells, columns, title, what)
+        for family, what in ((sampled, "problems"), (heldout, "examples"))
         for columns in _fitting(family, width - _FIXED_WIDTH)
     ]
 
 
 def _proxy_table(
-    cells: Mapping[tuple[str, str], Proxy], benchmarks: Sequence[str], title: str
+    cells: Mapping[tuple[str, str], Proxy], benchmarks: Sequence[str], title: str, what: str
 ) -> Table:
+    """One table; `what` is what the standard errors are over: problems or examples."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title), caption="value ± standard error over problems")
+    has_errors = any(p.se is not None for (b, _), p in cells.items() if b in benchmarks)
+    caption = f"value ± standard error over {what}" if has_errors else "value"
+    table = Table(title=Text(title), caption=caption)
     table.add_column("proxy", no_wrap=True)
     for benchmark in benchmarks:
         table.add_column(Text(benchmark), justify="right")
