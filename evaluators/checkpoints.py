@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlready.evaluators.weight_files import INDEX_FILE, SINGLE_FILE, tensor_headers, weight_files
+from rlready.evaluators.weight_glance import glance
 from rlready.evaluators.weight_names import (
     check_loading,
     check_names,
@@ -137,6 +138,7 @@ def check_folder(path: Path) -> None:
             why=f"none of {', '.join(_TOKENIZERS)} is there",
             fix="Save it beside the weights: tokenizer.save_pretrained(folder)",
         )
+    glance(path)
 
 
 def check_weights(path: Path) -> tuple[str, ...]:

@@ -6,24 +6,38 @@ Names and shapes come from the files' headers, so nothing here but `check_finite
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from rlready.registry.digest import file_key
 from rlready.registry.errors import CheckpointError
 
 if TYPE_CHECKING:
-    import torch
+    from numpy.typing import NDArray
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 _LFS_POINTER = b"version https://git-lfs"
-_NARROW_BYTES = 1
-# Elements of an 8-bit tensor that are widened at a time.
-_CHUNK_ELEMENTS = 1 << 24
+_LENGTH_BYTES = 8
+"""The length of the header stands in front of it."""
+
+_FLOATS = {
+    "F64": (np.uint64, 0x7FF0_0000_0000_0000),
+    "F32": (np.uint32, 0x7F80_0000),
+    "F16": (np.uint16, 0x7C00),
+    "BF16": (np.uint16, 0x7F80),
+    "F8_E5M2": (np.uint8, 0x7C),
+    "F8_E4M3": (np.uint8, 0x7F),
+}
+"""Integers of the same size, and the first that is an infinity or NaN, by safetensors' name."""
+
+# Small enough for a processor's cache, which makes it three times as fast.
+_PIECE = 1 << 16
 _FINITE_VERSION = "finite-1"
 """Part of the name of a remembered answer; rises when the check changes."""
 
@@ -84,7 +98,7 @@ def tensor_headers(folder: Path) -> dict[str, TensorHeader]:
     """
     headers = {}
     for path in weight_files(folder):
-        with open_file(path) as file:
+        with open_file(path, framework="np") as file:
             names = list(file.keys())
             for name in names:
                 shape = tuple(file.get_slice(name).get_shape())
@@ -92,8 +106,12 @@ def tensor_headers(folder: Path) -> dict[str, TensorHeader]:
     return dict(sorted(headers.items()))
 
 
-def open_file(path: Path, device: str = "cpu") -> Any:
-    """The safetensors file, opened for torch; a context manager.
+def open_file(path: Path, framework: str = "pt") -> Any:
+    """The safetensors file; a context manager.
+
+    Args:
+        path: of the file.
+        framework: what its tensors come as: `pt` (torch) or `np`, which does not import torch.
 
     Raises:
         CheckpointError: if it is damaged.
@@ -101,7 +119,7 @@ def open_file(path: Path, device: str = "cpu") -> Any:
     from safetensors import SafetensorError, safe_open
 
     try:
-        return safe_open(path, framework="pt", device=device)
+        return safe_open(path, framework=framework)
     except (SafetensorError, OSError) as error:
         with path.open("rb") as file:
             is_pointer = file.read(len(_LFS_POINTER)) == _LFS_POINTER
@@ -114,61 +132,63 @@ def open_file(path: Path, device: str = "cpu") -> Any:
         ) from error
 
 
-def check_finite(
-    folder: Path,
-    cache_dir: Path | None = None,
-    on_progress: Callable[[int], None] | None = None,
-) -> None:
+def check_finite(folder: Path, cache_dir: Path | None = None) -> None:
     """Return if no weight is NaN or infinite.
 
-    Reads tensor by tensor, so the peak is the largest one. A file that passed is remembered by
+    Reads tensor by tensor, in pieces, and needs no torch. A file that passed is remembered by
     (path, size, modification time), as its digest is.
 
     Args:
         folder: of the checkpoint.
         cache_dir: where files that passed are remembered; None reads them every time.
-        on_progress: called with the number of tensors done so far.
 
     Raises:
         CheckpointError: naming the first tensor that is not finite.
     """
-    n_done = 0
     for path in weight_files(folder):
         entry = None if cache_dir is None else cache_dir / f"{file_key(path)}.{_FINITE_VERSION}"
         if entry is not None and entry.is_file():
             continue
-        with open_file(path) as file:
-            names = list(file.keys())
-            for name in names:
-                _check_tensor(file.get_tensor(name), name, path)
-                n_done += 1
-                if on_progress is not None:
-                    on_progress(n_done)
+        for name, kind, content in _contents(path):
+            _check_tensor(content, kind, name, path)
         if entry is not None:
             entry.parent.mkdir(parents=True, exist_ok=True)
             entry.touch()
 
 
-def _check_tensor(tensor: torch.Tensor, name: str, path: Path) -> None:
-    import torch
+def _contents(path: Path) -> Iterator[tuple[str, str, NDArray[np.uint8]]]:
+    """Name, number format and bytes of every tensor, in the order of the file."""
+    with open_file(path, framework="np"):
+        # Checked by the library: the header is JSON, and its tensors fill the rest of the file.
+        content = np.memmap(path, dtype=np.uint8, mode="r")
+    start = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES].tobytes(), "little")
+    header = json.loads(content[_LENGTH_BYTES:start].tobytes())
+    header.pop("__metadata__", None)
+    for name, about in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        begin, end = about["data_offsets"]
+        yield name, about["dtype"], content[start + begin : start + end]
 
-    if not tensor.is_floating_point() or not tensor.numel():
+
+def _check_tensor(content: NDArray[np.uint8], kind: str, name: str, path: Path) -> None:
+    if kind not in _FLOATS:
         return
-    # NaN passes through a minimum and a maximum; aminmax needs no memory and a tenth of the time
-    # of isfinite, but does not know 8-bit floats.
-    is_narrow = tensor.element_size() <= _NARROW_BYTES
-    parts = tensor.reshape(-1).split(_CHUNK_ELEMENTS) if is_narrow else (tensor,)
-    for part in parts:
-        low, high = torch.aminmax(part.float() if is_narrow else part)
-        if not (torch.isfinite(low) and torch.isfinite(high)):
-            n_bad = int((~torch.isfinite(tensor.float())).sum())
-            raise CheckpointError(
-                f"tensor {name} in {path} holds {n_bad:,} of {tensor.numel():,} numbers that are "
-                "NaN or infinite",
-                why="every loss and every sample of this checkpoint would be meaningless",
-                fix="Training probably diverged: take an earlier checkpoint. If it was converted "
-                "to float16, convert it to bfloat16 or float32 instead",
-            )
+    bits, first_bad = _FLOATS[kind]
+    # Without its sign, a float is NaN or infinite from a certain number on, read as an integer.
+    magnitude = bits(np.iinfo(bits).max >> 1)
+    numbers = content.view(bits)
+    n_bad = 0
+    for begin in range(0, len(numbers), _PIECE):
+        piece = numbers[begin : begin + _PIECE] & magnitude
+        if piece.max() >= first_bad:
+            n_bad += int((piece >= first_bad).sum())
+    if n_bad:
+        raise CheckpointError(
+            f"tensor {name} in {path} holds {n_bad:,} of {len(numbers):,} numbers that are NaN or "
+            "infinite",
+            why="every loss and every sample of this checkpoint would be meaningless",
+            fix="Training probably diverged: take an earlier checkpoint. If it was converted to "
+            "float16, convert it to bfloat16 or float32 instead",
+        )
 
 
 def _files_of_index(index: Path) -> list[Path]:

@@ -19,36 +19,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlready.evaluators.weight_errors import (
+    ADAPTER_PART,
+    adapter_error,
+    count,
+    first_names,
+    missing_error,
+    natural,
+    surplus_error,
+    token_error,
+)
 from rlready.evaluators.weight_files import TensorHeader, tensor_headers
+from rlready.evaluators.weight_glance import tokens_beyond
 from rlready.registry.errors import CheckpointError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-_NAMED = 3
-"""Tensors that a message names."""
-
-# What wrappers put into the middle of a name: FSDP, activation checkpointing, torch.compile.
-_INNER_WRAPPERS = re.compile(
-    r"(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod|_forward_module)\."
-)
-_WRITTEN_BY = {
-    "module.": "DDP or DeepSpeed",
-    "_orig_mod.": "torch.compile",
-    "_fsdp_wrapped_module.": "FSDP",
-    "_checkpoint_wrapped_module.": "activation checkpointing",
-    "_forward_module.": "Lightning Fabric",
-    "base_model.model.": "peft",
-    "pretrained_model.": "a TRL model with a value head",
-    "model.": "a Lightning module",
-}
-_ADAPTER_PART = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|base_layer|modules_to_save)\b")
-# Buffers that older versions of transformers saved. They are made anew from the configuration.
+# Buffers that older versions of transformers saved, for example the causal mask of GPT-2 and
+# GPT-NeoX as `attn.bias`. They are made anew from the configuration.
 _OLD_BUFFER = re.compile(
-    r"(^|\.)(position_ids|masked_bias|causal_mask|rotary_(pos_)?emb\.\w+|inv_freq)$"
+    r"(^|\.)(position_ids|masked_bias|causal_mask|rotary_(pos_)?emb\.\w+|inv_freq"
+    r"|(self_)?(attn|attention)\.bias)$"
 )
-# A multimodal tokenizer names a token that stands for an image, even beside a text-only model.
-_PLACEHOLDER = re.compile(r"image|img|video|audio|vision", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +85,6 @@ def check_token_ids(
 ) -> None:
     """Return if every token of the tokenizer has a row in the embedding.
 
-    Rows without a token are fine: embeddings are padded. So are tokens that stand for an image or
-    a sound, which no text of a benchmark is split into.
-
     Args:
         folder: of the checkpoint, for the message.
         tokenizer: of the checkpoint.
@@ -105,22 +95,9 @@ def check_token_ids(
     """
     if n_token_ids is None:
         return
-    special = set(tokenizer.all_special_tokens)
-    beyond = {
-        token: number
-        for token, number in tokenizer.get_vocab().items()
-        if number >= n_token_ids and not (_PLACEHOLDER.search(token) and token not in special)
-    }
-    if not beyond:
-        return
-    token = max(beyond, key=lambda name: beyond[name])
-    raise CheckpointError(
-        f"the tokenizer in {folder} has {len(beyond)} tokens beyond the embedding, the last one "
-        f"{token!r} with id {beyond[token]}",
-        why=f"the embedding has {n_token_ids} rows, for the ids 0 to {n_token_ids - 1}",
-        fix="Take the tokenizer that the model was trained with; or, if tokens were added for "
-        "training, save the model after model.resize_token_embeddings(len(tokenizer))",
-    )
+    beyond = tokens_beyond(tokenizer.get_vocab(), n_token_ids)
+    if beyond:
+        raise token_error(folder, beyond, n_token_ids)
 
 
 def check_loading(
@@ -145,35 +122,30 @@ def check_loading(
     Raises:
         CheckpointError: if a tensor is missing, too many or of another shape.
     """
-    missing = sorted(info["missing_keys"], key=_natural)
-    unexpected = sorted(info["unexpected_keys"], key=_natural)
+    missing = sorted(info["missing_keys"], key=natural)
+    unexpected = sorted(info["unexpected_keys"], key=natural)
     if missing or info["mismatched_keys"]:
         _check_gaps(folder, names)
     if missing:
-        raise _missing_error(folder, missing, names, config)
+        raise missing_error(
+            folder, missing, names, _n_layers(config), bool(config.tie_word_embeddings)
+        )
     if info["mismatched_keys"]:
-        name, found, wanted = min(info["mismatched_keys"], key=lambda item: _natural(item[0]))
+        name, found, wanted = min(info["mismatched_keys"], key=lambda item: natural(item[0]))
         n_others = len(info["mismatched_keys"]) - 1
         raise CheckpointError(
             f"tensor {name} in {folder} has the shape {_shape(found)}, and config.json asks for "
-            f"{_shape(wanted)}" + (f" (and {_n_tensors(n_others)} more)" if n_others else ""),
+            f"{_shape(wanted)}" + (f" (and {count(n_others)} more)" if n_others else ""),
             why="config.json belongs to other weights, or a part of the tensor is missing",
             fix="Put the config.json of this very checkpoint beside the weights",
         )
-    adapter = [name for name in unexpected if _ADAPTER_PART.search(name)]
+    adapter = [name for name in unexpected if ADAPTER_PART.search(name)]
     if adapter:
-        raise _adapter_error(f"{folder} holds more than its model", adapter)
-    owned = [name for name in unexpected if _belongs(name, expected, names, config)]
+        raise adapter_error(f"{folder} holds more than its model", adapter)
+    owned = [name for name in unexpected if _belongs(name, expected, config)]
     if owned:
-        raise CheckpointError(
-            f"{folder} holds {_n_tensors(len(owned))} that the model of its config.json does "
-            f"not have: {_first(owned)}",
-            why="the weights belong to a larger model, or to one with other parts, and only a part "
-            "of it would be measured",
-            fix=f"Put the config.json of this very checkpoint beside the weights"
-            f" (num_hidden_layers is {_n_layers(config)} in this one)",
-        )
-    return tuple(name for name in unexpected if not _is_old_buffer(name, names))
+        raise surplus_error(folder, owned, _n_layers(config))
+    return tuple(name for name in unexpected if not _OLD_BUFFER.search(name))
 
 
 def _dry_load(
@@ -220,91 +192,9 @@ def quiet_loading() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _missing_error(
-    folder: Path, missing: Sequence[str], names: Collection[str], config: PretrainedConfig
-) -> CheckpointError:
-    what = f"{folder} lacks {_n_tensors(len(missing))} of its model: {_first(missing)}"
-    adapter = sorted((name for name in names if _ADAPTER_PART.search(name)), key=_natural)
-    if adapter:
-        return _adapter_error(what, adapter)
-    parts = _prefixes(missing, names)
-    if parts:
-        shown = " and ".join(
-            f"{part!r}" + (f" (written by {_WRITTEN_BY[part]})" if part in _WRITTEN_BY else "")
-            for part in parts
-        )
-        return CheckpointError(
-            what,
-            why=f"the names in its files hold {shown}, which those of the model do not",
-            # The full stop that ends a message must not end a command.
-            fix="Remove it from the names, which rewrites the files: "
-            f"{_renaming(folder, parts)}  # then run this again",
-        )
-    if all(name.startswith("lm_head.") for name in missing):
-        return CheckpointError(
-            what,
-            why="without it the output is random numbers; tie_word_embeddings is "
-            f"{str(config.tie_word_embeddings).lower()} in config.json, so the embedding does not "
-            "stand for it",
-            fix="Save the model again with its head. Only if it was trained with the head tied to "
-            'the embedding, write "tie_word_embeddings": true into config.json',
-        )
-    return CheckpointError(
-        what,
-        why="transformers would put random numbers in their place; the files hold "
-        f"{_n_tensors(len(names))}, and config.json has {_n_layers(config)} layers",
-        fix="Save the whole model again with save_pretrained, or put the config.json of this very "
-        "checkpoint beside the weights",
-    )
-
-
-def _adapter_error(what: str, adapter: Sequence[str]) -> CheckpointError:
-    return CheckpointError(
-        what,
-        why=f"it holds the parts of an adapter that was not merged: {_first(adapter)}",
-        fix="Merge it, and save the whole model: "
-        "PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)",
-    )
-
-
-def _prefixes(missing: Sequence[str], names: Collection[str]) -> list[str]:
-    """Parts of the files' names without which they are the missing ones; none if that is not why.
-
-    First what stands in the middle or at the front by a wrapper's habit, then any common front.
-    """
-    inner = sorted({part for name in names for part in _INNER_WRAPPERS.findall(name)})
-    bare = {_INNER_WRAPPERS.sub("", name) for name in names}
-    if bare.issuperset(missing):
-        return inner
-    fronts = {
-        name.removesuffix(missing[0])
-        for name in bare
-        if name.endswith(f".{missing[0]}") and name != missing[0]
-    }
-    for front in sorted(fronts, key=len):
-        if all(front + name in bare for name in missing):
-            return [*inner, front]
-    return []
-
-
-def _renaming(folder: Path, parts: Sequence[str]) -> str:
-    """A command that takes the parts out of all names in the folder's files."""
-    taken = "".join(
-        f".replace({part!r}, '')" if _INNER_WRAPPERS.fullmatch(part) else f".removeprefix({part!r})"
-        for part in parts
-    )
-    return (
-        'python -c "import glob; from safetensors.torch import load, save_file; '
-        f"[save_file({{k{taken}: v for k, v in load(open(f, 'rb').read()).items()}}, f, "
-        f"{{'format': 'pt'}}) for f in glob.glob('{folder}/*.safetensors')]\""
-    )
-
-
-def _belongs(
-    name: str, expected: Collection[str], names: Collection[str], config: PretrainedConfig
-) -> bool:
+def _belongs(name: str, expected: Collection[str], config: PretrainedConfig) -> bool:
     """Whether a tensor that the model does not use is a part of its architecture."""
-    if _is_old_buffer(name, names) or _is_next_token_layer(name, config):
+    if _OLD_BUFFER.search(name) or _is_next_token_layer(name, config):
         return False
     pattern = _pattern(name)
     patterns = {_pattern(other) for other in expected}
@@ -318,12 +208,6 @@ def _belongs(
         or (".*." in pattern and (front + pattern).partition(".*.")[0] in blocks)
         for front in fronts
     )
-
-
-def _is_old_buffer(name: str, names: Collection[str]) -> bool:
-    # GPT-2 and GPT-NeoX kept their causal mask as `attn.bias`; a bias has a weight beside it.
-    owner, _, leaf = name.rpartition(".")
-    return bool(_OLD_BUFFER.search(name)) or (leaf == "bias" and f"{owner}.weight" not in names)
 
 
 def _is_next_token_layer(name: str, config: PretrainedConfig) -> bool:
@@ -358,9 +242,9 @@ def _check_gaps(folder: Path, names: Collection[str]) -> None:
         if (layer, expert) not in own
     ]
     if missing:
-        missing.sort(key=_natural)
+        missing.sort(key=natural)
         raise CheckpointError(
-            f"{folder} lacks {_n_tensors(len(missing))} of its model: {_first(missing)}",
+            f"{folder} lacks {count(len(missing))} of its model: {first_names(missing)}",
             why="the other experts have them",
             fix="Save the whole model again with save_pretrained",
         )
@@ -376,24 +260,9 @@ def _n_layers(config: PretrainedConfig) -> str:
     return str(getattr(config.get_text_config(), "num_hidden_layers", "an unknown number of"))
 
 
-def _n_tensors(n: int) -> str:
-    return "1 tensor" if n == 1 else f"{n:,} tensors"
-
-
-def _first(names: Sequence[str]) -> str:
-    further = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + further
-
-
 def _pattern(name: str) -> str:
     """The name with `*` for every number of a layer or expert."""
     return re.sub(r"\.\d+(?=\.)", ".*", f".{name}").removeprefix(".")
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Layer 2 before layer 10."""
-    parts = re.split(r"(\d+)", name)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 def _shape(shape: Sequence[int]) -> str:

@@ -108,7 +108,8 @@ def test_the_error_over_problems_contains_the_one_within(
 ) -> None:
     """Equal problems had an error of 0 over problems beside one of 0.2 within."""
     found = mean_pass_at_k(problems, k, "b")
-    assert found.se is not None and found.se_within is not None
+    assert found.se is not None
+    assert found.se_within is not None
     assert found.se >= found.se_within
 
 

@@ -56,9 +56,6 @@ def make_plan(
         RlreadyError: as `evaluate`.
     """
     weights = open_weights(config.checkpoint)
-    if _needs_device(config):
-        _check_device(config.device)
-    weights = dataclasses.replace(weights, extra=check_weights(weights.path))
     template = load_template(config.prompt_template) if config.prompt_template else DEFAULT_TEMPLATE
     protocol = Protocol(
         prompt_template=template,
@@ -70,9 +67,9 @@ def make_plan(
     suite_name, loaded = _load_benchmarks(config)
     heldout_sets = tuple(_load_heldout(option, config.limit) for option in config.held_out)
     _check_names([b.name for b in loaded], [h.name for h in heldout_sets], suite_name)
-    checkpoint = _checkpoint(config, weights, store, clock, unknown_kind)
+    weights = _checked(config, weights, clock)
+    checkpoint = _checkpoint(config, weights, store, unknown_kind)
     store.check(checkpoint)
-    check_finite(weights.path, default_cache_dir())
     base = None
     if config.base is not None:
         base = make_plan(_base_config(config), store, clock, unknown_kind="base")
@@ -194,16 +191,21 @@ def _check_names(names: Sequence[str], heldout: Sequence[str], suite_name: str) 
         )
 
 
-def _checkpoint(
-    config: EvaluateConfig,
-    weights: Weights,
-    store: Store,
-    clock: Clock,
-    unknown_kind: CheckpointKind,
-) -> Checkpoint:
+def _checked(config: EvaluateConfig, weights: Weights, clock: Clock) -> Weights:
+    """The weights, once they are finite and those of the model that the folder describes."""
     size = sum(path.stat().st_size for path in weights.path.glob("*.safetensors"))
     if size > LARGE_BYTES:
-        clock.say(f"Reading {size / 1e9:.1f} GB of weights for their fingerprint and check (once)")
+        clock.say(f"Reading {size / 1e9:.1f} GB of weights for check and fingerprint (once)")
+    # Without torch, whose import takes seconds.
+    check_finite(weights.path, default_cache_dir())
+    if _needs_device(config):
+        _check_device(config.device)
+    return dataclasses.replace(weights, extra=check_weights(weights.path))
+
+
+def _checkpoint(
+    config: EvaluateConfig, weights: Weights, store: Store, unknown_kind: CheckpointKind
+) -> Checkpoint:
     content = fingerprint(weights.path, default_cache_dir())
     known = _known(store, content)
     return Checkpoint(
