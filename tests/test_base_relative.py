@@ -15,7 +15,12 @@ import pytest
 from rlready.registry.mlflow_store import MlflowStore
 from rlready.testbed.base import shipped_base
 from rlready.testbed.benchmarks import write_benchmarks, write_heldout
-from rlready.testbed.model import untrained_checkpoint
+from rlready.testbed.model import (
+    ModelSize,
+    build_model,
+    save_checkpoint,
+)
+from rlready.testbed.tokenizer import world_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -116,12 +121,9 @@ def test_another_architecture_is_refused_before_anything_is_drawn(
     folder: Path, moved: Path, inputs: tuple[str, ...], tmp_path: Path, empty_database: Path
 ) -> None:
     shutil.copy(empty_database, tmp_path / "mlflow.db")
-    other = untrained_checkpoint(tmp_path / "other")
-    (other / "model.safetensors").unlink()
-    import torch
-    from safetensors.torch import save_file
-
-    save_file({"model.embed_tokens.weight": torch.ones(5, 4)}, other / "model.safetensors")
+    tokenizer = world_tokenizer()
+    model = build_model(tokenizer, ModelSize(n_layers=2), seed=0)
+    other = save_checkpoint(model, tokenizer, tmp_path / "other")
     flags = [*inputs, "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
     flags[flags.index("--samples-dir") + 1] = str(tmp_path / "samples")
     done = run(str(moved), "--base", str(other), *flags)

@@ -9,7 +9,7 @@ import pytest
 
 from rlready.registry.errors import ConfigError
 from rlready.workflow.config import EvaluateConfig
-from rlready.workflow.engines import parse_options
+from rlready.workflow.engines import loss_dtype, parse_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,29 @@ def test_an_unknown_engine_names_the_known(tmp_path: Path) -> None:
         EvaluateConfig(checkpoint=str(tmp_path), engine="vlm")
 
 
-def test_an_engine_without_options_refuses_them(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="takes no options"):
-        EvaluateConfig(checkpoint=str(tmp_path), engine_options=("dtype=float32",))
+def test_a_wrong_number_format_names_the_known(tmp_path: Path) -> None:
+    for engine, option in (
+        ("auto", "dtype=bf16"),
+        ("hf", "dtype=bf16"),
+        ("ray", "inner.dtype=bf16"),
+    ):
+        with pytest.raises(ConfigError, match=r"dtype is 'bf16'.*bfloat16, float16, float32"):
+            EvaluateConfig(checkpoint=str(tmp_path), engine=engine, engine_options=(option,))
+    with pytest.raises(ConfigError, match=r"the engine hf has no such option.*dtype"):
+        EvaluateConfig(checkpoint=str(tmp_path), engine_options=("tensor_parallel_size=2",))
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "dtype"),
+    [
+        ("auto", (), "auto"),
+        ("hf", ("dtype=float16",), "float16"),
+        ("ray", ("workers=2", "inner.dtype=bfloat16"), "bfloat16"),
+        ("server", ("url=http://127.0.0.1:1",), "auto"),
+    ],
+)
+def test_losses_are_computed_in_the_number_format_of_the_hf_engine(
+    engine: str, options: tuple[str, ...], dtype: str, tmp_path: Path
+) -> None:
+    config = EvaluateConfig(checkpoint=str(tmp_path), engine=engine, engine_options=options)
+    assert loss_dtype(config) == dtype

@@ -15,7 +15,7 @@ from rlready.evaluators.checkpoints import load_model, load_tokenizer
 from rlready.evaluators.hf_engine import HfSampler, choose
 from rlready.evaluators.prompts import encode, render
 from rlready.evaluators.sampling import Draw, UniformStreams, sample_seed
-from rlready.registry.errors import EvaluationError
+from rlready.registry.errors import CheckpointError, EvaluationError
 from rlready.registry.records import Problem, Protocol, Sample
 from rlready.testbed.model import untrained_checkpoint
 
@@ -154,6 +154,28 @@ def test_a_prompt_beyond_the_context_is_named(checkpoint: tuple[Any, Any]) -> No
     long = Protocol(prompt_template="{problem}", max_tokens=5000)
     with pytest.raises(EvaluationError, match=r"problem 0 has .* Lower --max-tokens"):
         draw(checkpoint, 1, long)
+
+
+def test_logits_that_overflow_are_an_error_before_the_first_sample(tmp_path: Path) -> None:
+    folder = untrained_checkpoint(tmp_path)
+    model, tokenizer = load_model(folder, "cpu", torch.float32), load_tokenizer(folder)
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight.mul_(3e38)
+    message = (
+        r"logits of problem \d are NaN or infinite, first in the output of "
+        r"model\.layers\.1\.mlp\.\w+\. .*overflows float32.*dtype=float32"
+    )
+    with pytest.raises(EvaluationError, match=message):
+        draw((model, tokenizer), 2)
+
+
+def test_a_token_beyond_the_embedding_is_an_error_of_the_checkpoint(tmp_path: Path) -> None:
+    folder = untrained_checkpoint(tmp_path)
+    model, tokenizer = load_model(folder, "cpu", torch.float32), load_tokenizer(folder)
+    tokenizer.add_tokens(["<image>"])
+    problem = Problem(id="7", text="1+2 <image>", answers=("3",))
+    with pytest.raises(CheckpointError, match=r"prompt of problem 7 has token \d+\. the embedding"):
+        draw((model, tokenizer), 1, problems=[problem])
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(checkpoint: tuple[Any, Any]) -> None:

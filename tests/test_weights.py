@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from rlready.evaluators.weights import (
     WeightChange,
+    check_base,
     n_tensors,
     principal_angle,
     weight_change,
@@ -148,3 +149,15 @@ def test_proxies_name_the_module_and_the_base(tmp_path: Path) -> None:
         "rotation/up_proj",
     }
     assert all(p.se is None and p.benchmark == "base" for p in proxies)
+
+
+def test_tensors_that_the_model_does_not_use_are_left_out(tmp_path: Path) -> None:
+    base = {"model.layers.0.mlp.up_proj.weight": spectral(0)}
+    head = {"v_head.summary.weight": torch.ones(1, 8)}
+    own = write(tmp_path / "a", {**base, **head})
+    with pytest.raises(CheckpointError, match=r"1 tensors are in one of them only.*v_head"):
+        check_base(own, write(tmp_path / "b", base))
+    check_base(own, tmp_path / "b", tuple(head))
+    change = weight_change(own, tmp_path / "b", ignored=tuple(head))
+    assert change.update_norms() == {"all": 0.0, "up_proj": 0.0}
+    assert n_tensors(own, tuple(head)) == 1
