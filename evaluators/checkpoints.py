@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlready.evaluators.weight_files import INDEX_FILE, SINGLE_FILE, tensor_headers, weight_files
 from rlready.evaluators.weight_glance import glance
@@ -211,7 +211,7 @@ def load_model(path: Path, device: str, dtype: torch.dtype) -> PreTrainedModel:
 
     try:
         with _quiet_if_small(path):
-            model, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 path,
                 dtype=dtype,
                 trust_remote_code=False,
@@ -222,14 +222,14 @@ def load_model(path: Path, device: str, dtype: torch.dtype) -> PreTrainedModel:
             )
     except Exception as error:  # the same
         raise CheckpointError(f"the model in {path} cannot be loaded", why=_brief(error)) from error
+    model, info = loaded
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     check_loading(path, info, expected, list(tensor_headers(path)), model.config)
     try:
-        model = model.to(device)
+        on_device: PreTrainedModel = model.to(device).eval()
     except Exception as error:  # the same
         raise CheckpointError(f"the model in {path} cannot be loaded", why=_brief(error)) from error
-    loaded: PreTrainedModel = model.eval()
-    return loaded
+    return on_device
 
 
 def pick_device(wanted: str) -> str:

@@ -154,7 +154,7 @@ class HfSampler:
     ) -> Iterator[_Batch]:
         rows = sample_requests(draws, protocol, self._tokenizer, context_tokens(self._model.config))
         prompts = [(row.problem_id, row.prompt) for row in rows]
-        check_prompts(prompts, n_token_ids(self._model), self._model.name_or_path)
+        check_prompts(prompts, n_token_ids(self._model), str(self._model.name_or_path))
         size = self._batch_size or self._fitting_batch(rows, protocol)
         start = 0
         while start < len(rows):

@@ -26,7 +26,7 @@ _LFS_POINTER = b"version https://git-lfs"
 _LENGTH_BYTES = 8
 """The length of the header stands in front of it."""
 
-_FLOATS = {
+_FLOATS: dict[str, tuple[Any, int]] = {
     "F64": (np.uint64, 0x7FF0_0000_0000_0000),
     "F32": (np.uint32, 0x7F80_0000),
     "F16": (np.uint16, 0x7C00),
