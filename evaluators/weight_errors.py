@@ -130,6 +130,19 @@ def surplus_error(folder: Path, surplus: Sequence[str], n_layers: object) -> Che
     )
 
 
+def shape_error(
+    folder: Path, name: str, found: Sequence[int], wanted: Sequence[int], n_others: int = 0
+) -> CheckpointError:
+    """The error for a tensor, and so many others, of another shape than the model's."""
+    others = f" (and {count(n_others)} more)" if n_others else ""
+    return CheckpointError(
+        f"tensor {name} in {folder} has the shape {_shape(found)}, and config.json asks for "
+        f"{_shape(wanted)}{others}",
+        why="config.json belongs to other weights, or a part of the tensor is missing",
+        fix="Put the config.json of this very checkpoint beside the weights",
+    )
+
+
 def token_error(folder: Path, beyond: Mapping[str, int], n_token_ids: int) -> CheckpointError:
     """The error for a tokenizer with tokens that have no row in the embedding."""
     token = max(beyond, key=lambda name: beyond[name])
@@ -157,3 +170,7 @@ def natural(name: str) -> list[tuple[int, str]]:
     """Layer 2 before layer 10."""
     parts = re.split(r"(\d+)", name)
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape)) or "()"

@@ -20,6 +20,7 @@ from rlready.evaluators.weight_errors import (
     adapter_error,
     missing_error,
     natural,
+    shape_error,
     surplus_error,
     token_error,
 )
@@ -47,6 +48,8 @@ _ALIKE = frozenset(
 )
 _LAYER = re.compile(r"((?:^|.*\.)(?:layers|h)\.)(\d+)\.(.+)")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$")
+_MOST_DOTS = 2
+"""In the name of an embedding or a head, as in `model.embed_tokens.weight`."""
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings)\.weight$")
 # With `INNER_WRAPPERS`: no model of transformers has names with these parts.
 _FRONT_WRAPPERS = re.compile(r"(?:(?:module|base_model\.model)\.)+")
@@ -80,6 +83,7 @@ def glance(folder: Path) -> None:
         if config.get("tie_word_embeddings") is False and not any(map(_HEAD.search, names)):
             head = "embed_out.weight" if config["model_type"] == "gpt_neox" else "lm_head.weight"
             raise missing_error(folder, [head], names, n_layers, False)
+        _check_shapes(folder, headers, config)
     _check_tokenizer(folder, headers)
 
 
@@ -107,20 +111,40 @@ def _check_layers(folder: Path, names: Collection[str], n_layers: int) -> None:
     # A further head may have layers of its own.
     fronts = Counter(match[1] for match in parts)
     parts = [match for match in parts if match[1] == max(fronts, key=lambda name: fronts[name])]
-    there = {int(match[2]) for match in parts}
-    if there == set(range(n_layers)) or not there:
+    layers: dict[int, set[str]] = {}
+    for match in parts:
+        layers.setdefault(int(match[2]), set()).add(match[3])
+    if not layers:
         return
     surplus = [match[0] for match in parts if int(match[2]) >= n_layers]
     if surplus:
         raise surplus_error(folder, surplus, n_layers)
-    example = max(there)
+    # An old buffer may have been saved in some layers only.
+    common = Counter(leaf for leaves in layers.values() for leaf in leaves)
+    usual = [leaf for leaf, n in common.items() if 2 * n > len(layers)]
     missing = [
-        f"{match[1]}{number}.{match[3]}"
-        for number in sorted(set(range(n_layers)) - there)
-        for match in parts
-        if int(match[2]) == example
+        f"{parts[0][1]}{number}.{leaf}"
+        for number in range(n_layers)
+        for leaf in usual
+        if leaf not in layers.get(number, ())
     ]
-    raise missing_error(folder, missing, names, n_layers, False)
+    if missing:
+        missing.sort(key=natural)
+        raise missing_error(folder, missing, names, n_layers, False)
+
+
+def _check_shapes(
+    folder: Path, headers: Mapping[str, TensorHeader], config: Mapping[str, Any]
+) -> None:
+    """Check the embedding and the head, where another vocabulary or width shows."""
+    wanted = (config.get("vocab_size"), config.get("hidden_size", config.get("n_embd")))
+    if None in wanted:
+        return
+    for name, header in headers.items():
+        # With a longer name it may be a part of a further head.
+        is_checked = _EMBEDDING.search(name) or _HEAD.search(name)
+        if is_checked and name.count(".") <= _MOST_DOTS and header.shape != wanted:
+            raise shape_error(folder, name, header.shape, wanted)
 
 
 def _check_tokenizer(folder: Path, headers: Mapping[str, TensorHeader]) -> None:

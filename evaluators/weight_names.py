@@ -26,6 +26,7 @@ from rlready.evaluators.weight_errors import (
     first_names,
     missing_error,
     natural,
+    shape_error,
     surplus_error,
     token_error,
 )
@@ -132,13 +133,7 @@ def check_loading(
         )
     if info["mismatched_keys"]:
         name, found, wanted = min(info["mismatched_keys"], key=lambda item: natural(item[0]))
-        n_others = len(info["mismatched_keys"]) - 1
-        raise CheckpointError(
-            f"tensor {name} in {folder} has the shape {_shape(found)}, and config.json asks for "
-            f"{_shape(wanted)}" + (f" (and {count(n_others)} more)" if n_others else ""),
-            why="config.json belongs to other weights, or a part of the tensor is missing",
-            fix="Put the config.json of this very checkpoint beside the weights",
-        )
+        raise shape_error(folder, name, found, wanted, len(info["mismatched_keys"]) - 1)
     adapter = [name for name in unexpected if ADAPTER_PART.search(name)]
     if adapter:
         raise adapter_error(f"{folder} holds more than its model", adapter)
@@ -263,7 +258,3 @@ def _n_layers(config: PretrainedConfig) -> str:
 def _pattern(name: str) -> str:
     """The name with `*` for every number of a layer or expert."""
     return re.sub(r"\.\d+(?=\.)", ".*", f".{name}").removeprefix(".")
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape)) or "()"

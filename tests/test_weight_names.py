@@ -254,7 +254,7 @@ def test_old_names_that_transformers_understands_are_taken(
 
 
 def test_further_heads_are_told_and_ignored(whole: Callable[[str], Path], tmp_path: Path) -> None:
-    heads = ("score.weight", "v_head.layers.9.weight", "v_head.summary.bias")
+    heads = ("critic.model.lm_head.weight", "score.weight", "v_head.layers.9.bias")
     folder = broken(whole("llama"), tmp_path / "heads", added(*heads))
     assert checked(folder) == heads
     assert load_model(folder, "cpu", torch.float32) is not None

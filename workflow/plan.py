@@ -56,6 +56,9 @@ def make_plan(
         RlreadyError: as `evaluate`.
     """
     weights = open_weights(config.checkpoint)
+    if config.base is not None:
+        # A broken one is told now, not when everything of the checkpoint was read.
+        open_weights(config.base)
     template = load_template(config.prompt_template) if config.prompt_template else DEFAULT_TEMPLATE
     protocol = Protocol(
         prompt_template=template,
@@ -198,6 +201,8 @@ def _checked(config: EvaluateConfig, weights: Weights, clock: Clock) -> Weights:
         clock.say(f"Reading {size / 1e9:.1f} GB of weights for check and fingerprint (once)")
     # Without torch, whose import takes seconds.
     check_finite(weights.path, default_cache_dir())
+    if config.base is not None:
+        check_finite(open_weights(config.base).path, default_cache_dir())
     if _needs_device(config):
         _check_device(config.device)
     return dataclasses.replace(weights, extra=check_weights(weights.path))
