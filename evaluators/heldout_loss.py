@@ -11,6 +11,8 @@ Both of the first two are kept, since the source (Kang et al. 2025, arXiv 2510.0
 either. Averages are over the whole set, never over batch means. Standard errors are over examples:
 sd / sqrt(n) for the mean, the linearised ratio estimator for the two ratios.
 
+Losses in float32 and bfloat16, or on a CPU and a GPU, are different numbers (`Precision`).
+
 Masked: everything but responses. `transformers` gives the same number: `model(ids, labels=ids)`
 with -100 at what is not scored is an example's sum divided by its scored tokens. Equal to float32
 cross-entropy over full logits to 1e-4 relative, however examples are put together.

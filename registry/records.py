@@ -271,7 +271,8 @@ class Proxy:
         unit: for example "probability", "nats/token", "tokens".
         benchmark: name of the benchmark, held-out set or suite it was measured on.
         benchmark_digest: of that benchmark's content.
-        protocol_digest: of the protocol that drew the samples; None for losses.
+        protocol_digest: of the protocol that drew the samples; of losses, the number format and
+            device that they were computed in, None for float32 on a CPU.
         n_problems: problems (or examples) that the value averages over.
         n_samples: samples (or response tokens) that it rests on.
         evaluator_version: rises when the value of this proxy may move.

@@ -163,7 +163,7 @@ def main() -> None:
     multiple=True,
     callback=several,
     metavar="KEY=VALUE",
-    help="Option of the engine; a wrong KEY lists them. Repeatable.",
+    help="Option of the engine, for example dtype=float32; a wrong KEY lists them. Repeatable.",
 )
 @click.option(
     "--batch-size",
