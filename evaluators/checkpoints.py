@@ -55,6 +55,16 @@ class Weights:
     name: str
     extra: tuple[str, ...] = ()
 
+    def warnings(self) -> list[str]:
+        """What users should know of weights that are fine otherwise."""
+        if not self.extra:
+            return []
+        named = ", ".join(self.extra[:3]) + (", ..." if self.extra[3:] else "")
+        return [
+            f"{self.name}: {len(self.extra)} of its tensors are not used by the language model and "
+            f"are ignored ({named})"
+        ]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:

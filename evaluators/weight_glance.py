@@ -137,9 +137,10 @@ def _check_shapes(
     folder: Path, headers: Mapping[str, TensorHeader], config: Mapping[str, Any]
 ) -> None:
     """Check the embedding and the head, where another vocabulary or width shows."""
-    wanted = (config.get("vocab_size"), config.get("hidden_size", config.get("n_embd")))
-    if None in wanted:
+    n_rows, width = config.get("vocab_size"), config.get("hidden_size", config.get("n_embd"))
+    if not isinstance(n_rows, int) or not isinstance(width, int):
         return
+    wanted = (n_rows, width)
     for name, header in headers.items():
         # With a longer name it may be a part of a further head.
         is_checked = _EMBEDDING.search(name) or _HEAD.search(name)

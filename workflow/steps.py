@@ -143,7 +143,8 @@ class Evaluator:
     def run(self, store: Store) -> Report:
         """Every stage, then the store."""
         plan = self._plan
-        self._warn_extra_tensors()
+        for text in plan.weights.warnings():
+            self._warn(text)
         judged: list[list[ProblemSamples]] = []
         try:
             with Verifier() as verifier:
@@ -464,14 +465,6 @@ class Evaluator:
     def _warn(self, text: str) -> None:
         self._warnings.append(text)
         self._clock.warn(text)
-
-    def _warn_extra_tensors(self) -> None:
-        extra = self._plan.weights.extra
-        if extra:
-            self._warn(
-                f"{len(extra)} tensors of {self._plan.checkpoint.name} are not of the language "
-                f"model and are ignored ({', '.join(extra[:3])}{', ...' if extra[3:] else ''})"
-            )
 
     def _warn_damaged(self, folder: SampleFolder) -> bool:
         """Tell of parts that were set aside since the last call; whether there were any."""
