@@ -11,11 +11,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-_FIX = (
-    "Give --engine-option dtype=float32 (or bfloat16, if it runs in float16); if it stays, the "
-    "checkpoint is broken"
-)
-
 
 def check_prompts(
     prompts: Sequence[tuple[str, Sequence[int]]], n_token_ids: int, path: str
@@ -58,12 +53,14 @@ def check_logits(
     if not bool(bad_B.any()):
         return
     problem_id, prompt = prompts[int(bad_B.nonzero()[0, 0])]
-    module = _first_bad_module(model, prompt)
+    module, dtype = _first_bad_module(model, prompt), str(model.dtype).removeprefix("torch.")
     where = f", first in the output of {module}" if module else ""
     raise EvaluationError(
         f"the logits of problem {problem_id} are NaN or infinite{where}",
-        why=f"the weights are finite, so a value on the way overflows {_dtype(model)}",
-        fix=_FIX,
+        why=f"the weights are finite, so a value on the way overflows {dtype}",
+        fix="Training probably diverged: take an earlier checkpoint"
+        if dtype == "float32"
+        else "Give --engine-option dtype=float32; if it stays, training probably diverged",
     )
 
 
@@ -90,7 +87,3 @@ def _first_bad_module(model: PreTrainedModel, prompt: Sequence[int]) -> str:
         for hook in hooks:
             hook.remove()
     return bad[0] if bad else ""
-
-
-def _dtype(model: PreTrainedModel) -> str:
-    return str(model.dtype).removeprefix("torch.")
