@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import json
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +24,8 @@ from typing import Any, Literal
 
 from rlready.registry.digest import digest
 from rlready.registry.errors import BenchmarkError, ConfigError
+from rlready.registry.expansion import DAMAGE, check_expansion
+from rlready.registry.foreign_files import parse_json
 
 Form = Literal["prompt", "problem", "messages"]
 
@@ -132,18 +132,13 @@ def load_heldout(path: Path, name: str | None = None) -> HeldoutSet:
 
 def _rows(path: Path) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
     """Place (for messages), line number and JSON object of every line that is not blank."""
-    try:
-        data = path.read_bytes()
-        data = gzip.decompress(data) if path.suffix == ".gz" else data
-    except (OSError, EOFError, zlib.error) as error:
-        raise BenchmarkError(f"held-out file {path} cannot be read", why=str(error)) from error
-    for n_line, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    for n_line, line in enumerate(_lines(path), start=1):
         where = f"{path}, line {n_line}"
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
+            row = parse_json(line.decode("utf-8-sig" if n_line == 1 else "utf-8"))
+        except ValueError as error:
             kind = "UTF-8" if isinstance(error, UnicodeDecodeError) else "JSON"
             raise BenchmarkError(
                 f"{where} is not {kind}", why=str(error), fix="Write one JSON object a line"
@@ -153,6 +148,15 @@ def _rows(path: Path) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
                 f"{where} holds a {type(row).__name__}", fix=f"Write a JSON object with {FORMS}"
             )
         yield where, n_line, row
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        check_expansion(path, BenchmarkError)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield from file
+    except (*DAMAGE, OSError) as error:
+        raise BenchmarkError(f"held-out file {path} cannot be read", why=str(error)) from error
 
 
 def _conversation(row: Mapping[str, Any], where: str) -> tuple[Form, tuple[Message, ...]]:

@@ -20,7 +20,6 @@ text is taken as it is, without the white space around it.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -31,6 +30,7 @@ from typing import Any, Literal, get_args
 from rlready.evaluators.problem_rows import Row
 from rlready.registry.digest import digest
 from rlready.registry.errors import BenchmarkError, ConfigError
+from rlready.registry.foreign_files import parse_json
 from rlready.registry.records import Problem
 
 ListMeaning = Literal["any", "all"]
@@ -188,8 +188,8 @@ def _answer_text(row: Row, part: object, form: AnswerForm) -> str:
 
 def _from_json(row: Row, value: object) -> object:
     try:
-        return json.loads(str(value), parse_float=Decimal)
-    except (ValueError, RecursionError) as error:
+        return parse_json(str(value), exact=True)
+    except ValueError as error:
         raise BenchmarkError(
             f"the answer of {row.where} is not JSON: {_shown(value)}",
             why=str(error),

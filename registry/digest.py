@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlready.registry.errors import CheckpointError
+from rlready.registry.foreign_files import read_json_object
 
 DIGEST_LENGTH = 32
 """Hexadecimal digits of an id."""
@@ -115,12 +116,6 @@ def fingerprint(folder: Path, cache_dir: Path | None = None) -> str:
 
 
 def _stable_config(path: Path) -> Mapping[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} is not JSON", why=str(error), fix="Save the checkpoint again"
-        ) from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} holds no JSON object", fix="Save the checkpoint again")
+    # A limit of `Infinity` is in the configuration of some models; JSON has no such number.
+    config = read_json_object(path, CheckpointError, fix="Save the checkpoint again", constant=str)
     return {key: value for key, value in config.items() if key not in _VOLATILE_CONFIG_KEYS}
