@@ -116,5 +116,9 @@ def _check_parquet(path: Path, kind: type[RlreadyError]) -> None:
 def _shown(n_bytes: int) -> str:
     for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if n_bytes >= size:
-            return f"{n_bytes / size:.3g} {unit}"
+            return (
+                f"{n_bytes / size:.0f} {unit}"
+                if n_bytes > 10 * size
+                else f"{n_bytes / size:.1f} {unit}"
+            )
     return f"{n_bytes} bytes"

@@ -14,7 +14,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,6 +30,7 @@ MAX_JSON_BYTES = 64 << 20
 MAX_TOML_BYTES = 1 << 20
 """Largest TOML file; recipes and suites have some kilobytes."""
 
+_LONG_INTEGER = "an integer in it needs more than the 64 bits that TOML gives it"
 _TOO_DEEP = f"it is nested more than {MAX_DEPTH} levels deep"
 # The TOML reader needs quadratic time for a key of many parts: 20,000 of them took 7 s.
 # Possessive, and from the first letter of a word on only, so that this search is linear.
@@ -83,8 +84,10 @@ def parse_toml(text: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError:
         raise
     except ValueError:  # Python's own limit, whose message tells of an interpreter setting
-        raise ValueError("an integer in it has thousands of digits") from None
+        raise ValueError(_LONG_INTEGER) from None
     _check_depth(values, len(text))
+    if any(isinstance(value, int) and abs(value) >= 1 << 63 for value in _leaves(values)):
+        raise ValueError(_LONG_INTEGER)
     return values
 
 
@@ -155,19 +158,28 @@ def _check_depth(value: Any, n_brackets: int) -> None:
     """Raise a ValueError if containers are nested too deep. No recursion, as that may not end."""
     if n_brackets <= MAX_DEPTH:
         return
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(MAX_DEPTH):
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [child for parent in level for child in _children(parent)]
         if not level:
             return
-        level = [
-            child
-            for parent in level
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, dict | list)
-        ]
-    if not level:
-        return
     raise ValueError(_TOO_DEEP)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    waiting = [value]
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, dict | list):
+            waiting += _children(inner)
+        else:
+            yield inner
+
+
+def _children(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _finite_number(text: str) -> float:
