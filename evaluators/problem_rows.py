@@ -13,14 +13,11 @@ import gzip
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from rlready.registry.errors import BenchmarkError
-from rlready.registry.expansion import DAMAGE, check_expansion, check_size
+from rlready.registry.expansion import DAMAGE, check_expansion
 from rlready.registry.foreign_files import parse_json
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 MAX_LINE_BYTES = 4 << 20
 """Longest line of a text file. The longest problem of the seven usual benchmarks has 5 kB."""
@@ -195,68 +192,23 @@ def _parquet_rows(path: Path, columns: Columns) -> Rows:
     import pyarrow.parquet
 
     try:
-        texts = _text_leaves(pyarrow.parquet.read_metadata(path))
-        with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as file:
+        with pyarrow.parquet.ParquetFile(path) as file:
             if file.metadata.num_rows > MAX_ROWS:
                 raise _too_many_rows(str(path))
             needed = columns(str(path), file.schema_arrow.names)
             number = n_bytes = 0
             for batch in file.iter_batches(_BATCH_ROWS, columns=needed):
-                for part in _small_parts(batch):
-                    size = _expanded_bytes(part)
-                    n_bytes += size
-                    _check_part(path, number + 1, size, n_bytes)
-                    for values in part.to_pylist():
-                        number += 1
-                        yield Row(f"{path}, row {number}", values)
+                n_bytes += batch.nbytes
+                if n_bytes > MAX_FILE_BYTES:
+                    raise _too_large(path)
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Row(f"{path}, row {number}", values)
     # pyarrow raises both for a damaged file.
     except (pyarrow.ArrowException, OSError) as error:
         raise BenchmarkError(
             f"{path} cannot be read as Parquet", why=str(error), fix="Write the file again"
         ) from error
-
-
-def _text_leaves(metadata: Any) -> list[str]:
-    """Columns of texts, read as dictionaries: a text that all rows share is then one text."""
-    leaves = (metadata.schema.column(i) for i in range(metadata.num_columns))
-    return [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
-
-
-def _small_parts(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
-    """The batch as it is, or its single rows if together they are larger than a row may be."""
-    if _expanded_bytes(batch) <= MAX_LINE_BYTES:
-        return [batch]
-    return [batch.slice(row, 1) for row in range(batch.num_rows)]
-
-
-def _expanded_bytes(values: pa.Array | pa.RecordBatch) -> int:
-    """Bytes that the values take as Python objects, the texts above all."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if isinstance(values, pa.RecordBatch):
-        return sum(_expanded_bytes(column) for column in values.columns)
-    kind = values.type
-    if pa.types.is_dictionary(kind):
-        lengths = pc.binary_length(values.dictionary).take(values.indices)
-        return int(pc.sum(lengths).as_py() or 0)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return _expanded_bytes(values.flatten())
-    if pa.types.is_struct(kind):
-        return sum(_expanded_bytes(values.field(i)) for i in range(kind.num_fields))
-    return int(values.nbytes)
-
-
-def _check_part(path: Path, number: int, size: int, n_bytes: int) -> None:
-    if size > MAX_LINE_BYTES:
-        raise BenchmarkError(
-            f"{path}, row {number} is longer than {MAX_LINE_BYTES} bytes",
-            why="no problem is that long",
-            fix="Check that the file holds one problem a row",
-        )
-    if n_bytes > MAX_FILE_BYTES:
-        raise _too_large(path)
-    check_size(path, BenchmarkError, n_bytes)
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -15,9 +15,12 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlready.registry.errors import RlreadyError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MAX_RATIO = 100
 """Most bytes that a byte of a compressed file may become."""
@@ -27,6 +30,7 @@ MAX_EXPANDED_BYTES = 4 << 30
 """Most bytes of a compressed file's content, whatever the ratio."""
 
 _CHUNK_BYTES = 1 << 18
+_BATCH_ROWS = 1024
 _OPENERS: dict[str, Callable[[Path], Any]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
@@ -99,18 +103,47 @@ def check_size(
 
 
 def _check_parquet(path: Path, kind: type[RlreadyError]) -> None:
-    """By what the file says of itself; values that repeat are not counted as often as they do."""
     import pyarrow
     import pyarrow.parquet
 
+    n_bytes = 0
     try:
         metadata = pyarrow.parquet.read_metadata(path)
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+        # Equal values in a row take next to nothing in the file, and four bytes each as indices.
+        sizes = (max(chunk.total_uncompressed_size, 4 * chunk.num_values) for chunk in chunks)
+        check_size(path, kind, sum(sizes))
+        # As dictionaries, a text that all rows share is read once, however often it counts.
+        texts = _text_leaves(metadata)
+        with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as file:
+            for batch in file.iter_batches(_BATCH_ROWS, columns=texts):
+                n_bytes += sum(_expanded_bytes(column) for column in batch.columns)
+                check_size(path, kind, n_bytes)
     except (pyarrow.ArrowException, OSError):
         return
-    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
-    # A value that is written as a run of equal ones still takes four bytes as an index.
-    check_size(path, kind, sum(max(c.total_uncompressed_size, 4 * c.num_values) for c in chunks))
+
+
+def _text_leaves(metadata: Any) -> list[str]:
+    """Paths of the columns that hold texts, also inside lists and structures."""
+    leaves = (metadata.schema.column(i) for i in range(metadata.num_columns))
+    return [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+
+
+def _expanded_bytes(values: pa.Array) -> int:
+    """Bytes that the values take as Python objects, the texts above all."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        lengths = pc.binary_length(values.dictionary).take(values.indices)
+        return int(pc.sum(lengths).as_py() or 0)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _expanded_bytes(values.flatten())
+    if pa.types.is_struct(kind):
+        return sum(_expanded_bytes(values.field(i)) for i in range(kind.num_fields))
+    return int(values.nbytes)
 
 
 def _shown(n_bytes: int) -> str:

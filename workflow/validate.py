@@ -121,8 +121,9 @@ def read_table(path: Path) -> pd.DataFrame:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
         return pd.read_csv(path)
-    # Both readers tell by a ValueError what is wrong inside a file (pyarrow's errors are some too).
-    except (*DAMAGE, OSError, ValueError) as error:
+    # Both readers tell by a ValueError what is wrong inside a file (pyarrow's errors are some too),
+    # and pandas by an ImportError that a file is packed in a way that it cannot read.
+    except (*DAMAGE, OSError, ValueError, ImportError) as error:
         why = str(error).splitlines()[0]
         raise ConfigError(f"cannot read {path} as a table", why=why) from error
 
