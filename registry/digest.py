@@ -60,14 +60,15 @@ def file_sha256(path: Path, cache_dir: Path | None = None) -> str:
     Args:
         path: the file.
         cache_dir: where digests are remembered by (path, size, modification time), so that the
-            weights of a large model are read once. `None` reads the file every time.
+            weights of a large model are read once. `None` reads the file every time. An entry
+            without a digest of its own, or with another one, counts for nothing.
     """
     status = path.stat()
     key = [str(path.resolve()), status.st_size, status.st_mtime_ns]
     entry = None if cache_dir is None else cache_dir / f"{digest(key)}.sha256"
     if entry is not None and entry.is_file():
-        remembered = entry.read_text()
-        if len(remembered) == 64:
+        remembered, _, check = entry.read_text(errors="replace").partition(" ")
+        if check == digest([key, remembered]):
             return remembered
     sha = hashlib.sha256()
     with path.open("rb") as file:
@@ -76,7 +77,7 @@ def file_sha256(path: Path, cache_dir: Path | None = None) -> str:
     if entry is not None:
         entry.parent.mkdir(parents=True, exist_ok=True)
         temporary = entry.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(sha.hexdigest())
+        temporary.write_text(f"{sha.hexdigest()} {digest([key, sha.hexdigest()])}")
         temporary.replace(entry)
     return sha.hexdigest()
 
