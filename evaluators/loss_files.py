@@ -111,7 +111,8 @@ def read_token_nlls(
     """
 
     def read(path: Path) -> list[NDArray[np.float32]]:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, since NumPy leaves a damaged file open.
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             values, lengths = file["values"], file["lengths"]
             written = str(file["digest"]) if "digest" in file else None
         if written not in (None, _digest(values, lengths)):

@@ -361,7 +361,7 @@ def _read(path: Path, columns: list[str] | None, needed: Sequence[str] | None = 
         if columns is None:
             check_table(table)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DamagedError(str(error)) from error
+        raise DamagedError(str(error).partition("\n")[0]) from error
     if set(needed or columns or [*_sample_schema().names, *_JUDGED]) - set(table.column_names):
         raise DamagedError("a column is missing")
     return table
