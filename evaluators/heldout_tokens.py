@@ -29,6 +29,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlready.evaluators.chat_templates import (
+    RenderedChat,
+    TemplateRefusalError,
+    assistant_mask,
+    named,
+    render_chat,
+)
 from rlready.evaluators.heldout import HeldoutExample, HeldoutSet, Message
 from rlready.registry.digest import digest
 from rlready.registry.errors import BenchmarkError, CheckpointError
@@ -198,16 +205,11 @@ def _tokenize_pair(
 def _tokenize_tagged(
     example: HeldoutExample, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    encoded = _apply_template(
-        example.messages,
-        tokenizer,
-        example.id,
-        tokenize=True,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-    )
+    chat = _apply_template(example.messages, tokenizer, example.id, with_spans=True)
+    _check_fast(example, tokenizer)
+    encoded = tokenizer(chat.text, add_special_tokens=False)
     ids = np.array(encoded["input_ids"], dtype=np.int64)
-    return ids, np.array(encoded["assistant_masks"], dtype=np.bool_)
+    return ids, np.array(assistant_mask(encoded, chat.spans), dtype=np.bool_)
 
 
 def _tokenize_rendered(
@@ -223,13 +225,7 @@ def _tokenize_rendered(
             fix="Give the example as `prompt` + `response`, or mark the turns in the template with "
             "{% generation %}",
         )
-    if not tokenizer.is_fast:
-        raise BenchmarkError(
-            f"held-out example {example.id} needs the places of tokens in the text, which "
-            f"{type(tokenizer).__name__} cannot give",
-            fix="Save the checkpoint with a fast tokenizer, or give the file as `prompt` + "
-            "`response`",
-        )
+    _check_fast(example, tokenizer)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     first, last = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
     # A token over the border of a turn holds words of the assistant, so it counts.
@@ -237,6 +233,16 @@ def _tokenize_rendered(
     for start, end in spans:
         is_response |= (last > start) & (first < end)
     return np.array(encoded["input_ids"], dtype=np.int64), is_response
+
+
+def _check_fast(example: HeldoutExample, tokenizer: PreTrainedTokenizerBase) -> None:
+    if not tokenizer.is_fast:
+        raise BenchmarkError(
+            f"held-out example {example.id} needs the places of tokens in the text, which "
+            f"{type(tokenizer).__name__} cannot give",
+            fix="Save the checkpoint with a fast tokenizer, or give the file as `prompt` + "
+            "`response`",
+        )
 
 
 def _scored_spans(
@@ -302,15 +308,8 @@ def _render(
     *,
     add_generation_prompt: bool = False,
 ) -> str:
-    return str(
-        _apply_template(
-            messages,
-            tokenizer,
-            example_id,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-        )
-    )
+    options = {"add_generation_prompt": add_generation_prompt}
+    return _apply_template(messages, tokenizer, example_id, **options).text
 
 
 def _apply_template(
@@ -318,18 +317,17 @@ def _apply_template(
     tokenizer: PreTrainedTokenizerBase,
     example_id: str,
     **options: Any,
-) -> Any:
-    import jinja2
-
+) -> RenderedChat:
     turns = [dataclasses.asdict(message) for message in messages]
     try:
-        return tokenizer.apply_chat_template(turns, **options)
-    except (jinja2.TemplateError, ValueError, TypeError) as error:
+        return render_chat(tokenizer, turns, **options)
+    except TemplateRefusalError as error:
         raise BenchmarkError(
-            f"the chat template refuses held-out example {example_id} "
+            f"the chat template of {named(tokenizer)} refuses held-out example {example_id} "
             f"(roles {', '.join(message.role for message in messages)})",
             why=str(error),
-            fix="Change the roles in the file to what the model was trained on",
+            fix="Change the roles in the file to what the model was trained on, or correct the "
+            "checkpoint's chat template",
         ) from error
 
 
