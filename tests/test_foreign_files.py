@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlready.evaluators.checkpoints import check_folder
+from rlready.evaluators.checkpoints import check_folder, load_tokenizer
 from rlready.evaluators.heldout import load_heldout
 from rlready.evaluators.problems import load_suite
 from rlready.predictors.recipe_file import read_space
@@ -199,3 +199,11 @@ def test_a_hostile_row_is_named(tmp_path: Path, text: str) -> None:
     path.write_text('{"prompt": "2?", "response": "4"}\n' + (text or "{") + "\n")
     with pytest.raises(RlreadyError, match=r"held\.jsonl, line 2"):
         load_heldout(path)
+
+
+def test_a_hostile_tokenizer_is_told_in_our_words(tmp_path: Path) -> None:
+    """Which of them are read, and how, is left to transformers until it fails."""
+    folder = checkpoint(tmp_path / "sft")
+    (folder / "tokenizer.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read.*nested more than"):
+        load_tokenizer(folder)
