@@ -27,8 +27,9 @@ def main() -> None:
 
 def _make_renderer() -> Callable[..., Any]:
     # The function that `apply_chat_template` calls, without a tokenizer and without torch.
-    from transformers.utils.chat_template_utils import render_jinja_template
+    from transformers.utils import chat_template_utils
 
+    render_template: Any = chat_template_utils.render_jinja_template
     limit_memory(_address_space() + (int(sys.argv[2]) << 20))
 
     def render(
@@ -40,7 +41,7 @@ def _make_renderer() -> Callable[..., Any]:
         with_spans: bool,
     ) -> dict[str, Any]:
         try:
-            texts, spans = render_jinja_template(
+            texts, spans = render_template(
                 conversations=[conversation],
                 tools=tools,
                 chat_template=template,

@@ -13,7 +13,7 @@ import atexit
 import functools
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -99,10 +99,11 @@ def assistant_mask(encoded: BatchEncoding, spans: Sequence[tuple[int, int]]) -> 
     Raises:
         ValueError: if the tokenizer is not a fast one.
     """
+    token_at: Callable[[int, int], int | None] = encoded.char_to_token
     n_tokens = len(encoded["input_ids"])
     mask = [0] * n_tokens
     for first, last in spans:
-        start, end = encoded.char_to_token(0, first), encoded.char_to_token(0, last - 1)
+        start, end = token_at(0, first), token_at(0, last - 1)
         if start is None:
             break
         stop = end + 1 if end else n_tokens
