@@ -44,7 +44,7 @@ _ELEMENT = re.compile(
 _PLAIN_NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?")
 _DICT = re.compile(r"""\{\s*(?:'[^']*'|"[^"]*")\s*:""")
 # Escapes that only a program writes. A single backslash before another letter is LaTeX.
-_HEX = r"(?:u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|U000[0-9a-fA-F]{5})"
+_HEX = r"(?:u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|U00(?:0[0-9a-fA-F]|10)[0-9a-fA-F]{4})"
 _WRITTEN = re.compile(rf"(?:[^\\]|\\[\\'\"/]|\\{_HEX})*", re.DOTALL)
 _ESCAPE = re.compile(rf"\\(?:({_HEX})|(.))", re.DOTALL)
 
