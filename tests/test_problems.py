@@ -95,6 +95,21 @@ def test_every_form_of_the_same_content_is_the_same_benchmark(tmp_path: Path, su
     assert benchmark.digest == Benchmark(name="y", problems=reference, source="").digest
 
 
+def test_a_json_list_is_read_like_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.json"
+    path.write_text("\ufeff \n" + json.dumps(ROWS, indent=1))
+    assert load(path).problems == load(write(tmp_path / "x.jsonl", ROWS)).problems
+    assert "x.json, item 2 has no answer" in error_of(
+        tmp_path, json.dumps([ROWS[0], {"problem": "p"}]), "x.json"
+    )
+    assert "x.json, item 1 is no JSON object but a int" in error_of(tmp_path, "[1]", "x.json")
+    assert "x.json is not JSON" in error_of(tmp_path, "[" * 100_000, "x.json")
+    assert "x.json is not UTF-8" in error_of(tmp_path, b"[\xff]", "x.json")
+    assert "has no problems" in error_of(tmp_path, "[]", "x.json")
+    monkeypatch.setattr(problem_rows, "MAX_LIST_BYTES", 10)
+    assert "JSON list of more than 10 bytes" in error_of(tmp_path, json.dumps(ROWS), "x.json")
+
+
 def test_absent_null_and_an_empty_csv_cell_are_the_same(tmp_path: Path) -> None:
     ragged = [{"id": "a", "problem": "p", "answer": "1"}, {"problem": "q", "answer": "2"}]
     nulls = [ragged[0], {"id": None, **ragged[1]}]
