@@ -21,11 +21,12 @@ Other keys are ignored.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlready.evaluators.lost_escapes import lost_escape
+from rlready.evaluators.row_fields import joined_text
 from rlready.registry.errors import BenchmarkError
 
 Form = Literal["prompt", "problem", "messages"]
@@ -263,12 +264,9 @@ def _filled(value: object, where: str, what: str) -> str:
 
 
 def _text(value: object, where: str, what: str) -> str:
-    parts: Sequence[object] = value if isinstance(value, list) else [value]
-    texts = [p.get("text") if isinstance(p, dict) and p.get("type") == "text" else p for p in parts]
-    strings = [text for text in texts if isinstance(text, str)]
-    if len(strings) < len(texts):
+    text = joined_text(value)
+    if text is None:
         raise BenchmarkError(f"{where}: {what} is no text", fix="Give a string, or text parts")
-    text = "".join(strings)
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -41,12 +41,14 @@ _ESCAPES = {
     "\r": ("a carriage return", "r"),
 }
 _TEXT_COMMAND = r"ext(?:bf|it|rm|tt|sf|sc|md|up|normal|color)?(?=\s*\{)|ilde(?=\s*\{)"
+# `x \ne 5`, `x \to 0`, `\nu = 3` outside of formulas: few texts have a space before such a break.
+_SHORT = (
+    r"(?<=\S )\ne(?= ?[0-9\\{-])|(?<=\S )\nu(?= ?[0-9\\=<])|(?<=[ =(+])\t(?:o|an)(?= ?[0-9\\({x])"
+)
 # The rest of commands, by the white space that their first letter became.
 _CERTAIN = re.compile(
-    rf"\t(?:{_TEXT_COMMAND}|(?:imes|heta|herefore|frac|binom|au|anh|op|ag(?=\s*\{{)|extstyle|"
+    rf"{_SHORT}|\t(?:{_TEXT_COMMAND}|(?:imes|heta|herefore|frac|binom|au|anh|op|ag(?=\s*\{{)|extstyle|"
     r"ilde|riangle(?:left|right|down|q|lefteq|righteq)?|hickapprox|hicksim)(?![A-Za-z]))"
-    # `x \ne 5` outside of a formula: the line before ends in a space, which few editors leave.
-    r"|(?<=\S )\ne(?= ?[0-9\\{-])"
     r"|\n(?:eq(?![.:])|abla|otin|ot|leq|geq|cong|prec|succ|subseteq|supseteq|earrow|warrow|"
     r"ewline|olimits|onumber|atural|(?:left|right|Left|Right)(?:right)?arrow)(?![A-Za-z])"
     r"|\r(?:ight(?:left)?(?:arrow|harpoons)?|ho|angle|floor|ceil|m|oot|brace|brack|vert|Vert)"
@@ -56,9 +58,9 @@ _UNCERTAIN = re.compile(
     r"(?:\t(?:an|o)|\n(?:e|u|i|eg|mid|sim|less|gtr|exists|parallel))(?![A-Za-z])"
 )
 _IN_EXAMPLES = re.compile(
-    rf"\t(?:{_TEXT_COMMAND}|(?:d?frac|binom)(?=\s*\{{)|(?:imes|heta|herefore|riangle)(?![A-Za-z]))"
-    r"|\n(?:eq(?=\s*[\\$({0-9-])|abla|otin)(?![A-Za-z])"
-    r"|\r(?:ight|ightarrow)(?![A-Za-z])"
+    rf"{_SHORT}|\t(?:{_TEXT_COMMAND}|(?:d?frac|binom)(?=\s*\{{)|(?:imes|heta|herefore|riangle)(?![A-Za-z]))"
+    r"|\n(?:eq(?=\s*(?:[\\${0-9-]|[A-Za-z](?![A-Za-z])))|abla|otin)(?![A-Za-z])"
+    r"|\r(?:ight(?:arrow)?|ho|angle|floor|ceil|brace)(?![A-Za-z])"
 )
 _DISPLAYED = re.compile(r"\\begin(?![A-Za-z])|\$\$|\\\[")
 _UNESCAPED_DOLLAR = re.compile(r"(?<!\\)\$")
@@ -108,7 +110,7 @@ def _described(text: str, at: int) -> LostEscape:
             "behind it"
         )
     return LostEscape(
-        rf"holds {name} before {rest!a}, where JSON probably read the first letter of \{command} "
-        "as an escape",
+        rf"holds {name} before {rest!a}, where JSON or Python probably read the first letter of "
+        rf"\{command} as an escape",
         fix,
     )

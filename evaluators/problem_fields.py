@@ -44,7 +44,7 @@ from rlready.evaluators.reference_answers import (
     listed,
     without_thousands,
 )
-from rlready.evaluators.row_fields import columns_of, decoded, given
+from rlready.evaluators.row_fields import columns_of, decoded, given, joined_text, unwrapped
 from rlready.registry.digest import digest
 from rlready.registry.errors import BenchmarkError, ConfigError
 from rlready.registry.records import Problem
@@ -69,6 +69,8 @@ MAX_EXPONENT = 400
 """Largest power of ten of a numeric answer: `1e999999999` would be a text of a gigabyte."""
 
 _ID_DIGITS = 16
+_PROMPT_ROLES = (["user"], ["system", "user"], ["developer", "user"])
+_MESSAGES_TEXT = re.compile(r"""\[\s*\{\s*['"](?:role|content)['"]\s*:""")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,8 +199,7 @@ def decimal_text(value: int | float | Decimal) -> str:
 def _problem_text(cell: _Cell) -> str:
     messages = cell.value
     if isinstance(messages, str):
-        is_list = re.match(r"\s*\[\s*\{\s*['\"]", messages)
-        messages = decoded(messages.strip()) if is_list else None
+        messages = _decoded_messages(cell)
     if _is_messages(messages):
         cell = cell._replace(value=_prompt_of(cell, messages))
     if not isinstance(cell.value, str):
@@ -212,6 +213,20 @@ def _problem_text(cell: _Cell) -> str:
     return cell.value
 
 
+def _decoded_messages(cell: _Cell) -> object:
+    """The messages that a table's cell holds as a text; None for an ordinary text."""
+    text = unwrapped(cell.value)
+    if not _MESSAGES_TEXT.match(text):
+        return None
+    messages = decoded(text)
+    if not _is_messages(messages):
+        raise cell.error(
+            f"looks like a list of messages and cannot be read: {_shown(cell.value)}",
+            fix="Write it as JSON, or name a field with the question's text",
+        )
+    return messages
+
+
 def _is_messages(value: object) -> bool:
     return (
         isinstance(value, list)
@@ -222,15 +237,15 @@ def _is_messages(value: object) -> bool:
 
 def _prompt_of(cell: _Cell, messages: Sequence[Mapping[str, Any]]) -> str:
     """The text of a user's turn, behind that of a system turn."""
-    texts = [turn.get("content") for turn in messages]
+    texts = [joined_text(turn.get("content")) for turn in messages]
     roles = [turn["role"] for turn in messages]
-    if roles not in (["user"], ["system", "user"]) or not all(isinstance(t, str) for t in texts):
+    if roles not in _PROMPT_ROLES or None in texts:
         raise cell.error(
             f"has messages of the roles {', '.join(map(str, roles))}",
             why="a problem is the text of one user turn, with or without a system turn before it",
             fix="Write the whole prompt as one user turn with a text as its content",
         )
-    return "\n\n".join(text for text in texts if text.strip())
+    return "\n\n".join(text for text in texts if text and text.strip())
 
 
 def _answers(row: Row, cell: _Cell, form: AnswerForm) -> tuple[str, ...]:

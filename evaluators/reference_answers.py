@@ -26,6 +26,7 @@ import re
 from collections.abc import Iterator
 
 from rlready.evaluators.answers import extract_boxed
+from rlready.evaluators.row_fields import unwrapped
 
 MARK = "####"
 SOLUTION_FIELDS = ("solution", "rationale", "reasoning", "output", "response")
@@ -34,7 +35,6 @@ SOLUTION_FIELDS = ("solution", "rationale", "reasoning", "output", "response")
 MAX_CHARS_AROUND_BOX = 24
 """Most characters around a box in an answer, such as `x = `; with more it is a derivation."""
 
-_ARRAY = re.compile(r"(?:(?:np|numpy)\.)?array\((.*?)(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _ELEMENT = re.compile(
     r"""\s*(?:'(?P<single>(?:[^'\\]|\\.)*)'|"(?P<double>(?:[^"\\]|\\.)*)"|(?P<bare>[^\s,'"\[\](){}]+))"""
@@ -72,7 +72,7 @@ _QUOTED_WORDS = re.compile(r"\\(?:text\w*|mbox|mathrm|operatorname)\s*\{[^{}]*\}
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _SENTENCE_END = re.compile(r"[A-Za-z0-9)}$][.!?](?:\s|$)|\n")
 _SAID = re.compile(
-    r"(?:^|(?<=[.!?\n]))\s*(?:(?:so|thus|hence|therefore),?\s+)?(?:the|our|final)\s+(?:final\s+)?"
+    r"(?:^|(?<=[.!?\n]))\s*(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+|our\s+)?(?:final\s+)?"
     r"answer\s*(?:is|:|=)\s*:?\s*(?P<answer>[^\n]*\S)\s*$",
     re.IGNORECASE,
 )
@@ -100,9 +100,7 @@ def listed(text: str) -> list[str] | None:
     Raises:
         UnreadableAnswer: for an empty list, a list within a list, or a mapping.
     """
-    text = text.strip()
-    if array := _ARRAY.fullmatch(text):
-        text = array[1].strip()
+    text = unwrapped(text)
     if _DICT.match(text):
         raise UnreadableAnswer(
             "it is a mapping written as a text",
@@ -193,7 +191,7 @@ def _has_sentence(text: str) -> bool:
 def _marked_answer(text: str) -> str | None:
     """What stands behind the last mark; None if that is nothing, or more than an answer."""
     answer, _, rest = text.rpartition(MARK)[2].strip().partition("\n")
-    answer = without_thousands(_CALCULATOR.sub("", answer))
+    answer = without_thousands(_CALCULATOR.sub("", answer)).removesuffix(".")
     said = _SAID.fullmatch(rest.strip())
     is_repeated = said and without_thousands(said["answer"].removesuffix(".")) == answer
     return answer if answer and (is_repeated or not rest.strip()) else None

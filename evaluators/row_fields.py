@@ -12,12 +12,15 @@ from __future__ import annotations
 import ast
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 MAX_LITERAL_CHARS = 1 << 18
 """Longest text that is read as a Python literal, which takes a hundred times its size in memory."""
+
+_ARRAY = re.compile(r"(?:(?:np|numpy)\.)?array\((.*?)(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
 
 
 def given(values: Mapping[str, Any], candidates: Sequence[str]) -> list[tuple[str, Any]]:
@@ -29,6 +32,23 @@ def given(values: Mapping[str, Any], candidates: Sequence[str]) -> list[tuple[st
                 if not _is_null(value):
                     places.setdefault(name, value)
     return list(places.items())
+
+
+def joined_text(value: object) -> str | None:
+    """The text of a message's content: a string, or a list of text parts; None for another value.
+
+    Parts are strings or, as OpenAI writes them, `{"type": "text", "text": ...}`.
+    """
+    parts = value if isinstance(value, list) else [value]
+    texts = [p.get("text") if isinstance(p, dict) and p.get("type") == "text" else p for p in parts]
+    strings = [text for text in texts if isinstance(text, str)]
+    return "".join(strings) if len(strings) == len(texts) else None
+
+
+def unwrapped(text: str) -> str:
+    """The text without white space around it and without numpy's `array(..., dtype=object)`."""
+    array = _ARRAY.fullmatch(text.strip())
+    return array[1].strip() if array else text.strip()
 
 
 def columns_of(names: Sequence[str], candidates: Sequence[str]) -> list[str]:

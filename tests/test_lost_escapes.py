@@ -43,6 +43,12 @@ def test_an_answer_is_one_line_so_that_short_commands_count_too(text: str) -> No
     assert lost_escape(text, "answer") is None
 
 
+@pytest.mark.parametrize("text", [r"x \ne 5", r"as x \to 0", r"with \nu = 3", r"find \tan 45"])
+@pytest.mark.parametrize("kind", ["problem", "example"])
+def test_short_commands_outside_of_formulas_are_seen_behind_a_space(text: str, kind: Kind) -> None:
+    assert lost_escape(as_json_reads(text), kind)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -65,6 +71,7 @@ def test_ordinary_lines_and_tables_of_a_problem_pass(text: str) -> None:
     [
         "\text = path.suffix\n\tau = 3",
         "see\neq. (3)",
+        "x = Symbol('x')\neq = Eq(x, 2)\neq(1, 2)\neq.subs(x, 1)",
         "10 %\r20 %",
         "\x1b[1mbold\x1b[0m",
         "if a:\n\timport x",
@@ -94,5 +101,7 @@ def test_what_is_hardly_anything_else_is_seen_in_every_text(kind: Kind) -> None:
 def test_the_message_names_the_command() -> None:
     lost = lost_escape("Simplify \frac{4}{8}", "problem")
     assert lost is not None
-    assert lost.what.startswith(r"holds a form feed before 'rac{4}{8}', where JSON probably read")
+    assert lost.what.startswith(
+        r"holds a form feed before 'rac{4}{8}', where JSON or Python probably read"
+    )
     assert lost.fix.startswith(r"Write \\frac with two backslashes in the file")

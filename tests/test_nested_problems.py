@@ -74,6 +74,15 @@ def test_the_truth_may_be_a_number_a_list_or_a_solution(
 def test_a_system_turn_stands_before_the_question(tmp_path: Path) -> None:
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+3?"}]
     assert load(tmp_path / "x.jsonl", verl(turns)).problems[0].text == "Be brief.\n\n2+3?"
+    turns[0]["role"] = "developer"
+    for parts in (
+        turns,
+        [turns[0], {"role": "user", "content": [{"type": "text", "text": "2+3?"}]}],
+    ):
+        text = load(tmp_path / "z.jsonl", verl(parts)).problems[0].text
+        assert text == "Be brief.\n\n2+3?"
+    as_text = verl(f"array({turns!r}, dtype=object)")
+    assert load(tmp_path / "w.jsonl", as_text).problems[0].text == "Be brief.\n\n2+3?"
     as_text = verl(json.dumps(turns))
     assert load(tmp_path / "y.jsonl", as_text).problems[0].text == "Be brief.\n\n2+3?"
 
@@ -87,6 +96,7 @@ def test_a_system_turn_stands_before_the_question(tmp_path: Path) -> None:
         ),
         (verl([{"role": "user", "content": None}]), "roles user"),
         (verl([{"role": "user", "content": " "}]), r"line 1 is empty \(field 'prompt'\)"),
+        (verl("[{'role': 'user'} {'role': 'user'}]"), "looks like a list of messages and cannot"),
         (verl(truth={"a": 1}), r"line 1 is dict.* \(field 'reward_model.ground_truth'\)"),
         (verl(truth='{"answer": "5"}'), r"mapping .*Name the field within it"),
         (verl(truth=None), r"no answer.*'reward_model.ground_truth'"),

@@ -101,6 +101,8 @@ def test_what_is_no_list_of_answers_is_told(text: str, why: str) -> None:
         ("Sold 48/2 = <<48/2=24>>24.\n#### 1,234", "1234"),
         ("We add.\n#### 5\nThe answer is: 5", "5"),
         ("We add 2 and 3. The answer is 5.", "5"),
+        ("We add.\nAnswer: 5", "5"),
+        ("We add.\n####5.", "5"),
         (r"The density is $\boxed{3e16} / \mathrm{cm}^{3}$.", "3e16"),
     ],
 )
