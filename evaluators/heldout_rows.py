@@ -272,5 +272,5 @@ def _text(value: object, where: str, what: str) -> str:
     except UnicodeEncodeError as error:
         raise BenchmarkError(f"{where}: {what} is no Unicode text", why=str(error)) from error
     if lost := lost_escape(text, "example"):
-        raise BenchmarkError(f"{where}: {what} {lost.what}", fix=lost.fix)
+        raise BenchmarkError(f"{where}: {what} {lost.what}", why=lost.why, fix=lost.fix)
     return text

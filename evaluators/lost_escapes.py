@@ -22,9 +22,10 @@ code and tables, so that only what is hardly anything else than a lost command i
 
 
 class LostEscape(NamedTuple):
-    """What stands in a text in place of a backslash, and what to write in the file."""
+    """What stands in a text in place of a backslash, why, and what to write in the file."""
 
     what: str
+    why: str
     fix: str
 
 
@@ -98,6 +99,7 @@ def _described(text: str, at: int) -> LostEscape:
     if character not in _ESCAPES:
         return LostEscape(
             f"holds the control character U+{ord(character):04X} before {rest!a}",
+            "it is not a part of any text",
             "Remove the character",
         )
     name, letter = _ESCAPES[character]
@@ -110,7 +112,7 @@ def _described(text: str, at: int) -> LostEscape:
             "behind it"
         )
     return LostEscape(
-        rf"holds {name} before {rest!a}, where JSON or Python probably read the first letter of "
-        rf"\{command} as an escape",
+        f"holds {name} before {rest!a}",
+        rf"JSON or Python probably read the first letter of \{command} as an escape",
         fix,
     )

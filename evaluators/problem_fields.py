@@ -339,7 +339,7 @@ def _check_text(cell: _Cell, text: str) -> None:
 
 def _check_escapes(cell: _Cell, text: str, kind: Literal["answer", "problem"]) -> None:
     if lost := lost_escape(text, kind):
-        raise cell.error(lost.what, fix=lost.fix)
+        raise cell.error(lost.what, why=lost.why, fix=lost.fix)
 
 
 def _cell(row: Row, fields: Fields, role: str) -> _Cell:
