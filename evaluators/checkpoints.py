@@ -7,13 +7,13 @@ do anything on the machine that evaluates it.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlready.registry.errors import CheckpointError
+from rlready.registry.foreign_files import read_json_object
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +24,14 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "
 LARGE_BYTES = 2_000_000_000
 """Weights from here on take seconds to read."""
 
+_JSON_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+_AGAIN = "Copy or download the folder again"
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model"]
 
 
@@ -102,6 +110,7 @@ def check_folder(path: Path) -> None:
         raise CheckpointError(
             f"{path} holds no weights", why="there is no *.safetensors file in it"
         )
+    _check_json(path)
     _check_shards(path)
     if not any((path / name).is_file() for name in _TOKENIZERS):
         raise CheckpointError(
@@ -211,20 +220,29 @@ def pick_dtype(device: str) -> torch.dtype:
     return torch.float32
 
 
+def _check_json(path: Path) -> None:
+    """Before transformers reads them: what it says of a hostile file helps nobody."""
+    for name in _JSON_FILES:
+        if (path / name).is_file():
+            read_json_object(path / name, CheckpointError, fix=_AGAIN, constant=str)
+
+
 def _check_shards(path: Path) -> None:
     index = path / "model.safetensors.index.json"
     if not index.is_file():
         return
     try:
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is no index of weights", why=_brief(error)) from error
+        shards = set(read_json_object(index, CheckpointError, fix=_AGAIN)["weight_map"].values())
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{index} is no index of weights", why=_brief(error), fix=_AGAIN
+        ) from error
     missing = sorted(name for name in shards if not (path / str(name)).is_file())
     if missing:
         raise CheckpointError(
             f"{path} lacks {len(missing)} of {len(shards)} weight files ({missing[0]}, ...)",
             why="its index names them",
-            fix="Copy or download the folder again",
+            fix=_AGAIN,
         )
 
 

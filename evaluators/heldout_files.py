@@ -7,14 +7,14 @@ not a bracket holds JSON lines too.
 from __future__ import annotations
 
 import gzip
-import json
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlready.evaluators.heldout_rows import FORMATS, KEYS
 from rlready.registry.errors import BenchmarkError
+from rlready.registry.expansion import DAMAGE, check_expansion
+from rlready.registry.foreign_files import parse_json
 
 MAX_LIST_BYTES = 256 << 20
 """Largest JSON list, which is read as a whole. JSON lines have no such limit."""
@@ -77,6 +77,7 @@ def _parquet_rows(path: Path) -> Iterator[ExampleRow]:
 
     number = 0
     try:
+        check_expansion(path, BenchmarkError)
         with pyarrow.parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
             # Only what is read: a picture in another column would be loaded otherwise.
@@ -94,17 +95,18 @@ def _parquet_rows(path: Path) -> Iterator[ExampleRow]:
 
 def _lines(path: Path) -> Iterator[bytes]:
     try:
+        check_expansion(path, BenchmarkError)
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             for number, line in enumerate(file):
                 yield line if number else line.removeprefix(b"\xef\xbb\xbf")
-    except (OSError, EOFError, zlib.error) as error:
+    except (*DAMAGE, OSError) as error:
         raise BenchmarkError(f"held-out file {path} cannot be read", why=str(error)) from error
 
 
 def _parsed(text: bytes, where: str, fix: str) -> Any:
     try:
-        return json.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        return parse_json(text.decode("utf-8"))
+    except ValueError as error:
         kind = "UTF-8" if isinstance(error, UnicodeDecodeError) else "JSON"
         raise BenchmarkError(f"{where} is not {kind}", why=str(error), fix=fix) from error
 

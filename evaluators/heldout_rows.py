@@ -28,6 +28,7 @@ from typing import Any, Literal
 from rlready.evaluators.lost_escapes import lost_escape
 from rlready.evaluators.row_fields import joined_text
 from rlready.registry.errors import BenchmarkError
+from rlready.registry.foreign_files import parse_json
 
 Form = Literal["prompt", "problem", "messages"]
 
@@ -241,8 +242,8 @@ def _is_scored(turn: Mapping[str, Any], where: str) -> bool:
 def _tools(value: object, where: str) -> str:
     if isinstance(value, str) and value.strip():
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
+            value = parse_json(value)
+        except ValueError as error:
             raise BenchmarkError(
                 f"{where}: `tools` is not JSON", why=str(error), fix="Give a list of JSON schemas"
             ) from error

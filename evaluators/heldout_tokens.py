@@ -33,6 +33,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlready.evaluators.chat_templates import (
+    RenderedChat,
+    TemplateRefusalError,
+    assistant_mask,
+    named,
+    render_chat,
+)
 from rlready.evaluators.cut_text import n_cut_bytes
 from rlready.evaluators.heldout import HeldoutExample, HeldoutSet
 from rlready.evaluators.heldout_rows import Message
@@ -221,36 +228,28 @@ def _tokenize_tagged(
     example: HeldoutExample, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], dict[int, str]]:
     """Token ids, mask, and the scored text of each turn by its index."""
-    encoded = _apply_template(
-        example,
-        tokenizer,
-        example.messages,
-        tokenize=True,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-    )
-    ids = np.array(encoded["input_ids"], dtype=np.int64)
-    is_response = np.array(encoded["assistant_masks"], dtype=np.bool_)
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], is_response, [0]])))
-    stretches = edges.reshape(-1, 2).tolist()
-    turns = _marked_turns(example, len(stretches))
-    if turns is None:
-        if not all(message.is_scored for message in example.messages):
-            raise BenchmarkError(
-                f"held-out example {example.id} has turns of weight 0, and the chat template marks "
-                f"{len(stretches)} stretches as the assistant's",
-                why="it cannot be told which of them belong to the turns of weight 0",
-                fix="Give one row for each turn that is scored, as `prompt` + `completion`",
-            )
-        text = str(tokenizer.decode(ids[is_response]))
-        return ids, is_response, dict.fromkeys(range(len(example.messages)), text)
-    texts = {}
-    for i, (start, end) in zip(turns, stretches, strict=True):
-        if example.messages[i].is_scored:
-            texts[i] = str(tokenizer.decode(ids[start:end]))
-        else:
-            is_response[start:end] = False
-    return ids, is_response, texts
+    chat = _apply_template(example, tokenizer, example.messages, with_spans=True)
+    _check_fast(example, tokenizer)
+    encoded = tokenizer(chat.text, add_special_tokens=False)
+    spans = chat.spans
+    turns = _marked_turns(example, len(spans))
+    if turns is not None:
+        marked = dict(zip(turns, spans, strict=True))
+        scored = {i: span for i, span in marked.items() if example.messages[i].is_scored}
+        spans = tuple(scored.values())
+        texts = {i: chat.text[start:end] for i, (start, end) in scored.items()}
+    elif all(message.is_scored for message in example.messages):
+        text = "".join(chat.text[start:end] for start, end in spans)
+        texts = dict.fromkeys(range(len(example.messages)), text)
+    else:
+        raise BenchmarkError(
+            f"held-out example {example.id} has turns of weight 0, and the chat template marks "
+            f"{len(spans)} stretches as the assistant's",
+            why="it cannot be told which of them belong to the turns of weight 0",
+            fix="Give one row for each turn that is scored, as `prompt` + `completion`",
+        )
+    is_response = np.array(assistant_mask(encoded, spans), dtype=np.bool_)
+    return np.array(encoded["input_ids"], dtype=np.int64), is_response, texts
 
 
 def _marked_turns(example: HeldoutExample, n_stretches: int) -> list[int] | None:
@@ -274,13 +273,7 @@ def _tokenize_rendered(
             fix="Give the example as `prompt` + `response`, or mark the turns in the template with "
             "{% generation %}",
         )
-    if not tokenizer.is_fast:
-        raise BenchmarkError(
-            f"held-out example {example.id} needs the places of tokens in the text, which "
-            f"{type(tokenizer).__name__} cannot give",
-            fix="Save the checkpoint with a fast tokenizer, or give the file as `prompt` + "
-            "`response`",
-        )
+    _check_fast(example, tokenizer)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     first, last = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
     # A token over the border of a turn holds words of the assistant, so it counts.
@@ -289,6 +282,16 @@ def _tokenize_rendered(
         is_response |= (last > start) & (first < end)
     texts = {i: text[start:end] for i, (start, end) in spans.items()}
     return np.array(encoded["input_ids"], dtype=np.int64), is_response, texts
+
+
+def _check_fast(example: HeldoutExample, tokenizer: PreTrainedTokenizerBase) -> None:
+    if not tokenizer.is_fast:
+        raise BenchmarkError(
+            f"held-out example {example.id} needs the places of tokens in the text, which "
+            f"{type(tokenizer).__name__} cannot give",
+            fix="Save the checkpoint with a fast tokenizer, or give the file as `prompt` + "
+            "`response`",
+        )
 
 
 def _scored_spans(
@@ -371,15 +374,8 @@ def _render(
     *,
     add_generation_prompt: bool = False,
 ) -> str:
-    return str(
-        _apply_template(
-            example,
-            tokenizer,
-            messages,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-        )
-    )
+    options = {"add_generation_prompt": add_generation_prompt}
+    return _apply_template(example, tokenizer, messages, **options).text
 
 
 def _apply_template(
@@ -387,21 +383,20 @@ def _apply_template(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Message],
     **options: Any,
-) -> Any:
+) -> RenderedChat:
     """Messages of an example, and its tools, as the chat template puts them."""
-    import jinja2
-
     turns = [{"role": message.role, "content": message.content} for message in messages]
     if example.tools:
         options["tools"] = json.loads(example.tools)
     try:
-        return tokenizer.apply_chat_template(turns, **options)
-    except (jinja2.TemplateError, ValueError, TypeError) as error:
+        return render_chat(tokenizer, turns, **options)
+    except TemplateRefusalError as error:
         raise BenchmarkError(
-            f"the chat template refuses held-out example {example.id} "
+            f"the chat template of {named(tokenizer)} refuses held-out example {example.id} "
             f"(roles {', '.join(message.role for message in messages)})",
             why=str(error),
-            fix="Change the roles in the file to what the model was trained on",
+            fix="Change the roles in the file to what the model was trained on, or correct the "
+            "checkpoint's chat template",
         ) from error
 
 

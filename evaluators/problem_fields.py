@@ -29,7 +29,6 @@ that was written as a text and of a whole solution. A list in a row with `is_mul
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,6 +46,7 @@ from rlready.evaluators.reference_answers import (
 from rlready.evaluators.row_fields import columns_of, decoded, given, joined_text, unwrapped
 from rlready.registry.digest import digest
 from rlready.registry.errors import BenchmarkError, ConfigError
+from rlready.registry.foreign_files import parse_json
 from rlready.registry.records import Problem
 
 ListMeaning = Literal["any", "all"]
@@ -302,8 +302,8 @@ def _gold(cell: _Cell) -> str:
 
 def _from_json(cell: _Cell) -> object:
     try:
-        return json.loads(str(cell.value), parse_float=Decimal)
-    except (ValueError, RecursionError) as error:
+        return parse_json(str(cell.value), exact=True)
+    except ValueError as error:
         raise cell.error(
             f"is not JSON: {_shown(cell.value)}",
             why=str(error),

@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from rlready.registry.errors import BenchmarkError
+from rlready.registry.expansion import DAMAGE, check_expansion
+from rlready.registry.foreign_files import parse_json
 
 MAX_LINE_BYTES = 4 << 20
 """Longest line of a text file. The longest problem of the seven usual benchmarks has 5 kB."""
 MAX_ROWS = 1_000_000
 MAX_FILE_BYTES = 1 << 30
-"""Most bytes of a file, counted after decompression: a gzip of 1 MB may unfold to 1 GB."""
+"""Most bytes of a file, counted after decompression."""
 
 MAX_LIST_BYTES = 256 << 20
 """Largest JSON list, which is read as a whole."""
@@ -77,6 +76,7 @@ def file_rows(path: Path, columns: Columns) -> Rows:
     suffix = suffix_of(path)
     if not path.is_file():
         raise BenchmarkError(f"there is no file {path}", fix="Check the path")
+    check_expansion(path, BenchmarkError)
     if suffix == ".parquet":
         return _parquet_rows(path, columns)
     if suffix == ".csv":
@@ -174,8 +174,8 @@ def _json_list_rows(path: Path) -> Rows:
 
 def _parsed(text: str, where: str, fix: str) -> Any:
     try:
-        return json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text, exact=True)
+    except ValueError as error:
         raise BenchmarkError(f"{where} is not JSON", why=str(error), fix=fix) from error
 
 
@@ -186,10 +186,6 @@ def _object_row(where: str, values: object) -> Row:
             fix += ", or name a file that holds one list .json"
         raise BenchmarkError(f"{where} is no JSON object but a {type(values).__name__}", fix=fix)
     return Row(where, values)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _csv_rows(path: Path, columns: Columns) -> Rows:
@@ -273,8 +269,7 @@ def _bounded(readline: Callable[[int], bytes], path: Path) -> Iterable[bytes]:
     while True:
         try:
             line = readline(MAX_LINE_BYTES + 1)
-        # What gzip raises for a file that is damaged or cut short.
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        except DAMAGE as error:
             raise BenchmarkError(
                 f"{path} is damaged after line {number}",
                 why=str(error),

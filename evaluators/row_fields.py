@@ -10,12 +10,12 @@ or a Python `repr`, as tables hold it that were saved as CSV. What is null is no
 from __future__ import annotations
 
 import ast
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from decimal import Decimal
 from typing import Any
+
+from rlready.registry.foreign_files import parse_json
 
 MAX_LITERAL_CHARS = 1 << 18
 """Longest text that is read as a Python literal, which takes a hundred times its size in memory."""
@@ -61,8 +61,8 @@ def columns_of(names: Sequence[str], candidates: Sequence[str]) -> list[str]:
 def decoded(text: str) -> object:
     """The value that a text writes as JSON or as a Python literal; None if it is neither."""
     try:
-        return json.loads(text, parse_float=Decimal)
-    except (ValueError, RecursionError):
+        return parse_json(text, exact=True)
+    except ValueError:
         pass
     if len(text) > MAX_LITERAL_CHARS:
         return None

@@ -184,14 +184,14 @@ class Connection:
     def _json(self, content: bytes) -> Any:
         try:
             return json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             begin = self._endpoint.shown(content[:_SHOWN].decode(errors="replace"))
             raise PassingError(f"sent an answer that is no JSON: {begin!r}") from error
 
     def _said(self, content: bytes, reason: str | None) -> str:
         """The message in an error's body; vLLM, SGLang and FastAPI put it in different places."""
         text = content[: 64 * _SHOWN].decode(errors="replace")
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             body = json.loads(text)
             for key in ("error", "detail", "message"):
                 if isinstance(body, dict) and body.get(key):

@@ -28,7 +28,6 @@ SVD. Version 1.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +36,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlready.registry.errors import CheckpointError
+from rlready.registry.foreign_files import read_json_object
 from rlready.registry.records import Proxy
 
 if TYPE_CHECKING:
@@ -270,7 +270,7 @@ def _tensor_files(folder: Path) -> dict[str, str]:
 
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        found: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        found: dict[str, str] = read_json_object(index, CheckpointError)["weight_map"]
         return dict(sorted(found.items()))
     names = {}
     for path in sorted(folder.glob("*.safetensors")):

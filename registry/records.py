@@ -175,6 +175,14 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise RecordError(f"recipe {name} is {value}", fix="Give a positive number")
+        try:
+            canonical_json(self.extra).encode()
+        except (TypeError, ValueError) as error:
+            raise RecordError(
+                "a recipe holds a value that JSON does not have",
+                why=str(error),
+                fix="Write dates as texts, and finite numbers",
+            ) from error
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as JSON, without the keys that are not given."""
@@ -195,6 +203,9 @@ class Recipe:
             expected = _RECIPE_TYPES.get(key, str)
             if isinstance(value, bool) or not isinstance(value, expected):
                 raise RecordError(f"recipe {key} is {value!r}", why=f"it is no {_said(expected)}")
+        for name, weight in known.get("sources", {}).items():
+            if isinstance(weight, bool) or not isinstance(weight, int | float):
+                raise RecordError(f"recipe sources.{name} is {weight!r}", why="it is no number")
         extra = {key: value for key, value in values.items() if key not in _RECIPE_KEYS}
         return cls(**known, extra=extra)
 

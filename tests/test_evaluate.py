@@ -168,7 +168,7 @@ KILLS = {
         "SampleFolder.judge",
         2,
     ),
-    "before losses are written": ("rlready.evaluators.loss_files", "json.dumps", 1),
+    "before losses are written": ("rlready.evaluators.loss_files", "with_digest", 1),
     "before metrics are logged": ("mlflow", "MlflowClient.log_batch", 1),
     "before the model is finished": ("mlflow", "MlflowClient.finalize_logged_model", 1),
     "before the run is finished": ("mlflow", "MlflowClient.set_terminated", 1),

@@ -345,7 +345,7 @@ def test_what_was_not_scored_is_told_from_the_losses_on_disk(tmp_path: Path) -> 
         n_cut_bytes=1_024,
     )
     write_losses(tmp_path / "losses.json", losses)
-    read = read_losses(tmp_path / "losses.json")
+    read = read_losses(tmp_path / "losses.json", pytest.fail)
     assert read is not None
     assert read == losses
     truncated, cut = read.warnings("held")

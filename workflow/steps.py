@@ -265,7 +265,7 @@ class Evaluator:
         self, benchmark: Benchmark, folder: SampleFolder, verifier: Verifier
     ) -> list[ProblemSamples]:
         """Judged samples, as many of each problem as pass@k needs."""
-        rounds = AdaptiveRounds(self._plan.config, benchmark, folder.path)
+        rounds = AdaptiveRounds(self._plan.config, benchmark, folder.path, self._warn)
         self._clock.say(f"{benchmark.name}: {rounds.history}")
         self._adaptive[benchmark.name] = rounds
         wanted = folder.n_there()
@@ -359,13 +359,16 @@ class Evaluator:
         found = self._base.coverage_proxies(
             self.counts, names, plan.suite_name, plan.protocol.digest, self._warn
         )
-        found += self._base.weight_proxies()
+        found += self._base.weight_proxies(self._warn)
         read = [self._tokens(heldout_set) for heldout_set in plan.heldout_sets]
-        own = [scored_tokens(self._root, tokens, self._local, self._clock) for tokens in read]
+        own = [
+            scored_tokens(self._root, tokens, self._local, self._clock, self._warn)
+            for tokens in read
+        ]
         # Two models at once may be more than the device holds.
         self._local.release()
         for tokens, nlls in zip(read, own, strict=True):
-            found += self._base.off_policy_proxies(tokens, nlls)
+            found += self._base.off_policy_proxies(tokens, nlls, self._warn)
         return found
 
     def _heldout_proxies(self, heldout_set: HeldoutSet) -> list[Proxy]:
@@ -377,7 +380,7 @@ class Evaluator:
         key = [heldout_set.digest, self._plan.protocol.prompt_template, LOSS_VERSION]
         path = self._root / f"heldout-{digest(key)}.json"
         self._references[f"losses/{heldout_set.name}"] = path.resolve().as_uri()
-        losses = read_losses(path)
+        losses = read_losses(path, self._warn)
         if losses is None:
             losses = self._score(heldout_set)
             write_losses(path, losses)
@@ -389,7 +392,7 @@ class Evaluator:
         from rlready.evaluators.heldout_loss import summed
 
         tokens = self._tokens(heldout_set)
-        nlls = scored_tokens(self._root, tokens, self._local, self._clock)
+        nlls = scored_tokens(self._root, tokens, self._local, self._clock, self._warn)
         return Losses(
             benchmark_digest=tokens.benchmark_digest,
             examples=tuple(summed(tokens.examples, nlls)),
