@@ -160,7 +160,8 @@ def tokenize(
         ids, is_response, n_bytes = _tokenize_pair(example, tokenizer, template)
         cut = {"n_turn_bytes": n_bytes}
     else:
-        if _GENERATION_TAG.search(str(tokenizer.get_chat_template())):
+        # A tokenizer may have a template of its own for conversations with tools.
+        if _GENERATION_TAG.search(str(tokenizer.get_chat_template(tools=_tools(example)))):
             ids, is_response, texts = _tokenize_tagged(example, tokenizer)
         else:
             ids, is_response, texts = _tokenize_rendered(example, tokenizer)
@@ -392,10 +393,8 @@ def _apply_template(
     import jinja2
 
     turns = [{"role": message.role, "content": message.content} for message in messages]
-    if example.tools:
-        options["tools"] = json.loads(example.tools)
     try:
-        return tokenizer.apply_chat_template(turns, **options)
+        return tokenizer.apply_chat_template(turns, tools=_tools(example), **options)
     except (jinja2.TemplateError, ValueError, TypeError) as error:
         raise BenchmarkError(
             f"the chat template refuses held-out example {example.id} "
@@ -403,6 +402,10 @@ def _apply_template(
             why=str(error),
             fix="Change the roles in the file to what the model was trained on",
         ) from error
+
+
+def _tools(example: HeldoutExample) -> list[Any] | None:
+    return json.loads(example.tools) if example.tools else None
 
 
 def _encode(
