@@ -167,7 +167,8 @@ def tokenize(
         ids, is_response, n_bytes = _tokenize_pair(example, tokenizer, template)
         cut = {"n_turn_bytes": n_bytes}
     else:
-        if _GENERATION_TAG.search(str(tokenizer.get_chat_template())):
+        # A tokenizer may have a template of its own for conversations with tools.
+        if _GENERATION_TAG.search(str(tokenizer.get_chat_template(tools=_tools(example)))):
             ids, is_response, texts = _tokenize_tagged(example, tokenizer)
         else:
             ids, is_response, texts = _tokenize_rendered(example, tokenizer)
@@ -386,10 +387,8 @@ def _apply_template(
 ) -> RenderedChat:
     """Messages of an example, and its tools, as the chat template puts them."""
     turns = [{"role": message.role, "content": message.content} for message in messages]
-    if example.tools:
-        options["tools"] = json.loads(example.tools)
     try:
-        return render_chat(tokenizer, turns, **options)
+        return render_chat(tokenizer, turns, tools=_tools(example), **options)
     except TemplateRefusalError as error:
         raise BenchmarkError(
             f"the chat template of {named(tokenizer)} refuses held-out example {example.id} "
@@ -398,6 +397,10 @@ def _apply_template(
             fix="Change the roles in the file to what the model was trained on, or correct the "
             "checkpoint's chat template",
         ) from error
+
+
+def _tools(example: HeldoutExample) -> list[Any] | None:
+    return json.loads(example.tools) if example.tools else None
 
 
 def _encode(

@@ -311,8 +311,10 @@ def test_the_weights_are_part_of_the_digest_and_full_weights_are_not() -> None:
 def test_a_marking_template_that_merges_turns_cannot_tell_weights_apart() -> None:
     turns = (Message("user", "a"), Message("assistant", "b", False), Message("assistant", "c"))
     both = HeldoutExample(id="e1", messages=turns, form="messages")
-    template = TAGGED.replace("{{ '<|im_start|>' + m['role'] + '\\n' }}", "")
-    template = template.replace("{{ '\\n' }}", "")
+    template = (
+        "{{ messages[0]['content'] }}{% generation %}{% for m in messages[1:] %}"
+        "{{ m['content'] + '<|im_end|>' }}{% endfor %}{% endgeneration %}"
+    )
     with pytest.raises(BenchmarkError, match=r"e1 has turns of weight 0.*marks 1 stretches"):
         tokenize(both, tokenizer(template), TEMPLATE)
 
