@@ -175,14 +175,6 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise RecordError(f"recipe {name} is {value}", fix="Give a positive number")
-        try:
-            canonical_json(self.extra).encode()
-        except (TypeError, ValueError) as error:
-            raise RecordError(
-                "a recipe holds a value that JSON does not have",
-                why=str(error),
-                fix="Write dates as texts, and finite numbers",
-            ) from error
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as JSON, without the keys that are not given."""
@@ -196,7 +188,8 @@ class Recipe:
         """A recipe from JSON or TOML values; unknown keys go to `extra`.
 
         Raises:
-            RecordError: if a known key has a value of another type or range.
+            RecordError: if a known key has a value of another type or range, or another key one
+                that JSON does not have.
         """
         known = {key: values[key] for key in _RECIPE_KEYS if key in values}
         for key, value in known.items():
@@ -207,6 +200,14 @@ class Recipe:
             if isinstance(weight, bool) or not isinstance(weight, int | float):
                 raise RecordError(f"recipe sources.{name} is {weight!r}", why="it is no number")
         extra = {key: value for key, value in values.items() if key not in _RECIPE_KEYS}
+        try:
+            canonical_json(extra).encode()
+        except (TypeError, ValueError) as error:
+            raise RecordError(
+                "a recipe holds a value that JSON does not have",
+                why=str(error),
+                fix="Write dates as texts, and finite numbers",
+            ) from error
         return cls(**known, extra=extra)
 
     @property
