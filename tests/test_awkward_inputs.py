@@ -7,11 +7,17 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rlready.evaluators.heldout import load_heldout
+from rlready.evaluators.heldout_rows import KEYS, conversation
 from rlready.evaluators.heldout_tokens import TokenizedSet, tokenize_set
+from rlready.evaluators.problem_fields import AnswerForm, Fields, to_problem
+from rlready.evaluators.problem_rows import Row
 from rlready.evaluators.problems import load_benchmark, parse_benchmark_option
 from rlready.registry.errors import BenchmarkError
 
@@ -183,3 +189,47 @@ def test_row_level_tools_are_part_of_what_the_model_reads() -> None:
     n_tokens = [len(made.examples[0].token_ids) for made in (with_tools, without)]
     assert n_tokens[0] > n_tokens[1] + 50
     assert with_tools.benchmark_digest != without.benchmark_digest
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-9, 10**6)
+    | st.floats(allow_nan=False)
+    | st.sampled_from(["", " ", "5", "user", "assistant", "gpt", "['70']", "[1", "{'a': 1}", "[]"])
+    | st.sampled_from([r"so \boxed{", "####", r"\boxed{\boxed{5}} ok", '[{"role": "user"}]', "\f"])
+    | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "from", "value", "type", "text", "weight"])
+            | st.sampled_from(["ground_truth", "index", "", "."]),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
+PROBLEM_KEYS = ("id", "problem", "prompt", "answer", "answers", "solution", "reward_model")
+PROBLEM_KEYS += ("final_answer", "is_multiple_answer", "ground_truth")
+
+
+@given(st.dictionaries(st.sampled_from(PROBLEM_KEYS), VALUES))
+def test_any_row_is_a_problem_or_is_refused(row: dict[str, Any]) -> None:
+    try:
+        problem = to_problem(Row("here", row), Fields(), AnswerForm())
+    except BenchmarkError as error:
+        assert "here" in str(error)  # noqa: PT017
+    else:
+        assert problem.text.strip()
+        assert all(answer.strip() for answer in problem.answers)
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), VALUES))
+def test_any_row_is_a_conversation_or_is_refused(row: dict[str, Any]) -> None:
+    try:
+        read = conversation(row, "here")
+    except BenchmarkError as error:
+        assert str(error).startswith("here")  # noqa: PT017
+    else:
+        assert any(m.role == "assistant" and m.is_scored and m.content for m in read.messages)
