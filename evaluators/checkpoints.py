@@ -133,6 +133,9 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
             path, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # the loaders raise whatever their files make them raise
+        for name in _TOKENIZERS:
+            if name.endswith(".json") and (path / name).is_file():
+                read_json_object(path / name, CheckpointError, fix=_AGAIN)
         raise CheckpointError(
             f"the tokenizer in {path} cannot be loaded", why=_brief(error)
         ) from error

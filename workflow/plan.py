@@ -49,6 +49,10 @@ def make_plan(
         RlreadyError: as `evaluate`.
     """
     weights = open_weights(config.checkpoint)
+    # Before torch is imported: files that cannot be used are told in a second, in little memory.
+    suite_name, loaded = _load_benchmarks(config)
+    heldout_sets = tuple(_load_heldout(option, config.limit) for option in config.held_out)
+    _check_names([b.name for b in loaded], [h.name for h in heldout_sets], suite_name)
     if _needs_device(config):
         _check_device(config.device)
     template = load_template(config.prompt_template) if config.prompt_template else DEFAULT_TEMPLATE
@@ -59,9 +63,6 @@ def make_plan(
         max_tokens=config.max_tokens,
         seed=config.seed,
     )
-    suite_name, loaded = _load_benchmarks(config)
-    heldout_sets = tuple(_load_heldout(option, config.limit) for option in config.held_out)
-    _check_names([b.name for b in loaded], [h.name for h in heldout_sets], suite_name)
     checkpoint = _checkpoint(config, weights, store, clock, unknown_kind)
     store.check(checkpoint)
     base = None
