@@ -43,12 +43,33 @@ class Losses:
         examples: one entry an example that was scored.
         n_truncated: examples that were cut at the model's context.
         n_skipped: examples whose prompt alone fills it.
+        n_turn_bytes: UTF-8 bytes of the turns that the file gives to be scored.
+        n_cut_bytes: how many of those the chat template cuts or rewrites.
     """
 
     benchmark_digest: str
     examples: tuple[ExampleLoss, ...]
     n_truncated: int
     n_skipped: int
+    n_turn_bytes: int
+    n_cut_bytes: int
+
+    def warnings(self, name: str) -> list[str]:
+        """What was not scored, in sentences that begin with the set's name."""
+        warnings = []
+        if self.n_truncated or self.n_skipped:
+            warnings.append(
+                f"{name}: {self.n_truncated} examples were cut at the model's context and "
+                f"{self.n_skipped} left out, because their prompt alone fills it"
+            )
+        if self.n_cut_bytes:
+            warnings.append(
+                f"{name}: {self.n_cut_bytes:,} of {self.n_turn_bytes:,} response bytes are not "
+                "scored, because the chat template cuts or rewrites them, as templates of "
+                "reasoning models do with thoughts. Responses of `prompt` + `response` rows are "
+                "scored as they stand"
+            )
+        return warnings
 
 
 def write_losses(path: Path, losses: Losses) -> None:

@@ -244,6 +244,23 @@ def test_a_corrupt_part_is_told_and_its_samples_drawn_again(
     assert place.texts() == reference[0].texts()
 
 
+def test_thoughts_that_the_chat_template_cuts_are_told(place: Workplace) -> None:
+    place.checkpoint = shutil.copytree(place.checkpoint, place.folder / "thinking")
+    (place.checkpoint / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m['role'] + m['content'].split('</think>')[-1] + eos_token }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ 'assistant' }}{% endif %}"
+    )
+    turns = [
+        {"role": "user", "content": "2+3"},
+        {"role": "assistant", "content": "<think>so</think>5"},
+    ]
+    place.held_out.write_text(json.dumps({"messages": turns}))
+    (told,) = [text for text in place.report()["warnings"] if text.startswith("held: ")]
+    assert told.startswith(
+        "held: 17 of 18 response bytes are not scored, because the chat template"
+    )
+
+
 def test_an_unreachable_registry_is_told_before_anything_is_drawn(place: Workplace) -> None:
     done = place.run("--tracking-uri", "http://127.0.0.1:1")
     assert done.returncode == 2

@@ -384,11 +384,8 @@ class Evaluator:
         if losses is None:
             losses = self._score(heldout_set)
             write_losses(path, losses)
-        if losses.n_truncated or losses.n_skipped:
-            self._warn(
-                f"{heldout_set.name}: {losses.n_truncated} examples were cut at the model's "
-                f"context and {losses.n_skipped} left out, because their prompt alone fills it"
-            )
+        for warning in losses.warnings(heldout_set.name):
+            self._warn(warning)
         return losses
 
     def _score(self, heldout_set: HeldoutSet) -> Losses:
@@ -401,6 +398,8 @@ class Evaluator:
             examples=tuple(summed(tokens.examples, nlls)),
             n_truncated=tokens.n_truncated,
             n_skipped=tokens.n_skipped,
+            n_turn_bytes=tokens.n_turn_bytes,
+            n_cut_bytes=tokens.n_cut_bytes,
         )
 
     def _tokens(self, heldout_set: HeldoutSet) -> TokenizedSet:
