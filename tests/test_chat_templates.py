@@ -66,7 +66,7 @@ conversations = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(conversations, st.booleans(), st.sampled_from([None, [{"name": "f", "x": 1.5}]]))
 def test_the_child_gives_the_text_and_the_mask_of_transformers(
     turns: list[dict[str, Any]], add_generation_prompt: bool, tools: list[Any] | None

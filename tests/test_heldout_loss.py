@@ -102,7 +102,7 @@ def test_losses_equal_full_logits_for_every_pack_size(name: str, tokens: int, ro
     assert [loss.n_bytes for loss in losses] == [e.n_response_bytes for e in made]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     st.lists(st.integers(2, 100), min_size=1, max_size=9),
     st.sampled_from(MODELS),
