@@ -23,6 +23,7 @@ from rlready.evaluators.weight_names import (
 )
 from rlready.registry.digest import digest
 from rlready.registry.errors import CheckpointError
+from rlready.registry.foreign_files import read_json_object
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,14 @@ LARGE_BYTES = 2_000_000_000
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 """Number formats that an engine can be asked for."""
 
+_JSON_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+_AGAIN = "Copy or download the folder again"
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model"]
 
 
@@ -141,6 +150,7 @@ def check_folder(path: Path) -> None:
             f"import AutoModelForCausalLM as M; M.from_pretrained('{path}')"
             f".save_pretrained('{path}-safetensors')\", and copy the tokenizer files beside them",
         )
+    _check_json(path)
     weight_files(path)
     if not any((path / name).is_file() for name in _TOKENIZERS):
         raise CheckpointError(
@@ -184,6 +194,9 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
             path, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # the loaders raise whatever their files make them raise
+        for name in _TOKENIZERS:
+            if name.endswith(".json") and (path / name).is_file():
+                read_json_object(path / name, CheckpointError, fix=_AGAIN)
         raise CheckpointError(
             f"the tokenizer in {path} cannot be loaded", why=_brief(error)
         ) from error
@@ -285,6 +298,13 @@ def pick_dtype(device: str, wanted: str = "auto") -> torch.dtype:
     if device.startswith("cuda") and torch.cuda.is_bf16_supported():
         return torch.bfloat16
     return torch.float32
+
+
+def _check_json(path: Path) -> None:
+    """Before transformers reads them: what it says of a hostile file helps nobody."""
+    for name in _JSON_FILES:
+        if (path / name).is_file():
+            read_json_object(path / name, CheckpointError, fix=_AGAIN, constant=str)
 
 
 def pick_precision(device: str, dtype: str = "auto") -> Precision:

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
+import hashlib
 import os
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlready.evaluators.checked_files import (
+    DamagedError,
+    read_back,
+    with_digest,
+    without_digest,
+)
 from rlready.evaluators.heldout_loss import EVALUATOR_VERSION, ExampleLoss
 from rlready.evaluators.heldout_tokens import TokenizedExample
 from rlready.registry.digest import digest
@@ -41,12 +46,33 @@ class Losses:
         examples: one entry an example that was scored.
         n_truncated: examples that were cut at the model's context.
         n_skipped: examples whose prompt alone fills it.
+        n_turn_bytes: UTF-8 bytes of the turns that the file gives to be scored.
+        n_cut_bytes: how many of those the chat template cuts or rewrites.
     """
 
     benchmark_digest: str
     examples: tuple[ExampleLoss, ...]
     n_truncated: int
     n_skipped: int
+    n_turn_bytes: int
+    n_cut_bytes: int
+
+    def warnings(self, name: str) -> list[str]:
+        """What was not scored, in sentences that begin with the set's name."""
+        warnings = []
+        if self.n_truncated or self.n_skipped:
+            warnings.append(
+                f"{name}: {self.n_truncated} examples were cut at the model's context and "
+                f"{self.n_skipped} left out, because their prompt alone fills it"
+            )
+        if self.n_cut_bytes:
+            warnings.append(
+                f"{name}: {self.n_cut_bytes:,} of {self.n_turn_bytes:,} response bytes are not "
+                "scored, because the chat template cuts or rewrites them, as templates of "
+                "reasoning models do with thoughts. Responses of `prompt` + `response` rows are "
+                "scored as they stand"
+            )
+        return warnings
 
 
 def write_losses(path: Path, losses: Losses) -> None:
@@ -55,17 +81,23 @@ def write_losses(path: Path, losses: Losses) -> None:
     Raises:
         SamplesError: if the disk does not take them.
     """
-    replace_text(path, json.dumps(dataclasses.asdict(losses)))
+    replace_text(path, with_digest(dataclasses.asdict(losses)))
 
 
-def read_losses(path: Path) -> Losses | None:
-    """The losses in a file; None if there is none, or it is damaged and has to be made again."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        examples = tuple(ExampleLoss(**example) for example in values.pop("examples"))
-        return Losses(examples=examples, **values)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None
+def read_losses(path: Path, warn: Callable[[str], None]) -> Losses | None:
+    """The losses in a file; None if there is none, or it is damaged and has to be made again.
+
+    Args:
+        path: the file.
+        warn: told of a damaged file, which is put aside.
+    """
+    return read_back(path, _read_losses, warn)
+
+
+def _read_losses(path: Path) -> Losses:
+    values = without_digest(path.read_text(encoding="utf-8"))
+    examples = tuple(ExampleLoss(**example) for example in values.pop("examples"))
+    return Losses(examples=examples, **values)
 
 
 def losses_path(
@@ -101,21 +133,39 @@ def write_token_nlls(path: Path, nlls: Sequence[NDArray[np.float32]]) -> None:
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            np.savez(file, values=values, lengths=lengths)
+            content = np.array(_digest(values, lengths))
+            np.savez(file, values=values, lengths=lengths, digest=content)
 
     _replace(path, write)
 
 
-def read_token_nlls(path: Path) -> list[NDArray[np.float32]] | None:
-    """The losses in a file; None if there is none, or it is damaged and has to be made again."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
+def read_token_nlls(
+    path: Path, n_tokens: Sequence[int], warn: Callable[[str], None]
+) -> list[NDArray[np.float32]] | None:
+    """The losses in a file; None if there is none, or it is damaged and has to be made again.
+
+    Args:
+        path: the file.
+        n_tokens: scored tokens of each example.
+        warn: told of a damaged file, which is put aside.
+    """
+
+    def read(path: Path) -> list[NDArray[np.float32]]:
+        # Opened here, since NumPy leaves a damaged file open.
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             values, lengths = file["values"], file["lengths"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-    if values.ndim != 1 or lengths.ndim != 1 or lengths.sum() != len(values):
-        return None
-    return np.split(values, np.cumsum(lengths)[:-1])
+            written = str(file["digest"]) if "digest" in file else None
+        if written not in (None, _digest(values, lengths)):
+            raise DamagedError("its content does not match its digest")
+        if values.ndim != 1 or lengths.tolist() != list(n_tokens) or sum(n_tokens) != len(values):
+            raise DamagedError("it holds the losses of other tokens")
+        return np.split(values, np.cumsum(lengths)[:-1])
+
+    return read_back(path, read, warn)
+
+
+def _digest(values: NDArray[np.float32], lengths: NDArray[np.int64]) -> str:
+    return hashlib.sha256(values.tobytes() + lengths.tobytes()).hexdigest()
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -1,32 +1,34 @@
 """Rows out of benchmark files and hub data sets, each with the place it stands at.
 
-Local files are JSON lines (`.jsonl`, `.jsonl.gz`), CSV with a header (`.csv`) and Parquet
-(`.parquet`), UTF-8 throughout. They may come from anywhere, so what one line, one row count and
-one file may cost is bounded before it is spent. A field that is absent, null, or an empty CSV
-cell is the same thing: not there.
+Local files are JSON lines (`.jsonl`, `.jsonl.gz`), CSV with a header (`.csv`), Parquet
+(`.parquet`) and JSON lists (`.json`; JSON lines if no bracket comes first), UTF-8 throughout. They
+may come from anywhere, so what one line, one row count and one file may cost is bounded before it
+is spent. A field that is absent, null, or an empty CSV cell is the same thing: not there.
 """
 
 from __future__ import annotations
 
 import csv
 import gzip
-import json
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from rlready.registry.errors import BenchmarkError
+from rlready.registry.expansion import DAMAGE, check_expansion
+from rlready.registry.foreign_files import parse_json
 
 MAX_LINE_BYTES = 4 << 20
 """Longest line of a text file. The longest problem of the seven usual benchmarks has 5 kB."""
 MAX_ROWS = 1_000_000
 MAX_FILE_BYTES = 1 << 30
-"""Most bytes of a file, counted after decompression: a gzip of 1 MB may unfold to 1 GB."""
+"""Most bytes of a file, counted after decompression."""
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".parquet")
+MAX_LIST_BYTES = 256 << 20
+"""Largest JSON list, which is read as a whole."""
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".parquet", ".json")
 
 _BATCH_ROWS = 1024
 
@@ -74,11 +76,12 @@ def file_rows(path: Path, columns: Columns) -> Rows:
     suffix = suffix_of(path)
     if not path.is_file():
         raise BenchmarkError(f"there is no file {path}", fix="Check the path")
+    check_expansion(path, BenchmarkError)
     if suffix == ".parquet":
         return _parquet_rows(path, columns)
     if suffix == ".csv":
         return _csv_rows(path, columns)
-    return _json_rows(path)
+    return _json_list_rows(path) if suffix == ".json" and _is_list(path) else _json_rows(path)
 
 
 def suffix_of(path: Path) -> str:
@@ -140,24 +143,49 @@ def _json_rows(path: Path) -> Rows:
         if not line.strip():
             continue
         where = f"{path}, line {number}"
-        try:
-            values = json.loads(line, parse_float=Decimal, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            raise BenchmarkError(
-                f"{where} is not JSON",
-                why=str(error),
-                fix="Write one JSON object a line",
-            ) from error
-        if not isinstance(values, dict):
-            raise BenchmarkError(
-                f"{where} is no JSON object but a {type(values).__name__}",
-                fix='Write one object a line, such as {"problem": "...", "answer": "..."}',
-            )
-        yield Row(where, values)
+        yield _object_row(where, _parsed(line, where, "Write one JSON object a line"))
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+def _is_list(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+
+
+def _json_list_rows(path: Path) -> Rows:
+    if path.stat().st_size > MAX_LIST_BYTES:
+        raise BenchmarkError(
+            f"{path} is a JSON list of more than {MAX_LIST_BYTES} bytes",
+            why="it is read as a whole",
+            fix="Write it as JSON lines, one object a line (.jsonl)",
+        )
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BenchmarkError(
+            f"{path} is not UTF-8", why=str(error), fix="Save the file as UTF-8"
+        ) from error
+    fix = "Write a list of JSON objects, or one object a line (.jsonl)"
+    rows = _parsed(text, str(path), fix)
+    if len(rows) > MAX_ROWS:
+        raise _too_many_rows(str(path))
+    for number, values in enumerate(rows, start=1):
+        yield _object_row(f"{path}, item {number}", values)
+
+
+def _parsed(text: str, where: str, fix: str) -> Any:
+    try:
+        return parse_json(text, exact=True)
+    except ValueError as error:
+        raise BenchmarkError(f"{where} is not JSON", why=str(error), fix=fix) from error
+
+
+def _object_row(where: str, values: object) -> Row:
+    if not isinstance(values, dict):
+        fix = 'Write one object a line, such as {"problem": "...", "answer": "..."}'
+        if isinstance(values, list):
+            fix += ", or name a file that holds one list .json"
+        raise BenchmarkError(f"{where} is no JSON object but a {type(values).__name__}", fix=fix)
+    return Row(where, values)
 
 
 def _csv_rows(path: Path, columns: Columns) -> Rows:
@@ -241,8 +269,7 @@ def _bounded(readline: Callable[[int], bytes], path: Path) -> Iterable[bytes]:
     while True:
         try:
             line = readline(MAX_LINE_BYTES + 1)
-        # What gzip raises for a file that is damaged or cut short.
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        except DAMAGE as error:
             raise BenchmarkError(
                 f"{path} is damaged after line {number}",
                 why=str(error),

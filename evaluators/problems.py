@@ -18,7 +18,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,6 +28,7 @@ from rlready.evaluators.problem_fields import AnswerForm, Fields, to_problem
 from rlready.evaluators.problem_rows import HubDataset, Rows, file_rows, hub_rows, suffix_of
 from rlready.registry.digest import digest
 from rlready.registry.errors import BenchmarkError, ConfigError
+from rlready.registry.foreign_files import parse_toml
 from rlready.registry.records import Problem
 
 SUITE_KEYS = ("description", "benchmark")
@@ -203,7 +203,7 @@ def load_suite(name_or_path: str) -> Suite:
     if path.stat().st_size > MAX_SUITE_BYTES:
         raise ConfigError(f"suite file {path} is larger than {MAX_SUITE_BYTES} bytes")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"suite file {path} is not UTF-8", why=str(error)) from error
     return _to_suite(str(path), text, path.parent)
@@ -286,8 +286,8 @@ def _same_id(second: Problem, first: Problem, places: tuple[str, str]) -> Benchm
 
 def _to_suite(name: str, text: str, folder: Path) -> Suite:
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        values = parse_toml(text)
+    except ValueError as error:
         raise ConfigError(f"suite {name} is not TOML", why=str(error)) from error
     _check_keys(f"suite {name}", values, SUITE_KEYS)
     tables = values.get("benchmark", [])

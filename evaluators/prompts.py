@@ -15,6 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlready.evaluators.chat_templates import TemplateRefusalError, named, render_chat
 from rlready.registry.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -67,25 +68,21 @@ def render(tokenizer: PreTrainedTokenizerBase, template: str, problem_text: str)
     """The prompt's text, up to where the model's turn begins.
 
     Raises:
-        CheckpointError: if the tokenizer's chat template cannot render a user's message.
+        CheckpointError: if the tokenizer's chat template cannot render a user's message, or was
+            stopped at a limit of time or memory.
     """
-    import jinja2
-
     text = fill(template, problem_text)
     if not tokenizer.chat_template:
         return text
     try:
-        prompt = tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-        )
-    # transformers raises ValueError if there are several templates and none is the default.
-    except (jinja2.TemplateError, ValueError) as error:
+        turn = {"role": "user", "content": text}
+        return render_chat(tokenizer, [turn], add_generation_prompt=True).text
+    except TemplateRefusalError as error:
         raise CheckpointError(
-            f"the chat template of {_named(tokenizer)} cannot render a user's message",
+            f"the chat template of {named(tokenizer)} cannot render a user's message",
             why=str(error),
             fix="Correct the checkpoint's chat template, or remove it to prompt with plain text",
         ) from error
-    return str(prompt)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -102,7 +99,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
         ids.pop()
     if not ids:
         raise CheckpointError(
-            f"the tokenizer of {_named(tokenizer)} makes no token of the prompt {text[:80]!r}",
+            f"the tokenizer of {named(tokenizer)} makes no token of the prompt {text[:80]!r}",
             fix="Check the checkpoint's tokenizer files",
         )
     return ids
@@ -111,7 +108,3 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def _begins_with_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
     bos = tokenizer.bos_token
     return bool(bos) and text.startswith(str(bos))
-
-
-def _named(tokenizer: PreTrainedTokenizerBase) -> str:
-    return tokenizer.name_or_path or "this checkpoint"

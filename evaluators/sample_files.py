@@ -7,8 +7,8 @@
 
 A part appears by an atomic rename, so a kill loses at most the part being drawn. Verdicts are
 filled in by rewriting a part the same way. Unique on (problem_id, sample_index); equal texts are
-valid draws and kept. Pages carry checksums: a damaged part is set aside and its samples are
-drawn again.
+valid draws and kept. A part carries a digest of its content: a damaged part is set aside and its
+samples are drawn again.
 """
 
 from __future__ import annotations
@@ -22,8 +22,14 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from rlready.evaluators.checked_files import (
+    DamagedError,
+    check_table,
+    put_aside,
+    table_with_digest,
+)
 from rlready.evaluators.distribution import ProblemSamples
 from rlready.evaluators.pass_at_k import ProblemCounts
 from rlready.evaluators.verify import Checked
@@ -34,6 +40,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _KEY = ["problem_id", "sample_index"]
+_COUNTED = ["problem_id", "n", "c"]
 _JUDGED = ["verdict", "extracted", "checker_version"]
 
 
@@ -60,6 +67,7 @@ class SampleFolder:
         self.path, self._problem_ids = path, tuple(problem_ids)
         self.set_aside: list[Path] = []
         """Damaged parts found so far, under the names they were given."""
+        self._checked: set[tuple[str, int, int]] = set()
 
     @contextlib.contextmanager
     def lock(self, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
@@ -157,7 +165,7 @@ class SampleFolder:
 
         try:
             table = _read(part, None)
-        except _UnreadableError:
+        except DamagedError:
             self._set_aside(part)
             return
         columns = (
@@ -189,7 +197,7 @@ class SampleFolder:
             old = table["entropy_sum"].to_pylist()
             new = [entropy_sums.get(key, before) for key, before in zip(keys, old, strict=True)]
             if new != old:
-                whole = _read(path, None)
+                whole = _read(path, None)  # checked a moment ago
                 position = whole.schema.get_field_index("entropy_sum")
                 column = pa.array(new, pa.float64())
                 self._write_table(path.name, whole.set_column(position, "entropy_sum", column))
@@ -254,29 +262,32 @@ class SampleFolder:
     def _parts(self, columns: list[str]) -> Iterator[tuple[Path, pa.Table]]:
         for path in sorted(self.path.glob("part-*.parquet")):
             try:
+                self._check(path)
                 table = _read(path, columns)
-                self._check_ids(table)
-            except _UnreadableError:
+            except DamagedError:
                 self._set_aside(path)
                 continue
             yield path, table
 
     def _set_aside(self, path: Path) -> None:
-        damaged = path.with_suffix(".damaged")
-        path.replace(damaged)
-        self.set_aside.append(damaged)
+        self.set_aside.append(put_aside(path))
 
-    def _check_ids(self, table: pa.Table) -> None:
-        strange = set(table["problem_id"].to_pylist()) - set(self._problem_ids)
-        if strange:
-            raise _UnreadableError(f"problem {strange.pop()!r} is not in the benchmark")
+    def _check(self, path: Path) -> None:
+        """Read a part whole, once: nobody else writes it while the folder is locked."""
+        status = path.stat()
+        key = (path.name, status.st_size, status.st_mtime_ns)
+        if key not in self._checked:
+            _check_rows(_read(path, None), set(self._problem_ids))
+            self._checked.add(key)
 
     def _write_table(self, name: str, table: pa.Table) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         buffer = pa.BufferOutputStream()
-        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+        pq.write_table(
+            table_with_digest(table), buffer, compression="zstd", write_page_checksum=True
+        )
         self._replace(name, buffer.getvalue().to_pybytes())
 
     def _replace(self, name: str, content: bytes) -> None:
@@ -294,40 +305,65 @@ class SampleFolder:
                 raise
 
 
-def earlier_counts(path: Path) -> list[dict[str, tuple[int, int]]]:
+def earlier_counts(path: Path, warn: Callable[[str], None]) -> list[dict[str, tuple[int, int]]]:
     """Counts of other checkpoints for the same benchmark and protocol, found beside a folder.
 
     Args:
         path: `samples/<checkpoint>/<benchmark digest>-<protocol digest>` of the checkpoint that
             is left out.
+        warn: told of a damaged file, which is passed over.
 
     Returns:
-        (n, c) by problem id, one entry a checkpoint; files that cannot be read are passed over.
+        (n, c) by problem id, one entry a checkpoint.
     """
     found = []
     for other in sorted(path.parent.parent.glob(f"*/{path.name}/counts.parquet")):
         if other.parent == path:
             continue
-        with contextlib.suppress(_UnreadableError):
-            columns = [_read(other, [name])[name].to_pylist() for name in ("problem_id", "n", "c")]
-            found.append({p: (int(n), int(c)) for p, n, c in zip(*columns, strict=True)})
+        try:
+            table = _read(other, None, _COUNTED)
+        except DamagedError as error:
+            warn(
+                f"{other} is damaged ({error}) and is not used; evaluating that checkpoint again "
+                "writes it anew"
+            )
+            continue
+        columns = [table[name].to_pylist() for name in _COUNTED]
+        found.append({p: (int(n), int(c)) for p, n, c in zip(*columns, strict=True)})
     return found
 
 
-class _UnreadableError(Exception):
-    """A part that is no Parquet file, is damaged, or lacks a column or holds foreign problems."""
+def _check_rows(table: pa.Table, problem_ids: set[str]) -> None:
+    """What can be checked of a part that has no digest, as older versions wrote them."""
+    strange = set(table["problem_id"].to_pylist()) - problem_ids
+    if strange:
+        raise DamagedError(f"problem {strange.pop()!r} is not in the benchmark")
+    if set(table["finish_reason"].to_pylist()) - set(get_args(FinishReason)):
+        raise DamagedError("a sample has an unknown finish_reason")
+    if set(table["verdict"].to_pylist()) - {None, *(verdict.value for verdict in Verdict)}:
+        raise DamagedError("a sample has an unknown verdict")
+    numbers = [*table["n_tokens"].to_pylist(), *table["sample_index"].to_pylist()]
+    if not all(isinstance(number, int) and number >= 0 for number in numbers):
+        raise DamagedError("a sample has no index, or no number of tokens")
 
 
-def _read(path: Path, columns: list[str] | None) -> pa.Table:
+def _read(path: Path, columns: list[str] | None, needed: Sequence[str] | None = None) -> pa.Table:
+    """Columns of a part, or all of them after a look at their digest.
+
+    Raises:
+        DamagedError: if it is not a Parquet file, is damaged, or lacks a column.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         table = pq.read_table(path, columns=columns, page_checksum_verification=True)
+        if columns is None:
+            check_table(table)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise _UnreadableError(str(error)) from error
-    if set(columns or _sample_schema().names) - set(table.column_names):
-        raise _UnreadableError("a column is missing")
+        raise DamagedError(str(error).partition("\n")[0]) from error
+    if set(needed or columns or [*_sample_schema().names, *_JUDGED]) - set(table.column_names):
+        raise DamagedError("a column is missing")
     return table
 
 

@@ -47,6 +47,8 @@ sent into one that is just being closed would look like a failure."""
 _PASSING = frozenset({408, 425, 429})
 """Refusals that may pass, beside 5xx."""
 
+_MAX_ANSWER_BYTES = 256 << 20
+
 _SHOWN = 300
 """Characters of a server's own words that are shown."""
 
@@ -161,7 +163,7 @@ class Connection:
             async with self._session.request(
                 method, url, json=body, allow_redirects=False
             ) as response:
-                content = await response.read()
+                content = await self._bounded(response)
         except TimeoutError as error:
             timeout = f"gave no answer within {self._endpoint.timeout_s:g} s"
             raise PassingError(timeout) from error
@@ -181,17 +183,31 @@ class Connection:
             "command again",
         )
 
+    async def _bounded(self, response: aiohttp.ClientResponse) -> bytes:
+        """The body, which may arrive compressed: 1 MB of it can hold 1 GB."""
+        content = bytearray()
+        async for chunk in response.content.iter_chunked(1 << 16):
+            content += chunk
+            if len(content) > _MAX_ANSWER_BYTES:
+                raise EvaluationError(
+                    f"the server {self._endpoint.url} sent more than {_MAX_ANSWER_BYTES} bytes in "
+                    "one answer",
+                    why="the samples of one request have a few megabytes",
+                    fix="Check that the URL is that of an OpenAI-compatible server",
+                )
+        return bytes(content)
+
     def _json(self, content: bytes) -> Any:
         try:
             return json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             begin = self._endpoint.shown(content[:_SHOWN].decode(errors="replace"))
             raise PassingError(f"sent an answer that is no JSON: {begin!r}") from error
 
     def _said(self, content: bytes, reason: str | None) -> str:
         """The message in an error's body; vLLM, SGLang and FastAPI put it in different places."""
         text = content[: 64 * _SHOWN].decode(errors="replace")
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             body = json.loads(text)
             for key in ("error", "detail", "message"):
                 if isinstance(body, dict) and body.get(key):

@@ -15,6 +15,7 @@ import numpy as np
 
 from rlready.registry.digest import file_key
 from rlready.registry.errors import CheckpointError
+from rlready.registry.foreign_files import read_json_object
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
+_AGAIN = "Copy or download the folder again"
 _LFS_POINTER = b"version https://git-lfs"
 _LENGTH_BYTES = 8
 """The length of the header stands in front of it."""
@@ -73,7 +75,7 @@ def weight_files(folder: Path) -> list[Path]:
             raise CheckpointError(
                 f"{folder} lacks {len(missing)} of {len(named)} weight files ({missing[0]}, ...)",
                 why="its index names them",
-                fix="Copy or download the folder again",
+                fix=_AGAIN,
             )
         return [single] if single.is_file() else named
     if single.is_file():
@@ -193,11 +195,11 @@ def _check_tensor(content: NDArray[np.uint8], kind: str, name: str, path: Path) 
 
 def _files_of_index(index: Path) -> list[Path]:
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        names = set(read_json_object(index, CheckpointError, fix=_AGAIN)["weight_map"].values())
         return [index.parent / Path(name).name for name in sorted(names)]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{index} is not an index of weights",
             why=f"{type(error).__name__}: {str(error)[:300]}",
-            fix="Copy or download it again",
+            fix=_AGAIN,
         ) from error

@@ -7,7 +7,6 @@ whose layers are all alike. `weight_names.py` then judges everything else by tra
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -25,6 +24,8 @@ from rlready.evaluators.weight_errors import (
     token_error,
 )
 from rlready.evaluators.weight_files import TensorHeader, tensor_headers
+from rlready.registry.errors import CheckpointError
+from rlready.registry.foreign_files import read_json_object
 
 # Of these, every layer has tensors, of the same names, and `num_hidden_layers` counts them.
 _ALIKE = frozenset(
@@ -64,11 +65,8 @@ def glance(folder: Path) -> None:
         CheckpointError: naming the tensors or the token.
     """
     headers = tensor_headers(folder)
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # loading it says what is wrong
-        return
-    if not isinstance(config, dict) or config.get("quantization_config"):
+    config = read_json_object(folder / "config.json", CheckpointError, constant=str)
+    if config.get("quantization_config"):
         return
     n_layers = config.get("num_hidden_layers", config.get("n_layer"))
     names = sorted(headers, key=natural)

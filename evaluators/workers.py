@@ -61,6 +61,7 @@ class Pool:
         environment: variables set for the child in addition to the parent's.
         n_workers: most children at a time.
         timeout_s: a task that takes longer is given up and its child is killed.
+        name: of the work, for people.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class Pool:
         environment: Mapping[str, str],
         n_workers: int,
         timeout_s: float,
+        name: str = "the answer check",
     ) -> None:
+        self._name = name
         self._command = [sys.executable, *arguments]
         self._environment = dict(environment)
         self._n_workers, self._timeout_s = n_workers, timeout_s
@@ -197,7 +200,7 @@ class Pool:
         child.errors.seek(0)
         said = child.errors.read()[-2000:].decode(errors="replace").strip()
         raise EvaluationError(
-            f"the answer check cannot start a process ({' '.join(self._command[1:])})",
+            f"{self._name} cannot start a process ({' '.join(self._command[1:])})",
             why=said.splitlines()[-1] if said else "it ended, or gave no sign of life",
             fix="Raise its memory limit, or run the command by hand to see more",
         )

@@ -30,7 +30,6 @@ its end. Rungs before the end of the training (`sft_quarter`) have none, and giv
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from rlready.predictors.dataset import Kind
 from rlready.predictors.ladder import Ladder, Rung
 from rlready.predictors.toml_values import a_number, a_table, a_text, check_keys
 from rlready.registry.errors import ConfigError
+from rlready.registry.foreign_files import read_toml
 
 _KEYS = ("top", "promote_at", "min_keep", "min_complete", "rungs")
 _RUNG_KEYS = ("name", "gpu_hours", "proxy", "kind", "better")
@@ -48,7 +48,7 @@ _FEWEST_COMPLETE = 3
 
 def read_ladder(path: Path) -> Ladder | None:
     """The ladder of a space file that `recipe_file.read_space` has checked; None if it has none."""
-    given = tomllib.loads(path.read_text(encoding="utf-8")).get("ladder")
+    given = read_toml(path).get("ladder")
     return None if given is None else parse_ladder(given)
 
 

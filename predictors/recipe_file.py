@@ -40,7 +40,6 @@ from __future__ import annotations
 
 import math
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -52,6 +51,7 @@ from rlready.predictors.recipes import LOSS_WEIGHTINGS, RECIPE_FIELDS, Axis, Rec
 from rlready.predictors.simplex import Parametrisation
 from rlready.predictors.toml_values import a_number, a_table, check_keys
 from rlready.registry.errors import ConfigError, RecordError
+from rlready.registry.foreign_files import read_toml
 from rlready.registry.records import Recipe
 
 _FILTERS = ("length_filter", "difficulty_filter")
@@ -73,12 +73,7 @@ def read_space(path: Path) -> RecipeSpace:
     Raises:
         ConfigError: if it cannot be read, has an unknown key, or allows no recipe.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}", why=error.strerror or str(error)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no TOML file", why=str(error)) from error
+    values = read_toml(path)
     try:
         return parse_space(values)
     except ConfigError as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlready.registry.errors import CheckpointError
+from rlready.registry.foreign_files import read_json_object
 
 DIGEST_LENGTH = 32
 """Hexadecimal digits of an id."""
@@ -59,12 +60,14 @@ def file_sha256(path: Path, cache_dir: Path | None = None) -> str:
     Args:
         path: the file.
         cache_dir: where digests are remembered by (path, size, modification time), so that the
-            weights of a large model are read once. `None` reads the file every time.
+            weights of a large model are read once. `None` reads the file every time. An entry
+            without a digest of its own, or with another one, counts for nothing.
     """
-    entry = None if cache_dir is None else cache_dir / f"{file_key(path)}.sha256"
+    key = file_key(path)
+    entry = None if cache_dir is None else cache_dir / f"{key}.sha256"
     if entry is not None and entry.is_file():
-        remembered = entry.read_text()
-        if len(remembered) == 64:
+        remembered, _, check = entry.read_text(errors="replace").partition(" ")
+        if check == digest([key, remembered]):
             return remembered
     sha = hashlib.sha256()
     with path.open("rb") as file:
@@ -73,7 +76,7 @@ def file_sha256(path: Path, cache_dir: Path | None = None) -> str:
     if entry is not None:
         entry.parent.mkdir(parents=True, exist_ok=True)
         temporary = entry.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(sha.hexdigest())
+        temporary.write_text(f"{sha.hexdigest()} {digest([key, sha.hexdigest()])}")
         temporary.replace(entry)
     return sha.hexdigest()
 
@@ -119,12 +122,6 @@ def fingerprint(folder: Path, cache_dir: Path | None = None) -> str:
 
 
 def _stable_config(path: Path) -> Mapping[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} is not JSON", why=str(error), fix="Save the checkpoint again"
-        ) from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} holds no JSON object", fix="Save the checkpoint again")
+    # A limit of `Infinity` is in the configuration of some models; JSON has no such number.
+    config = read_json_object(path, CheckpointError, fix="Save the checkpoint again", constant=str)
     return {key: value for key, value in config.items() if key not in _VOLATILE_CONFIG_KEYS}

@@ -19,6 +19,7 @@ from rlready.registry.errors import StoreError
 from rlready.registry.mlflow_codec import CHECKPOINT, EVALUATION, KEY, OUTCOME
 from rlready.registry.mlflow_lock import advisory_lock, claim, file_lock
 from rlready.registry.mlflow_page import NOTE
+from rlready.registry.mlflow_schema import holds_mlflow
 from rlready.registry.mlflow_sql import (
     ModelRow,
     has_schema,
@@ -129,6 +130,7 @@ class SqliteBackend:
         self.uri = self.shown = _sqlite_uri(self.path)
         self.artifact_root: Path | None = self.path.parent / "mlruns"
         self._engine = open_engine(self.uri)
+        self._is_mlflow = False
 
     def exists(self) -> bool:
         """See `Backend.exists`."""
@@ -138,13 +140,20 @@ class SqliteBackend:
                 why=f"there is no folder {self.path.parent}",
                 fix=f"Create it (mkdir -p {self.path.parent}), or correct the tracking URI",
             )
-        return self.path.is_file() and self.path.stat().st_size > 0
+        if self.path.is_dir():
+            raise StoreError(
+                f"the registry {self.path} is a folder",
+                fix="Give a file in it: --tracking-uri sqlite:///FOLDER/mlflow.db",
+            )
+        if not self._is_mlflow and self.path.is_file() and self.path.stat().st_size > 0:
+            self._is_mlflow = holds_mlflow(self._engine, self.shown)
+        return self._is_mlflow and self.path.is_file()
 
     def prepare(self, client: ClientMaker) -> None:
         """See `Backend.prepare`."""
-        is_there = self.exists()
+        self.exists()
         # SQLite writes its log beside the file, so the folder must be writable too.
-        for path in (self.path.parent, *([self.path] if is_there else [])):
+        for path in (self.path.parent, *([self.path] if self.path.exists() else [])):
             if not os.access(path, os.W_OK):
                 raise StoreError(
                     f"the registry {self.path} cannot be written",
@@ -184,13 +193,18 @@ class SqliteBackend:
 
     def _create(self, client: ClientMaker) -> None:
         """Build the tables in another file, so that no kill leaves half of them."""
-        if self.exists():  # somebody's empty or half-made database: MLflow decides what to do
+        is_empty = self.path.is_file() and self.path.stat().st_size == 0
+        if self.path.exists() and not is_empty:  # half-made: MLflow decides what to do
             client().search_experiments(max_results=1)
             return
         fresh = self.path.with_name(f".{self.path.name}.{os.getpid()}.new")
         fresh.unlink(missing_ok=True)
         try:
             client(_sqlite_uri(fresh)).search_experiments(max_results=1)
+            if is_empty:  # left by `touch`, or by a kill: nothing is lost with it
+                fresh.replace(self.path)
+                self.close()  # a connection to the file that is gone
+                return
             # A link, not a rename: it fails if another tool has just created the file.
             with contextlib.suppress(FileExistsError):
                 os.link(fresh, self.path)
@@ -224,7 +238,7 @@ class PostgresBackend:
     def exists(self) -> bool:
         """See `Backend.exists`."""
         self._reach()
-        return has_schema(self._engine)
+        return has_schema(self._engine) and holds_mlflow(self._engine, self.shown)
 
     def prepare(self, client: ClientMaker) -> None:
         """See `Backend.prepare`."""

@@ -273,7 +273,7 @@ def from_json(text: str, tag: str) -> dict[str, Any]:
     try:
         values = json.loads(text)
         found = values.pop("format")
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, RecursionError, KeyError, AttributeError) as error:
         raise StoreError(
             f"tag {tag} holds {text[:60]!r}",
             why="rlready did not write it, or it was edited",

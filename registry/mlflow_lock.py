@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlready.registry.errors import StoreError
+from rlready.registry.foreign_files import parse_json
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -155,7 +156,7 @@ def _process(pid: int) -> dict[str, object]:
 def _is_gone(holder: str) -> bool:
     """True if the holder ran beside us and runs no more; False if that cannot be known."""
     try:
-        known = json.loads(holder)
+        known = parse_json(holder)
         pid, scope = int(known["pid"]), known["scope"]
     except (ValueError, KeyError, TypeError):
         return False

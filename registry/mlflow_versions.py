@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlready.registry.errors import StoreError
+from rlready.registry.foreign_files import parse_json
 from rlready.registry.mlflow_codec import shown
 from rlready.registry.mlflow_store import Opened
 
@@ -306,8 +307,12 @@ def _tracking_at(uri: str) -> Iterator[None]:
 def _link(client: MlflowClient, model_id: str, version: Version) -> None:
     """Have the model's page show the version, as MLflow's server and its `register_model` do."""
     said = client.get_logged_model(model_id).tags.get(_VERSIONS)
-    known = json.loads(said) if said else []
-    if (version.name, version.number) not in [(e["name"], int(e["version"])) for e in known]:
+    try:
+        known = parse_json(said) if said else []
+        linked = [(entry["name"], int(entry["version"])) for entry in known]
+    except (ValueError, TypeError, KeyError):  # edited by hand: only the page's links are lost
+        known, linked = [], []
+    if (version.name, version.number) not in linked:
         known.append({"name": version.name, "version": version.number})
         client.set_logged_model_tags(model_id, {_VERSIONS: json.dumps(known)})
 

@@ -21,7 +21,6 @@ that MLflow believes, is not read.
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
@@ -36,6 +35,7 @@ from rlready.registry import mlflow_codec as codec
 from rlready.registry import mlflow_versions as versions
 from rlready.registry.digest import digest
 from rlready.registry.errors import StoreError
+from rlready.registry.foreign_files import parse_json
 from rlready.registry.mlflow_store import MlflowStore, Opened
 from rlready.registry.mlflow_versions import SIGNATURE, Version
 from rlready.registry.mlflow_write import checked_artifacts
@@ -308,7 +308,7 @@ def _download(opened: Opened, version: Version, model: LoggedModel, folder: Path
 
 def _registered_digests(version: Version, model: LoggedModel) -> dict[str, str]:
     try:
-        return dict(json.loads(model.tags[SHA256]))
+        return dict(parse_json(model.tags[SHA256]))
     except (ValueError, TypeError) as error:
         raise StoreError(
             f"tag {SHA256} of {version.uri} was edited",

@@ -188,14 +188,26 @@ class Recipe:
         """A recipe from JSON or TOML values; unknown keys go to `extra`.
 
         Raises:
-            RecordError: if a known key has a value of another type or range.
+            RecordError: if a known key has a value of another type or range, or another key one
+                that JSON does not have.
         """
         known = {key: values[key] for key in _RECIPE_KEYS if key in values}
         for key, value in known.items():
             expected = _RECIPE_TYPES.get(key, str)
             if isinstance(value, bool) or not isinstance(value, expected):
                 raise RecordError(f"recipe {key} is {value!r}", why=f"it is no {_said(expected)}")
+        for name, weight in known.get("sources", {}).items():
+            if isinstance(weight, bool) or not isinstance(weight, int | float):
+                raise RecordError(f"recipe sources.{name} is {weight!r}", why="it is no number")
         extra = {key: value for key, value in values.items() if key not in _RECIPE_KEYS}
+        try:
+            canonical_json(extra).encode()
+        except (TypeError, ValueError) as error:
+            raise RecordError(
+                "a recipe holds a value that JSON does not have",
+                why=str(error),
+                fix="Write dates as texts, and finite numbers",
+            ) from error
         return cls(**known, extra=extra)
 
     @property

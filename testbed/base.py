@@ -11,7 +11,6 @@ weights.
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 import statistics
 import time
@@ -24,6 +23,7 @@ import click
 
 from rlready.registry.digest import digest, file_sha256
 from rlready.registry.errors import CheckpointError, RlreadyError
+from rlready.registry.foreign_files import read_json_object
 from rlready.testbed.folders import find_or_make
 from rlready.testbed.model import ModelSize, build_model, save_checkpoint
 from rlready.testbed.skills import draw_any
@@ -119,7 +119,7 @@ def shipped_base() -> Path:
         CheckpointError: if the weights are missing, or are others than were shipped.
     """
     mark, weights = SHIPPED / MARK, SHIPPED / WEIGHTS
-    report = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() else {}
+    report = read_json_object(mark, CheckpointError) if mark.is_file() else {}
     found = file_sha256(weights) if weights.is_file() else None
     if found is None or found != report.get("weights_sha256"):
         raise CheckpointError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlready.registry.errors import ConfigError
+from rlready.registry.foreign_files import read_json_object
 
 
 def find_result(folder: Path, mark: str, key: str) -> dict[str, Any] | None:
@@ -26,7 +27,7 @@ def find_result(folder: Path, mark: str, key: str) -> dict[str, Any] | None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     path = folder / mark
-    report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    report = read_json_object(path, ConfigError) if path.is_file() else {}
     if report.get("key") != key:
         raise ConfigError(
             f"{folder} holds something else",

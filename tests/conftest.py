@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from store_child import a_checkpoint
 
 from rlready.registry.mlflow_quiet import quiet
@@ -31,6 +32,10 @@ from rlready.registry.store import MemoryStore, Store
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
     os.environ.pop(variable, None)
+
+# A busy machine is not a failure: no example is held to a time.
+settings.register_profile("rlready", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("rlready")
 
 _START_S = 120
 

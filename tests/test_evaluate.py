@@ -168,7 +168,7 @@ KILLS = {
         "SampleFolder.judge",
         2,
     ),
-    "before losses are written": ("rlready.evaluators.loss_files", "json.dumps", 1),
+    "before losses are written": ("rlready.evaluators.loss_files", "with_digest", 1),
     "before metrics are logged": ("mlflow", "MlflowClient.log_batch", 1),
     "before the model is finished": ("mlflow", "MlflowClient.finalize_logged_model", 1),
     "before the run is finished": ("mlflow", "MlflowClient.set_terminated", 1),
@@ -242,6 +242,23 @@ def test_a_corrupt_part_is_told_and_its_samples_drawn_again(
     assert "is damaged and was set aside" in again["warnings"][0]
     assert again["samples"]["drawn"] == 8
     assert place.texts() == reference[0].texts()
+
+
+def test_thoughts_that_the_chat_template_cuts_are_told(place: Workplace) -> None:
+    place.checkpoint = shutil.copytree(place.checkpoint, place.folder / "thinking")
+    (place.checkpoint / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m['role'] + m['content'].split('</think>')[-1] + eos_token }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ 'assistant' }}{% endif %}"
+    )
+    turns = [
+        {"role": "user", "content": "2+3"},
+        {"role": "assistant", "content": "<think>so</think>5"},
+    ]
+    place.held_out.write_text(json.dumps({"messages": turns}))
+    (told,) = [text for text in place.report()["warnings"] if text.startswith("held: ")]
+    assert told.startswith(
+        "held: 17 of 18 response bytes are not scored, because the chat template"
+    )
 
 
 def test_an_unreachable_registry_is_told_before_anything_is_drawn(place: Workplace) -> None:

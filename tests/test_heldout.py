@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from rlready.evaluators.heldout import Message, load_heldout, parse_heldout_option
+from rlready.evaluators.heldout import load_heldout, parse_heldout_option
+from rlready.evaluators.heldout_rows import Message
 from rlready.registry.errors import BenchmarkError, ConfigError
 
 PAIR = {"prompt": "2 + 2 =", "response": " 4"}

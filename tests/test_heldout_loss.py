@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from rlready.evaluators.heldout_loss import (
     heldout_proxies,
 )
 from rlready.evaluators.heldout_tokens import TokenizedExample
+from rlready.evaluators.loss_files import Losses, read_losses, write_losses
 from rlready.registry.errors import CheckpointError, EvaluationError
 
 if TYPE_CHECKING:
@@ -99,7 +102,7 @@ def test_losses_equal_full_logits_for_every_pack_size(name: str, tokens: int, ro
     assert [loss.n_bytes for loss in losses] == [e.n_response_bytes for e in made]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     st.lists(st.integers(2, 100), min_size=1, max_size=9),
     st.sampled_from(MODELS),
@@ -329,3 +332,24 @@ def test_one_example_has_no_standard_error_and_none_is_refused() -> None:
     assert {p.se for p in heldout_proxies(losses_of((6.0, 2, 10)), "own", "0" * 32)} == {None}
     with pytest.raises(EvaluationError, match="no loss to average"):
         heldout_proxies([], "own", "0" * 32)
+
+
+def test_what_was_not_scored_is_told_from_the_losses_on_disk(tmp_path: Path) -> None:
+    """Whoever reads the second report has not seen the first."""
+    losses = Losses(
+        benchmark_digest="d",
+        examples=(ExampleLoss("a", 1.0, 2, 3),),
+        n_truncated=1,
+        n_skipped=0,
+        n_turn_bytes=2_048,
+        n_cut_bytes=1_024,
+    )
+    write_losses(tmp_path / "losses.json", losses)
+    read = read_losses(tmp_path / "losses.json", pytest.fail)
+    assert read is not None
+    assert read == losses
+    truncated, cut = read.warnings("held")
+    assert truncated.startswith("held: 1 examples were cut at the model's context and 0 left out")
+    assert cut.startswith("held: 1,024 of 2,048 response bytes are not scored, because the chat")
+    whole = dataclasses.replace(losses, n_truncated=0, n_cut_bytes=0)
+    assert whole.warnings("held") == []

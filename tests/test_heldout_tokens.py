@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlready.evaluators.heldout import Form, HeldoutExample, HeldoutSet, Message
+from rlready.evaluators.heldout import HeldoutExample, HeldoutSet
+from rlready.evaluators.heldout_rows import Form, Message
 from rlready.evaluators.heldout_tokens import (
     TokenizedExample,
     end_of_turn,
@@ -275,3 +276,94 @@ def test_benchmark_digest_holds_only_what_matters() -> None:
     assert made(prompts) == prompts.digest
     assert made(prompts, max_tokens=30) not in (made(prompts), made(prompts, max_tokens=31))
     assert made(problems) != made(problems, "{problem}")
+
+
+WITH_TOOLS = "{% if tools %}{{ 'Tools: ' + tools | tojson + '\\n' }}{% endif %}" + CHATML
+
+
+def conversation(*turns: tuple[str, bool], tools: str = "") -> HeldoutExample:
+    """User and assistant by turns, each with whether it is scored."""
+    roles = ("user", "assistant")
+    messages = [Message(roles[i % 2], text, scored) for i, (text, scored) in enumerate(turns)]
+    return HeldoutExample(id="e1", messages=tuple(messages), form="messages", tools=tools)
+
+
+@pytest.mark.parametrize("template", [CHATML, TAGGED, CLOSING])
+def test_a_turn_of_weight_0_is_read_and_not_scored(template: str) -> None:
+    by = tokenizer(template)
+    weighted = conversation(("2+3?", True), ("6", False), ("2+3?", True), ("5", True))
+    made = tokenize(weighted, by, TEMPLATE)
+    assert scored(made, by) == ["5<|im_end|>"]
+    assert "assistant\n6<|im_end|>" in whole(made, by)
+    assert (made.n_response_bytes, made.n_turn_bytes, made.n_cut_bytes) == (1, 1, 0)
+    every = tokenize(example("2+3?", "6", "2+3?", "5"), by, TEMPLATE)
+    assert made.token_ids.tolist() == every.token_ids.tolist()
+
+
+def test_the_weights_are_part_of_the_digest_and_full_weights_are_not() -> None:
+    plain = HeldoutSet(name="a", examples=(example("2?", "4", "3?", "5"),))
+    full = conversation(("2?", True), ("4", True), ("3?", True), ("5", True))
+    part = conversation(("2?", True), ("4", False), ("3?", True), ("5", True))
+    assert HeldoutSet(name="b", examples=(full,)).digest == plain.digest
+    assert HeldoutSet(name="b", examples=(part,)).digest != plain.digest
+
+
+def test_a_marking_template_that_merges_turns_cannot_tell_weights_apart() -> None:
+    turns = (Message("user", "a"), Message("assistant", "b", False), Message("assistant", "c"))
+    both = HeldoutExample(id="e1", messages=turns, form="messages")
+    template = (
+        "{{ messages[0]['content'] }}{% generation %}{% for m in messages[1:] %}"
+        "{{ m['content'] + '<|im_end|>' }}{% endfor %}{% endgeneration %}"
+    )
+    with pytest.raises(BenchmarkError, match=r"e1 has turns of weight 0.*marks 1 stretches"):
+        tokenize(both, tokenizer(template), TEMPLATE)
+
+
+@pytest.mark.parametrize("form", ["messages", "prompt"])
+def test_tools_go_to_the_chat_template(form: Form) -> None:
+    by = tokenizer(WITH_TOOLS)
+    plain = example("2?", "4", form=form)
+    tools = '[{"type": "function", "function": {"name": "add"}}]'
+    with_tools = HeldoutExample(id="e1", messages=plain.messages, form=form, tools=tools)
+    made = tokenize(with_tools, by, TEMPLATE)
+    assert whole(made, by).startswith('Tools: [{"type": "function"')
+    assert scored(made, by) == scored(tokenize(plain, by, TEMPLATE), by) == ["4<|im_end|>"]
+    assert heldout_set(with_tools).digest != heldout_set(plain).digest
+
+
+def test_tools_without_a_chat_template_are_refused() -> None:
+    pair = example("2?", "4", form="prompt")
+    with_tools = HeldoutExample(id="e9", messages=pair.messages, form="prompt", tools='[{"a": 1}]')
+    with pytest.raises(BenchmarkError, match=r"e9 has tools.*no chat template.*without `tools`"):
+        tokenize(with_tools, tokenizer(), TEMPLATE)
+
+
+@pytest.mark.parametrize(
+    ("template", "cut"),
+    [
+        (CHATML, ""),
+        (TRIMMING, ""),
+        (FORGETFUL, "<think>so</think>4"),
+        (CUTTING.replace("<think>\\n", ""), "<think>so</think><think>né</think>"),
+        (
+            TAGGED.replace(
+                "m['content'] + '<|im_end|>' }}{% endgen",
+                "m['content'].split('</think>')[-1] + '<|im_end|>' }}{% endgen",
+            ),
+            "<think>so</think><think>né</think>",
+        ),
+    ],
+)
+def test_text_that_the_template_cuts_is_counted(template: str, cut: str) -> None:
+    by = tokenizer(template)
+    turns = ("2?", "<think>so</think>4", "3?", "<think>né</think>5")
+    made = tokenize(example(*turns), by, TEMPLATE)
+    assert made.n_cut_bytes == len(cut.encode())
+    assert made.n_turn_bytes == len("".join(turns[1::2]).encode())
+    both = tokenize_set(heldout_set(example(*turns), example(*turns)), by, TEMPLATE)
+    assert (both.n_cut_bytes, both.n_turn_bytes) == (2 * made.n_cut_bytes, 2 * made.n_turn_bytes)
+
+
+def test_a_response_of_a_pair_loses_nothing() -> None:
+    made = tokenize(example("2?", "so</think>4", form="prompt"), tokenizer(CUTTING), TEMPLATE)
+    assert (made.n_cut_bytes, made.n_turn_bytes) == (0, len("so</think>4"))

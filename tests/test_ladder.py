@@ -55,7 +55,7 @@ def some(n: int = 20, seed: int = 0, **changes: Any) -> Climbs:
     return climbs(values, [3] * (n - 10) + [1] * 5 + [2] * 5)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     n=st.integers(1, 14),
     top=st.integers(1, 5),
@@ -75,7 +75,7 @@ def test_the_chances_sum_to_the_number_of_places(
     assert (found.gain >= 0).all()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 99), n_known=st.integers(1, 2), better=st.floats(0.01, 4.0))
 def test_a_better_value_never_lowers_an_end(seed: int, n_known: int, better: float) -> None:
     """Draw by draw, for rungs whose sense is known: so no chance to end in the top N falls."""
@@ -90,7 +90,7 @@ def test_a_better_value_never_lowers_an_end(seed: int, n_known: int, better: flo
         assert (after >= before - 1e-12).all()
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 99))
 def test_the_order_of_the_trials_is_nothing(seed: int) -> None:
     trials = some(seed=seed)

@@ -400,6 +400,61 @@ class TestFailures:
         with pytest.raises(StoreError, match="mlflow db upgrade"):
             MlflowStore(f"sqlite:///{path}").put_evaluation(an_evaluation())
 
+    def test_an_empty_file_becomes_a_registry(
+        self, empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It failed for ever: the tables were built in another file, which could not replace it."""
+        path = tmp_path / "mlflow.db"
+        path.touch()
+        store = MlflowStore(f"sqlite:///{path}")
+        # MLflow takes seconds to create tables; what it would have created is copied instead.
+        backend: Any = store._backend
+        monkeypatch.setattr(MlflowStore, "_client", _copying(empty_database))
+        assert store.checkpoints() == []
+        backend.prepare(store._client)
+        monkeypatch.undo()
+        store.put_evaluation(an_evaluation())
+        assert len(store.checkpoints()) == 1
+
+    def test_a_database_without_tables_holds_nothing_yet(self, tmp_path: Path) -> None:
+        path = tmp_path / "mlflow.db"
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        assert path.stat().st_size > 0
+        assert MlflowStore(f"sqlite:///{path}").checkpoints() == []
+
+    @pytest.mark.parametrize("table", ["customers", "studies"])
+    def test_a_database_of_another_program(self, tmp_path: Path, table: str) -> None:
+        """MLflow put its tables between those of the other program."""
+        path = tmp_path / "shop.db"
+        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute(f"CREATE TABLE {table} (id INTEGER)")
+            connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        store = MlflowStore(f"sqlite:///{path}")
+        before = path.read_bytes()
+        for call in (store.checkpoints, lambda: store.check(a_checkpoint())):
+            with pytest.raises(StoreError, match=f"shop.db belongs to another program.*{table}"):
+                call()
+        assert path.read_bytes() == before
+
+    def test_a_database_of_a_newer_mlflow(self, empty_database: Path, tmp_path: Path) -> None:
+        path = tmp_path / "new.db"
+        path.write_bytes(empty_database.read_bytes())
+        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+        store = MlflowStore(f"sqlite:///{path}")
+        for call in (store.checkpoints, lambda: store.check(a_checkpoint())):
+            with pytest.raises(StoreError, match=r"newer MLflow.*ffffffffffff.*pip install"):
+                call()
+
+    def test_a_damaged_database_and_a_folder(self, empty_database: Path, tmp_path: Path) -> None:
+        content = empty_database.read_bytes()
+        (tmp_path / "half.db").write_bytes(content[: len(content) // 2])
+        with pytest.raises(StoreError, match=r"half.db cannot be read.*malformed.*Put back a copy"):
+            MlflowStore(f"sqlite:///{tmp_path / 'half.db'}").checkpoints()
+        with pytest.raises(StoreError, match="is a folder"):
+            MlflowStore(f"sqlite:///{tmp_path}").checkpoints()
+
     def test_a_file_that_is_no_database(self, tmp_path: Path) -> None:
         (tmp_path / "notes.db").write_text("not a database, but long enough to look like one" * 9)
         with pytest.raises(StoreError, match="not a database"):
@@ -567,3 +622,16 @@ def test_a_description_that_a_person_wrote_is_kept(store: MlflowStore, client: A
 def test_names_cannot_break_out_of_the_description() -> None:
     text = description(a_checkpoint(1), [a_proxy(benchmark="x\n```\n<script>")])
     assert text.count("```") == 4  # a block of proxies and one of the recipe
+
+
+def _copying(database: Path) -> Any:
+    """A maker of clients that copies a database to where MLflow would create one."""
+
+    class Client:
+        def __init__(self, uri: str) -> None:
+            self._path = Path(uri.removeprefix("sqlite:///"))
+
+        def search_experiments(self, max_results: int) -> None:
+            self._path.write_bytes(database.read_bytes())
+
+    return lambda _, uri=None: Client(uri)

@@ -132,7 +132,7 @@ def test_random_choice_of_one_has_the_regret_of_the_mean() -> None:
     row_sd=st.floats(0, 3),
     rl_noise=st.floats(0, 3),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_more_runs_never_cost_regret(mean: list[float], row_sd: float, rl_noise: float) -> None:
     made = plan(
         predictive(mean, row_sd), ids(len(mean)), 1, rl_noise=rl_noise, rule=PlanRule(n_draws=500)

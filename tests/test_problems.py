@@ -95,6 +95,21 @@ def test_every_form_of_the_same_content_is_the_same_benchmark(tmp_path: Path, su
     assert benchmark.digest == Benchmark(name="y", problems=reference, source="").digest
 
 
+def test_a_json_list_is_read_like_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.json"
+    path.write_text("\ufeff \n" + json.dumps(ROWS, indent=1))
+    assert load(path).problems == load(write(tmp_path / "x.jsonl", ROWS)).problems
+    assert "x.json, item 2 has no answer" in error_of(
+        tmp_path, json.dumps([ROWS[0], {"problem": "p"}]), "x.json"
+    )
+    assert "x.json, item 1 is no JSON object but a int" in error_of(tmp_path, "[1]", "x.json")
+    assert "x.json is not JSON" in error_of(tmp_path, "[" * 100_000, "x.json")
+    assert "x.json is not UTF-8" in error_of(tmp_path, b"[\xff]", "x.json")
+    assert "has no problems" in error_of(tmp_path, "[]", "x.json")
+    monkeypatch.setattr(problem_rows, "MAX_LIST_BYTES", 10)
+    assert "JSON list of more than 10 bytes" in error_of(tmp_path, json.dumps(ROWS), "x.json")
+
+
 def test_absent_null_and_an_empty_csv_cell_are_the_same(tmp_path: Path) -> None:
     ragged = [{"id": "a", "problem": "p", "answer": "1"}, {"problem": "q", "answer": "2"}]
     nulls = [ragged[0], {"id": None, **ragged[1]}]
@@ -161,8 +176,8 @@ def test_a_missing_field_is_told_with_the_fields_that_are_there(tmp_path: Path) 
     with pytest.raises(BenchmarkError, match="line 1 has no answer"):
         load_rows(tmp_path, {"problem": "p", "answer": None})
     for suffix in (".csv", ".parquet"):
-        path = write(tmp_path / f"x{suffix}", [{"id": "1", "problem": "p", "solution": "s"}])
-        with pytest.raises(BenchmarkError, match=r"has no answer.*'id', 'problem', 'solution'"):
+        path = write(tmp_path / f"x{suffix}", [{"id": "1", "problem": "p", "proof": "s"}])
+        with pytest.raises(BenchmarkError, match=r"has no answer.*'id', 'problem', 'proof'"):
             load(path)
 
 
@@ -228,8 +243,7 @@ def test_the_answer_after_a_mark_loses_thousands_commas(tmp_path: Path) -> None:
     form = AnswerForm(after="####")
     row = {"problem": "p", "answer": "12,345 eggs #### no\n#### 1,234,567"}
     assert load_rows(tmp_path, row, answers=form).problems[0].answers == ("1234567",)
-    # Without the setting nothing is guessed.
-    assert load_rows(tmp_path, row).problems[0].answers == (row["answer"],)
+    assert load_rows(tmp_path, row).problems[0].answers == ("1234567",)
     pair = {"problem": "p", "answer": "#### (1,23, 4,5678)"}
     assert load_rows(tmp_path, pair, answers=form).problems[0].answers == ("(1,23, 4,5678)",)
 
@@ -261,7 +275,7 @@ def test_a_list_is_any_of_its_elements_unless_all_are_needed(tmp_path: Path) -> 
 def test_a_csv_cell_may_hold_several_answers_as_json(tmp_path: Path) -> None:
     path = write(tmp_path / "x.csv", [{"problem": "p", "answers": '["1/2", 0.5]'}])
     assert load(path, answers=AnswerForm(is_json=True)).problems[0].answers == ("1/2", "0.5")
-    assert load(path).problems[0].answers == ('["1/2", 0.5]',)
+    assert load(path).problems[0].answers == ("1/2", "0.5")
     path = write(tmp_path / "x.csv", [{"problem": "p", "answers": "1/2"}])
     with pytest.raises(BenchmarkError, match="line 2 is not JSON: '1/2'"):
         load(path, answers=AnswerForm(is_json=True))

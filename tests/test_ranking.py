@@ -58,7 +58,7 @@ def row_of(ranking: Ranking, id: str) -> RankedRow:
 
 
 @given(mean=st.lists(st.floats(-50, 50), min_size=1, max_size=10))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_rows_follow_the_prediction_and_chances_add_up(mean: list[float]) -> None:
     ranking = rank(candidates(mean), rule=ReadyRule(n_draws=200), top_n=3)
     assert [row.predicted for row in ranking.rows] == sorted(mean, reverse=True)
@@ -68,7 +68,7 @@ def test_rows_follow_the_prediction_and_chances_add_up(mean: list[float]) -> Non
 
 
 @given(shift=st.floats(-100, 100), scale=st.floats(0.01, 100))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_unit_of_the_target_changes_no_rank_and_no_advice(shift: float, scale: float) -> None:
     mean = np.array([0.0, 1.0, 2.5, 2.6])
     rule = ReadyRule(n_draws=500)

@@ -61,7 +61,7 @@ def drawn(space: RecipeSpace, seed: int, n: int = 8) -> Points:
 
 
 @given(st.sampled_from(["stick", "softmax", "sparse", "dirichlet"]), st.integers(0, 10_000))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_recipe_point_trial_and_features_agree(kind: Parametrisation, seed: int) -> None:
     space = changed().with_simplex(kind)
     points = drawn(space, seed)
@@ -89,7 +89,7 @@ def test_recipe_point_trial_and_features_agree(kind: Parametrisation, seed: int)
 
 
 @given(st.integers(0, 10_000))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_every_recipe_trains_on_the_budget(seed: int) -> None:
     space = changed()
     points = drawn(space, seed)

@@ -46,7 +46,7 @@ def judge_all(folder: SampleFolder, verdict: Verdict = Verdict.CORRECT) -> None:
         folder.judge(part, [Checked(verdict, "7")] * len(rows), "v1")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(st.characters(codec="utf-8")))
 def test_any_text_comes_back_unchanged(tmp_path: Path, text: str) -> None:
     folder = SampleFolder(tmp_path / "one", ["a"])

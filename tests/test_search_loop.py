@@ -163,7 +163,7 @@ def test_a_folder_that_cannot_be_read_is_a_problem_and_stops_nothing(opened: Ope
     write_status(second.folder, value=0.3)
     found = sync(search)
     assert [number for number, _ in found.problems] == [0]
-    assert "no JSON" in found.problems[0][1]
+    assert "cannot be read as JSON" in found.problems[0][1]
     assert [told.trial for told in found.done] == [1]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 import math
@@ -548,7 +549,9 @@ def test_a_server_that_is_down_is_told_at_once(folder: Path) -> None:
         Client(folder, gone)
 
 
-@pytest.mark.parametrize("models", [b"[]", b'{"data": [{}]}', b'{"data": 3}', b"<html>"])
+@pytest.mark.parametrize(
+    "models", [b"[]", b'{"data": [{}]}', b'{"data": 3}', b"<html>", b"[" * 100_000]
+)
 def test_something_else_at_the_url_is_told(
     peer: Peer, folder: Path, models: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -556,6 +559,19 @@ def test_something_else_at_the_url_is_told(
     with (
         listening(peer) as address,
         pytest.raises(EvaluationError, match=r"no list of models|no JSON"),
+    ):
+        Client(folder, address)
+
+
+def test_an_answer_without_end_is_refused(
+    peer: Peer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bomb = gzip.compress(b" " * 1_000_000)
+    monkeypatch.setattr("openai_peer.ok", lambda _: (200, {"Content-Encoding": "gzip"}, bomb))
+    monkeypatch.setattr("rlready.evaluators.server_client._MAX_ANSWER_BYTES", 500_000)
+    with (
+        listening(peer) as address,
+        pytest.raises(EvaluationError, match="sent more than 500000 bytes"),
     ):
         Client(folder, address)
 

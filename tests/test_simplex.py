@@ -31,14 +31,14 @@ def draws(space: Simplex, seed: int, n: int = 20) -> np.ndarray:
 
 
 @given(bounded(), st.integers(0, 10_000))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_any_coordinates_give_a_mixture_within_floors_and_caps(space: Simplex, seed: int) -> None:
     for weights in space.weights(draws(space, seed)):
         assert space.allows(weights)
 
 
 @given(bounded(), st.integers(0, 10_000))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_mixtures_come_back_from_their_coordinates(space: Simplex, seed: int) -> None:
     weights = space.weights(draws(space, seed))
     coordinates = space.coordinates(weights)
@@ -48,7 +48,7 @@ def test_mixtures_come_back_from_their_coordinates(space: Simplex, seed: int) ->
 
 
 @given(bounded(("stick", "sparse", "dirichlet")), st.integers(0, 10_000))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_allowed_mixtures_with_zeros_survive(space: Simplex, seed: int) -> None:
     rng = np.random.default_rng(seed)
     sparse = rng.dirichlet(np.full(len(space.sources), 0.05), 20)
@@ -57,7 +57,7 @@ def test_allowed_mixtures_with_zeros_survive(space: Simplex, seed: int) -> None:
 
 
 @given(bounded(), st.integers(0, 10_000))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_projecting_an_allowed_mixture_changes_nothing(space: Simplex, seed: int) -> None:
     weights = space.weights(draws(space, seed))
     np.testing.assert_allclose(space.project(weights), weights, atol=1e-9)

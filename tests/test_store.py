@@ -368,7 +368,6 @@ def test_memory_returns_the_outcomes_that_were_put(outcomes: list[Outcome]) -> N
 @given(outcomes=st.lists(OUTCOMES, min_size=1, max_size=2, unique_by=lambda o: o.id))
 @settings(
     max_examples=15,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -395,7 +394,6 @@ def test_memory_returns_what_was_put(evaluation: Evaluation) -> None:
 @given(evaluation=EVALUATIONS)
 @settings(
     max_examples=15,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -7,7 +7,7 @@ call for.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +32,16 @@ class AdaptiveRounds:
         config: target standard error, samples and ks.
         benchmark: what is measured.
         path: the folder of its samples; those of earlier checkpoints lie beside it.
+        warn: told of what is damaged.
     """
 
-    def __init__(self, config: EvaluateConfig, benchmark: Benchmark, path: Path) -> None:
+    def __init__(
+        self,
+        config: EvaluateConfig,
+        benchmark: Benchmark,
+        path: Path,
+        warn: Callable[[str], None],
+    ) -> None:
         from rlready.evaluators.allocation import Budget
         from rlready.evaluators.item_prior import MIN_CHECKPOINTS, fit_item_prior
 
@@ -45,7 +52,7 @@ class AdaptiveRounds:
             max_mean=config.samples,
             minimum=min(MINIMUM, config.samples),
         )
-        earlier = earlier_counts(path)
+        earlier = earlier_counts(path, warn)
         self._prior = None
         self.history = f"counts of {len(earlier)} earlier checkpoints"
         """What is known of the problems beforehand, for people."""

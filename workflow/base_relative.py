@@ -10,12 +10,12 @@ protocol. What it left in `--samples-dir` serves every checkpoint that was made 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlready.evaluators import coverage, weights
+from rlready.evaluators.checked_files import read_back, with_digest, without_digest
 from rlready.evaluators.checkpoints import Weights, load_tokenizer, pick_device
 from rlready.evaluators.pass_at_k import ProblemCounts
 from rlready.registry.digest import digest
@@ -89,10 +89,14 @@ class BaseRelative:
         self._samples_dir, self._device, self._clock = samples_dir, device, clock
         self._local = LocalModel(base_weights.path, device, clock, dtype)
 
-    def weight_proxies(self) -> list[Proxy]:
-        """Update norms and rotations, from disk if an earlier call left them."""
+    def weight_proxies(self, warn: Callable[[str], None]) -> list[Proxy]:
+        """Update norms and rotations, from disk if an earlier call left them.
+
+        Args:
+            warn: told of a damaged file.
+        """
         path = self._samples_dir / self._checkpoint.id / f"weights-{self._base.id}.json"
-        change = _read_change(path)
+        change = read_back(path, _read_change, warn)
         if change is None:
             ignored = self._own.extra + self._base_weights.extra
             total = weights.n_tensors(self._own.path, ignored)
@@ -160,18 +164,22 @@ class BaseRelative:
         return sets
 
     def off_policy_proxies(
-        self, tokens: TokenizedSet, token_nlls: Sequence[NDArray[np.float32]]
+        self,
+        tokens: TokenizedSet,
+        token_nlls: Sequence[NDArray[np.float32]],
+        warn: Callable[[str], None],
     ) -> list[Proxy]:
         """Quantiles of the log ratio on one held-out set.
 
         Args:
             tokens: as the checkpoint's tokenizer reads the set.
             token_nlls: the checkpoint's losses on its scored tokens, nats.
+            warn: told of a damaged file.
         """
         from rlready.evaluators.off_policy import off_policy_proxies
 
         folder = self._samples_dir / self._base.id
-        base = scored_tokens(folder, tokens, self._local, self._clock)
+        base = scored_tokens(folder, tokens, self._local, self._clock, warn)
         key = digest([tokens.benchmark_digest, self._base.fingerprint])
         precision = self._local.precision
         return off_policy_proxies(token_nlls, base, tokens.name, key, precision.digest)
@@ -186,16 +194,13 @@ def _write_change(path: Path, change: weights.WeightChange) -> None:
     from rlready.evaluators.loss_files import replace_text
 
     values: dict[str, Any] = {"version": weights.EVALUATOR_VERSION, **dataclasses.asdict(change)}
-    replace_text(path, json.dumps(values))
+    replace_text(path, with_digest(values))
 
 
 def _read_change(path: Path) -> weights.WeightChange | None:
-    """None if there is none, it is damaged, or of another version."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values["version"] != weights.EVALUATOR_VERSION:
-            return None
-        layers = tuple(weights.LayerChange(**layer) for layer in values["layers"])
-    except (OSError, ValueError, TypeError, KeyError):
+    """None if it is of another version."""
+    values = without_digest(path.read_text(encoding="utf-8"))
+    if values["version"] != weights.EVALUATOR_VERSION:
         return None
+    layers = tuple(weights.LayerChange(**layer) for layer in values["layers"])
     return weights.WeightChange(layers=layers)

@@ -7,7 +7,7 @@ from typing import Any
 
 from rlready.evaluators.heldout import parse_heldout_option
 from rlready.registry.errors import ConfigError
-from rlready.workflow.config import read_toml
+from rlready.registry.foreign_files import read_toml
 
 _FILES = ("recipe", "prompt_template")
 _FOLDERS = ("checkpoint", "base")

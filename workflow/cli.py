@@ -84,7 +84,7 @@ def main() -> None:
     multiple=True,
     callback=several,
     metavar="NAME=FILE",
-    help="Problems in a JSONL, Parquet or CSV file; takes the place of the suite's "
+    help="Problems in a JSONL, JSON, Parquet or CSV file; takes the place of the suite's "
     "benchmark NAME, or is added. Repeatable.",
 )
 @click.option(
@@ -92,8 +92,8 @@ def main() -> None:
     multiple=True,
     callback=several,
     metavar="[NAME=]FILE",
-    help="Held-out SFT examples, JSONL with prompt+response, problem+solution or "
-    "messages. Repeatable.",
+    help="Held-out SFT examples in a JSONL, JSON or Parquet file, in the format of TRL, OpenAI, "
+    "Alpaca or ShareGPT, or with problem+solution. Repeatable.",
 )
 @click.option(
     "--samples",

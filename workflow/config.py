@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlready.registry.errors import ConfigError
+from rlready.registry.foreign_files import read_toml
 from rlready.registry.records import CheckpointKind, Recipe
 from rlready.workflow.engines import check_engine
 
@@ -136,17 +135,3 @@ def load_recipe(path: Path) -> Recipe:
     """
     values = read_toml(path)
     return Recipe.from_dict(values)
-
-
-def read_toml(path: Path) -> Mapping[str, Any]:
-    """The content of a TOML file.
-
-    Raises:
-        ConfigError: if it cannot be read or is no TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}", why=error.strerror or str(error)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no TOML file", why=str(error)) from error

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from rlready.registry.digest import default_cache_dir, fingerprint
 from rlready.registry.errors import ConfigError, StoreError
+from rlready.registry.foreign_files import read_toml
 from rlready.registry.outcomes import Conflict, conflicts
 from rlready.registry.records import BudgetUnit, Outcome, Proxy, Statistic
 from rlready.registry.store import (
@@ -19,7 +20,6 @@ from rlready.registry.store import (
     check_rl_checkpoint,
     how_to_register,
 )
-from rlready.workflow.config import read_toml
 
 MEASURE = "pass_at_1"
 """The proxy of an RL checkpoint that is its parent's outcome."""

@@ -59,6 +59,10 @@ def make_plan(
     if config.base is not None:
         # A broken one is told now, not when everything of the checkpoint was read.
         open_weights(config.base)
+    # Before torch is imported: files that cannot be used are told in a second, in little memory.
+    suite_name, loaded = _load_benchmarks(config)
+    heldout_sets = tuple(_load_heldout(option, config.limit) for option in config.held_out)
+    _check_names([b.name for b in loaded], [h.name for h in heldout_sets], suite_name)
     template = load_template(config.prompt_template) if config.prompt_template else DEFAULT_TEMPLATE
     protocol = Protocol(
         prompt_template=template,
@@ -67,9 +71,6 @@ def make_plan(
         max_tokens=config.max_tokens,
         seed=config.seed,
     )
-    suite_name, loaded = _load_benchmarks(config)
-    heldout_sets = tuple(_load_heldout(option, config.limit) for option in config.held_out)
-    _check_names([b.name for b in loaded], [h.name for h in heldout_sets], suite_name)
     weights = _checked(config, weights, clock)
     checkpoint = _checkpoint(config, weights, store, unknown_kind)
     store.check(checkpoint)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from rlready.evaluators.heldout import parse_heldout_option
 from rlready.evaluators.problems import parse_benchmark_option
 from rlready.predictors.toml_values import a_text
 from rlready.registry.errors import ConfigError
+from rlready.registry.foreign_files import read_toml
 from rlready.workflow.config import EvaluateConfig
 
 TOKENS = "tokens"
@@ -58,7 +58,7 @@ def read_settings(path: Path) -> LoopSettings:
     Raises:
         ConfigError: at an unknown key of [evaluate], or a value that cannot be meant.
     """
-    values = tomllib.loads(path.read_text(encoding="utf-8"))
+    values = read_toml(path)
     folder = path.resolve().parent
     try:
         return LoopSettings(

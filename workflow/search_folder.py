@@ -28,6 +28,7 @@ import numpy as np
 
 from rlready.predictors.recipe_file import numeric_range
 from rlready.registry.errors import ConfigError
+from rlready.registry.foreign_files import parse_json, read_json_object
 from rlready.registry.records import Recipe
 
 STATES = ("asked", "running", "told", "failed", "stopped")
@@ -90,7 +91,7 @@ def trial_folder(root: Path, number: int) -> Path:
 def write_status(folder: Path, **changes: Any) -> None:
     """Change entries of the status file, others stay; None removes one."""
     path = folder / "status.json"
-    before = _read_object(path) if path.is_file() else {}
+    before = read_json_object(path, ConfigError) if path.is_file() else {}
     values = {k: v for k, v in {**before, **changes}.items() if v is not None}
     write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
@@ -102,7 +103,7 @@ def read_status(folder: Path) -> Status:
         ConfigError: if it is no JSON object, or an entry cannot be meant.
     """
     path = folder / "status.json"
-    values = _read_object(path)
+    values = read_json_object(path, ConfigError)
     state = values.get("state", "asked")
     if state not in STATES:
         raise ConfigError(f"{path}: state is {state!r}", fix=f"Known: {', '.join(STATES)}")
@@ -132,7 +133,7 @@ def read_number(folder: Path, key: str) -> float | None:
         ConfigError: if the file is no JSON object, or the entry no finite number.
     """
     path = folder / "status.json"
-    return _number(path, key, _read_object(path).get(key))
+    return _number(path, key, read_json_object(path, ConfigError).get(key))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -211,8 +212,8 @@ def _rows(path: Path, recipe: Recipe) -> list[int]:
     }
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}", why=error.strerror or str(error)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}", why=str(error)) from error
     return [i for i, line in enumerate(lines) if line.strip() and _passes(path, i, line, ranges)]
 
 
@@ -220,7 +221,7 @@ def _passes(path: Path, index: int, line: str, ranges: Mapping[str, tuple[float,
     if not ranges:
         return True
     try:
-        row = json.loads(line)
+        row = parse_json(line)
         return all(low <= float(row[column]) <= high for column, (low, high) in ranges.items())
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(
@@ -260,18 +261,6 @@ def _rung(path: Path, where: str, given: Any) -> RungStatus:
         if (numbers[key] or 0.0) < 0.0:
             raise ConfigError(f"{path}: {where}.{key} is {numbers[key]}", fix="Give 0 or more")
     return RungStatus(**numbers, checkpoint=checkpoint)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}", why=error.strerror or str(error)) from error
-    except ValueError as error:
-        raise ConfigError(f"{path} is no JSON", why=str(error)) from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds no JSON object")
-    return values
 
 
 def _number(path: Path, key: str, value: Any) -> float | None:

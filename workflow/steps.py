@@ -267,7 +267,7 @@ class Evaluator:
         self, benchmark: Benchmark, folder: SampleFolder, verifier: Verifier
     ) -> list[ProblemSamples]:
         """Judged samples, as many of each problem as pass@k needs."""
-        rounds = AdaptiveRounds(self._plan.config, benchmark, folder.path)
+        rounds = AdaptiveRounds(self._plan.config, benchmark, folder.path, self._warn)
         self._clock.say(f"{benchmark.name}: {rounds.history}")
         self._adaptive[benchmark.name] = rounds
         wanted = folder.n_there()
@@ -363,13 +363,16 @@ class Evaluator:
         found = self._base.coverage_proxies(
             self.counts, names, plan.suite_name, plan.protocol.digest, self._warn
         )
-        found += self._base.weight_proxies()
+        found += self._base.weight_proxies(self._warn)
         read = [self._tokens(heldout_set) for heldout_set in plan.heldout_sets]
-        own = [scored_tokens(self._root, tokens, self._local, self._clock) for tokens in read]
+        own = [
+            scored_tokens(self._root, tokens, self._local, self._clock, self._warn)
+            for tokens in read
+        ]
         # Two models at once may be more than the device holds.
         self._local.release()
         for tokens, nlls in zip(read, own, strict=True):
-            found += self._base.off_policy_proxies(tokens, nlls)
+            found += self._base.off_policy_proxies(tokens, nlls, self._warn)
         return found
 
     def _heldout_proxies(self, heldout_set: HeldoutSet) -> list[Proxy]:
@@ -392,27 +395,26 @@ class Evaluator:
         template, precision = self._plan.protocol.prompt_template, self._local.precision
         path = losses_path(self._root, heldout_set.digest, template, precision.digest)
         self._references[f"losses/{heldout_set.name}"] = path.resolve().as_uri()
-        losses = read_losses(path)
+        losses = read_losses(path, self._warn)
         if losses is None:
             losses = self._score(heldout_set)
             write_losses(path, losses)
-        if losses.n_truncated or losses.n_skipped:
-            self._warn(
-                f"{heldout_set.name}: {losses.n_truncated} examples were cut at the model's "
-                f"context and {losses.n_skipped} left out, because their prompt alone fills it"
-            )
+        for warning in losses.warnings(heldout_set.name):
+            self._warn(warning)
         return losses
 
     def _score(self, heldout_set: HeldoutSet) -> Losses:
         from rlready.evaluators.heldout_loss import summed
 
         tokens = self._tokens(heldout_set)
-        nlls = scored_tokens(self._root, tokens, self._local, self._clock)
+        nlls = scored_tokens(self._root, tokens, self._local, self._clock, self._warn)
         return Losses(
             benchmark_digest=tokens.benchmark_digest,
             examples=tuple(summed(tokens.examples, nlls)),
             n_truncated=tokens.n_truncated,
             n_skipped=tokens.n_skipped,
+            n_turn_bytes=tokens.n_turn_bytes,
+            n_cut_bytes=tokens.n_cut_bytes,
         )
 
     def _tokens(self, heldout_set: HeldoutSet) -> TokenizedSet:

@@ -12,6 +12,7 @@ from typing import Any
 
 from rlready.registry.digest import digest, fingerprint
 from rlready.registry.errors import ConfigError
+from rlready.registry.foreign_files import parse_json
 from rlready.testbed.base import shipped_base
 from rlready.testbed.design import design as choose_recipes
 from rlready.testbed.grpo import GRPO_VERSION, GrpoSettings
@@ -135,7 +136,7 @@ def read_design(out: Path) -> Design:
         ConfigError: if the folder holds none.
     """
     try:
-        values = json.loads((out / "design.json").read_text(encoding="utf-8"))
+        values = parse_json((out / "design.json").read_text(encoding="utf-8"))
         return Design(
             **{
                 **values,

@@ -27,6 +27,7 @@ from rlready.evaluators.problems import Benchmark
 from rlready.evaluators.proxies import macro_mean, sample_proxies
 from rlready.evaluators.sampling import Draw
 from rlready.registry.digest import digest
+from rlready.registry.foreign_files import parse_json
 from rlready.registry.records import Proxy, Sample, Verdict
 from rlready.testbed.benchmarks import benchmarks, write_benchmarks, write_heldout
 from rlready.testbed.design import AXES, search_space
@@ -137,7 +138,7 @@ def measure_unit(out: Path, folder: Path, name: str, profile: Profile, on_stage:
 def read_proxies(path: Path, key: str | None = None) -> tuple[list[Proxy], float] | None:
     """Proxies in a file and the CPU seconds that they cost; None if they are not there."""
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     if key is not None and report["key"] != key:

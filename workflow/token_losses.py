@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 
 def scored_tokens(
-    folder: Path, tokens: TokenizedSet, local: LocalModel, clock: Clock
+    folder: Path,
+    tokens: TokenizedSet,
+    local: LocalModel,
+    clock: Clock,
+    warn: Callable[[str], None],
 ) -> list[NDArray[np.float32]]:
     """The losses of a set's scored tokens, nats, from disk if an earlier call left them.
 
@@ -26,12 +30,13 @@ def scored_tokens(
         tokens: the set.
         local: the checkpoint's weights.
         clock: shows and times it.
+        warn: told of a damaged file.
     """
     from rlready.evaluators.loss_files import read_token_nlls, token_nll_path, write_token_nlls
 
     path = token_nll_path(folder, tokens.examples, local.precision.digest)
-    found = read_token_nlls(path)
-    if found is None or [len(own) for own in found] != _lengths(tokens.examples):
+    found = read_token_nlls(path, _lengths(tokens.examples), warn)
+    if found is None:
         found = _score(tokens, local, clock)
         write_token_nlls(path, found)
     return found

@@ -12,6 +12,7 @@ import numpy as np
 from rlready.predictors.dataset import TrainingTable, training_table
 from rlready.predictors.fold_runs import Progress
 from rlready.registry.errors import ConfigError
+from rlready.registry.expansion import DAMAGE, check_expansion
 from rlready.workflow.training import PRACTICE, default_features, default_groups, registry_rows
 
 if TYPE_CHECKING:
@@ -116,11 +117,13 @@ def read_table(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     try:
+        check_expansion(path, ConfigError)
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
         return pd.read_csv(path)
-    # Both readers tell by a ValueError what is wrong inside a file (pyarrow's errors are some too).
-    except (OSError, ValueError) as error:
+    # Both readers tell by a ValueError what is wrong inside a file (pyarrow's errors are some too),
+    # and pandas by an ImportError that a file is packed in a way that it cannot read.
+    except (*DAMAGE, OSError, ValueError, ImportError) as error:
         why = str(error).splitlines()[0]
         raise ConfigError(f"cannot read {path} as a table", why=why) from error
 

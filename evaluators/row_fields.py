@@ -1,0 +1,100 @@
+"""Values of a row by the names that they may have, with dots that lead into mappings.
+
+    row = {"prompt": [...], "reward_model": {"style": "rule", "ground_truth": "5"}}
+    given(row, ("answer", "reward_model.ground_truth"))  ->  [("reward_model.ground_truth", "5")]
+
+Names are compared as written first, then without regard to case. A mapping may also be a text, JSON
+or a Python `repr`, as tables hold it that were saved as CSV. What is null is not given.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rlready.registry.foreign_files import parse_json
+
+MAX_LITERAL_CHARS = 1 << 18
+"""Longest text that is read as a Python literal, which takes a hundred times its size in memory."""
+
+_ARRAY = re.compile(r"(?:(?:np|numpy)\.)?array\((.*?)(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
+
+
+def given(values: Mapping[str, Any], candidates: Sequence[str]) -> list[tuple[str, Any]]:
+    """Full names and values of the fields that hold something, best first."""
+    places: dict[str, Any] = {}
+    for same in (str.__eq__, _same_folded):
+        for candidate in candidates:
+            for name, value in _lookup(values, candidate, same):
+                if not _is_null(value):
+                    places.setdefault(name, value)
+    return list(places.items())
+
+
+def joined_text(value: object) -> str | None:
+    """The text of a message's content: a string, or a list of text parts; None for another value.
+
+    Parts are strings or, as OpenAI writes them, `{"type": "text", "text": ...}`.
+    """
+    parts = value if isinstance(value, list) else [value]
+    texts = [p.get("text") if isinstance(p, dict) and p.get("type") == "text" else p for p in parts]
+    strings = [text for text in texts if isinstance(text, str)]
+    return "".join(strings) if len(strings) == len(texts) else None
+
+
+def unwrapped(text: str) -> str:
+    """The text without white space around it and without numpy's `array(..., dtype=object)`."""
+    array = _ARRAY.fullmatch(text.strip())
+    return array[1].strip() if array else text.strip()
+
+
+def columns_of(names: Sequence[str], candidates: Sequence[str]) -> list[str]:
+    """Those of a table's columns that may hold one of the fields, in no particular order."""
+    wanted = {candidate.casefold() for candidate in candidates}
+    wanted |= {candidate.partition(".")[0] for candidate in wanted}
+    return [name for name in names if name.casefold() in wanted]
+
+
+def decoded(text: str) -> object:
+    """The value that a text writes as JSON or as a Python literal; None if it is neither."""
+    try:
+        return parse_json(text, exact=True)
+    except ValueError:
+        pass
+    if len(text) > MAX_LITERAL_CHARS:
+        return None
+    try:
+        value: object = ast.literal_eval(text)
+    # All that `literal_eval` raises for text that is too deep, too odd or no literal.
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return value
+
+
+def _lookup(
+    values: Mapping[str, Any], path: str, same: Callable[[str, str], bool]
+) -> Iterator[tuple[str, Any]]:
+    yield from ((name, value) for name, value in values.items() if same(name, path))
+    head, dot, tail = path.partition(".")
+    if not dot:
+        return
+    for name, value in values.items():
+        if same(name, head) and isinstance(mapping := _mapping(value), Mapping):
+            for inner, found in _lookup(mapping, tail, same):
+                yield f"{name}.{inner}", found
+
+
+def _mapping(value: object) -> object:
+    is_text = isinstance(value, str) and value.lstrip().startswith("{")
+    return decoded(str(value).strip()) if is_text else value
+
+
+def _same_folded(name: str, other: str) -> bool:
+    return name.casefold() == other.casefold()
+
+
+def _is_null(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -1,0 +1,157 @@
+"""How much a compressed file expands to, measured before anything is kept of it.
+
+A gzip file of 1 MB can hold 1 GB, and a Parquet file more. Text in JSON lines shrinks by a factor
+of 3 to 10, with equal system prompts in all rows by 40, so a far larger factor means that the file
+is damaged or was made to fill the memory. Files that are not compressed have no such limit, hence
+the way round it for a file that one trusts: unpack it first.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlready.registry.errors import RlreadyError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MAX_RATIO = 100
+"""Most bytes that a byte of a compressed file may become."""
+FREE_BYTES = 16 << 20
+"""So many bytes are accepted whatever the ratio: they fill no memory."""
+MAX_EXPANDED_BYTES = 4 << 30
+"""Most bytes of a compressed file's content, whatever the ratio."""
+
+_CHUNK_BYTES = 1 << 18
+_BATCH_ROWS = 1024
+_OPENERS: dict[str, Callable[[Path], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+}
+DAMAGE = (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+"""What the readers raise for a file that is damaged or cut short; bz2 raises an OSError."""
+
+
+def check_expansion(path: Path, kind: type[RlreadyError]) -> None:
+    """Return if the file is not compressed, or expands by a plausible factor.
+
+    A compressed file is read once to its end, or to where it passes a limit, and nothing of it is
+    kept. Damage is left to the reader that comes next.
+
+    Args:
+        path: of suffix .gz, .bz2, .xz, .zip or .parquet; other files are not looked at.
+        kind: of the error.
+
+    Raises:
+        RlreadyError: of the given kind, if the content passes a limit.
+    """
+    suffix = path.suffix.lower()
+    n_packed = path.stat().st_size
+    if suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            check_size(path, kind, sum(entry.file_size for entry in archive.infolist()))
+    elif suffix == ".parquet":
+        _check_parquet(path, kind)
+    elif suffix in _OPENERS:
+        n_bytes = 0
+        try:
+            with _OPENERS[suffix](path) as file:
+                while chunk := file.read(_CHUNK_BYTES):
+                    n_bytes += len(chunk)
+                    check_size(path, kind, n_bytes, n_packed)
+        except (*DAMAGE, OSError):
+            return
+
+
+def check_size(
+    path: Path, kind: type[RlreadyError], n_bytes: int, n_packed: int | None = None
+) -> None:
+    """Return if the content of a compressed file may be so large.
+
+    Args:
+        path: the file.
+        kind: of the error.
+        n_bytes: of the content, or of the part of it that was read.
+        n_packed: of the file; None looks it up.
+
+    Raises:
+        RlreadyError: of the given kind, if not.
+    """
+    n_packed = path.stat().st_size if n_packed is None else n_packed
+    limit = min(MAX_EXPANDED_BYTES, max(FREE_BYTES, MAX_RATIO * n_packed))
+    if n_bytes <= limit:
+        return
+    if limit == MAX_EXPANDED_BYTES:
+        why = f"at most {MAX_EXPANDED_BYTES >> 30} GiB of a compressed file are read"
+    else:
+        why = f"a factor above {MAX_RATIO} means that it is damaged, or made to fill the memory"
+    raise kind(
+        f"{path} has {_shown(n_packed)} and expands to more than {_shown(limit)}",
+        why=why,
+        fix="If you trust it, unpack it first and name the unpacked file: that has no such limit"
+        if path.suffix.lower() != ".parquet"
+        else "If you trust it, convert it to .jsonl and name that file: that has no such limit",
+    )
+
+
+def _check_parquet(path: Path, kind: type[RlreadyError]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    n_bytes = 0
+    try:
+        metadata = pyarrow.parquet.read_metadata(path)
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+        # Equal values in a row take next to nothing in the file, and four bytes each as indices.
+        sizes = (max(chunk.total_uncompressed_size, 4 * chunk.num_values) for chunk in chunks)
+        check_size(path, kind, sum(sizes))
+        # As dictionaries, a text that all rows share is read once, however often it counts.
+        texts = _text_leaves(metadata)
+        with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as file:
+            for batch in file.iter_batches(_BATCH_ROWS, columns=texts):
+                n_bytes += sum(_expanded_bytes(column) for column in batch.columns)
+                check_size(path, kind, n_bytes)
+    except (pyarrow.ArrowException, OSError):
+        return
+
+
+def _text_leaves(metadata: Any) -> list[str]:
+    """Paths of the columns that hold texts, also inside lists and structures."""
+    leaves = (metadata.schema.column(i) for i in range(metadata.num_columns))
+    return [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+
+
+def _expanded_bytes(values: pa.Array) -> int:
+    """Bytes that the values take as Python objects, the texts above all."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = values.type
+    if pa.types.is_dictionary(kind):
+        lengths = pc.binary_length(values.dictionary).take(values.indices)
+        return int(pc.sum(lengths).as_py() or 0)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _expanded_bytes(values.flatten())
+    if pa.types.is_struct(kind):
+        return sum(_expanded_bytes(values.field(i)) for i in range(kind.num_fields))
+    return int(values.nbytes)
+
+
+def _shown(n_bytes: int) -> str:
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if n_bytes >= size:
+            return (
+                f"{n_bytes / size:.0f} {unit}"
+                if n_bytes > 10 * size
+                else f"{n_bytes / size:.1f} {unit}"
+            )
+    return f"{n_bytes} bytes"
