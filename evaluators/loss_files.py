@@ -94,8 +94,11 @@ def read_losses(path: Path, warn: Callable[[str], None]) -> Losses | None:
     return read_back(path, _read_losses, warn)
 
 
-def _read_losses(path: Path) -> Losses:
+def _read_losses(path: Path) -> Losses | None:
+    """None if another version wrote it: whole, but with other fields."""
     values = without_digest(path.read_text(encoding="utf-8"))
+    if values.keys() != {field.name for field in dataclasses.fields(Losses)}:
+        return None
     examples = tuple(ExampleLoss(**example) for example in values.pop("examples"))
     return Losses(examples=examples, **values)
 

@@ -103,7 +103,14 @@ def _losses() -> Losses:
     examples = tuple(
         ExampleLoss(id=f"line-{i}", nll_sum=i + 0.25, n_tokens=i + 1, n_bytes=9) for i in range(20)
     )
-    return Losses(benchmark_digest="0" * 32, examples=examples, n_truncated=1, n_skipped=0)
+    return Losses(
+        benchmark_digest="0" * 32,
+        examples=examples,
+        n_truncated=1,
+        n_skipped=0,
+        n_turn_bytes=9,
+        n_cut_bytes=0,
+    )
 
 
 def test_every_flipped_bit_is_harmless_or_noticed(tmp_path: Path) -> None:
@@ -151,6 +158,17 @@ def test_files_of_earlier_versions_have_no_digest_and_are_read(tmp_path: Path) -
         table = pq.read_table(path).replace_schema_metadata(None)
         pq.write_table(table, path, compression="zstd", write_page_checksum=True)
     assert {path: evaluated.content(path) for path in evaluated.files()} == contents
+    assert evaluated.warnings == []
+
+
+def test_losses_with_other_fields_are_made_again_and_not_called_damaged(tmp_path: Path) -> None:
+    evaluated = Evaluated(tmp_path)
+    values = without_digest(evaluated.losses.read_text())
+    del values["n_cut_bytes"]
+    for text in (json.dumps(values), with_digest(values)):
+        evaluated.losses.write_text(text)
+        assert evaluated.content(evaluated.losses) is None
+        assert evaluated.losses.exists()
     assert evaluated.warnings == []
 
 

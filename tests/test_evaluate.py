@@ -193,6 +193,23 @@ setattr(owner, attribute, killing)
 """
 
 
+def test_damaged_files_are_named_and_made_again(place: Workplace) -> None:
+    """An edited digit was logged as a new result, a flipped bit ended every run in a traceback."""
+    before = place.report()
+    (losses,) = place.folder.glob("samples/*/heldout-*.json")
+    digit = next(c for c in losses.read_text().partition('"nll_sum": ')[2] if c in "12345678")
+    losses.write_text(losses.read_text().replace(f'"nll_sum": {digit}', f'"nll_sum": {digit}9', 1))
+    part = next(place.folder.glob("samples/*/*/part-*.parquet"))
+    content = bytearray(part.read_bytes())
+    content[40] ^= 0xFF  # in the first page
+    part.write_bytes(content)
+    again = place.report()
+    assert _values(again) == _values(before)
+    warnings = " ".join(again["warnings"])
+    assert f"{part.stem}.damaged is damaged and was set aside" in warnings
+    assert f"{losses.name} is damaged (its content does not match its digest)" in warnings
+
+
 @pytest.mark.parametrize("moment", list(KILLS))
 def test_a_rerun_after_kill_9_ends_as_if_nothing_had_happened(
     place: Workplace, reference: tuple[Workplace, dict[str, Any]], moment: str
