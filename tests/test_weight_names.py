@@ -312,7 +312,7 @@ def test_a_file_cut_short_and_a_pointer_of_git_lfs_are_told(checkpoint: Path) ->
 def test_a_damaged_index_is_told(checkpoint: Path) -> None:
     for text in ("{", "[]", json.dumps({"weight_map": 3}), "[" * 100_000):
         (checkpoint / "model.safetensors.index.json").write_text(text)
-        with pytest.raises(CheckpointError, match="is not an index of weights"):
+        with pytest.raises(CheckpointError, match=r"model\.safetensors\.index\.json"):
             open_weights(str(checkpoint))
 
 
