@@ -82,7 +82,7 @@ def main() -> None:
     "--benchmark",
     "benchmarks",
     multiple=True,
-    callback=several,
+    callback=several_paths,
     metavar="NAME=FILE",
     help="Problems in a JSONL, JSON, Parquet or CSV file; takes the place of the suite's "
     "benchmark NAME, or is added. Repeatable.",
@@ -90,7 +90,7 @@ def main() -> None:
 @click.option(
     "--held-out",
     multiple=True,
-    callback=several,
+    callback=several_paths,
     metavar="[NAME=]FILE",
     help="Held-out SFT examples in a JSONL, JSON or Parquet file, in the format of TRL, OpenAI, "
     "Alpaca or ShareGPT, or with problem+solution. Repeatable.",

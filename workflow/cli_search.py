@@ -19,7 +19,7 @@ from rlready.workflow.options import (
     open_store,
     print_view,
     registry_options,
-    several,
+    several_paths,
 )
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ _HOUR_S = 3600.0
 @click.option(
     "--data",
     multiple=True,
-    callback=several,
+    callback=several_paths,
     metavar="NAME=FILE",
     help="JSONL file of a source; trials then get a manifest of its rows. Repeatable.",
 )

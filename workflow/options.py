@@ -5,8 +5,9 @@ Only click is imported here at the top, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,9 +66,26 @@ def several(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 def several_paths(
     ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """What `several` gives, but a path that there is stays whole whatever is in its name."""
-    parts = [[value] if Path(value).exists() else value.split(",") for value in values if value]
-    return tuple(part.strip() for some in parts for part in some if part.strip())
+    """Return repeated `FILE` or `NAME=FILE` values, split at commas; a path that exists is not."""
+    return tuple(part for value in values for part in _split_paths(value.split(",")))
+
+
+def _split_paths(pieces: Sequence[str]) -> Iterator[str]:
+    """Yield the pieces; those that together name an existing path are joined by commas again."""
+    start = 0
+    while start < len(pieces):
+        ends = range(len(pieces), start, -1)
+        joined = {end: ",".join(pieces[start:end]).strip() for end in ends}
+        start = next((end for end in ends if _is_path(joined[end])), start + 1)
+        if joined[start]:
+            yield joined[start]
+
+
+def _is_path(text: str) -> bool:
+    """True if the text is an existing path, or `NAME=` and one."""
+    name, _, path = text.partition("=")
+    paths = [text] if "," in name else [text, path]
+    return any(path and os.path.exists(os.path.expanduser(path)) for path in paths)
 
 
 def whole_numbers(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
