@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,31 +113,51 @@ def _entry_point(name: str) -> tuple[dict[str, dict[str, str]], str]:
     return entry["parameters"], entry["command"]
 
 
-@pytest.mark.parametrize(
-    "name", ["evaluate", "fit", "plan", "rank", "search", "tag", "testbed", "validate"]
-)
+@pytest.mark.parametrize("name", sorted(main.commands))
 def test_mlproject_takes_the_flags_of_a_command_with_their_defaults(name: str) -> None:
+    """An entry point gives the positional arguments, and then every flag with a value."""
     parameters, command = _entry_point(name)
-    options = {}
-    positional = set()
+    defaults: dict[str, str | None] = {}
+    positional, flags = [], {}
     for param in main.commands[name].params:
         flag = param.opts[0].removeprefix("--")
-        # A flag without a value cannot be a parameter; MLflow's own output is no JSON anyway.
-        if isinstance(param, click.Option) and not param.is_flag:
-            default = "" if param.multiple or param.required else param.default
-            options[flag] = str(default)
-        elif isinstance(param, click.Argument):
-            options[flag] = ""
-            positional.add(flag)
-    assert {flag: str(p.get("default", "")) for flag, p in parameters.items()} == options
-    for flag in options:
-        assert f"{{{flag}}}" in command
-        assert flag in positional or f"--{flag} {{{flag}}}" in command
+        if flag == "json":  # MLflow's own output is not JSON anyway.
+            continue
+        if isinstance(param, click.Argument):
+            positional.append(f"{{{flag}}}")
+        else:
+            flags[f"--{flag}"] = f"{{{flag}}}"
+        if isinstance(param, click.Option) and param.is_flag:
+            defaults[flag] = "false"
+        elif param.required:
+            defaults[flag] = None
+        elif isinstance(param, click.Argument) or param.multiple:
+            defaults[flag] = ""
+        else:
+            defaults[flag] = str(param.default)
+    assert {flag: given.get("default") for flag, given in parameters.items()} == defaults
+    words = ["python", "launch/run.py", "$PPID", name, *positional]
+    assert command.split()[: len(words)] == words
+    pairs = command.split()[len(words) :]
+    assert dict(zip(pairs[::2], pairs[1::2], strict=True)) == flags
 
 
-@pytest.mark.parametrize(
-    "name", ["main", "evaluate", "fit", "plan", "rank", "search", "tag", "testbed", "validate"]
-)
-def test_every_parameter_of_an_entry_point_is_used(name: str) -> None:
-    parameters, command = _entry_point(name)
+def test_every_parameter_of_the_main_entry_point_is_used() -> None:
+    parameters, command = _entry_point("main")
     assert all(f"{{{parameter}}}" in command for parameter in parameters)
+
+
+def test_every_dependency_of_mlflow_run_is_pinned() -> None:
+    """MLflow caches the environment by the constraints, so a new dependency has to appear there."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    environment = yaml.safe_load((ROOT / "python_env.yaml").read_text())
+    assert environment["dependencies"] == ["-c constraints.txt", "-e .[local]"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["local"]]
+    pins = {_project_name(line) for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert {_project_name(requirement) for requirement in needed} <= pins
+
+
+def _project_name(requirement: str) -> str:
+    match = re.match(r"[\w.-]*", requirement)
+    assert match is not None
+    return re.sub(r"[-_.]+", "-", match[0]).lower()

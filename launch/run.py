@@ -1,0 +1,24 @@
+"""Start an entry point of MLproject: `python launch/run.py PID COMMAND ARGUMENTS...`.
+
+PID is the process of `mlflow run`. Only the standard library is imported here, so that an
+environment without rlready's dependencies gets a message and no traceback.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    here = str(Path(__file__).resolve().parent)
+    # First for us already, as the folder of the script; this is for the processes that we start.
+    inherited = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([here, inherited] if inherited else [here])
+    try:
+        from rlready.workflow.project_run import main
+    except ModuleNotFoundError as error:
+        sys.exit(
+            f"error: {sys.executable} cannot run rlready: {error}. Run "
+            f"`{sys.executable} -m pip install '{Path(here).parent}[local]'`, or leave out "
+            "--env-manager=local, and MLflow makes an environment."
+        )
+    main(sys.argv[1:])
