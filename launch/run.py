@@ -16,9 +16,11 @@ if __name__ == "__main__":
     try:
         from rlready.workflow.project_run import main
     except ModuleNotFoundError as error:
-        sys.exit(
+        print(
             f"error: {sys.executable} cannot run rlready: {error}. Run "
             f"`{sys.executable} -m pip install '{Path(here).parent}[local]'`, or leave out "
-            "--env-manager=local, and MLflow makes an environment."
+            "--env-manager=local, and MLflow makes an environment.",
+            file=sys.stderr,
         )
+        sys.exit(2)
     main(sys.argv[1:])

@@ -17,6 +17,7 @@ import yaml
 from rlready.registry.mlflow_store import MlflowStore
 from rlready.testbed.benchmarks import write_benchmarks, write_heldout
 from rlready.testbed.model import untrained_checkpoint
+from rlready.workflow import project_run
 from rlready.workflow.project_run import DEMONSTRATION, command_words
 from rlready.workflow.testbed_unit import protocol
 
@@ -81,6 +82,28 @@ def test_true_and_false_stand_for_a_flag_without_a_value() -> None:
 
 def test_a_positional_value_is_never_read_as_a_flag() -> None:
     assert command_words(entry_point("show", checkpoint="--help"))[-2:] == ["--", "--help"]
+
+
+def test_an_environment_without_dependencies_is_told() -> None:
+    words = [sys.executable, "-S", str(ROOT / "launch/run.py"), "1", "list"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"-m pip install '{ROOT}[local]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_caller_that_cannot_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a container, for example, `mlflow run` is no process that we see."""
+    monkeypatch.chdir(tmp_path)
+    given = {"table": "none.csv", "target": "y", "features": "x"}
+    with pytest.raises(SystemExit) as end:
+        project_run.main(["0x", *entry_point("validate", **given)])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert f"note: relative paths are looked up in {tmp_path}, as the folder" in said
+    assert "none.csv" in said
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +217,7 @@ def test_a_git_uri_runs_its_own_code_and_leaves_nothing_in_the_clone(
     clones.mkdir()
     monkeypatch.setenv("TMPDIR", str(clones))
     uri = a_repository(tmp_path, monkeypatch)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
     given = {"checkpoint": "runs/sft 3, second", "held_out": "it's held.jsonl"}
     done = run(uri, "evaluate", **given)
     assert done.returncode == 0, done.stderr
