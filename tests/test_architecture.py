@@ -136,7 +136,7 @@ def test_mlproject_takes_the_flags_of_a_command_with_their_defaults(name: str) -
         else:
             defaults[flag] = str(param.default)
     assert {flag: given.get("default") for flag, given in parameters.items()} == defaults
-    words = ["python", "launch/run.py", "$PPID", name, *positional]
+    words = ["python", "workflow/launch/run.py", "$PPID", name, *positional]
     assert command.split()[: len(words)] == words
     pairs = command.split()[len(words) :]
     assert dict(zip(pairs[::2], pairs[1::2], strict=True)) == flags

@@ -85,7 +85,7 @@ def test_a_positional_value_is_never_read_as_a_flag() -> None:
 
 
 def test_an_environment_without_dependencies_is_told() -> None:
-    words = [sys.executable, "-S", str(ROOT / "launch/run.py"), "1", "list"]
+    words = [sys.executable, "-S", str(ROOT / "workflow/launch/run.py"), "1", "list"]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 2
     assert f"-m pip install '{ROOT}[local]'" in done.stderr

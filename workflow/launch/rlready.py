@@ -8,4 +8,4 @@ runs is the code that `mlflow run` was given.
 
 from pathlib import Path
 
-__path__ = [str(Path(__file__).resolve().parents[1])]
+__path__ = [str(Path(__file__).resolve().parents[2])]

@@ -1,4 +1,4 @@
-"""Start an entry point of MLproject: `python launch/run.py PID COMMAND ARGUMENTS...`.
+"""Start an entry point of MLproject: `python workflow/launch/run.py PID COMMAND ARGUMENTS...`.
 
 PID is the process of `mlflow run`. Only the standard library is imported here, so that an
 environment without rlready's dependencies gets a message and no traceback.
@@ -18,7 +18,7 @@ if __name__ == "__main__":
     except ModuleNotFoundError as error:
         print(
             f"error: {sys.executable} cannot run rlready: {error}. Run "
-            f"`{sys.executable} -m pip install '{Path(here).parent}[local]'`, or leave out "
+            f"`{sys.executable} -m pip install '{Path(here).parents[1]}[local]'`, or leave out "
             "--env-manager=local, and MLflow makes an environment.",
             file=sys.stderr,
         )
