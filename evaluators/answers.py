@@ -1,7 +1,6 @@
-r"""Final answers as text: where they stand, how large they may be, what their notation means.
+r"""Final answers as text: how large they may be, and what their notation means.
 
-    r"... so the total is $\boxed{1\,000}$."  ->  extract_boxed  ->  r"1\,000"
-    judge_text("1000", r"1\,000")             ->  True, without any algebra
+    judge_text("1000", r"1\,000")    ->  True, without any algebra
 
 Everything here is plain text and exact fractions, linear in the length of its input, and safe on
 hostile input. What it cannot decide is left (as None) to the algebra in `verify`.
@@ -29,48 +28,6 @@ MAX_EXACT_EXPONENT = 5_000
 # A decimal stands for the numbers that round to it. Fewer digits than six are taken as exact
 # (0.333 is not 1/3); beyond fifteen come the rounding errors of double precision.
 MIN_DECIMAL_DIGITS, MAX_DECIMAL_DIGITS = 6, 15
-
-# A doubled backslash before a box is an escaped one, as in output that was JSON.
-_BOX_TOKEN = re.compile(
-    r"\\(?:boxed|fbox)(?![A-Za-z])|\\(?!\\(?:boxed|fbox)(?![A-Za-z])).|[{}]", re.DOTALL
-)
-_BARE_BOX = re.compile(r"[ \t]*([-+]?[A-Za-z0-9][A-Za-z0-9.,/+\-]*)")
-
-
-def extract_boxed(text: str) -> str | None:
-    r"""Content of the last balanced `\boxed{...}` or `\fbox{...}`; None if there is none.
-
-    Of nested boxes the inner one counts. `\boxed 5` is read as `\boxed{5}`. Linear in the length
-    of the text, whatever it holds.
-    """
-    last = max(text.rfind(r"\boxed"), text.rfind(r"\fbox"))
-    if last < 0:
-        return None
-    # Nearly always the last box is balanced and one look at the end of the text is enough.
-    content = _last_box(text, last)
-    return _last_box(text, 0) if content is None else content
-
-
-def _last_box(text: str, begin: int) -> str | None:
-    opened: list[tuple[int, bool]] = []  # content start of each open brace, and: is it a box
-    best_start, best = -1, None
-    box_end = -1  # where a box command ended, while only spaces have followed
-    for token in _BOX_TOKEN.finditer(text, begin):
-        kind = token.group()
-        if kind == "{":
-            gap = text[box_end : token.start()] if box_end >= 0 else "none"
-            opened.append((token.end(), not gap.strip()))
-        elif kind == "}" and opened:
-            start, is_box = opened.pop()
-            if is_box and start > best_start:
-                best_start, best = start, text[start : token.start()]
-        box_end = -1
-        if kind in (r"\boxed", r"\fbox"):
-            box_end = token.end()
-            bare = _BARE_BOX.match(text, box_end)
-            if bare and box_end > best_start:
-                best_start, best = box_end, bare.group(1).rstrip(".,")
-    return None if best is None else best.strip()
 
 
 def over_cap(answer: str) -> str | None:

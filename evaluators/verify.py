@@ -1,10 +1,11 @@
-r"""The verdict on each completion: its boxed answer against the reference answers.
+r"""The verdict on each completion: its final answer against the reference answers.
 
     with Verifier() as verifier:
         verifier.check([(("1/2",), r"... so \boxed{0.5}.")])    # [Checked(CORRECT, "0.5")]
 
 What decides, in this order:
-1. No `\boxed{}` with something in it: UNPARSED.
+1. No answer where the answer format looks (`answer_place`; by default in a box): UNPARSED. A box
+   that stands in the reasoning only is INCORRECT: it was given, and not kept.
 2. Same text, or both plain numbers: decided here, exactly (`answers`).
 3. An answer over a cap (length, nesting, digits; later: nodes, exponents, factorials) is INCORRECT
    where the gold keeps it. The cap is a rule about what counts as an answer, known beforehand, and
@@ -29,13 +30,13 @@ from importlib.metadata import version
 from types import TracebackType
 from typing import Any
 
-from rlready.evaluators import answers, equality, values
+from rlready.evaluators import answer_place, answers, equality, values
 from rlready.evaluators.workers import Failure, Pool
 from rlready.registry.errors import BenchmarkError, ConfigError
-from rlready.registry.records import Problem, Verdict
+from rlready.registry.records import AnswerFormat, Problem, Verdict
 
 # Rises when a verdict may move.
-RULES_VERSION = "1"
+RULES_VERSION = "2"
 _DECIDES = ("math-verify", "latex2sympy2_extended", "sympy", "antlr4-python3-runtime")
 
 MAX_WORKERS = 8
@@ -43,7 +44,7 @@ MAX_WORKERS = 8
 GRACE_S = 2.0
 # Of an extracted answer, in what `check` gives back.
 MAX_EXTRACTED_CHARS = 500
-_NAMED_GOLDS = 5
+_NAMED = 5
 
 # gmpy2 does not look for signals while it computes; Python's integers do. The hash seed holds
 # the order of symbols, and so what sympy makes of them, the same in every run.
@@ -77,11 +78,6 @@ class Checked:
 
     verdict: Verdict
     extracted: str | None
-
-
-def extract_boxed(text: str) -> str | None:
-    r"""Content of the last balanced `\boxed{...}` or `\fbox{...}`; None if there is none."""
-    return answers.extract_boxed(text)
 
 
 class Verifier:
@@ -131,18 +127,21 @@ class Verifier:
         self,
         items: Sequence[tuple[tuple[str, ...], str]],
         on_progress: Callable[[int], None] | None = None,
+        answer_format: AnswerFormat = "boxed",
     ) -> list[Checked]:
         """Verdicts in the order of the items.
 
         Args:
             items: accepted reference answers and a completion. Any reference counts.
             on_progress: told, now and then, how many more items are finished.
+            answer_format: where the answer stands in a completion. The same answer found by two
+                formats is checked once.
 
         Raises:
             EvaluationError: if no child process can be started.
         """
         with self._lock:
-            extracted = [answers.extract_boxed(text) or None for _, text in items]
+            extracted = [answer_place.extract(text, answer_format) for _, text in items]
             open_pairs: dict[int, set[tuple[str, str]]] = {}
             users: dict[tuple[str, str], list[int]] = {}
             for index, ((golds, _), answer) in enumerate(zip(items, extracted, strict=True)):
@@ -159,8 +158,8 @@ class Verifier:
                     open_pairs[index].discard(pair)
                 report(sum(not open_pairs[index] for index in users[pair]))
             return [
-                self._checked(golds, answer)
-                for (golds, _), answer in zip(items, extracted, strict=True)
+                self._checked(golds, answer) if answer is not None else _without_answer(text)
+                for (golds, text), answer in zip(items, extracted, strict=True)
             ]
 
     def check_golds(self, problems: Sequence[Problem]) -> None:
@@ -169,23 +168,26 @@ class Verifier:
         Raises:
             BenchmarkError: with every problem whose gold does not (five by name).
         """
+        unreadable = self.unreadable_golds(problems)
+        if unreadable:
+            raise BenchmarkError(
+                f"{len(unreadable)} reference answers cannot be checked: {named(unreadable)}",
+                why="they hold nothing that can be parsed, or do not equal their own boxed form",
+                fix="Write them as LaTeX, or leave them out with --skip-unreadable-golds",
+            )
+
+    def unreadable_golds(self, problems: Sequence[Problem]) -> list[tuple[str, str]]:
+        """The id and reference answer of each gold that nothing can be compared with."""
         golds = [(problem.id, gold) for problem in problems for gold in problem.answers]
         distinct = list(dict.fromkeys(gold for _, gold in golds))
         # Unbalanced braces parse as text, but no completion can hold such a box.
-        wrong = {gold for gold in distinct if extract_boxed(f"\\boxed{{{gold}}}") is None}
+        boxes = {gold: answer_place.extract_boxed(f"\\boxed{{{gold}}}") for gold in distinct}
+        wrong = {gold for gold, box in boxes.items() if box is None}
         distinct = [gold for gold in distinct if gold not in wrong]
         with self._lock:
-            found = dict(self._pool.run([("gold", gold, gold) for gold in distinct]))
-        wrong |= {distinct[i] for i, result in found.items() if result is not True}
-        bad = [f"problem {problem} has {gold[:80]!r}" for problem, gold in golds if gold in wrong]
-        if bad:
-            shown = "; ".join(bad[:_NAMED_GOLDS])
-            raise BenchmarkError(
-                f"{len(bad)} reference answers cannot be checked: {shown}"
-                + ("; ..." if len(bad) > _NAMED_GOLDS else ""),
-                why="they hold nothing that can be parsed, or do not equal their own boxed form",
-                fix="Write them as LaTeX, or leave these problems out",
-            )
+            accepted = dict(self._pool.run([("gold", gold, gold) for gold in distinct]))
+        wrong |= {distinct[i] for i, result in accepted.items() if result is not True}
+        return [(problem, gold) for problem, gold in golds if gold in wrong]
 
     def _is_known(self, pair: tuple[str, str]) -> bool:
         if pair not in self._known:
@@ -202,9 +204,7 @@ class Verifier:
             self._known[ordered[index]] = Failure(result) if isinstance(result, str) else result
             yield ordered[index]
 
-    def _checked(self, golds: Sequence[str], answer: str | None) -> Checked:
-        if answer is None:
-            return Checked(Verdict.UNPARSED, None)
+    def _checked(self, golds: Sequence[str], answer: str) -> Checked:
         results = [self._known[gold, answer] for gold in golds]
         verdict = Verdict.INCORRECT
         if True in results:
@@ -212,6 +212,17 @@ class Verifier:
         elif any(isinstance(result, Failure) for result in results):
             verdict = Verdict.UNSCORED
         return Checked(verdict, answer[:MAX_EXTRACTED_CHARS])
+
+
+def _without_answer(text: str) -> Checked:
+    is_withdrawn = answer_place.is_withdrawn(text)
+    return Checked(Verdict.INCORRECT if is_withdrawn else Verdict.UNPARSED, None)
+
+
+def named(golds: Sequence[tuple[str, str]]) -> str:
+    """The first few of some golds, each with its problem, for a message."""
+    shown = "; ".join(f"problem {problem} has {gold[:80]!r}" for problem, gold in golds[:_NAMED])
+    return shown + ("; ..." if len(golds) > _NAMED else "")
 
 
 def _usable_cores() -> int:

@@ -22,7 +22,10 @@ from rlready.registry.errors import RecordError
 CheckpointKind = Literal["base", "sft", "rl"]
 FinishReason = Literal["stop", "length"]
 BudgetUnit = Literal["steps", "gpu_hours", "exaflop", "samples"]
+AnswerFormat = Literal["boxed", "hash", "phrase", "last", "auto"]
 Statistic = Literal["value_at_budget", "peak", "smoothed_peak_5", "last_5_mean"]
+
+ANSWER_FORMATS: tuple[AnswerFormat, ...] = get_args(AnswerFormat)
 
 _WEIGHTS_TOLERANCE = 1e-6
 _TRAINING_REWARD = re.compile(r"(train(ing)?[/_. -]?)?(mean[/_. -]?)?rewards?([/_. -]?mean)?", re.I)
@@ -89,7 +92,10 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How samples are drawn. Its digest keys them; how many are drawn is no part of it.
+    """How samples are drawn, and where in them the answer is looked for.
+
+    `draws_digest` keys the samples, `digest` the numbers that come from them. How many samples are
+    drawn is no part of either.
 
     Args:
         prompt_template: text with the placeholder `{problem}`; becomes the user's message.
@@ -99,6 +105,9 @@ class Protocol:
         stop: texts that end a completion; the end-of-sequence tokens of the model always do.
         seed: base of the per-sample seeds.
         seed_rule: name of the rule that makes a sample's seed and stream from the base seed.
+        answer_format: where the answer of a completion stands: `boxed`, `hash` (after `####`),
+            `phrase` (after "the answer is"), `last` (the last number or formula), or `auto`, the
+            first of these that is there.
     """
 
     prompt_template: str
@@ -108,6 +117,7 @@ class Protocol:
     stop: tuple[str, ...] = ()
     seed: int = 0
     seed_rule: str = "blake2b-philox-1"
+    answer_format: AnswerFormat = "boxed"
 
     def __post_init__(self) -> None:
         if "{problem}" not in self.prompt_template:
@@ -122,11 +132,31 @@ class Protocol:
             raise RecordError(f"top-p is {self.top_p}", fix="Give a value in (0, 1]")
         if self.max_tokens < 1:
             raise RecordError(f"max tokens is {self.max_tokens}", fix="Give 1 or more")
+        if self.answer_format not in ANSWER_FORMATS:
+            raise RecordError(
+                f"answer format is {self.answer_format!r}",
+                fix=f"Known formats: {', '.join(ANSWER_FORMATS)}",
+            )
 
     @property
     def digest(self) -> str:
         """Id of the protocol."""
-        return digest(dataclasses.asdict(self))
+        return digest(self.to_dict())
+
+    @property
+    def draws_digest(self) -> str:
+        """Id of what decides which samples are drawn: everything but the answer format."""
+        return dataclasses.replace(self, answer_format="boxed").digest
+
+    def to_dict(self) -> dict[str, Any]:
+        """The protocol as JSON values; the default answer format is left out.
+
+        So protocols from before there were answer formats keep their digest.
+        """
+        values = dataclasses.asdict(self)
+        if self.answer_format == "boxed":
+            del values["answer_format"]
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)

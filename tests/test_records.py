@@ -76,6 +76,7 @@ def test_nan_has_no_id() -> None:
         {"max_tokens": 10},
         {"seed": 1},
         {"seed_rule": "other"},
+        {"answer_format": "auto"},
     ],
 )
 def test_a_protocols_id_changes_with_every_field(change: dict[str, Any]) -> None:
@@ -83,6 +84,16 @@ def test_a_protocols_id_changes_with_every_field(change: dict[str, Any]) -> None
     assert dataclasses.replace(protocol, **change).digest != protocol.digest
     assert len(change) == 1
     assert set(change) <= {field.name for field in dataclasses.fields(Protocol)}
+
+
+def test_the_answer_format_is_no_part_of_what_is_drawn() -> None:
+    boxed = Protocol(prompt_template="{problem}")
+    hashed = dataclasses.replace(boxed, answer_format="hash")
+    assert hashed.digest != boxed.digest
+    assert hashed.draws_digest == boxed.draws_digest == boxed.digest
+    # The id that this protocol had before there were answer formats.
+    assert boxed.digest == "9426308cdc4dba289bcd54258b56f49c"
+    assert "answer_format" not in boxed.to_dict()
 
 
 @pytest.mark.parametrize(
@@ -93,6 +104,7 @@ def test_a_protocols_id_changes_with_every_field(change: dict[str, Any]) -> None
         ({"temperature": math.nan}, "temperature is nan"),
         ({"top_p": 0.0}, "top-p is 0"),
         ({"max_tokens": 0}, "max tokens is 0"),
+        ({"answer_format": "box"}, "boxed, hash, phrase, last, auto"),
     ],
 )
 def test_an_impossible_protocol_is_refused(values: dict[str, Any], message: str) -> None:
