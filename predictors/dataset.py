@@ -174,7 +174,7 @@ def training_table(
 
 _LOSS = re.compile(r"(^|_)(nll|loss|perplexity|ppl|bits_per_byte)(_|$)")
 _GOOD = re.compile(
-    r"^(pass_at|maj_at|signal_share|signal_variance|pre|accuracy|acc|score)(_|$)|_acc$"
+    r"^(pass_at|lenient_pass_at|maj_at|signal_share|signal_variance|pre|accuracy|acc|score)(_|$)|_acc$"
 )
 _COUNT = re.compile(
     r"^(n|num|count)_|(^|_)(tokens|epochs|steps?|unique|count|exaflops?|samples)(_|$)"
@@ -184,8 +184,9 @@ _COUNT = re.compile(
 def describe_column(name: str, values: FloatArray, error: str | None = None) -> Column:
     """What a column is, by the words in its name and the range of its values.
 
-    A loss has the sign -1; pass@k, maj@k, the signal's share and variance, and accuracies have +1;
-    everything else has none (entropy has a peak, not a direction). A word that the values
+    A loss has the sign -1; pass@k (strict or lenient), maj@k, the signal's share and variance, and
+    accuracies have +1; everything else has none (entropy has a peak, not a direction, and a format
+    gap is lost score as well as score that RL finds soon). A word that the values
     contradict (a negative loss, a negative count) is not believed.
     """
     bare = name.partition("@")[0].lower()

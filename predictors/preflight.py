@@ -8,6 +8,7 @@
 | entropy | `token_entropy`, nats | < 0.18 | - | arXiv 2606.18487, one ladder of checkpoints only |
 | regime | `nll_ratio` = loss / lowest loss of the SFT run | >= 1.02 | - | arXiv 2512.11470 |
 | truncated, unparsed, unscored | shares of samples | > 0.1, 0.1, 0.02 | - | a reward of 0, or noise, whatever the answer |
+| format | `format_gap` = lenient - strict pass@1 of the same samples | > 0.1 | - | derived |
 | conflict | loss against pass@k, both by 2 standard errors | always | - | arXiv 2510.01624 leaves the case open |
 
 A warning is a reason to look, not a verdict: the thresholds come from few models. A number is said
@@ -51,7 +52,7 @@ class Finding:
 
     Args:
         level: ok, warn or stop.
-        topic: signal, rate, coverage, entropy, regime, samples or conflict.
+        topic: signal, rate, coverage, entropy, regime, samples, format or conflict.
         text: a sentence with the number.
         source: where its threshold comes from.
     """
@@ -82,6 +83,7 @@ class PreflightRule:
     warn_truncated: float = 0.1
     warn_unparsed: float = 0.1
     warn_unscored: float = 0.02
+    warn_format_gap: float = 0.1
     n_errors: float = 2.0
 
     def __post_init__(self) -> None:
@@ -143,6 +145,7 @@ def preflight(
         *_coverage(here, rule),
         *_entropy(here, rule),
         *_samples(here, rule),
+        *_format(here, rule),
         *_regime(proxies, rule),
     ]
     return gravest_first(found)
@@ -240,7 +243,9 @@ def _metrics(proxies: Proxies, benchmark: str) -> dict[str, Measured]:
 
 
 def _from_samples(name: str) -> bool:
-    return name.startswith(("pass_at_", "signal_share_", "token_entropy", "truncated_share"))
+    return name.startswith(
+        ("pass_at_", "lenient_pass_at_", "signal_share_", "token_entropy", "truncated_share")
+    )
 
 
 def _signal(here: Mapping[str, Measured], rule: PreflightRule) -> list[Finding]:
@@ -341,6 +346,23 @@ def _samples(here: Mapping[str, Measured], rule: PreflightRule) -> list[Finding]
             text = f"{here[name]} of the samples are {what}"
             found.append(Finding(level=Level.WARN, topic="samples", text=text))
     return found
+
+
+def _format(here: Mapping[str, Measured], rule: PreflightRule) -> list[Finding]:
+    """Whether low scores come from the format of the answers or from the skill."""
+    gap, lenient = here.get("format_gap"), here.get("lenient_pass_at_1")
+    if gap is None or lenient is None:
+        return []
+    text = f"format gap is {gap}: pass@1 is {lenient} with the answer wherever it stands"
+    if _beyond(gap, rule.warn_format_gap, rule, below=False):
+        text += (
+            ". This start fails by format: show it the answer format in a few SFT examples or in "
+            "the prompt, or name the format it uses (--answer-format), before judging its skill"
+        )
+        return [Finding(level=Level.WARN, topic="format", text=text)]
+    if lenient.value < rule.warn_rate * math.log(2.0) / rule.group_size:
+        text += ". This start fails by skill, not by format: easier prompts or more SFT help"
+    return [Finding(level=Level.OK, topic="format", text=text)]
 
 
 def _regime(proxies: Proxies, rule: PreflightRule) -> list[Finding]:

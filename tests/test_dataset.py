@@ -106,6 +106,8 @@ def test_a_negative_standard_error_is_refused() -> None:
         ("truncated_share@world", [0.0, 0.6], Kind.PROBABILITY, 0),
         ("response_tokens@world", [10.0, 600.0], Kind.COUNT, 0),
         ("pass_at_8@world", [-1.0, 2.0], Kind.PLAIN, 1),
+        ("lenient_pass_at_1@world", [0.1, 0.2], Kind.PROBABILITY, 1),
+        ("format_gap@world", [-0.1, 0.2], Kind.PLAIN, 0),
     ],
 )
 def test_a_column_is_known_by_its_name_and_its_range(

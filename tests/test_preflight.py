@@ -143,6 +143,23 @@ def test_shares_of_lost_samples_warn() -> None:
     assert "0.3 of the samples are cut at the token limit" in found[0].text
 
 
+def test_a_start_that_fails_by_format_gets_other_advice_than_one_that_fails_by_skill() -> None:
+    by_format = measured(lenient_pass_at_1=(0.4, 0.02), format_gap=(0.38, 0.02))
+    found = topic(preflight(by_format), "format")
+    assert (found.level, "fails by format" in found.text) == (Level.WARN, True)
+    assert "--answer-format" in found.text
+    by_skill = measured(lenient_pass_at_1=(0.02, 0.01), format_gap=(0.0, 0.0))
+    found = topic(preflight(by_skill), "format")
+    assert (found.level, "fails by skill, not by format" in found.text) == (Level.OK, True)
+    able = topic(preflight(measured(lenient_pass_at_1=0.6, format_gap=0.01)), "format")
+    assert "fails" not in able.text
+
+
+def test_a_format_gap_within_its_error_does_not_warn() -> None:
+    found = topic(preflight(measured(lenient_pass_at_1=0.5, format_gap=(0.15, 0.03))), "format")
+    assert found.level is Level.OK
+
+
 def test_conflict_is_named_with_its_size() -> None:
     ours = measured(pass_at_64=(0.70, 0.01), pass_at_16=(0.9, 0.01), heldout_nll=(0.50, 0.01))
     theirs = measured(pass_at_64=(0.80, 0.01), pass_at_16=(0.5, 0.01), heldout_nll=(0.60, 0.01))
