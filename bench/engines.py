@@ -223,7 +223,7 @@ def evaluated_by(
     def judge() -> None:
         for path, rows in parts.unjudged(checker_version()):
             items = [(answers[problem_id], text) for problem_id, text in rows]
-            parts.judge(path, verifier.check(items), checker_version())
+            parts.judge(path, {"boxed": verifier.check(items)}, checker_version())
 
     for samples in sampler.draw(draws, protocol):
         parts.add(samples)

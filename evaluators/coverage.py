@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlready.evaluators.estimates import Estimate, ratio
-from rlready.evaluators.pass_at_k import ProblemCounts, pass_at_k
+from rlready.evaluators.pass_at_k import ProblemCounts, pass_at_k, too_few, with_scored
 from rlready.registry.errors import EvaluationError
 
 EVALUATOR_VERSION = "1"
@@ -40,9 +40,11 @@ def coverage_ratio(
         base: counts of its base model on the same problems, in any order.
         k: K, at most the base's samples a problem.
 
+    Problems without enough scored samples are left out, see `comparable`.
+
     Raises:
-        EvaluationError: if the problems differ, a problem has fewer than k samples, or the ratio
-            is undefined.
+        EvaluationError: if the problems differ, the base has fewer than k samples of each, or the
+            ratio is undefined.
     """
     by_id = {problem.problem_id: problem for problem in base}
     if set(by_id) != {problem.problem_id for problem in checkpoint}:
@@ -51,13 +53,14 @@ def coverage_ratio(
             fix="Evaluate both on the same benchmark, with the same --limit",
         )
     lost, gained = [], []
-    for problem in checkpoint:
-        before = by_id[problem.problem_id]
+    for problem, before in comparable(checkpoint, base, k):
         if REACHABLE[0] < pass_at_k(before.n, before.c, k) < REACHABLE[1]:
             change = _coverage(problem, k) - _coverage(before, k)
             lost.append(max(-change, 0.0))
             gained.append(max(change, 0.0))
     if not any(gained):
+        if base and not with_scored(base, k):
+            raise too_few(base, k, "the base model's samples")
         is_coarse = not gained and min(problem.n for problem in base) < 2 * k
         raise EvaluationError(
             f"coverage_ratio_{k} is undefined: SFT gained on none of the {len(gained)} problems "
@@ -71,7 +74,20 @@ def coverage_ratio(
     return ratio(np.array(lost), np.array(gained))
 
 
+def comparable(
+    checkpoint: Sequence[ProblemCounts], base: Sequence[ProblemCounts], k: int = COVERAGE_AT
+) -> list[tuple[ProblemCounts, ProblemCounts]]:
+    """The problems with a scored sample of the checkpoint and k of the base model.
+
+    One UNSCORED sample must not remove the ratio of a whole benchmark.
+    """
+    by_id = {problem.problem_id: problem for problem in with_scored(base, k)}
+    return [
+        (problem, by_id[problem.problem_id])
+        for problem in with_scored(checkpoint, 1)
+        if problem.problem_id in by_id
+    ]
+
+
 def _coverage(problem: ProblemCounts, k: int) -> float:
-    if problem.n == 0:
-        raise EvaluationError(f"problem {problem.problem_id} has no scored sample")
     return 1.0 - float((1.0 - problem.c / problem.n) ** k)

@@ -36,6 +36,8 @@ GROUP_SIZES = (8, 16)
 
 DISTINCT_AT = 8
 
+SHARES = ("truncated", "unparsed", "unscored")
+
 _MAJORITY_SUBSETS = 100
 
 
@@ -50,6 +52,8 @@ class ProblemSamples:
         n_tokens: drawn tokens of each sample.
         is_truncated: whether each sample was cut at the token limit.
         entropy_sums: entropy of each sample in nats, None where the engine gave none.
+        lenient_verdicts: of each sample with its answer wherever it stands (`auto`); None if it
+            was not judged so.
     """
 
     problem_id: str
@@ -58,16 +62,25 @@ class ProblemSamples:
     n_tokens: Sequence[int]
     is_truncated: Sequence[bool]
     entropy_sums: Sequence[float | None]
+    lenient_verdicts: Sequence[Verdict] | None = None
 
     @property
     def counts(self) -> ProblemCounts:
         """How many samples came to what."""
-        n_unscored = sum(v is Verdict.UNSCORED for v in self.verdicts)
+        return self._counts(self.verdicts)
+
+    @property
+    def lenient_counts(self) -> ProblemCounts | None:
+        """The same with the lenient verdicts, if there are any."""
+        return None if self.lenient_verdicts is None else self._counts(self.lenient_verdicts)
+
+    def _counts(self, verdicts: Sequence[Verdict]) -> ProblemCounts:
+        n_unscored = sum(v is Verdict.UNSCORED for v in verdicts)
         return ProblemCounts(
             problem_id=self.problem_id,
-            n=len(self.verdicts) - n_unscored,
-            c=sum(v is Verdict.CORRECT for v in self.verdicts),
-            n_unparsed=sum(v is Verdict.UNPARSED for v in self.verdicts),
+            n=len(verdicts) - n_unscored,
+            c=sum(v is Verdict.CORRECT for v in verdicts),
+            n_unparsed=sum(v is Verdict.UNPARSED for v in verdicts),
             n_unscored=n_unscored,
             n_truncated=sum(self.is_truncated),
         )
@@ -149,14 +162,15 @@ def response_tokens(problems: Sequence[ProblemSamples]) -> Estimate:
     return mean(float(np.mean(p.n_tokens)) for p in problems)
 
 
-def verdict_shares(problems: Sequence[ProblemSamples]) -> dict[str, Estimate]:
-    """Shares of truncated, unparsed and unscored samples."""
+def verdict_share(problems: Sequence[ProblemSamples], kind: str) -> Estimate:
+    """Share of the samples that are truncated, unparsed or unscored.
+
+    Args:
+        problems: at least one.
+        kind: one of `SHARES`.
+    """
     counts = [problem.counts for problem in problems]
-    drawn = [p.n + p.n_unscored for p in counts]
-    return {
-        name: mean(getattr(p, f"n_{name}") / n for p, n in zip(counts, drawn, strict=True))
-        for name in ("truncated", "unparsed", "unscored")
-    }
+    return mean(getattr(p, f"n_{kind}") / (p.n + p.n_unscored) for p in counts)
 
 
 def _majority(labels_N: npt.NDArray[np.int64], k: int, rng: np.random.Generator) -> float:

@@ -3,7 +3,9 @@
 - Formula: mean over problems of 1 - C(n-c, k) / C(n, k), n scored and c correct samples of a
   problem (Chen et al. 2021, arXiv 2107.03374, eq. 1). Unbiased, whatever n >= k.
 - Unit: probability. Average: over problems, each with the same weight.
-- Masked: UNSCORED samples are in neither n nor c. UNPARSED ones are in n.
+- Masked: UNSCORED samples are in neither n nor c. UNPARSED ones are in n. A problem with fewer than
+  k scored samples has no pass@k and is left out of the mean; `bounds` says how much that and the
+  other UNSCORED samples can matter.
 - The same number: `openai/human-eval`, `estimate_pass_at_k`, for n >= k. It returns 1 for n < k;
   here that is an error.
 - Standard errors (Miller 2024, arXiv 2411.00640, keeps the two apart): *over problems*, how far the
@@ -80,7 +82,7 @@ def none_correct(n: int, c: int, k: int) -> float:
 
 
 def mean_pass_at_k(counts: Sequence[ProblemCounts], k: int, benchmark: str) -> Estimate:
-    """pass@k of a benchmark.
+    """pass@k of a benchmark, over the problems with k or more scored samples.
 
     Args:
         counts: one entry a problem, at least one.
@@ -88,19 +90,40 @@ def mean_pass_at_k(counts: Sequence[ProblemCounts], k: int, benchmark: str) -> E
         benchmark: its name, for the message.
 
     Raises:
-        EvaluationError: if a problem has fewer than k scored samples; it is named.
+        EvaluationError: if no problem has k scored samples; the nearest is named.
     """
-    _check_enough(counts, k, benchmark)
+    scored = with_scored(counts, k)
+    if not scored:
+        raise too_few(counts, k, benchmark)
     # Half a correct sample more, so that it is not 0.
-    rate = (sum(p.c for p in counts) + 0.5) / (sum(p.n for p in counts) + 1)
-    within = math.fsum(sampling_variance(p.n, p.c, k, rate) for p in counts)
-    se_within = math.sqrt(max(within, 0.0)) / len(counts)
-    estimate = mean(pass_at_k(p.n, p.c, k) for p in counts)
+    rate = (sum(p.c for p in scored) + 0.5) / (sum(p.n for p in scored) + 1)
+    within = math.fsum(sampling_variance(p.n, p.c, k, rate) for p in scored)
+    se_within = math.sqrt(max(within, 0.0)) / len(scored)
+    estimate = mean(pass_at_k(p.n, p.c, k) for p in scored)
     return dataclasses.replace(
         estimate,
         se=None if estimate.se is None else max(estimate.se, se_within),
         se_within=se_within,
     )
+
+
+def with_scored(counts: Sequence[ProblemCounts], n: int) -> list[ProblemCounts]:
+    """The problems with n or more scored samples."""
+    return [problem for problem in counts if problem.n >= n]
+
+
+def bounds(counts: Sequence[ProblemCounts], k: int) -> tuple[float, float] | None:
+    """Mean pass@k over all problems if all UNSCORED samples were wrong, and if all were right.
+
+    None if a problem has fewer than k samples, UNSCORED ones included.
+    """
+    drawn = [problem.n + problem.n_unscored for problem in counts]
+    if not counts or min(drawn) < k:
+        return None
+    pairs = list(zip(counts, drawn, strict=True))
+    lower = math.fsum(pass_at_k(n, problem.c, k) for problem, n in pairs) / len(counts)
+    upper = math.fsum(pass_at_k(n, p.c + p.n_unscored, k) for p, n in pairs) / len(counts)
+    return lower, upper
 
 
 def sampling_variance(n: int, c: int, k: int, rate: float = 0.5) -> float:
@@ -137,16 +160,13 @@ def _binomial_variance(n: int, c: int, k: int, rate: float) -> float:
     return math.fsum(w * (v - expected) ** 2 for w, v in zip(chances, values, strict=True))
 
 
-def _check_enough(counts: Sequence[ProblemCounts], k: int, benchmark: str) -> None:
+def too_few(counts: Sequence[ProblemCounts], k: int, benchmark: str) -> EvaluationError:
+    """Why pass@k is undefined where no problem has k scored samples."""
     if not counts:
-        raise EvaluationError(f"pass@{k} of {benchmark} has no problems to average over")
-    short = [p for p in counts if p.n < k]
-    if not short:
-        return
-    worst = min(short, key=lambda p: p.n)
-    others = f" (and {len(short) - 1} more problems are short)" if len(short) > 1 else ""
-    raise EvaluationError(
-        f"pass@{k} needs {k} scored samples per problem; problem {benchmark}/{worst.problem_id} "
-        f"has {worst.n} ({worst.n_unscored} UNSCORED){others}",
-        fix=f"Draw {k - worst.n} more samples a problem, or ask for k <= {worst.n}",
+        return EvaluationError(f"pass@{k} of {benchmark} has no problems to average over")
+    best = max(counts, key=lambda problem: problem.n)
+    return EvaluationError(
+        f"pass@{k} needs {k} scored samples of a problem; no problem of {benchmark} has so many. "
+        f"{best.problem_id} has the most: {best.n} ({best.n_unscored} UNSCORED)",
+        fix=f"Draw {k - best.n} more samples a problem, or ask for k <= {best.n}",
     )

@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ from rlready.evaluators.problem_rows import HubDataset, Rows, file_rows, hub_row
 from rlready.registry.digest import digest
 from rlready.registry.errors import BenchmarkError, ConfigError
 from rlready.registry.foreign_files import parse_toml
-from rlready.registry.records import Problem
+from rlready.registry.records import ANSWER_FORMATS, AnswerFormat, Problem
 
 SUITE_KEYS = ("description", "benchmark")
 SOURCE_KEYS = {
@@ -45,6 +45,7 @@ SOURCE_KEYS = {
     "answer_after": (str,),
     "answer_list": (str,),
     "answer_json": (bool,),
+    "answer_format": (str,),
 }
 """Keys of a `[[benchmark]]` table and the types of their values."""
 
@@ -66,11 +67,14 @@ class Benchmark:
         name: letters, digits, `_`, `.` and `-`.
         problems: at least one, with unique ids, in the order of their source.
         source: where they came from, for people.
+        answer_format: where the answers of its completions stand; None is what the protocol says.
+            No part of the digest, which is that of the content.
     """
 
     name: str
     problems: tuple[Problem, ...]
     source: str
+    answer_format: AnswerFormat | None = None
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -106,6 +110,36 @@ class Benchmark:
             raise ConfigError(f"the limit of problems is {n}", fix="Give 1 or more")
         return dataclasses.replace(self, problems=self.problems[:n])
 
+    def without_golds(self, unreadable: Collection[tuple[str, str]]) -> Benchmark:
+        """The benchmark without some reference answers, under a name that says so.
+
+        A problem that keeps no reference answer is left out: `toy` of five problems, of which two
+        are left out, becomes `toy-readable3`.
+
+        Args:
+            unreadable: id of the problem and reference answer, each.
+
+        Raises:
+            BenchmarkError: if no problem keeps a reference answer.
+        """
+        kept = [
+            (
+                problem,
+                tuple(gold for gold in problem.answers if (problem.id, gold) not in unreadable),
+            )
+            for problem in self.problems
+        ]
+        problems = tuple(
+            dataclasses.replace(problem, answers=golds) for problem, golds in kept if golds
+        )
+        if not problems:
+            raise BenchmarkError(
+                f"benchmark {self.name} has no problem whose reference answer can be checked",
+                fix="Write its reference answers as LaTeX",
+            )
+        name = f"{self.name}-readable{len(problems)}"
+        return dataclasses.replace(self, name=name, problems=problems)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkSource:
@@ -116,15 +150,19 @@ class BenchmarkSource:
         location: a path, or a `HubDataset`.
         fields: names of the fields.
         answers: how the answer field is read.
+        answer_format: where the answers of its completions stand; None is what the protocol says.
     """
 
     name: str
     location: Path | HubDataset
     fields: Fields = field(default_factory=Fields)
     answers: AnswerForm = field(default_factory=AnswerForm)
+    answer_format: AnswerFormat | None = None
 
     def __post_init__(self) -> None:
         _check_name(self.name)
+        if self.answer_format is not None:
+            check_answer_format(self.answer_format, f"answer_format of benchmark {self.name}")
 
     def rows(self) -> Rows:
         """The rows as they stand in the file or data set.
@@ -180,7 +218,10 @@ def load_benchmark(source: BenchmarkSource) -> Benchmark:
             raise _same_id(problem, problems[problem.id], (row.where, places[problem.id]))
         problems[problem.id], places[problem.id] = problem, row.where
     return Benchmark(
-        name=source.name, problems=tuple(problems.values()), source=str(source.location)
+        name=source.name,
+        problems=tuple(problems.values()),
+        source=str(source.location),
+        answer_format=source.answer_format,
     )
 
 
@@ -217,18 +258,21 @@ def known_suites() -> list[str]:
 
 
 def parse_benchmark_option(text: str) -> BenchmarkSource:
-    """The source that `NAME=FILE`, or `FILE` alone, stands for.
+    """The source that `NAME=FILE`, `NAME:FORMAT=FILE` or `FILE` alone stands for.
 
     Without a name the file's name without its suffix is taken. What stands before the first `=`
-    is a name if it may be one, so `runs/lr=0.1/x.jsonl` is a file.
+    is a name if it may be one, so `runs/lr=0.1/x.jsonl` is a file. FORMAT is the answer format of
+    this benchmark: `gsm8k:hash=gsm8k.jsonl`.
 
     Raises:
-        ConfigError: if the file's name cannot name a benchmark, or nothing is named.
+        ConfigError: if the file's name cannot name a benchmark, nothing is named, or the answer
+            format is unknown.
         BenchmarkError: if the file's suffix is unknown.
     """
-    name, equals, file = text.partition("=")
-    if not equals or not _NAME.fullmatch(name):
-        name, file = "", text
+    before, equals, file = text.partition("=")
+    name, colon, answer_format = before.partition(":")
+    if not equals or not _NAME.fullmatch(name) or (colon and not answer_format.isalpha()):
+        name, colon, file = "", "", text
     if not file.strip():
         raise ConfigError(f"benchmark option {text!r} names no file", fix="Give NAME=FILE")
     path = Path(file)
@@ -240,13 +284,33 @@ def parse_benchmark_option(text: str) -> BenchmarkSource:
             why="a name has letters, digits, '_', '.' and '-' only",
             fix=f"Give it a name: NAME={file}",
         )
-    return BenchmarkSource(name=name, location=path)
+    if not colon:
+        return BenchmarkSource(name=name, location=path)
+    known = check_answer_format(answer_format, f"answer format of --benchmark {text}")
+    return BenchmarkSource(name=name, location=path, answer_format=known)
+
+
+def check_answer_format(text: str, what: str) -> AnswerFormat:
+    """The answer format of a name.
+
+    Args:
+        text: the name.
+        what: whose it is, for the message.
+
+    Raises:
+        ConfigError: if there is no such format; it names the known ones.
+    """
+    for known in ANSWER_FORMATS:
+        if text == known:
+            return known
+    raise ConfigError(f"{what} is {text!r}", fix=f"Known formats: {', '.join(ANSWER_FORMATS)}")
 
 
 def override(suite: Suite, sources: Iterable[BenchmarkSource]) -> Suite:
     """The suite with each of the sources in place of its namesake, or added at the end.
 
-    A replaced benchmark keeps how its answers are read, and its unusual field names are tried
+    A replaced benchmark keeps how its answers are read, its answer format if the other names none,
+    and its unusual field names are tried
     first: the file may be a copy of the original data, or one's own with the usual names. The
     mark before the answer (`answer_after`) is then needed in all answers or in none.
 
@@ -263,6 +327,8 @@ def override(suite: Suite, sources: Iterable[BenchmarkSource]) -> Suite:
 
 
 def _stand_in(original: BenchmarkSource, given: BenchmarkSource) -> BenchmarkSource:
+    if given.answer_format is None:
+        given = dataclasses.replace(given, answer_format=original.answer_format)
     if (given.fields, given.answers) != (Fields(), AnswerForm()):
         return given
     return dataclasses.replace(
@@ -319,6 +385,7 @@ def _to_source(suite: str, table: Mapping[str, Any], folder: Path) -> BenchmarkS
             list_means=table.get("answer_list", "any"),
             is_json=table.get("answer_json", False),
         ),
+        answer_format=table.get("answer_format"),
     )
 
 

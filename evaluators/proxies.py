@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from rlready.evaluators import distribution, pass_at_k
+from rlready.evaluators import distribution, format_gap, pass_at_k
 from rlready.evaluators.distribution import ProblemSamples
 from rlready.evaluators.estimates import Estimate
-from rlready.evaluators.pass_at_k import mean_pass_at_k
+from rlready.evaluators.pass_at_k import ProblemCounts, bounds, mean_pass_at_k, too_few
 from rlready.registry.digest import digest
-from rlready.registry.errors import EvaluationError
 from rlready.registry.records import Proxy
 
 _SHARE = "share"
@@ -20,14 +22,31 @@ _MOSTLY = 0.5
 """Share of samples without an answer, or cut, above which a warning is due."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SampleProxies:
+    """What the samples of one benchmark give.
+
+    Args:
+        proxies: the numbers that are defined.
+        notes: why one is undefined, or rests on fewer problems than the benchmark has.
+        bounds: where there are UNSCORED samples, by name of a pass@k: its `lower` and `upper` bound
+            over all problems (every UNSCORED sample wrong, every one right), and how many problems
+            its value leaves out (`n_left_out`).
+    """
+
+    proxies: list[Proxy]
+    notes: list[str]
+    bounds: dict[str, dict[str, float | int]]
+
+
 def sample_proxies(
     benchmark: str,
     benchmark_digest: str,
     protocol_digest: str,
     problems: Sequence[ProblemSamples],
     ks: Sequence[int],
-) -> tuple[list[Proxy], list[EvaluationError]]:
-    """The proxies of one benchmark, and why some of them are undefined.
+) -> SampleProxies:
+    """The proxies of one benchmark, each over the problems with enough scored samples for it.
 
     Args:
         benchmark: its name.
@@ -36,52 +55,127 @@ def sample_proxies(
         problems: its judged samples; at least one problem.
         ks: of pass@k, and of maj@k for those above 1.
     """
-    counts = [problem.counts for problem in problems]
-    version = distribution.EVALUATOR_VERSION
-    found: list[tuple[str, Estimate | None, str, str]] = []
-    undefined: list[EvaluationError] = []
-    for k in ks:
-        try:
-            estimate = mean_pass_at_k(counts, k, benchmark)
-        except EvaluationError as error:
-            undefined.append(error)
+    proxies: list[Proxy] = []
+    short: dict[int, list[str]] = {}
+    for statistic in _statistics(benchmark, ks):
+        enough = [problem for problem in problems if _n_scored(problem, statistic) >= statistic.n]
+        estimate = statistic.of(enough) if enough else None
+        if estimate is None:
             continue
-        found.append((f"pass_at_{k}", estimate, _PROBABILITY, pass_at_k.EVALUATOR_VERSION))
-    for k in ks:
-        if k > 1:
-            majority = distribution.majority_at_k(problems, k)
-            found.append((f"maj_at_{k}", majority, _PROBABILITY, version))
-    for size in distribution.GROUP_SIZES:
-        share = distribution.signal_share(counts, size)
-        variance = distribution.signal_variance(counts, size)
-        found.append((f"signal_share_{size}", share, _PROBABILITY, version))
-        found.append((f"signal_variance_{size}", variance, "probability^2", version))
-    distinct = distribution.distinct_answer_share(problems)
-    name = f"distinct_answer_share_{distribution.DISTINCT_AT}"
-    found.append((name, distinct, _SHARE, version))
-    found.append(("token_entropy", distribution.token_entropy(problems), "nats/token", version))
-    found.append(("response_tokens", distribution.response_tokens(problems), "tokens", version))
-    for kind, estimate in distribution.verdict_shares(problems).items():
-        found.append((f"{kind}_share", estimate, _SHARE, version))
-    n_samples = sum(len(problem.verdicts) for problem in problems)
-    proxies = [
-        Proxy(
-            name=name,
-            value=estimate.value,
-            se=estimate.se,
-            se_within=estimate.se_within,
-            unit=unit,
-            benchmark=benchmark,
-            benchmark_digest=benchmark_digest,
-            protocol_digest=protocol_digest,
-            n_problems=len(problems),
-            n_samples=n_samples,
-            evaluator_version=own_version,
+        if len(enough) < len(problems):
+            short.setdefault(statistic.n, []).append(statistic.name)
+        proxies.append(
+            Proxy(
+                name=statistic.name,
+                value=estimate.value,
+                se=estimate.se,
+                se_within=estimate.se_within,
+                unit=statistic.unit,
+                benchmark=benchmark,
+                benchmark_digest=benchmark_digest,
+                protocol_digest=protocol_digest,
+                n_problems=len(enough),
+                n_samples=sum(len(problem.verdicts) for problem in enough),
+                evaluator_version=statistic.version,
+            )
         )
-        for name, estimate, unit, own_version in found
-        if estimate is not None
+    counts = [problem.counts for problem in problems]
+    notes = [_short_note(benchmark, counts, n, names) for n, names in short.items()]
+    names = {proxy.name for proxy in proxies}
+    for k in ks:
+        if f"pass_at_{k}" not in names:
+            notes.append(f"left out: {too_few(counts, k, benchmark)}")
+    return SampleProxies(proxies=proxies, notes=notes, bounds=_bounds(problems, ks))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Statistic:
+    """A proxy, and how many scored samples it needs of a problem."""
+
+    name: str
+    n: int
+    of: Callable[[Sequence[ProblemSamples]], Estimate | None]
+    unit: str
+    version: str = distribution.EVALUATOR_VERSION
+
+
+def _statistics(benchmark: str, ks: Sequence[int]) -> list[_Statistic]:
+    """Every proxy of a benchmark's samples, in the order in which they are shown."""
+
+    def counted(of: Callable[..., Estimate | None], *args: Any) -> Any:
+        return lambda problems: of([problem.counts for problem in problems], *args)
+
+    found = [
+        _Statistic(
+            name=f"pass_at_{k}",
+            n=k,
+            of=counted(mean_pass_at_k, k, benchmark),
+            unit=_PROBABILITY,
+            version=pass_at_k.EVALUATOR_VERSION,
+        )
+        for k in ks
     ]
-    return proxies, undefined
+    for name, of in (("lenient_pass_at_1", _lenient), ("format_gap", format_gap.format_gap)):
+        version = format_gap.EVALUATOR_VERSION
+        found.append(_Statistic(name=name, n=1, of=of, unit=_PROBABILITY, version=version))
+    for k in (k for k in ks if k > 1):
+        of = partial(distribution.majority_at_k, k=k)
+        found.append(_Statistic(name=f"maj_at_{k}", n=k, of=of, unit=_PROBABILITY))
+    for size in distribution.GROUP_SIZES:
+        share = counted(distribution.signal_share, size)
+        variance = counted(distribution.signal_variance, size)
+        name = f"signal_variance_{size}"
+        found.append(_Statistic(name=f"signal_share_{size}", n=size, of=share, unit=_PROBABILITY))
+        found.append(_Statistic(name=name, n=2, of=variance, unit="probability^2"))
+    at = distribution.DISTINCT_AT
+    distinct = distribution.distinct_answer_share
+    found.append(_Statistic(name=f"distinct_answer_share_{at}", n=at, of=distinct, unit=_SHARE))
+    entropy, tokens = distribution.token_entropy, distribution.response_tokens
+    found.append(_Statistic(name="token_entropy", n=0, of=entropy, unit="nats/token"))
+    found.append(_Statistic(name="response_tokens", n=0, of=tokens, unit="tokens"))
+    for kind in distribution.SHARES:
+        of = partial(distribution.verdict_share, kind=kind)
+        found.append(_Statistic(name=f"{kind}_share", n=0, of=of, unit=_SHARE))
+    return found
+
+
+def _lenient(problems: Sequence[ProblemSamples]) -> Estimate | None:
+    counts = [c for problem in problems if (c := problem.lenient_counts) is not None]
+    return mean_pass_at_k(counts, 1, "the benchmark") if counts else None
+
+
+def _n_scored(problem: ProblemSamples, statistic: _Statistic) -> int:
+    lenient = problem.lenient_counts
+    if lenient is None or statistic.name not in ("lenient_pass_at_1", "format_gap"):
+        return problem.counts.n
+    return lenient.n if statistic.name == "lenient_pass_at_1" else min(problem.counts.n, lenient.n)
+
+
+def _short_note(
+    benchmark: str, counts: Sequence[ProblemCounts], n: int, names: Sequence[str]
+) -> str:
+    """What is said where some problems have too few scored samples for some proxies."""
+    short = [problem for problem in counts if problem.n < n]
+    n_unscored = sum(problem.n_unscored for problem in short)
+    return (
+        f"{benchmark}: {len(short)} of {len(counts)} problems have fewer than {n} scored samples "
+        f"({n_unscored} of their samples are UNSCORED) and are left out of {', '.join(names)}"
+    )
+
+
+def _bounds(
+    problems: Sequence[ProblemSamples], ks: Sequence[int]
+) -> dict[str, dict[str, float | int]]:
+    strict = [problem.counts for problem in problems]
+    lenient = [c for problem in problems if (c := problem.lenient_counts) is not None]
+    wanted = [(f"pass_at_{k}", strict, k) for k in ks] + [("lenient_pass_at_1", lenient, 1)]
+    found: dict[str, dict[str, float | int]] = {}
+    for name, counts, k in wanted:
+        ends = bounds(counts, k)
+        if ends is not None and any(problem.n_unscored for problem in counts):
+            n_left_out = sum(problem.n < k for problem in counts)
+            found[name] = {"lower": ends[0], "upper": ends[1], "n_left_out": n_left_out}
+    return found
 
 
 def mostly_unmeasured(proxies: Sequence[Proxy], max_tokens: int) -> list[str]:
@@ -112,7 +206,8 @@ def macro_mean(suite: str, proxies: Sequence[Proxy]) -> list[Proxy]:
     """The plain mean over benchmarks of every proxy that all of them have.
 
     Each benchmark has the same weight, as in Kang et al. 2025 (arXiv 2510.01624). The standard
-    errors are those of a mean of independent benchmarks.
+    errors are those of a mean of independent benchmarks. Where the benchmarks have protocols of
+    their own, the mean's protocol is all of them.
     """
     names = list(dict.fromkeys(proxy.name for proxy in proxies))
     benchmarks = {(proxy.benchmark, proxy.benchmark_digest) for proxy in proxies}
@@ -135,11 +230,17 @@ def _mean(suite: str, suite_digest: str, own: Sequence[Proxy]) -> Proxy:
         unit=first.unit,
         benchmark=suite,
         benchmark_digest=suite_digest,
-        protocol_digest=first.protocol_digest,
+        protocol_digest=_joint_protocol(own),
         n_problems=sum(proxy.n_problems for proxy in own),
         n_samples=sum(proxy.n_samples for proxy in own),
         evaluator_version=first.evaluator_version,
     )
+
+
+def _joint_protocol(own: Sequence[Proxy]) -> str | None:
+    if len({proxy.protocol_digest for proxy in own}) == 1:
+        return own[0].protocol_digest
+    return digest(sorted((proxy.benchmark, str(proxy.protocol_digest)) for proxy in own))
 
 
 def _mean_se(errors: Sequence[float | None]) -> float | None:

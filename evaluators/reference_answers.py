@@ -25,7 +25,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from rlready.evaluators.answers import extract_boxed
+from rlready.evaluators.answer_place import extract_boxed
 from rlready.evaluators.row_fields import unwrapped
 
 MARK = "####"

@@ -3,10 +3,12 @@
     samples/<checkpoint>/<benchmark digest>-<protocol digest>/
         about.json            which checkpoint, benchmark and protocol this is, for people
         part-<id>.parquet     one row a sample
-        counts.parquet        problem_id, n, c, n_unparsed, n_unscored, n_truncated
+        counts.parquet        problem_id, n, c, n_unparsed, n_unscored, n_truncated; those of an
+                              answer format other than boxed are in counts-<format>.parquet
 
 A part appears by an atomic rename, so a kill loses at most the part being drawn. Verdicts are
-filled in by rewriting a part the same way. Unique on (problem_id, sample_index); equal texts are
+filled in by rewriting a part the same way, in columns of their own for each answer format: what
+is looked for in a sample changes no sample. Unique on (problem_id, sample_index); equal texts are
 valid draws and kept. A part carries a digest of its content: a damaged part is set aside and its
 samples are drawn again.
 """
@@ -22,26 +24,32 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from rlready.evaluators.checked_files import (
-    DamagedError,
-    check_table,
-    put_aside,
-    table_with_digest,
-)
+from rlready.evaluators.checked_files import DamagedError, put_aside, table_with_digest
 from rlready.evaluators.distribution import ProblemSamples
 from rlready.evaluators.pass_at_k import ProblemCounts
+from rlready.evaluators.sample_parts import (
+    JUDGED,
+    check_rows,
+    is_open,
+    read_part,
+    sample_schema,
+    verdict_columns,
+    version_columns,
+)
 from rlready.evaluators.verify import Checked
 from rlready.registry.errors import SamplesError
-from rlready.registry.records import FinishReason, Sample, Verdict
+from rlready.registry.records import AnswerFormat, FinishReason, Sample, Verdict
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _KEY = ["problem_id", "sample_index"]
 _COUNTED = ["problem_id", "n", "c"]
-_JUDGED = ["verdict", "extracted", "checker_version"]
+
+Judged = Mapping[AnswerFormat, Sequence[Checked]]
+"""Verdicts of one part in the order of its rows, by where the answer was looked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,11 +115,11 @@ class SampleFolder:
         """
         import pyarrow as pa
 
-        schema = _sample_schema()
+        schema = sample_schema()
         rows = [{name: getattr(sample, name) for name in schema.names} for sample in samples]
         table = pa.Table.from_pylist(rows, schema=schema)
-        empty = [pa.nulls(len(rows), pa.string())] * len(_JUDGED)
-        for name, column in zip(_JUDGED, empty, strict=True):
+        empty = [pa.nulls(len(rows), pa.string())] * len(JUDGED)
+        for name, column in zip(JUDGED, empty, strict=True):
             table = table.append_column(name, column)
         name = f"part-{uuid.uuid4().hex[:16]}.parquet"
         self._write_table(name, table)
@@ -138,25 +146,29 @@ class SampleFolder:
             for problem_id in self._problem_ids
         }
 
-    def n_unjudged(self, checker_version: str) -> int:
+    def n_unjudged(
+        self, checker_version: str, answer_formats: Sequence[AnswerFormat] = ("boxed",)
+    ) -> int:
         """How many samples `unjudged` will give."""
-        columns = (table["checker_version"] for _, table in self._parts([*_KEY, "checker_version"]))
-        counts = [len(c) for c in columns if set(c.to_pylist()) != {checker_version}]
-        return sum(counts)
+        parts = self._parts(_KEY, version_columns(answer_formats))
+        return sum(
+            len(table) for _, table in parts if is_open(table, checker_version, answer_formats)
+        )
 
-    def unjudged(self, checker_version: str) -> Iterator[tuple[Path, list[tuple[str, str]]]]:
-        """Parts with samples not yet judged by this checker.
+    def unjudged(
+        self, checker_version: str, answer_formats: Sequence[AnswerFormat] = ("boxed",)
+    ) -> Iterator[tuple[Path, list[tuple[str, str]]]]:
+        """Parts with samples not yet judged by this checker in each of the answer formats.
 
         Yields:
             The part, and the (problem id, text) of all its samples in order.
         """
-        for path, table in self._parts([*_KEY, "text", "checker_version"]):
-            versions = set(table["checker_version"].to_pylist())
-            if versions != {checker_version}:
+        for path, table in self._parts([*_KEY, "text"], version_columns(answer_formats)):
+            if is_open(table, checker_version, answer_formats):
                 ids, texts = table["problem_id"].to_pylist(), table["text"].to_pylist()
                 yield path, list(zip(ids, texts, strict=True))
 
-    def judge(self, part: Path, checked: Sequence[Checked], checker_version: str) -> None:
+    def judge(self, part: Path, judged: Judged, checker_version: str) -> None:
         """Fill in the verdicts of one part, in the order of its rows.
 
         A part that is damaged where `unjudged` did not look is set aside.
@@ -164,18 +176,23 @@ class SampleFolder:
         import pyarrow as pa
 
         try:
-            table = _read(part, None)
+            table = read_part(part, None)
         except DamagedError:
             self._set_aside(part)
             return
-        columns = (
-            [found.verdict.value for found in checked],
-            [found.extracted for found in checked],
-            [checker_version] * len(checked),
-        )
-        for name, column in zip(_JUDGED, columns, strict=True):
-            position = table.schema.get_field_index(name)
-            table = table.set_column(position, name, pa.array(column, pa.string()))
+        for answer_format, checked in judged.items():
+            columns = (
+                [found.verdict.value for found in checked],
+                [found.extracted for found in checked],
+                [checker_version] * len(checked),
+            )
+            for name, values in zip(verdict_columns(answer_format), columns, strict=True):
+                column = pa.array(values, pa.string())
+                position = table.schema.get_field_index(name)
+                if position < 0:
+                    table = table.append_column(name, column)
+                else:
+                    table = table.set_column(position, name, column)
         self._write_table(part.name, table)
 
     def without_entropy(self, n: int) -> list[SampleText]:
@@ -192,43 +209,58 @@ class SampleFolder:
         """Fill in the entropies of samples, nats, by (problem id, sample index)."""
         import pyarrow as pa
 
-        for path, table in self._parts(_sample_schema().names):
+        for path, table in self._parts(sample_schema().names):
             keys = zip(*(table[name].to_pylist() for name in _KEY), strict=True)
             old = table["entropy_sum"].to_pylist()
             new = [entropy_sums.get(key, before) for key, before in zip(keys, old, strict=True)]
             if new != old:
-                whole = _read(path, None)  # checked a moment ago
+                whole = read_part(path, None)  # checked a moment ago
                 position = whole.schema.get_field_index("entropy_sum")
                 column = pa.array(new, pa.float64())
                 self._write_table(path.name, whole.set_column(position, "entropy_sum", column))
 
-    def judged(self, n: int | Mapping[str, int]) -> list[ProblemSamples]:
+    def judged(
+        self,
+        n: int | Mapping[str, int],
+        answer_format: AnswerFormat = "boxed",
+        lenient_format: AnswerFormat | None = None,
+    ) -> list[ProblemSamples]:
         """Samples 0..n-1 of every problem with their verdicts, in the benchmark's order.
 
         Args:
             n: as in `missing`.
+            answer_format: whose verdicts.
+            lenient_format: whose verdicts are `lenient_verdicts`; None for none.
 
         Raises:
             SamplesError: if a sample is missing or has no verdict.
         """
-        names = [*_KEY, "verdict", "extracted", "n_tokens", "finish_reason", "entropy_sum"]
+        strict, lenient = (
+            verdict_columns(answer_format),
+            verdict_columns(lenient_format or answer_format),
+        )
+        names = [*_KEY, "n_tokens", "finish_reason", "entropy_sum"]
         rows: dict[tuple[str, int], dict[str, Any]] = {}
-        for _, table in self._parts(names):
+        for _, table in self._parts(names, list(dict.fromkeys([*strict[:2], lenient[0]]))):
             for row in table.to_pylist():
+                row["verdict"], row["extracted"] = row[strict[0]], row[strict[1]]
+                row["lenient"] = row[lenient[0]]
                 rows.setdefault((row["problem_id"], row["sample_index"]), row)
         wanted = self._wanted(n)
-        return [
-            self._problem(problem_id, wanted[problem_id], rows) for problem_id in self._problem_ids
-        ]
+        problems = [self._problem(p, wanted[p], rows) for p in self._problem_ids]
+        if lenient_format is None:
+            return [dataclasses.replace(problem, lenient_verdicts=None) for problem in problems]
+        return problems
 
-    def write_counts(self, counts: Sequence[ProblemCounts]) -> Path:
-        """Write `counts.parquet`; returns its path."""
+    def write_counts(
+        self, counts: Sequence[ProblemCounts], answer_format: AnswerFormat = "boxed"
+    ) -> Path:
+        """Write the counts of one answer format; returns the path of their file."""
         import pyarrow as pa
 
-        self._write_table(
-            "counts.parquet", pa.Table.from_pylist([dataclasses.asdict(row) for row in counts])
-        )
-        return self.path / "counts.parquet"
+        name = _counts_name(answer_format)
+        self._write_table(name, pa.Table.from_pylist([dataclasses.asdict(row) for row in counts]))
+        return self.path / name
 
     def _wanted(self, n: int | Mapping[str, int]) -> Mapping[str, int]:
         return dict.fromkeys(self._problem_ids, n) if isinstance(n, int) else n
@@ -243,7 +275,7 @@ class SampleFolder:
         self, problem_id: str, n: int, rows: Mapping[tuple[str, int], dict[str, Any]]
     ) -> ProblemSamples:
         own = [rows.get((problem_id, index)) for index in range(n)]
-        found = [row for row in own if row is not None and row["verdict"] is not None]
+        found = [row for row in own if row is not None and row["verdict"] and row["lenient"]]
         if len(found) < n:
             raise SamplesError(
                 f"{n - len(found)} of {n} samples of problem {problem_id} are missing",
@@ -253,17 +285,26 @@ class SampleFolder:
         return ProblemSamples(
             problem_id=problem_id,
             verdicts=[Verdict(row["verdict"]) for row in found],
+            lenient_verdicts=[Verdict(row["lenient"]) for row in found],
             answers=[row["extracted"] for row in found],
             n_tokens=[row["n_tokens"] for row in found],
             is_truncated=[row["finish_reason"] == "length" for row in found],
             entropy_sums=[row["entropy_sum"] for row in found],
         )
 
-    def _parts(self, columns: list[str]) -> Iterator[tuple[Path, pa.Table]]:
+    def _parts(
+        self, columns: list[str], judged: Sequence[str] = ()
+    ) -> Iterator[tuple[Path, pa.Table]]:
+        """The parts that are whole, with these columns.
+
+        Args:
+            columns: that every part has.
+            judged: columns of verdicts, empty where a part does not have them yet.
+        """
         for path in sorted(self.path.glob("part-*.parquet")):
             try:
                 self._check(path)
-                table = _read(path, columns)
+                table = read_part(path, columns, judged=judged)
             except DamagedError:
                 self._set_aside(path)
                 continue
@@ -277,7 +318,7 @@ class SampleFolder:
         status = path.stat()
         key = (path.name, status.st_size, status.st_mtime_ns)
         if key not in self._checked:
-            _check_rows(_read(path, None), set(self._problem_ids))
+            check_rows(read_part(path, None), set(self._problem_ids))
             self._checked.add(key)
 
     def _write_table(self, name: str, table: pa.Table) -> None:
@@ -305,23 +346,26 @@ class SampleFolder:
                 raise
 
 
-def earlier_counts(path: Path, warn: Callable[[str], None]) -> list[dict[str, tuple[int, int]]]:
+def earlier_counts(
+    path: Path, warn: Callable[[str], None], answer_format: AnswerFormat = "boxed"
+) -> list[dict[str, tuple[int, int]]]:
     """Counts of other checkpoints for the same benchmark and protocol, found beside a folder.
 
     Args:
         path: `samples/<checkpoint>/<benchmark digest>-<protocol digest>` of the checkpoint that
             is left out.
         warn: told of a damaged file, which is passed over.
+        answer_format: whose counts.
 
     Returns:
         (n, c) by problem id, one entry a checkpoint.
     """
     found = []
-    for other in sorted(path.parent.parent.glob(f"*/{path.name}/counts.parquet")):
+    for other in sorted(path.parent.parent.glob(f"*/{path.name}/{_counts_name(answer_format)}")):
         if other.parent == path:
             continue
         try:
-            table = _read(other, None, _COUNTED)
+            table = read_part(other, None, _COUNTED)
         except DamagedError as error:
             warn(
                 f"{other} is damaged ({error}) and is not used; evaluating that checkpoint again "
@@ -333,55 +377,8 @@ def earlier_counts(path: Path, warn: Callable[[str], None]) -> list[dict[str, tu
     return found
 
 
-def _check_rows(table: pa.Table, problem_ids: set[str]) -> None:
-    """What can be checked of a part that has no digest, as older versions wrote them."""
-    strange = set(table["problem_id"].to_pylist()) - problem_ids
-    if strange:
-        raise DamagedError(f"problem {strange.pop()!r} is not in the benchmark")
-    if set(table["finish_reason"].to_pylist()) - set(get_args(FinishReason)):
-        raise DamagedError("a sample has an unknown finish_reason")
-    if set(table["verdict"].to_pylist()) - {None, *(verdict.value for verdict in Verdict)}:
-        raise DamagedError("a sample has an unknown verdict")
-    numbers = [*table["n_tokens"].to_pylist(), *table["sample_index"].to_pylist()]
-    if not all(isinstance(number, int) and number >= 0 for number in numbers):
-        raise DamagedError("a sample has no index, or no number of tokens")
-
-
-def _read(path: Path, columns: list[str] | None, needed: Sequence[str] | None = None) -> pa.Table:
-    """Columns of a part, or all of them after a look at their digest.
-
-    Raises:
-        DamagedError: if it is not a Parquet file, is damaged, or lacks a column.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path, columns=columns, page_checksum_verification=True)
-        if columns is None:
-            check_table(table)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DamagedError(str(error).partition("\n")[0]) from error
-    if set(needed or columns or [*_sample_schema().names, *_JUDGED]) - set(table.column_names):
-        raise DamagedError("a column is missing")
-    return table
-
-
-def _sample_schema() -> pa.Schema:
-    import pyarrow as pa
-
-    return pa.schema(
-        [
-            ("problem_id", pa.string()),
-            ("sample_index", pa.int32()),
-            ("seed", pa.int64()),
-            ("text", pa.string()),
-            ("n_tokens", pa.int32()),
-            ("finish_reason", pa.string()),
-            ("logprob_sum", pa.float64()),
-            ("entropy_sum", pa.float64()),
-        ]
-    )
+def _counts_name(answer_format: AnswerFormat) -> str:
+    return "counts.parquet" if answer_format == "boxed" else f"counts-{answer_format}.parquet"
 
 
 @contextlib.contextmanager

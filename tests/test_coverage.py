@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlready.evaluators.coverage import coverage_ratio
+from rlready.evaluators.coverage import comparable, coverage_ratio
 from rlready.evaluators.pass_at_k import ProblemCounts
 from rlready.registry.errors import EvaluationError
 
@@ -48,3 +48,13 @@ def test_other_problems_are_told() -> None:
 def test_too_few_samples_of_the_base_are_told() -> None:
     with pytest.raises(EvaluationError, match="pass@16"):
         coverage_ratio(counts(1, 1), counts(2, 2, n=8))
+
+
+def test_one_failed_check_leaves_its_problem_out_and_the_ratio_there() -> None:
+    """Too few scored samples of one problem removed the ratio of the whole benchmark."""
+    base, sft = counts(2, 4, 1), counts(1, 8, 0)
+    short = [*base[:2], ProblemCounts(problem_id="p2", n=15, c=1, n_unscored=17)]
+    assert coverage_ratio(sft, short) == coverage_ratio(sft[:2], base[:2])
+    unscored = [*sft[:2], ProblemCounts(problem_id="p2", n=0, c=0, n_unscored=32)]
+    assert coverage_ratio(unscored, base) == coverage_ratio(sft[:2], base[:2])
+    assert len(comparable(sft, short)) == 2

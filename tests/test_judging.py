@@ -10,7 +10,7 @@ import pytest
 from rlready.evaluators.sample_files import SampleFolder
 from rlready.evaluators.verify import Checked, Verifier
 from rlready.registry.errors import EvaluationError
-from rlready.registry.records import Sample, Verdict
+from rlready.registry.records import AnswerFormat, Sample, Verdict
 from rlready.workflow.judging import Judging
 
 GOLDS = {"a": ("1",), "b": ("2",)}
@@ -38,6 +38,7 @@ class Failing(Verifier):
         self,
         items: Sequence[tuple[tuple[str, ...], str]],
         on_progress: Callable[[int], None] | None = None,
+        answer_format: AnswerFormat = "boxed",
     ) -> list[Checked]:
         raise EvaluationError("no child process can be started")
 

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 
 from rlready.evaluators.pass_at_k import (
     ProblemCounts,
+    bounds,
     mean_pass_at_k,
     pass_at_k,
     sampling_variance,
+    with_scored,
 )
 from rlready.registry.errors import EvaluationError
 from strategies import counts
@@ -53,14 +55,44 @@ def test_grows_with_k_and_with_c(n: int, data: st.DataObject) -> None:
         assert pass_at_k(n, c + 1, k) >= here - 1e-15
 
 
-def test_too_few_scored_samples_are_an_error_that_names_the_problem() -> None:
+ONE_SHORT = [
+    ProblemCounts(problem_id="ok", n=64, c=3),
+    ProblemCounts(problem_id="07", n=61, c=3, n_unscored=3),
+]
+
+
+def test_a_problem_with_too_few_scored_samples_does_not_take_the_others_number_away() -> None:
+    """One UNSCORED sample removed pass@k from the whole benchmark."""
+    assert mean_pass_at_k(ONE_SHORT, 64, "aime24") == mean_pass_at_k(ONE_SHORT[:1], 64, "aime24")
+    assert with_scored(ONE_SHORT, 64) == ONE_SHORT[:1]
+    assert with_scored(ONE_SHORT, 61) == ONE_SHORT
+
+
+def test_too_few_scored_samples_everywhere_are_an_error_that_names_a_problem() -> None:
     """The worst published pass@k bug divided by a configured n (lighteval issue 771)."""
-    rows = [
-        ProblemCounts(problem_id="ok", n=64, c=3),
-        ProblemCounts(problem_id="07", n=61, c=3, n_unscored=3),
-    ]
-    with pytest.raises(EvaluationError, match=r"problem aime24/07 has 61 \(3 UNSCORED\)"):
-        mean_pass_at_k(rows, 64, "aime24")
+    message = r"no problem of aime24 has so many. 07 has the most: 61 \(3 UNSCORED\)"
+    with pytest.raises(EvaluationError, match=message):
+        mean_pass_at_k(ONE_SHORT[1:], 64, "aime24")
+
+
+@given(st.lists(counts(min_n=1), min_size=1, max_size=5), st.data())
+def test_bounds_hold_whatever_the_unscored_samples_are(
+    rows: list[ProblemCounts], data: st.DataObject
+) -> None:
+    k = data.draw(st.integers(1, min(row.n + row.n_unscored for row in rows)))
+    ends = bounds(rows, k)
+    assert ends is not None
+    judged = []
+    for row in rows:
+        right = data.draw(st.integers(0, row.n_unscored))
+        n = row.n + row.n_unscored
+        judged.append(ProblemCounts(problem_id=row.problem_id, n=n, c=row.c + right))
+    assert ends[0] - 1e-12 <= mean_pass_at_k(judged, k, "b").value <= ends[1] + 1e-12
+
+
+def test_bounds_need_k_samples_of_every_problem() -> None:
+    assert bounds(ONE_SHORT, 65) is None
+    assert bounds(ONE_SHORT[:1], 64) == (1.0, 1.0)
 
 
 def test_no_problems_is_an_error() -> None:

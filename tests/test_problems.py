@@ -540,6 +540,7 @@ HUB = '[[benchmark]]\nname = "a"\nhub = "o/d"\nsplit = "test"\n'
         (HUB + HUB, "names the benchmarks a more than once"),
         (HUB + "id = 3", "id of benchmark 'a' .* is 3. it is no str"),
         (HUB + "answer_json = 1", "answer_json .* is no bool"),
+        (HUB + 'answer_format = "box"', "'box'.*boxed, hash, phrase, last, auto"),
         (HUB + 'path = "x.csv"', "either path or hub"),
         (HUB + "config = [1]", "config of benchmark 'a'"),
         (HUB + 'answer_list = "some"', "answer_list is 'some'"),
@@ -582,6 +583,49 @@ def test_an_unknown_suite_is_answered_with_the_known_ones(tmp_path: Path) -> Non
 )
 def test_the_option_names_a_benchmark_and_a_file(text: str, name: str, path: str) -> None:
     assert parse_benchmark_option(text) == BenchmarkSource(name=name, location=Path(path))
+
+
+def test_the_option_may_name_an_answer_format() -> None:
+    expected = BenchmarkSource(name="a", location=Path("lr=1/x.csv"), answer_format="hash")
+    assert parse_benchmark_option("a:hash=lr=1/x.csv") == expected
+    with pytest.raises(ConfigError, match=r"'html'.*boxed, hash, phrase, last, auto"):
+        parse_benchmark_option("a:html=x.csv")
+    # What is not a name and a format before the first = is a file's.
+    plain = BenchmarkSource(name="x", location=Path("a:b/c=1/x.csv"))
+    assert parse_benchmark_option("a:b/c=1/x.csv") == plain
+
+
+def test_an_answer_format_goes_from_the_source_to_the_benchmark_and_not_into_its_digest(
+    tmp_path: Path,
+) -> None:
+    rows = {"id": 1, "problem": "p", "answer": "5"}
+    file = write(tmp_path / "f.jsonl", [rows])
+    suite = load_suite(
+        write_suite(
+            tmp_path, '[[benchmark]]\nname = "a"\npath = "f.jsonl"\nanswer_format = "hash"\n'
+        )
+    )
+    benchmark = load_benchmark(suite.sources[0])
+    assert benchmark.answer_format == "hash"
+    assert benchmark.digest == load_benchmark(parse_benchmark_option(f"a={file}")).digest
+    for option, expected in ((f"a={file}", "hash"), (f"a:last={file}", "last")):
+        (source,) = override(suite, [parse_benchmark_option(option)]).sources
+        assert source.answer_format == expected
+
+
+def test_a_benchmark_without_some_golds_says_so_in_its_name() -> None:
+    problems = (
+        Problem(id="1", text="p", answers=("5", "bad")),
+        Problem(id="2", text="q", answers=("bad",)),
+        Problem(id="3", text="r", answers=("6",)),
+    )
+    whole = Benchmark(name="toy", problems=problems, source="here")
+    left = whole.without_golds({("1", "bad"), ("2", "bad")})
+    assert left.name == "toy-readable2"
+    assert [(p.id, p.answers) for p in left.problems] == [("1", ("5",)), ("3", ("6",))]
+    assert left.digest != whole.digest
+    with pytest.raises(BenchmarkError, match="no problem whose reference answer"):
+        left.without_golds({("1", "5"), ("3", "6")})
 
 
 @pytest.mark.parametrize("text", ["", "a=", "my set.csv", ".csv", "a b=x y.csv"])

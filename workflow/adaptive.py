@@ -15,7 +15,7 @@ import numpy as np
 from rlready.evaluators.distribution import ProblemSamples
 from rlready.evaluators.problems import Benchmark
 from rlready.evaluators.sample_files import earlier_counts
-from rlready.registry.records import Proxy
+from rlready.registry.records import AnswerFormat, Proxy
 from rlready.workflow.config import EvaluateConfig
 
 MINIMUM = 4
@@ -33,6 +33,7 @@ class AdaptiveRounds:
         benchmark: what is measured.
         path: the folder of its samples; those of earlier checkpoints lie beside it.
         warn: told of what is damaged.
+        answer_format: whose counts of earlier checkpoints are used.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class AdaptiveRounds:
         benchmark: Benchmark,
         path: Path,
         warn: Callable[[str], None],
+        answer_format: AnswerFormat = "boxed",
     ) -> None:
         from rlready.evaluators.allocation import Budget
         from rlready.evaluators.item_prior import MIN_CHECKPOINTS, fit_item_prior
@@ -52,7 +54,7 @@ class AdaptiveRounds:
             max_mean=config.samples,
             minimum=min(MINIMUM, config.samples),
         )
-        earlier = earlier_counts(path, warn)
+        earlier = earlier_counts(path, warn, answer_format)
         self._prior = None
         self.history = f"counts of {len(earlier)} earlier checkpoints"
         """What is known of the problems beforehand, for people."""
@@ -119,8 +121,11 @@ def even_part(problems: Sequence[ProblemSamples]) -> list[ProblemSamples]:
     more often because they failed would weigh more.
     """
     least = min(len(problem.verdicts) for problem in problems)
-    names = ("verdicts", "answers", "n_tokens", "is_truncated", "entropy_sums")
+    names = ("verdicts", "answers", "n_tokens", "is_truncated", "entropy_sums", "lenient_verdicts")
     return [
-        dataclasses.replace(problem, **{name: getattr(problem, name)[:least] for name in names})
+        dataclasses.replace(
+            problem,
+            **{name: values[:least] for name in names if (values := getattr(problem, name))},
+        )
         for problem in problems
     ]

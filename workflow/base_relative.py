@@ -32,7 +32,25 @@ if TYPE_CHECKING:
     from rlready.evaluators.heldout_tokens import TokenizedSet
 
 Counts = Mapping[str, Sequence[ProblemCounts]]
-"""Counts of each benchmark, by its digest."""
+"""Counts of each benchmark, by its name."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What the checkpoint's samples gave on one benchmark.
+
+    Args:
+        name: of the benchmark.
+        digest: of its content.
+        protocol_digest: of the protocol that its numbers come from.
+        counts: one entry a problem.
+    """
+
+    name: str
+    digest: str
+    protocol_digest: str
+    counts: Sequence[ProblemCounts]
+
 
 _NAMED = 3
 
@@ -113,55 +131,47 @@ class BaseRelative:
         return weights.weight_proxies(change, self._base.name, self._base.fingerprint)
 
     def coverage_proxies(
-        self,
-        counts: Counts,
-        names: Mapping[str, str],
-        suite: str,
-        protocol_digest: str,
-        warn: Callable[[str], None],
+        self, measured: Sequence[Measured], suite: str, warn: Callable[[str], None]
     ) -> list[Proxy]:
         """The coverage ratio on each benchmark, and over all problems of the suite.
 
         Args:
-            counts: of the checkpoint.
-            names: of the benchmarks, by digest.
+            measured: the checkpoint's samples on each benchmark.
             suite: name of all of them together.
-            protocol_digest: of the protocol that drew the samples of both.
             warn: told where a ratio is undefined.
         """
+        base = [self._base_counts[one.name] for one in measured]
+        pairs = list(zip(measured, base, strict=True))
+        if len(measured) > 1:
+            pairs.append(_of_suite(measured, base, suite))
         found = []
-        for key, name, own, base in self._problem_sets(counts, names, suite):
+        for own, base_counts in pairs:
             try:
-                estimate = coverage.coverage_ratio(own, base)
+                estimate = coverage.coverage_ratio(own.counts, base_counts)
             except EvaluationError as error:
-                warn(f"left out on {name}: {error}")
+                warn(f"left out on {own.name}: {error}")
                 continue
+            n_compared = len(coverage.comparable(own.counts, base_counts))
+            if n_compared < len(own.counts):
+                warn(
+                    f"{own.name}: {len(own.counts) - n_compared} of {len(own.counts)} problems "
+                    f"have too few scored samples and are left out of the coverage ratio"
+                )
             found.append(
                 Proxy(
                     name=f"coverage_ratio_{coverage.COVERAGE_AT}",
                     value=estimate.value,
                     se=estimate.se,
                     unit="ratio",
-                    benchmark=name,
-                    benchmark_digest=digest([key, self._base.fingerprint]),
-                    protocol_digest=protocol_digest,
-                    n_problems=len(own),
-                    n_samples=sum(count.n for count in own),
+                    benchmark=own.name,
+                    benchmark_digest=digest([own.digest, self._base.fingerprint]),
+                    protocol_digest=own.protocol_digest,
+                    n_problems=n_compared,
+                    n_samples=sum(count.n for count in own.counts),
                     evaluator_version=coverage.EVALUATOR_VERSION,
                 )
             )
         return found
-
-    def _problem_sets(
-        self, counts: Counts, names: Mapping[str, str], suite: str
-    ) -> list[tuple[str, str, Sequence[ProblemCounts], Sequence[ProblemCounts]]]:
-        """Digest, name, own and base counts of each benchmark, and of all of them."""
-        sets = [(key, names[key], own, self._base_counts[key]) for key, own in counts.items()]
-        if len(sets) > 1:
-            own = [count for key, _, part, _ in sets for count in _of_benchmark(key, part)]
-            base = [count for key, _, _, part in sets for count in _of_benchmark(key, part)]
-            sets.append((digest(sorted(counts)), suite, own, base))
-        return sets
 
     def off_policy_proxies(
         self,
@@ -183,6 +193,23 @@ class BaseRelative:
         key = digest([tokens.benchmark_digest, self._base.fingerprint])
         precision = self._local.precision
         return off_policy_proxies(token_nlls, base, tokens.name, key, precision.digest)
+
+
+def _of_suite(
+    measured: Sequence[Measured], base: Sequence[Sequence[ProblemCounts]], suite: str
+) -> tuple[Measured, list[ProblemCounts]]:
+    """All benchmarks as one, for the checkpoint and its base model."""
+    own = [count for one in measured for count in _of_benchmark(one.name, one.counts)]
+    pairs = zip(measured, base, strict=True)
+    base_counts = [count for one, part in pairs for count in _of_benchmark(one.name, part)]
+    protocols = {one.protocol_digest for one in measured}
+    whole = Measured(
+        name=suite,
+        digest=digest(sorted(one.digest for one in measured)),
+        protocol_digest=protocols.pop() if len(protocols) == 1 else digest(sorted(protocols)),
+        counts=own,
+    )
+    return whole, base_counts
 
 
 def _of_benchmark(key: str, counts: Sequence[ProblemCounts]) -> list[ProblemCounts]:

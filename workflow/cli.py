@@ -83,9 +83,9 @@ def main() -> None:
     "benchmarks",
     multiple=True,
     callback=several_paths,
-    metavar="NAME=FILE",
+    metavar="NAME[:FORMAT]=FILE",
     help="Problems in a JSONL, JSON, Parquet or CSV file; takes the place of the suite's "
-    "benchmark NAME, or is added. Repeatable.",
+    "benchmark NAME, or is added. FORMAT is its own --answer-format. Repeatable.",
 )
 @click.option(
     "--held-out",
@@ -148,6 +148,20 @@ def main() -> None:
     help="Text with {problem} in it, put to the model as the user's message.  [default: "
     "the problem, then 'Please reason step by step, and put your final answer within "
     "\\boxed{}.']",
+)
+@click.option(
+    "--answer-format",
+    default="boxed",
+    show_default=True,
+    help="Where the answer of a sample stands: boxed, hash (#### 72), phrase ('the answer is "
+    "...'), last (the last number or formula), or auto (the first of these that is there). "
+    "lenient_pass_at_1 is always that of auto. No other samples are drawn for another format.",
+)
+@click.option(
+    "--skip-unreadable-golds",
+    is_flag=True,
+    help="Leave out reference answers that cannot be checked, instead of stopping at them; the "
+    "rest is named BENCHMARK-readableN.",
 )
 @click.option(
     "--engine",

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlready.evaluators.problems import check_answer_format
 from rlready.registry.errors import ConfigError
 from rlready.registry.foreign_files import read_toml
-from rlready.registry.records import CheckpointKind, Recipe
+from rlready.registry.records import AnswerFormat, CheckpointKind, Recipe
 from rlready.workflow.engines import check_engine
 
 DEFAULT_TARGET_SE = 0.01
@@ -24,7 +25,7 @@ class EvaluateConfig:
     Args:
         checkpoint: folder, or hub id `org/name[@revision]`.
         suite: name of a built-in suite or path of a TOML file; None for none.
-        benchmarks: `NAME=FILE` each; added to the suite, or in place of its benchmark NAME.
+        benchmarks: `NAME[:FORMAT]=FILE` each; added to the suite, or in place of its NAME.
         held_out: `[NAME=]FILE` each.
         samples: a problem.
         k: of pass@k, ascending, each at most `samples` unless `adaptive`.
@@ -36,6 +37,10 @@ class EvaluateConfig:
         top_p: share of the probability mass kept.
         max_tokens: a sample is cut after so many tokens.
         prompt_template: file with `{problem}`; None for the default template.
+        answer_format: where the answer of a sample stands, one of `records.ANSWER_FORMATS`; of the
+            benchmarks that have none of their own.
+        skip_unreadable_golds: leave out reference answers that cannot be checked, and problems
+            without another one, instead of stopping at them.
         engine: `auto` or one of `engines.KNOWN_ENGINES`.
         engine_options: `KEY=VALUE` each, what the engine's options are called.
         batch_size: rows drawn together; None picks it by memory.
@@ -65,6 +70,8 @@ class EvaluateConfig:
     top_p: float = 1.0
     max_tokens: int = 2048
     prompt_template: Path | None = None
+    answer_format: AnswerFormat = "boxed"
+    skip_unreadable_golds: bool = False
     engine: str = "auto"
     engine_options: tuple[str, ...] = ()
     batch_size: int | None = None
@@ -90,6 +97,7 @@ class EvaluateConfig:
         self._check_numbers()
         if self.suite is None and not self.benchmarks and not self.held_out:
             object.__setattr__(self, "suite", "math7")
+        check_answer_format(self.answer_format, "--answer-format")
         check_engine(self.engine, self.engine_options)
 
     def to_dict(self) -> dict[str, Any]:

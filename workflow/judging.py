@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
-from rlready.evaluators.sample_files import SampleFolder
+from rlready.evaluators.sample_files import Judged, SampleFolder
 from rlready.evaluators.verify import Verifier, checker_version
-from rlready.registry.records import Sample
+from rlready.registry.records import AnswerFormat, Sample
+
+LENIENT: AnswerFormat = "auto"
+"""The answer format whose pass@1 stands beside that of the format asked for."""
+
+_VERIFY_CHUNK = 8192
+"""Samples verified before their verdicts are written: what a kill costs at most."""
 
 _MOST_WAITING = 64
 """Parts that may wait for their verdicts: their texts are in memory."""
@@ -29,6 +35,7 @@ class Judging:
         folder: of the samples.
         verifier: used by nobody else meanwhile.
         answers: reference answers of each problem, by its id.
+        answer_formats: where the answer of a sample is looked for; each gives a verdict.
     """
 
     def __init__(
@@ -36,8 +43,10 @@ class Judging:
         folder: SampleFolder,
         verifier: Verifier,
         answers: Mapping[str, tuple[str, ...]],
+        answer_formats: Sequence[AnswerFormat] = ("boxed",),
     ) -> None:
         self._folder, self._verifier, self._answers = folder, verifier, answers
+        self._answer_formats = answer_formats
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="judging")
         self._waiting: deque[tuple[Future[None], int]] = deque()
         self.n_judged = 0
@@ -96,5 +105,66 @@ class Judging:
 
     def _judge(self, part: Path, texts: Sequence[tuple[tuple[str, ...], str]]) -> None:
         begin = time.perf_counter()
-        self._folder.judge(part, self._verifier.check(texts), checker_version())
+        judged = _judged(self._verifier, texts, self._answer_formats)
+        self._folder.judge(part, judged, checker_version())
         self.busy_s += time.perf_counter() - begin
+
+
+def answer_formats(asked: AnswerFormat) -> tuple[AnswerFormat, ...]:
+    """The answer format asked for, and the lenient one."""
+    return (asked,) if asked == LENIENT else (asked, LENIENT)
+
+
+def judge_rest(
+    folder: SampleFolder,
+    verifier: Verifier,
+    answers: Mapping[str, tuple[str, ...]],
+    answer_formats: Sequence[AnswerFormat],
+    advance: Callable[[int], None],
+) -> None:
+    """Judge the parts on disk that lack a verdict of this checker.
+
+    Args:
+        folder: of the samples.
+        verifier: used by nobody else meanwhile.
+        answers: reference answers of each problem, by its id.
+        answer_formats: as in `Judging`.
+        advance: told how many more samples are judged.
+    """
+    version = checker_version()
+    for group in _groups(folder.unjudged(version, answer_formats)):
+        texts = [(answers[problem], text) for _, rows in group for problem, text in rows]
+        judged = _judged(verifier, texts, answer_formats, advance)
+        begin = 0
+        for path, rows in group:
+            end = begin + len(rows)
+            own = {name: checked[begin:end] for name, checked in judged.items()}
+            folder.judge(path, own, version)
+            begin = end
+
+
+def _judged(
+    verifier: Verifier,
+    texts: Sequence[tuple[tuple[str, ...], str]],
+    answer_formats: Sequence[AnswerFormat],
+    advance: Callable[[int], None] | None = None,
+) -> Judged:
+    # The first format is the one asked for. Of the others only the answers that it did not find
+    # are left to check.
+    first, *others = answer_formats
+    judged = {first: verifier.check(texts, advance, first)}
+    return judged | {other: verifier.check(texts, answer_format=other) for other in others}
+
+
+def _groups(
+    parts: Iterable[tuple[Path, list[tuple[str, str]]]],
+) -> Iterator[list[tuple[Path, list[tuple[str, str]]]]]:
+    """The parts in groups of about `_VERIFY_CHUNK` samples."""
+    group: list[tuple[Path, list[tuple[str, str]]]] = []
+    for part in parts:
+        group.append(part)
+        if sum(len(rows) for _, rows in group) >= _VERIFY_CHUNK:
+            yield group
+            group = []
+    if group:
+        yield group

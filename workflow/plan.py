@@ -40,6 +40,11 @@ class Plan:
     base: Plan | None = None
     """Of the base model, which is evaluated first."""
 
+    def protocol_of(self, benchmark: Benchmark) -> Protocol:
+        """The protocol with the answer format of the benchmark, if it has one of its own."""
+        own = benchmark.answer_format or self.protocol.answer_format
+        return dataclasses.replace(self.protocol, answer_format=own)
+
 
 def make_plan(
     config: EvaluateConfig, store: Store, clock: Clock, unknown_kind: CheckpointKind = "sft"
@@ -62,7 +67,7 @@ def make_plan(
     # Before torch is imported: files that cannot be used are told in a second, in little memory.
     suite_name, loaded = _load_benchmarks(config)
     heldout_sets = tuple(_load_heldout(option, config.limit) for option in config.held_out)
-    _check_names([b.name for b in loaded], [h.name for h in heldout_sets], suite_name)
+    check_names([b.name for b in loaded], [h.name for h in heldout_sets], suite_name)
     template = load_template(config.prompt_template) if config.prompt_template else DEFAULT_TEMPLATE
     protocol = Protocol(
         prompt_template=template,
@@ -70,6 +75,7 @@ def make_plan(
         top_p=config.top_p,
         max_tokens=config.max_tokens,
         seed=config.seed,
+        answer_format=config.answer_format,
     )
     weights = _checked(config, weights, clock)
     checkpoint = _checkpoint(config, weights, store, unknown_kind)
@@ -184,7 +190,12 @@ def _load_heldout(option: str, limit: int | None) -> HeldoutSet:
     return dataclasses.replace(heldout_set.limit(limit), name=f"{name}-first{limit}")
 
 
-def _check_names(names: Sequence[str], heldout: Sequence[str], suite_name: str) -> None:
+def check_names(names: Sequence[str], heldout: Sequence[str], suite_name: str) -> None:
+    """Return if no two of the names are equal.
+
+    Raises:
+        ConfigError: if two are; their values would be mixed up.
+    """
     every = [*names, *heldout, *([suite_name] if len(names) > 1 else [])]
     twice = sorted({name for name in every if every.count(name) > 1})
     if twice:

@@ -110,7 +110,8 @@ def _value(key: str, hint: Any, given: Any, folder: Path) -> Any:
     if key == "benchmarks":
         source = parse_benchmark_option(text)
         where = source.location
-        return f"{source.name}={folder / where}" if isinstance(where, Path) else text
+        own = f":{source.answer_format}" if source.answer_format else ""
+        return f"{source.name}{own}={folder / where}" if isinstance(where, Path) else text
     if key == "held_out":
         name, file = parse_heldout_option(text)
         return f"{name}={folder / file}"

@@ -10,8 +10,7 @@ Each stage leaves a file that a person can open, and finds what an earlier call 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from rlready.evaluators.proxies import macro_mean, mostly_unmeasured, sample_pro
 from rlready.evaluators.sample_files import SampleFolder
 from rlready.evaluators.sampling import Draw, Sampler
 from rlready.evaluators.verify import Verifier, checker_version
-from rlready.registry.errors import BenchmarkError, StoreError
+from rlready.registry.errors import StoreError
 from rlready.registry.records import (
     Evaluation,
     Proxy,
@@ -35,16 +34,14 @@ from rlready.registry.records import (
 )
 from rlready.registry.store import Store, StoredEvaluation
 from rlready.workflow.adaptive import AdaptiveRounds, even_part
-from rlready.workflow.base_relative import BaseRelative, Counts
+from rlready.workflow.base_relative import BaseRelative, Counts, Measured
 from rlready.workflow.config import EvaluateConfig
 from rlready.workflow.engines import LocalModel, loss_dtype, open_sampler
-from rlready.workflow.judging import Judging
+from rlready.workflow.golds import with_readable_golds
+from rlready.workflow.judging import LENIENT, Judging, answer_formats, judge_rest
 from rlready.workflow.plan import Plan, make_plan, with_base_as_parent
 from rlready.workflow.progress import Clock
 from rlready.workflow.token_losses import scored_tokens
-
-_VERIFY_CHUNK = 8192
-"""Samples verified before their verdicts are written: what a kill costs at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +54,8 @@ class Report:
     n_drawn: int
     n_found: int
     stages: Mapping[str, Mapping[str, float | int]]
+    bounds: Mapping[str, Mapping[str, Mapping[str, float | int]]] = field(default_factory=dict)
+    """Where samples are UNSCORED: by benchmark and pass@k, see `SampleProxies.bounds`."""
     warnings: Sequence[str] = field(default_factory=tuple)
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,6 +76,10 @@ class Report:
             "is_new": self.stored.is_new,
             "metrics": metrics,
             "verdicts": {name: dict(counts) for name, counts in self.verdicts.items()},
+            "bounds": {
+                benchmark: {name: dict(ends) for name, ends in own.items()}
+                for benchmark, own in self.bounds.items()
+            },
             "samples": {"drawn": self.n_drawn, "found": self.n_found},
             "stages": {name: dict(stage) for name, stage in self.stages.items()},
             "warnings": list(self.warnings),
@@ -135,7 +138,8 @@ class Evaluator:
         self._warnings: list[str] = []
         self._n_drawn = self._n_found = 0
         self.counts: dict[str, list[ProblemCounts]] = {}
-        """What the samples gave so far, by the benchmark's digest."""
+        """What the samples gave so far, by the benchmark's name."""
+        self._bounds: dict[str, dict[str, dict[str, float | int]]] = {}
         self._count_files: dict[str, Path] = {}
         self._references: dict[str, str] = {}
         self._adaptive: dict[str, AdaptiveRounds] = {}
@@ -148,7 +152,7 @@ class Evaluator:
         judged: list[list[ProblemSamples]] = []
         try:
             with Verifier() as verifier:
-                self._check_golds(verifier)
+                plan = self._plan = with_readable_golds(plan, verifier, self._warn)
                 judged += [self._judged_samples(b, verifier) for b in plan.benchmarks]
         finally:
             # What comes next may need the device that the engine holds.
@@ -170,7 +174,8 @@ class Evaluator:
             proxies=tuple(proxies),
             config={
                 **plan.config.to_dict(),
-                "protocol": dataclasses.asdict(plan.protocol),
+                "protocol": plan.protocol.to_dict(),
+                **self._answer_formats(),
                 "checker": checker_version(),
                 "engine_used": {**self._engine, **self._loss_engine()},
             },
@@ -186,16 +191,14 @@ class Evaluator:
             n_drawn=self._n_drawn,
             n_found=self._n_found,
             stages={name: stage.to_dict() for name, stage in self._clock.stages.items()},
+            bounds=self._bounds,
             warnings=self._warnings,
         )
 
-    def _check_golds(self, verifier: Verifier) -> None:
-        for benchmark in self._plan.benchmarks:
-            try:
-                verifier.check_golds(benchmark.problems)
-            except BenchmarkError as error:
-                what = f"benchmark {benchmark.name}: {error.what}"
-                raise BenchmarkError(what, why=error.why, fix=error.fix) from error
+    def _answer_formats(self) -> dict[str, Any]:
+        """The answer formats of the benchmarks that have one of their own, for the record."""
+        own = {b.name: b.answer_format for b in self._plan.benchmarks if b.answer_format}
+        return {"answer_formats": own} if own else {}
 
     def _judged_samples(self, benchmark: Benchmark, verifier: Verifier) -> list[ProblemSamples]:
         plan = self._plan
@@ -209,13 +212,14 @@ class Evaluator:
                 wanted = dict.fromkeys((p.id for p in benchmark.problems), plan.config.samples)
                 problems = self._complete(benchmark, folder, verifier, wanted)
             counts = [problem.counts for problem in problems]
-            self.counts[benchmark.digest] = counts
-            self._count_files[benchmark.name] = folder.write_counts(counts)
+            self.counts[benchmark.name] = counts
+            asked = self._plan.protocol_of(benchmark).answer_format
+            self._count_files[benchmark.name] = folder.write_counts(counts, asked)
         self._references[f"samples/{benchmark.name}"] = folder.path.resolve().as_uri()
         return problems
 
     def _folder(self, benchmark: Benchmark) -> SampleFolder:
-        path = self._root / f"{benchmark.digest}-{self._plan.protocol.digest}"
+        path = self._root / f"{benchmark.digest}-{self._plan.protocol.draws_digest}"
         return SampleFolder(path, [problem.id for problem in benchmark.problems])
 
     def _with_entropy(
@@ -245,7 +249,15 @@ class Evaluator:
                     on_progress=advance.to,
                 )
             folder.add_entropies(found)
-            return folder.judged({p.problem_id: len(p.verdicts) for p in problems})
+            return self._judged(
+                benchmark, folder, {p.problem_id: len(p.verdicts) for p in problems}
+            )
+
+    def _judged(
+        self, benchmark: Benchmark, folder: SampleFolder, wanted: Mapping[str, int]
+    ) -> list[ProblemSamples]:
+        """So many samples of each problem with their strict and lenient verdicts."""
+        return folder.judged(wanted, self._plan.protocol_of(benchmark).answer_format, LENIENT)
 
     def _complete(
         self,
@@ -261,13 +273,14 @@ class Evaluator:
         while self._warn_damaged(folder):
             self._draw_missing(benchmark, folder, verifier, wanted)
             self._judge(benchmark, folder, verifier)
-        return folder.judged(wanted)
+        return self._judged(benchmark, folder, wanted)
 
     def _adaptive_samples(
         self, benchmark: Benchmark, folder: SampleFolder, verifier: Verifier
     ) -> list[ProblemSamples]:
         """Judged samples, as many of each problem as pass@k needs."""
-        rounds = AdaptiveRounds(self._plan.config, benchmark, folder.path, self._warn)
+        asked = self._plan.protocol_of(benchmark).answer_format
+        rounds = AdaptiveRounds(self._plan.config, benchmark, folder.path, self._warn, asked)
         self._clock.say(f"{benchmark.name}: {rounds.history}")
         self._adaptive[benchmark.name] = rounds
         wanted = folder.n_there()
@@ -305,7 +318,8 @@ class Evaluator:
         answers = {problem.id: problem.answers for problem in benchmark.problems}
         note = f" ({n_there:,} found)" if n_there else ""
         label = f"Sampling {benchmark.name}{note}"
-        with Judging(folder, verifier, answers) as judging:
+        asked = self._plan.protocol_of(benchmark).answer_format
+        with Judging(folder, verifier, answers, answer_formats(asked)) as judging:
             with self._clock.stage("sampling", label, n_missing, "samples") as advance:
                 for samples in sampler.draw(draws, self._plan.protocol, advance):
                     judging.add(folder.add(samples), samples)
@@ -323,46 +337,47 @@ class Evaluator:
             judging.finish(advance)
 
     def _judge(self, benchmark: Benchmark, folder: SampleFolder, verifier: Verifier) -> None:
-        version = checker_version()
+        formats = answer_formats(self._plan.protocol_of(benchmark).answer_format)
         answers = {problem.id: problem.answers for problem in benchmark.problems}
-        total = folder.n_unjudged(version)
+        total = folder.n_unjudged(checker_version(), formats)
         if not total:
             return
         label = f"Verifying {benchmark.name}"
         with self._clock.stage("verification", label, total, "answers") as advance:
-            for group in _groups(folder.unjudged(version)):
-                items = [(answers[problem], text) for _, rows in group for problem, text in rows]
-                checked = iter(verifier.check(items, advance))
-                for path, rows in group:
-                    own = list(itertools.islice(checked, len(rows)))
-                    folder.judge(path, own, version)
+            judge_rest(folder, verifier, answers, formats, advance)
 
     def _proxies(self, benchmark: Benchmark, problems: Sequence[ProblemSamples]) -> list[Proxy]:
-        protocol_digest, ks = self._plan.protocol.digest, self._plan.config.k
+        protocol_digest, ks = self._plan.protocol_of(benchmark).digest, self._plan.config.k
         rounds = self._adaptive.get(benchmark.name)
         estimates: list[Proxy] = []
         if rounds is not None:
             estimates = rounds.proxies(problems, protocol_digest)
             problems = even_part(problems)
             ks = tuple(k for k in ks if k <= len(problems[0].verdicts))
-        found, undefined = sample_proxies(
-            benchmark.name, benchmark.digest, protocol_digest, problems, ks
-        )
-        for error in undefined:
-            self._warn(f"left out: {error}")
-        for text in mostly_unmeasured(found, self._plan.protocol.max_tokens):
+        found = sample_proxies(benchmark.name, benchmark.digest, protocol_digest, problems, ks)
+        for note in found.notes:
+            self._warn(note)
+        for text in mostly_unmeasured(found.proxies, self._plan.protocol.max_tokens):
             self._warn(text)
-        return [*found, *estimates]
+        if found.bounds:
+            self._bounds[benchmark.name] = found.bounds
+        return [*found.proxies, *estimates]
 
     def _base_proxies(self) -> list[Proxy]:
         """What needs the base model."""
         if self._base is None:
             return []
         plan = self._plan
-        names = {benchmark.digest: benchmark.name for benchmark in plan.benchmarks}
-        found = self._base.coverage_proxies(
-            self.counts, names, plan.suite_name, plan.protocol.digest, self._warn
-        )
+        measured = [
+            Measured(
+                name=benchmark.name,
+                digest=benchmark.digest,
+                protocol_digest=plan.protocol_of(benchmark).digest,
+                counts=self.counts[benchmark.name],
+            )
+            for benchmark in plan.benchmarks
+        ]
+        found = self._base.coverage_proxies(measured, plan.suite_name, self._warn)
         found += self._base.weight_proxies(self._warn)
         read = [self._tokens(heldout_set) for heldout_set in plan.heldout_sets]
         own = [
@@ -461,7 +476,7 @@ class Evaluator:
                 "digest": benchmark.digest,
                 "source": benchmark.source,
             },
-            "protocol": dataclasses.asdict(plan.protocol),
+            "protocol": dataclasses.replace(plan.protocol, answer_format="boxed").to_dict(),
         }
 
     def _warn(self, text: str) -> None:
@@ -475,20 +490,6 @@ class Evaluator:
         for path in damaged:
             self._warn(f"{path.name} is damaged and was set aside; its samples are drawn again")
         return bool(damaged)
-
-
-def _groups(
-    parts: Iterable[tuple[Path, list[tuple[str, str]]]],
-) -> Iterator[list[tuple[Path, list[tuple[str, str]]]]]:
-    """The parts in groups of about `_VERIFY_CHUNK` samples."""
-    group: list[tuple[Path, list[tuple[str, str]]]] = []
-    for part in parts:
-        group.append(part)
-        if sum(len(rows) for _, rows in group) >= _VERIFY_CHUNK:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def _count_verdicts(problems: Sequence[ProblemSamples]) -> dict[str, int]:

@@ -162,9 +162,9 @@ def measure(folder: Path, profile: Profile) -> list[Proxy]:
     proxies: list[Proxy] = []
     for name, own in sets.items():
         problems = [_judged(item, samples[item.id]) for item in own]
-        found, undefined = sample_proxies(name, content_digest(own), drawn_by.digest, problems, ks)
-        assert not undefined  # the exact verifier never fails
-        proxies += found
+        found = sample_proxies(name, content_digest(own), drawn_by.digest, problems, ks)
+        assert not found.notes  # the exact verifier never fails
+        proxies += found.proxies
     proxies += macro_mean(MEAN, proxies)
     return [*proxies, *_losses(model, tokenizer, profile)]
 

@@ -32,12 +32,41 @@ def evaluation_view(report: Report, width: int) -> RenderableType:
     lines = [
         f"samples: {report.n_drawn:,} drawn now, {report.n_found:,} found",
         *verdicts,
+        *_gap_lines(report.evaluation.proxies),
+        *_bounds_lines(report.bounds),
         *(_stage_line(name, stage) for name, stage in report.stages.items()),
         f"checkpoint {checkpoint.id[:12]} ({checkpoint.name}): {state}; "
         f"model {report.stored.model_id}, run {report.stored.run_id}",
     ]
     tables = proxy_tables(report.evaluation.proxies, checkpoint.name, width)
     return Group(*tables, *map(_plain, lines))
+
+
+def _gap_lines(proxies: Sequence[Proxy]) -> Iterator[str]:
+    """Strict and lenient pass@1 and the format gap of each benchmark, where they differ."""
+    cells = {(proxy.benchmark, proxy.name): proxy for proxy in proxies}
+    for (benchmark, name), gap in cells.items():
+        strict = cells.get((benchmark, "pass_at_1"))
+        lenient = cells.get((benchmark, "lenient_pass_at_1"))
+        if name == "format_gap" and gap.value and strict and lenient:
+            yield (
+                f"{benchmark}: pass@1 is {_value(strict)} in the answer format asked for and "
+                f"{_value(lenient)} with the answer wherever it stands; format gap {_value(gap)}"
+            )
+
+
+def _bounds_lines(
+    bounds: Mapping[str, Mapping[str, Mapping[str, float | int]]],
+) -> Iterator[str]:
+    """Between what a pass@k lies, whatever the UNSCORED samples are."""
+    for benchmark, own in bounds.items():
+        for name, ends in own.items():
+            n = int(ends["n_left_out"])
+            left_out = f"; leaves {n} problem{'s' if n > 1 else ''} out" if n else ""
+            yield (
+                f"{benchmark}: {name} of all problems is {ends['lower']:.4f} if every unscored "
+                f"sample is wrong, {ends['upper']:.4f} if every one is right{left_out}"
+            )
 
 
 def list_view(stored: Sequence[StoredCheckpoint], experiment: str) -> RenderableType:
