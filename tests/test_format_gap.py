@@ -27,7 +27,7 @@ from rlready.testbed.model import untrained_checkpoint
 from rlready.workflow import steps
 from rlready.workflow.config import EvaluateConfig
 from rlready.workflow.progress import Clock
-from rlready.workflow.steps import Report
+from rlready.workflow.report import Report
 from rlready.workflow.views import evaluation_view
 
 C, W, P, U = Verdict.CORRECT, Verdict.INCORRECT, Verdict.UNPARSED, Verdict.UNSCORED

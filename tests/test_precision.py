@@ -21,7 +21,8 @@ from rlready.registry.store import MemoryStore
 from rlready.testbed.model import untrained_checkpoint
 from rlready.workflow.config import EvaluateConfig
 from rlready.workflow.progress import Clock
-from rlready.workflow.steps import Report, evaluate
+from rlready.workflow.report import Report
+from rlready.workflow.steps import evaluate
 from rlready.workflow.views import proxy_tables
 
 

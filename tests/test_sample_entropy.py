@@ -24,7 +24,8 @@ from rlready.workflow import steps
 from rlready.workflow.config import EvaluateConfig
 from rlready.workflow.engines import LocalModel
 from rlready.workflow.progress import Clock
-from rlready.workflow.steps import Report, evaluate
+from rlready.workflow.report import Report
+from rlready.workflow.steps import evaluate
 
 TEMPLATE = "{problem}"
 N_SAMPLES = 6

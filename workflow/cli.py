@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rlready.workflow.config import EvaluateConfig
-    from rlready.workflow.steps import Report
+    from rlready.workflow.report import Report
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rlready.registry.records import Outcome, Proxy
     from rlready.registry.store import StoredCheckpoint
     from rlready.workflow.outcome import OutcomeReport
-    from rlready.workflow.steps import Report
+    from rlready.workflow.report import Report
 
 
 def evaluation_view(report: Report, width: int) -> RenderableType:

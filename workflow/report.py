@@ -1,0 +1,52 @@
+"""What an evaluation found and where it went: the contract of `rlready evaluate --json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlready.registry.records import Evaluation
+from rlready.registry.store import StoredEvaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What an evaluation found, and where it went."""
+
+    evaluation: Evaluation
+    stored: StoredEvaluation
+    verdicts: Mapping[str, Mapping[str, int]]
+    n_drawn: int
+    n_found: int
+    stages: Mapping[str, Mapping[str, float | int]]
+    bounds: Mapping[str, Mapping[str, Mapping[str, float | int]]] = field(default_factory=dict)
+    """Where samples are UNSCORED: by benchmark and pass@k, see `SampleProxies.bounds`."""
+    warnings: Sequence[str] = field(default_factory=tuple)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as one JSON object: the contract of `rlready evaluate --json`."""
+        metrics: dict[str, dict[str, Any]] = {}
+        for proxy in self.evaluation.proxies:
+            metrics.setdefault(proxy.benchmark, {})[proxy.name] = {
+                "value": proxy.value,
+                "se": proxy.se,
+                **({} if proxy.se_within is None else {"se_within": proxy.se_within}),
+            }
+        return {
+            "checkpoint_id": self.evaluation.checkpoint.id,
+            "name": self.evaluation.checkpoint.name,
+            "model_id": self.stored.model_id,
+            "run_id": self.stored.run_id,
+            "evaluation_id": self.stored.evaluation_id,
+            "is_new": self.stored.is_new,
+            "metrics": metrics,
+            "verdicts": {name: dict(counts) for name, counts in self.verdicts.items()},
+            "bounds": {
+                benchmark: {name: dict(ends) for name, ends in own.items()}
+                for benchmark, own in self.bounds.items()
+            },
+            "samples": {"drawn": self.n_drawn, "found": self.n_found},
+            "stages": {name: dict(stage) for name, stage in self.stages.items()},
+            "warnings": list(self.warnings),
+        }
