@@ -47,7 +47,7 @@ _LONGEST_S = 4 * 3600
 
 def main() -> int:
     """Run, keep and write; 1 if a script failed."""
-    scripts = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.py"))}
+    scripts = {path.stem: path for path in sorted(Path(__file__).parent.glob("[!_]*.py"))}
     del scripts[_THIS]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the short form of each")
