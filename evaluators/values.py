@@ -8,11 +8,10 @@ of a billion bits; what would not even fit there raises `TooLarge` at once. What
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
-
-from rlready.evaluators.answers import significant_digits
 
 # Exact fractions up to this size (about 30,000 digits) cost milliseconds.
 MAX_EXACT_BITS = 100_000
@@ -34,6 +33,10 @@ class TooLarge(Exception):
 
 class Unknown(Exception):
     """Something that this module does not evaluate."""
+
+
+class Undefined(Unknown):
+    """An expression without a value at one point: 1/x at 0."""
 
 
 # --- exact ------------------------------------------------------------------------------------
@@ -107,29 +110,6 @@ def _decimal_text(number: Any) -> str:
     return str(sstr(number, full_prec=True))
 
 
-def decimal_digits(node: Any) -> int | None:
-    r"""Significant digits if the expression is one written decimal; None if it is exact.
-
-    A decimal may have a sign, a power of ten or a percent sign. In a longer expression
-    (`2.5 \sqrt 2`) a decimal is taken at its word.
-    """
-    if node.is_Float:
-        digits = _decimal_text(node).split("e")[0].replace(".", "").lstrip("-0").rstrip("0")
-        return significant_digits(digits)
-    if not node.is_Mul:
-        return None
-    floats = [part for part in node.args if part.is_Float]
-    rest = [part for part in node.args if not part.is_Float]
-    if len(floats) == 1 and all(_is_scale(part) for part in rest):
-        return decimal_digits(floats[0])
-    return None
-
-
-def _is_scale(node: Any) -> bool:
-    is_power = node.is_Pow and node.base == 10 and node.exp.is_Integer
-    return is_power or node == -1 or type(node).__name__ == "UnevaluatedExpr"
-
-
 # --- floating point with a wide exponent ------------------------------------------------------
 
 _PLAIN = ("exp", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "asin", "acos", "atan")
@@ -162,7 +142,7 @@ class Evaluation:
         """
         result = self._value(node)
         if not self.context.isfinite(result):
-            raise Unknown(str(type(node).__name__))
+            raise Undefined(str(type(node).__name__))
         if result:
             magnitude = abs(self.context.mag(result))
             if magnitude > MAX_EXPONENT_BITS:
@@ -183,14 +163,19 @@ class Evaluation:
             return context.mpc(0, 1)
         if name == "Symbol" and node.name in self.at:
             return self.context.convert(self.at[node.name])
+        values = [self.value(part) for part in node.args]
+        if getattr(node, "is_Function", False) and not _is_defined(node):
+            return self._undefined(name, values)
         rule = getattr(self, f"_{name}", None)
         if rule is None and name not in _PLAIN + _PERIODIC:
             raise Unknown(name)
-        values = [self.value(part) for part in node.args]
+        if name == "Pow" and self._is_odd_root(values[0], node):
+            sign = -1 if exact_value(node.exp).numerator % 2 else 1  # type: ignore[union-attr]
+            return sign * self._Pow(-values[0], values[1])
         try:
             return rule(*values) if rule else self._function(name, *values)
         except (ArithmeticError, ValueError, TypeError) as error:
-            raise Unknown(f"{name}: {error}") from error
+            raise Undefined(f"{name}: {error}") from error
 
     def _function(self, name: str, x: Any) -> Any:
         if name in _PERIODIC and x and self.context.mag(x) > MAX_PERIODIC_BITS:
@@ -198,6 +183,19 @@ class Evaluation:
         if name == "exp":
             return self._Pow(+self.context.e, x)
         return getattr(self.context, name)(x)
+
+    def _is_odd_root(self, base: Any, node: Any) -> bool:
+        """Whether a real root is meant: the cube root of -8 is -2."""
+        exponent = exact_value(node.exp) if node.exp.is_number else None
+        if exponent is None or exponent.denominator == 1 or exponent.denominator % 2 == 0:
+            return False
+        return not self.context.im(base) and bool(self.context.re(base) < 0)
+
+    def _undefined(self, name: str, values: list[Any]) -> Any:
+        r"""A number for `f(2)`: arbitrary, the same for equal arguments, and no other expression's."""
+        rounded = [self.context.nstr(self.context.chop(value, 1e-40), 40) for value in values]
+        rng = random.Random(f"{name} {rounded}")
+        return 1 + self.context.mpf(rng.getrandbits(200)) / self.context.mpf(2) ** 200
 
     def _Add(self, *values: Any) -> Any:
         return self.context.fsum(values)
@@ -209,7 +207,7 @@ class Evaluation:
         context = self.context
         if not base:
             if context.re(exponent) <= 0:
-                raise Unknown("0 to a power that is not positive")
+                raise Undefined("0 to a power that is not positive")
             return context.zero
         if exponent and context.mag(exponent) > 64:
             raise TooLarge("an exponent of over 64 bits")
@@ -262,11 +260,17 @@ class Evaluation:
         return x - modulus * self.context.floor(self._on_grid(x / modulus))
 
 
-def agree(one: Any, other: Any, at: dict[str, complex]) -> tuple[bool, bool]:
-    """Whether two expressions have the same value at a point, and whether it is sure.
+def _is_defined(node: Any) -> bool:
+    return type(node).__module__.startswith("sympy.functions")
 
-    Not sure are values that agree in their leading bits but are too long to see the last, and
-    differences between complex values, where the branch may differ.
+
+def compare_at(one: Any, other: Any, at: dict[str, complex]) -> tuple[bool, bool, int]:
+    """Whether two expressions have the same value at a point, whether it is sure, how many are real.
+
+    Not sure are values that agree in their leading bits but are too long to see the last.
+
+    Raises:
+        TooLarge, Unknown: as `Evaluation.value`.
     """
     evaluation = Evaluation(at)
     one_value, other_value = evaluation.value(one), evaluation.value(other)
@@ -278,6 +282,6 @@ def agree(one: Any, other: Any, at: dict[str, complex]) -> tuple[bool, bool]:
     size = max(abs(one_value), abs(other_value))
     if is_exact:
         size = max(size, context.mpf(2) ** evaluation.scale)
-    same = abs(one_value - other_value) <= unit * size
-    is_real = not any(abs(context.im(value)) > unit * size for value in (one_value, other_value))
-    return bool(same), is_exact if same else is_real
+    same = bool(abs(one_value - other_value) <= unit * size)
+    n_real = sum(bool(abs(context.im(v)) <= unit * size) for v in (one_value, other_value))
+    return same, is_exact or not same, n_real

@@ -30,7 +30,7 @@ from importlib.metadata import version
 from types import TracebackType
 from typing import Any
 
-from rlready.evaluators import answer_place, answers, equality, values
+from rlready.evaluators import answer_place, answers, values
 from rlready.evaluators.workers import Failure, Pool
 from rlready.registry.errors import BenchmarkError, ConfigError
 from rlready.registry.records import AnswerFormat, Problem, Verdict
@@ -256,11 +256,12 @@ class Judge:
 
         # Imports take a second; they belong to the start, not to the first task.
         importlib.import_module("math_verify")
+        equality = importlib.import_module("rlready.evaluators.equality")
 
         # It logs each timeout and each input that it cannot parse; hundreds of lines a benchmark.
         logging.disable(logging.CRITICAL)
         warnings.simplefilter("ignore")
-        self._gold = functools.lru_cache(maxsize=512)(self._parse_gold)
+        self._algebra = equality.FormulaAlgebra()
 
     def __call__(self, task: str, gold: str, answer: str) -> bool | str:
         """True, false, or why the gold itself cannot be judged.
@@ -272,88 +273,28 @@ class Judge:
         """
         if task == "gold":
             return self._accepts_itself(gold)
-        gold_tree, gold_excess = self._gold(gold)
-        answer_tree, answer_excess = _parse_affordable(answer)
+        gold, answer = answers.rewritten(gold), answers.rewritten(answer)
+        gold_excess = self._excess(gold)
         if gold_excess:
             return f"the gold has {gold_excess}"
-        if answer_excess:
+        if self._excess(answer):
             return False
         try:
-            same = _equal(gold_tree, answer_tree)
+            return bool(self._algebra.equal(gold, answer))
         except values.TooLarge as excess:
             return f"too large to compare: {excess}"
-        return _by_math_verify(gold_tree, answer_tree) if same is None else same
 
     def _accepts_itself(self, gold: str) -> bool | str:
         decided = answers.over_cap(gold)
         if decided:
             return decided
-        tree, _ = self._gold(gold)
-        return bool(tree) and (_is_word(tree) or self("answer", gold, f" {gold} ") is True)
+        text = answers.rewritten(gold)
+        return self._excess(text) or bool(text)
 
-    def _parse_gold(self, gold: str) -> tuple[list[Any], str | None]:
-        return _parse_affordable(gold)
-
-
-def _parse_affordable(answer: str) -> tuple[list[Any], str | None]:
-    """The parsed answer, and which cap its algebra breaks."""
-    parsed = _parse(answer)
-    try:
-        for tree in parsed:
-            if not isinstance(tree, str):
-                equality.require_affordable(tree)
-    except values.TooLarge as excess:
-        return parsed, str(excess)
-    return parsed, None
-
-
-def _parse(answer: str) -> list[Any]:
-    r"""What math-verify makes of `\boxed{answer}`: an expression and the text; often only the text.
-
-    Only LaTeX, and only the whole of it: by default it would look for the last number of a text
-    that it cannot parse, and find 5 in `x \equiv 3 \pmod 5`.
-    """
-    from math_verify import LatexExtractionConfig, parse
-
-    config = LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False)
-    found = parse(
-        f"\\boxed{{{answers.tidy(answer)}}}",
-        [config],
-        extraction_mode="first_match",
-        parsing_timeout=None,
-    )
-    return list(found)
-
-
-def _is_word(parsed: Sequence[Any]) -> bool:
-    return all(isinstance(tree, str) and tree for tree in parsed)
-
-
-def _equal(gold: Sequence[Any], answer: Sequence[Any]) -> bool | None:
-    if not gold or not answer or isinstance(gold[0], str) or isinstance(answer[0], str):
+    def _excess(self, text: str) -> str | None:
+        """Which cap the algebra of a rewritten text breaks, in words."""
+        try:
+            self._algebra.require_affordable(text)
+        except values.TooLarge as excess:
+            return str(excess)
         return None
-    return equality.equal(gold[0], answer[0])
-
-
-def _by_math_verify(gold: list[Any], answer: list[Any]) -> bool:
-    return any(_is_pair_equal(one, other) for one in gold for other in answer)
-
-
-def _is_pair_equal(gold: Any, answer: Any) -> bool:
-    from math_verify import verify
-
-    try:
-        # An inequality and the interval that it describes are one answer, whichever the gold is.
-        return bool(
-            verify(
-                gold,
-                answer,
-                allow_set_relation_comp=True,
-                timeout_seconds=None,
-                raise_on_error=True,
-            )
-        )
-    except (MemoryError, RecursionError):
-        raise
-    except Exception:  # sympy raises all kinds where a comparison makes no sense
-        return False

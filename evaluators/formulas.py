@@ -1,0 +1,93 @@
+r"""Formulas as the parser reads them, and only those that it reads whole.
+
+    parse_formula(r"\frac{x}{2}")           ->  x/2
+    parse_formula(r"3 \text{hours}")        ->  None: a word
+    parse_formula(r"f'(x)")                 ->  None: the parser would drop the prime
+
+math-verify's own preparation drops what follows a first `\text`, rewrites words and signs, and cuts
+chains of equations. None of it runs here: the parser is given a text of nothing but what it knows,
+and its grammar takes all of it or none.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+FUNCTION_NAMES = (
+    "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech csch "
+    "arsinh arcosh artanh ln log exp"
+)
+_GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon "
+    "phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega vartheta"
+)
+_OTHERS = (
+    "frac sqrt cdot times div infty binom lfloor rfloor lceil rceil sum prod int lim to max min gcd lcm"
+)
+_KNOWN = frozenset(f"{FUNCTION_NAMES} {_GREEK} {_OTHERS}".split())
+_TOKEN = re.compile(r"\\[A-Za-z]+|\\%|[0-9]+\.?[0-9]*|\.[0-9]+|[A-Za-z]|[-+*/^_(){}|!\[\],\s]")
+_DETERMINANT = re.compile(r"\\(?:begin|end)\{vmatrix\}|&|\\\\")
+_FUNCTION = rf"\\(?:{'|'.join(FUNCTION_NAMES.split())})(?![a-z])"
+# The parser reads `\sin x \cdot \cos x` as the sine of a product.
+_TIMES_BEFORE_FUNCTION = re.compile(rf"(?:\\cdot|\\times|\*)\s*(?={_FUNCTION})")
+_POWER_IN_PARENTHESES = re.compile(r"\^\s*\(")
+
+
+def parse_formula(text: str) -> Any:
+    """Return the parsed expression; None if the parser does not read the whole text.
+
+    Args:
+        text: rewritten, within the caps.
+
+    Raises:
+        MemoryError, RecursionError: from the parser.
+    """
+    if not _is_readable(text):
+        return None
+    from latex2sympy2_extended import latex2sympy
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+
+    prepared = _TIMES_BEFORE_FUNCTION.sub(" ", _braced_powers(text)).replace(r"\lg ", r"\log ")
+    try:
+        tree = latex2sympy(
+            prepared,
+            is_real=True,
+            convert_degrees=False,
+            normalization_config=None,
+            conversion_config=ConversionConfig(lowercase_symbols=False),
+        )
+    except (MemoryError, RecursionError):
+        raise
+    except Exception:  # the grammar, or sympy on the way: not a formula
+        return None
+    return tree if _is_expression(tree) else None
+
+
+def _is_readable(text: str) -> bool:
+    text = _DETERMINANT.sub(" ", text) if "vmatrix" in text else text
+    place = 0
+    while place < len(text):
+        token = _TOKEN.match(text, place)
+        if token is None or (token[0][0] == "\\" and token[0] != r"\%" and token[0][1:] not in _KNOWN):
+            return False
+        place = token.end()
+    # Two numbers side by side (5 5, 1.5.2) are not a product to anybody but the parser.
+    return bool(text.strip()) and not re.search(r"[0-9.]\s+[0-9.]|[0-9]\.[0-9]*\.|[-+*/^]\s*$", text)
+
+
+def _is_expression(tree: Any) -> bool:
+    return hasattr(tree, "free_symbols") and not isinstance(tree, (str, bool))
+
+
+def _braced_powers(text: str) -> str:
+    """`2^(1/4)` as `2^{1/4}`: the exponent is the whole of the parentheses."""
+    while match := _POWER_IN_PARENTHESES.search(text):
+        depth, place = 1, match.end()
+        while place < len(text) and depth:
+            depth += (text[place] == "(") - (text[place] == ")")
+            place += 1
+        if depth:
+            return text
+        text = f"{text[: match.start()]}^{{{text[match.end() : place - 1]}}}{text[place:]}"
+    return text
