@@ -120,8 +120,8 @@ def _signs(text: str) -> tuple[str, str]:
     return upper, lower
 
 
-_BRACKETS = {"(": "(", "[": "[", "]": "(", r"\{": "{", "{": "{", r"\langle": "<"}
-_CLOSERS = {")": ")", "]": "]", "[": ")", r"\}": "}", "}": "}", r"\rangle": ">"}
+_BRACKETS = {"(": "(", "[": "[", r"\{": "{", "{": "{", r"\langle": "<"}
+_CLOSERS = {")": ")", "]": "]", r"\}": "}", "}": "}", r"\rangle": ">"}
 
 
 def _bracketed(text: str) -> Form | None:
@@ -145,11 +145,9 @@ def _bracketed(text: str) -> Form | None:
         return None
     if len(parts) == 2 and left in "([" and right in ")]":
         return Form("pair", tuple(parts), left + right)
-    if len(parts) > 2 and left + right in ("()", "[]") and first[0] != "]":
+    if len(parts) > 2 and left + right in ("()", "[]"):
         return Form("tuple", tuple(parts), "()")
-    if not marks and left + right == "()" and first[0] == "(":
-        return read_form(inner)
-    if not marks and left + right == "[]" and first[0] == "[":
+    if not marks and left + right in ("()", "[]"):
         return read_form(inner)
     return None
 
@@ -241,7 +239,8 @@ _UNIT_START = re.compile(
     r"\s*(?:/\s*)?(?:\(\s*)?(?:\\frac\s*\{\s*(?:\\mu\s*)?)?(?:\\mu\s*)?\\text\{"
 )
 _BARE_UNIT = re.compile(
-    r"(?P<value>.*[0-9}).]|.*\\pi)(?P<gap>\s*)(?P<unit>(?:[kcmd]?m|[mk]?g|s|[mM]?L|h|N|J|W|V|K)(?:\s*\^\s*\{?[234]\}?)?(?:\s*/\s*(?:s|h|m|kg|g|L)(?:\s*\^\s*\{?[234]\}?)?)?)"
+    r"(?P<value>.*[0-9}).]|.*\\pi)(?P<gap>\s*)(?P<unit>(?:[kcmd]?m|[mk]?g|s|[mM]?L|h|N|J|W|V|K)(?:\s*\^\s*\{?[234]\}?)?(?:\s*/\s*(?:s|h|m|kg|g|L)(?:\s*\^\s*\{?[234]\}?)?)?"
+    r"|\\frac\{(?:[kc]?m|k?g|J|N)\}\{(?:s|h|m|kg|g|L)(?:\s*\^\s*\{?[234]\}?)?\})"
 )
 
 
@@ -292,5 +291,5 @@ def with_bare_unit(text: str) -> str | None:
         return None
     if re.search(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", match["value"])):
         return None
-    unit = re.sub(r"[A-Za-z]+", lambda m: rf"\text{{{m[0]}}}", match["unit"])
+    unit = re.sub(r"(?<![\\A-Za-z])[A-Za-z]+", lambda m: rf"\text{{{m[0]}}}", match["unit"])
     return f"{match['value']} {unit}"

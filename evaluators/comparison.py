@@ -213,7 +213,7 @@ class Comparison:
             return self._equal_structures(gold_form, form)
         if kinds == ("single", "single"):
             return self._equal_singles(gold_form.parts[0], form.parts[0])
-        return self._point_equals(gold, gold_form, answer, form)
+        return self._one_of_a_kind(gold, gold_form, answer, form)
 
     def _equal_singles(self, gold: str, answer: str) -> bool:
         decided = settled(gold, answer)
@@ -228,6 +228,14 @@ class Comparison:
         if point and other and point[0] == other[0]:
             return self.equal(point[1], other[1])
         return self._algebra.same_formula(_as_formula(gold), _as_formula(answer))
+
+    def _one_of_a_kind(self, gold: str, gold_form: Form, answer: str, form: Form) -> bool:
+        """Whether a structure and a formula are one, as `{5}` and 5, `P(3,4)` and `(3,4)` are."""
+        if gold_form.kind == "set" and len(gold_form.parts) == 1:
+            return self.equal(gold_form.parts[0], answer)
+        if form.kind == "set" and len(form.parts) == 1:
+            return self.equal(gold, form.parts[0])
+        return self._point_equals(gold, gold_form, answer, form)
 
     def _point_equals(self, gold: str, gold_form: Form, answer: str, form: Form) -> bool:
         """Whether `P(3,4)` and `(3,4)` are one: only one of both is named."""
@@ -268,11 +276,13 @@ class Comparison:
     def _equal_lists(self, gold: Form, answer: Form) -> bool:
         if {gold.mark, answer.mark} == {"or", "and"}:
             return False
+        if _has_names(gold.parts) != _has_names(answer.parts):
+            return self._all_equal(gold.parts, answer.parts)
         golds, answers = _without_name(gold.parts), _without_name(answer.parts)
         if (golds is gold.parts) != (answers is answer.parts):
             # One of both has a name for all: n = 2, 3, 4 and 2, 3, 4.
             return self._same_members(golds, answers)
-        if golds is not gold.parts and _name(gold.parts[0]) != _name(answer.parts[0]):
+        if golds is not gold.parts and _stem(_name(gold.parts[0])) != _stem(_name(answer.parts[0])):
             return False
         return self._same_members(golds, answers)
 
@@ -504,10 +514,20 @@ def _without_name(parts: tuple[str, ...]) -> Sequence[str]:
     if len(names) != len(parts):
         return parts
     # x_1 = 1, x_2 = 4 are the roots of one equation.
-    stems = {re.sub(r"\s*_\s*(?:\{[^{}]*\}|\w)|\s", "", name) for name in names}
+    stems = set(map(_stem, names))
     if len(stems) == 1 and (len(set(names)) == 1 or "(" not in names[0]):
         return [pair[1] for pair in named if pair]
     return parts
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"\s*_\s*(?:\{[^{}]*\}|\w)|\s", "", name)
+
+
+def _has_names(parts: tuple[str, ...]) -> bool:
+    """Whether each part has a name of its own: x = 1, y = 2."""
+    names = [_name(part) for part in parts]
+    return "" not in names and len(set(map(_stem, names))) == len(names)
 
 
 def _named_values(parts: tuple[str, ...]) -> tuple[str, ...] | None:

@@ -37,6 +37,7 @@ from rlready.evaluators.values import (
     Unknown,
     compare_at,
     exact_value,
+    is_undefined,
 )
 
 MAX_NODES = 600
@@ -321,17 +322,17 @@ def _same_infinity(gold: Any, answer: Any) -> bool:
 
 
 def _has_undefined(*trees: Any) -> bool:
-    from sympy.core.function import AppliedUndef
-
-    return any(isinstance(node, AppliedUndef) for tree in trees for node in _nodes(tree))
+    return any(is_undefined(node) for tree in trees for node in _nodes(tree))
 
 
 def _is_multiple(trees: Sequence[Any], sign: int) -> bool:
     """Whether left minus right of one is a constant (of this sign, if not 0) times the other's."""
     names = sorted({symbol.name for tree in trees for symbol in tree.free_symbols})
+    if not names and not _has_undefined(*trees):
+        return False
     ratios = []
     for k in range(len(_POINTS)):
-        evaluation = Evaluation(_point(names, k))
+        evaluation = Evaluation(_point(names, k), salt=k)
         try:
             left, right, other_left, other_right = (evaluation.value(tree) for tree in trees)
             ratios.append((left - right) / (other_left - other_right))

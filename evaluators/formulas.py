@@ -31,6 +31,7 @@ _DETERMINANT = re.compile(r"\\(?:begin|end)\{vmatrix\}|&|\\\\")
 _FUNCTION = rf"\\(?:{'|'.join(FUNCTION_NAMES.split())})(?![a-z])"
 # The parser reads `\sin x \cdot \cos x` as the sine of a product.
 _TIMES_BEFORE_FUNCTION = re.compile(rf"(?:\\cdot|\\times|\*)\s*(?={_FUNCTION})")
+_INDEX = re.compile(r"_\s*([0-9A-Za-z])")
 _POWER_IN_PARENTHESES = re.compile(r"\^\s*\(")
 
 
@@ -43,6 +44,7 @@ def parse_formula(text: str) -> Any:
     Raises:
         MemoryError, RecursionError: from the parser.
     """
+    text = _INDEX.sub(r"_{\1} ", text)
     if not _is_readable(text):
         return None
     from latex2sympy2_extended import latex2sympy

@@ -79,7 +79,7 @@ def _vulgar(match: re.Match[str]) -> str:
 
 # --- decoration -------------------------------------------------------------------------------
 
-_BOLD = re.compile(r"(?s)\s*(\*\*\*?|__|`+|\"|'{2})(?=\S)(.*?\S)\s*\1\s*[.,;]?\s*")
+_BOLD = re.compile(r"(?s)\s*(\*\*\*?|__|`+|\"|'{1,2})(?=\S)(.*?\S)\s*\1\s*[.,;]?\s*")
 _UNTOUCHED_DOUBLE_STAR = re.compile(r"\*\*")
 _ESCAPED_COMMAND = re.compile(r"\\\\(?=[A-Za-z])")
 _LINE_END = re.compile(r"\\\\|\\newline(?![a-z])")
@@ -231,6 +231,8 @@ class _Rewriter:
             return ""
         if name in _UNWRAPPED and not (name in ("rm", "bf") and self._next() == "{"):
             return self._unwrapped()
+        if name == "mathbb":
+            return rf"\mathbb{{{self._raw_argument().strip()}}}"
         if name in ("begin", "end"):
             return rf"\{name}{{{self._raw_argument()}}}"
         if name in _TEXT_COMMANDS:
@@ -288,7 +290,7 @@ class _Rewriter:
         if len(run) == 1:
             return run
         follows_number = bool(before) and bool(re.search(r"[0-9.}]\s*$|[0-9}]\s*/\s*$", "".join(before[-3:])))
-        if len(run) > 3 or run in _ALWAYS_UNITS or (run in _SHORT_WORDS and self._stands_alone(before)):
+        if len(run) > 3 or run in _ALWAYS_UNITS or (_is_short_word(run) and self._stands_alone(before)):
             if not (len(run) > 3 and re.fullmatch(r"[A-Z]+|(.)\1*", run)):
                 return rf" \text{{{run}}} "
         return rf" \text{{{run}}} " if follows_number and run in _SHORT_WORDS else run
@@ -346,6 +348,10 @@ class _Rewriter:
         return "".join(output)
 
 
+def _is_short_word(run: str) -> bool:
+    return run in _SHORT_WORDS or (run.istitle() and run.casefold() in _SHORT_WORDS)
+
+
 def _group(content: str, before: list[str]) -> str:
     # Braces that hold nothing together go: {,} and {}^nC_k.
     if content.strip() == ",":
@@ -395,7 +401,7 @@ _E_NOTATION = re.compile(
 )
 _SPACED_E = re.compile(r"([0-9.]) e (?=\{?[+-]?[0-9])")
 _POWER = re.compile(r"\^\s*([-+]?\s*[0-9]+)")
-_X_FOR_TIMES = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)|(?<=[0-9])\s+x\s+(?=[0-9])")
+_X_FOR_TIMES = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)|(?<=[0-9}])\s+x\s+(?=[0-9])")
 _DOTTED = re.compile(r"(?<=[0-9.])((?:\\dot\s*\{[0-9]\})(?:[0-9]*\\dot\s*\{[0-9]\})?)")
 _PARENTHESIZED_PERIOD = re.compile(r"(?<![A-Za-z0-9])([0-9]*\.[0-9]*)\(([0-9]+)\)(?![0-9])")
 _CHOOSE = re.compile(r"\{([^{}]*)\\choose ([^{}]*)\}")
@@ -406,15 +412,22 @@ _PRESCRIPT = re.compile(rf"(?<![A-Za-z0-9}})])[_^]\s*{_ONE}\s*C\s*_\s*{_ONE}")
 _DEGREES = re.compile(
     r"\s*\^\s*(?:\\circ(?![a-z])|\{\s*\\circ\s*\})\s*(?:(?:\\text\{)?([CF])(?![A-Za-z])\}?)?"
 )
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_ANGLE = re.compile(r"([0-9.]+)\s*\^\s*(?:\\circ(?![a-z])|\{\s*\\circ\s*\})")
+_FRENCH = re.compile(r"(?<![0-9A-Za-z)}\]])\]\s*([^\[\]]+?[,;][^\[\]]+?)\s*([\[\]])")
+_FRENCH_HALF = re.compile(r"\[([^\[\]]+[,;][^\[\]]+)\[")
 _WORD_INFINITY = re.compile(r"(?i)\\text\{(?:positive|plus) *\} *\\text\{infinity\}|\\text\{infinity\}")
-_NEGATIVE_INFINITY = re.compile(r"(?i)\\text\{(?:negative|minus)\} *\\infty ")
-_PERCENT_WORD = re.compile(r"(?i)\\text\{(?:percent|percents|pct|per cent|percentage)\.?\}")
+_NEGATIVE_INFINITY = re.compile(r"(?i)\\text\{(?:negative|minus)\} *\\infty(?![a-z])")
+_PERCENT_WORD = re.compile(r"(?i)\\text\{(?:percent|percents|pct|per cent|percentage)\.?\}(?!\s*\\text\{points?\})")
 _LETTER_TEXT = re.compile(r"\\text\{([A-Za-z])\}")
 
 
 def _finish(text: str) -> str:
     text = _COMBINATIONS.sub(_binomial, _CHOOSE.sub(r"\\binom{\1}{\2}", text))
     text = _PRESCRIPT.sub(_binomial, _COMBINATIONS_RAISED.sub(_binomial_raised, text))
+    if _TRIGONOMETRIC.search(text):
+        text = _ANGLE.sub(r"(\\frac{\1 \\pi }{180})", text)
+    text = _FRENCH_HALF.sub(r"[\1)", _FRENCH.sub(_interval, text))
     text = _DEGREES.sub(lambda m: r" \text{degree} " if not m[1] else r" \text{celsius} " if m[1] == "C" else r" \text{fahrenheit} ", text)
     text = _NEGATIVE_INFINITY.sub(r"-\\infty ", _WORD_INFINITY.sub(r"\\infty ", text))
     text = _PERCENT_WORD.sub(r"\\%", text)
@@ -426,6 +439,10 @@ def _finish(text: str) -> str:
     text = _DOTTED.sub(lambda m: r"\overline{" + re.sub(r"\D", "", m[1]) + "}", text)
     text = _PARENTHESIZED_PERIOD.sub(r"\1\\overline{\2}", text)
     return re.sub(r"\s+", " ", text).strip()
+
+
+def _interval(match: re.Match[str]) -> str:
+    return f"({match[1]}{')' if match[2] == '[' else ']'}"
 
 
 def _is_plain_power(text: str) -> bool:

@@ -78,7 +78,7 @@ _NO_NOUNS = frozenset(
     "multiples factors divisors solutions remains equals exceeds divides others otherwise reds "
     "digits grosses degrees trios triples doubles".split()
 )
-_FILLERS = frozenset("of each a an us exactly total in all".split())
+_FILLERS = frozenset("of each a an us total all".split())
 _POWER_WORDS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3, "cu.": 3}
 
 
@@ -118,10 +118,15 @@ def _noun(word: str) -> tuple[str, Fraction] | None:
 
 
 _FRACTION = re.compile(r"\\frac\s*\{((?:[^{}]|\{[^{}]*\})*)\}\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+_BARE = re.compile(r"\\text\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z]+")
 _TOKEN = re.compile(
     r"(?P<mu>\\mu\s*)?\\text\{(?P<word>[^{}]+)\}"
     r"(?:\s*\^\s*(?:\{\s*(?P<long>[-+]?\s*[0-9])\s*\}|(?P<short>[0-9])))?|(?P<over>/)|\\cdot|\\times|\*|-|\s+"
 )
+
+
+def _in_text(match: re.Match[str]) -> str:
+    return match[0] if match[0][0] == "\\" else rf"\text{{{match[0]}}}"
 
 
 def read_unit(text: str) -> Unit | None:
@@ -133,7 +138,7 @@ def read_unit(text: str) -> Unit | None:
     text = text.strip()
     if re.fullmatch(r"\([^()]*\)", text):
         text = text[1:-1]
-    text = _FRACTION.sub(r" \1 / \2 ", text)
+    text = _BARE.sub(_in_text, _FRACTION.sub(r" \1 / \2 ", text))
     powers: dict[str, int] = {}
     size, place, sign, pending, n_nouns = Fraction(1), 0, 1, 1, 0
     while place < len(text):

@@ -123,14 +123,17 @@ class Evaluation:
     Args:
         at: value of each symbol by name.
         precision: in bits.
+        salt: gives a function that is only a name other values.
     """
 
-    def __init__(self, at: dict[str, complex], precision: int = PRECISION_BITS) -> None:
+    def __init__(
+        self, at: dict[str, complex], precision: int = PRECISION_BITS, salt: int = 0
+    ) -> None:
         import mpmath
 
         self.context = mpmath.MPContext()
         self.context.prec = precision
-        self.at = at
+        self.at, self._salt = at, salt
         self.scale = 0  # largest |binary exponent| met
 
     def value(self, node: Any) -> Any:
@@ -164,7 +167,7 @@ class Evaluation:
         if name == "Symbol" and node.name in self.at:
             return self.context.convert(self.at[node.name])
         values = [self.value(part) for part in node.args]
-        if getattr(node, "is_Function", False) and not _is_defined(node):
+        if is_undefined(node):
             return self._undefined(name, values)
         rule = getattr(self, f"_{name}", None)
         if rule is None and name not in _PLAIN + _PERIODIC:
@@ -194,7 +197,7 @@ class Evaluation:
     def _undefined(self, name: str, values: list[Any]) -> Any:
         r"""A number for `f(2)`: arbitrary, the same for equal arguments, and no other expression's."""
         rounded = [self.context.nstr(self.context.chop(value, 1e-40), 40) for value in values]
-        rng = random.Random(f"{name} {rounded}")
+        rng = random.Random(f"{name} {rounded} {self._salt}")
         return 1 + self.context.mpf(rng.getrandbits(200)) / self.context.mpf(2) ** 200
 
     def _Add(self, *values: Any) -> Any:
@@ -260,8 +263,11 @@ class Evaluation:
         return x - modulus * self.context.floor(self._on_grid(x / modulus))
 
 
-def _is_defined(node: Any) -> bool:
-    return type(node).__module__.startswith("sympy.functions")
+def is_undefined(node: Any) -> bool:
+    """Whether a node is a function by name alone, as `f(5)` is."""
+    from sympy.core.function import AppliedUndef
+
+    return isinstance(node, AppliedUndef)
 
 
 def compare_at(one: Any, other: Any, at: dict[str, complex]) -> tuple[bool, bool, int]:
