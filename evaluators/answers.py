@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import re
 
-from rlready.evaluators.comparison import settled
+from rlready.evaluators.comparison import bare_answer, settled
 from rlready.evaluators.notation import rewrite
 
 # Caps. A final answer beyond one of them is no answer that a grader would read; the longest
@@ -59,4 +59,4 @@ def judge_text(gold: str, answer: str) -> bool | None:
     """
     if gold.strip() == answer.strip():
         return True
-    return settled(rewritten(gold), rewritten(answer))
+    return settled(bare_answer(rewritten(gold)), bare_answer(rewritten(answer)))

@@ -146,7 +146,7 @@ class Comparison:
 
     def equal(self, gold: str, answer: str) -> bool:
         """Whether an answer is the gold's, both of them rewritten."""
-        gold, answer = _exact_part(_without_lead(gold)), _exact_part(_without_lead(answer))
+        gold, answer = bare_answer(gold), bare_answer(answer)
         decided = settled(gold, answer)
         if decided is not None:
             return decided
@@ -278,6 +278,8 @@ class Comparison:
             return False
         if _has_names(gold.parts) != _has_names(answer.parts):
             return self._all_equal(gold.parts, answer.parts)
+        if _has_indices(gold.parts) and _has_indices(answer.parts):
+            return self._same_members(gold.parts, answer.parts)
         golds, answers = _without_name(gold.parts), _without_name(answer.parts)
         if (golds is gold.parts) != (answers is answer.parts):
             # One of both has a name for all: n = 2, 3, 4 and 2, 3, 4.
@@ -322,7 +324,9 @@ class Comparison:
                     return self.equal(value, other)
                 if _WORD.search(name + other_name) or r"\angle" in name + other_name:
                     return False
-            return self._algebra.same_equation(gold, answer)
+            return self._all_equal(gold_form.parts, form.parts) or self._algebra.same_equation(
+                gold, answer
+            )
         one, other_one = _ascending(gold_form), _ascending(form)
         if one and other_one and one[0] == other_one[0] and len(one[0]) > 0:
             if self._all_equal(one[1], other_one[1]):
@@ -393,6 +397,11 @@ def settled(gold: str, answer: str) -> bool | None:
     if (phrase and other_phrase) or (phrase or other_phrase) not in (None, "reals"):
         return phrase == other_phrase
     return None
+
+
+def bare_answer(text: str) -> str:
+    """The answer itself, of a rewritten text that says that it is one, or roughly how large it is."""
+    return _exact_part(_without_lead(text))
 
 
 def _exact_part(text: str) -> str:
@@ -528,6 +537,12 @@ def _has_names(parts: tuple[str, ...]) -> bool:
     """Whether each part has a name of its own: x = 1, y = 2."""
     names = [_name(part) for part in parts]
     return "" not in names and len(set(map(_stem, names))) == len(names)
+
+
+def _has_indices(parts: tuple[str, ...]) -> bool:
+    """Whether every part has a name, and some of the names an index: x_1 = 1, x_2 = 4."""
+    names = [_name(part) for part in parts]
+    return "" not in names and any("_" in name for name in names)
 
 
 def _named_values(parts: tuple[str, ...]) -> tuple[str, ...] | None:

@@ -48,6 +48,8 @@ MAX_EXPANDED_POWER = 50
 MAX_DECIMAL_BITS = 50_000
 # A value within 1e-60 of a decimal of so many places is that decimal.
 MAX_DECIMAL_PLACES = 40
+# Floors differ between numbers that no random point may hit.
+N_INTEGER_POINTS = 60
 # Size of the points at which functions are compared, and whether some of them are negative.
 _POINTS = ((1, False), (1, False), (1, True), (1, True), (1, True), (8, False), (8, True), (0.25, True))
 
@@ -190,9 +192,25 @@ def same_functions(gold: Any, answer: Any) -> bool | None:
             if not same:
                 return False if is_sure else None
         agrees_complex = agrees_complex and same
-    if n_real_points >= 2 or (n_defined >= 2 and agrees_complex):
+    if n_real_points < 2 and (n_defined < 2 or not agrees_complex):
+        return None if n_defined == 0 else False
+    return _agree_at_integers(gold, answer, names)
+
+
+def _agree_at_integers(gold: Any, answer: Any, names: Sequence[str]) -> bool:
+    """Whether two expressions agree at whole numbers too, where one of them has steps."""
+    steps = ("floor", "ceiling", "Mod")
+    if not any(type(node).__name__ in steps for tree in (gold, answer) for node in _nodes(tree)):
         return True
-    return None if n_defined == 0 else False
+    for k in range(1, N_INTEGER_POINTS + 1):
+        rngs = [random.Random(f"{name} {k}") for name in names]
+        point = {name: complex(k if len(names) == 1 else rng.randrange(1, 40)).real for name, rng in zip(names, rngs, strict=True)}
+        try:
+            if not compare_at(gold, answer, point)[0]:
+                return False
+        except Undefined:
+            continue
+    return True
 
 
 def _point(names: Sequence[str], k: int) -> dict[str, complex]:
@@ -308,11 +326,20 @@ def _is_scalar(tree: Any) -> bool:
 
 
 def _is_unbounded(tree: Any) -> bool:
-    """Whether an infinity or an undefined number stands anywhere in the tree."""
+    """Whether an infinity or an undefined number stands in the tree, other than as a limit."""
     from sympy import S
 
     bad = (S.Infinity, S.NegativeInfinity, S.ComplexInfinity, S.NaN)
-    return any(node in bad for node in _nodes(tree) if getattr(node, "is_Atom", False))
+    stack = [tree]
+    while stack:
+        node = stack.pop()
+        if getattr(node, "is_Atom", False) and node in bad:
+            return True
+        if type(node).__name__ in ("Sum", "Product", "Integral", "Limit"):
+            stack.append(node.args[0])
+        else:
+            stack.extend(_parts(node))
+    return False
 
 
 def _same_infinity(gold: Any, answer: Any) -> bool:

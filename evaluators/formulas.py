@@ -31,6 +31,7 @@ _DETERMINANT = re.compile(r"\\(?:begin|end)\{vmatrix\}|&|\\\\")
 _FUNCTION = rf"\\(?:{'|'.join(FUNCTION_NAMES.split())})(?![a-z])"
 # The parser reads `\sin x \cdot \cos x` as the sine of a product.
 _TIMES_BEFORE_FUNCTION = re.compile(rf"(?:\\cdot|\\times|\*)\s*(?={_FUNCTION})")
+_LOWER_LIMIT = re.compile(r"(?<=\\sum)\s*_\{\s*[a-z]\s*=|(?<=\\prod)\s*_\{\s*[a-z]\s*=")
 _INDEX = re.compile(r"_\s*([0-9A-Za-z])")
 _POWER_IN_PARENTHESES = re.compile(r"\^\s*\(")
 
@@ -68,6 +69,7 @@ def parse_formula(text: str) -> Any:
 
 def _is_readable(text: str) -> bool:
     text = _DETERMINANT.sub(" ", text) if "vmatrix" in text else text
+    text = _LOWER_LIMIT.sub("_{", text)
     place = 0
     while place < len(text):
         token = _TOKEN.match(text, place)

@@ -172,11 +172,13 @@ _PLAIN_NAMES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "infty": "
                 "infinity": "infty", "oo": "infty", "pi": "pi", "Pi": "pi", "theta": "theta"}  # fmt: skip
 _FRACTIONS = frozenset("frac dfrac tfrac cfrac nicefrac sfrac flatfrac".split())
 _ACCENTS = frozenset("vec hat overrightarrow widehat".split())
-# Shorter runs of letters are products, except for these; longer ones are words.
-_SHORT_WORDS = frozenset(
-    "or and not all any odd the for no yes is are if to in by min sec day hr km cm mm kg mg ml mL ft "
-    "lb oz yd mph kph am pm nm dm ms Hz eV kJ kW kN usd USD EUR per of at on none one two six ten dne "
-    "DNE".split()
+# Runs of two or three letters are products, except for these; longer ones are words.
+_SHORT_UNITS = frozenset(
+    "min sec day hr km cm mm kg mg ml mL ft lb oz yd mph kph nm dm ms Hz eV kJ kW kN usd USD EUR".split()
+)
+_SHORT_WORDS = _SHORT_UNITS | frozenset(
+    "or and not all any odd the for no yes is are if to in by per of at on none one two six ten dne "
+    "DNE am pm set max min it we so has its".split()
 )
 _ALWAYS_UNITS = frozenset("km cm mm kg mg ml mL ft lb lbs mph kph Hz eV keV MeV GeV kJ kW kN nm kHz MHz kPa".split())
 
@@ -290,15 +292,18 @@ class _Rewriter:
         if len(run) == 1:
             return run
         follows_number = bool(before) and bool(re.search(r"[0-9.}]\s*$|[0-9}]\s*/\s*$", "".join(before[-3:])))
-        if len(run) > 3 or run in _ALWAYS_UNITS or (_is_short_word(run) and self._stands_alone(before)):
+        if len(run) > 3 or run in _ALWAYS_UNITS or (_is_short_word(run) and self._stands_alone(run, before)):
             if not (len(run) > 3 and re.fullmatch(r"[A-Z]+|(.)\1*", run)):
                 return rf" \text{{{run}}} "
         return rf" \text{{{run}}} " if follows_number and run in _SHORT_WORDS else run
 
-    def _stands_alone(self, before: list[str]) -> bool:
-        last = before[-1] if before else " "
-        following = self._next()
-        return bool(re.search(r"[\s})\]0-9,;/]$", last)) and (not following or not following[0].isalnum() or following[0].isspace())
+    def _stands_alone(self, run: str, before: list[str]) -> bool:
+        """Whether no formula touches a short word; a unit may follow its number at once."""
+        last, following = before[-1] if before else " ", self._next() or " "
+        is_free_before = bool(re.search(r"[\s(,;]$", last))
+        if run in _SHORT_UNITS:
+            return bool(re.search(r"[\s})\]0-9,;/]$", last)) and not following[0].isalnum()
+        return is_free_before and (following.isspace() or following in ".,;:!")
 
     # --- arguments ----------------------------------------------------------------------------
 
