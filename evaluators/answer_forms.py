@@ -186,11 +186,19 @@ def _matrix(text: str) -> Form | None:
     match = _ENVIRONMENT.fullmatch(text)
     if not match or r"\begin" in match["body"] or (match["open"] == "") != (match["close"] == ""):
         return None
-    rows = [row for row in re.split(r"\\\\(?:\[[^\]]*\])?", match["body"].replace(r"\hline", "")) if row.strip()]
+    rows = [
+        row
+        for row in re.split(r"\\\\(?:\[[^\]]*\])?", match["body"].replace(r"\hline", ""))
+        if row.strip()
+    ]
     scale = match["scale"].strip()
     if re.search(r"[-+]\s*$|[=,;]", scale) and scale not in ("-", "+"):
         return None
-    scale = "-1" if scale == "-" else scale.rstrip("*").removesuffix(r"\cdot").removesuffix(r"\times").strip()
+    scale = (
+        "-1"
+        if scale == "-"
+        else scale.rstrip("*").removesuffix(r"\cdot").removesuffix(r"\times").strip()
+    )
     cells = [[cell.strip() for cell in row.split("&")] for row in rows]
     if not cells or len({len(row) for row in cells}) != 1:
         return None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import re
 
+from rlready.evaluators.accepted_answers import split_tolerance
 from rlready.evaluators.comparison import bare_answer, settled
 from rlready.evaluators.notation import rewrite
 
@@ -57,6 +58,8 @@ def judge_text(gold: str, answer: str) -> bool | None:
 
     Both within the caps.
     """
+    gold, tolerance = split_tolerance(gold)
     if gold.strip() == answer.strip():
         return True
-    return settled(bare_answer(rewritten(gold)), bare_answer(rewritten(answer)))
+    texts = (bare_answer(rewritten(text)) for text in (gold, answer))
+    return settled(*texts, tolerance)

@@ -35,6 +35,10 @@ class Algebra(Protocol):
         """Whether two formulas without words are equal."""
         ...
 
+    def is_within(self, gold: str, answer: str, tolerance: Fraction) -> bool:
+        """Whether two closed formulas differ by no more than a tolerance."""
+        ...
+
     def same_equation(self, gold: str, answer: str) -> bool:
         """Whether two equations or inequalities have the same solutions."""
         ...
@@ -89,7 +93,9 @@ def read_phrase(text: str) -> str | None:
         return "none"
     membership = re.fullmatch(r"(?:[A-Za-z]\s*\\in\s*)?(.*)", text)
     inner = membership[1].strip() if membership else text
-    if inner in _REALS or re.fullmatch(r"\(\s*-\\infty\s*,\s*\+?\\infty\s*\)|-\\infty\s*<\s*[a-z]\s*<\s*\+?\\infty", inner):
+    if inner in _REALS or re.fullmatch(
+        r"\(\s*-\\infty\s*,\s*\+?\\infty\s*\)|-\\infty\s*<\s*[a-z]\s*<\s*\+?\\infty", inner
+    ):
         return "reals"
     words = " ".join(word.casefold().rstrip(".,!") for word in _WORD.findall(text))
     if not words or re.sub(r"[\s.,!]", "", _WORD.sub("", text)):
@@ -99,7 +105,10 @@ def read_phrase(text: str) -> str | None:
 
 # --- choices ----------------------------------------------------------------------------------
 
-_CHOICE = re.compile(r"(?:\\text\{(?:option|choice|answer)\}\s*)?(?P<open>\(?)\s*(?:\\text\{)?(?P<letter>[A-J])\}?\s*(?P<close>[).:]?)", re.IGNORECASE)
+_CHOICE = re.compile(
+    r"(?:\\text\{(?:option|choice|answer)\}\s*)?(?P<open>\(?)\s*(?:\\text\{)?(?P<letter>[A-J])\}?\s*(?P<close>[).:]?)",
+    re.IGNORECASE,
+)
 _LABEL = re.compile(r"\(\s*(?:\\text\{)?([A-J])\}?\s*\)|(?:\\text\{)?\b([A-J])\}?\s*\)")
 
 
@@ -116,7 +125,11 @@ def same_choice(gold: str, answer: str) -> bool | None:
         return None
     rest = answer.strip()[match.end() :].strip()
     has_mark = match["close"] in ").:" and match["close"] != ""
-    if rest and (not has_mark or _LABEL.search(rest) or re.match(r"[-+*/^=,<>|]|\\(?:text\{(?:or|and|is|not)\}|cdot|times|cup)", rest)):
+    if rest and (
+        not has_mark
+        or _LABEL.search(rest)
+        or re.match(r"[-+*/^=,<>|]|\\(?:text\{(?:or|and|is|not)\}|cdot|times|cup)", rest)
+    ):
         return None
     if match["open"] and match["close"] != ")":
         return None
@@ -141,13 +154,13 @@ _ANY_SYMBOL = re.compile(
 class Comparison:
     """Compares rewritten texts; formulas are left to the algebra."""
 
-    def __init__(self, algebra: Algebra) -> None:
-        self._algebra = algebra
+    def __init__(self, algebra: Algebra, tolerance: Fraction = Fraction(0)) -> None:
+        self._algebra, self._tolerance = algebra, tolerance
 
     def equal(self, gold: str, answer: str) -> bool:
         """Whether an answer is the gold's, both of them rewritten."""
         gold, answer = bare_answer(gold), bare_answer(answer)
-        decided = settled(gold, answer)
+        decided = settled(gold, answer, self._tolerance)
         if decided is not None:
             return decided
         for one, other in ((gold, answer), (_by_words(gold), _by_words(answer))):
@@ -193,7 +206,8 @@ class Comparison:
         gold_quantity, quantity = _quantity(gold, answer), _quantity(answer, gold)
         if gold_quantity or quantity:
             return self._equal_quantities(
-                gold_quantity or Quantity((gold,), (None,)), quantity or Quantity((answer,), (None,))
+                gold_quantity or Quantity((gold,), (None,)),
+                quantity or Quantity((answer,), (None,)),
             )
         gold_form, form = read_form(gold), read_form(answer)
         kinds = gold_form.kind, form.kind
@@ -216,7 +230,7 @@ class Comparison:
         return self._one_of_a_kind(gold, gold_form, answer, form)
 
     def _equal_singles(self, gold: str, answer: str) -> bool:
-        decided = settled(gold, answer)
+        decided = settled(gold, answer, self._tolerance)
         if decided is not None:
             return decided
         if _WORD.search(_LETTER_WORD.sub("", gold + answer)):
@@ -227,7 +241,10 @@ class Comparison:
         point, other = _point(gold), _point(answer)
         if point and other and point[0] == other[0]:
             return self.equal(point[1], other[1])
-        return self._algebra.same_formula(_as_formula(gold), _as_formula(answer))
+        gold, answer = _as_formula(gold), _as_formula(answer)
+        if self._tolerance and self._algebra.is_within(gold, answer, self._tolerance):
+            return True
+        return self._algebra.same_formula(gold, answer)
 
     def _one_of_a_kind(self, gold: str, gold_form: Form, answer: str, form: Form) -> bool:
         """Whether a structure and a formula are one, as `{5}` and 5, `P(3,4)` and `(3,4)` are."""
@@ -339,7 +356,9 @@ class Comparison:
             return self._algebra.same_equation(gold, answer)
         return False
 
-    def _equal_to_named(self, text: str, form: Form, relation: Form, *, is_gold_named: bool) -> bool:
+    def _equal_to_named(
+        self, text: str, form: Form, relation: Form, *, is_gold_named: bool
+    ) -> bool:
         if relation.mark == "in" and re.fullmatch(r"[A-Za-z]|\\[a-z]+", relation.parts[0]):
             inner = relation.parts[1]
             return self.equal(inner, text) if is_gold_named else self.equal(text, inner)
@@ -350,9 +369,15 @@ class Comparison:
             return bool(name) and self.equal(value, text)
         if not name:
             left, right = relation.parts[0], relation.parts[-1]
-            if _letters(left) and len(set(_letters(left))) < 2 and not re.search(r"\\(?:sin|cos|tan|log|ln|frac\s*\{d)", left):
+            if (
+                _letters(left)
+                and len(set(_letters(left))) < 2
+                and not re.search(r"\\(?:sin|cos|tan|log|ln|frac\s*\{d)", left)
+            ):
                 return False
-            if not _letters(left) and not all(self.equal(part, right) for part in relation.parts[:-1]):
+            if not _letters(left) and not all(
+                self.equal(part, right) for part in relation.parts[:-1]
+            ):
                 return False
             value = right
         return self.equal(text, value)
@@ -371,7 +396,7 @@ class Comparison:
         if number and other_number:
             if ratio != 1:
                 other_number = Numeral(other_number.value * ratio, None, other_number.is_percent)
-            return equal_numerals(number, other_number)
+            return equal_numerals(number, other_number, self._tolerance)
         if ratio != 1:
             return False
         if gold.scale == answer.scale:
@@ -380,8 +405,14 @@ class Comparison:
         return self.equal(*scaled)
 
 
-def settled(gold: str, answer: str) -> bool | None:
-    """Whether text, numbers, phrases and choices alone settle it; None if they do not."""
+def settled(gold: str, answer: str, tolerance: Fraction = Fraction(0)) -> bool | None:
+    """Whether text, numbers, phrases and choices alone settle it; None if they do not.
+
+    Args:
+        gold: rewritten.
+        answer: rewritten.
+        tolerance: largest difference of numbers that the gold allows.
+    """
     if same_text(gold, answer):
         return True
     choice = same_choice(gold, answer)
@@ -392,7 +423,7 @@ def settled(gold: str, answer: str) -> bool | None:
         return based == other_based
     number, other = read_number(gold), read_number(answer)
     if number and other:
-        return equal_numerals(number, other)
+        return equal_numerals(number, other, tolerance)
     phrase, other_phrase = read_phrase(gold), read_phrase(answer)
     if (phrase and other_phrase) or (phrase or other_phrase) not in (None, "reals"):
         return phrase == other_phrase
@@ -469,7 +500,9 @@ def _quantity(text: str, other: str) -> Quantity | None:
         return quantity
     bare = with_bare_unit(text)
     # A letter is a unit only beside a number, or a quantity, without one.
-    if bare is None or re.search(r"[A-Za-z]", re.sub(r"\\text\{[^{}]*\}|\\[A-Za-z]+", "", with_bare_unit(other) or other)):
+    if bare is None or re.search(
+        r"[A-Za-z]", re.sub(r"\\text\{[^{}]*\}|\\[A-Za-z]+", "", with_bare_unit(other) or other)
+    ):
         return None
     return read_quantity(bare)
 
@@ -516,8 +549,15 @@ def _named(relation: Form) -> tuple[str, str]:
 def _without_name(parts: tuple[str, ...]) -> Sequence[str]:
     """The values of a list whose members all have one name; the same list if they have not."""
     forms = [read_form(part) for part in parts]
-    named = [_named(form) if form.kind == "relation" and form.mark == "=" else None for form in forms]
-    if named[0] and named[0][0] and not any(named[1:]) and not any(form.kind == "relation" for form in forms[1:]):
+    named = [
+        _named(form) if form.kind == "relation" and form.mark == "=" else None for form in forms
+    ]
+    if (
+        named[0]
+        and named[0][0]
+        and not any(named[1:])
+        and not any(form.kind == "relation" for form in forms[1:])
+    ):
         return [named[0][1], *parts[1:]]
     names = [pair[0] for pair in named if pair and pair[0]]
     if len(names) != len(parts):
@@ -581,8 +621,12 @@ def _is_set(form: Form) -> bool:
     if form.kind == "relation":
         return set(form.mark.split()) <= {"<", "<=", ">", ">=", "!=", "in"}
     if form.kind == "list":
-        return form.mark in ("or", "and") and all(_is_set(read_form(part)) and read_form(part).kind == "relation" for part in form.parts)
-    return form.parts[0] in _REALS or r"\setminus" in form.parts[0] if form.kind == "single" else False
+        return form.mark in ("or", "and") and all(
+            _is_set(read_form(part)) and read_form(part).kind == "relation" for part in form.parts
+        )
+    return (
+        form.parts[0] in _REALS or r"\setminus" in form.parts[0] if form.kind == "single" else False
+    )
 
 
 def _letters(text: str) -> list[str]:
@@ -597,7 +641,10 @@ def _equal_ratios(gold: str, answer: str) -> bool | None:
     if one and other:
         return re.sub(r"\s", "", gold) == re.sub(r"\s", "", answer)
     if answer.count(":") + gold.count(":") == 1 and (one or other):
-        number, other_number = read_number(gold.replace(":", "/")), read_number(answer.replace(":", "/"))
+        number, other_number = (
+            read_number(gold.replace(":", "/")),
+            read_number(answer.replace(":", "/")),
+        )
         fraction = answer if one else gold
         if number and other_number and re.search(r"\\frac|/", fraction):
             return equal_numbers(number, other_number)

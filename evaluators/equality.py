@@ -51,7 +51,16 @@ MAX_DECIMAL_PLACES = 40
 # Floors differ between numbers that no random point may hit.
 N_INTEGER_POINTS = 60
 # Size of the points at which functions are compared, and whether some of them are negative.
-_POINTS = ((1, False), (1, False), (1, True), (1, True), (1, True), (8, False), (8, True), (0.25, True))
+_POINTS = (
+    (1, False),
+    (1, False),
+    (1, True),
+    (1, True),
+    (1, True),
+    (8, False),
+    (8, True),
+    (0.25, True),
+)
 
 
 # --- the form of an expression ----------------------------------------------------------------
@@ -107,7 +116,9 @@ def _n_terms(node: Any) -> float:
 # --- numbers ----------------------------------------------------------------------------------
 
 
-def same_constants(gold: Any, answer: Any, gold_number: Numeral | None, number: Numeral | None) -> bool | None:
+def same_constants(
+    gold: Any, answer: Any, gold_number: Numeral | None, number: Numeral | None
+) -> bool | None:
     """Whether two closed expressions are the same number; None if this is not known.
 
     Args:
@@ -204,7 +215,10 @@ def _agree_at_integers(gold: Any, answer: Any, names: Sequence[str]) -> bool:
         return True
     for k in range(1, N_INTEGER_POINTS + 1):
         rngs = [random.Random(f"{name} {k}") for name in names]
-        point = {name: complex(k if len(names) == 1 else rng.randrange(1, 40)).real for name, rng in zip(names, rngs, strict=True)}
+        point = {
+            name: complex(k if len(names) == 1 else rng.randrange(1, 40)).real
+            for name, rng in zip(names, rngs, strict=True)
+        }
         try:
             if not compare_at(gold, answer, point)[0]:
                 return False
@@ -241,9 +255,16 @@ class FormulaAlgebra:
         self._tree = functools.lru_cache(maxsize=2048)(parse_formula)
         self._comparison = Comparison(self)
 
-    def equal(self, gold: str, answer: str) -> bool:
-        """Whether two rewritten answers are equal."""
-        return self._comparison.equal(gold, answer)
+    def equal(self, gold: str, answer: str, tolerance: Fraction = Fraction(0)) -> bool:
+        """Whether two rewritten answers are equal.
+
+        Args:
+            gold: rewritten, without its tolerance.
+            answer: rewritten.
+            tolerance: largest difference of numbers that the gold allows.
+        """
+        comparison = Comparison(self, tolerance) if tolerance else self._comparison
+        return comparison.equal(gold, answer)
 
     def require_affordable(self, text: str) -> None:
         """Pass if every formula in a rewritten text is within the bounds."""
@@ -275,6 +296,13 @@ class FormulaAlgebra:
         except Unknown:
             same = None
         return _by_math_verify(gold_tree, tree) if same is None else same
+
+    def is_within(self, gold: str, answer: str, tolerance: Fraction) -> bool:
+        """Whether two closed formulas differ by no more than a tolerance."""
+        one, other = self._number(gold), self._number(answer)
+        if one is None or other is None:
+            return False
+        return bool(abs(one - other) * tolerance.denominator <= tolerance.numerator)
 
     def same_equation(self, gold: str, answer: str) -> bool:
         """Whether one equation (or inequality) is a constant times the other."""
@@ -322,7 +350,9 @@ def _direction(mark: str) -> int:
 def _is_scalar(tree: Any) -> bool:
     from sympy import Expr
 
-    return isinstance(tree, Expr) and not hasattr(tree, "shape") and tree.is_commutative is not False
+    return (
+        isinstance(tree, Expr) and not hasattr(tree, "shape") and tree.is_commutative is not False
+    )
 
 
 def _is_unbounded(tree: Any) -> bool:

@@ -22,9 +22,7 @@ _GREEK = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon "
     "phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega vartheta"
 )
-_OTHERS = (
-    "frac sqrt cdot times div infty binom lfloor rfloor lceil rceil sum prod int lim to max min gcd lcm"
-)
+_OTHERS = "frac sqrt cdot times div infty binom lfloor rfloor lceil rceil sum prod int lim to max min gcd lcm"
 _KNOWN = frozenset(f"{FUNCTION_NAMES} {_GREEK} {_OTHERS}".split())
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\%|[0-9]+\.?[0-9]*|\.[0-9]+|[A-Za-z]|[-+*/^_(){}|!\[\],\s]")
 _DETERMINANT = re.compile(r"\\(?:begin|end)\{vmatrix\}|&|\\\\")
@@ -73,11 +71,15 @@ def _is_readable(text: str) -> bool:
     place = 0
     while place < len(text):
         token = _TOKEN.match(text, place)
-        if token is None or (token[0][0] == "\\" and token[0] != r"\%" and token[0][1:] not in _KNOWN):
+        if token is None or (
+            token[0][0] == "\\" and token[0] != r"\%" and token[0][1:] not in _KNOWN
+        ):
             return False
         place = token.end()
     # Two numbers side by side (5 5, 1.5.2) are not a product to anybody but the parser.
-    return bool(text.strip()) and not re.search(r"[0-9.]\s+[0-9.]|[0-9]\.[0-9]*\.|[-+*/^]\s*$", text)
+    return bool(text.strip()) and not re.search(
+        r"[0-9.]\s+[0-9.]|[0-9]\.[0-9]*\.|[-+*/^]\s*$", text
+    )
 
 
 def _is_expression(tree: Any) -> bool:

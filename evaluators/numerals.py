@@ -164,9 +164,15 @@ def equal_numbers(a: Numeral, b: Numeral) -> bool:
     return not has_finite_decimal(b.value) and is_rounding(a.value, a.digits, b.value)
 
 
-def equal_numerals(gold: Numeral, answer: Numeral) -> bool:
-    """Whether an answer is the gold's number, a percent sign of the gold's included."""
-    if equal_numbers(gold, answer):
+def equal_numerals(gold: Numeral, answer: Numeral, tolerance: Fraction = Fraction(0)) -> bool:
+    """Whether an answer is the gold's number, a percent sign of the gold's included.
+
+    Args:
+        gold: number of the reference answer.
+        answer: number of the answer.
+        tolerance: largest difference that the gold allows.
+    """
+    if equal_numbers(gold, answer) or abs(gold.value - answer.value) <= tolerance:
         return True
     if not gold.is_percent or answer.is_percent:
         return False

@@ -7,6 +7,7 @@ to case; a mapping that the user gives replaces them:
     problem   problem, question, prompt
     answer    answers_latex, answers, answer, final_answer, expected_answer, ground_truth,
               reward_model.ground_truth, solution
+    error_tolerance   may be missing: how far an answer may be from the reference (1e-1)
 
 A dot leads into a field: `reward_model.ground_truth` is the `ground_truth` of the mapping in the
 field `reward_model`, unless a field has that whole name. A mapping may be JSON or a Python `repr`.
@@ -63,6 +64,7 @@ ANSWER_FIELDS = (
     "reward_model.ground_truth",
     "solution",
 )
+TOLERANCE_FIELDS = ("error_tolerance",)
 MULTIPLE_FIELDS = ("is_multiple_answer",)
 
 MAX_EXPONENT = 400
@@ -81,12 +83,15 @@ class Fields:
         id: may be missing from a row unless `is_id_required`.
         problem: the question.
         answer: one reference answer or a list of them.
+        error_tolerance: largest difference from the answer that a problem allows; rows without it
+            have none.
         is_id_required: whether a row without any of the id fields is an error.
     """
 
     id: tuple[str, ...] = ID_FIELDS
     problem: tuple[str, ...] = PROBLEM_FIELDS
     answer: tuple[str, ...] = ANSWER_FIELDS
+    error_tolerance: tuple[str, ...] = TOLERANCE_FIELDS
     is_id_required: bool = False
 
     def for_other_file(self) -> Fields:
@@ -99,6 +104,7 @@ class Fields:
             id=_first_unusual(self.id, ID_FIELDS),
             problem=_first_unusual(self.problem, PROBLEM_FIELDS),
             answer=_first_unusual(self.answer, ANSWER_FIELDS),
+            error_tolerance=_first_unusual(self.error_tolerance, TOLERANCE_FIELDS),
         )
 
     def columns(self, where: str, names: Sequence[str]) -> list[str]:
@@ -111,7 +117,8 @@ class Fields:
         for role in required:
             if not columns_of(names, getattr(self, role)):
                 raise _missing(where, names, self, role)
-        return columns_of(names, (*self.problem, *self.answer, *self.id, *MULTIPLE_FIELDS))
+        optional = (*self.id, *self.error_tolerance, *MULTIPLE_FIELDS)
+        return columns_of(names, (*self.problem, *self.answer, *optional))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,9 +181,12 @@ def to_problem(row: Row, fields: Fields, form: AnswerForm) -> Problem:
     """
     text = _problem_text(_cell(row, fields, "problem"))
     answers = _answers(row, _cell(row, fields, "answer"), form)
-    if not (fields.is_id_required or given(row.values, fields.id)):
-        return Problem(id=f"text-{digest(text)[:_ID_DIGITS]}", text=text, answers=answers)
-    return Problem(id=_scalar(_cell(row, fields, "id")), text=text, answers=answers)
+    if fields.is_id_required or given(row.values, fields.id):
+        name = _scalar(_cell(row, fields, "id"))
+    else:
+        name = f"text-{digest(text)[:_ID_DIGITS]}"
+    tolerance = _error_tolerance(row, fields)
+    return Problem(id=name, text=text, answers=answers, error_tolerance=tolerance)
 
 
 def decimal_text(value: int | float | Decimal) -> str:
@@ -246,6 +256,25 @@ def _prompt_of(cell: _Cell, messages: Sequence[Mapping[str, Any]]) -> str:
             fix="Write the whole prompt as one user turn with a text as its content",
         )
     return "\n\n".join(text for text in texts if text and text.strip())
+
+
+def _error_tolerance(row: Row, fields: Fields) -> str | None:
+    """The row's tolerance as a decimal text; None if the field is missing, null, empty or 0."""
+    name, value = next(iter(given(row.values, fields.error_tolerance)), ("", ""))
+    if isinstance(value, str) and not value.strip():
+        return None
+    try:
+        text = decimal_text(value if isinstance(value, int | float) else Decimal(str(value)))
+        is_positive = Decimal(text) >= 0 and not isinstance(value, bool)
+    except (ValueError, ArithmeticError):
+        is_positive = False
+    if not is_positive:
+        raise BenchmarkError(
+            f"the {name} of {row.where} is {_shown(value)}",
+            why="it is not a number that is 0 or more",
+            fix="Give the largest difference from the answer that counts, such as 0.1",
+        )
+    return text if Decimal(text) else None
 
 
 def _answers(row: Row, cell: _Cell, form: AnswerForm) -> tuple[str, ...]:

@@ -42,6 +42,7 @@ SOURCE_KEYS = {
     "id": (str,),
     "problem": (str,),
     "answer": (str,),
+    "error_tolerance": (str,),
     "answer_after": (str,),
     "answer_list": (str,),
     "answer_json": (bool,),
@@ -97,8 +98,11 @@ class Benchmark:
     @cached_property
     def digest(self) -> str:
         """Id of the content: ids, texts and accepted answers, in no particular order."""
-        contents = [(p.id, p.text, sorted(set(p.answers))) for p in self.problems]
-        return digest(sorted(contents))
+        contents: list[tuple[str, str, list[str], str]] = [
+            (p.id, p.text, sorted(set(p.answers)), p.error_tolerance or "") for p in self.problems
+        ]
+        # A problem without a tolerance keeps the content, and so the digest, that it always had.
+        return digest([content if content[3] else content[:3] for content in sorted(contents)])
 
     def limit(self, n: int) -> Benchmark:
         """The first n problems (all of them if there are fewer), with their own digest.
@@ -375,7 +379,9 @@ def _to_source(suite: str, table: Mapping[str, Any], folder: Path) -> BenchmarkS
             raise ConfigError(f"{key} of {where} is {value!r}", why=f"it is no {expected}")
     if "name" not in table:
         raise ConfigError(f"a benchmark of suite {suite} has no name", fix='Add name = "..."')
-    names = {key: (table[key],) for key in ("id", "problem", "answer") if key in table}
+    names = {
+        key: (table[key],) for key in ("id", "problem", "answer", "error_tolerance") if key in table
+    }
     return BenchmarkSource(
         name=table["name"],
         location=_to_location(where, table, folder),

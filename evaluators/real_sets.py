@@ -1,8 +1,8 @@
 r"""Sets of real numbers as intervals, unions, inequalities or conditions: one form for all.
 
-    read_set(read_form("(2,5]"))              ->  RealSet("", (Piece("2", "5", True, False),))
-    read_set(read_form(r"2 < x \le 5"))       ->  RealSet("x", (Piece("2", "5", True, False),))
-    read_set(read_form(r"x \ne 3"))           ->  RealSet("x", (below 3, above 3))
+read_set(read_form("(2,5]"))              ->  RealSet("", (Piece("2", "5", True, False),))
+read_set(read_form(r"2 < x \le 5"))       ->  RealSet("x", (Piece("2", "5", True, False),))
+read_set(read_form(r"x \ne 3"))           ->  RealSet("x", (below 3, above 3))
 """
 
 from __future__ import annotations
@@ -189,7 +189,9 @@ def _crossed(one: Piece, other: Piece, value: Value) -> Piece | str | None:
     if any(end is None for end in ends):
         return None
     lower = max((ends[0], one.is_low_open, one.low), (ends[2], other.is_low_open, other.low))
-    upper = min((ends[1], not one.is_high_open, one.high), (ends[3], not other.is_high_open, other.high))
+    upper = min(
+        (ends[1], not one.is_high_open, one.high), (ends[3], not other.is_high_open, other.high)
+    )
     if lower[0] > upper[0] or (lower[0] == upper[0] and (lower[1] or not upper[1])):
         return ""
     return Piece(lower[2], upper[2], lower[1], not upper[1])

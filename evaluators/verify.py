@@ -31,6 +31,7 @@ from types import TracebackType
 from typing import Any
 
 from rlready.evaluators import answer_place, answers, values
+from rlready.evaluators.accepted_answers import split_tolerance
 from rlready.evaluators.workers import Failure, Pool
 from rlready.registry.errors import BenchmarkError, ConfigError
 from rlready.registry.records import AnswerFormat, Problem, Verdict
@@ -273,6 +274,7 @@ class Judge:
         """
         if task == "gold":
             return self._accepts_itself(gold)
+        gold, tolerance = split_tolerance(gold)
         gold, answer = answers.rewritten(gold), answers.rewritten(answer)
         gold_excess = self._excess(gold)
         if gold_excess:
@@ -280,7 +282,7 @@ class Judge:
         if self._excess(answer):
             return False
         try:
-            return bool(self._algebra.equal(gold, answer))
+            return bool(self._algebra.equal(gold, answer, tolerance))
         except values.TooLarge as excess:
             return f"too large to compare: {excess}"
 
@@ -288,7 +290,7 @@ class Judge:
         decided = answers.over_cap(gold)
         if decided:
             return decided
-        text = answers.rewritten(gold)
+        text = answers.rewritten(split_tolerance(gold)[0])
         return self._excess(text) or bool(text)
 
     def _excess(self, text: str) -> str | None:

@@ -50,11 +50,14 @@ class Problem:
         id: unique in its benchmark.
         text: the question as the model sees it inside the prompt template.
         answers: reference answers; any of them counts. At least one.
+        error_tolerance: largest difference from a reference answer, as a decimal ("0.1"). None:
+            the rule of the answer check for numbers.
     """
 
     id: str
     text: str
     answers: tuple[str, ...]
+    error_tolerance: str | None = None
 
     def __post_init__(self) -> None:
         if not self.id or not self.text.strip():

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlready.evaluators.accepted_answers import accepted_answers
 from rlready.evaluators.distribution import ProblemSamples, token_entropy
 from rlready.evaluators.heldout import HeldoutSet
 from rlready.evaluators.heldout_loss import heldout_proxies
@@ -273,7 +274,7 @@ class Evaluator:
             if problem.id in missing
         ]
         sampler = self._sampler()
-        answers = {problem.id: problem.answers for problem in benchmark.problems}
+        answers = {problem.id: accepted_answers(problem) for problem in benchmark.problems}
         note = f" ({n_there:,} found)" if n_there else ""
         label = f"Sampling {benchmark.name}{note}"
         asked = self._plan.protocol_of(benchmark).answer_format
@@ -296,7 +297,7 @@ class Evaluator:
 
     def _judge(self, benchmark: Benchmark, folder: SampleFolder, verifier: Verifier) -> None:
         formats = answer_formats(self._plan.protocol_of(benchmark).answer_format)
-        answers = {problem.id: problem.answers for problem in benchmark.problems}
+        answers = {problem.id: accepted_answers(problem) for problem in benchmark.problems}
         total = folder.n_unjudged(checker_version(), formats)
         if not total:
             return
