@@ -90,13 +90,14 @@ def read_form(text: str) -> Form:
 
 
 def _without_outer_braces(text: str) -> str:
-    while text.startswith("{") and text.endswith("}") and _encloses(text) and not _has_comma(text):
+    while text.startswith("{") and text.endswith("}") and _encloses(text) and not _is_set(text):
         text = text[1:-1].strip()
     return text
 
 
-def _has_comma(text: str) -> bool:
-    return bool({",", ";"} & {token for token, _, _ in top_level(text[1:-1])})
+def _is_set(text: str) -> bool:
+    inner = {token for token, _, _ in top_level(text[1:-1])}
+    return bool({",", ";"} & inner) or bool(re.match(r"\{\s*[A-Za-z]\s*(?:\\in[^|:]*)?[|:]", text))
 
 
 def _encloses(text: str) -> bool:
@@ -236,7 +237,7 @@ _SCALES = {
     "dozen": 12, "万": 10**4, "亿": 10**8,
 }  # fmt: skip
 _CURRENCY_FIRST = re.compile(
-    r"(?P<sign>[-+]?)\s*(?:\\text\{(?:US|A|C|HK)\}\s*)?(?P<unit>\\text\{(?:dollar|euro|sterling|yen|rupee|ruble|won|Rs|USD|EUR|RMB)\.?\})"
+    r"(?P<sign>[-+]?)\s*(?:\\text\{(?:US|A|C|HK)\}\s*|(?:US|HK|[AC])(?=\s*\\text))?\s*(?P<unit>\\text\{(?:dollar|euro|sterling|yen|rupee|ruble|won|Rs|USD|rs|USD|EUR|RMB)\.?\})(?:\s*\.(?=\s))?"
     r"\s*(?P<value>(?!\\text).+)"
 )
 _CLOCK = re.compile(r"[0-9]{1,2}(?::[0-9]{2}){1,2}")
@@ -284,18 +285,21 @@ def _sum(text: str) -> Quantity | None:
         values.append(match["value"])
         units.append(unit)
         place = match.end()
-    is_sum = len(units) > 1 and len({unit.powers for unit in units}) == 1
+    sizes = [unit.size for unit in units]
+    is_sum = len({unit.powers for unit in units}) == 1 and sizes == sorted(set(sizes), reverse=True)
+    is_sum = is_sum and len(units) > 1
     return Quantity(tuple(values), tuple(units)) if is_sum else None
 
 
-def with_bare_unit(text: str) -> str | None:
+def with_bare_unit(text: str, *, is_gold: bool) -> str | None:
     r"""Return `576\pi m^{2}` as `576\pi \text{m}^{2}`; None if its last letter is no unit.
 
-    A letter may be a unit or a variable. It is a unit only after a space, or with a power, and only
-    where no other letter stands.
+    A letter may be a unit or a variable. It is a unit after a space, with a power, or where an
+    answer to a gold without letters has it; and only where no other letter stands.
     """
     match = _BARE_UNIT.fullmatch(text.strip())
-    if not match or not (match["gap"] or len(match["unit"]) > 1 or match["unit"] in "msgL"):
+    is_letter = match is not None and len(match["unit"]) == 1 and not match["gap"]
+    if not match or (is_letter and (is_gold or match["unit"] not in "msgL")):
         return None
     if re.search(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", match["value"])):
         return None

@@ -70,7 +70,8 @@ def _bare_text(text: str) -> str:
 
 _PHRASES = {
     "none": (
-        r"(?:there (?:is|are) )?no (?:such )?solutions?(?: exists?)?|(?:it |the equation |the system )?has no solutions?"
+        r"(?:there (?:is|are) )?no (?:such |real )?(?:solutions?|roots?)(?: exists?)?"
+        r"|(?:it |the equation |the system )?has no (?:real )?(?:solutions?|roots?)"
         r"|(?:the )?(?:empty|null) set|no solutions? set|(?:the )?solution set is empty|inconsistent"
         r"|(?:the )?solutions? (?:does not|do not|doesn't|don't) exist"
     ),
@@ -78,6 +79,7 @@ _PHRASES = {
         r"(?:(?:the )?set of )?(?:all|every|any) (?:of )?(?:the )?reals?(?: numbers?)?|(?:the )?(?:set of )?(?:the )?real numbers|all real values"
         r"|(?:the )?reals|r|all real x|x is (?:any|a) real number"
     ),
+    "integers": r"(?:(?:the )?set of )?all (?:the )?integers|(?:the )?(?:set of )?(?:the )?integers|all integer values",
     "undefined": r"(?:the limit |it )?(?:does not|doesn't|do not|don't) exist|dne|d\.n\.e|(?:the )?limit does not exist",
     "many": r"(?:there are )?infinitely many(?: solutions?)?|infinite(?: number of)? solutions|infinite",
 }
@@ -93,9 +95,9 @@ def read_phrase(text: str) -> str | None:
         return "none"
     membership = re.fullmatch(r"(?:[A-Za-z]\s*\\in\s*)?(.*)", text)
     inner = membership[1].strip() if membership else text
-    if inner in _REALS or re.fullmatch(
-        r"\(\s*-\\infty\s*,\s*\+?\\infty\s*\)|-\\infty\s*<\s*[a-z]\s*<\s*\+?\\infty", inner
-    ):
+    if inner == r"\mathbb{Z}":
+        return "integers"
+    if inner in _REALS or re.fullmatch(r"\(\s*-\\infty\s*,\s*\+?\\infty\s*\)|-\\infty\s*<\s*[a-z]\s*<\s*\+?\\infty", inner):
         return "reals"
     words = " ".join(word.casefold().rstrip(".,!") for word in _WORD.findall(text))
     if not words or re.sub(r"[\s.,!]", "", _WORD.sub("", text)):
@@ -105,10 +107,7 @@ def read_phrase(text: str) -> str | None:
 
 # --- choices ----------------------------------------------------------------------------------
 
-_CHOICE = re.compile(
-    r"(?:\\text\{(?:option|choice|answer)\}\s*)?(?P<open>\(?)\s*(?:\\text\{)?(?P<letter>[A-J])\}?\s*(?P<close>[).:]?)",
-    re.IGNORECASE,
-)
+_CHOICE = re.compile(r"(?:\\text\{(?:option|choice|answer)\}\s*)?(?P<open>\(?)\s*(?:\\text\{)?(?P<letter>[A-J])\}?\s*(?P<close>[).:]?)", re.IGNORECASE)
 _LABEL = re.compile(r"\(\s*(?:\\text\{)?([A-J])\}?\s*\)|(?:\\text\{)?\b([A-J])\}?\s*\)")
 
 
@@ -125,11 +124,7 @@ def same_choice(gold: str, answer: str) -> bool | None:
         return None
     rest = answer.strip()[match.end() :].strip()
     has_mark = match["close"] in ").:" and match["close"] != ""
-    if rest and (
-        not has_mark
-        or _LABEL.search(rest)
-        or re.match(r"[-+*/^=,<>|]|\\(?:text\{(?:or|and|is|not)\}|cdot|times|cup)", rest)
-    ):
+    if rest and (not has_mark or _LABEL.search(rest) or re.match(r"[-+*/^=,<>|]|\\(?:text\{(?:or|and|is|not)\}|cdot|times|cup)", rest)):
         return None
     if match["open"] and match["close"] != ")":
         return None
@@ -203,11 +198,11 @@ class Comparison:
     # --- forms --------------------------------------------------------------------------------
 
     def _equal_forms(self, gold: str, answer: str) -> bool:
-        gold_quantity, quantity = _quantity(gold, answer), _quantity(answer, gold)
+        gold_quantity = _quantity(gold, answer, is_gold=True)
+        quantity = _quantity(answer, gold, is_gold=False)
         if gold_quantity or quantity:
             return self._equal_quantities(
-                gold_quantity or Quantity((gold,), (None,)),
-                quantity or Quantity((answer,), (None,)),
+                gold_quantity or Quantity((gold,), (None,)), quantity or Quantity((answer,), (None,))
             )
         gold_form, form = read_form(gold), read_form(answer)
         kinds = gold_form.kind, form.kind
@@ -242,6 +237,8 @@ class Comparison:
         if point and other and point[0] == other[0]:
             return self.equal(point[1], other[1])
         gold, answer = _as_formula(gold), _as_formula(answer)
+        if _are_other_products(gold, answer) or _are_other_products(answer, gold):
+            return False
         if self._tolerance and self._algebra.is_within(gold, answer, self._tolerance):
             return True
         return self._algebra.same_formula(gold, answer)
@@ -356,9 +353,7 @@ class Comparison:
             return self._algebra.same_equation(gold, answer)
         return False
 
-    def _equal_to_named(
-        self, text: str, form: Form, relation: Form, *, is_gold_named: bool
-    ) -> bool:
+    def _equal_to_named(self, text: str, form: Form, relation: Form, *, is_gold_named: bool) -> bool:
         if relation.mark == "in" and re.fullmatch(r"[A-Za-z]|\\[a-z]+", relation.parts[0]):
             inner = relation.parts[1]
             return self.equal(inner, text) if is_gold_named else self.equal(text, inner)
@@ -369,15 +364,9 @@ class Comparison:
             return bool(name) and self.equal(value, text)
         if not name:
             left, right = relation.parts[0], relation.parts[-1]
-            if (
-                _letters(left)
-                and len(set(_letters(left))) < 2
-                and not re.search(r"\\(?:sin|cos|tan|log|ln|frac\s*\{d)", left)
-            ):
+            if _letters(left) and len(set(_letters(left))) < 2 and not re.search(r"\\(?:sin|cos|tan|log|ln|frac\s*\{d)", left):
                 return False
-            if not _letters(left) and not all(
-                self.equal(part, right) for part in relation.parts[:-1]
-            ):
+            if not _letters(left) and not all(self.equal(part, right) for part in relation.parts[:-1]):
                 return False
             value = right
         return self.equal(text, value)
@@ -394,6 +383,8 @@ class Comparison:
         number, other_number = gold.number(0), answer.number(0)
         ratio = other.size / unit.size if unit and other else Fraction(1)
         if number and other_number:
+            if number.is_percent != other_number.is_percent and (unit or other):
+                return False
             if ratio != 1:
                 other_number = Numeral(other_number.value * ratio, None, other_number.is_percent)
             return equal_numerals(number, other_number, self._tolerance)
@@ -421,13 +412,29 @@ def settled(gold: str, answer: str, tolerance: Fraction = Fraction(0)) -> bool |
     based, other_based = read_based(gold), read_based(answer)
     if based or other_based:
         return based == other_based
-    number, other = read_number(gold), read_number(answer)
+    number, other = _number(gold), _number(answer)
     if number and other:
         return equal_numerals(number, other, tolerance)
     phrase, other_phrase = read_phrase(gold), read_phrase(answer)
     if (phrase and other_phrase) or (phrase or other_phrase) not in (None, "reals"):
         return phrase == other_phrase
     return None
+
+
+_NUMBER_WORDS = {
+    word: value
+    for value, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+        "fifteen sixteen seventeen eighteen nineteen twenty".split()
+    )
+}
+
+
+def _number(text: str) -> Numeral | None:
+    word = _WORD.fullmatch(text.strip())
+    if word and word[1].casefold() in _NUMBER_WORDS:
+        return Numeral(Fraction(_NUMBER_WORDS[word[1].casefold()]))
+    return read_number(text)
 
 
 def bare_answer(text: str) -> str:
@@ -494,15 +501,13 @@ def _predicate(segments: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return []
 
 
-def _quantity(text: str, other: str) -> Quantity | None:
+def _quantity(text: str, other: str, *, is_gold: bool) -> Quantity | None:
     quantity = read_quantity(text)
     if quantity is not None:
         return quantity
-    bare = with_bare_unit(text)
+    bare = with_bare_unit(text, is_gold=is_gold)
     # A letter is a unit only beside a number, or a quantity, without one.
-    if bare is None or re.search(
-        r"[A-Za-z]", re.sub(r"\\text\{[^{}]*\}|\\[A-Za-z]+", "", with_bare_unit(other) or other)
-    ):
+    if bare is None or re.search(r"[A-Za-z]", re.sub(r"\\text\{[^{}]*\}|\\[A-Za-z]+", "", with_bare_unit(other, is_gold=not is_gold) or other)):
         return None
     return read_quantity(bare)
 
@@ -549,15 +554,8 @@ def _named(relation: Form) -> tuple[str, str]:
 def _without_name(parts: tuple[str, ...]) -> Sequence[str]:
     """The values of a list whose members all have one name; the same list if they have not."""
     forms = [read_form(part) for part in parts]
-    named = [
-        _named(form) if form.kind == "relation" and form.mark == "=" else None for form in forms
-    ]
-    if (
-        named[0]
-        and named[0][0]
-        and not any(named[1:])
-        and not any(form.kind == "relation" for form in forms[1:])
-    ):
+    named = [_named(form) if form.kind == "relation" and form.mark == "=" else None for form in forms]
+    if named[0] and named[0][0] and not any(named[1:]) and not any(form.kind == "relation" for form in forms[1:]):
         return [named[0][1], *parts[1:]]
     names = [pair[0] for pair in named if pair and pair[0]]
     if len(names) != len(parts):
@@ -621,12 +619,8 @@ def _is_set(form: Form) -> bool:
     if form.kind == "relation":
         return set(form.mark.split()) <= {"<", "<=", ">", ">=", "!=", "in"}
     if form.kind == "list":
-        return form.mark in ("or", "and") and all(
-            _is_set(read_form(part)) and read_form(part).kind == "relation" for part in form.parts
-        )
-    return (
-        form.parts[0] in _REALS or r"\setminus" in form.parts[0] if form.kind == "single" else False
-    )
+        return all(_is_set(read_form(part)) and read_form(part).kind == "relation" for part in form.parts)
+    return form.parts[0] in _REALS or r"\setminus" in form.parts[0] if form.kind == "single" else False
 
 
 def _letters(text: str) -> list[str]:
@@ -641,10 +635,7 @@ def _equal_ratios(gold: str, answer: str) -> bool | None:
     if one and other:
         return re.sub(r"\s", "", gold) == re.sub(r"\s", "", answer)
     if answer.count(":") + gold.count(":") == 1 and (one or other):
-        number, other_number = (
-            read_number(gold.replace(":", "/")),
-            read_number(answer.replace(":", "/")),
-        )
+        number, other_number = read_number(gold.replace(":", "/")), read_number(answer.replace(":", "/"))
         fraction = answer if one else gold
         if number and other_number and re.search(r"\\frac|/", fraction):
             return equal_numbers(number, other_number)
@@ -662,7 +653,13 @@ def _point(text: str) -> tuple[str, str] | None:
     return match[1], match[2]
 
 
-_DEGREES_INSIDE = re.compile(r"([0-9.]+)\s*\\text\{degree\}")
+_CROSS = re.compile(r"[A-Za-z]\s*\\times\s*[A-Za-z]")
+_DOT = re.compile(r"[A-Za-z]\s*\\cdot\s*[A-Za-z]")
+
+
+def _are_other_products(gold: str, answer: str) -> bool:
+    """Whether one is a cross product where the other is a dot product, of letters that may be vectors."""
+    return bool(_CROSS.search(gold) and _DOT.search(answer))
 
 
 def _as_formula(text: str) -> str:

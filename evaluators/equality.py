@@ -27,7 +27,7 @@ from rlready.evaluators.numerals import (
     is_rounding,
     read_number,
 )
-from rlready.evaluators.real_sets import read_set, same_sets
+from rlready.evaluators.real_sets import RealSet, is_described_by, read_set, same_sets
 from rlready.evaluators.values import (
     GUARD_BITS,
     PRECISION_BITS,
@@ -325,9 +325,31 @@ class FormulaAlgebra:
     def same_set(self, gold: Form, answer: Form) -> bool | None:
         """Whether two sets of real numbers are equal; None if one of them cannot be read."""
         one, other = read_set(gold, self._number), read_set(answer, self._number)
+        if one is not None and other is None:
+            return self._is_solution(answer, one)
+        if other is not None and one is None:
+            return self._is_solution(gold, other)
         if one is None or other is None:
             return None
         return same_sets(one, other, self._comparison.equal)
+
+    def _is_solution(self, condition: Form, solution: RealSet) -> bool | None:
+        """Whether a set solves an inequality in one variable; None for other conditions."""
+        signs = condition.mark.split()
+        trees = [self._tree(part) for part in condition.parts]
+        if condition.kind != "relation" or not set(signs) <= {"<", "<=", ">", ">=", "!="}:
+            return None
+        if any(tree is None or not _is_scalar(tree) or _is_unbounded(tree) for tree in trees):
+            return None
+        names = {symbol.name for tree in trees for symbol in tree.free_symbols}
+        if len(names) != 1 or (solution.name and solution.name not in names):
+            return None
+        for tree in trees:
+            require_affordable(tree)
+        name = names.pop()
+        return is_described_by(
+            solution.pieces, lambda point: _holds(trees, signs, {name: point}), self._number
+        )
 
     def _number(self, text: str) -> Any:
         """The real number that a closed formula is, with 100 bits; None if it is none."""
@@ -341,6 +363,26 @@ class FormulaAlgebra:
         except Unknown:
             return None
         return evaluation.context.re(value) if not evaluation.context.im(value) else None
+
+
+def _holds(trees: Sequence[Any], signs: Sequence[str], at: dict[str, Any]) -> bool | None:
+    """Whether a chain of inequalities holds at a point; None where a side is not real."""
+    evaluation = Evaluation(at)
+    context = evaluation.context
+    try:
+        sides = [evaluation.value(tree) for tree in trees]
+    except Unknown:
+        return None
+    unit = context.mpf(2) ** (GUARD_BITS - PRECISION_BITS)
+    if any(context.im(side) for side in sides):
+        return None
+    for sign, left, right in zip(signs, sides, sides[1:], strict=False):
+        difference = context.re(left - right)
+        is_equal = abs(difference) <= unit * max(1, abs(left), abs(right))
+        holds = not is_equal if sign == "!=" else (difference < 0) == (sign[0] == "<") and not is_equal
+        if not (holds or (is_equal and sign.endswith("=") and sign != "!=")):
+            return False
+    return True
 
 
 def _direction(mark: str) -> int:

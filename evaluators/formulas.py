@@ -49,6 +49,8 @@ def parse_formula(text: str) -> Any:
     from latex2sympy2_extended import latex2sympy
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 
+    # The parser reads a power of T as a transpose, and drops it.
+    text = re.sub(r"\^\s*(?:T|\{\s*T\s*\})", "^{T_{0}}", text)
     prepared = _TIMES_BEFORE_FUNCTION.sub(" ", _braced_powers(text)).replace(r"\lg ", r"\log ")
     try:
         tree = latex2sympy(

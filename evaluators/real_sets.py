@@ -7,6 +7,7 @@ read_set(read_form(r"x \ne 3"))           ->  RealSet("x", (below 3, above 3))
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -55,9 +56,12 @@ def read_set(form: Form, value: Value) -> RealSet | None:
         return _union([read_set(read_form(part), value) for part in form.parts], value)
     if form.kind == "builder":
         return _builder(form, value)
-    if form.kind == "list" and form.mark in ("or", "and"):
+    if form.kind == "list":
         sets = [read_set(read_form(part), value) for part in form.parts]
-        return _union(sets, value) if form.mark == "or" else _intersection(sets, value)
+        both = _intersection(sets, value)
+        # "x < 1, x > 3" has no common part: the comma means "or".
+        is_union = form.mark == "or" or (not form.mark and both is not None and not both.pieces)
+        return _union(sets, value) if is_union else both
     if form.kind == "relation":
         return _relation(form, value)
     if form.kind == "single":
@@ -207,3 +211,34 @@ def same_sets(gold: RealSet, answer: RealSet, equal: Callable[[str, str], bool])
         and equal(one.high, other.high)
         for one, other in zip(gold.pieces, answer.pieces, strict=True)
     )
+
+
+# --- conditions that are not solved -----------------------------------------------------------
+
+
+def is_described_by(pieces: Sequence[Piece], holds: Callable[[Any], bool | None], value: Value) -> bool:
+    """Whether a condition holds in these intervals and nowhere else, as far as points can tell.
+
+    Tried are every end, both its sides, and points of all sizes.
+
+    Args:
+        pieces: of the set, with ends that are numbers.
+        holds: whether the condition holds at a number; None where it has no meaning.
+        value: the number that a text is.
+    """
+    ends = [(_end(piece.low, value), _end(piece.high, value)) for piece in pieces]
+    finite = [end for pair in ends for end in pair if end is not None and abs(end) != float("inf")]
+    if any(end is None for pair in ends for end in pair) or not finite:
+        return False
+    rng = random.Random("points")
+    points = [end + side * (1 + abs(end)) * 2.0**-30 for end in finite for side in (-1, 0, 1)]
+    points += [rng.uniform(-size, size) for size in (1, 3, 10, 30, 100, 1000) for _ in range(20)]
+    for point in points:
+        inside = any(
+            (low < point or (low == point and not piece.is_low_open))
+            and (point < high or (high == point and not piece.is_high_open))
+            for piece, (low, high) in zip(pieces, ends, strict=True)
+        )
+        if bool(holds(point)) != inside:
+            return False
+    return True
