@@ -189,7 +189,7 @@ class Comparison:
             for (a_kind, a), (b_kind, b) in zip(one, other, strict=True)
         ):
             return True
-        return _predicate(one) == other and len(one) > 1
+        return bool(other) and len(one) > 1 and _predicate(one) == other
 
     def _equal_segment(self, gold: str, answer: str) -> bool:
         # Without a word in it a segment cannot come back here.
@@ -406,6 +406,8 @@ def settled(gold: str, answer: str, tolerance: Fraction = Fraction(0)) -> bool |
     """
     if same_text(gold, answer):
         return True
+    if not gold.strip() or not answer.strip():
+        return False
     choice = same_choice(gold, answer)
     if choice is not None:
         return choice
@@ -504,7 +506,8 @@ def _predicate(segments: list[tuple[str, str]]) -> list[tuple[str, str]]:
 def _quantity(text: str, other: str, *, is_gold: bool) -> Quantity | None:
     quantity = read_quantity(text)
     if quantity is not None:
-        return quantity
+        has_two_units = with_bare_unit(quantity.values[0], is_gold=is_gold) is not None
+        return None if has_two_units else quantity
     bare = with_bare_unit(text, is_gold=is_gold)
     # A letter is a unit only beside a number, or a quantity, without one.
     if bare is None or re.search(r"[A-Za-z]", re.sub(r"\\text\{[^{}]*\}|\\[A-Za-z]+", "", with_bare_unit(other, is_gold=not is_gold) or other)):

@@ -403,13 +403,15 @@ def _one_word(match: re.Match[str]) -> str:
 # --- numbers and small forms ------------------------------------------------------------------
 
 _GAP = r"(?:\{,\}|,|\s)"
-_GROUPED = re.compile(r"(?<![0-9.,A-Za-z_^{(\\}\]])([0-9]{1,3})((?:(?:\{,\}|\s)[0-9]{3})+)(?![0-9]|\{,\})")
+_GROUPED = re.compile(r"(?<![0-9.,A-Za-z_^{(\\}\]])([0-9]{1,3})((?:(?:\{,\}|\s)[0-9]{3})+)(?![0-9]|\{,\}|\s*/)")
 _DECIMAL_COMMA = re.compile(r"(?<=[0-9])\{,\}(?=[0-9])")
 _E_NOTATION = re.compile(
     r"(?<![A-Za-z_.}\\0-9])([0-9]+\.?[0-9]*|\.[0-9]+)\s*[eE]\s*(?:\{\s*)?([+-]?[0-9]+)(?:\s*\})?(?![A-Za-z0-9.^])"
 )
 _SPACED_E = re.compile(r"([0-9.]) e (?=\{?[+-]?[0-9])")
 _POWER = re.compile(r"\^\s*([-+]?\s*[0-9]+)")
+# People write x1 for x_1; nobody writes x1 for the product.
+_INDEX_DIGITS = re.compile(r"(?<![A-Za-z0-9\\{_^])([A-Za-z])([0-9]+)(?![0-9.}])")
 _X_FOR_TIMES = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)|(?<=[0-9}])\s+x\s+(?=[0-9])")
 _DOTTED = re.compile(r"(?<=[0-9.])((?:\\dot\s*\{[0-9]\})(?:[0-9]*\\dot\s*\{[0-9]\})?)")
 _PARENTHESIZED_PERIOD = re.compile(r"(?<![A-Za-z0-9])([0-9]*\.[0-9]*)\(([0-9]+)\)(?![0-9])")
@@ -443,6 +445,7 @@ def _finish(text: str) -> str:
     text = _GROUPED.sub(lambda m: m[1] + "".join(re.findall(r"[0-9]{3}", m[2])), text)
     text = _DECIMAL_COMMA.sub(".", text)
     text = _E_NOTATION.sub(r"\1\\times 10^{\2}", _SPACED_E.sub(r"\1e", text))
+    text = _INDEX_DIGITS.sub(r"\1_{\2}", text)
     text = _X_FOR_TIMES.sub(r"\\times ", text)
     text = _POWER.sub(lambda m: "^{" + m[1].replace(" ", "") + "}" if m[1][0] in "+-" or len(m[1]) > 1 and _is_plain_power(text) else m[0], text)
     text = _DOTTED.sub(lambda m: r"\overline{" + re.sub(r"\D", "", m[1]) + "}", text)

@@ -46,7 +46,7 @@ class Numeral:
 
 
 _SIGN = r"(?P<sign>(?:[-+]\s*)?)"
-_INTEGER = r"[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+"
+_INTEGER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
 _POWER = r"\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*(?:\{\s*(?P<braced>[-+]?[0-9]{1,9})\s*\}|(?P<bare>[0-9]))"
 _PERCENT = r"\s*(?P<percent>\\%)?"
 _DECIMAL = re.compile(

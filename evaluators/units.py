@@ -112,7 +112,7 @@ def _known(word: str) -> tuple[str, Fraction] | None:
 
 def _noun(word: str) -> tuple[str, Fraction] | None:
     # Whatever is counted: 9 apples. One that this module does not know must be a plural.
-    if not re.fullmatch(r"[a-z]{2,}[a-rt-z]s", word) or word in _NO_NOUNS:
+    if not re.fullmatch(r"[a-z]{2,}(?<!u)(?<!i)(?<!s)s", word) or word in _NO_NOUNS:
         return None
     return (word[:-2] if word.endswith(("ches", "shes", "xes")) else word[:-1], Fraction(1))
 

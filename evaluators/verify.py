@@ -283,8 +283,16 @@ class Judge:
             return False
         try:
             return bool(self._algebra.equal(gold, answer, tolerance))
+        except values.TooLarge:
+            return self._too_large(gold)
+
+    def _too_large(self, gold: str) -> bool | str:
+        """False if the gold itself can be compared, so that the answer is what is too large."""
+        try:
+            self._algebra.same_formula(gold, gold)
         except values.TooLarge as excess:
             return f"too large to compare: {excess}"
+        return False
 
     def _accepts_itself(self, gold: str) -> bool | str:
         decided = answers.over_cap(gold)
