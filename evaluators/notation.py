@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+MAX_DEPTH = 60
+
 # --- Unicode ----------------------------------------------------------------------------------
 
 _SIGNS = {
@@ -96,7 +98,10 @@ def rewrite(answer: str) -> str:
     while (match := _BOLD.fullmatch(text)) and match[1] not in match[2]:
         text = match[2]
     text = _words_outside_fences(text).replace("**", "^")
-    text = _Rewriter(text).rewritten()
+    try:
+        text = _Rewriter(text).rewritten()
+    except _TooDeep:
+        return text
     return _finish(_strip(text))
 
 
@@ -189,14 +194,19 @@ _CHINESE = {
 _PIECE = re.compile(r"\\[A-Za-z]+\*?|\\.|[A-Za-z]+|[0-9]+|\s+|[\u3400-\u9fff]+|.", re.DOTALL)
 
 
+class _TooDeep(Exception):
+    """Raised for groups and arguments nested beyond all use; the answer is compared as it stands."""
+
+
 class _Rewriter:
     """One pass over the pieces of a text."""
 
     def __init__(self, text: str) -> None:
         self._pieces = _PIECE.findall(text)
-        self._place = 0
+        self._place = self._depth = 0
 
     def rewritten(self, until: str | None = None) -> str:
+        self._enter()
         output: list[str] = []
         while self._place < len(self._pieces):
             piece = self._pieces[self._place]
@@ -204,7 +214,13 @@ class _Rewriter:
             if piece == until:
                 break
             output.append(self._piece(piece, output))
+        self._depth -= 1
         return "".join(output)
+
+    def _enter(self) -> None:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise _TooDeep
 
     def _piece(self, piece: str, before: list[str]) -> str:
         if piece == "{":
@@ -220,6 +236,12 @@ class _Rewriter:
         return " " if piece.isspace() or piece == "~" else piece
 
     def _command(self, name: str) -> str:
+        self._enter()
+        output = self._expanded(name)
+        self._depth -= 1
+        return output
+
+    def _expanded(self, name: str) -> str:
         if name in (",", ";", ":", "!", " ", "/", "&") or name in _SPACING:
             if name == "!":
                 self._skip_space()
