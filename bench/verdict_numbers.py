@@ -64,7 +64,9 @@ def main() -> None:
 def measure_numbers(rng: random.Random, n_pairs: int) -> dict[str, Any]:
     pairs = [_pair(rng) for _ in range(n_pairs)]
     with Verifier() as verifier:
-        checked = verifier.check([((gold[0],), rf"\boxed{{{answer[0]}}}") for gold, answer in pairs])
+        checked = verifier.check(
+            [((gold[0],), rf"\boxed{{{answer[0]}}}") for gold, answer in pairs]
+        )
     differ = [
         (gold[0], answer[0], str(found.verdict), _expected(gold, answer))
         for (gold, answer), found in zip(pairs, checked, strict=True)
@@ -194,7 +196,9 @@ def _rounds_to(value: Fraction, decimal: Fraction, digits: int, scale: int) -> b
         return False
     # The decimal was written times `scale`; half of its last place is the margin.
     written = decimal * scale
-    places = next(k for k in range(-20, 60) if abs(written) * Fraction(10) ** k >= 10 ** (digits - 1))
+    places = next(
+        k for k in range(-20, 60) if abs(written) * Fraction(10) ** k >= 10 ** (digits - 1)
+    )
     return abs(value * scale - written) * Fraction(10) ** places <= Fraction(1, 2)
 
 

@@ -97,7 +97,9 @@ def read_phrase(text: str) -> str | None:
     inner = membership[1].strip() if membership else text
     if inner == r"\mathbb{Z}":
         return "integers"
-    if inner in _REALS or re.fullmatch(r"\(\s*-\\infty\s*,\s*\+?\\infty\s*\)|-\\infty\s*<\s*[a-z]\s*<\s*\+?\\infty", inner):
+    if inner in _REALS or re.fullmatch(
+        r"\(\s*-\\infty\s*,\s*\+?\\infty\s*\)|-\\infty\s*<\s*[a-z]\s*<\s*\+?\\infty", inner
+    ):
         return "reals"
     words = " ".join(word.casefold().rstrip(".,!") for word in _WORD.findall(text))
     if not words or re.sub(r"[\s.,!]", "", _WORD.sub("", text)):
@@ -107,7 +109,10 @@ def read_phrase(text: str) -> str | None:
 
 # --- choices ----------------------------------------------------------------------------------
 
-_CHOICE = re.compile(r"(?:\\text\{(?:option|choice|answer)\}\s*)?(?P<open>\(?)\s*(?:\\text\{)?(?P<letter>[A-J])\}?\s*(?P<close>[).:]?)", re.IGNORECASE)
+_CHOICE = re.compile(
+    r"(?:\\text\{(?:option|choice|answer)\}\s*)?(?P<open>\(?)\s*(?:\\text\{)?(?P<letter>[A-J])\}?\s*(?P<close>[).:]?)",
+    re.IGNORECASE,
+)
 _LABEL = re.compile(r"\(\s*(?:\\text\{)?([A-J])\}?\s*\)|(?:\\text\{)?\b([A-J])\}?\s*\)")
 
 
@@ -124,7 +129,11 @@ def same_choice(gold: str, answer: str) -> bool | None:
         return None
     rest = answer.strip()[match.end() :].strip()
     has_mark = match["close"] in ").:" and match["close"] != ""
-    if rest and (not has_mark or _LABEL.search(rest) or re.match(r"[-+*/^=,<>|]|\\(?:text\{(?:or|and|is|not)\}|cdot|times|cup)", rest)):
+    if rest and (
+        not has_mark
+        or _LABEL.search(rest)
+        or re.match(r"[-+*/^=,<>|]|\\(?:text\{(?:or|and|is|not)\}|cdot|times|cup)", rest)
+    ):
         return None
     if match["open"] and match["close"] != ")":
         return None
@@ -202,7 +211,8 @@ class Comparison:
         quantity = _quantity(answer, gold, is_gold=False)
         if gold_quantity or quantity:
             return self._equal_quantities(
-                gold_quantity or Quantity((gold,), (None,)), quantity or Quantity((answer,), (None,))
+                gold_quantity or Quantity((gold,), (None,)),
+                quantity or Quantity((answer,), (None,)),
             )
         gold_form, form = read_form(gold), read_form(answer)
         kinds = gold_form.kind, form.kind
@@ -353,7 +363,9 @@ class Comparison:
             return self._algebra.same_equation(gold, answer)
         return False
 
-    def _equal_to_named(self, text: str, form: Form, relation: Form, *, is_gold_named: bool) -> bool:
+    def _equal_to_named(
+        self, text: str, form: Form, relation: Form, *, is_gold_named: bool
+    ) -> bool:
         if relation.mark == "in" and re.fullmatch(r"[A-Za-z]|\\[a-z]+", relation.parts[0]):
             inner = relation.parts[1]
             return self.equal(inner, text) if is_gold_named else self.equal(text, inner)
@@ -364,9 +376,15 @@ class Comparison:
             return bool(name) and self.equal(value, text)
         if not name:
             left, right = relation.parts[0], relation.parts[-1]
-            if _letters(left) and len(set(_letters(left))) < 2 and not re.search(r"\\(?:sin|cos|tan|log|ln|frac\s*\{d)", left):
+            if (
+                _letters(left)
+                and len(set(_letters(left))) < 2
+                and not re.search(r"\\(?:sin|cos|tan|log|ln|frac\s*\{d)", left)
+            ):
                 return False
-            if not _letters(left) and not all(self.equal(part, right) for part in relation.parts[:-1]):
+            if not _letters(left) and not all(
+                self.equal(part, right) for part in relation.parts[:-1]
+            ):
                 return False
             value = right
         return self.equal(text, value)
@@ -510,7 +528,12 @@ def _quantity(text: str, other: str, *, is_gold: bool) -> Quantity | None:
         return None if has_two_units else quantity
     bare = with_bare_unit(text, is_gold=is_gold)
     # A letter is a unit only beside a number, or a quantity, without one.
-    if bare is None or re.search(r"[A-Za-z]", re.sub(r"\\text\{[^{}]*\}|\\[A-Za-z]+", "", with_bare_unit(other, is_gold=not is_gold) or other)):
+    if bare is None or re.search(
+        r"[A-Za-z]",
+        re.sub(
+            r"\\text\{[^{}]*\}|\\[A-Za-z]+", "", with_bare_unit(other, is_gold=not is_gold) or other
+        ),
+    ):
         return None
     return read_quantity(bare)
 
@@ -557,8 +580,15 @@ def _named(relation: Form) -> tuple[str, str]:
 def _without_name(parts: tuple[str, ...]) -> Sequence[str]:
     """The values of a list whose members all have one name; the same list if they have not."""
     forms = [read_form(part) for part in parts]
-    named = [_named(form) if form.kind == "relation" and form.mark == "=" else None for form in forms]
-    if named[0] and named[0][0] and not any(named[1:]) and not any(form.kind == "relation" for form in forms[1:]):
+    named = [
+        _named(form) if form.kind == "relation" and form.mark == "=" else None for form in forms
+    ]
+    if (
+        named[0]
+        and named[0][0]
+        and not any(named[1:])
+        and not any(form.kind == "relation" for form in forms[1:])
+    ):
         return [named[0][1], *parts[1:]]
     names = [pair[0] for pair in named if pair and pair[0]]
     if len(names) != len(parts):
@@ -622,8 +652,12 @@ def _is_set(form: Form) -> bool:
     if form.kind == "relation":
         return set(form.mark.split()) <= {"<", "<=", ">", ">=", "!=", "in"}
     if form.kind == "list":
-        return all(_is_set(read_form(part)) and read_form(part).kind == "relation" for part in form.parts)
-    return form.parts[0] in _REALS or r"\setminus" in form.parts[0] if form.kind == "single" else False
+        return all(
+            _is_set(read_form(part)) and read_form(part).kind == "relation" for part in form.parts
+        )
+    return (
+        form.parts[0] in _REALS or r"\setminus" in form.parts[0] if form.kind == "single" else False
+    )
 
 
 def _letters(text: str) -> list[str]:
@@ -638,7 +672,10 @@ def _equal_ratios(gold: str, answer: str) -> bool | None:
     if one and other:
         return re.sub(r"\s", "", gold) == re.sub(r"\s", "", answer)
     if answer.count(":") + gold.count(":") == 1 and (one or other):
-        number, other_number = read_number(gold.replace(":", "/")), read_number(answer.replace(":", "/"))
+        number, other_number = (
+            read_number(gold.replace(":", "/")),
+            read_number(answer.replace(":", "/")),
+        )
         fraction = answer if one else gold
         if number and other_number and re.search(r"\\frac|/", fraction):
             return equal_numbers(number, other_number)

@@ -379,7 +379,9 @@ def _holds(trees: Sequence[Any], signs: Sequence[str], at: dict[str, Any]) -> bo
     for sign, left, right in zip(signs, sides, sides[1:], strict=False):
         difference = context.re(left - right)
         is_equal = abs(difference) <= unit * max(1, abs(left), abs(right))
-        holds = not is_equal if sign == "!=" else (difference < 0) == (sign[0] == "<") and not is_equal
+        holds = (
+            not is_equal if sign == "!=" else (difference < 0) == (sign[0] == "<") and not is_equal
+        )
         if not (holds or (is_equal and sign.endswith("=") and sign != "!=")):
             return False
     return True

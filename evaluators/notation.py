@@ -85,7 +85,9 @@ _BOLD = re.compile(r"(?s)\s*(\*\*\*?|__|`+|\"|'{1,2})(?=\S)(.*?\S)\s*\1\s*[.,;]?
 _UNTOUCHED_DOUBLE_STAR = re.compile(r"\*\*")
 _ESCAPED_COMMAND = re.compile(r"\\\\(?=[A-Za-z])")
 _LINE_END = re.compile(r"\\\\|\\newline(?![a-z])")
-_END = re.compile(r"(?:\s|\\[,;:! ]|~|[.,;:]|\\(?:quad|qquad|checkmark|blacksquare|square|qed)(?![A-Za-z]))+$|(?<!\\)\\$")
+_END = re.compile(
+    r"(?:\s|\\[,;:! ]|~|[.,;:]|\\(?:quad|qquad|checkmark|blacksquare|square|qed)(?![A-Za-z]))+$|(?<!\\)\\$"
+)
 _START = re.compile(r"^(?:\s|[,;:])+")
 
 
@@ -185,7 +187,9 @@ _SHORT_WORDS = _SHORT_UNITS | frozenset(
     "or and not all any odd the for no yes is are if to in by per of at on none one two six ten dne "
     "DNE am pm set max min it we so has its".split()
 )
-_ALWAYS_UNITS = frozenset("km cm mm kg mg ml mL ft lb lbs mph kph Hz eV keV MeV GeV kJ kW kN nm kHz MHz kPa".split())
+_ALWAYS_UNITS = frozenset(
+    "km cm mm kg mg ml mL ft lb lbs mph kph Hz eV keV MeV GeV kJ kW kN nm kHz MHz kPa".split()
+)
 
 _CHINESE = {
     "或": "or", "或者": "or", "和": "and", "与": "and", "且": "and", "无解": "no solution",
@@ -317,8 +321,14 @@ class _Rewriter:
             return rf"\{run} "
         if len(run) == 1:
             return run
-        follows_number = bool(before) and bool(re.search(r"[0-9.}]\s*$|[0-9}]\s*/\s*$", "".join(before[-3:])))
-        if len(run) > 3 or run in _ALWAYS_UNITS or (_is_short_word(run) and self._stands_alone(run, before)):
+        follows_number = bool(before) and bool(
+            re.search(r"[0-9.}]\s*$|[0-9}]\s*/\s*$", "".join(before[-3:]))
+        )
+        if (
+            len(run) > 3
+            or run in _ALWAYS_UNITS
+            or (_is_short_word(run) and self._stands_alone(run, before))
+        ):
             if not (len(run) > 3 and re.fullmatch(r"[A-Z]+|(.)\1*", run)):
                 return rf" \text{{{run}}} "
         return rf" \text{{{run}}} " if follows_number and run in _SHORT_WORDS else run
@@ -425,7 +435,9 @@ def _one_word(match: re.Match[str]) -> str:
 # --- numbers and small forms ------------------------------------------------------------------
 
 _GAP = r"(?:\{,\}|,|\s)"
-_GROUPED = re.compile(r"(?<![0-9.,A-Za-z_^{(\\}\]])([0-9]{1,3})((?:(?:\{,\}|\s)[0-9]{3})+)(?![0-9]|\{,\}|\s*/)")
+_GROUPED = re.compile(
+    r"(?<![0-9.,A-Za-z_^{(\\}\]])([0-9]{1,3})((?:(?:\{,\}|\s)[0-9]{3})+)(?![0-9]|\{,\}|\s*/)"
+)
 _DECIMAL_COMMA = re.compile(r"(?<=[0-9])\{,\}(?=[0-9])")
 _E_NOTATION = re.compile(
     r"(?<![A-Za-z_.}\\0-9])([0-9]+\.?[0-9]*|\.[0-9]+)\s*[eE]\s*(?:\{\s*)?([+-]?[0-9]+)(?:\s*\})?(?![A-Za-z0-9.^])"
@@ -449,9 +461,13 @@ _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _ANGLE = re.compile(r"([0-9.]+)\s*\^\s*(?:\\circ(?![a-z])|\{\s*\\circ\s*\})")
 _FRENCH = re.compile(r"(?<![0-9A-Za-z)}\]])\]\s*([^\[\]]+?[,;][^\[\]]+?)\s*([\[\]])")
 _FRENCH_HALF = re.compile(r"\[([^\[\]]+[,;][^\[\]]+)\[")
-_WORD_INFINITY = re.compile(r"(?i)\\text\{(?:positive|plus) *\} *\\text\{infinity\}|\\text\{infinity\}")
+_WORD_INFINITY = re.compile(
+    r"(?i)\\text\{(?:positive|plus) *\} *\\text\{infinity\}|\\text\{infinity\}"
+)
 _NEGATIVE_INFINITY = re.compile(r"(?i)\\text\{(?:negative|minus)\} *\\infty(?![a-z])")
-_PERCENT_WORD = re.compile(r"(?i)\\text\{per\}\s*\\text\{cent\}|\\text\{(?:percent|percents|pct|per cent|percentage)\.?\}(?!\s*\\text\{points?\})")
+_PERCENT_WORD = re.compile(
+    r"(?i)\\text\{per\}\s*\\text\{cent\}|\\text\{(?:percent|percents|pct|per cent|percentage)\.?\}(?!\s*\\text\{points?\})"
+)
 _LETTER_TEXT = re.compile(r"\\text\{([A-Za-z])\}")
 
 
@@ -461,7 +477,16 @@ def _finish(text: str) -> str:
     if _TRIGONOMETRIC.search(text):
         text = _ANGLE.sub(r"(\\frac{\1 \\pi }{180})", text)
     text = _FRENCH_HALF.sub(r"[\1)", _FRENCH.sub(_interval, text))
-    text = _DEGREES.sub(lambda m: r" \text{degree} " if not m[1] else r" \text{celsius} " if m[1] == "C" else r" \text{fahrenheit} ", text)
+    text = _DEGREES.sub(
+        lambda m: (
+            r" \text{degree} "
+            if not m[1]
+            else r" \text{celsius} "
+            if m[1] == "C"
+            else r" \text{fahrenheit} "
+        ),
+        text,
+    )
     text = _NEGATIVE_INFINITY.sub(r"-\\infty ", _WORD_INFINITY.sub(r"\\infty ", text))
     text = _PERCENT_WORD.sub(r"\\%", text)
     text = _GROUPED.sub(lambda m: m[1] + "".join(re.findall(r"[0-9]{3}", m[2])), text)
@@ -469,7 +494,14 @@ def _finish(text: str) -> str:
     text = _E_NOTATION.sub(r"\1\\times 10^{\2}", _SPACED_E.sub(r"\1e", text))
     text = _INDEX_DIGITS.sub(r"\1_{\2}", text)
     text = _X_FOR_TIMES.sub(r"\\times ", text)
-    text = _POWER.sub(lambda m: "^{" + m[1].replace(" ", "") + "}" if m[1][0] in "+-" or len(m[1]) > 1 and _is_plain_power(text) else m[0], text)
+    text = _POWER.sub(
+        lambda m: (
+            "^{" + m[1].replace(" ", "") + "}"
+            if m[1][0] in "+-" or len(m[1]) > 1 and _is_plain_power(text)
+            else m[0]
+        ),
+        text,
+    )
     text = _DOTTED.sub(lambda m: r"\overline{" + re.sub(r"\D", "", m[1]) + "}", text)
     text = _PARENTHESIZED_PERIOD.sub(r"\1\\overline{\2}", text)
     return re.sub(r"\s+", " ", text).strip()

@@ -216,7 +216,9 @@ def same_sets(gold: RealSet, answer: RealSet, equal: Callable[[str, str], bool])
 # --- conditions that are not solved -----------------------------------------------------------
 
 
-def is_described_by(pieces: Sequence[Piece], holds: Callable[[Any], bool | None], value: Value) -> bool:
+def is_described_by(
+    pieces: Sequence[Piece], holds: Callable[[Any], bool | None], value: Value
+) -> bool:
     """Whether a condition holds in these intervals and nowhere else, as far as points can tell.
 
     Tried are every end, both its sides, and points of all sizes.

@@ -55,7 +55,9 @@ def test_gsm8k_has_twenty_such_problems_and_no_other_gets_a_second_gold() -> Non
     with gzip.open(GSM8K, "rt") as lines:
         rows = [json.loads(line) for line in lines]
     problems = [_problem(row.get("question") or row["problem"], row["answer"]) for row in rows]
-    changed = {i for i, problem in enumerate(problems) if accepted_answers(problem) != problem.answers}
+    changed = {
+        i for i, problem in enumerate(problems) if accepted_answers(problem) != problem.answers
+    }
     assert changed == ASKING
     assert accepted_answers(problems[14]) == ("60", r"60\%")
 
@@ -79,7 +81,15 @@ def test_the_wish_for_a_percentage_does_not_move_the_digest_and_a_tolerance_does
 
 def test_a_tolerance_goes_before_the_rule_for_decimals() -> None:
     problem = _problem("Find g.", "4.2", tolerance="0.1")
-    for answer in ("4.2", "4.1", "4.3", r"\frac{17}{4}", "x = 4.25", r"4.15 \text{ cm}", r"3\sqrt{2}"):
+    for answer in (
+        "4.2",
+        "4.1",
+        "4.3",
+        r"\frac{17}{4}",
+        "x = 4.25",
+        r"4.15 \text{ cm}",
+        r"3\sqrt{2}",
+    ):
         assert _verdict(problem, answer) is Verdict.CORRECT, answer
     for answer in ("4.31", "4", "-4.2", r"\infty", r"\sqrt{2}", "y"):
         assert _verdict(problem, answer) is Verdict.INCORRECT, answer

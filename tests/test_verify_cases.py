@@ -87,13 +87,25 @@ def test_a_bare_function_is_scored(verifier: Verifier, gold: str, answer: str) -
 
 @pytest.mark.parametrize(
     "text",
-    ["3 \\text{hours}", "f'(x)", r"\bar{x}", r"\mathbb{R}", "1 2", "1.5.2", r"x \equiv 3", "2+", r"\vec{AB}"],
+    [
+        "3 \\text{hours}",
+        "f'(x)",
+        r"\bar{x}",
+        r"\mathbb{R}",
+        "1 2",
+        "1.5.2",
+        r"x \equiv 3",
+        "2+",
+        r"\vec{AB}",
+    ],
 )
 def test_the_parser_is_given_only_what_it_reads_whole(text: str) -> None:
     assert parse_formula(text) is None
 
 
-@pytest.mark.parametrize("text", ["{" * 5_000, r"\text{" * 2_000, r"\frac" * 2_000, "$" * 5_001, "]1,2[" * 1_000])
+@pytest.mark.parametrize(
+    "text", ["{" * 5_000, r"\text{" * 2_000, r"\frac" * 2_000, "$" * 5_001, "]1,2[" * 1_000]
+)
 def test_rewriting_is_quick_on_hostile_text(text: str) -> None:
     began = time.process_time()
     try:
@@ -114,7 +126,10 @@ NUMBERS = st.fractions(min_value=-10_000, max_value=10_000, max_denominator=400)
 
 @st.composite
 def _written(draw: st.DrawFn, value: Fraction) -> str:
-    forms = [r"\frac{%d}{%d}" % (value.numerator, value.denominator), f"{value.numerator}/{value.denominator}"]
+    forms = [
+        r"\frac{%d}{%d}" % (value.numerator, value.denominator),
+        f"{value.numerator}/{value.denominator}",
+    ]
     whole, rest = divmod(abs(value), 1)
     if whole and rest:
         sign = "-" if value < 0 else ""
@@ -130,7 +145,11 @@ def _written(draw: st.DrawFn, value: Fraction) -> str:
 
 
 @settings(max_examples=300)
-@given(st.data(), NUMBERS, st.sampled_from([Fraction(0), Fraction(1, 10**6), Fraction(-1, 100), Fraction(1)]))
+@given(
+    st.data(),
+    NUMBERS,
+    st.sampled_from([Fraction(0), Fraction(1, 10**6), Fraction(-1, 100), Fraction(1)]),
+)
 def test_plain_numbers_are_equal_as_rationals(
     data: st.DataObject, value: Fraction, difference: Fraction
 ) -> None:
@@ -143,7 +162,9 @@ def _is_rounding(gold: str, answer: str) -> bool:
     one, other = read_number(rewrite(gold)), read_number(rewrite(answer))
     assert one
     assert other
-    return max(one.digits or 0, other.digits or 0) >= 5 and abs(one.value - other.value) < Fraction(1, 10**3)
+    return max(one.digits or 0, other.digits or 0) >= 5 and abs(one.value - other.value) < Fraction(
+        1, 10**3
+    )
 
 
 @given(NUMBERS, st.integers(1, 9), st.sampled_from([-1, 0, 1]))
