@@ -12,7 +12,7 @@ import functools
 import re
 
 from rlready.evaluators.accepted_answers import split_tolerance
-from rlready.evaluators.comparison import bare_answer, settled
+from rlready.evaluators.answer_words import bare_answer, settled
 from rlready.evaluators.notation import rewrite
 
 # Caps. A final answer beyond one of them is no answer that a grader would read; the longest
