@@ -270,6 +270,8 @@ def read_quantity(text: str) -> Quantity | None:
         if match[1].casefold() not in _SCALES:
             break
         scale, rest = scale * _SCALES[match[1].casefold()], rest[match.end() :]
+    if re.search(r"[<>]|\\(?:le|ge|ne)(?![a-z])|=.*=", value):
+        return None
     unit = read_unit(rest) if rest else None
     if unit is not None or (not rest and scale != 1):
         return Quantity((value,), (unit,), scale)

@@ -66,6 +66,14 @@ class Algebra(Protocol):
         ...
 
 
+# What may be asked for as a whole: a + b, x^2 + y^2, sin A. An equation to be solved (2x = 6) is not.
+_SUBJECT = re.compile(
+    r"\\(?:sin|cos|tan)\s*\(?\s*(?:[A-Z]|\\[a-z]+)\s*\)?"
+    r"|[A-Za-z](?:\^\{?[0-9]\}?)?(?:\s*(?:[-+*/:]|\\cdot|\\times)?\s*[A-Za-z](?:\^\{?[0-9]\}?)?)+"
+    r"|\\frac\s*\{\s*[A-Za-z]+\s*\}\s*\{\s*[A-Za-z]+\s*\}"
+)
+
+
 class Comparison:
     """Compares rewritten texts; formulas are left to the algebra."""
 
@@ -286,11 +294,7 @@ class Comparison:
             return bool(name) and self.equal(value, text)
         if not name:
             left, right = relation.parts[0], relation.parts[-1]
-            if (
-                letters_in(left)
-                and len(set(letters_in(left))) < 2
-                and not re.search(r"\\(?:sin|cos|tan|log|ln|frac\s*\{d)", left)
-            ):
+            if letters_in(left) and not _SUBJECT.fullmatch(left):
                 return False
             if not letters_in(left) and not all(
                 self.equal(part, right) for part in relation.parts[:-1]

@@ -29,6 +29,17 @@ _DETERMINANT = re.compile(r"\\(?:begin|end)\{vmatrix\}|&|\\\\")
 _FUNCTION = rf"\\(?:{'|'.join(FUNCTION_NAMES.split())})(?![a-z])"
 # The parser reads `\sin x \cdot \cos x` as the sine of a product.
 _TIMES_BEFORE_FUNCTION = re.compile(rf"(?:\\cdot|\\times|\*)\s*(?={_FUNCTION})")
+# What the grammar takes and drops: the index in 5_3, |x|_2 or \sin_2 x. It reads 5!! as (5!)!.
+_DROPPED = re.compile(r"(?<![A-Za-z\s])\s*_|!\s*!")
+_INDEXED_COMMAND = re.compile(r"\\([A-Za-z]+)\s*_")
+_INDEXED = frozenset(f"{_GREEK} log ln lg sum prod int lim max min".split())
+# 2\frac{1}{3} is a sum. Any other two numbers side by side are a product, but the parser takes them
+# for a mixed number: 2(3) for 5.
+_MIXED = re.compile(
+    r"(?<![\^_}\w.)])([0-9]+)\s*(\\frac\{\s*([0-9]+)\s*\}\{\s*([0-9]+)\s*\})(?!\s*[\^_])"
+)
+_SIDE_BY_SIDE = re.compile(r"(?:(?<![\^_0-9.])[0-9]+|[0-9.]*\.[0-9]+|\))\s*(?=\(|\\frac|(?<=\))[0-9])")
+_AFTER_BRACE = re.compile(r"(?<=\})\s*(?=[0-9])")
 _LOWER_LIMIT = re.compile(r"(?<=\\sum)\s*_\{\s*[a-z]\s*=|(?<=\\prod)\s*_\{\s*[a-z]\s*=")
 _INDEX = re.compile(r"_\s*([0-9A-Za-z])")
 _POWER_IN_PARENTHESES = re.compile(r"\^\s*\(")
@@ -43,6 +54,8 @@ def parse_formula(text: str) -> Any:
     Raises:
         MemoryError, RecursionError: from the parser.
     """
+    if _drops_index(text):
+        return None
     text = _INDEX.sub(r"_{\1} ", text)
     if not _is_readable(text):
         return None
@@ -51,7 +64,8 @@ def parse_formula(text: str) -> Any:
 
     # The parser reads a power of T as a transpose, and drops it.
     text = re.sub(r"\^\s*(?:T|\{\s*T\s*\})", "^{T_{0}}", text)
-    prepared = _TIMES_BEFORE_FUNCTION.sub(" ", _braced_powers(text)).replace(r"\lg ", r"\log ")
+    text = _with_products(_TIMES_BEFORE_FUNCTION.sub(" ", _braced_powers(text)))
+    prepared = text.replace(r"\lg ", r"\log ")
     try:
         tree = latex2sympy(
             prepared,
@@ -65,6 +79,12 @@ def parse_formula(text: str) -> Any:
     except Exception:  # the grammar, or sympy on the way: not a formula
         return None
     return tree if _is_expression(tree) else None
+
+
+def _drops_index(text: str) -> bool:
+    """Whether the parser would read the text without one of its indices."""
+    commands = (match[1] for match in _INDEXED_COMMAND.finditer(text))
+    return bool(_DROPPED.search(text)) or any(name not in _INDEXED for name in commands)
 
 
 def _is_readable(text: str) -> bool:
@@ -82,6 +102,17 @@ def _is_readable(text: str) -> bool:
     return bool(text.strip()) and not re.search(
         r"[0-9.]\s+[0-9.]|[0-9]\.[0-9]*\.|[-+*/^]\s*$", text
     )
+
+
+def _with_products(text: str) -> str:
+    """The text with a sign between numbers that stand side by side."""
+    text = _MIXED.sub(
+        lambda m: f"({m[1]}+{m[2]})" if int(m[3]) < int(m[4]) else rf"{m[1]} \cdot {m[2]}", text
+    )
+    text = _SIDE_BY_SIDE.sub(lambda m: m[0] + r" \cdot ", text)
+    if not re.search(_FUNCTION, text):
+        text = _AFTER_BRACE.sub(r" \\cdot ", text)
+    return text
 
 
 def _is_expression(tree: Any) -> bool:

@@ -78,7 +78,7 @@ _NO_NOUNS = frozenset(
     "multiples factors divisors solutions remains equals exceeds divides others otherwise reds "
     "digits grosses degrees trios triples doubles".split()
 )
-_FILLERS = frozenset("of each a an us total all old".split())
+_FILLERS = frozenset("of each a an us total old".split())
 _POWER_WORDS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3, "cu.": 3}
 
 
