@@ -72,6 +72,8 @@ _LIST_MARKS = frozenset({",", ";", r"\text{or}", r"\text{and}", r"\text{Or}", r"
 def read_form(text: str) -> Form:
     """Return the form of a rewritten text; what has none of the others is `single`."""
     text = _without_outer_braces(text.strip())
+    if read_number(text) is not None:
+        return Form("single", (text,))
     bracketed = _bracketed(text)
     if bracketed is not None:
         return bracketed

@@ -331,8 +331,10 @@ class Comparison:
 def _quantity(text: str, other: str, *, is_gold: bool) -> Quantity | None:
     quantity = read_quantity(text)
     if quantity is not None:
-        has_two_units = with_bare_unit(quantity.values[0], is_gold=is_gold) is not None
-        return None if has_two_units else quantity
+        value = quantity.values[0]
+        has_two_units = with_bare_unit(value, is_gold=is_gold) is not None
+        is_equation = "=" in value and not name_of(value)
+        return None if has_two_units or is_equation else quantity
     bare = with_bare_unit(text, is_gold=is_gold)
     # A letter is a unit only beside a number, or a quantity, without one.
     if bare is None or re.search(

@@ -232,6 +232,11 @@ def is_described_by(
     finite = [end for pair in ends for end in pair if end is not None and abs(end) != float("inf")]
     if any(end is None for pair in ends for end in pair) or not finite:
         return False
+    for piece, (low, high) in zip(pieces, ends, strict=True):
+        if (low == float("-inf") and not piece.is_low_open) or (
+            high == float("inf") and not piece.is_high_open
+        ):
+            return False
     rng = random.Random("points")
     points = [end + side * (1 + abs(end)) * 2.0**-30 for end in finite for side in (-1, 0, 1)]
     points += [rng.uniform(-size, size) for size in (1, 3, 10, 30, 100, 1000) for _ in range(20)]
