@@ -1,12 +1,12 @@
-"""Claims: verdicts on plain numbers are those of exact rationals; no text crashes or sways the check.
+"""Claims: verdicts on numbers are those of exact rationals; no text crashes or sways the check.
 
 Numbers: pairs of integers, decimals, fractions, percents, mixed numbers, repeating decimals and
 scientific notation, equal or nearly so. The generator knows both values as fractions and decides by
 the rule in `evaluators/numerals.py`, written out a second time here. Target: 100 % agreement.
 
-Fuzz: strings cut and joined from real answers, commands, brackets and Unicode, as golds and answers.
-Every verdict is asked for twice, the second time in another order and in fresh processes. Target: no
-verdict that differs, and no answer UNSCORED for anything but its own time, memory or size.
+Fuzz: strings cut and joined from real answers, commands, brackets and Unicode. Every verdict is
+asked for twice, the second time in another order and in fresh processes. Target: no verdict that
+differs, and no answer UNSCORED for anything but its own time, memory or size.
 
     python bench/verdict_numbers.py [--quick] [--json] [--seed 0]
 """
@@ -26,12 +26,14 @@ from rlready.registry.records import Verdict
 
 N_PAIRS, N_STRINGS = 10_000, 20_000
 CASES = Path(__file__).parents[1] / "tests" / "data" / "verdict_cases.jsonl"
-FRAGMENTS = (
-    r"\frac \sqrt \text{ \mathrm{ \infty ! !! ^ _ { } ( ) [ ] \{ \} | , ; : = < > \le \ne \pm + - * / . ... % $ \$"
-    r" \left \right \sum_{n=1}^{5} \int_0^1 dx \log_2 \sin \cos f(x) f(5) C(4,2) x y n i e \pi 0 1 7 12 3.5 1e9"
-    r" 10^{10} 2^{2^{20}} \binom{5}{2} \begin{pmatrix} & \\ \end{pmatrix} \text{or} \text{and} km cm or and not no"
-    r" solution \emptyset \mathbb{R} \cup \in \boxed{ \overline{3} \circ \bmod 7 \lfloor \rfloor \hat ' \prime"
-).split() + list("½²√−×∞≤٥５元°€\u200b\u202e\u00ad")
+FRAGMENT_TEXT = r"""
+\frac \sqrt \text{ \mathrm{ \infty ! !! ^ _ { } ( ) [ ] \{ \} | , ; : = < > \le \ne \pm
++ - * / . ... % $ \$ \left \right \sum_{n=1}^{5} \int_0^1 dx \log_2 \sin \cos f(x) f(5)
+C(4,2) x y n i e \pi 0 1 7 12 3.5 1e9 10^{10} 2^{2^{20}} \binom{5}{2} \begin{pmatrix} &
+\\ \end{pmatrix} \text{or} \text{and} km cm or and not no solution \emptyset \mathbb{R}
+\cup \in \boxed{ \overline{3} \circ \bmod 7 \lfloor \rfloor \hat ' \prime
+"""
+FRAGMENTS = FRAGMENT_TEXT.split() + list("½²√−×∞≤٥５元°€\u200b\u202e\u00ad")
 
 
 def main() -> None:

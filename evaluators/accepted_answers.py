@@ -18,8 +18,8 @@ from rlready.registry.records import Problem
 
 # "What percent of ...", "what is the percentage chance", "expressed as a percentage".
 _ASKS_FOR_PERCENTAGE = re.compile(
-    r"(?:what|which|by what|how many)(?:'s|\s+is|\s+was|\s+are)?(?:\s+(?:the|approximate|total|exact))*"
-    r"\s+percent(?:age)?\b"
+    r"(?:what|which|by what|how many)(?:'s|\s+is|\s+was|\s+are)?"
+    r"(?:\s+(?:the|approximate|total|exact))*\s+percent(?:age)?\b"
     r"|\b(?:as|in)\s+(?:a\s+)?percent(?:age)?\b"
     r"|\b(?:find|calculate|determine|compute)\s+the\s+percent(?:age)?\b",
     re.IGNORECASE,

@@ -243,9 +243,9 @@ _CURRENCY_FIRST = re.compile(
     r"(?P<sign>[-+]?)\s*(?:\\text\{(?:US|A|C|HK)\}\s*|(?:US|HK|[AC])(?=\s*\\text))?\s*(?P<unit>\\text\{(?:dollar|euro|sterling|yen|rupee|ruble|won|Rs|USD|rs|USD|EUR|RMB)\.?\})(?:\s*\.(?=\s))?"
     r"\s*(?P<value>(?!\\text).+)"
 )
-_CLOCK = re.compile(r"[0-9]{1,2}(?::[0-9]{2}){1,2}")
 _SUM_PART = re.compile(
-    r"(?P<value>[0-9]+(?:\.[0-9]+)?|[0-9]*\s*\\frac\{[0-9]+\}\{[0-9]+\}|[0-9]+ [0-9]+/[0-9]+)\s*(?P<unit>\\text\{[^{}]+\})\s*(?:\\text\{and\}|,)?\s*"
+    r"(?P<value>[0-9]+(?:\.[0-9]+)?|[0-9]*\s*\\frac\{[0-9]+\}\{[0-9]+\}|[0-9]+ [0-9]+/[0-9]+)"
+    r"\s*(?P<unit>\\text\{[^{}]+\})\s*(?:\\text\{and\}|,)?\s*"
 )
 _UNIT_START = re.compile(
     r"\s*(?:/\s*)?(?:\(\s*)?(?:\\frac\s*\{\s*(?:\\mu\s*)?)?(?:\\mu\s*)?\\text\{"

@@ -83,7 +83,7 @@ def has_indices(parts: tuple[str, ...]) -> bool:
 
 
 def named_values(parts: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The values of `x=2, y=5`, in the order of their names; None if that order is not the written one."""
+    """Return the values of `x=2, y=5`; None if their names do not stand in order."""
     forms = [read_form(part) for part in parts]
     if any(form.kind != "relation" or form.mark != "=" for form in forms):
         return None
@@ -95,6 +95,7 @@ def named_values(parts: tuple[str, ...]) -> tuple[str, ...] | None:
 
 
 def are_ordinates(name: str, other: str) -> bool:
+    """Whether of two names one is y and the other `f(x)`."""
     names = {re.sub(r"\s", "", name), re.sub(r"\s", "", other)}
     return "y" in names and bool(names & {"f(x)", "y(x)", "g(x)"})
 

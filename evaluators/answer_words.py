@@ -11,10 +11,11 @@ import re
 from fractions import Fraction
 
 from rlready.evaluators.numerals import Numeral, equal_numerals, read_based, read_number
+from rlready.evaluators.word_tables import word_list, word_set
 
 WORD = re.compile(r"\\text\{([^{}]*)\}")
 
-_ARTICLES = frozenset("a an the".split())
+_ARTICLES = word_set("a an the")
 LETTER_WORD = re.compile(r"\\text\{([A-Za-z])\}")
 
 
@@ -36,16 +37,27 @@ _PHRASES = {
     "none": (
         r"(?:there (?:is|are) )?no (?:such |real )?(?:solutions?|roots?)(?: exists?)?"
         r"|(?:it |the equation |the system )?has no (?:real )?(?:solutions?|roots?)"
-        r"|(?:the )?(?:empty|null) set|no solutions? set|(?:the )?solution set is empty|inconsistent"
+        r"|(?:the )?(?:empty|null) set|no solutions? set|(?:the )?solution set is empty"
+        r"|inconsistent"
         r"|(?:the )?solutions? (?:does not|do not|doesn't|don't) exist"
     ),
     "reals": (
-        r"(?:(?:the )?set of )?(?:all|every|any) (?:of )?(?:the )?reals?(?: numbers?)?|(?:the )?(?:set of )?(?:the )?real numbers|all real values"
+        r"(?:(?:the )?set of )?(?:all|every|any) (?:of )?(?:the )?reals?(?: numbers?)?"
+        r"|(?:the )?(?:set of )?(?:the )?real numbers|all real values"
         r"|(?:the )?reals|r|all real x|x is (?:any|a) real number"
     ),
-    "integers": r"(?:(?:the )?set of )?all (?:the )?integers|(?:the )?(?:set of )?(?:the )?integers|all integer values",
-    "undefined": r"(?:the limit |it )?(?:does not|doesn't|do not|don't) exist|dne|d\.n\.e|(?:the )?limit does not exist",
-    "many": r"(?:there are )?infinitely many(?: solutions?)?|infinite(?: number of)? solutions|infinite",
+    "integers": (
+        r"(?:(?:the )?set of )?all (?:the )?integers|(?:the )?(?:set of )?(?:the )?integers"
+        r"|all integer values"
+    ),
+    "undefined": (
+        r"(?:the limit |it )?(?:does not|doesn't|do not|don't) exist|dne|d\.n\.e"
+        r"|(?:the )?limit does not exist"
+    ),
+    "many": (
+        r"(?:there are )?infinitely many(?: solutions?)?|infinite(?: number of)? solutions"
+        r"|infinite"
+    ),
 }
 _PHRASE = {name: re.compile(pattern) for name, pattern in _PHRASES.items()}
 _EMPTY = (r"\emptyset",)
@@ -106,9 +118,10 @@ def same_choice(gold: str, answer: str) -> bool | None:
 
 # --- sentences ---
 
-_FILLERS = frozenset(
-    "therefore thus hence so it this that is are was the answer answers final result solution solutions we get "
-    "have obtain line curve equation value number function point equals following then required".split()
+_FILLERS = word_set(
+    "therefore thus hence so it this that is are was the answer answers final result solution "
+    "solutions we get "
+    "have obtain line curve equation value number function point equals following then required"
 )
 _LEAD = re.compile(r"\s*(?:\\text\{([^{}]*)\}\s*[,:]?|[=:,])\s*")
 CLAUSE = re.compile(r",?\s*\\text\{(?:where|with|for|if|when)\}", re.IGNORECASE)
@@ -149,8 +162,10 @@ def settled(gold: str, answer: str, tolerance: Fraction = Fraction(0)) -> bool |
 _NUMBER_WORDS = {
     word: value
     for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-        "fifteen sixteen seventeen eighteen nineteen twenty".split()
+        word_list(
+            "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+            "fifteen sixteen seventeen eighteen nineteen twenty"
+        )
     )
 }
 
@@ -163,7 +178,7 @@ def _number(text: str) -> Numeral | None:
 
 
 def bare_answer(text: str) -> str:
-    """The answer itself, of a rewritten text that says that it is one, or roughly how large it is."""
+    r"""Return what a rewritten text says the answer is: no "the answer is", no `\approx`."""
     return _exact_part(_without_lead(text))
 
 

@@ -8,56 +8,71 @@ from __future__ import annotations
 
 import re
 
+from rlready.evaluators.word_tables import word_set
+
 MAX_DEPTH = 60
 
 PROSE = re.compile(r"\\text\w*\s*\{[^{}]*\}|\\[A-Za-z]+|(?<![A-Za-z\\])[A-Za-z][A-Za-z'-]+")
-_TEXT_COMMANDS = frozenset(
+_TEXT_COMMANDS = word_set(
     "text textbf textit textrm textsf texttt textsc textnormal textup textmd mbox hbox emph "
-    "mathrm operatorname mathop rm bf unit".split()
+    "mathrm operatorname mathop rm bf unit"
 )
-_UNWRAPPED = frozenset(
-    "mathbf boldsymbol bm pmb mathit mathsf mathnormal underline boxed fbox displaystyle ensuremath "
-    "underbrace bold bf it rm sf tt large Large small normalsize mathstrut textstyle scriptstyle cancel "
-    "mathord mathbin mathrel limits nolimits displaylimits nonumber notag".split()
+_UNWRAPPED = word_set(
+    "mathbf boldsymbol bm pmb mathit mathsf mathnormal underline boxed fbox displaystyle "
+    "ensuremath underbrace bold bf it rm sf tt large Large small normalsize mathstrut "
+    "textstyle scriptstyle cancel "
+    "mathord mathbin mathrel limits nolimits displaylimits nonumber notag"
 )
-_SPACING = frozenset(
+_SPACING = word_set(
     "quad qquad thinspace medspace thickspace enspace enskip hspace negthinspace allowbreak "
-    "checkmark blacksquare qed".split()
+    "checkmark blacksquare qed"
 )
-_SIZES = frozenset(
-    "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm mleft mright".split()
+_SIZES = word_set(
+    "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm "
+    "mleft mright"
 )
 _SAME = {
-    "leq": "le", "leqslant": "le", "geq": "ge", "geqslant": "ge", "neq": "ne", "lt": "<", "gt": ">",
-    "varnothing": "emptyset", "infin": "infty", "dbinom": "binom", "tbinom": "binom", "bullet": "cdot",
-    "ast": "*", "colon": ":", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|", "lbrace": "{",
-    "rbrace": "}", "lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")", "wedge": "land",
+    "leq": "le", "leqslant": "le", "geq": "ge", "geqslant": "ge", "neq": "ne",
+    "lt": "<", "gt": ">",
+    "varnothing": "emptyset", "infin": "infty", "dbinom": "binom", "tbinom": "binom",
+    "bullet": "cdot",
+    "ast": "*", "colon": ":", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|",
+    "lbrace": "{",
+    "rbrace": "}", "lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")",
+    "wedge": "land",
     "vee": "lor", "bigcup": "cup", "bigcap": "cap", "isin": "in", "backslash": "setminus",
     "varepsilon": "epsilon", "euro": "text{euro}", "EUR": "text{euro}",
     "pounds": "text{sterling}", "textdollar": "text{dollar}", "dollar": "text{dollar}",
-    "to": "to", "rightarrow": "to", "longrightarrow": "to", "simeq": "approx", "approxeq": "approx",
+    "to": "to", "rightarrow": "to", "longrightarrow": "to", "simeq": "approx",
+    "approxeq": "approx",
     "dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "dotsb": "ldots", "vdots": "ldots",
     "arccosh": "arcosh", "imath": "i", "jmath": "j", "textpi": "pi", "lor": "text{or}",
-    "land": "text{and}", "percent": "%", "R": "mathbb{R}", "Reals": "mathbb{R}", "reals": "mathbb{R}",
+    "land": "text{and}", "percent": "%", "R": "mathbb{R}", "Reals": "mathbb{R}",
+    "reals": "mathbb{R}",
 }  # fmt: skip
-FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech csch "
-    "arsinh arcosh artanh arcsinh arctanh ln log lg exp max min gcd lcm det sqrt".split()
+FUNCTIONS = word_set(
+    "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth "
+    "sech csch "
+    "arsinh arcosh artanh arcsinh arctanh ln log lg exp max min gcd lcm det sqrt"
 )
-_PLAIN_NAMES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "infty": "infty", "inf": "infty",
-                "infinity": "infty", "oo": "infty", "pi": "pi", "Pi": "pi", "theta": "theta"}  # fmt: skip
-_FRACTIONS = frozenset("frac dfrac tfrac cfrac nicefrac sfrac flatfrac".split())
-_ACCENTS = frozenset("vec hat overrightarrow widehat".split())
+_PLAIN_NAMES = {
+    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "infty": "infty", "inf": "infty",
+    "infinity": "infty", "oo": "infty", "pi": "pi", "Pi": "pi", "theta": "theta",
+}  # fmt: skip
+_FRACTIONS = word_set("frac dfrac tfrac cfrac nicefrac sfrac flatfrac")
+_ACCENTS = word_set("vec hat overrightarrow widehat")
 # Runs of two or three letters are products, except for these; longer ones are words.
-_SHORT_UNITS = frozenset(
-    "min sec day hr km cm mm kg mg ml mL ft lb oz yd mph kph nm dm ms Hz eV kJ kW kN usd USD EUR AM PM am pm Rs rs".split()
+_SHORT_UNITS = word_set(
+    "min sec day hr km cm mm kg mg ml mL ft lb oz yd mph kph nm dm ms Hz eV kJ kW kN usd USD EUR "
+    "AM PM am pm Rs rs"
 )
-_SHORT_WORDS = _SHORT_UNITS | frozenset(
-    "or and not all any odd the for no yes is are if to in by per of at on none one two six ten dne "
-    "DNE am pm set max min it we so has its".split()
+_SHORT_WORDS = _SHORT_UNITS | word_set(
+    "or and not all any odd the for no yes is are if to in by per of at on none one two six "
+    "ten dne "
+    "DNE am pm set max min it we so has its"
 )
-_ALWAYS_UNITS = frozenset(
-    "km cm mm kg mg ml mL ft lb lbs mph kph Hz eV keV MeV GeV kJ kW kN nm kHz MHz kPa".split()
+_ALWAYS_UNITS = word_set(
+    "km cm mm kg mg ml mL ft lb lbs mph kph Hz eV keV MeV GeV kJ kW kN nm kHz MHz kPa"
 )
 
 _CHINESE = {
@@ -68,7 +83,7 @@ _PIECE = re.compile(r"\\[A-Za-z]+\*?|\\.|[A-Za-z]+|[0-9]+|\s+|[\u3400-\u9fff]+|.
 
 
 class TooDeep(Exception):
-    """Raised for groups and arguments nested beyond all use; the answer is compared as it stands."""
+    """Raised for groups nested beyond all use; the answer is then compared as it stands."""
 
 
 class Rewriter:
@@ -198,14 +213,10 @@ class Rewriter:
         follows_number = bool(before) and bool(
             re.search(r"[0-9.}]\s*$|[0-9}]\s*/\s*$", "".join(before[-3:]))
         )
-        if (
-            len(run) > 3
-            or run in _ALWAYS_UNITS
-            or (_is_short_word(run) and self._stands_alone(run, before))
-        ):
-            if not (len(run) > 3 and re.fullmatch(r"[A-Z]+|(.)\1*", run)):
-                return rf" \text{{{run}}} "
-        return rf" \text{{{run}}} " if follows_number and run in _SHORT_WORDS else run
+        is_long = len(run) > 3 and not re.fullmatch(r"[A-Z]+|(.)\1*", run)
+        is_short = _is_short_word(run) and self._stands_alone(run, before)
+        is_unit = run in _ALWAYS_UNITS or (follows_number and run in _SHORT_WORDS)
+        return rf" \text{{{run}}} " if is_long or is_short or is_unit else run
 
     def _stands_alone(self, run: str, before: list[str]) -> bool:
         """Whether no formula touches a short word; a unit may follow its number at once."""
@@ -280,7 +291,7 @@ _LETTER_NAMES = frozenset("eid")
 
 
 def _words(raw: str, command: str) -> str:
-    """A text's content, with each of its words in `\\text{}` and its formulas as formulas."""
+    r"""A text's content, with each of its words in `\text{}` and its formulas as formulas."""
     name = raw.strip()
     is_unit = name in ("min", "sec") and command != "operatorname"
     if (name in FUNCTIONS or name in _PLAIN_NAMES) and not is_unit:

@@ -66,7 +66,8 @@ class Algebra(Protocol):
         ...
 
 
-# What may be asked for as a whole: a + b, x^2 + y^2, sin A. An equation to be solved (2x = 6) is not.
+# What may be asked for as a whole: a + b, x^2 + y^2, sin A. The left side of an equation that is
+# to be solved (2x = 6) is not.
 _SUBJECT = re.compile(
     r"\\(?:sin|cos|tan)\s*\(?\s*(?:[A-Z]|\\[a-z]+)\s*\)?"
     r"|[A-Za-z](?:\^\{?[0-9]\}?)?(?:\s*(?:[-+*/:]|\\cdot|\\times)?\s*[A-Za-z](?:\^\{?[0-9]\}?)?)+"
@@ -409,7 +410,7 @@ _DOT = re.compile(r"[A-Za-z]\s*\\cdot\s*[A-Za-z]")
 
 
 def _are_other_products(gold: str, answer: str) -> bool:
-    """Whether one is a cross product where the other is a dot product, of letters that may be vectors."""
+    """Whether one is a cross product and the other a dot product of letters, perhaps vectors."""
     return bool(_CROSS.search(gold) and _DOT.search(answer))
 
 

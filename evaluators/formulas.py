@@ -15,14 +15,18 @@ import re
 from typing import Any
 
 FUNCTION_NAMES = (
-    "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech csch "
-    "arsinh arcosh artanh ln log exp"
+    "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth "
+    "sech csch arsinh arcosh artanh ln log exp"
 )
 _GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon "
-    "phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega vartheta"
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma "
+    "tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega "
+    "vartheta"
 )
-_OTHERS = "frac sqrt cdot times div infty binom lfloor rfloor lceil rceil sum prod int lim to max min gcd lcm"
+_OTHERS = (
+    "frac sqrt cdot times div infty binom lfloor rfloor lceil rceil sum prod int lim to max min "
+    "gcd lcm"
+)
 _KNOWN = frozenset(f"{FUNCTION_NAMES} {_GREEK} {_OTHERS}".split())
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\%|[0-9]+\.?[0-9]*|\.[0-9]+|[A-Za-z]|[-+*/^_(){}|!\[\],\s]")
 _DETERMINANT = re.compile(r"\\(?:begin|end)\{vmatrix\}|&|\\\\")
@@ -38,7 +42,9 @@ _INDEXED = frozenset(f"{_GREEK} log ln lg sum prod int lim max min".split())
 _MIXED = re.compile(
     r"(?<![\^_}\w.)])([0-9]+)\s*(\\frac\{\s*([0-9]+)\s*\}\{\s*([0-9]+)\s*\})(?!\s*[\^_])"
 )
-_SIDE_BY_SIDE = re.compile(r"(?:(?<![\^_0-9.])[0-9]+|[0-9.]*\.[0-9]+|\))\s*(?=\(|\\frac|(?<=\))[0-9])")
+_SIDE_BY_SIDE = re.compile(
+    r"(?:(?<![\^_0-9.])[0-9]+|[0-9.]*\.[0-9]+|\))\s*(?=\(|\\frac|(?<=\))[0-9])"
+)
 _AFTER_BRACE = re.compile(r"(?<=\})\s*(?=[0-9])")
 _LOWER_LIMIT = re.compile(r"(?<=\\sum)\s*_\{\s*[a-z]\s*=|(?<=\\prod)\s*_\{\s*[a-z]\s*=")
 _INDEX = re.compile(r"_\s*([0-9A-Za-z])")

@@ -20,7 +20,8 @@ _BOLD = re.compile(r"(?s)\s*(\*\*\*?|__|`+|\"|'{1,2})(?=\S)(.*?\S)\s*\1\s*[.,;]?
 _ESCAPED_COMMAND = re.compile(r"\\\\(?=[A-Za-z])")
 _LINE_END = re.compile(r"\\\\|\\newline(?![a-z])")
 _END = re.compile(
-    r"(?:\s|\\[,;:! ]|~|[.,;:]|\\(?:quad|qquad|checkmark|blacksquare|square|qed)(?![A-Za-z]))+$|(?<!\\)\\$"
+    r"(?:\s|\\[,;:! ]|~|[.,;:]|\\(?:quad|qquad|checkmark|blacksquare|square|qed)(?![A-Za-z]))+$"
+    r"|(?<!\\)\\$"
 )
 _START = re.compile(r"^(?:\s|[,;:])+")
 

@@ -41,7 +41,8 @@ _WORD_INFINITY = re.compile(
 )
 _NEGATIVE_INFINITY = re.compile(r"(?i)\\text\{(?:negative|minus)\} *\\infty(?![a-z])")
 _PERCENT_WORD = re.compile(
-    r"(?i)\\text\{per\}\s*\\text\{cent\}|\\text\{(?:percent|percents|pct|per cent|percentage)\.?\}(?!\s*\\text\{points?\})"
+    r"(?i)\\text\{per\}\s*\\text\{cent\}"
+    r"|\\text\{(?:percent|percents|pct|per cent|percentage)\.?\}(?!\s*\\text\{points?\})"
 )
 
 
@@ -72,7 +73,7 @@ def tidy_numbers(text: str) -> str:
     text = _POWER.sub(
         lambda m: (
             "^{" + m[1].replace(" ", "") + "}"
-            if m[1][0] in "+-" or len(m[1]) > 1 and _is_plain_power(text)
+            if m[1][0] in "+-" or (len(m[1]) > 1 and _is_plain_power(text))
             else m[0]
         ),
         text,

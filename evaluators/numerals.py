@@ -7,11 +7,11 @@ r"""Plain numbers as written, and when two of them are equal.
 The rule for numbers (`equal_numbers`):
 
 1. A gold with an error tolerance accepts every number within it.
-2. A number with a finite decimal (17, 0.25, 3/8, 40 %) equals only the same rational number: 0.2857 is
-   not 2/7, and 8.47 is not 8.469999.
-3. A value without a finite decimal (1/3, pi/2, the root of 2) also equals a decimal that has at least
-   five significant digits and is its correct rounding: 0.33333 is 1/3, while 0.333, 0.33334 and
-   0.66666 (for 2/3) are wrong.
+2. A number with a finite decimal (17, 0.25, 3/8, 40 %) equals only the same rational number:
+   39295.8 is not 157183/4, and 8.47 is not 8.469999.
+3. A value without a finite decimal (1/3, pi/2, the root of 2) also equals a decimal that has at
+   least five significant digits and is its correct rounding: 0.33333 is 1/3, while 0.333, 0.33334
+   and 0.66666 (for 2/3) are wrong.
 4. A percent sign divides by 100. Where the gold carries the sign, its number alone counts too: 25
    for 25 %. Where only the answer carries it, 25 % is not 25. A problem that asks for a percentage
    has both golds (`accepted_answers` in `percentages`).
@@ -23,6 +23,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+
+from rlready.evaluators.word_tables import word_list
 
 # Powers of ten beyond this are left to floating point with a wide exponent.
 MAX_EXACT_EXPONENT = 5_000
@@ -47,7 +49,10 @@ class Numeral:
 
 _SIGN = r"(?P<sign>(?:[-+]\s*)?)"
 _INTEGER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
-_POWER = r"\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*(?:\{\s*(?P<braced>[-+]?[0-9]{1,9})\s*\}|(?P<bare>[0-9]))"
+_POWER = (
+    r"\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*"
+    r"(?:\{\s*(?P<braced>[-+]?[0-9]{1,9})\s*\}|(?P<bare>[0-9]))"
+)
 _PERCENT = r"\s*(?P<percent>\\%)?"
 _DECIMAL = re.compile(
     rf"{_SIGN}(?P<integer>{_INTEGER})?(?P<decimals>\.[0-9]*)?"
@@ -57,8 +62,10 @@ _POWER_OF_TEN = re.compile(
     rf"{_SIGN}10\s*\^\s*(?:\{{\s*(?P<braced>[-+]?[0-9]{{1,9}})\s*\}}|(?P<bare>[0-9])){_PERCENT}"
 )
 _QUOTIENT = re.compile(
-    rf"{_SIGN}(?:(?P<whole>[0-9]+)\s*(?=\\frac|(?<=\s)[0-9]))?(?:\\frac\s*\{{\s*(?P<a>-?\s*{_INTEGER}|-?[0-9]*\.[0-9]+)\s*\}}"
-    rf"\s*\{{\s*(?P<b>-?\s*{_INTEGER}|[0-9]*\.[0-9]+)\s*\}}|(?P<c>[0-9]+)\s*(?:/|\\div)\s*(?P<d>[0-9]+)){_PERCENT}"
+    rf"{_SIGN}(?:(?P<whole>[0-9]+)\s*(?=\\frac|(?<=\s)[0-9]))?"
+    rf"(?:\\frac\s*\{{\s*(?P<a>-?\s*{_INTEGER}|-?[0-9]*\.[0-9]+)\s*\}}"
+    rf"\s*\{{\s*(?P<b>-?\s*{_INTEGER}|[0-9]*\.[0-9]+)\s*\}}"
+    rf"|(?P<c>[0-9]+)\s*(?:/|\\div)\s*(?P<d>[0-9]+)){_PERCENT}"
 )
 _OPPOSITE = re.compile(r"-\s*\(\s*([^()]*)\)|\(\s*([^()]*)\)")
 
@@ -184,14 +191,18 @@ def equal_numerals(gold: Numeral, answer: Numeral, tolerance: Fraction = Fractio
 _BASE_WORDS = {
     name: index
     for index, name in enumerate(
-        "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-        "sixteen".split(),
+        word_list(
+            "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+            "sixteen"
+        ),
         start=2,
     )
 } | {"binary": 2, "octal": 8, "decimal": 10, "hexadecimal": 16}
 _BASED = re.compile(
-    r"\(?\s*(?P<digits>[0-9A-Za-z]+)\s*\)?\s*(?:_\s*(?:\{\s*\(?(?P<long>[0-9]{1,2})\)?\s*\}|(?P<short>[0-9]))"
-    r"|_\s*\{\s*(?P<word>[a-z]+)\s*\}|\(?\s*(?:in\s+)?base\s*-?\s*(?P<base>[0-9]{1,2}|[a-z]+)\s*\)?)",
+    r"\(?\s*(?P<digits>[0-9A-Za-z]+)\s*\)?\s*"
+    r"(?:_\s*(?:\{\s*\(?(?P<long>[0-9]{1,2})\)?\s*\}|(?P<short>[0-9]))"
+    r"|_\s*\{\s*(?P<word>[a-z]+)\s*\}"
+    r"|\(?\s*(?:in\s+)?base\s*-?\s*(?P<base>[0-9]{1,2}|[a-z]+)\s*\)?)",
     re.IGNORECASE,
 )
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")

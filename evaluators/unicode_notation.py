@@ -8,29 +8,42 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from rlready.evaluators.word_tables import word_list
+
 _SIGNS = {
     "−": "-", "‐": "-", "‑": "-", "‒": "-", "–": "-", "—": "-", "―": "-", "﹣": "-", "－": "-",
     "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "∗": "*", "÷": r"\div ",
-    "∕": "/", "⁄": "/", "∶": ":", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ",
-    "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ",
+    "∕": "/", "⁄": "/", "∶": ":", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ",
+    "⩾": r"\ge ", "≠": r"\ne ",
+    "≈": r"\approx ", "±": r"\pm ", "∓": r"\mp ", "∞": r"\infty ", "∪": r"\cup ",
+    "∩": r"\cap ",
     "∈": r"\in ", "∉": r"\notin ", "∅": r"\emptyset ", "Ø": r"\emptyset ", "∖": r"\setminus ",
-    "⊂": r"\subset ", "⊆": r"\subseteq ", "∧": r"\land ", "∨": r"\lor ", "∣": r"\mid ", "→": r"\to ",
+    "⊂": r"\subset ", "⊆": r"\subseteq ", "∧": r"\land ", "∨": r"\lor ",
+    "∣": r"\mid ", "→": r"\to ",
     "°": r"^{\circ}", "º": r"^{\circ}", "′": "'", "″": "''", "…": r"\ldots ", "⋯": r"\cdots ",
     "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "⟨": r"\langle ",
-    "⟩": r"\rangle ", "〈": r"\langle ", "〉": r"\rangle ", "√": r"\sqrt ", "∛": r"\sqrt[3] ", "∜": r"\sqrt[4] ",
-    "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}",
-    "°C": r"\celsius ", "℃": r"\text{celsius}", "℉": r"\text{fahrenheit}", "Å": r"\text{angstrom}",
-    "π": r"\pi ", "€": r"\text{euro}", "£": r"\text{sterling}", "¥": r"\text{yen}", "₹": r"\text{rupee}",
-    "₽": r"\text{ruble}", "₩": r"\text{won}", "¢": r"\text{cent}", "％": r"\%", "‰": r"\permille ",
-    "“": '"', "”": '"', "‘": "'", "’": "'", "，": ", ", "；": ";", "、": ", ", "。": ".", "：": ":",
-    "（": "(", "）": ")", "【": "[", "】": "]", "✓": "", "✔": "", "✅": "", "☑": "", "■": "", "∎": "", "□": "",
-    "µ": r"\mu ", "∝": r"\propto ", "∫": r"\int ", "∑": r"\sum ", "∏": r"\prod ", "∠": r"\angle ",
-    "⊥": r"\perp ", "∥": r"\parallel ", "△": r"\triangle ", "≡": r"\equiv ", "∀": r"\forall ", "∃": r"\exists ",
+    "⟩": r"\rangle ", "〈": r"\langle ", "〉": r"\rangle ", "√": r"\sqrt ",
+    "∛": r"\sqrt[3] ", "∜": r"\sqrt[4] ",
+    "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}",
+    "ℂ": r"\mathbb{C}",
+    "°C": r"\celsius ", "℃": r"\text{celsius}", "℉": r"\text{fahrenheit}",
+    "Å": r"\text{angstrom}",
+    "π": r"\pi ", "€": r"\text{euro}", "£": r"\text{sterling}", "¥": r"\text{yen}",
+    "₹": r"\text{rupee}",
+    "₽": r"\text{ruble}", "₩": r"\text{won}", "¢": r"\text{cent}", "％": r"\%",
+    "‰": r"\permille ",
+    "‘": "'", "’": "'", "，": ", ", "；": ";", "、": ", ", "。": ".", "：": ":",
+    "（": "(", "）": ")", "【": "[", "】": "]", "✓": "", "✔": "", "✅": "", "☑": "",
+    "■": "", "∎": "", "□": "",
+    "µ": r"\mu ", "∝": r"\propto ", "∫": r"\int ", "∑": r"\sum ", "∏": r"\prod ",
+    "∠": r"\angle ",
+    "⊥": r"\perp ", "∥": r"\parallel ", "△": r"\triangle ", "≡": r"\equiv ",
+    "∀": r"\forall ", "∃": r"\exists ",
 }  # fmt: skip
-_GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho _ sigma "
-    "tau upsilon phi chi psi omega"
-).split()
+_GREEK = word_list(
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho "
+    "_ sigma tau upsilon phi chi psi omega"
+)
 _SIGNS |= {
     chr(code): rf"\{name} " for code, name in enumerate(_GREEK, start=0x3B1) if name not in "_pi"
 }
@@ -38,7 +51,7 @@ _SIGNS |= {
     name: rf"\{command} "
     for name, command in zip(
         "ΓΔΘΛΞΠΣΦΨΩϕϑϵ",
-        "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega phi vartheta epsilon".split(),
+        word_list("Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega phi vartheta epsilon"),
         strict=True,
     )
 }

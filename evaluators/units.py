@@ -16,6 +16,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from rlready.evaluators.word_tables import word_set
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -48,37 +50,82 @@ _METRIC = {
 }  # fmt: skip
 # Base unit, its size in that base unit, and its spellings.
 _NAMED = """
-s 1: sec 秒            s 60: min minute 分钟        s 3600: h hr hour 小时       s 86400: d day 天
-s 604800: week wk      month 1: month mo 月 个月    year 1: year yr 年           year 10: decade
-year 100: century centuries                         inch 1: inch in              inch 12: foot feet ft
-inch 36: yard yd       inch 63360: mile mi          ounce 1: ounce oz            ounce 16: pound lb lbs
-cent 1: cent           cent 100: dollar usd         euro 1: euro eur             sterling 1: gbp sterling
-yen 1: yen jpy         rupee 1: rupee inr rs        yuan 1: yuan rmb cny 元 块   won 1: won krw
-ruble 1: ruble rub     degree 1: degree deg 度      celsius 1: celsius           fahrenheit 1: fahrenheit
-gallon 1: gallon gal   gallon 1/4: quart qt         gallon 1/8: pint pt          gallon 1/16: cup
-acre 1: acre           hectare 1: hectare ha        unit 1: unit                 person 1: person people 人
-child 1: child children man 1: man men              woman 1: woman women         am 1: am a.m. a.m
-pm 1: pm p.m. p.m      tonne 1: tonne 吨            ton 1: ton                   piece 1: 个 只 本 张 条 棵 件
-age 1: 岁 周岁         m 1: 米                      m 1/100: 厘米                m 1/1000: 毫米
-m 1000: 千米 公里      g 1: 克                      g 1000: 千克 公斤            L 1: 升
-L 1/1000: 毫升         light-year 1: ly light-year  au 1: au                     arcsec 1: arcsec
-atm 1: atm             bar 1: bar                   angstrom 1: angstrom         knot 1: knot
+s 1: sec 秒
+s 60: min minute 分钟
+s 3600: h hr hour 小时
+s 86400: d day 天
+s 604800: week wk
+month 1: month mo 月 个月
+year 1: year yr 年
+year 10: decade
+year 100: century centuries
+inch 1: inch in
+inch 12: foot feet ft
+inch 36: yard yd
+inch 63360: mile mi
+ounce 1: ounce oz
+ounce 16: pound lb lbs
+cent 1: cent
+cent 100: dollar usd
+euro 1: euro eur
+sterling 1: gbp sterling
+yen 1: yen jpy
+rupee 1: rupee inr rs
+yuan 1: yuan rmb cny 元 块
+won 1: won krw
+ruble 1: ruble rub
+degree 1: degree deg 度
+celsius 1: celsius
+fahrenheit 1: fahrenheit
+gallon 1: gallon gal
+gallon 1/4: quart qt
+gallon 1/8: pint pt
+gallon 1/16: cup
+acre 1: acre
+hectare 1: hectare ha
+unit 1: unit
+person 1: person people 人
+child 1: child children man 1: man men
+woman 1: woman women
+am 1: am a.m. a.m
+pm 1: pm p.m. p.m
+tonne 1: tonne 吨
+ton 1: ton
+piece 1: 个 只 本 张 条 棵 件
+age 1: 岁 周岁
+m 1: 米
+m 1/100: 厘米
+m 1/1000: 毫米
+m 1000: 千米 公里
+g 1: 克
+g 1000: 千克 公斤
+L 1: 升
+L 1/1000: 毫升
+light-year 1: ly light-year
+au 1: au
+arcsec 1: arcsec
+atm 1: atm
+bar 1: bar
+angstrom 1: angstrom
+knot 1: knot
 """
 _COMPOUND = {
-    "mph": r"\text{mi} / \text{h}", "kph": r"\text{km} / \text{h}", "kmh": r"\text{km} / \text{h}",
+    "mph": r"\text{mi} / \text{h}", "kph": r"\text{km} / \text{h}",
+    "kmh": r"\text{km} / \text{h}",
     "kmph": r"\text{km} / \text{h}", "cc": r"\text{cm}^{3}", "sqft": r"\text{ft}^{2}",
     "平方米": r"\text{米}^{2}", "平方厘米": r"\text{厘米}^{2}", "平方千米": r"\text{千米}^{2}",
     "立方米": r"\text{米}^{3}", "立方厘米": r"\text{厘米}^{3}",
 }  # fmt: skip
 # Plurals that change a number rather than say what is counted.
-_NO_NOUNS = frozenset(
-    "plus minus less times always is was has as this us hundreds thousands millions billions dozens "
-    "scores pairs couples trillions halves thirds quarters fourths fifths sixths sevenths eighths ninths "
-    "tenths hundredths thousandths tens ones twos threes fours fives percents squares cubes roots powers "
-    "multiples factors divisors solutions remains equals exceeds divides others otherwise reds "
-    "digits grosses degrees trios triples doubles".split()
+_NO_NOUNS = word_set(
+    "plus minus less times always is was has as this us hundreds thousands millions billions "
+    "dozens scores pairs couples trillions halves thirds quarters fourths fifths sixths "
+    "sevenths eighths ninths tenths hundredths thousandths tens ones twos threes fours fives "
+    "percents squares cubes roots powers multiples factors divisors solutions remains equals "
+    "exceeds divides others otherwise reds "
+    "digits grosses degrees trios triples doubles"
 )
-_FILLERS = frozenset("of each a an us total old".split())
+_FILLERS = word_set("of each a an us total old")
 _POWER_WORDS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3, "cu.": 3}
 
 

@@ -195,7 +195,7 @@ class Evaluation:
         return not self.context.im(base) and bool(self.context.re(base) < 0)
 
     def _undefined(self, name: str, values: list[Any]) -> Any:
-        r"""A number for `f(2)`: arbitrary, the same for equal arguments, and no other expression's."""
+        """A number for `f(2)`: the same for equal arguments, and like no other expression's."""
         rounded = [self.context.nstr(self.context.chop(value, 1e-40), 40) for value in values]
         rng = random.Random(f"{name} {rounded} {self._salt}")
         return 1 + self.context.mpf(rng.getrandbits(200)) / self.context.mpf(2) ** 200
@@ -271,7 +271,7 @@ def is_undefined(node: Any) -> bool:
 
 
 def compare_at(one: Any, other: Any, at: dict[str, complex]) -> tuple[bool, bool, int]:
-    """Whether two expressions have the same value at a point, whether it is sure, how many are real.
+    """Whether two expressions agree at a point, whether that is sure, how many are real there.
 
     Not sure are values that agree in their leading bits but are too long to see the last.
 

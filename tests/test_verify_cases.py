@@ -54,7 +54,7 @@ def test_our_own_cases_are_judged_as_written(verifier: Verifier) -> None:
 def test_shared_cases_are_right_but_for_a_few_and_none_is_a_false_correct(
     verifier: Verifier,
 ) -> None:
-    """Of 261 public cases, 13 may be wrong; what is inside the box must never be CORRECT falsely."""
+    """Of 261 public cases, 13 may be wrong; none of those inside a box is a false CORRECT."""
     wrong = _wrong(verifier, _rows(SHARED))
     inside = [case for case in wrong if case[0] not in ("outside the box", "reasoning / run-on")]
     assert len(wrong) <= 13
@@ -127,7 +127,7 @@ NUMBERS = st.fractions(min_value=-10_000, max_value=10_000, max_denominator=400)
 @st.composite
 def _written(draw: st.DrawFn, value: Fraction) -> str:
     forms = [
-        r"\frac{%d}{%d}" % (value.numerator, value.denominator),
+        rf"\frac{{{value.numerator}}}{{{value.denominator}}}",
         f"{value.numerator}/{value.denominator}",
     ]
     whole, rest = divmod(abs(value), 1)
