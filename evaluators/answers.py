@@ -61,5 +61,4 @@ def judge_text(gold: str, answer: str) -> bool | None:
     gold, tolerance = split_tolerance(gold)
     if gold.strip() == answer.strip():
         return True
-    texts = (bare_answer(rewritten(text)) for text in (gold, answer))
-    return settled(*texts, tolerance)
+    return settled(bare_answer(rewritten(gold)), bare_answer(rewritten(answer)), tolerance)

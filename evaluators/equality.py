@@ -174,7 +174,7 @@ def _fraction(context: Any, value: Any) -> Fraction:
 
 def _is_near_decimal(value: Fraction) -> bool:
     scaled = value * 10**MAX_DECIMAL_PLACES
-    return abs(scaled - round(scaled)) * 10**20 < 1
+    return bool(abs(scaled - round(scaled)) * 10**20 < 1)
 
 
 # --- expressions with symbols -----------------------------------------------------------------
@@ -214,10 +214,9 @@ def _agree_at_integers(gold: Any, answer: Any, names: Sequence[str]) -> bool:
     if not any(type(node).__name__ in steps for tree in (gold, answer) for node in _nodes(tree)):
         return True
     for k in range(1, N_INTEGER_POINTS + 1):
-        rngs = [random.Random(f"{name} {k}") for name in names]
-        point = {
-            name: complex(k if len(names) == 1 else rng.randrange(1, 40)).real
-            for name, rng in zip(names, rngs, strict=True)
+        point: dict[str, complex] = {
+            name: k if len(names) == 1 else random.Random(f"{name} {k}").randrange(1, 40)
+            for name in names
         }
         try:
             if not compare_at(gold, answer, point)[0]:
