@@ -6,12 +6,15 @@ r"""The verdict on each completion: its final answer against the reference answe
 What decides, in this order:
 1. No answer where the answer format looks (`answer_place`; by default in a box): UNPARSED. A box
    that stands in the reasoning only is INCORRECT: it was given, and not kept.
-2. Same text, or both plain numbers: decided here, exactly (`answers`).
+2. Same text, both plain numbers, a fixed phrase or a choice: decided here (`answer_words`). The
+   rule for numbers stands in `numerals`.
 3. An answer over a cap (length, nesting, digits; later: nodes, exponents, factorials) is INCORRECT
    where the gold keeps it. The cap is a rule about what counts as an answer, known beforehand, and
    dropping such answers would raise the accuracy of a model that rambles. If the gold breaks a
    cap too, only the same text counts, and everything else is UNSCORED.
-4. Numbers and functions by their values (`equality`); the rest by math-verify, in a child process.
+4. The forms of both, in a child process: lists, sets, intervals, relations, quantities, words
+   (`comparison`). Formulas are compared by their values (`equality`), and by math-verify where they
+   have none. A text that the parser does not read whole equals only the same text.
 5. The check ran out of time or memory, or its process died: UNSCORED.
 
 This module alone knows math-verify; its processes need a POSIX system. Each distinct pair of gold
@@ -262,7 +265,7 @@ class Judge:
         # It logs each timeout and each input that it cannot parse; hundreds of lines a benchmark.
         logging.disable(logging.CRITICAL)
         warnings.simplefilter("ignore")
-        self._algebra = equality.FormulaAlgebra()
+        self._algebra = equality.FormulaAlgebra(_by_math_verify)
 
     def __call__(self, task: str, gold: str, answer: str) -> bool | str:
         """True, false, or why the gold itself cannot be judged.
@@ -308,3 +311,15 @@ class Judge:
         except values.TooLarge as excess:
             return str(excess)
         return None
+
+
+def _by_math_verify(gold: Any, answer: Any) -> bool:
+    """math-verify's verdict on two parsed formulas that have no values: sums, integrals, words."""
+    from math_verify import verify
+
+    try:
+        return bool(verify(gold, answer, timeout_seconds=None, raise_on_error=True))
+    except (MemoryError, RecursionError):
+        raise
+    except Exception:  # sympy raises all kinds where a comparison makes no sense
+        return False
