@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
+from rlready.evaluators.affordable import nodes, parts_of, require_affordable
 from rlready.evaluators.answer_forms import Form, read_form
 from rlready.evaluators.comparison import Comparison
 from rlready.evaluators.formulas import parse_formula
@@ -40,10 +41,6 @@ from rlready.evaluators.values import (
     is_undefined,
 )
 
-MAX_NODES = 600
-# Sums and products of more terms are left unevaluated, as is an expansion to a higher power.
-MAX_TERMS = 10_000
-MAX_EXPANDED_POWER = 50
 # Numbers that are compared to a decimal are written out to this size.
 MAX_DECIMAL_BITS = 50_000
 # A value within 1e-60 of a decimal of so many places is that decimal.
@@ -61,56 +58,6 @@ _POINTS = (
     (8, True),
     (0.25, True),
 )
-
-
-# --- the form of an expression ----------------------------------------------------------------
-
-
-def require_affordable(tree: Any) -> None:
-    """Pass if algebra on the tree ends in reasonable time.
-
-    Raises:
-        TooLarge: for too many nodes, terms, or powers to expand, or a number out of bounds.
-    """
-    for count, node in enumerate(_nodes(tree)):
-        if count == MAX_NODES:
-            raise TooLarge(f"more than {MAX_NODES} nodes")
-        name = type(node).__name__
-        if name in ("Sum", "Product") and _n_terms(node) > MAX_TERMS:
-            raise TooLarge(f"more than {MAX_TERMS} terms")
-        if name == "Pow" and node.exp.is_Integer and node.base.free_symbols:
-            if node.base.is_Add and abs(int(node.exp)) > MAX_EXPANDED_POWER:
-                raise TooLarge(f"a sum to a power over {MAX_EXPANDED_POWER}")
-        elif name in ("Pow", "factorial", "binomial", "exp", "Mod") and not node.free_symbols:
-            _try_value(node)
-
-
-def _try_value(node: Any) -> None:
-    try:
-        Evaluation({}).value(node)
-    except Unknown:
-        return
-
-
-def _nodes(tree: Any) -> Iterator[Any]:
-    stack = [tree]
-    while stack:
-        node = stack.pop()
-        yield node
-        stack.extend(getattr(node, "_unsorted_args", None) or _parts(node))
-
-
-def _parts(node: Any) -> Sequence[Any]:
-    # A matrix keeps its elements out of args.
-    return list(node.flat()) if hasattr(node, "flat") else list(getattr(node, "args", ()))
-
-
-def _n_terms(node: Any) -> float:
-    n = 1.0
-    for limits in node.args[1:]:
-        lower, upper = limits.args[1:3]
-        n *= float(upper - lower) + 1 if (upper - lower).is_number else 1.0
-    return n
 
 
 # --- numbers ----------------------------------------------------------------------------------
@@ -211,7 +158,7 @@ def same_functions(gold: Any, answer: Any) -> bool | None:
 def _agree_at_integers(gold: Any, answer: Any, names: Sequence[str]) -> bool:
     """Whether two expressions agree at whole numbers too, where one of them has steps."""
     steps = ("floor", "ceiling", "Mod")
-    if not any(type(node).__name__ in steps for tree in (gold, answer) for node in _nodes(tree)):
+    if not any(type(node).__name__ in steps for tree in (gold, answer) for node in nodes(tree)):
         return True
     for k in range(1, N_INTEGER_POINTS + 1):
         point: dict[str, complex] = {
@@ -302,9 +249,7 @@ class FormulaAlgebra:
         return self._without_values(gold_tree, tree) if same is None else same
 
     def _without_values(self, gold: Any, answer: Any) -> bool:
-        if any(
-            getattr(node, "is_Float", False) for tree in (gold, answer) for node in _nodes(tree)
-        ):
+        if any(getattr(node, "is_Float", False) for tree in (gold, answer) for node in nodes(tree)):
             return bool(gold == answer)
         return self._fallback(gold, answer)
 
@@ -423,7 +368,7 @@ def _is_unbounded(tree: Any) -> bool:
         if type(node).__name__ in ("Sum", "Product", "Integral", "Limit"):
             stack.append(node.args[0])
         else:
-            stack.extend(_parts(node))
+            stack.extend(parts_of(node))
     return False
 
 
@@ -434,7 +379,7 @@ def _same_infinity(gold: Any, answer: Any) -> bool:
 
 
 def _has_undefined(*trees: Any) -> bool:
-    return any(is_undefined(node) for tree in trees for node in _nodes(tree))
+    return any(is_undefined(node) for tree in trees for node in nodes(tree))
 
 
 def _is_multiple(trees: Sequence[Any], sign: int) -> bool:

@@ -27,8 +27,13 @@ def _problem(text: str, *golds: str, tolerance: str | None = None) -> Problem:
 
 
 def _verdict(problem: Problem, answer: str) -> Verdict:
+    return _verdicts(problem, answer)[0]
+
+
+def _verdicts(problem: Problem, *answers: str) -> list[Verdict]:
+    items = [(accepted_answers(problem), rf"\boxed{{{answer}}}") for answer in answers]
     with Verifier(n_workers=1) as verifier:
-        return verifier.check([(accepted_answers(problem), rf"\boxed{{{answer}}}")])[0].verdict
+        return [found.verdict for found in verifier.check(items)]
 
 
 @pytest.mark.parametrize(
@@ -81,18 +86,10 @@ def test_the_wish_for_a_percentage_does_not_move_the_digest_and_a_tolerance_does
 
 def test_a_tolerance_goes_before_the_rule_for_decimals() -> None:
     problem = _problem("Find g.", "4.2", tolerance="0.1")
-    for answer in (
-        "4.2",
-        "4.1",
-        "4.3",
-        r"\frac{17}{4}",
-        "x = 4.25",
-        r"4.15 \text{ cm}",
-        r"3\sqrt{2}",
-    ):
-        assert _verdict(problem, answer) is Verdict.CORRECT, answer
-    for answer in ("4.31", "4", "-4.2", r"\infty", r"\sqrt{2}", "y"):
-        assert _verdict(problem, answer) is Verdict.INCORRECT, answer
+    right = ("4.2", "4.1", "4.3", r"\frac{17}{4}", "x = 4.25", r"4.15 \text{ cm}", r"3\sqrt{2}")
+    wrong = ("4.31", "4", "-4.2", r"\infty", r"\sqrt{2}", "y")
+    assert _verdicts(problem, *right) == [Verdict.CORRECT] * len(right)
+    assert _verdicts(problem, *wrong) == [Verdict.INCORRECT] * len(wrong)
 
 
 def test_the_tolerance_of_a_row_is_read(tmp_path: Path) -> None:
