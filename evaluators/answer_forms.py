@@ -85,6 +85,9 @@ def read_form(text: str) -> Form:
         return Form("list", _signs(text))
     parts, marks = _split(text, {r"\cup"})
     if marks:
+        forms = [read_form(part) for part in parts]
+        if all(form.kind == "set" for form in forms):
+            return Form("set", tuple(member for form in forms for member in form.parts))
         return Form("union", tuple(parts))
     parts, marks = _split(text, set(_SIGNS))
     if marks and all(parts):

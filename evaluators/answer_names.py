@@ -20,8 +20,14 @@ _NAME = re.compile(
 )
 
 
+# (x, y) = (1, 2)
+_NAMES = re.compile(r"\(\s*[A-Za-z]\s*(?:,\s*[A-Za-z]\s*)+\)")
+
+
 def _is_name(text: str) -> bool:
     text = text.strip()
+    if _NAMES.fullmatch(text):
+        return True
     return bool(_NAME.fullmatch(text)) and not re.fullmatch(r"\\(?:pi|infty)|[ei]", text)
 
 

@@ -67,7 +67,7 @@ REALS = (r"\mathbb{R}", r"\R")
 def read_phrase(text: str) -> str | None:
     """Return which of a few fixed answers in words (or as a sign) a rewritten text is, or None."""
     text = text.strip()
-    if text in _EMPTY or re.fullmatch(r"\\\{\s*(?:\\emptyset)?\s*\\\}", text):
+    if text in _EMPTY or re.fullmatch(r"\\\{\s*\\\}", text):
         return "none"
     membership = re.fullmatch(r"(?:[A-Za-z]\s*\\in\s*)?(.*)", text)
     inner = membership[1].strip() if membership else text

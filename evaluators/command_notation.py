@@ -179,6 +179,9 @@ class Rewriter:
         following = self._next()
         if following in (".", "\\."):
             self._place += 1
+        if following in ("<", ">"):
+            self._place += 1
+            return {"<": r"\langle ", ">": r"\rangle "}[following]
         return ""
 
     def _unwrapped(self) -> str:

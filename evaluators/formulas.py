@@ -16,7 +16,7 @@ from typing import Any
 
 FUNCTION_NAMES = (
     "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth "
-    "sech csch arsinh arcosh artanh ln log exp"
+    "sech csch arsinh arcosh artanh ln log lg exp"
 )
 _GREEK = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma "

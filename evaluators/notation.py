@@ -16,7 +16,7 @@ from rlready.evaluators.command_notation import PROSE, Rewriter, TooDeep
 from rlready.evaluators.number_notation import tidy_numbers
 from rlready.evaluators.unicode_notation import from_unicode
 
-_BOLD = re.compile(r"(?s)\s*(\*\*\*?|__|`+|\"|'{1,2})(?=\S)(.*?\S)\s*\1\s*[.,;]?\s*")
+_BOLD = re.compile(r"(?s)\s*(\*{1,3}|__|`+|\"|'{1,2})(?=\S)(.*?\S)\s*\1\s*[.,;]?\s*")
 _ESCAPED_COMMAND = re.compile(r"\\\\(?=[A-Za-z])")
 _LINE_END = re.compile(r"\\\\|\\newline(?![a-z])")
 _END = re.compile(

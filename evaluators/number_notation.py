@@ -24,6 +24,7 @@ _INDEX_DIGITS = re.compile(r"(?<![A-Za-z0-9\\{_^])([A-Za-z])([0-9]+)(?![0-9.}])"
 _X_FOR_TIMES = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)|(?<=[0-9}])\s+x\s+(?=[0-9])")
 _DOTTED = re.compile(r"(?<=[0-9.])((?:\\dot\s*\{[0-9]\})(?:[0-9]*\\dot\s*\{[0-9]\})?)")
 _PARENTHESIZED_PERIOD = re.compile(r"(?<![A-Za-z0-9])([0-9]*\.[0-9]*)\(([0-9]+)\)(?![0-9])")
+_INDEXED_LETTER = re.compile(r"\\text\{([A-Z])\}\s*(?=[_^])")
 _CHOOSE = re.compile(r"\{([^{}]*)\\choose ([^{}]*)\}")
 _ONE = r"(?:\{([^{}]+)\}|([A-Za-z0-9]))"
 _COMBINATIONS = re.compile(rf"(?<![A-Za-z0-9])C\s*_\s*{_ONE}\s*\^\s*{_ONE}")
@@ -48,6 +49,7 @@ _PERCENT_WORD = re.compile(
 
 def tidy_numbers(text: str) -> str:
     """Return the text with its numbers, and what is written like one, in one notation."""
+    text = _INDEXED_LETTER.sub(r"\1", text)
     text = _COMBINATIONS.sub(_binomial, _CHOOSE.sub(r"\\binom{\1}{\2}", text))
     text = _PRESCRIPT.sub(_binomial, _COMBINATIONS_RAISED.sub(_binomial_raised, text))
     if _TRIGONOMETRIC.search(text):
