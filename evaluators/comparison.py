@@ -172,8 +172,8 @@ class Comparison:
 
     def _one_of_a_kind(self, gold: str, gold_form: Form, answer: str, form: Form) -> bool:
         """Whether a structure and a formula are one, as `{5}` and 5, `P(3,4)` and `(3,4)` are."""
-        if r"\emptyset" in (*gold_form.parts, *form.parts):
-            return False
+        if any(re.match(r"\\(?:emptyset|\{)", part) for part in (*gold_form.parts, *form.parts)):
+            return False  # a set that holds a set
         if gold_form.kind == "set" and len(gold_form.parts) == 1:
             return self.equal(gold_form.parts[0], answer)
         if form.kind == "set" and len(form.parts) == 1:
