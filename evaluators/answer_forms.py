@@ -83,15 +83,15 @@ def read_form(text: str) -> Form:
         return found if len(found.parts) > 1 else Form("single", (text,))
     if r"\pm" in text or r"\mp" in text:
         return Form("list", _signs(text))
+    parts, marks = _split(text, set(_SIGNS))
+    if marks and all(parts):
+        return Form("relation", tuple(parts), " ".join(_SIGNS[mark] for mark in marks))
     parts, marks = _split(text, {r"\cup"})
     if marks:
         forms = [read_form(part) for part in parts]
         if all(form.kind == "set" for form in forms):
             return Form("set", tuple(member for form in forms for member in form.parts))
         return Form("union", tuple(parts))
-    parts, marks = _split(text, set(_SIGNS))
-    if marks and all(parts):
-        return Form("relation", tuple(parts), " ".join(_SIGNS[mark] for mark in marks))
     return _matrix(text) or Form("single", (text,))
 
 

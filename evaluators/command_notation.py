@@ -218,7 +218,7 @@ class Rewriter:
         )
         is_long = len(run) > 3 and not re.fullmatch(r"[A-Z]+|(.)\1*", run)
         is_short = _is_short_word(run) and self._stands_alone(run, before)
-        is_unit = run in _ALWAYS_UNITS or (follows_number and run in _SHORT_WORDS)
+        is_unit = run in _ALWAYS_UNITS or (follows_number and run in _SHORT_UNITS)
         return rf" \text{{{run}}} " if is_long or is_short or is_unit else run
 
     def _stands_alone(self, run: str, before: list[str]) -> bool:

@@ -13,6 +13,9 @@ import re
 _GROUPED = re.compile(
     r"(?<![0-9.,A-Za-z_^{(\\}\]])([0-9]{1,3})((?:(?:\{,\}|\s)[0-9]{3})+)(?![0-9]|\{,\}|\s*/)"
 )
+# Beside anything else, a comma before three digits belongs to the number: x = 350,000 pages.
+_COMMAS = re.compile(r"(?<![0-9.,\w(\[{])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,)\]}])")
+_ONLY_NUMBERS = re.compile(r"[-+0-9,.\s]*")
 _DECIMAL_COMMA = re.compile(r"(?<=[0-9])\{,\}(?=[0-9])")
 _E_NOTATION = re.compile(
     r"(?<![A-Za-z_.}\\0-9])([0-9]+\.?[0-9]*|\.[0-9]+)\s*[eE]\s*(?:\{\s*)?([+-]?[0-9]+)(?:\s*\})?(?![A-Za-z0-9.^])"
@@ -68,6 +71,8 @@ def tidy_numbers(text: str) -> str:
     text = _NEGATIVE_INFINITY.sub(r"-\\infty ", _WORD_INFINITY.sub(r"\\infty ", text))
     text = _PERCENT_WORD.sub(r"\\%", text)
     text = _GROUPED.sub(lambda m: m[1] + "".join(re.findall(r"[0-9]{3}", m[2])), text)
+    if not _ONLY_NUMBERS.fullmatch(text):
+        text = _COMMAS.sub(lambda m: m[0].replace(",", ""), text)
     text = _DECIMAL_COMMA.sub(".", text)
     text = _E_NOTATION.sub(r"\1\\times 10^{\2}", _SPACED_E.sub(r"\1e", text))
     text = _INDEX_DIGITS.sub(r"\1_{\2}", text)
