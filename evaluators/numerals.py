@@ -67,7 +67,7 @@ _QUOTIENT = re.compile(
     rf"\s*\{{\s*(?P<b>-?\s*{_INTEGER}|[0-9]*\.[0-9]+)\s*\}}"
     rf"|(?P<c>[0-9]+)\s*(?:/|\\div)\s*(?P<d>[0-9]+)){_PERCENT}"
 )
-_OPPOSITE = re.compile(r"-\s*\(\s*([^()]*)\)|\(\s*([^()]*)\)")
+_OPPOSITE = re.compile(r"-\s*\(\s*([^(),]*)\)|\(\s*([^(),]*)\)")
 
 
 def read_number(text: str) -> Numeral | None:
