@@ -79,8 +79,8 @@ def read_form(text: str) -> Form:
         return bracketed
     parts, marks = _split(text, _LIST_MARKS)
     if marks:
-        found = _list(parts, marks)
-        return found if len(found.parts) > 1 else Form("single", (text,))
+        items = _list(parts, marks)
+        return items if len(items.parts) > 1 else Form("single", (text,))
     if r"\pm" in text or r"\mp" in text:
         return Form("list", _signs(text))
     parts, marks = _split(text, set(_SIGNS))

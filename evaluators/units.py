@@ -219,5 +219,5 @@ def read_unit(text: str) -> Unit | None:
 def _factor(word: str) -> Unit | None:
     if word.casefold() in _COMPOUND or word in _COMPOUND:
         return read_unit(_COMPOUND.get(word) or _COMPOUND[word.casefold()])
-    known = _known(word)
-    return Unit(((known[0], 1),), known[1]) if known else None
+    base_unit = _known(word)
+    return Unit(((base_unit[0], 1),), base_unit[1]) if base_unit else None
