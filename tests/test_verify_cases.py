@@ -54,11 +54,10 @@ def test_our_own_cases_are_judged_as_written(verifier: Verifier) -> None:
 def test_shared_cases_are_right_but_for_a_few_and_none_is_a_false_correct(
     verifier: Verifier,
 ) -> None:
-    """Of 261 public cases, 13 may be wrong; none of those inside a box is a false CORRECT."""
+    """Of 261 public cases 13 may be wrong; none may be a false CORRECT."""
     wrong = _wrong(verifier, _rows(SHARED))
-    inside = [case for case in wrong if case[0] not in ("outside the box", "reasoning / run-on")]
     assert len(wrong) <= 13
-    assert not [case for case in inside if case[3] == "correct"]
+    assert not [case for case in wrong if case[3] == "correct"]
 
 
 def test_a_verdict_does_not_depend_on_what_was_judged_before() -> None:
