@@ -7,9 +7,11 @@ A curve is a CSV file, a row an evaluation, the budget rising:
     20,0.455,0.014
     40,0.471,0.014
 
-The budget stands in a column named after its unit (steps, gpu_hours, exaflop, samples) or in one
-named `budget`. Values stand in one column a benchmark, or in `value`; standard errors in
-`<benchmark>_se`, or in `se`. An empty cell is an evaluation that was not made.
+The budget stands in a column named after its unit (steps, gpu_hours, exaflop, samples), in one
+named `budget`, or in one of the names that loggers give to steps. Values stand in one column a
+benchmark (`curve_columns` says how it may be called), or in `value`; standard errors in
+`<benchmark>_se`, or in `se`. An empty cell is an evaluation that was not made. `curve_file` says
+which files are read. Scores are shares between 0 and 1 (`curve_scale`).
 
 With points x_1 < ... < x_m, values y, and only the points 0 < x_i <= B of a budget B:
 
@@ -29,18 +31,20 @@ of a mean is taken to be the mean of the standard errors, an upper bound.
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
+from rlready.predictors.curve_columns import Columns, choose, error_column
+from rlready.predictors.curve_file import CurveTable, Row, read_table
+from rlready.predictors.curve_scale import scaled, scaled_errors
 from rlready.registry.errors import CurveError
 from rlready.registry.records import BudgetUnit, Statistic
 
 _WINDOW = 5
-_SE = "_se"
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d*,\d{3}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +132,7 @@ def statistic(curve: Curve, name: Statistic, budget: float) -> CurveValue:
 
 
 def read_curves(path: Path, unit: BudgetUnit, benchmark: str | None = None) -> dict[str, Curve]:
-    """The curves in a CSV file, by benchmark.
+    """The curves in a file of evaluations, by benchmark; scores are shares, 0 to 1.
 
     Args:
         path: the file.
@@ -139,13 +143,25 @@ def read_curves(path: Path, unit: BudgetUnit, benchmark: str | None = None) -> d
     Raises:
         CurveError: if it is no such file, with line and column.
     """
-    header, rows = _read(path)
-    budget = _budget_column(path, header, unit)
-    columns = _value_columns(path, header, benchmark)
-    if not rows:
-        raise CurveError(f"{path} holds no points", fix="Add a row for each evaluation")
-    budgets = _budgets(path, rows, budget)
-    return {name: _curve(path, rows, budgets, column) for name, column in columns.items()}
+    table = read_table(path)
+    return curves(table, choose(table, unit, benchmark, None, {}))
+
+
+def curves(table: CurveTable, columns: Columns, *, percent: bool = False) -> dict[str, Curve]:
+    """The curves in some columns of a table, by benchmark.
+
+    Args:
+        table: of evaluations.
+        columns: which of its columns to read.
+        percent: the scores are percentages, 0 to 100, and are divided by 100. A column whose
+            numbers all carry a percent sign needs no such word.
+
+    Raises:
+        CurveError: if a number cannot be read, a budget does not rise, or a score is out of range.
+    """
+    if not table.rows:
+        raise CurveError(f"{table.path} holds no points", fix="Add a row for each evaluation")
+    return {name: _curve(table, columns, name, percent) for name in columns.values}
 
 
 def _check_point(benchmark: str, point: CurvePoint, before: float) -> None:
@@ -219,127 +235,40 @@ _WITHIN: Mapping[str, tuple[int, Callable[[Sequence[CurvePoint]], CurveValue]]] 
 }
 
 
-def _read(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """The column names, and the rows that are not empty with their lines."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            lines = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    except OSError as error:
-        raise CurveError(f"cannot read {path}", why=error.strerror or str(error)) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise CurveError(f"{path} is no CSV file", why=str(error)) from error
-    if not lines:
-        raise CurveError(f"{path} is empty", fix="Begin with a line of column names")
-    header = [name.strip() for name in lines[0][1]]
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice or "" in header:
-        fault = f"names the column {twice[0]!r} twice" if twice else "has a column without name"
-        raise CurveError(f"{path} {fault}", why=f"its columns are {', '.join(header)}")
-    for line, row in lines[1:]:
-        if len(row) != len(header):
+def _curve(table: CurveTable, columns: Columns, benchmark: str, percent: bool) -> Curve:
+    column = columns.values[benchmark]
+    error = error_column(table, column)
+    rows = [row for row in table.rows if row.cells[column]]
+    budgets = [_budget(table, row, columns.budget) for row in rows]
+    scores = scaled(table, rows, column, percent)
+    errors = scaled_errors(table, rows, error, column, percent)
+    points: list[CurvePoint] = []
+    for row, budget, value, se in zip(rows, budgets, scores, errors, strict=True):
+        point = CurvePoint(budget=budget, value=value, se=se)
+        # The same evaluation is logged twice where a run is taken up again at its last step.
+        if points and point == points[-1]:
+            continue
+        if points and budget <= points[-1].budget:
+            before = points[-1].budget
+            fault = "again" if budget == before else f"after {before:g}"
             raise CurveError(
-                f"{path}, line {line}: {len(row)} cells for {len(header)} columns",
-                fix="Commas part cells, and a point is the decimal mark",
-            )
-    return header, [
-        (line, dict(zip(header, map(str.strip, row), strict=True))) for line, row in lines[1:]
-    ]
-
-
-def _budget_column(path: Path, header: Sequence[str], unit: BudgetUnit) -> str:
-    for name in (unit, "budget"):
-        if name in header:
-            return name
-    other = [name for name in get_args(BudgetUnit) if name in header]
-    raise CurveError(
-        f"{path} has no budget column in {unit}",
-        why=f"its columns are {', '.join(header)}",
-        fix=f"Give --budget-unit {other[0]}"
-        if other
-        else f"Name the column `budget` or one of {', '.join(get_args(BudgetUnit))}",
-    )
-
-
-def _value_columns(path: Path, header: Sequence[str], benchmark: str | None) -> dict[str, str]:
-    """Columns of values by the benchmark that they are of."""
-    known = {"budget", *get_args(BudgetUnit)}
-    found = [name for name in header if name not in known and not _is_error(name, header)]
-    if not found:
-        raise CurveError(
-            f"{path} has no column of values",
-            why=f"its columns are {', '.join(header)}",
-            fix="Add `value`, or a column for each benchmark",
-        )
-    if benchmark is None:
-        if "value" in found:
-            raise CurveError(
-                f"{path} does not say of which benchmark its column `value` is",
-                fix="Give --benchmark NAME",
-            )
-        return {name: name for name in found}
-    for name in (benchmark, "value"):
-        if name in found:
-            return {benchmark: name}
-    raise CurveError(
-        f"{path} has no column {benchmark!r}, and none named `value`",
-        why=f"its columns of values are {', '.join(found)}",
-        fix="Give one of these as --benchmark",
-    )
-
-
-def _is_error(name: str, header: Sequence[str]) -> bool:
-    return (name == "se" and "value" in header) or (
-        name.endswith(_SE) and name.removesuffix(_SE) in header
-    )
-
-
-def _budgets(path: Path, rows: Iterable[tuple[int, dict[str, str]]], column: str) -> list[float]:
-    found: list[float] = []
-    for line, row in rows:
-        budget = _number(path, line, column, row[column])
-        if budget < 0.0:
-            raise CurveError(f"{path}, line {line}: {column} is {budget:g}", fix="Give 0 or more")
-        if found and budget <= found[-1]:
-            fault = "again" if budget == found[-1] else f"after {found[-1]:g}"
-            raise CurveError(
-                f"{path}, line {line}: {column} is {budget:g} {fault}",
+                f"{table.path}, {row.place}: {columns.budget} is {budget:g} {fault}",
                 why="every row needs a larger budget than the one before",
                 fix="Sort the rows, and keep one for each budget and one RL run for each file",
             )
-        found.append(budget)
-    return found
+        points.append(point)
+    return Curve(benchmark=f"{column} in {table.path.name}", points=tuple(points))
 
 
-def _curve(
-    path: Path,
-    rows: Sequence[tuple[int, dict[str, str]]],
-    budgets: Sequence[float],
-    name: str,
-) -> Curve:
-    error = "se" if name == "value" else name + _SE
-    points = [
-        CurvePoint(
-            budget=budget,
-            value=_number(path, line, name, row[name]),
-            se=_number(path, line, error, row[error]) if row.get(error) else None,
-        )
-        for (line, row), budget in zip(rows, budgets, strict=True)
-        if row[name]
-    ]
-    return Curve(benchmark=f"{name} in {path.name}", points=tuple(points))
-
-
-def _number(path: Path, line: int, column: str, text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
+def _budget(table: CurveTable, row: Row, column: str) -> float:
+    text = row.cells[column]
+    if table.decimal_comma and _THOUSANDS.fullmatch(text):
         raise CurveError(
-            f"{path}, line {line}: {column} is {text!r}, no finite number",
-            fix="Leave the cell empty if it was not measured"
-            if column not in ("budget", *get_args(BudgetUnit))
-            else "Leave the row out, or correct it",
+            f"{table.path}, {row.place}: {column} is {text!r}, which may be a decimal comma or "
+            "thousands",
+            fix="Write it with a decimal point, or without a separator",
         )
-    return number
+    budget = table.number(row, column, "Leave the row out, or correct it")
+    if budget < 0.0:
+        raise CurveError(f"{table.path}, {row.place}: {column} is {budget:g}", fix="Give 0 or more")
+    return budget

@@ -93,6 +93,18 @@ def test_a_curve_gives_the_statistics_that_are_asked_for(
     assert "0.6000 ± 0.0200" in done.output
 
 
+def test_a_column_may_have_commas_in_its_name(run: Run, store: MlflowStore, tmp_path: Path) -> None:
+    """One text holds all maps inside `mlflow run`; lm-evaluation-harness names columns like this."""
+    text = 't,"gsm8k/exact_match,strict-match",aime_score\n60,52.5,3\n'
+    curve = a_curve(tmp_path / "curve.csv", text)
+    maps = "steps=t,gsm8k=gsm8k/exact_match,strict-match,aime24=aime_score"
+    done = run("outcome", NAME, *RL, "--curve", curve, "--map", maps, "--percent")
+    assert done.exit_code == 0, done.output
+    found = {o.benchmark: o.value for o in store.find(NAME).outcomes}
+    assert found == {"gsm8k": 0.525, "aime24": 0.03}
+    assert "was read as gsm8k" in " ".join(done.output.split())
+
+
 def test_an_rl_checkpoint_gives_what_its_parent_was_measured_on(
     run: Run, store: MlflowStore
 ) -> None:
@@ -214,7 +226,7 @@ def test_an_outcome_that_cannot_be_meant_is_told(
     run: Run, store: MlflowStore, tmp_path: Path, flags: list[object], message: str
 ) -> None:
     a_curve(tmp_path / "curve.csv")
-    a_curve(tmp_path / "falling.csv", "steps,a\n20,0.1\n10,0.2\n")
+    a_curve(tmp_path / "falling.csv", "steps,gsm8k\n20,0.1\n10,0.2\n")
     (tmp_path / "date.toml").write_text("when = 2026-01-01\n")
     assert message in refused(run("outcome", NAME, *RL, *flags))
     assert store.find(NAME).outcomes == ()

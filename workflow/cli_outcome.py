@@ -15,6 +15,7 @@ from rlready.workflow.options import (
     TEXT,
     Optional,
     open_store,
+    pairs,
     print_view,
     registry_options,
     several,
@@ -32,8 +33,23 @@ FORMATS = ("csv", "parquet", "json")
     type=FILE,
     default="",
     metavar="FILE.csv",
-    help="Evaluations along the RL run: a column named after the budget's unit (or `budget`), "
-    "and a column a benchmark (or `value`), with <benchmark>_se (or `se`) beside it.",
+    help="Evaluations along the RL run: CSV with a column of the budget and one for each "
+    "benchmark (or `value`), with <benchmark>_se beside it; or an export of wandb or TensorBoard, "
+    "or trainer_state.json.",
+)
+@click.option(
+    "--map",
+    "columns",
+    multiple=True,
+    callback=pairs,
+    metavar="NAME=COLUMN",
+    help="COLUMN of the curve holds the scores of benchmark NAME, or the budget if NAME is "
+    "its unit. Repeatable.",
+)
+@click.option(
+    "--percent",
+    is_flag=True,
+    help="Scores and standard errors are percentages, 0 to 100, not shares, 0 to 1.",
 )
 @click.option(
     "--rl-checkpoint",
@@ -48,8 +64,8 @@ FORMATS = ("csv", "parquet", "json")
     type=TEXT,
     default="",
     metavar="NAME",
-    help="What was measured.  [default: every column of the curve, every benchmark that both "
-    "checkpoints were measured on]",
+    help="What was measured.  [default: every benchmark that CHECKPOINT was measured on, if the "
+    "curve has a column of it or the RL checkpoint was measured on it too]",
 )
 @click.option("--algorithm", required=True, help="Of the RL run, for example grpo.")
 @click.option("--budget", type=float, required=True, help="Spent on RL, in --budget-unit.")

@@ -6,6 +6,7 @@ Only click is imported here at the top, so that `--help` answers at once.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -61,6 +62,12 @@ FILE = Optional(click.Path(path_type=Path))
 def several(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     """Repeated options; one text may hold several, parted by commas, as MLproject needs it."""
     return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
+
+
+def pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """What `several` gives for NAME=VALUE: a comma inside a value does not end it."""
+    parts = [part for value in values for part in re.split(r",(?=[^,=]+=)", value)]
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def several_paths(

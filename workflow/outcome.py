@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from rlready.registry.digest import default_cache_dir, fingerprint
-from rlready.registry.errors import ConfigError, StoreError
+from rlready.registry.errors import ConfigError, CurveError, StoreError
 from rlready.registry.foreign_files import read_toml
 from rlready.registry.outcomes import Conflict, conflicts
 from rlready.registry.records import BudgetUnit, Outcome, Proxy, Statistic
@@ -21,8 +21,14 @@ from rlready.registry.store import (
     how_to_register,
 )
 
+if TYPE_CHECKING:
+    from rlready.predictors.rl_curve import Curve
+
 MEASURE = "pass_at_1"
 """The proxy of an RL checkpoint that is its parent's outcome."""
+
+_SCALE, _APART = 30.0, 0.1
+"""Two scores of the same weights whose ratio and difference exceed these are in two units."""
 
 _PROTOCOL_FLAGS = "--temperature, --top-p, --max-tokens, --prompt-template and --seed"
 
@@ -40,6 +46,9 @@ class OutcomeConfig:
         curve: a CSV file of evaluations along the RL run; or
         rl_checkpoint: folder or id of the registered checkpoint after RL.
         benchmark: what was measured.
+        columns: `NAME=COLUMN` each: the curve's column of benchmark NAME, or of the budget if NAME
+            is its unit.
+        percent: scores and standard errors are percentages, 0 to 100; they are divided by 100.
         statistics: which numbers of the curve.
         se: standard error of `value`.
         seed: of the RL run.
@@ -57,6 +66,8 @@ class OutcomeConfig:
     curve: Path | None = None
     rl_checkpoint: str | None = None
     benchmark: str | None = None
+    columns: tuple[str, ...] = ()
+    percent: bool = False
     statistics: tuple[Statistic, ...] = ("value_at_budget",)
     se: float | None = None
     seed: int | None = None
@@ -83,6 +94,7 @@ class OutcomeConfig:
             if name not in get_args(Statistic):
                 known = ", ".join(get_args(Statistic))
                 raise ConfigError(f"there is no statistic {name!r}", fix=f"Known: {known}")
+        self._check_curve_flags()
         if self.value is not None and len(self.statistics) > 1:
             raise ConfigError("--value is one number", fix="Give one --statistic with it")
         if self.rl_checkpoint is not None and self.statistics != ("value_at_budget",):
@@ -91,6 +103,25 @@ class OutcomeConfig:
                 why="one checkpoint is one point of the curve",
                 fix="Leave --statistic out, or give the whole --curve",
             )
+
+    def _check_curve_flags(self) -> None:
+        if self.columns and self.curve is None:
+            raise ConfigError("--map is given without --curve", fix="It names columns of a curve")
+        if self.percent and self.rl_checkpoint is not None:
+            raise ConfigError(
+                "--percent is given with --rl-checkpoint", fix="Leave it out: pass@1 is a share"
+            )
+        for text in self.columns:
+            if not all(part.strip() for part in text.partition("=")):
+                raise ConfigError(
+                    f"--map {text!r} does not say which column is meant",
+                    fix="Give --map NAME=COLUMN, for example --map gsm8k=eval/gsm8k/score",
+                )
+
+    def column_names(self) -> dict[str, str]:
+        """Columns of the curve that the user names, by benchmark or budget unit."""
+        pairs = [text.partition("=") for text in self.columns]
+        return {name.strip(): column.strip() for name, _, column in pairs}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,16 +184,12 @@ def record(config: OutcomeConfig, store: Store) -> OutcomeReport:
     if config.replaces is not None:
         common["replaces"] = _replaced(parent, config.replaces)
     if config.curve is not None:
-        outcomes = _of_curve(config, config.curve, common)
+        outcomes = _of_curve(config, config.curve, parent, common, warnings)
     elif config.rl_checkpoint is not None:
         outcomes = _of_rl_checkpoint(config, store, parent, common, warnings)
     else:
-        number: dict[str, Any] = {
-            "value": config.value,
-            "se": config.se,
-            "benchmark": config.benchmark,
-        }
-        outcomes = [Outcome(**common, **number, statistic=config.statistics[0])]
+        outcomes = [Outcome(**common, **_number(config), statistic=config.statistics[0])]
+        warnings += _unmeasured(parent, [outcomes[0].benchmark])
     if config.replaces is not None and len(outcomes) > 1:
         raise ConfigError(
             f"--replaces with {len(outcomes)} outcomes",
@@ -173,11 +200,44 @@ def record(config: OutcomeConfig, store: Store) -> OutcomeReport:
     return OutcomeReport(checkpoint=after, outcomes=put, warnings=warnings)
 
 
-def _of_curve(config: OutcomeConfig, path: Path, common: Mapping[str, Any]) -> list[Outcome]:
-    from rlready.predictors.rl_curve import read_curves, statistic
+def _number(config: OutcomeConfig) -> dict[str, Any]:
+    """The value that the flags give, as a share between 0 and 1, with its standard error."""
+    from rlready.predictors.curve_columns import check_score
+    from rlready.predictors.curve_scale import MAX_SE, as_share
 
+    assert config.value is not None
+    assert config.benchmark is not None
+    check_score(config.benchmark, f"--benchmark {config.benchmark}")
+    value = as_share(config.value, "--value", percent=config.percent)
+    se = config.se
+    if se is not None:
+        se = se / 100.0 if config.percent else se
+        if not 0.0 <= se <= MAX_SE:
+            raise ConfigError(
+                f"--se is {config.se:g}, which is no standard error of --value {config.value:g}",
+                fix="Give it in the unit of --value, 0 or more",
+            )
+    return {"value": value, "se": se, "benchmark": config.benchmark}
+
+
+def _of_curve(
+    config: OutcomeConfig,
+    path: Path,
+    parent: StoredCheckpoint,
+    common: Mapping[str, Any],
+    warnings: list[str],
+) -> list[Outcome]:
+    from rlready.predictors.curve_columns import choose
+    from rlready.predictors.curve_file import read_table
+    from rlready.predictors.rl_curve import curves, statistic
+
+    measured = _sampled_on(parent)
+    given = config.column_names()
+    table = read_table(path)
+    columns = choose(table, config.budget_unit, config.benchmark, measured, given)
     outcomes = []
-    for benchmark, curve in read_curves(path, config.budget_unit, config.benchmark).items():
+    for benchmark, curve in curves(table, columns, percent=config.percent).items():
+        _check_start(parent, benchmark, curve)
         for name in dict.fromkeys(config.statistics):
             found = statistic(curve, name, config.budget)
             outcomes.append(
@@ -190,7 +250,36 @@ def _of_curve(config: OutcomeConfig, path: Path, common: Mapping[str, Any]) -> l
                     n_evaluations=found.n_evaluations,
                 )
             )
+    warnings += columns.notes(path)
+    warnings += _unmeasured(parent, list(columns.values))
     return outcomes
+
+
+def _check_start(parent: StoredCheckpoint, benchmark: str, curve: Curve) -> None:
+    """Return unless the curve's score before RL contradicts the checkpoint's own by its scale."""
+    start = curve.points[0]
+    for proxy in _by_benchmark(parent).get(benchmark, []):
+        low, high = sorted((start.value, proxy.value))
+        if start.budget == 0.0 and high > _SCALE * low > 0.0 and high - low > _APART:
+            raise CurveError(
+                f"{curve.benchmark} begins with {start.value:g} at budget 0, and the checkpoint's "
+                f"pass@1 on {benchmark} is {proxy.value:g}",
+                why="both are of the same weights, so one of them is in another unit",
+                fix="Correct the column or --percent; if both are right, leave out the row of "
+                "budget 0",
+            )
+
+
+def _unmeasured(parent: StoredCheckpoint, benchmarks: Sequence[str]) -> list[str]:
+    """A warning for each benchmark that the checkpoint has no pass@1 on: perhaps a wrong name."""
+    measured = _sampled_on(parent)
+    where = f"it was on {', '.join(measured)}" if measured else "it was never sampled"
+    return [
+        f"checkpoint {parent.checkpoint.id[:12]} ({parent.checkpoint.name}) was not measured on "
+        f"{name} before RL; {where}"
+        for name in benchmarks
+        if name not in measured
+    ]
 
 
 def _of_rl_checkpoint(
@@ -312,6 +401,12 @@ def _by_benchmark(stored: StoredCheckpoint) -> dict[str, list[Proxy]]:
         if proxy.name == MEASURE:
             found.setdefault(proxy.benchmark, []).append(proxy)
     return found
+
+
+def _sampled_on(stored: StoredCheckpoint) -> list[str]:
+    """Benchmarks with a pass@k of any k."""
+    names = (proxy.benchmark for proxy in stored.proxies if proxy.name.startswith("pass_at_"))
+    return list(dict.fromkeys(names))
 
 
 def _way(proxy: Proxy) -> tuple[str, str | None]:
