@@ -16,9 +16,11 @@ traceback and exits with code 2. Mistakes of our own stay ordinary exceptions.
 
 from __future__ import annotations
 
+from rlready.registry.redaction import redacted
+
 
 class RlreadyError(Exception):
-    """A user's or an environment's mistake, told in three parts.
+    """A user's or an environment's mistake, told in three parts, without passwords and keys.
 
     Args:
         what: what happened, with the value and the id in it.
@@ -27,8 +29,10 @@ class RlreadyError(Exception):
     """
 
     def __init__(self, what: str, *, why: str = "", fix: str = "") -> None:
-        self.what, self.why, self.fix = what, why, fix
-        super().__init__(" ".join(_sentence(part) for part in (what, why, fix) if part))
+        # Here, and not where each message is made: most quote what a library or a flag said.
+        self.what, self.why, self.fix = map(redacted, (what, why, fix))
+        parts = (self.what, self.why, self.fix)
+        super().__init__(" ".join(_sentence(part) for part in parts if part))
 
     def __reduce__(self) -> tuple[object, ...]:
         # The default rebuilds from `args`, the joined message, and would lose the parts on the

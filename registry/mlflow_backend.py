@@ -28,9 +28,11 @@ from rlready.registry.mlflow_sql import (
     read_rows,
     read_run_of,
 )
+from rlready.registry.redaction import redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from sqlalchemy import URL
 
 _READ = (CHECKPOINT, EVALUATION, OUTCOME, NOTE)
 _PAGE = 1000
@@ -116,9 +118,7 @@ class SqliteBackend:
     """A SQLite file."""
 
     def __init__(self, uri: str) -> None:
-        import sqlalchemy as sa
-
-        database = sa.engine.make_url(uri).database
+        database = _parsed(uri).database
         if not database or database == ":memory:":
             raise StoreError(
                 f"the tracking URI {uri!r} is a database in memory",
@@ -228,11 +228,9 @@ class PostgresBackend:
     artifact_root: Path | None = None
 
     def __init__(self, uri: str) -> None:
-        import sqlalchemy as sa
-
-        url = sa.engine.make_url(with_driver(uri))
+        url = _parsed(with_driver(uri))
         self.uri = url.render_as_string(hide_password=False)
-        self.shown = url.render_as_string()
+        self.shown = redacted(url.render_as_string(), uri)
         self._engine = open_engine(self.uri, connect_timeout=_CONNECT_S)
 
     def exists(self) -> bool:
@@ -275,7 +273,7 @@ class PostgresBackend:
         try:
             self._engine.connect().close()
         except sa.exc.OperationalError as error:
-            raise unreachable(self.shown, str(error.orig)) from error
+            raise unreachable(self.shown, redacted(str(error.orig), self.uri)) from error
 
 
 class ClientBackend:
@@ -285,7 +283,7 @@ class ClientBackend:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/")
-        self.shown = _without_password(self.uri)
+        self.shown = redacted(self.uri)
 
     def exists(self) -> bool:
         """See `Backend.exists`. Any answer counts, a refusal too."""
@@ -306,7 +304,7 @@ class ClientBackend:
                 raise_on_status=False,
             )
         except MlflowException as error:
-            raise unreachable(self.shown, _innermost(error)) from error
+            raise unreachable(self.shown, redacted(_innermost(error), self.uri)) from error
         return True
 
     def prepare(self, client: ClientMaker) -> None:
@@ -366,6 +364,26 @@ def _default_uri() -> str:
     return str(mlflow.get_tracking_uri())
 
 
+def _parsed(uri: str) -> URL:
+    """The parts of a database's URI.
+
+    Raises:
+        StoreError: if it has no such parts.
+    """
+    import sqlalchemy as sa
+
+    try:
+        return sa.engine.make_url(uri)
+    except (sa.exc.ArgumentError, ValueError) as error:
+        raise StoreError(
+            f"the tracking URI {redacted(uri)!r} cannot be read",
+            why=redacted(str(error), uri),
+            fix="Give sqlite:///mlflow.db, or postgresql://user:password@host:5432/name with "
+            "special characters of the password written as %40 for @, %2F for / and so on",
+        ) from None
+    # `from None`: the text of the cause would hold the URI.
+
+
 def _sqlite_uri(path: Path) -> str:
     import sqlalchemy as sa
 
@@ -395,12 +413,6 @@ def _postgres_driver() -> str:
     raise StoreError(
         "no driver for PostgreSQL is installed", fix="pip install psycopg2-binary, or psycopg"
     )
-
-
-def _without_password(uri: str) -> str:
-    scheme, _, rest = uri.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}" if rest else uri
 
 
 def _innermost(error: BaseException) -> str:

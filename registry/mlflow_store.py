@@ -18,6 +18,7 @@ both by their tags and goes on with them (`mlflow_write`).
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -39,6 +40,7 @@ from rlready.registry.mlflow_page import NOTE
 from rlready.registry.mlflow_quiet import import_quietly, quiet
 from rlready.registry.mlflow_sql import ModelRow
 from rlready.registry.records import Checkpoint, Evaluation, Outcome, Proxy
+from rlready.registry.redaction import redacted
 from rlready.registry.store import (
     StoredCheckpoint,
     StoredEvaluation,
@@ -52,6 +54,8 @@ from rlready.registry.store import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+_USER = re.compile(r"(?<=://)[^/]*@")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +211,8 @@ class MlflowStore:
         with self._speaking("looking for the experiment"):
             experiment_id = self._readable_experiment()
         page = "" if experiment_id is None else f"/#/experiments/{experiment_id}/models"
-        return f"{self._backend.shown}{page}"
+        # A browser asks for the password; with stars for it the address would be wrong.
+        return f"{_USER.sub('', self._backend.shown)}{page}"
 
     def _client(self, uri: str | None = None) -> MlflowClient:
         import_quietly()
@@ -231,7 +236,7 @@ class MlflowStore:
                     raise
                 raise StoreError(
                     f"the registry at {self._backend.shown} failed while {doing}",
-                    why=_reason(error),
+                    why=redacted(_reason(error), self.tracking_uri),
                     fix=_remedy(error, self._backend.shown),
                 ) from error
             finally:

@@ -31,6 +31,7 @@ from rlready.registry.errors import StoreError
 from rlready.registry.mlflow_page import note_tag
 from rlready.registry.mlflow_sql import ModelRow
 from rlready.registry.records import Checkpoint, Evaluation
+from rlready.registry.redaction import redacted, redacted_values
 from rlready.registry.store import StoredCheckpoint, StoredEvaluation, merge, newest
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ def project_run(client: MlflowClient) -> Run | None:
 def _run_tags(put: Put, known: Known) -> dict[str, str]:
     at_ms = max(time.time_ns() // 1_000_000, known.next_ms)
     samples = {
-        f"rlready.samples.{codec.safe_key(name)}": uri[:_TAG_CHARACTERS]
+        f"rlready.samples.{codec.safe_key(name)}": redacted(uri)[:_TAG_CHARACTERS]
         for name, uri in put.evaluation.references.items()
     }
     return {
@@ -320,9 +321,9 @@ def _log_artifacts(client: MlflowClient, run_id: str, put: Put) -> None:
             "id": put.id,
             "checkpoint": asdict(put.checkpoint),
             "proxies": [vars(proxy) for proxy in evaluation.proxies],
-            "references": dict(evaluation.references),
+            "references": redacted_values(evaluation.references),
         },
-        "config.json": dict(evaluation.config),
+        "config.json": redacted_values(evaluation.config),
     }
     with tempfile.TemporaryDirectory() as folder:
         for name, record in records.items():

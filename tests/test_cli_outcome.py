@@ -94,7 +94,7 @@ def test_a_curve_gives_the_statistics_that_are_asked_for(
 
 
 def test_a_column_may_have_commas_in_its_name(run: Run, store: MlflowStore, tmp_path: Path) -> None:
-    """One text holds all maps inside `mlflow run`; lm-evaluation-harness names columns like this."""
+    """One text holds all maps inside `mlflow run`; lm-evaluation-harness names columns so."""
     text = 't,"gsm8k/exact_match,strict-match",aime_score\n60,52.5,3\n'
     curve = a_curve(tmp_path / "curve.csv", text)
     maps = "steps=t,gsm8k=gsm8k/exact_match,strict-match,aime24=aime_score"

@@ -19,6 +19,7 @@ from rlready.workflow.cli_tags import resolve, tag
 from rlready.workflow.cli_testbed import testbed
 from rlready.workflow.cli_validate import validate
 from rlready.workflow.options import (
+    EXIT_FAULT,
     EXIT_USAGE,
     FILE,
     TEXT,
@@ -33,6 +34,7 @@ from rlready.workflow.options import (
     whole_numbers,
     width,
 )
+from rlready.workflow.terminal import echo
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -265,12 +267,12 @@ def evaluate(
     config = EvaluateConfig(checkpoint=checkpoint[0], **flags)
     report = _evaluate(config, None if as_json else console())
     if as_json:
-        click.echo(json.dumps(report.to_dict(), ensure_ascii=False, allow_nan=False))
+        echo(json.dumps(report.to_dict(), ensure_ascii=False, allow_nan=False))
         return
     from rlready.workflow.views import evaluation_view
 
     print_view(evaluation_view(report, width()))
-    click.echo(open_store(config.tracking_uri, config.experiment).ui_hint())
+    echo(open_store(config.tracking_uri, config.experiment).ui_hint())
 
 
 def _evaluate_many(
@@ -297,14 +299,15 @@ def _evaluate_many(
     store = open_store(flags["tracking_uri"], flags["experiment"])
     results = evaluate_many(configs, store, Clock(None if as_json else console()), n_jobs)
     if as_json:
-        click.echo(json.dumps(results.to_dict(), ensure_ascii=False, allow_nan=False))
+        echo(json.dumps(results.to_dict(), ensure_ascii=False, allow_nan=False))
     else:
         print_view(evaluations_view(results))
-        click.echo(store.ui_hint())
+        echo(store.ui_hint())
     for failure in results.failed:
-        click.echo(f"error: {failure.checkpoint}: {failure.error}", err=True)
+        echo(f"error: {failure.checkpoint}: {failure.error}", err=True)
     if results.failed:
-        click.get_current_context().exit(EXIT_USAGE)
+        is_ours = any(failure.is_fault for failure in results.failed)
+        click.get_current_context().exit(EXIT_FAULT if is_ours else EXIT_USAGE)
 
 
 @main.command("list")
@@ -315,7 +318,7 @@ def list_checkpoints(experiment: str, tracking_uri: str | None, as_json: bool) -
 
     stored = open_store(tracking_uri, experiment).checkpoints()
     if as_json:
-        click.echo(json.dumps([checkpoint_dict(s) for s in stored], ensure_ascii=False))
+        echo(json.dumps([checkpoint_dict(s) for s in stored], ensure_ascii=False))
     else:
         print_view(list_view(stored, experiment))
 
@@ -332,7 +335,7 @@ def show(checkpoint: str, experiment: str, tracking_uri: str | None, as_json: bo
 
     found = open_store(tracking_uri, experiment).find(checkpoint)
     if as_json:
-        click.echo(json.dumps(checkpoint_dict(found), ensure_ascii=False))
+        echo(json.dumps(checkpoint_dict(found), ensure_ascii=False))
     else:
         print_view(checkpoint_view(found, width()))
 

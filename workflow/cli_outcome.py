@@ -21,6 +21,7 @@ from rlready.workflow.options import (
     several,
     width,
 )
+from rlready.workflow.terminal import echo, echo_for_programs
 
 FORMATS = ("csv", "parquet", "json")
 
@@ -121,7 +122,7 @@ def outcome(as_json: bool, statistics: tuple[str, ...], **flags: Any) -> None:
     config = OutcomeConfig(**flags, **chosen)
     report = record(config, open_store(config.tracking_uri, config.experiment))
     if as_json:
-        click.echo(json.dumps(report.to_dict(), ensure_ascii=False, allow_nan=False))
+        echo(json.dumps(report.to_dict(), ensure_ascii=False, allow_nan=False))
     else:
         print_view(outcome_view(report, width()))
 
@@ -167,16 +168,14 @@ def table(
     kind = kind or ("json" if as_json else None) or _kind_of(out)
     found = checkpoint_table(open_store(tracking_uri, experiment).checkpoints(), target)
     for note in found.notes:
-        click.echo(f"note: {note}", err=True)
+        echo(f"note: {note}", err=True)
     if out is not None:
         write_table(found, out, kind)
-        click.echo(
-            f"{len(found.frame)} checkpoints, {found.frame.shape[1]} columns: {out}", err=True
-        )
+        echo(f"{len(found.frame)} checkpoints, {found.frame.shape[1]} columns: {out}", err=True)
         return
     if kind == "parquet" and sys.stdout.isatty():
         raise click.UsageError("parquet is no text: give --out FILE")
-    click.echo(table_bytes(found, kind), nl=False)
+    echo_for_programs(table_bytes(found, kind))
 
 
 def _kind_of(out: Path | None) -> str:

@@ -18,6 +18,7 @@ from rlready.workflow.options import (
     several,
     width,
 )
+from rlready.workflow.terminal import echo
 
 PREDICTOR = "grpo-predictor"
 
@@ -104,7 +105,7 @@ def fit(
         say=clock.say,
     )
     if as_json:
-        click.echo(json.dumps(report.to_dict(), ensure_ascii=False))
+        echo(json.dumps(report.to_dict(), ensure_ascii=False))
     else:
         print_view(fit_view(report, width()))
 
@@ -149,7 +150,7 @@ def rank(
         open_store(tracking_uri, experiment), predictor, groups=groups, top_n=top
     )
     if as_json:
-        click.echo(json.dumps({**ranking.to_dict(), "predictor": loaded.meta.uri}))
+        echo(json.dumps({**ranking.to_dict(), "predictor": loaded.meta.uri}))
     else:
         print_view(ranking_view(ranking, loaded))
 
@@ -212,6 +213,6 @@ def plan(
     if figure is not None:
         draw_regret(figure, report.plan, report.target)
     if as_json:
-        click.echo(json.dumps(report.to_dict()))
+        echo(json.dumps(report.to_dict()))
     else:
         print_view(plan_view(report))

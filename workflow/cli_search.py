@@ -21,6 +21,7 @@ from rlready.workflow.options import (
     registry_options,
     several_paths,
 )
+from rlready.workflow.terminal import echo
 
 if TYPE_CHECKING:
     from rlready.workflow.search_loop import Search, Told
@@ -170,7 +171,7 @@ def search(action: str, trial: int | None, as_json: bool, **flags: Any) -> None:
         "report": lambda: _report(opened, as_json),
     }[action]()
     if as_json:
-        click.echo(json.dumps(found, ensure_ascii=False))
+        echo(json.dumps(found, ensure_ascii=False))
     if action == "run":
         _check_any_succeeded(found["trials"])
 
@@ -212,7 +213,7 @@ def _opened(action: str, flags: dict[str, Any]) -> Search:
             mirror = MirrorTo(
                 store=store,
                 is_wanted=is_asked,
-                warn=lambda text: click.echo(f"warning: {text}", err=True),
+                warn=lambda text: echo(f"warning: {text}", err=True),
             )
     config = SearchConfig(
         space=flags["space"],
@@ -241,7 +242,7 @@ def _ask(search: Search, n: int, as_json: bool) -> dict[str, Any]:
         one = ask(search)
         handed.append(one)
         if not as_json:
-            click.echo(_handed_line(one.to_dict()))
+            echo(_handed_line(one.to_dict()))
     return {
         "study": search.study.study_name,
         "trials": [one.to_dict() for one in handed],
@@ -265,7 +266,7 @@ def _tell(
         cost=flags["cost"],
     )
     if not as_json:
-        click.echo(_told_line(told))
+        echo(_told_line(told))
     return asdict(told)
 
 
@@ -276,8 +277,8 @@ def _sync(search: Search, as_json: bool) -> dict[str, Any]:
     _say_problems(found.problems)
     if not as_json:
         for told in found.done:
-            click.echo(_told_line(told))
-        click.echo(f"{len(found.done)} taken in, {len(found.waiting)} not finished yet")
+            echo(_told_line(told))
+        echo(f"{len(found.done)} taken in, {len(found.waiting)} not finished yet")
     return asdict(found)
 
 
@@ -289,8 +290,8 @@ def _run(search: Search, flags: dict[str, Any], as_json: bool) -> dict[str, Any]
         search,
         flags["train_command"],
         flags["trials"],
-        say=lambda text: click.echo(text, err=True),
-        told=lambda one: None if as_json else click.echo(_told_line(one)),
+        say=lambda text: echo(text, err=True),
+        told=lambda one: None if as_json else echo(_told_line(one)),
     )
     return {"study": search.study.study_name, "trials": [asdict(one) for one in done]}
 
@@ -312,7 +313,7 @@ def _report(search: Search, as_json: bool) -> dict[str, Any]:
     if not as_json:
         print_view(report_view(report))
         for path in files:
-            click.echo(str(path))
+            echo(str(path))
     return {**report.to_dict(), "files": [str(path) for path in files]}
 
 
@@ -347,18 +348,18 @@ def _say_warm_start(search: Search) -> None:
     if warm.n_added or warm.left_out:
         notes = {"predicted": warm.n_predicted, "in place of their prediction": warm.n_superseded}
         said = ", ".join(f"{n} {what}" for what, n in notes.items() if n)
-        click.echo(
+        echo(
             f"{warm.n_added} runs of the registry entered{f' ({said})' if said else ''}, "
             f"{len(warm.left_out)} are left out",
             err=True,
         )
     for name, reason in warm.left_out[:3]:
-        click.echo(f"  {name[:12]}: {reason}", err=True)
+        echo(f"  {name[:12]}: {reason}", err=True)
 
 
 def _say_problems(problems: tuple[tuple[int, str], ...]) -> None:
     for number, reason in problems:
-        click.echo(f"trial {number} waits for you: {reason}", err=True)
+        echo(f"trial {number} waits for you: {reason}", err=True)
 
 
 def _data(given: tuple[str, ...]) -> dict[str, Path]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from rlready.workflow.options import TEXT, open_store, print_view, registry_options
+from rlready.workflow.terminal import echo, echo_for_programs
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -59,12 +61,12 @@ def tag(
     families = put_tags(store, tags, name=name, spent=spent, dry_run=dry_run)
     if as_json:
         said = {"dry_run": dry_run, "families": [family_dict(family) for family in families]}
-        click.echo(json.dumps(said, ensure_ascii=False, allow_nan=False))
+        echo(json.dumps(said, ensure_ascii=False, allow_nan=False))
         return
     for family in families:
         print_view(family_view(family, dry_run))
     if families and not dry_run:
-        click.echo(store.ui_hint())
+        echo(store.ui_hint())
 
 
 @click.command()
@@ -86,12 +88,12 @@ def resolve(uri: str, experiment: str, tracking_uri: str | None, as_json: bool) 
     found = find(open_store(tracking_uri, experiment), uri)
     path = weights_folder(found.checkpoint)
     if as_json:
-        click.echo(json.dumps(resolved_dict(found, path), ensure_ascii=False, allow_nan=False))
+        echo(json.dumps(resolved_dict(found, path), ensure_ascii=False, allow_nan=False))
         return
     if found.tag is None or found.tag.readiness is not Readiness.READY:
         said = "was never ranked" if found.tag is None else f"is {found.tag.readiness.name}"
-        click.echo(f"note: {found.version} ({found.checkpoint.name}) {said}", err=True)
-    click.echo(path)
+        echo(f"note: {found.version} ({found.checkpoint.name}) {said}", err=True)
+    echo_for_programs(os.fsencode(path) + b"\n")
 
 
 def family_dict(family: TaggedFamily) -> dict[str, Any]:

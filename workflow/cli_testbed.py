@@ -15,6 +15,7 @@ from rlready.workflow.options import (
     print_view,
     registry_options,
 )
+from rlready.workflow.terminal import echo
 
 if TYPE_CHECKING:
     from rlready.workflow.progress import Clock
@@ -67,12 +68,12 @@ def testbed(
     folder = out or Path(f"testbed-{profile}")
     summary, files = _run(profile, jobs, seed, folder, experiment, tracking_uri, clock)
     if as_json:
-        click.echo(json.dumps({**summary.to_dict(), "files": [str(path) for path in files]}))
+        echo(json.dumps({**summary.to_dict(), "files": [str(path) for path in files]}))
         return
     print_view(summary_view(summary))
     for path in files:
-        click.echo(path)
-    click.echo(open_store(tracking_uri, experiment).ui_hint())
+        echo(path)
+    echo(open_store(tracking_uri, experiment).ui_hint())
 
 
 def _run(

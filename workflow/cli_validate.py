@@ -17,6 +17,7 @@ from rlready.workflow.options import (
     several,
     width,
 )
+from rlready.workflow.terminal import echo
 
 
 @click.command()
@@ -125,7 +126,7 @@ def validate(experiment: str, tracking_uri: str | None, as_json: bool, **flags: 
     store = None if config.table is not None else open_store(tracking_uri, experiment)
     if as_json:
         found = run(config, store)
-        click.echo(json.dumps(found.report.to_dict(), ensure_ascii=False, allow_nan=False))
+        echo(json.dumps(found.report.to_dict(), ensure_ascii=False, allow_nan=False))
         return
     from rlready.workflow.validate_view import validation_view
 

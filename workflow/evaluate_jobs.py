@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from rlready.registry.errors import ConfigError
+from rlready.registry.redaction import redacted
 from rlready.workflow.config import EvaluateConfig
 from rlready.workflow.engines import ray_options
+from rlready.workflow.failures import fault, foreseen
 
 _PATHS = ("samples_dir", "recipe", "prompt_template")
 _LAST_WORDS = 2_000
@@ -34,6 +36,14 @@ class Failure:
 
     checkpoint: str
     error: str
+    is_fault: bool = False
+    """Whether it is a fault of rlready, and not something that the user can mend."""
+
+
+def failure_of(checkpoint: str, error: Exception) -> Failure:
+    """The failure of a checkpoint's evaluation; what nobody has foreseen goes to a file."""
+    line = foreseen(error)
+    return Failure(checkpoint=checkpoint, error=line or fault(error), is_fault=line is None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,9 +143,11 @@ def _in_child(
             answer: dict[str, Any] = json.loads(lines[-1])
             if "error" not in answer:
                 return answer
-            return Failure(checkpoint=config.checkpoint, error=answer["error"])
+            is_fault = answer.get("is_fault", False)
+            return Failure(checkpoint=config.checkpoint, error=answer["error"], is_fault=is_fault)
         errors.seek(0)
-        words = errors.read().decode(errors="replace").strip()[-_LAST_WORDS:]
+        text = errors.read().decode(errors="replace").strip()
+    words = redacted(text.rpartition("\n")[2][-_LAST_WORDS:], config.tracking_uri)
     what = f"its process ended with code {child.returncode}" + (f": {words}" if words else "")
     return Failure(checkpoint=config.checkpoint, error=what)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 from rlready.registry.errors import ConfigError, RlreadyError
 from rlready.registry.store import Store
 from rlready.workflow.config import EvaluateConfig
-from rlready.workflow.evaluate_jobs import Failure, in_children, shared_engine
+from rlready.workflow.evaluate_jobs import Failure, failure_of, in_children, shared_engine
 from rlready.workflow.plan import make_plan
 from rlready.workflow.progress import Clock
 
@@ -110,12 +108,8 @@ def _one_by_one(
         try:
             # Stages are timed for each checkpoint alone.
             report = evaluate(config, store, Clock(clock.console))
-        except RlreadyError as error:
-            yield i, Failure(checkpoint=config.checkpoint, error=str(error))
         except Exception as error:  # a night's work must not end because one model breaks a kernel
-            traceback.print_exc(file=sys.stderr)
-            what = f"{type(error).__name__}: {error}"
-            yield i, Failure(checkpoint=config.checkpoint, error=what)
+            yield i, failure_of(config.checkpoint, error)
         else:
             yield i, report.to_dict()
         give_back_memory()

@@ -5,6 +5,7 @@ Only click is imported here at the top, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -14,28 +15,96 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlready.registry.errors import RlreadyError
+from rlready.registry.redaction import has_secret
+from rlready.workflow.failures import (
+    EXIT_FAULT,
+    EXIT_INTERRUPTED,
+    EXIT_PIPE_CLOSED,
+    EXIT_USAGE,
+    fault,
+    foreseen,
+)
+from rlready.workflow.terminal import console as terminal
+from rlready.workflow.terminal import echo, prepare_streams
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from rlready.registry.mlflow_store import MlflowStore
 
-EXIT_USAGE = 2
-
 _FILE_WIDTH = 160
+_KEPT = {
+    "evaluate": "samples, verdicts and losses made so far are kept in --samples-dir, and the same "
+    "call goes on from there",
+    "search": "what was told is in the study; a trial under way is offered again when its lease "
+    "has run out",
+    "testbed": "what was trained and measured so far is kept in --out, and the same call goes on "
+    "from there",
+    "outcome": "an outcome that was logged is kept; the same call adds only what is missing",
+    "tag": "a tag that was set is kept; the same call adds only what is missing",
+}
+
+_STORED_BY_MLFLOW = (
+    "a URI with a password is a parameter of `mlflow run`, which has stored it in the run and "
+    "printed it before rlready began. Give it as the environment variable MLFLOW_TRACKING_URI, or "
+    "the password in MLFLOW_TRACKING_PASSWORD or ~/.pgpass; and change this password"
+)
 
 
 class Group(click.Group):
-    """Turns what users can mend into a message and exit code 2, for every sub-command."""
+    """Turns whatever goes wrong in a sub-command into one line and an exit code.
+
+    | exit code | what happened |
+    | --- | --- |
+    | 1 | a fault of rlready; the line names a file with the details |
+    | 2 | something that the user can mend, or the machine lacks |
+    | 130, 141 | Ctrl-C; the reader of a pipe went away |
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         """See `click.Group.invoke`."""
+        prepare_streams()
+        words = [*sys.argv, *ctx.args]  # before they are used up
+        if "MLFLOW_RUN_ID" in os.environ and any(map(has_secret, _uris(words))):
+            echo(f"warning: {_STORED_BY_MLFLOW}", err=True)
         try:
-            return super().invoke(ctx)
-        except RlreadyError as error:
-            click.echo(f"error: {error}", err=True)
-            ctx.exit(EXIT_USAGE)
+            result = super().invoke(ctx)
+            # What is still in the buffer would fail when Python ends, with a traceback.
+            sys.stdout.flush()
+            return result
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except BrokenPipeError:
+            _drop_output()
+            ctx.exit(EXIT_PIPE_CLOSED)
+        except KeyboardInterrupt:
+            echo(f"interrupted: {_kept(ctx)}", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+        except Exception as error:
+            line = foreseen(error)
+            if line is not None:
+                echo(f"error: {line}", err=True)
+                ctx.exit(EXIT_USAGE)
+            echo(f"error: {fault(error, _uris(words))}", err=True)
+            ctx.exit(EXIT_FAULT)
+
+
+def _kept(ctx: click.Context) -> str:
+    """What a command that was interrupted leaves."""
+    return _KEPT.get(ctx.invoked_subcommand or "", "nothing is half done; repeat the call")
+
+
+def _uris(words: Sequence[str]) -> list[str]:
+    """Words of a command line that may hold a password."""
+    return [word.partition("=")[2] or word for word in words if "://" in word]
+
+
+def _drop_output() -> None:
+    """Let Python end without a word though nobody reads its output."""
+    with contextlib.suppress(OSError, ValueError):
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(descriptor, sys.stdout.fileno())
+        os.close(descriptor)
 
 
 class Optional(click.ParamType[Any]):
@@ -135,16 +204,12 @@ def open_store(tracking_uri: str | None, experiment: str) -> MlflowStore:
 
 def console() -> Console:
     """Where progress and warnings go."""
-    from rich.console import Console
-
-    return Console(stderr=True)
+    return terminal(stderr=True)
 
 
 def print_view(view: Any) -> None:
     """Print a table or text on stdout, as wide as it can be read."""
-    from rich.console import Console
-
-    Console(width=width()).print(view)
+    terminal(width=width()).print(view)
 
 
 def width() -> int:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rlready.registry.redaction import redacted
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, Task
@@ -81,12 +83,13 @@ class Clock:
     def say(self, text: str) -> None:
         """One line for people."""
         if self.console is not None:
-            self.console.print(text, highlight=False, markup=False)
+            self.console.print(redacted(text), highlight=False, markup=False)
 
     def warn(self, text: str) -> None:
         """One line for people that they should not miss."""
         if self.console is not None:
-            self.console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
+            line = f"warning: {redacted(text)}"
+            self.console.print(line, style="yellow", highlight=False, markup=False)
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def _bar(console: Console, unit: str) -> Progress:
             return _rate(task, unit)
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         Rate(),

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlready.registry.errors import ConfigError, StoreError
+from rlready.registry.redaction import redacted
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -233,7 +234,7 @@ def open_storage(url: str) -> RDBStorage:
     scheme = url.partition(":")[0].partition("+")[0]
     if scheme not in ("sqlite", "postgresql"):
         raise ConfigError(
-            f"the storage {url!r} is no database that workers can share",
+            f"the storage {redacted(url)!r} is no database that workers can share",
             fix="Give sqlite:///search.db, or postgresql://user@host/name",
         )
     # Many writers of one SQLite file wait for one another; connections to a server may go stale.
@@ -241,6 +242,7 @@ def open_storage(url: str) -> RDBStorage:
     if scheme == "postgresql":
         settings = {"pool_pre_ping": True, "pool_size": 2}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    _check_url(url)
     url = with_driver(url)
     _check_not_mlflow(url)
     for attempt in range(_ATTEMPTS):
@@ -248,7 +250,7 @@ def open_storage(url: str) -> RDBStorage:
             return QuickStorage(url, engine_kwargs=settings)
         except ImportError as error:
             raise StoreError(
-                f"the storage {_shown(url)} cannot be opened",
+                f"the storage {redacted(url)} cannot be opened",
                 why="no driver for PostgreSQL is installed",
                 fix="Install psycopg2-binary",
             ) from error
@@ -256,7 +258,7 @@ def open_storage(url: str) -> RDBStorage:
             # Of several that make the tables at the same time all but one fail, once.
             if attempt == _ATTEMPTS - 1:
                 raise StoreError(
-                    f"the storage {_shown(url)} cannot be opened", why=_first_line(error)
+                    f"the storage {redacted(url)} cannot be opened", why=_first_line(error, url)
                 ) from error
             time.sleep(0.1 * (attempt + 1))
     raise AssertionError("unreachable")
@@ -280,7 +282,7 @@ def _check_not_mlflow(url: str) -> None:
         return  # Optuna meets the same, and it is told there
     if "experiments" in tables and "studies" not in tables:
         raise ConfigError(
-            f"the storage {_shown(url)} is MLflow's database",
+            f"the storage {redacted(url)} is MLflow's database",
             why="MLflow and Optuna both keep a table alembic_version",
             fix="Name another file, or another database on the same server",
         )
@@ -336,16 +338,27 @@ def made_table(
             break
         except SQLAlchemyError as error:
             if attempt == _ATTEMPTS - 1:
-                raise StoreError(f"the table {name} cannot be made", why=str(error)) from error
+                uri = engine.url.render_as_string(hide_password=False)
+                why = redacted(str(error), uri)
+                raise StoreError(f"the table {name} cannot be made", why=why) from error
             time.sleep(0.1 * (attempt + 1))
     return table
 
 
-def _shown(url: str) -> str:
+def _check_url(url: str) -> None:
+    """Return if a database's URL has the parts that it needs."""
     from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
 
-    return make_url(url).render_as_string(hide_password=True)
+    try:
+        make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise ConfigError(
+            f"the storage {redacted(url)!r} cannot be read",
+            why=redacted(str(error), url),
+            fix="Give sqlite:///search.db, or postgresql://user@host/name",
+        ) from None  # the text of the cause would hold the URL
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+def _first_line(error: Exception, url: str) -> str:
+    return redacted(str(error), url).partition("\n")[0]

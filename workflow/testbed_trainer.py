@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlready.registry.errors import ConfigError, RlreadyError
-from rlready.workflow.options import EXIT_USAGE, TEXT, open_store, registry_options
+from rlready.registry.errors import ConfigError
+from rlready.workflow.failures import EXIT_FAULT, EXIT_USAGE, fault, foreseen
+from rlready.workflow.options import TEXT, open_store, registry_options
+from rlready.workflow.terminal import echo
 
 if TYPE_CHECKING:
     from rlready.registry.store import Store
@@ -179,13 +181,14 @@ def main(
     try:
         store = open_store(tracking_uri, experiment)
         found = _run(recipe, out, testbed, profile, rl, store)
-    except RlreadyError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(EXIT_USAGE)
+    except Exception as error:
+        line = foreseen(error)
+        echo(f"error: {line or fault(error)}", err=True)
+        sys.exit(EXIT_FAULT if line is None else EXIT_USAGE)
     if as_json:
         import json
 
-        click.echo(json.dumps(found))
+        echo(json.dumps(found))
 
 
 def _run(
@@ -210,7 +213,7 @@ def _run(
         design,
         store,
         rl_seeds=tuple(range(n_seeds)),
-        on_stage=lambda stage, seconds: click.echo(
+        on_stage=lambda stage, seconds: echo(
             f"{stage}: {f'{seconds:.1f} CPU-s' if seconds else 'was there'}", err=True
         ),
     )

@@ -10,13 +10,14 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from rlready.registry.errors import RlreadyError
 from rlready.testbed.base import shipped_base
 from rlready.testbed.sft import SftRecipe
+from rlready.workflow.failures import EXIT_FAULT, EXIT_USAGE, fault, foreseen
 from rlready.workflow.testbed_design import BASE, Design, read_design
 from rlready.workflow.testbed_unit import measure_unit, run_unit
 
@@ -36,9 +37,10 @@ def main(out: Path, index: int) -> int:
             if is_mine:
                 try:
                     _run(out, unit, design)
-                except RlreadyError as error:
-                    print(f"error: {name}: {error}", file=sys.stderr)
-                    return 2
+                except Exception as error:
+                    line = foreseen(error)
+                    print(f"error: {name}: {line or fault(error)}", file=sys.stderr)
+                    return EXIT_FAULT if line is None else EXIT_USAGE
     return 0
 
 
@@ -70,4 +72,5 @@ def _claim(out: Path, name: str) -> Iterator[bool]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent says what is kept
     sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,127 @@
+"""Text without the passwords, tokens and keys in it: for whatever is shown or stored.
+
+    postgresql://me:hunter2@host/db      postgresql://me:***@host/db
+    http://sk-123@host:5000              http://***@host:5000
+    sqlite:///x.db?password=hunter2      sqlite:///x.db?password=***
+    Authorization: Bearer sk-123         Authorization: Bearer ***
+    hunter2, if it is $MLFLOW_TRACKING_PASSWORD                ***
+
+What surrounds them stays, so that a message still says which server or file it is about. Errors of
+ours pass through here when they are made (`errors.RlreadyError`); libraries quote URIs as well.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
+
+HIDDEN = "***"
+
+_NAME = (
+    r"[\w.\-]*(?:passw(?:or)?d|pwd|passphrase|secret|(?<!eos_)(?<!bos_)(?<!pad_)(?<!unk_)(?<!max_)token"
+    r"|(?:api|access|private)[_-]?key|credentials?|signature)"
+)
+_SECRET_VARIABLE = re.compile(
+    r"(.*_)?(PASSWORD|PASSWD|PGPASSWORD|TOKEN|SECRET|API_KEY|SECRET_KEY|ACCESS_KEY)"
+)
+_MIN_CHARACTERS = 4
+"""Shorter secrets are hidden where they stand in a URI, not wherever the same letters occur."""
+
+_USER = r"(?P<before>[a-zA-Z][\w+.\-]*://[^\s:/?#@'\"]*:)(?!\d+(?:[/?#\s]|$))"
+"""The beginning of a URI up to its password; a port is no password."""
+
+# A password may hold `@`, `/`, quotes and even spaces: too much is hidden rather than too little.
+_IN_URI = (
+    re.compile(rf"\A{_USER}(?P<secret>.+)(?=@)", re.DOTALL),
+    re.compile(rf"{_USER}(?P<secret>[^\s'\"]+(?=@)|\S+?(?=@))"),
+    re.compile(r"(?P<before>\bhttps?://)(?P<secret>[^\s:/?#@'\"]+)(?=@)", re.IGNORECASE),
+    re.compile(
+        rf"(?P<before>(?:{_NAME}|(?<=[?&])(?:key|sig|auth|pass|pw))(?:=|%3D))"
+        r"(?P<secret>[^\s&;,'\"#)\]}]+)",
+        re.IGNORECASE,
+    ),
+)
+_ELSEWHERE = (
+    re.compile(
+        rf"(?P<before>['\"]{_NAME}['\"]\s*[:=,]\s*(?P<mark>['\"]))(?P<secret>.+?)(?P=mark)",
+        re.IGNORECASE,
+    ),
+    re.compile(
+        r"(?P<before>\bauthorization['\"]?\s*[:=,]\s*['\"]?(?:\w+\s+)?)(?P<secret>[^\s'\"]+)",
+        re.IGNORECASE,
+    ),
+    re.compile(r"(?P<before>\b(?:Bearer|Basic)\s+)(?P<secret>(?=\S*[A-Z0-9])[\w\-.~+/]{8,}=*)"),
+)
+
+
+def redacted(text: str, *uris: str | None) -> str:
+    """The text with `***` for every password, token and key in it.
+
+    Args:
+        text: to be shown or stored.
+        uris: whose secrets are hidden wherever they occur in the text, decoded or not, in addition
+            to those of the environment (`*_PASSWORD`, `*_TOKEN`, `*_API_KEY`, ...).
+    """
+    for secret in _known_secrets(uris):
+        # Between letters it is a part of another word: a password `post` is not in `posterior`.
+        text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(secret)}(?![A-Za-z0-9])", HIDDEN, text)
+    for pattern in (*_IN_URI, *_ELSEWHERE):
+        text = pattern.sub(_hide, text)
+    return text
+
+
+def redacted_values(value: Any) -> Any:
+    """JSON values with every text redacted; what stands under a secret's name is hidden whole."""
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, Mapping):
+        name = re.compile(_NAME, re.IGNORECASE)
+        return {
+            key: HIDDEN
+            if isinstance(inner, str) and inner and name.fullmatch(str(key))
+            else redacted_values(inner)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [redacted_values(inner) for inner in value]
+    return value
+
+
+def has_secret(uri: str) -> bool:
+    """Whether a URI holds a password, token or key."""
+    return any(pattern.search(uri) for pattern in _IN_URI)
+
+
+def _hide(match: re.Match[str]) -> str:
+    start, end = match.span("secret")
+    offset = match.start()
+    whole = match.group()
+    return whole[: start - offset] + HIDDEN + whole[end - offset :]
+
+
+def _known_secrets(uris: Iterable[str | None]) -> list[str]:
+    """Secrets of the environment and of some URIs, in every spelling, the longest first."""
+    variables = [value for name, value in os.environ.items() if _SECRET_VARIABLE.fullmatch(name)]
+    given = [uri for uri in (*uris, *_uris_of_environment()) if uri]
+    found = {spelling for one in (*variables, *_of_uris(given)) for spelling in _spellings(one)}
+    long = (one for one in found if len(one) >= _MIN_CHARACTERS and one != HIDDEN)
+    return sorted(long, key=len, reverse=True)
+
+
+def _uris_of_environment() -> Iterator[str]:
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        yield os.environ.get(name, "")
+
+
+def _of_uris(uris: Iterable[str]) -> Iterator[str]:
+    for uri in uris:
+        for pattern in _IN_URI:
+            yield from (match.group("secret") for match in pattern.finditer(uri))
+
+
+def _spellings(secret: str) -> set[str]:
+    plain = unquote(secret)
+    return {secret, plain, unquote_plus(secret), quote(plain, safe=""), quote_plus(plain)}
