@@ -367,10 +367,10 @@ def _newest(evaluations: Sequence[codec.Published]) -> tuple[Proxy, ...]:
 
 
 def _backend_errors() -> tuple[type[Exception], ...]:
-    """What MLflow, SQLAlchemy, the network and the disk raise; MLflow only if it is in use."""
+    """What MLflow, SQLAlchemy, drivers, the network and the disk raise; MLflow if it is in use."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    found: list[type[Exception]] = [OSError, SQLAlchemyError]
+    found: list[type[Exception]] = [OSError, SQLAlchemyError, ImportError]
     if "mlflow.exceptions" in sys.modules:
         found.append(sys.modules["mlflow.exceptions"].MlflowException)
     return tuple(found)
@@ -392,6 +392,8 @@ def _remedy(error: Exception, shown: str) -> str:
             "Another version of MLflow made this database. Take a backup, then run "
             f"`mlflow db upgrade '{shown}'`"
         )
+    if isinstance(error, ImportError):
+        return "Install it, for example the driver of this database, or give another tracking URI"
     if "database is locked" in text:
         return "Another process is writing for long. Try again"
     return "Correct this, and repeat the call: nothing is half done for a reader"

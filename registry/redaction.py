@@ -20,24 +20,26 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 HIDDEN = "***"
 
+# No pattern begins with a repetition, and each is bounded: long texts take milliseconds.
 _NAME = (
-    r"[\w.\-]*(?:passw(?:or)?d|pwd|passphrase|secret|(?<!eos_)(?<!bos_)(?<!pad_)(?<!unk_)(?<!max_)token"
+    r"(?:passw(?:or)?d|pwd|passphrase|secret|(?<!eos_)(?<!bos_)(?<!pad_)(?<!unk_)(?<!max_)token"
     r"|(?:api|access|private)[_-]?key|credentials?|signature)"
 )
+_WHOLE_NAME = rf"[\w.\-]{{0,64}}{_NAME}"
 _SECRET_VARIABLE = re.compile(
     r"(.*_)?(PASSWORD|PASSWD|PGPASSWORD|TOKEN|SECRET|API_KEY|SECRET_KEY|ACCESS_KEY)"
 )
 _MIN_CHARACTERS = 4
 """Shorter secrets are hidden where they stand in a URI, not wherever the same letters occur."""
 
-_USER = r"(?P<before>[a-zA-Z][\w+.\-]*://[^\s:/?#@'\"]*:)(?!\d+(?:[/?#\s]|$))"
-"""The beginning of a URI up to its password; a port is no password."""
+_USER = r"(?P<before>://[^\s:/?#@'\"]{0,256}:)(?!\d+(?:[/?#\s]|$))"
+"""The part of a URI before its password; a port is no password."""
 
 # A password may hold `@`, `/`, quotes and even spaces: too much is hidden rather than too little.
 _IN_URI = (
-    re.compile(rf"\A{_USER}(?P<secret>.+)(?=@)", re.DOTALL),
-    re.compile(rf"{_USER}(?P<secret>[^\s'\"]+(?=@)|\S+?(?=@))"),
-    re.compile(r"(?P<before>\bhttps?://)(?P<secret>[^\s:/?#@'\"]+)(?=@)", re.IGNORECASE),
+    re.compile(rf"\A[\w+.\-]{{1,32}}{_USER}(?P<secret>.{{1,1024}})(?=@)", re.DOTALL),
+    re.compile(rf"{_USER}(?P<secret>[^\s'\"]{{1,1024}}(?=@)|\S{{1,1024}}?(?=@))"),
+    re.compile(r"(?P<before>\bhttps?://)(?P<secret>[^\s:/?#@'\"]{1,1024})(?=@)", re.IGNORECASE),
     re.compile(
         rf"(?P<before>(?:{_NAME}|(?<=[?&])(?:key|sig|auth|pass|pw))(?:=|%3D))"
         r"(?P<secret>[^\s&;,'\"#)\]}]+)",
@@ -46,14 +48,18 @@ _IN_URI = (
 )
 _ELSEWHERE = (
     re.compile(
-        rf"(?P<before>['\"]{_NAME}['\"]\s*[:=,]\s*(?P<mark>['\"]))(?P<secret>.+?)(?P=mark)",
+        rf"(?P<before>['\"]{_WHOLE_NAME}['\"]\s?[:=,]\s?(?P<mark>['\"]))"
+        r"(?P<secret>.{1,1024}?)(?P=mark)",
         re.IGNORECASE,
     ),
     re.compile(
-        r"(?P<before>\bauthorization['\"]?\s*[:=,]\s*['\"]?(?:\w+\s+)?)(?P<secret>[^\s'\"]+)",
+        r"(?P<before>\bauthorization['\"]?\s?[:=,]\s?['\"]?(?:\w{1,32}\s)?)(?P<secret>[^\s'\"]+)",
         re.IGNORECASE,
     ),
-    re.compile(r"(?P<before>\b(?:Bearer|Basic)\s+)(?P<secret>(?=\S*[A-Z0-9])[\w\-.~+/]{8,}=*)"),
+    re.compile(
+        r"(?P<before>\b(?:Bearer|Basic)\s)"
+        r"(?P<secret>(?=[\w\-.~+/]{0,256}[A-Z0-9])[\w\-.~+/]{8,}=*)"
+    ),
 )
 
 
@@ -78,7 +84,7 @@ def redacted_values(value: Any) -> Any:
     if isinstance(value, str):
         return redacted(value)
     if isinstance(value, Mapping):
-        name = re.compile(_NAME, re.IGNORECASE)
+        name = re.compile(_WHOLE_NAME, re.IGNORECASE)
         return {
             key: HIDDEN
             if isinstance(inner, str) and inner and name.fullmatch(str(key))

@@ -9,6 +9,7 @@ import click
 
 from rlready.workflow.options import (
     FILE,
+    SEED,
     TEXT,
     Optional,
     console,
@@ -68,7 +69,13 @@ PREDICTOR = "grpo-predictor"
     show_default=True,
     help="Share of outcomes that intervals are to hold.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of folds and permutations.")
+@click.option(
+    "--seed",
+    type=SEED,
+    default=0,
+    show_default=True,
+    help="Of folds and permutations.",
+)
 @registry_options
 def fit(
     target: str | None,

@@ -13,6 +13,7 @@ import click
 from rlready.registry.errors import ConfigError
 from rlready.workflow.options import (
     FILE,
+    SEED,
     TEXT,
     Optional,
     console,
@@ -143,7 +144,7 @@ _HOUR_S = 3600.0
     show_default=False,
     help="Who asks.  [default: host and process]",
 )
-@click.option("--seed", type=int, default=0, help="Of proposals and manifests.")
+@click.option("--seed", type=SEED, default=0, help="Of proposals and manifests.")
 @click.option(
     "--cold", is_flag=True, help="Leave the registry alone: no runs to begin with from it."
 )

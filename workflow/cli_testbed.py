@@ -10,6 +10,7 @@ import click
 
 from rlready.workflow.options import (
     FILE,
+    SEED,
     console,
     open_store,
     print_view,
@@ -37,7 +38,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Processes that share the work, one core and 0.7 GB each.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of recipes.")
+@click.option(
+    "--seed",
+    type=SEED,
+    default=0,
+    show_default=True,
+    help="Of the choice of recipes.",
+)
 @click.option(
     "--out",
     type=FILE,

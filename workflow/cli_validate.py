@@ -9,6 +9,7 @@ import click
 
 from rlready.workflow.options import (
     FILE,
+    SEED,
     TEXT,
     console,
     open_store,
@@ -106,7 +107,13 @@ from rlready.workflow.terminal import echo
 @click.option(
     "--names", type=TEXT, default="", metavar="COL", help="Column that names the checkpoints."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of bootstrap and folds.")
+@click.option(
+    "--seed",
+    type=SEED,
+    default=0,
+    show_default=True,
+    help="Of bootstrap and folds.",
+)
 @registry_options
 def validate(experiment: str, tracking_uri: str | None, as_json: bool, **flags: Any) -> None:
     """Say how well post-RL scores are predicted, and whether that beats the practice.

@@ -51,6 +51,14 @@ def foreseen(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError):
         return _of_the_machine(error)
+    if isinstance(error, UnicodeEncodeError):
+        text = error.object[max(0, error.start - 40) : error.end + 40]
+        return (
+            f"the text {text!r} holds something that is no character. A name or path is not UTF-8, "
+            "or a JSON file holds half of a character. Correct it."
+        )
+    if isinstance(error, ImportError) and not (error.name or "rlready").startswith("rlready"):
+        return f"the package {error.name} is missing or broken: {error}. Install it."
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return (
             "the memory of this machine or device is used up. Give a smaller --batch-size or fewer "

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rlready.registry.mlflow_store import MlflowStore
 
 _FILE_WIDTH = 160
+_LINE_CHARACTERS = 2_000
 _KEPT = {
     "evaluate": "samples, verdicts and losses made so far are kept in --samples-dir, and the same "
     "call goes on from there",
@@ -83,10 +84,18 @@ class Group(click.Group):
         except Exception as error:
             line = foreseen(error)
             if line is not None:
-                echo(f"error: {line}", err=True)
+                echo(f"error: {_cut(line)}", err=True)
                 ctx.exit(EXIT_USAGE)
             echo(f"error: {fault(error, _uris(words))}", err=True)
             ctx.exit(EXIT_FAULT)
+
+
+def _cut(text: str) -> str:
+    """The text without its middle if it quotes a whole file, say."""
+    if len(text) <= _LINE_CHARACTERS:
+        return text
+    half = _LINE_CHARACTERS // 2
+    return f"{text[:half]} [...] {text[-half:]}"
 
 
 def _kept(ctx: click.Context) -> str:
@@ -125,6 +134,7 @@ class Optional(click.ParamType[Any]):
 
 
 TEXT = Optional(str)
+SEED = click.IntRange(0, 2**32 - 1)
 FILE = Optional(click.Path(path_type=Path))
 
 

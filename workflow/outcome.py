@@ -83,6 +83,12 @@ class OutcomeConfig:
                 f"{sum(given)} of --value, --curve and --rl-checkpoint are given",
                 fix="Give one: where the number comes from",
             )
+        if not 0.0 < self.budget < float("inf"):
+            raise ConfigError(
+                f"--budget is {self.budget}",
+                why="without RL a number is a proxy",
+                fix="Give a finite number above 0",
+            )
         if self.value is not None and not self.benchmark:
             raise ConfigError("--value is given without --benchmark", fix="Say what was measured")
         if self.se is not None and self.value is None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlready.registry.errors import ConfigError
+
 if TYPE_CHECKING:
     from rlready.predictors.dataset import TrainingTable
     from rlready.predictors.plan import Plan
@@ -118,6 +120,11 @@ def _pyplot() -> Any:
 
 
 def _save(figure: Any, path: Path) -> Path:
-    figure.savefig(path, dpi=130)
-    _pyplot().close(figure)
+    try:
+        figure.savefig(path, dpi=130)
+    except ValueError as error:
+        why = str(error)
+        raise ConfigError(f"{path} cannot be drawn", why=why, fix="Name it .png or .pdf") from error
+    finally:
+        _pyplot().close(figure)
     return path
