@@ -266,3 +266,10 @@ def test_the_training_reward_is_no_outcome(name: str) -> None:
     with pytest.raises(RecordError, match="also rises with what RL exploits"):
         outcome(benchmark=name)
     assert outcome(benchmark="rewardbench").benchmark == "rewardbench"
+
+
+@pytest.mark.parametrize("weight", [{}, "1", None, True, [1.0]])
+def test_a_source_whose_share_is_no_number_is_refused(weight: object) -> None:
+    """A space of the search, `[sources.gsm8k]`, given as a recipe."""
+    with pytest.raises(RecordError, match=r"recipe sources.gsm8k is .* no number"):
+        Recipe.from_dict({"sources": {"gsm8k": weight}})

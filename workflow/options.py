@@ -69,6 +69,8 @@ class Group(click.Group):
         if "MLFLOW_RUN_ID" in os.environ and any(map(has_secret, _uris(words))):
             echo(f"warning: {_STORED_BY_MLFLOW}", err=True)
         try:
+            # Before any work: such a name could be stored nowhere.
+            "".join(words).encode()
             result = super().invoke(ctx)
             # What is still in the buffer would fail when Python ends, with a traceback.
             sys.stdout.flush()
@@ -105,7 +107,8 @@ def _kept(ctx: click.Context) -> str:
 
 def _uris(words: Sequence[str]) -> list[str]:
     """Words of a command line that may hold a password."""
-    return [word.partition("=")[2] or word for word in words if "://" in word]
+    values = (word.partition("=")[2] if word.startswith("--") else word for word in words)
+    return [value for value in values if "://" in value]
 
 
 def _drop_output() -> None:
