@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from rlready.registry.errors import CurveError
+from rlready.registry.foreign_files import parse_json
 
 VALUE = "value"
 """The column of the values where it is not named after a benchmark."""
@@ -151,10 +152,10 @@ def _first(text: str, separator: str) -> list[str]:
 def _of_json(path: Path, text: str) -> CurveTable:
     """The log history of a trainer's state, a row an entry."""
     try:
-        state = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        why = "its values are nested too deeply" if isinstance(error, RecursionError) else error
-        raise CurveError(f"{path} is no JSON file", why=str(why)) from error
+        # A loss or a norm may be NaN; the text is refused only in a column that is read.
+        state = parse_json(text, constant=str)
+    except ValueError as error:
+        raise CurveError(f"{path} is no JSON file", why=str(error)) from error
     history = state.get("log_history") if isinstance(state, dict) else state
     if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
         raise CurveError(
