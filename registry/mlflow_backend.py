@@ -378,8 +378,8 @@ def _parsed(uri: str) -> URL:
         raise StoreError(
             f"the tracking URI {redacted(uri)!r} cannot be read",
             why=redacted(str(error), uri),
-            fix="Give sqlite:///mlflow.db, or postgresql://user:password@host:5432/name with "
-            "special characters of the password written as %40 for @, %2F for / and so on",
+            fix="Give sqlite:///mlflow.db, or postgresql://user@host:5432/name; special characters "
+            "of a password are written as %40 for @, %2F for / and so on",
         ) from None
     # `from None`: the text of the cause would hold the URI.
 

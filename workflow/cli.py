@@ -18,9 +18,8 @@ from rlready.workflow.cli_search import search
 from rlready.workflow.cli_tags import resolve, tag
 from rlready.workflow.cli_testbed import testbed
 from rlready.workflow.cli_validate import validate
+from rlready.workflow.failures import EXIT_FAULT, EXIT_USAGE
 from rlready.workflow.options import (
-    EXIT_FAULT,
-    EXIT_USAGE,
     FILE,
     TEXT,
     Group,
