@@ -87,6 +87,17 @@ def test_a_run_with_a_trainer_finds_the_better_mixtures(call: Call) -> None:
     assert "rlready" not in call("report", "--cold").stderr
 
 
+def test_the_last_words_of_a_trainer_are_told_without_its_token(call: Call, tmp_path: Path) -> None:
+    """They are stored in the study, and go from there to MLflow."""
+    code = "import sys; sys.exit('login failed: hf_token=hunter2x')"
+    command = f'{sys.executable} -c "{code}"'
+    done = call("run", "--trials", 1, "--train-command", command, "--cold")
+    assert done.exit_code == 2
+    assert "hf_token=***" in done.output
+    assert "hunter2x" not in done.output
+    assert b"hunter2x" not in (tmp_path / "search.db").read_bytes()
+
+
 def test_a_run_in_which_every_trial_fails_is_no_success(call: Call) -> None:
     command = f"{sys.executable} -c 'raise SystemExit(3)' {{recipe}}"
     done = call("run", "--trials", 2, "--train-command", command, "--cold")

@@ -19,6 +19,7 @@ from rlready.predictors.search import (
 )
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
+from rlready.registry.redaction import redacted
 from rlready.workflow.search_evaluate import registered
 from rlready.workflow.search_folder import Status, read_number, trial_folder, write_status
 from rlready.workflow.search_leases import asking
@@ -162,6 +163,7 @@ def fail(search: Search, number: int, reason: str) -> Told:
     from optuna.trial import TrialState
 
     trial = trial_of(search, number)
+    reason = redacted(reason)  # the last words of a trainer, which may hold its tokens
     with contextlib.suppress(UpdateFinishedTrialError, ValueError):
         search.study._storage.set_trial_user_attr(trial._trial_id, "rlready:failed", reason)
         search.study.tell(number, state=TrialState.FAIL)
