@@ -30,6 +30,8 @@ VALUE = "value"
 
 PERCENT = "%"
 
+_MAX_BYTES = 64 << 20
+
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _DECIMAL_COMMA = re.compile(r"([+-]?\d+),(\d+(?:e[+-]?\d+)?)", re.ASCII | re.IGNORECASE)
 _SERIES = ("benchmark", "tag")
@@ -90,13 +92,21 @@ def read_table(path: Path) -> CurveTable:
     """
     try:
         # A file that is not UTF-8 is refused: a guess could change the name of a column.
-        text = path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        text = content.decode("utf-8-sig")
     except OSError as error:
         raise CurveError(f"cannot read {path}", why=error.strerror or str(error)) from error
     except UnicodeDecodeError as error:
         raise CurveError(
             f"{path} is no CSV file", why=str(error), fix="Save it as CSV in UTF-8"
         ) from error
+    if len(content) > _MAX_BYTES:
+        raise CurveError(
+            f"{path} is larger than {_MAX_BYTES >> 20} MB",
+            why="a curve has some thousand rows",
+            fix="Export the columns of the benchmarks alone",
+        )
     table = _of_json(path, text) if path.suffix.lower() == ".json" else _of_csv(path, text)
     return _one_column_a_series(table)
 

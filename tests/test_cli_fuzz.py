@@ -98,7 +98,9 @@ def values_of(name: str, param: click.Parameter) -> list[str]:
     """Odd values for a flag or an argument, by its type."""
     kind = getattr(param.type, "_kind", param.type)
     option = param.opts[0]
-    paths = [*FILES, "folder", "missing", "loop", "binary/x", "a" * 300, "/dev/full"]
+    paths = [*FILES, "folder", "missing", "loop", "binary/x", "a" * 300]
+    if option in ("--out", "--figure", "--predictions"):
+        return [*paths, "/dev/full"]
     if isinstance(kind, click.Path):
         return paths
     if isinstance(kind, click.types.FloatParamType | click.types.IntParamType):

@@ -348,6 +348,11 @@ def test_a_single_score_in_another_unit_is_asked_about(flags: Any, message: str)
         recorded(None, **{"benchmark": "gsm8k", **flags})  # type: ignore[arg-type]
 
 
+def test_a_file_without_an_end_is_refused() -> None:
+    with pytest.raises(CurveError, match="larger than 64 MB"):
+        recorded(Path("/dev/zero"))
+
+
 @pytest.mark.parametrize("text", ["gsm8k", "=a", "gsm8k=", " = "])
 def test_a_map_without_a_column_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(RlreadyError, match="does not say which column"):

@@ -98,7 +98,7 @@ def test_a_registry_in_sqlite_keeps_no_secret_of_its_uri(
 ) -> None:
     copy_database(empty_database, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}?password={QUOTED}"
-    work(run, uri, f"sqlite:///{tmp_path / 'search.db'}", tmp_path, "rlready")
+    work(run, uri, f"sqlite:///{tmp_path / 'search.db'}?secret={QUOTED}", tmp_path, "rlready")
 
 
 @pytest.mark.slow

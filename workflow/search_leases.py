@@ -242,8 +242,7 @@ def open_storage(url: str) -> RDBStorage:
     if scheme == "postgresql":
         settings = {"pool_pre_ping": True, "pool_size": 2}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    _check_url(url)
-    url = with_driver(url)
+    url = with_driver(_checked_url(url))
     _check_not_mlflow(url)
     for attempt in range(_ATTEMPTS):
         try:
@@ -345,19 +344,22 @@ def made_table(
     return table
 
 
-def _check_url(url: str) -> None:
-    """Return if a database's URL has the parts that it needs."""
+def _checked_url(url: str) -> str:
+    """A database's URL that can be read; of SQLite without a query, which its driver ignores."""
     from sqlalchemy import make_url
     from sqlalchemy.exc import ArgumentError
 
     try:
-        make_url(url)
+        parts = make_url(url)
     except (ArgumentError, ValueError) as error:
         raise ConfigError(
             f"the storage {redacted(url)!r} cannot be read",
             why=redacted(str(error), url),
             fix="Give sqlite:///search.db, or postgresql://user@host/name",
         ) from None  # the text of the cause would hold the URL
+    if parts.get_backend_name() == "sqlite" and "uri" not in parts.query:
+        return parts.set(query={}).render_as_string(hide_password=False)
+    return url
 
 
 def _first_line(error: Exception, url: str) -> str:
