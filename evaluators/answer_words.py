@@ -28,7 +28,8 @@ def _bare_text(text: str) -> str:
     text = LETTER_WORD.sub(r"\1", text)
     text = WORD.sub(lambda m: rf"\text{{{m[1].casefold()}}}", text)
     text = re.sub(r"([_^])\s*\{\s*([A-Za-z0-9])\s*\}", r"\1\2", text)
-    return re.sub(r"\s+", "", text)
+    # 2 1/3 is not 21/3.
+    return re.sub(r"\s+", "", re.sub(r"(?<=[0-9])\s+(?=[0-9.])", "~", text))
 
 
 # --- phrases ----------------------------------------------------------------------------------

@@ -35,6 +35,10 @@ _FUNCTION = rf"\\(?:{'|'.join(FUNCTION_NAMES.split())})(?![a-z])"
 _TIMES_BEFORE_FUNCTION = re.compile(rf"(?:\\cdot|\\times|\*)\s*(?={_FUNCTION})")
 # What the grammar takes and drops: the index in 5_3, |x|_2 or \sin_2 x. It reads 5!! as (5!)!.
 _DROPPED = re.compile(r"(?<![A-Za-z\s])\s*_|!\s*!")
+# The parser takes letters for polynomials: gcd(a, b) for 1, lcm(a, b) for ab.
+_DIVISOR_OF_LETTERS = re.compile(
+    rf"\\(?:gcd|lcm)(?![a-z]).*?(?:(?<![A-Za-z\\])[A-Za-z]|\\(?:{'|'.join(_GREEK.split())})(?![a-z]))"
+)
 _INDEXED_COMMAND = re.compile(r"\\([A-Za-z]+)\s*_")
 _INDEXED = frozenset(f"{_GREEK} log ln lg sum prod int lim max min".split())
 # 2\frac{1}{3} is a sum. Any other two numbers side by side are a product, but the parser takes them
@@ -84,7 +88,19 @@ def parse_formula(text: str) -> Any:
         raise
     except Exception:  # the grammar, or sympy on the way: not a formula
         return None
-    return tree if _is_expression(tree) else None
+    return _with_named_derivatives(tree) if _is_expression(tree) else None
+
+
+def _with_named_derivatives(tree: Any) -> Any:
+    """The tree with dy/dx as a name of its own: y is no constant there, so that it is not 0."""
+    from sympy import Derivative, Symbol
+
+    named = {
+        node: Symbol(str(node), real=True)
+        for node in tree.atoms(Derivative)
+        if not node.expr.has(*node.variables)
+    }
+    return tree.xreplace(named) if named else tree
 
 
 def _drops_index(text: str) -> bool:
@@ -94,6 +110,8 @@ def _drops_index(text: str) -> bool:
 
 
 def _is_readable(text: str) -> bool:
+    if _DIVISOR_OF_LETTERS.search(text):
+        return False
     text = _DETERMINANT.sub(" ", text) if "vmatrix" in text else text
     text = _LOWER_LIMIT.sub("_{", text)
     place = 0
