@@ -20,6 +20,7 @@ import psutil
 
 import rlready.testbed
 from rlready.workflow.cli import main as command_line
+from rlready.workflow.terminal import echo
 
 _SHIPPED = Path(rlready.testbed.__path__[0])
 _INPUTS = _SHIPPED / "demonstration"
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code:
-            click.echo(f"note: relative paths were looked up in {Path.cwd()}", err=True)
+            echo(f"note: relative paths were looked up in {Path.cwd()}", err=True)
         raise
 
 
@@ -93,7 +94,7 @@ def _enter_folder_of(pid: str) -> None:
         os.chdir(folder)
     except (ValueError, OSError, psutil.Error) as error:
         # In a container, for example, `mlflow run` is a process of another machine.
-        click.echo(
+        echo(
             f"note: relative paths are looked up in {Path.cwd()}, as the folder where `mlflow run` "
             f"was started cannot be read ({error})",
             err=True,
@@ -105,7 +106,7 @@ def _enter_folder_of(pid: str) -> None:
 def _demonstration(values: Mapping[str, str], options: Sequence[click.Parameter]) -> dict[str, str]:
     """Return the flags of the demonstration, and say on stderr that it is one."""
     defaults = {option.opts[0]: ("", str(option.default)) for option in options}
-    click.echo(
+    echo(
         "This is the demonstration, as nothing to measure was named: the tiny model that comes "
         "with rlready, on 40 problems of arithmetic modulo ten. Give -P checkpoint=FOLDER to "
         "measure yours.",
