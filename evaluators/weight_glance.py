@@ -54,6 +54,12 @@ _MOST_DOTS = 2
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings)\.weight$")
 # With `INNER_WRAPPERS`: no model of transformers has names with these parts.
 _FRONT_WRAPPERS = re.compile(r"(?:(?:module|base_model\.model)\.)+")
+# An embedding under its usual name, behind the front of a wrapper that is not known here.
+_FRONTED = re.compile(
+    r"(.+?\.)((?:model\.embed_tokens|transformer\.wte|gpt_neox\.embed_in)\.weight)"
+)
+# transformers removes the first itself (Lightning); the second may be a multimodal model's.
+_TAKEN_FRONTS = re.compile(r"model\.|.*language_model\..*")
 # A multimodal tokenizer names a token that stands for an image, even beside a text-only model.
 _PLACEHOLDER = re.compile(r"image|img|video|audio|vision", re.IGNORECASE)
 
@@ -77,6 +83,7 @@ def glance(folder: Path) -> None:
     if names and not set(bare) & set(names):
         raise missing_error(folder, sorted(bare, key=natural), names, n_layers, False)
     if config.get("model_type") in _ALIKE and isinstance(n_layers, int):
+        _check_front(folder, names, n_layers)
         _check_layers(folder, names, n_layers)
         if config.get("tie_word_embeddings") is False and not any(map(_HEAD.search, names)):
             head = "embed_out.weight" if config["model_type"] == "gpt_neox" else "lm_head.weight"
@@ -102,6 +109,15 @@ def _unwrapped(name: str) -> str:
     inner = INNER_WRAPPERS.sub("", name)
     front = _FRONT_WRAPPERS.match(inner)
     return inner[front.end() :] if front else inner
+
+
+def _check_front(folder: Path, names: Collection[str], n_layers: int) -> None:
+    """Return if the embedding has no further front before its name."""
+    for embedding in filter(None, map(_FRONTED.fullmatch, names)):
+        front = embedding[1]
+        if embedding[2] not in names and not _TAKEN_FRONTS.fullmatch(front):
+            bare = [name.removeprefix(front) for name in names if name.startswith(front)]
+            raise missing_error(folder, sorted(bare, key=natural), names, n_layers, False)
 
 
 def _check_layers(folder: Path, names: Collection[str], n_layers: int) -> None:

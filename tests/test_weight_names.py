@@ -164,6 +164,7 @@ PREFIXES = [
     (r"^", "_forward_module.", r"'_forward_module\.'"),
     (r"^", "base_model.model.", r"'base_model\.model\.' \(written by peft\)"),
     (r"^", "policy.", r"'policy\.'"),
+    (r"^", "policy.module.", r"'policy\.module\.'"),
 ]
 
 
@@ -184,11 +185,22 @@ def test_a_wrappers_prefix_is_named_and_the_command_given_takes_it_away(
     assert all(torch.equal(tensor, mended[name]) for name, tensor in original.items())
 
 
+@pytest.mark.parametrize("front", ["student.", "policy.module.", "transformer."])
+def test_any_wrappers_prefix_is_seen_at_a_glance(
+    front: str, whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = broken(whole("llama"), tmp_path / "broken", renamed("^", front))
+    with pytest.raises(CheckpointError, match=r"lacks \d+ tensors") as raised:
+        glance(folder)
+    assert f"hold {front!r}" in raised.value.why
+
+
 def test_a_prefix_that_transformers_removes_itself_is_taken(
     whole: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """A Lightning module's `model.` before every name: the same weights are loaded."""
     folder = broken(whole("llama"), tmp_path / "lightning", renamed("^", "model."))
+    glance(folder)
     assert checked(folder) == ()
     ids = torch.tensor([[1, 5, 9]])
     logits = [
