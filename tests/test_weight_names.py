@@ -349,6 +349,14 @@ def test_a_weight_that_is_not_finite_is_named(dtype: str, bad: float, tmp_path: 
         check_finite(tmp_path, tmp_path / "cache")
 
 
+def test_an_infinite_value_for_masked_positions_is_taken(tmp_path: Path) -> None:
+    """Pythia's files in float16 hold one a layer: -1e9 is beyond that format."""
+    mask = torch.tensor(-1e9).to(torch.float16)
+    tensors = {"gpt_neox.layers.0.attention.masked_bias": mask, "a": torch.ones(3)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    check_finite(tmp_path)
+
+
 def test_a_file_that_passed_is_not_read_again(tmp_path: Path, monkeypatch: Any) -> None:
     from rlready.evaluators import weight_files
 
