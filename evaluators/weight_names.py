@@ -12,6 +12,7 @@ bias that the model has not). Told and ignored: tensors of further heads, such a
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -42,6 +43,13 @@ if TYPE_CHECKING:
 _OLD_BUFFER = re.compile(
     r"(^|\.)(position_ids|masked_bias|causal_mask|rotary_(pos_)?emb\.\w+|inv_freq"
     r"|(self_)?(attn|attention)\.bias)$"
+)
+
+_TOKEN_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
 )
 
 
@@ -84,10 +92,13 @@ def check_names(folder: Path, config: PretrainedConfig) -> CheckedNames:
 def check_token_ids(
     folder: Path, tokenizer: PreTrainedTokenizerBase, n_token_ids: int | None
 ) -> None:
-    """Return if every token of the tokenizer has a row in the embedding.
+    """Return if every token of the tokenizer's files has a row in the embedding.
+
+    A tokenizer's class may add special tokens by itself, such as Qwen2's unknown token: no user
+    put them there, and a prompt that holds one is an error when it is read.
 
     Args:
-        folder: of the checkpoint, for the message.
+        folder: of the checkpoint, with the tokenizer's files.
         tokenizer: of the checkpoint.
         n_token_ids: rows of the embedding; None checks nothing.
 
@@ -97,8 +108,20 @@ def check_token_ids(
     if n_token_ids is None:
         return
     beyond = tokens_beyond(tokenizer.get_vocab(), n_token_ids)
+    beyond = {token: n for token, n in beyond.items() if _is_in_files(token, folder)}
     if beyond:
         raise token_error(folder, beyond, n_token_ids)
+
+
+def _is_in_files(token: str, folder: Path) -> bool:
+    """Whether the tokenizer's files name a token; True where they are not all JSON."""
+    if not (folder / "tokenizer.json").is_file():
+        return True
+    paths = [folder / name for name in _TOKEN_FILES if (folder / name).is_file()]
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in paths]
+    # JSON may escape what is not ASCII.
+    forms = {json.dumps(token), json.dumps(token, ensure_ascii=False)}
+    return any(form in text for text in texts for form in forms)
 
 
 def check_loading(

@@ -296,6 +296,25 @@ def test_a_token_beyond_the_embedding_is_named(checkpoint: Path) -> None:
         check_weights(checkpoint)
 
 
+def test_a_token_that_only_the_tokenizers_class_adds_is_taken(checkpoint: Path) -> None:
+    """Qwen2Tokenizer adds an unknown token that this vocabulary does not have."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    n_rows = len(AutoTokenizer.from_pretrained(checkpoint))
+    sizes = {**_SIZE, "vocab_size": n_rows, "eos_token_id": 264, "pad_token_id": 265}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen2", **sizes))
+    model.save_pretrained(checkpoint)
+    assert len(AutoTokenizer.from_pretrained(checkpoint)) > n_rows
+    check_folder(checkpoint)
+    assert check_weights(checkpoint) == ()
+    # The same token, named in the tokenizer's own files, is the user's.
+    about = json.loads((checkpoint / "tokenizer_config.json").read_text())
+    about["unk_token"] = "<|endoftext|>"
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps(about))
+    with pytest.raises(CheckpointError, match=r"'<\|endoftext\|>' with id"):
+        check_weights(checkpoint)
+
+
 def test_an_adapters_folder_is_refused_even_with_the_models_config(checkpoint: Path) -> None:
     (checkpoint / "adapter_config.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"whole model and .* remove adapter_config\.json"):
