@@ -377,5 +377,7 @@ def _nearby(path: Path) -> str:
 
 
 def _brief(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # "Validation error for field 'vocab_size':" is followed by the reason.
+    shown = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    return f"{type(error).__name__}: {shown[:300]}"

@@ -315,6 +315,13 @@ def test_a_token_that_only_the_tokenizers_class_adds_is_taken(checkpoint: Path) 
         check_weights(checkpoint)
 
 
+def test_a_configuration_out_of_range_is_told_with_its_reason(checkpoint: Path) -> None:
+    about = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**about, "tie_word_embeddings": None}))
+    with pytest.raises(CheckpointError, match=r"'tie_word_embeddings': \S+"):
+        load_config(checkpoint)
+
+
 def test_an_adapters_folder_is_refused_even_with_the_models_config(checkpoint: Path) -> None:
     (checkpoint / "adapter_config.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"whole model and .* remove adapter_config\.json"):
