@@ -157,7 +157,16 @@ def folder(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return made
 
 
+@pytest.fixture
+def hangs_are_interrupted() -> Iterator[None]:
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("hangs_are_interrupted")
 def test_a_mistake_gives_an_exit_code_and_no_traceback(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,7 +174,6 @@ def test_a_mistake_gives_an_exit_code_and_no_traceback(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    signal.signal(signal.SIGALRM, signal.default_int_handler)
     every = list(calls())
     chosen = every if os.environ.get("RLREADY_FUZZ") else random.Random(11).sample(every, N_CALLS)
     wrong: list[Any] = []
