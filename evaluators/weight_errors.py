@@ -143,6 +143,17 @@ def shape_error(
     )
 
 
+def integer_error(folder: Path, name: str, kind: str, n_others: int) -> CheckpointError:
+    """The error for a weight, and so many others, of whole numbers without a scale."""
+    others = f" and {count(n_others)} more" if n_others else ""
+    return CheckpointError(
+        f"tensor {name}{others} in {folder} holds whole numbers ({kind})",
+        why="they are quantized, and config.json has no quantization_config that says how to read "
+        "them: taken as they are, they would be other weights",
+        fix="Copy the config.json of the quantized checkpoint, or save the model unquantized",
+    )
+
+
 def token_error(folder: Path, beyond: Mapping[str, int], n_token_ids: int) -> CheckpointError:
     """The error for a tokenizer with tokens that have no row in the embedding."""
     token = max(beyond, key=lambda name: beyond[name])

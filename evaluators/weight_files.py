@@ -55,10 +55,12 @@ class TensorHeader:
     Args:
         file: that holds it.
         shape: of the tensor.
+        kind: its number format as safetensors calls it, such as `BF16` or `I8`.
     """
 
     file: Path
     shape: tuple[int, ...]
+    kind: str
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -107,8 +109,10 @@ def tensor_headers(folder: Path) -> dict[str, TensorHeader]:
         with open_file(path, framework="np") as file:
             names = list(file.keys())
             for name in names:
-                shape = tuple(file.get_slice(name).get_shape())
-                headers[name] = TensorHeader(file=path, shape=shape)
+                content = file.get_slice(name)
+                headers[name] = TensorHeader(
+                    file=path, shape=tuple(content.get_shape()), kind=content.get_dtype()
+                )
     return dict(sorted(headers.items()))
 
 

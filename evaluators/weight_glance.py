@@ -17,6 +17,7 @@ from rlready.evaluators.weight_errors import (
     ADAPTER_PART,
     INNER_WRAPPERS,
     adapter_error,
+    integer_error,
     missing_error,
     natural,
     shape_error,
@@ -49,6 +50,8 @@ _ALIKE = frozenset(
 )
 _LAYER = re.compile(r"((?:^|.*\.)(?:layers|h)\.)(\d+)\.(.+)")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$")
+_INTEGERS = ("I", "U", "BOOL")
+"""How safetensors calls number formats without fractions: I8, U8, I32, BOOL and so on."""
 _MOST_DOTS = 2
 """In the name of an embedding or a head, as in `model.embed_tokens.weight`."""
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings)\.weight$")
@@ -79,6 +82,9 @@ def glance(folder: Path) -> None:
     adapter = [name for name in names if ADAPTER_PART.search(name)]
     if adapter:
         raise adapter_error(f"{folder} does not hold the weights of a whole model", adapter)
+    whole = [n for n in names if n.endswith(".weight") and headers[n].kind.startswith(_INTEGERS)]
+    if whole:
+        raise integer_error(folder, whole[0], headers[whole[0]].kind, len(whole) - 1)
     bare = [_unwrapped(name) for name in names]
     if names and not set(bare) & set(names):
         raise missing_error(folder, sorted(bare, key=natural), names, n_layers, False)

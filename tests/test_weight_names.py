@@ -265,6 +265,19 @@ def test_old_names_that_transformers_understands_are_taken(
     assert checked(broken(whole(name), tmp_path / "old", change)) == ()
 
 
+def test_whole_numbers_without_a_scale_are_refused(
+    whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """They were taken as floats, and measured."""
+
+    def quantized(tensors: Tensors) -> Tensors:
+        return {k: v.to(torch.int8) if "lm_head" in k else v for k, v in tensors.items()}
+
+    folder = broken(whole("llama"), tmp_path / "int8", quantized)
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight .* whole numbers \(I8\)"):
+        checked(folder)
+
+
 def test_further_heads_are_told_and_ignored(whole: Callable[[str], Path], tmp_path: Path) -> None:
     heads = ("critic.model.lm_head.weight", "score.weight", "v_head.layers.9.bias")
     folder = broken(whole("llama"), tmp_path / "heads", added(*heads))
