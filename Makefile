@@ -1,5 +1,6 @@
 # `make demo` and `make test` work on a fresh clone: both make the environment first.
 PYTHON ?= python3
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -68,7 +69,7 @@ demo: $(STAMP)  ## The whole loop in small: SFT recipes, proxies, GRPO, outcomes
 	@echo "Pictures:          $(LOOP)/post_sft_post_rl.png $(LOOP)/rl_curves.png $(LOOP)/regret.png"
 
 test: $(STAMP)  ## Run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(STAMP)  ## ruff: rules and format
 	$(BIN)/ruff check .

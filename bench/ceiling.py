@@ -21,10 +21,10 @@ import warnings
 from typing import Any
 
 import numpy as np
+from rl_ceiling import fit_ceiling
 from scipy.optimize import OptimizeWarning, curve_fit
 from scipy.stats import t as student
 
-from rlready.predictors.rl_ceiling import fit_ceiling
 from rlready.predictors.rl_curve import Curve, CurvePoint
 
 START, NOISE, CORRELATION = 70.0, 0.4, 0.3

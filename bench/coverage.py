@@ -29,11 +29,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 from scipy.stats import t as student
+from simulation import PROXIES, Simulated, World, simulate
 
-from rlready.predictors.dataset import FloatArray, Kind, TrainingTable
-from rlready.predictors.intervals import Regime
-from rlready.predictors.predictor import CalibratedPredictor
-from rlready.predictors.simulation import PROXIES, Simulated, World, simulate
+from rlready.predictors.calibration.intervals import Regime
+from rlready.predictors.calibration.predictor import CalibratedPredictor
+from rlready.predictors.training_table import FloatArray, Kind, TrainingTable
 
 LEVEL = 0.9
 COVER = (0.87, 0.93)

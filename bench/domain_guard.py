@@ -23,10 +23,10 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from simulation import PROXIES, World, simulate
 
-from rlready.predictors.dataset import FloatArray, Kind
-from rlready.predictors.domain import Domain, Place, domain_of
-from rlready.predictors.simulation import PROXIES, World, simulate
+from rlready.predictors.calibration.domain import Domain, Place, domain_of
+from rlready.predictors.training_table import FloatArray, Kind
 
 FLAGGED, FALSE = 0.95, 0.05
 ONE_PROXY = "one proxy 3 sd inside (no goal)"

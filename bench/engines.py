@@ -48,17 +48,17 @@ from typing import Any
 
 import click
 
-from rlready.evaluators.checkpoints import load_model, load_tokenizer
-from rlready.evaluators.problems import load_benchmark, parse_benchmark_option
-from rlready.evaluators.prompts import encode, render
-from rlready.evaluators.sample_files import SampleFolder
-from rlready.evaluators.sampling import Draw, Sampler
-from rlready.evaluators.verify import Verifier, checker_version
+from rlready.evaluators.benchmarks.problems import load_benchmark, parse_benchmark_option
+from rlready.evaluators.benchmarks.prompts import encode, render
+from rlready.evaluators.checkpoints.folder import load_model, load_tokenizer
+from rlready.evaluators.sampling.sample_files import SampleFolder
+from rlready.evaluators.sampling.sampler import Draw, Sampler
+from rlready.evaluators.verification.verifier import Verifier, checker_version
 from rlready.registry.records import Problem, Protocol
-from rlready.testbed.base import shipped_base
-from rlready.testbed.benchmarks import write_benchmarks
-from rlready.testbed.model import ModelSize, build_model, save_checkpoint
-from rlready.testbed.tokenizer import world_tokenizer
+from rlready.testbed.training.base import shipped_base
+from rlready.testbed.training.model import ModelSize, build_model, save_checkpoint
+from rlready.testbed.training.tokenizer import world_tokenizer
+from rlready.testbed.world.benchmarks import write_benchmarks
 
 N_SAMPLES = 64
 GOAL = 0.97
@@ -131,7 +131,7 @@ Run = Callable[[Sequence[Problem]], tuple[int, int]]
 def torch_runs(folder: Path, protocol: Protocol) -> dict[str, Run]:
     import torch
 
-    from rlready.evaluators.hf_engine import HfSampler
+    from rlready.evaluators.sampling.hf import HfSampler
 
     torch.set_num_threads(1)
     tokenizer = load_tokenizer(folder)
@@ -187,7 +187,7 @@ def bare_runs(folder: Path, protocol: Protocol) -> dict[str, Run]:
 
 
 def vllm_runs(folder: Path, protocol: Protocol, name: str, logprobs: bool) -> dict[str, Run]:
-    from rlready.evaluators.vllm_engine import VllmOptions, VllmSampler
+    from rlready.evaluators.sampling.vllm import VllmOptions, VllmSampler
 
     options = VllmOptions(logprobs=logprobs)
     sampler = VllmSampler(folder, load_tokenizer(folder), options)

@@ -44,8 +44,8 @@ from typing import Any
 
 import click
 
-from rlready.testbed.base import shipped_base
-from rlready.testbed.benchmarks import write_benchmarks
+from rlready.testbed.training.base import shipped_base
+from rlready.testbed.world.benchmarks import write_benchmarks
 
 N_SAMPLES = 64
 MAX_TOKENS = 48
@@ -131,7 +131,7 @@ class Contestant:
 
 def rlready(engine: str, checkpoint: Path, problems: Path, template: Path) -> Contestant:
     def command(scratch: Path) -> list[str]:
-        code = "from rlready.workflow.cli import main; main()"
+        code = "from rlready.workflow.cli.main import main; main()"
         return [
             *(sys.executable, "-c", code, "evaluate", str(checkpoint), "--json"),
             *("--benchmark", f"chain_hard={problems}", "--samples", str(N_SAMPLES)),

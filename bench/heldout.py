@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlready.evaluators.heldout_loss import example_losses
-from rlready.evaluators.heldout_tokens import TokenizedExample
+from rlready.evaluators.heldout.loss import example_losses
+from rlready.evaluators.heldout.tokens import TokenizedExample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

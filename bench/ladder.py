@@ -40,10 +40,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from simulation import SimulatedProxy, World, simulate
 
-from rlready.predictors.dataset import Kind
-from rlready.predictors.ladder import Climbs, Ladder, Rung, decide, standings
-from rlready.predictors.simulation import SimulatedProxy, World, simulate
+from rlready.predictors.search.ladder import Climbs, Ladder, Rung, decide, standings
+from rlready.predictors.training_table import Kind
 
 TABLE = Path(__file__).parents[1] / "testbed" / "results" / "full.csv"
 RL_SEED_SD = 0.016

@@ -21,13 +21,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from rlready.evaluators.verify import Verifier
+from rlready.evaluators.verification.verifier import Verifier
 from rlready.registry.store import MemoryStore
-from rlready.testbed.base import shipped_base
-from rlready.testbed.benchmarks import benchmark
-from rlready.workflow.config import EvaluateConfig
+from rlready.testbed.training.base import shipped_base
+from rlready.testbed.world.benchmarks import benchmark
+from rlready.workflow.evaluate.config import EvaluateConfig
+from rlready.workflow.evaluate.evaluator import evaluate_checkpoint
 from rlready.workflow.progress import Clock
-from rlready.workflow.steps import evaluate
 
 IDLE_TO_REACH = 0.03
 
@@ -61,7 +61,7 @@ def measure(n_problems: int, n_samples: int) -> dict[str, Any]:
             prompt_template=folder / "prompt.txt",
             samples_dir=folder / "samples",
         )
-        report = evaluate(config, MemoryStore(), Clock())
+        report = evaluate_checkpoint(config, MemoryStore(), Clock())
         stages = report.stages
         serial_s = _judged_at_once(folder, problems)
     sampling_s = float(stages["sampling"]["seconds"])

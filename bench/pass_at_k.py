@@ -32,11 +32,11 @@ import numpy.typing as npt
 from scipy.special import expit, logit
 from scipy.stats import binom
 
-from rlready.evaluators.allocation import Budget, next_samples
-from rlready.evaluators.difficulty import average
-from rlready.evaluators.difficulty_laws import CountBatch
-from rlready.evaluators.item_prior import ItemPrior, fit_item_prior
-from rlready.evaluators.pass_at_k import none_correct
+from rlready.evaluators.adaptive.allocation import Budget, next_samples
+from rlready.evaluators.adaptive.estimate import average
+from rlready.evaluators.adaptive.item_prior import ItemPrior, fit_item_prior
+from rlready.evaluators.adaptive.laws import CountBatch
+from rlready.evaluators.metrics.pass_at_k import none_correct
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

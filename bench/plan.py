@@ -23,12 +23,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from simulation import World, simulate
 
-from rlready.predictors.dataset import FloatArray
-from rlready.predictors.plan import EXPECTED, PREDICTED, RANDOM, PlanRule, plan
+from rlready.predictors.calibration.predictor import CalibratedPredictor
+from rlready.predictors.decisions.rl_plan import EXPECTED, PREDICTED, RANDOM, PlanRule, plan
 from rlready.predictors.predictive import Predictive
-from rlready.predictors.predictor import CalibratedPredictor
-from rlready.predictors.simulation import World, simulate
+from rlready.predictors.training_table import FloatArray
 
 PASS_AT_1 = "pass_at_1@sim"
 N_MAX = 6

@@ -43,11 +43,11 @@ import click
 import numpy as np
 from _smollm2 import smollm2
 
-from rlready.evaluators.checkpoints import load_model, load_tokenizer
-from rlready.evaluators.heldout import load_heldout
-from rlready.evaluators.heldout_loss import token_losses
-from rlready.evaluators.heldout_tokens import TokenizedExample, tokenize_set
-from rlready.evaluators.prompts import DEFAULT_TEMPLATE
+from rlready.evaluators.benchmarks.prompts import DEFAULT_TEMPLATE
+from rlready.evaluators.checkpoints.folder import load_model, load_tokenizer
+from rlready.evaluators.heldout.examples import load_heldout
+from rlready.evaluators.heldout.loss import token_losses
+from rlready.evaluators.heldout.tokens import TokenizedExample, tokenize_set
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -173,7 +173,7 @@ def rlready(
     flags = [flag for n, p in work.problems.items() for flag in ("--benchmark", f"{n}={p}")]
     printed, cpu_s = run(
         [
-            *(sys.executable, "-c", "from rlready.workflow.cli import main; main()"),
+            *(sys.executable, "-c", "from rlready.workflow.cli.main import main; main()"),
             *("evaluate", str(work.checkpoint), *flags, "--json", "--device", "cpu"),
             *("--samples", str(samples), "--k", "1", "--temperature", str(temperature)),
             *("--max-tokens", str(tokens), "--answer-format", answer_format),

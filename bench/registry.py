@@ -30,10 +30,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rlready.registry import mlflow_codec as codec
-from rlready.registry.mlflow_outcome import outcome_tags
-from rlready.registry.mlflow_quiet import quiet
-from rlready.registry.mlflow_store import MlflowStore
+from rlready.registry.mlflow_store import codec
+from rlready.registry.mlflow_store.put_outcome import outcome_tags
+from rlready.registry.mlflow_store.quiet import quiet
+from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.records import Checkpoint, Evaluation, Outcome, Proxy, Recipe
 from rlready.registry.table import checkpoint_table, table_bytes
 

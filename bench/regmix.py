@@ -24,8 +24,8 @@ import pandas as pd
 from scipy.stats import spearmanr
 from sklearn.linear_model import RidgeCV
 
-from rlready.predictors.dataset import FloatArray
-from rlready.predictors.models import MIXTURE, make_model
+from rlready.predictors.models.catalogue import MIXTURE, make_model
+from rlready.predictors.training_table import FloatArray
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "regmix"
 PILE_CC = "metric/the_pile_pile_cc_val_loss"

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rlready.predictors.dataset import TrainingTable, training_table
-from rlready.predictors.folds import MakeModel
-from rlready.predictors.models import BASELINES, DEFAULT_MODEL, MODELS, make_model
-from rlready.predictors.validation import ModelScores, validate
+from rlready.predictors.models.catalogue import BASELINES, DEFAULT_MODEL, MODELS, make_model
+from rlready.predictors.training_table import TrainingTable, training_table
+from rlready.predictors.validation.folds import MakeModel
+from rlready.predictors.validation.validate import ModelScores, validate
 
 TABLE = Path(__file__).parents[2] / "shared" / "data" / "retu" / "checkpoints.csv"
 TARGET, GROUP_COLUMN, SCORE = "post_overall_smooth5_peak", "sft_data", "pre_overall"

@@ -28,16 +28,16 @@ from typing import Any
 import click
 import torch
 
-from rlready.evaluators.checkpoints import load_model, load_tokenizer
-from rlready.evaluators.hf_engine import HfSampler
-from rlready.evaluators.problems import load_benchmark, parse_benchmark_option
-from rlready.evaluators.prompts import encode, render
-from rlready.evaluators.sampling import Draw
+from rlready.evaluators.benchmarks.problems import load_benchmark, parse_benchmark_option
+from rlready.evaluators.benchmarks.prompts import encode, render
+from rlready.evaluators.checkpoints.folder import load_model, load_tokenizer
+from rlready.evaluators.sampling.hf import HfSampler
+from rlready.evaluators.sampling.sampler import Draw
 from rlready.registry.records import Problem, Protocol
-from rlready.testbed.base import shipped_base
-from rlready.testbed.benchmarks import write_benchmarks
-from rlready.testbed.model import build_model
-from rlready.testbed.tokenizer import world_tokenizer
+from rlready.testbed.training.base import shipped_base
+from rlready.testbed.training.model import build_model
+from rlready.testbed.training.tokenizer import world_tokenizer
+from rlready.testbed.world.benchmarks import write_benchmarks
 
 N_SAMPLES = 64
 MEAN_LENGTH = 48

@@ -29,12 +29,12 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
+from simulation import PROXIES, World, simulate
 
-from rlready.predictors.bootstrap import Bootstrapped, Verdict, resampling
-from rlready.predictors.dataset import FloatArray, Kind, TrainingTable
-from rlready.predictors.models import make_model
-from rlready.predictors.scores import Scorer
-from rlready.predictors.simulation import PROXIES, World, simulate
+from rlready.predictors.models.catalogue import make_model
+from rlready.predictors.training_table import FloatArray, Kind, TrainingTable
+from rlready.predictors.validation.bootstrap import Bootstrapped, Verdict, resampling
+from rlready.predictors.validation.scores import Scorer
 
 N_GROUPS = (6, 9, 12)
 N_ROWS = 12

@@ -29,9 +29,9 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from rlready.predictors.mixture_model import MixtureModel
-from rlready.predictors.proposer import ProposerConfig, Runs, propose_from
-from rlready.predictors.recipes import Points, RecipeSpace, Source
+from rlready.predictors.search.proposer import ProposerConfig, Runs, propose_from
+from rlready.predictors.search.space import Points, RecipeSpace, Source
+from rlready.predictors.search.surrogate import MixtureModel
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "regmix"
 N_START, BATCH, BUDGETS = 12, 4, (24, 48)

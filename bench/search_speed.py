@@ -35,9 +35,9 @@ import numpy as np
 import optuna
 from optuna.distributions import distribution_to_json
 
-from rlready.predictors.proposer import anywhere
-from rlready.predictors.recipe_file import parse_space
-from rlready.predictors.search import (
+from rlready.predictors.search.proposer import anywhere
+from rlready.predictors.search.space_file import parse_space
+from rlready.predictors.search.study import (
     KnownRun,
     add_known_runs,
     ask,
@@ -131,7 +131,7 @@ def by_command(space: Path, path: Path) -> tuple[float, float]:
     words = [
         sys.executable,
         "-c",
-        "from rlready.workflow.cli import main; main()",
+        "from rlready.workflow.cli.main import main; main()",
         "search",
         "ask",
         "--cold",

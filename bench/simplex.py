@@ -36,8 +36,8 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.neural_network import MLPRegressor
 
-from rlready.predictors.recipes import RecipeSpace, Source
-from rlready.predictors.search import ask, open_study
+from rlready.predictors.search.space import RecipeSpace, Source
+from rlready.predictors.search.study import ask, open_study
 
 BUDGETS = (24, 48, 72)
 GOALS = {48: 0.015, 72: 0.003}

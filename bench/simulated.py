@@ -28,11 +28,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
+from simulation import PROXIES, Simulated, SimulatedProxy, World, simulate
 
-from rlready.predictors.dataset import FloatArray, Kind, training_table
-from rlready.predictors.folds import fit_folds, fit_model, leave_group_out, out_of_fold
-from rlready.predictors.models import DEFAULT_MODEL, make_model
-from rlready.predictors.simulation import PROXIES, Simulated, SimulatedProxy, World, simulate
+from rlready.predictors.models.catalogue import DEFAULT_MODEL, make_model
+from rlready.predictors.training_table import FloatArray, Kind, training_table
+from rlready.predictors.validation.folds import fit_folds, fit_model, leave_group_out, out_of_fold
 
 GOALS = {"spearman": 0.88, "regret_at_1": 0.45, "regret_at_3": 0.25}
 GAIN_GOAL, BIAS_GOAL = 0.10, 0.10

@@ -33,13 +33,13 @@ from typing import Any
 import click
 import torch
 
-from rlready.testbed.base import shipped_base
-from rlready.testbed.grpo import GrpoSettings, grpo, prompts_of_steps
-from rlready.testbed.measure import MAX_TOKENS, load
-from rlready.testbed.puzzles import reward
-from rlready.testbed.sft import SftRecipe, examples_of
-from rlready.testbed.tokenizer import encode_pairs
-from rlready.testbed.train import TrainSettings, batches, one_thread, train
+from rlready.testbed.training.base import shipped_base
+from rlready.testbed.training.grpo import GrpoSettings, grpo, prompts_of_steps
+from rlready.testbed.training.sft import SftRecipe, examples_of
+from rlready.testbed.training.tokenizer import encode_pairs
+from rlready.testbed.training.train import TrainSettings, batches, one_thread, train
+from rlready.testbed.world.measure import MAX_TOKENS, load
+from rlready.testbed.world.puzzles import reward
 
 LAST_STEPS = 10
 """Of a reward curve, compared as a mean."""

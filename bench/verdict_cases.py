@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from rlready.evaluators.verify import Verifier, checker_version
+from rlready.evaluators.verification.verifier import Verifier, checker_version
 
 ROOT = Path(__file__).parents[1]
 SHARED_CASES = ROOT.parent / "shared" / "data" / "verifier_cases_2.jsonl"

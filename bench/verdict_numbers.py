@@ -1,8 +1,9 @@
 """Claims: verdicts on numbers are those of exact rationals; no text crashes or sways the check.
 
 Numbers: pairs of integers, decimals, fractions, percents, mixed numbers, repeating decimals and
-scientific notation, equal or nearly so. The generator knows both values as fractions and decides by
-the rule in `evaluators/numerals.py`, written out a second time here. Target: 100 % agreement.
+scientific notation, equal or nearly so. The generator knows both values as fractions and decides
+by the rule in `evaluators/answers/numerals.py`, written out a second time here. Target: 100 %
+agreement.
 
 Fuzz: strings cut and joined from real answers, commands, brackets and Unicode. Every verdict is
 asked for twice, the second time in another order and in fresh processes. Target: no verdict that
@@ -21,7 +22,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from rlready.evaluators.verify import Verifier, checker_version
+from rlready.evaluators.verification.verifier import Verifier, checker_version
 from rlready.registry.records import Verdict
 
 N_PAIRS, N_STRINGS = 10_000, 20_000
@@ -179,7 +180,7 @@ def _rounded(rng: random.Random, value: Fraction) -> Written:
 
 
 def _expected(gold: Written, answer: Written) -> bool:
-    """The rule of `evaluators/numerals.py`, written a second time."""
+    """The rule of `evaluators/answers/numerals.py`, written a second time."""
     golds = [gold[1]] + ([gold[1] * 100] if gold[3] and not answer[3] else [])
     return any(
         value == answer[1]

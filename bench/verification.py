@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rlready.evaluators.verify import Verifier, checker_version
+from rlready.evaluators.verification.verifier import Verifier, checker_version
 from rlready.registry.records import Verdict
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -28,8 +28,8 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from rlready.predictors.dataset import GROUP, ONE_GROUP, Column, FloatArray, Kind, TextArray
-from rlready.predictors.links import damped, linked, middle_and_spread, n_trials, typical_spread
+from rlready.predictors.scales import damped, linked, middle_and_spread, n_trials, typical_spread
+from rlready.predictors.training_table import GROUP, ONE_GROUP, Column, FloatArray, Kind, TextArray
 from rlready.registry.errors import ConfigError
 
 Variant = Literal["raw", "centred", "both"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
-from rlready.predictors.dataset import FloatArray
+from rlready.predictors.training_table import FloatArray
 
 
 def checked_outcomes(

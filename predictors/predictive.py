@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rlready.predictors.dataset import FloatArray, TextArray
+from rlready.predictors.training_table import FloatArray, TextArray
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,0 +1,1 @@
+"""Adaptive sampling: which problems need more samples."""

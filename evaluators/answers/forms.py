@@ -1,0 +1,315 @@
+r"""The form of a rewritten answer: a list, a set, an interval, a relation, a quantity, words.
+
+    read_form(r"\{1, 2\}")                     ->  Form("set", ("1", "2"))
+    read_form(r"x=1 \text{or} x=2")            ->  Form("list", ("x=1", "x=2"), "or")
+    read_form("]0,1[")                         ->  Form("pair", ("0", "1"), "()")
+    read_form(r"2 < x \le 5")                  ->  Form("relation", ("2", "x", "5"), "< <=")
+
+Only what stands at the top level is read; the parts are texts again. Everything here is plain text,
+linear in its length.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from rlready.evaluators.answers.numerals import Numeral, read_number
+from rlready.evaluators.answers.units import Unit, read_unit
+
+
+@dataclass(frozen=True)
+class Form:
+    """What kind of answer a text is.
+
+    Args:
+        kind: list, set, tuple, pair, union, builder, relation, matrix or single.
+        parts: the texts that it is made of.
+        mark: of a list "", "or" or "and"; of a pair or tuple its brackets; of a relation its signs.
+    """
+
+    kind: str
+    parts: tuple[str, ...]
+    mark: str = ""
+
+
+_OPEN, _CLOSE = "([{", ")]}"
+_STEP = re.compile(r"\\text\{[^{}]*\}|\\(?:begin|end)\{[^{}]*\}|\\[A-Za-z]+|\\.|.", re.DOTALL)
+_WORD = re.compile(r"\\text\{([^{}]*)\}")
+_SIGNS = {"=": "=", "<": "<", ">": ">", r"\le": "<=", r"\ge": ">=", r"\ne": "!=", r"\in": "in"}
+
+
+def top_level(text: str) -> list[tuple[str, int, int]]:
+    """Return each token outside all brackets, with where it begins and ends."""
+    tokens, depth, environments = [], 0, 0
+    for step in _STEP.finditer(text):
+        token = step[0]
+        kind = token[-1] if token in (r"\{", r"\}") else token
+        environments += token.startswith(r"\begin{") - token.startswith(r"\end{")
+        if kind in _CLOSE or kind in (r"\rfloor", r"\rceil", r"\rangle"):
+            depth -= 1
+        if depth <= 0 and environments <= 0:
+            tokens.append((token, step.start(), step.end()))
+        if kind in _OPEN or kind in (r"\lfloor", r"\lceil", r"\langle"):
+            depth += 1
+    return tokens
+
+
+def _split(text: str, separators: frozenset[str] | set[str]) -> tuple[list[str], list[str]]:
+    parts, marks, begin = [], [], 0
+    for token, start, end in top_level(text):
+        if token in separators:
+            parts.append(text[begin:start].strip())
+            marks.append(token)
+            begin = end
+    return [*parts, text[begin:].strip()], marks
+
+
+_LIST_MARKS = frozenset({",", ";", r"\text{or}", r"\text{and}", r"\text{Or}", r"\text{And}"})
+
+
+def read_form(text: str) -> Form:
+    """Return the form of a rewritten text; what has none of the others is `single`."""
+    text = _without_outer_braces(text.strip())
+    if read_number(text) is not None:
+        return Form("single", (text,))
+    bracketed = _bracketed(text)
+    if bracketed is not None:
+        return bracketed
+    parts, marks = _split(text, _LIST_MARKS)
+    if marks:
+        items = _list(parts, marks)
+        return items if len(items.parts) > 1 else Form("single", (text,))
+    if r"\pm" in text or r"\mp" in text:
+        return Form("list", _signs(text))
+    parts, marks = _split(text, set(_SIGNS))
+    if marks and all(parts):
+        return Form("relation", tuple(parts), " ".join(_SIGNS[mark] for mark in marks))
+    parts, marks = _split(text, {r"\cup"})
+    if marks:
+        forms = [read_form(part) for part in parts]
+        if all(form.kind == "set" for form in forms):
+            return Form("set", tuple(member for form in forms for member in form.parts))
+        return Form("union", tuple(parts))
+    return _matrix(text) or Form("single", (text,))
+
+
+def _without_outer_braces(text: str) -> str:
+    while text.startswith("{") and text.endswith("}") and _encloses(text) and not _is_set(text):
+        text = text[1:-1].strip()
+    return text
+
+
+def _is_set(text: str) -> bool:
+    inner = {token for token, _, _ in top_level(text[1:-1])}
+    return bool({",", ";"} & inner) or bool(re.match(r"\{\s*[A-Za-z]\s*(?:\\in[^|:]*)?[|:]", text))
+
+
+def _encloses(text: str) -> bool:
+    """Whether the first bracket is closed by the last one."""
+    inner = [t for t in top_level(text)]
+    return len(inner) == 2
+
+
+def _list(parts: list[str], marks: list[str]) -> Form:
+    # "19, 46, and 82" leaves an empty part between the comma and the word.
+    words = {mark[6:-1].casefold() for mark in marks if mark.startswith(r"\text")}
+    items: list[str] = []
+    for part in parts:
+        items += _signs(part) if r"\pm" in part else [part] if part else []
+    return Form("list", tuple(items), words.pop() if len(words) == 1 else "")
+
+
+def _signs(text: str) -> tuple[str, str]:
+    upper = text.replace(r"\pm", "+").replace(r"\mp", "-")
+    lower = text.replace(r"\pm", "-").replace(r"\mp", "+")
+    return upper, lower
+
+
+_BRACKETS = {"(": "(", "[": "[", r"\{": "{", "{": "{", r"\langle": "<"}
+_CLOSERS = {")": ")", "]": "]", r"\}": "}", "}": "}", r"\rangle": ">"}
+
+
+def _bracketed(text: str) -> Form | None:
+    first, last = _STEP.match(text), None
+    for step in _STEP.finditer(text):
+        last = step
+    if first is None or last is None or first[0] not in _BRACKETS or last[0] not in _CLOSERS:
+        return None
+    if first.end() > last.start():
+        return None
+    inner = text[first.end() : last.start()].strip()
+    left, right = _BRACKETS[first[0]], _CLOSERS[last[0]]
+    if not _is_balanced(inner):
+        return None
+    if left + right == "{}":
+        return _braced(inner)
+    parts, marks = _split(inner, {",", ";"})
+    if left + right == "<>":
+        return Form("tuple", tuple(parts), "()")
+    if "" in parts:
+        return None
+    if len(parts) == 2 and left in "([" and right in ")]":
+        return Form("pair", tuple(parts), left + right)
+    if len(parts) > 2 and left + right in ("()", "[]"):
+        return Form("tuple", tuple(parts), "()")
+    if not marks and left + right in ("()", "[]"):
+        return read_form(inner)
+    return None
+
+
+def _is_balanced(inner: str) -> bool:
+    depth = 0
+    for step in _STEP.finditer(inner):
+        kind = step[0][-1] if step[0] in (r"\{", r"\}") else step[0]
+        depth += (kind in _OPEN and len(kind) == 1) - (kind in _CLOSE and len(kind) == 1)
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def _braced(inner: str) -> Form:
+    if not inner:
+        return Form("single", (r"\emptyset",))
+    parts, marks = _split(inner, {"|", ":"})
+    if marks and len(parts) == 2 and re.match(r"[A-Za-z]\s*(?:\\in|$)", parts[0]):
+        return Form("builder", tuple(parts))
+    items, _ = _split(inner, _LIST_MARKS)
+    expanded: list[str] = []
+    for item in items:
+        expanded += _signs(item) if r"\pm" in item else (item,)
+    return Form("set", tuple(expanded))
+
+
+_ENVIRONMENT = re.compile(
+    r"(?P<scale>.*?)(?P<open>[\[(]?)\s*\\begin\{(?P<name>[pbB]?matrix|smallmatrix|array)\}(?:\{[lcr|\s]*\})?"
+    r"(?P<body>.*)\\end\{(?P=name)\}\s*(?P<close>[\])]?)",
+    re.DOTALL,
+)
+
+
+def _matrix(text: str) -> Form | None:
+    match = _ENVIRONMENT.fullmatch(text)
+    if not match or r"\begin" in match["body"] or (match["open"] == "") != (match["close"] == ""):
+        return None
+    rows = [
+        row
+        for row in re.split(r"\\\\(?:\[[^\]]*\])?", match["body"].replace(r"\hline", ""))
+        if row.strip()
+    ]
+    scale = match["scale"].strip()
+    if re.search(r"[-+]\s*$|[=,;]", scale) and scale not in ("-", "+"):
+        return None
+    scale = (
+        "-1"
+        if scale == "-"
+        else scale.rstrip("*").removesuffix(r"\cdot").removesuffix(r"\times").strip()
+    )
+    cells = [[cell.strip() for cell in row.split("&")] for row in rows]
+    if not cells or len({len(row) for row in cells}) != 1:
+        return None
+    texts = tuple(f"({scale}) \\cdot ({c})" if scale else c for row in cells for c in row)
+    return Form("matrix", texts, f"{len(cells)}x{len(cells[0])}")
+
+
+# --- quantities -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A value with a unit, or several that are added (3 hours 20 minutes).
+
+    Args:
+        values: text of each value.
+        units: of each value; None if it has none.
+        scale: what each value is to be multiplied by (million); its word is not in the text.
+    """
+
+    values: tuple[str, ...]
+    units: tuple[Unit | None, ...]
+    scale: Fraction = Fraction(1)
+
+    def number(self, index: int) -> Numeral | None:
+        """Return the number of one value, scaled; None if it is not a plain number."""
+        number = read_number(self.values[index])
+        if number is None:
+            return None
+        return Numeral(number.value * self.scale, number.digits, number.is_percent)
+
+
+_SCALES = {
+    "hundred": 100, "thousand": 1_000, "million": 10**6, "billion": 10**9, "trillion": 10**12,
+    "dozen": 12, "万": 10**4, "亿": 10**8,
+}  # fmt: skip
+_CURRENCY_FIRST = re.compile(
+    r"(?P<sign>[-+]?)\s*(?:\\text\{(?:US|A|C|HK)\}\s*|(?:US|HK|[AC])(?=\s*\\text))?\s*(?P<unit>\\text\{(?:dollar|euro|sterling|yen|rupee|ruble|won|Rs|USD|rs|USD|EUR|RMB)\.?\})(?:\s*\.(?=\s))?"
+    r"\s*(?P<value>(?!\\text).+)"
+)
+_SUM_PART = re.compile(
+    r"(?P<value>[0-9]+(?:\.[0-9]+)?|[0-9]*\s*\\frac\{[0-9]+\}\{[0-9]+\}|[0-9]+ [0-9]+/[0-9]+)"
+    r"\s*(?P<unit>\\text\{[^{}]+\})\s*(?:\\text\{and\}|,)?\s*"
+)
+_UNIT_START = re.compile(
+    r"\s*(?:/\s*)?(?:\(\s*)?(?:\\frac\s*\{\s*(?:\\mu\s*)?)?(?:\\mu\s*)?\\text\{"
+)
+_BARE_UNIT = re.compile(
+    r"(?P<value>.*[0-9}).]|.*\\pi)(?P<gap>\s*)(?P<unit>(?:[kcmd]?m|[mk]?g|s|[mM]?L|h|N|J|W|V|K)(?:\s*\^\s*\{?[234]\}?)?(?:\s*/\s*(?:s|h|m|kg|g|L)(?:\s*\^\s*\{?[234]\}?)?)?"
+    r"|\\frac\{(?:[kc]?m|k?g|J|N)\}\{(?:s|h|m|kg|g|L)(?:\s*\^\s*\{?[234]\}?)?\})"
+)
+
+
+def read_quantity(text: str) -> Quantity | None:
+    r"""Return the quantity that a text is, whole; None if a word in it is not of a unit."""
+    text = text.strip()
+    if r"\text" not in text:
+        return None
+    if match := _CURRENCY_FIRST.fullmatch(text):
+        text = f"{match['sign']}{match['value']} {match['unit']}"
+    start = _UNIT_START.search(text)
+    if start is None or start.start() == 0:
+        return None
+    value, rest = text[: start.start()].strip(), text[start.start() :].strip()
+    scale = Fraction(1)
+    while match := re.match(r"\\text\{([^{}]+)\}\s*", rest):
+        if match[1].casefold() not in _SCALES:
+            break
+        scale, rest = scale * _SCALES[match[1].casefold()], rest[match.end() :]
+    if re.search(r"[<>]|\\(?:le|ge|ne)(?![a-z])|=.*=", value):
+        return None
+    unit = read_unit(rest) if rest else None
+    if unit is not None or (not rest and scale != 1):
+        return Quantity((value,), (unit,), scale)
+    return _sum(text)
+
+
+def _sum(text: str) -> Quantity | None:
+    values, units, place = [], [], 0
+    while place < len(text):
+        match = _SUM_PART.match(text, place)
+        unit = read_unit(match["unit"]) if match else None
+        if match is None or unit is None:
+            return None
+        values.append(match["value"])
+        units.append(unit)
+        place = match.end()
+    sizes = [unit.size for unit in units]
+    is_sum = len({unit.powers for unit in units}) == 1 and sizes == sorted(set(sizes), reverse=True)
+    is_sum = is_sum and len(units) > 1
+    return Quantity(tuple(values), tuple(units)) if is_sum else None
+
+
+def with_bare_unit(text: str, *, is_gold: bool) -> str | None:
+    r"""Return `576\pi m^{2}` as `576\pi \text{m}^{2}`; None if its last letter is no unit.
+
+    A letter may be a unit or a variable. It is a unit after a space, with a power, or where an
+    answer to a gold without letters has it; and only where no other letter stands.
+    """
+    match = _BARE_UNIT.fullmatch(text.strip())
+    is_letter = match is not None and len(match["unit"]) == 1 and not match["gap"]
+    if not match or (is_letter and (is_gold or match["unit"] not in "msgL")):
+        return None
+    if re.search(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", match["value"])):
+        return None
+    unit = re.sub(r"(?<![\\A-Za-z])[A-Za-z]+", lambda m: rf"\text{{{m[0]}}}", match["unit"])
+    return f"{match['value']} {unit}"

@@ -1,0 +1,1 @@
+"""Benchmarks and their problems: files, suites, reference answers and prompts."""

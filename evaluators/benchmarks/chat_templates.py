@@ -1,0 +1,150 @@
+"""Chat templates of checkpoints, rendered by a child process within limits of time and memory.
+
+A chat template is a program: two nested loops run for days, a text times 10 ** 9 takes gigabytes.
+The sandbox of transformers keeps it from the disk and from Python's internals, not from that. The
+child calls the same function as `tokenizer.apply_chat_template`, so the texts are the same.
+
+    text = render_chat(tokenizer, [{"role": "user", "content": "2 + 2?"}])
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rlready.evaluators.process_pool import Failure, Pool
+from rlready.registry.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+TIMEOUT_S = 10.0
+"""For one conversation. A long one takes milliseconds."""
+MEMORY_MB = 512
+"""What a template may take in addition to the interpreter."""
+
+_GRACE_S = 5.0
+_ENVIRONMENT = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+class TemplateRefusalError(Exception):
+    """The template cannot render this conversation; the message is the template's own."""
+
+
+@dataclass(frozen=True)
+class RenderedChat:
+    """A conversation as the template writes it.
+
+    Args:
+        text: all of it.
+        spans: first and last character (exclusive) of what stands in `{% generation %}`.
+    """
+
+    text: str
+    spans: tuple[tuple[int, int], ...] = ()
+
+
+def render_chat(
+    tokenizer: PreTrainedTokenizerBase,
+    conversation: Sequence[Mapping[str, Any]],
+    *,
+    tools: Sequence[Any] | None = None,
+    add_generation_prompt: bool = False,
+    with_spans: bool = False,
+) -> RenderedChat:
+    """A conversation as the tokenizer's chat template writes it.
+
+    Args:
+        tokenizer: with a chat template.
+        conversation: turns with role and content, JSON values. Entries that are None are left out.
+        tools: JSON schemas, for templates that know tools.
+        add_generation_prompt: end where the model's turn begins.
+        with_spans: also tell where the assistant's texts are.
+
+    Raises:
+        TemplateRefusalError: if the template cannot render this conversation.
+        CheckpointError: if the template was stopped at a limit.
+    """
+    try:
+        template = tokenizer.get_chat_template(tools=list(tools) if tools is not None else None)
+    except ValueError as error:  # several templates, and none of them is the default
+        raise TemplateRefusalError(str(error)) from error
+    turns = [{k: v for k, v in turn.items() if v is not None} for turn in conversation]
+    task = (template, tokenizer.special_tokens_map, turns, tools, add_generation_prompt, with_spans)
+    result = _renderer(os.getpid()).render(task)
+    if isinstance(result, Failure | str):
+        reason = result.reason if isinstance(result, Failure) else result
+        raise CheckpointError(
+            f"the chat template of {named(tokenizer)} was stopped",
+            why=f"{reason}; a conversation may take {TIMEOUT_S:g} s and {MEMORY_MB} MB of memory",
+            fix="Correct the checkpoint's chat template: look for long loops and repeated texts",
+        )
+    if "refusal" in result:
+        raise TemplateRefusalError(result["refusal"])
+    return RenderedChat(result["text"], tuple((first, last) for first, last in result["spans"]))
+
+
+def assistant_mask(encoded: BatchEncoding, spans: Sequence[tuple[int, int]]) -> list[int]:
+    """1 for each token of the assistant's texts, as `apply_chat_template` gives it.
+
+    Args:
+        encoded: one text, by a fast tokenizer.
+        spans: of `RenderedChat`.
+
+    Raises:
+        ValueError: if the tokenizer is not a fast one.
+    """
+    token_at: Callable[[int, int], int | None] = encoded.char_to_token
+    n_tokens = len(encoded["input_ids"])
+    mask = [0] * n_tokens
+    for first, last in spans:
+        start, end = token_at(0, first), token_at(0, last - 1)
+        if start is None:
+            break
+        stop = end + 1 if end else n_tokens
+        mask[start:stop] = [1] * (stop - start)
+    return mask
+
+
+def named(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The checkpoint's name, for messages."""
+    return tokenizer.name_or_path or "this checkpoint"
+
+
+class _Renderer:
+    """A child process that renders one conversation at a time, for all threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pool = Pool(
+            # -P: a json.py in the caller's folder is none of the child's business.
+            [
+                "-P",
+                "-m",
+                "rlready.evaluators.benchmarks._template_child",
+                str(TIMEOUT_S),
+                str(MEMORY_MB),
+            ],
+            environment=_ENVIRONMENT,
+            n_workers=1,
+            timeout_s=TIMEOUT_S + _GRACE_S,
+            name="rendering chat templates",
+        )
+        atexit.register(self._pool.close)
+
+    def render(self, task: Sequence[Any]) -> Any:
+        """The child's result, a text or a `Failure` if it was stopped."""
+        with self._lock:
+            ((_, result),) = self._pool.run([task])
+        return result
+
+
+@functools.cache
+def _renderer(process_id: int) -> _Renderer:
+    """One for the whole process, since a child takes a second to start; another after a fork."""
+    return _Renderer()

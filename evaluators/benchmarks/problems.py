@@ -1,0 +1,449 @@
+"""Benchmarks as data: problems with reference answers, from local files or from the hub.
+
+    suite = load_suite("math7")
+    suite = override(suite, [parse_benchmark_option("gsm8k=data/gsm8k_test.jsonl.gz")])
+    benchmarks = [load_benchmark(source) for source in suite.sources]
+
+A suite is a TOML file; `suite_math7.toml` beside this module is the example, with the names of
+all keys in `SOURCE_KEYS`. Its local paths are relative to its own folder and stay under it.
+
+The digest of a benchmark covers the ids, texts and accepted answers of its problems, and neither
+the order of the problems, nor the order of a problem's answers, nor where they came from: the
+same content as JSON lines, CSV or Parquet is the same benchmark. `problem_fields.py` says which
+fields are read, and how.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rlready.evaluators.benchmarks.fields import AnswerForm, Fields, to_problem
+from rlready.evaluators.benchmarks.rows import HubDataset, Rows, file_rows, hub_rows, suffix_of
+from rlready.registry.digest import digest
+from rlready.registry.errors import BenchmarkError, ConfigError
+from rlready.registry.foreign_files import parse_toml
+from rlready.registry.records import ANSWER_FORMATS, AnswerFormat, Problem
+
+SUITE_KEYS = ("description", "benchmark")
+SOURCE_KEYS = {
+    "name": (str,),
+    "path": (str,),
+    "hub": (str,),
+    "config": (str, list),
+    "split": (str,),
+    "revision": (str,),
+    "id": (str,),
+    "problem": (str,),
+    "answer": (str,),
+    "error_tolerance": (str,),
+    "answer_after": (str,),
+    "answer_list": (str,),
+    "answer_json": (bool,),
+    "answer_format": (str,),
+}
+"""Keys of a `[[benchmark]]` table and the types of their values."""
+
+MAX_SUITE_BYTES = 1 << 20
+
+# `importlib.resources` cannot open a package without `__init__.py` in an editable install.
+_PACKAGED = Path(__file__).parent
+_HUB_ONLY = ("config", "split", "revision")
+# What MLflow takes as a dataset's name and as a part of a metric key, without spaces or slashes.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """Problems under a name.
+
+    Args:
+        name: letters, digits, `_`, `.` and `-`.
+        problems: at least one, with unique ids, in the order of their source.
+        source: where they came from, for people.
+        answer_format: where the answers of its completions stand; None is what the protocol says.
+            No part of the digest, which is that of the content.
+    """
+
+    name: str
+    problems: tuple[Problem, ...]
+    source: str
+    answer_format: AnswerFormat | None = None
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        if not self.problems:
+            raise BenchmarkError(
+                f"benchmark {self.name} has no problems",
+                why=f"{self.source} holds none",
+                fix="Check the file",
+            )
+        seen: set[str] = set()
+        for problem in self.problems:
+            if problem.id in seen:
+                raise BenchmarkError(
+                    f"benchmark {self.name} has the problem id {problem.id!r} more than once",
+                    why=f"in {self.source}",
+                    fix="Give each problem its own id",
+                )
+            seen.add(problem.id)
+
+    @cached_property
+    def digest(self) -> str:
+        """Id of the content: ids, texts and accepted answers, in no particular order."""
+        contents: list[tuple[str, str, list[str], str]] = [
+            (p.id, p.text, sorted(set(p.answers)), p.error_tolerance or "") for p in self.problems
+        ]
+        # A problem without a tolerance keeps the content, and so the digest, that it always had.
+        return digest([content if content[3] else content[:3] for content in sorted(contents)])
+
+    def limit(self, n: int) -> Benchmark:
+        """The first n problems (all of them if there are fewer), with their own digest.
+
+        Raises:
+            ConfigError: if n < 1.
+        """
+        if n < 1:
+            raise ConfigError(f"the limit of problems is {n}", fix="Give 1 or more")
+        return dataclasses.replace(self, problems=self.problems[:n])
+
+    def without_golds(self, unreadable: Collection[tuple[str, str]]) -> Benchmark:
+        """The benchmark without some reference answers, under a name that says so.
+
+        A problem that keeps no reference answer is left out: `toy` of five problems, of which two
+        are left out, becomes `toy-readable3`.
+
+        Args:
+            unreadable: id of the problem and reference answer, each.
+
+        Raises:
+            BenchmarkError: if no problem keeps a reference answer.
+        """
+        kept = [
+            (
+                problem,
+                tuple(gold for gold in problem.answers if (problem.id, gold) not in unreadable),
+            )
+            for problem in self.problems
+        ]
+        problems = tuple(
+            dataclasses.replace(problem, answers=golds) for problem, golds in kept if golds
+        )
+        if not problems:
+            raise BenchmarkError(
+                f"benchmark {self.name} has no problem whose reference answer can be checked",
+                fix="Write its reference answers as LaTeX",
+            )
+        name = f"{self.name}-readable{len(problems)}"
+        return dataclasses.replace(self, name=name, problems=problems)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkSource:
+    """Where the problems of a benchmark are: a local file or a hub data set, and how to read it.
+
+    Args:
+        name: the benchmark's name.
+        location: a path, or a `HubDataset`.
+        fields: names of the fields.
+        answers: how the answer field is read.
+        answer_format: where the answers of its completions stand; None is what the protocol says.
+    """
+
+    name: str
+    location: Path | HubDataset
+    fields: Fields = field(default_factory=Fields)
+    answers: AnswerForm = field(default_factory=AnswerForm)
+    answer_format: AnswerFormat | None = None
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        if self.answer_format is not None:
+            check_answer_format(self.answer_format, f"answer_format of benchmark {self.name}")
+
+    def rows(self) -> Rows:
+        """The rows as they stand in the file or data set.
+
+        Raises:
+            BenchmarkError: if they cannot be read.
+        """
+        if isinstance(self.location, HubDataset):
+            return hub_rows(self.name, self.location, self.fields.columns)
+        return file_rows(self.location, self.fields.columns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """Benchmarks that are measured together.
+
+    Args:
+        name: the suite's name.
+        sources: at least one, with unique names.
+        description: for people.
+    """
+
+    name: str
+    sources: tuple[BenchmarkSource, ...]
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        names = [source.name for source in self.sources]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(
+                f"suite {self.name} names the benchmarks {', '.join(twice)} more than once",
+                fix="Give each benchmark its own name",
+            )
+        if not names:
+            raise ConfigError(f"suite {self.name} holds no benchmark", fix="Add a [[benchmark]]")
+
+
+def load_benchmark(source: BenchmarkSource) -> Benchmark:
+    """The benchmark with all its problems.
+
+    Raises:
+        BenchmarkError: for anything that keeps a row from being a problem, with file, line or row
+            and field; for two rows with one id; for a source without rows.
+    """
+    rows = list(source.rows())
+    form = source.answers.settled(rows, source.fields)
+    problems: dict[str, Problem] = {}
+    places: dict[str, str] = {}
+    for row in rows:
+        problem = to_problem(row, source.fields, form)
+        if problem.id in problems:
+            raise _same_id(problem, problems[problem.id], (row.where, places[problem.id]))
+        problems[problem.id], places[problem.id] = problem, row.where
+    return Benchmark(
+        name=source.name,
+        problems=tuple(problems.values()),
+        source=str(source.location),
+        answer_format=source.answer_format,
+    )
+
+
+def load_suite(name_or_path: str) -> Suite:
+    """A built-in suite by its name, or the suite of a TOML file.
+
+    Raises:
+        ConfigError: if there is no such suite, or its file says what cannot be meant.
+    """
+    if name_or_path in known_suites():
+        text = (_PACKAGED / f"suite_{name_or_path}.toml").read_text(encoding="utf-8")
+        return _to_suite(name_or_path, text, Path())
+    path = Path(name_or_path)
+    if path.suffix != ".toml" or not path.is_file():
+        raise ConfigError(
+            f"there is no suite {name_or_path!r}",
+            why=f"the built-in suites are {', '.join(known_suites())}",
+            fix="Name one of them, or an existing .toml file",
+        )
+    if path.stat().st_size > MAX_SUITE_BYTES:
+        raise ConfigError(f"suite file {path} is larger than {MAX_SUITE_BYTES} bytes")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"suite file {path} is not UTF-8", why=str(error)) from error
+    return _to_suite(str(path), text, path.parent)
+
+
+def known_suites() -> list[str]:
+    """Names of the built-in suites."""
+    names = (entry.name for entry in _PACKAGED.iterdir())
+    pattern = re.compile(r"suite_(.+)\.toml")
+    return sorted(found[1] for name in names if (found := pattern.fullmatch(name)))
+
+
+def parse_benchmark_option(text: str) -> BenchmarkSource:
+    """The source that `NAME=FILE`, `NAME:FORMAT=FILE` or `FILE` alone stands for.
+
+    Without a name the file's name without its suffix is taken. What stands before the first `=`
+    is a name if it may be one, so `runs/lr=0.1/x.jsonl` is a file. FORMAT is the answer format of
+    this benchmark: `gsm8k:hash=gsm8k.jsonl`.
+
+    Raises:
+        ConfigError: if the file's name cannot name a benchmark, nothing is named, or the answer
+            format is unknown.
+        BenchmarkError: if the file's suffix is unknown.
+    """
+    before, equals, file = text.partition("=")
+    name, colon, answer_format = before.partition(":")
+    if not equals or not _NAME.fullmatch(name) or (colon and not answer_format.isalpha()):
+        name, colon, file = "", "", text
+    if not file.strip():
+        raise ConfigError(f"benchmark option {text!r} names no file", fix="Give NAME=FILE")
+    path = Path(file)
+    suffix = suffix_of(path)
+    name = name or path.name[: -len(suffix)]
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} cannot name a benchmark",
+            why="a name has letters, digits, '_', '.' and '-' only",
+            fix=f"Give it a name: NAME={file}",
+        )
+    if not colon:
+        return BenchmarkSource(name=name, location=path)
+    known = check_answer_format(answer_format, f"answer format of --benchmark {text}")
+    return BenchmarkSource(name=name, location=path, answer_format=known)
+
+
+def check_answer_format(text: str, what: str) -> AnswerFormat:
+    """The answer format of a name.
+
+    Args:
+        text: the name.
+        what: whose it is, for the message.
+
+    Raises:
+        ConfigError: if there is no such format; it names the known ones.
+    """
+    for known in ANSWER_FORMATS:
+        if text == known:
+            return known
+    raise ConfigError(f"{what} is {text!r}", fix=f"Known formats: {', '.join(ANSWER_FORMATS)}")
+
+
+def override(suite: Suite, sources: Iterable[BenchmarkSource]) -> Suite:
+    """The suite with each of the sources in place of its namesake, or added at the end.
+
+    A replaced benchmark keeps how its answers are read, its answer format if the other names none,
+    and its unusual field names are tried
+    first: the file may be a copy of the original data, or one's own with the usual names. The
+    mark before the answer (`answer_after`) is then needed in all answers or in none.
+
+    Raises:
+        ConfigError: if two of the sources have one name.
+    """
+    given = Suite(name=suite.name, sources=tuple(sources)) if (sources := [*sources]) else None
+    by_name = {source.name: source for source in given.sources} if given else {}
+    kept = [
+        _stand_in(source, by_name.pop(source.name)) if source.name in by_name else source
+        for source in suite.sources
+    ]
+    return dataclasses.replace(suite, sources=(*kept, *by_name.values()))
+
+
+def _stand_in(original: BenchmarkSource, given: BenchmarkSource) -> BenchmarkSource:
+    if given.answer_format is None:
+        given = dataclasses.replace(given, answer_format=original.answer_format)
+    if (given.fields, given.answers) != (Fields(), AnswerForm()):
+        return given
+    return dataclasses.replace(
+        given,
+        fields=original.fields.for_other_file(),
+        answers=dataclasses.replace(original.answers, is_marker_required=False),
+    )
+
+
+def _same_id(second: Problem, first: Problem, places: tuple[str, str]) -> BenchmarkError:
+    if second.text == first.text:
+        why = "the same problem stands there twice"
+    else:
+        why = "the id must be unique in its benchmark"
+    return BenchmarkError(
+        f"{places[0]} has the id {second.id!r} of {places[1]}",
+        why=why,
+        fix="Remove one of them, or give each its own id",
+    )
+
+
+def _to_suite(name: str, text: str, folder: Path) -> Suite:
+    try:
+        values = parse_toml(text)
+    except ValueError as error:
+        raise ConfigError(f"suite {name} is not TOML", why=str(error)) from error
+    _check_keys(f"suite {name}", values, SUITE_KEYS)
+    tables = values.get("benchmark", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ConfigError(f"benchmark in suite {name} is no list", fix="Write [[benchmark]]")
+    return Suite(
+        name=name,
+        sources=tuple(_to_source(name, table, folder) for table in tables),
+        description=str(values.get("description", "")),
+    )
+
+
+def _to_source(suite: str, table: Mapping[str, Any], folder: Path) -> BenchmarkSource:
+    where = f"benchmark {table.get('name', '?')!r} of suite {suite}"
+    _check_keys(where, table, tuple(SOURCE_KEYS))
+    for key, value in table.items():
+        if not isinstance(value, SOURCE_KEYS[key]):
+            expected = " or ".join(kind.__name__ for kind in SOURCE_KEYS[key])
+            raise ConfigError(f"{key} of {where} is {value!r}", why=f"it is no {expected}")
+    if "name" not in table:
+        raise ConfigError(f"a benchmark of suite {suite} has no name", fix='Add name = "..."')
+    names = {
+        key: (table[key],) for key in ("id", "problem", "answer", "error_tolerance") if key in table
+    }
+    return BenchmarkSource(
+        name=table["name"],
+        location=_to_location(where, table, folder),
+        fields=Fields(**names, is_id_required="id" in table),
+        answers=AnswerForm(
+            after=table.get("answer_after"),
+            list_means=table.get("answer_list", "any"),
+            is_json=table.get("answer_json", False),
+        ),
+        answer_format=table.get("answer_format"),
+    )
+
+
+def _to_location(where: str, table: Mapping[str, Any], folder: Path) -> Path | HubDataset:
+    if ("path" in table) == ("hub" in table):
+        raise ConfigError(f"{where} needs either path or hub", fix="Give exactly one of them")
+    if "path" in table:
+        given = [key for key in _HUB_ONLY if key in table]
+        if given:
+            raise ConfigError(f"{where} has a path and {', '.join(given)}", fix="Leave them out")
+        return _path_under(where, folder, table["path"])
+    if not _HUB_ID.fullmatch(table["hub"]):
+        raise ConfigError(f"hub of {where} is {table['hub']!r}", fix='Give "owner/name"')
+    if "split" not in table:
+        raise ConfigError(f"{where} has no split", fix='Add split = "test", or the right one')
+    configs = table.get("config", [])
+    configs = [configs] if isinstance(configs, str) else configs
+    if not all(isinstance(config, str) and config for config in configs):
+        raise ConfigError(f"config of {where} is {configs!r}", fix="Give names")
+    return HubDataset(
+        id=table["hub"],
+        configs=tuple(configs),
+        split=table["split"],
+        revision=table.get("revision"),
+    )
+
+
+def _path_under(where: str, folder: Path, text: str) -> Path:
+    """The path that a suite file names; a suite from elsewhere reads nothing outside its folder."""
+    relative = os.path.normpath(text)
+    if not text or os.path.isabs(text) or relative.split(os.sep)[0] == os.pardir:
+        raise ConfigError(
+            f"path of {where} is {text!r}",
+            why="paths of a suite stay under the suite's folder",
+            fix="Move the file there, or name it on the command line: --benchmark NAME=FILE",
+        )
+    return folder / relative
+
+
+def _check_keys(where: str, values: Mapping[str, Any], known: Sequence[str]) -> None:
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ConfigError(
+            f"{where} has the unknown key {', '.join(unknown)}",
+            fix=f"Known keys: {', '.join(known)}",
+        )
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"benchmark name {name!r} cannot be used",
+            why="it becomes a part of MLflow keys and of file names",
+            fix="Use letters, digits, '_', '.' and '-', 100 at most",
+        )

@@ -1,0 +1,110 @@
+r"""From a problem to the tokens that the model continues.
+
+A template is a text with `{problem}` in it. Nothing else in it is special: the braces of
+`\boxed{}` stand for themselves, and a problem that contains `{problem}` is left as it is.
+
+A model with a chat template gets the text as the user's message, one without gets it as it is.
+Which special tokens stand before it is decided once, here, as transformers and vLLM do for chats:
+a rendered chat template brings its own, so none are added; a plain text gets those that the
+tokenizer adds. Engines that take texts instead of token ids add them a second time: two BOS
+tokens lower a model's accuracy without any sign. Give them the ids.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlready.evaluators.benchmarks.chat_templates import TemplateRefusalError, named, render_chat
+from rlready.registry.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PLACEHOLDER = "{problem}"
+
+DEFAULT_TEMPLATE = (
+    "{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{}."
+)
+"""The instruction of Qwen2.5-Math and of most reports on these benchmarks."""
+
+MAX_TEMPLATE_BYTES = 1 << 20
+
+
+def load_template(path: str | Path) -> str:
+    """The template in a file, without the line end that editors put at the end of a file.
+
+    Raises:
+        ConfigError: if the file is missing, not UTF-8, empty, too large, or lacks `{problem}`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"there is no template file {path}", fix="Check the path")
+    if path.stat().st_size > MAX_TEMPLATE_BYTES:
+        raise ConfigError(f"template {path} is larger than {MAX_TEMPLATE_BYTES} bytes")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"template {path} is not UTF-8", why=str(error), fix="Save it as UTF-8"
+        ) from error
+    if not text.strip():
+        raise ConfigError(f"template {path} is empty", fix=f"Write a text with {PLACEHOLDER}")
+    if PLACEHOLDER not in text:
+        raise ConfigError(
+            f"template {path} has no {PLACEHOLDER}",
+            why="without it every prompt would be the same",
+            fix=f"Put {PLACEHOLDER} where the question belongs",
+        )
+    return text.replace("\r\n", "\n").removesuffix("\n")
+
+
+def fill(template: str, problem_text: str) -> str:
+    """The template with the problem in place of each `{problem}`."""
+    return template.replace(PLACEHOLDER, problem_text)
+
+
+def render(tokenizer: PreTrainedTokenizerBase, template: str, problem_text: str) -> str:
+    """The prompt's text, up to where the model's turn begins.
+
+    Raises:
+        CheckpointError: if the tokenizer's chat template cannot render a user's message, or was
+            stopped at a limit of time or memory.
+    """
+    text = fill(template, problem_text)
+    if not tokenizer.chat_template:
+        return text
+    try:
+        turn = {"role": "user", "content": text}
+        return render_chat(tokenizer, [turn], add_generation_prompt=True).text
+    except TemplateRefusalError as error:
+        raise CheckpointError(
+            f"the chat template of {named(tokenizer)} cannot render a user's message",
+            why=str(error),
+            fix="Correct the checkpoint's chat template, or remove it to prompt with plain text",
+        ) from error
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a rendered prompt, with one BOS at most and no EOS at its end.
+
+    Raises:
+        CheckpointError: if the tokenizer makes no token of it.
+    """
+    has_own = bool(tokenizer.chat_template) or _begins_with_bos(tokenizer, text)
+    ids = [int(token) for token in tokenizer.encode(text, add_special_tokens=not has_own)]
+    eos = tokenizer.eos_token_id
+    # Some tokenizers close what they encode; a closed prompt asks the model for nothing.
+    if not has_own and ids and ids[-1] == eos and not text.endswith(str(tokenizer.eos_token)):
+        ids.pop()
+    if not ids:
+        raise CheckpointError(
+            f"the tokenizer of {named(tokenizer)} makes no token of the prompt {text[:80]!r}",
+            fix="Check the checkpoint's tokenizer files",
+        )
+    return ids
+
+
+def _begins_with_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    bos = tokenizer.bos_token
+    return bool(bos) and text.startswith(str(bos))

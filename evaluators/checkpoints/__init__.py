@@ -1,0 +1,1 @@
+"""Folders of weights: open them, check them, load the model and its tokenizer."""

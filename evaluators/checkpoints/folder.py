@@ -1,0 +1,388 @@
+"""From what a user names to a checked folder of weights, a tokenizer and a model.
+
+Only safetensors are read and no code from a checkpoint is run: a pickle or a `modeling_*.py` could
+do anything on the machine that evaluates it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlready.evaluators.checkpoints.weight_files import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    tensor_headers,
+    weight_files,
+)
+from rlready.evaluators.checkpoints.weight_glance import glance
+from rlready.evaluators.checkpoints.weight_names import (
+    check_loading,
+    check_names,
+    check_token_ids,
+    quiet_loading,
+)
+from rlready.registry.digest import digest
+from rlready.registry.errors import CheckpointError
+from rlready.registry.foreign_files import read_json_object
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+LARGE_BYTES = 2_000_000_000
+"""Weights from here on take seconds to read."""
+
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+"""Number formats that an engine can be asked for."""
+
+_JSON_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+_AGAIN = "Copy or download the folder again"
+_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """A folder of weights that passed the checks.
+
+    Args:
+        path: the folder.
+        uri: where the weights are, for the registry: `file:///...` or `hf://org/name@commit`.
+        name: for people.
+        extra: tensors that the model does not use, such as those of a value head.
+    """
+
+    path: Path
+    uri: str
+    name: str
+    extra: tuple[str, ...] = ()
+
+    def warnings(self) -> list[str]:
+        """What users should know of weights that are fine otherwise."""
+        if not self.extra:
+            return []
+        named = ", ".join(self.extra[:3]) + (", ..." if self.extra[3:] else "")
+        return [
+            f"{self.name}: {len(self.extra)} of its tensors are not used by the language model and "
+            f"are ignored ({named})"
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """What a model computes in: numbers from different ones are not compared.
+
+    Args:
+        dtype: number format of weights and activations, for example `bfloat16`.
+        device: type of the device, `cpu` or `cuda`.
+    """
+
+    dtype: str
+    device: str
+
+    @property
+    def digest(self) -> str | None:
+        """Separates losses by precision; None for float32 on a CPU.
+
+        Losses measured before precisions were kept apart have none, and nearly all of them were
+        measured in float32 on a CPU.
+        """
+        if (self.dtype, self.device) == ("float32", "cpu"):
+            return None
+        return digest({"dtype": self.dtype, "device": self.device})
+
+
+def open_weights(reference: str) -> Weights:
+    """The checked weights that a user names.
+
+    Args:
+        reference: a local folder, or a hub id `org/name` or `org/name@revision`.
+
+    Raises:
+        CheckpointError: if there is no such checkpoint, or it cannot be loaded safely.
+    """
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        path = path.resolve()
+        check_folder(path)
+        return Weights(path=path, uri=path.as_uri(), name=_folder_name(path))
+    if path.exists():
+        raise CheckpointError(
+            f"{reference} is a file", fix="Name the folder that holds config.json and the weights"
+        )
+    if reference.count("/") == 1 and not reference.startswith((".", "/", "~")):
+        return _download(reference)
+    raise CheckpointError(
+        f"there is no folder {reference}",
+        fix="Name a folder written by save_pretrained, or a hub id such as org/name@revision",
+    )
+
+
+def check_folder(path: Path) -> None:
+    """Return if the folder is a whole, safe checkpoint.
+
+    Raises:
+        CheckpointError: saying what is missing or refused.
+    """
+    has_weights = any(path.glob("*.safetensors"))
+    if (path / "adapter_config.json").is_file():
+        raise _adapter_error(path)
+    if not (path / "config.json").is_file():
+        raise CheckpointError(
+            f"{path} holds no config.json",
+            why="it is no folder that save_pretrained wrote" + _nearby(path),
+            fix="Name the checkpoint's own folder",
+        )
+    pickles = sorted(file.name for pattern in _PICKLES for file in path.glob(pattern))
+    pickles = [name for name in pickles if name != "training_args.bin"]
+    if not has_weights and pickles:
+        raise CheckpointError(
+            f"{path} holds pickled weights only ({', '.join(pickles[:3])})",
+            why="loading a pickle can run any code, so they are refused",
+            fix='Convert them on a machine that you trust with them: python -c "from transformers '
+            f"import AutoModelForCausalLM as M; M.from_pretrained('{path}')"
+            f".save_pretrained('{path}-safetensors')\", and copy the tokenizer files beside them",
+        )
+    _check_json(path)
+    weight_files(path)
+    if not any((path / name).is_file() for name in _TOKENIZERS):
+        raise CheckpointError(
+            f"{path} holds no tokenizer",
+            why=f"none of {', '.join(_TOKENIZERS)} is there",
+            fix="Save it beside the weights: tokenizer.save_pretrained(folder)",
+        )
+    glance(path)
+
+
+def check_weights(path: Path) -> tuple[str, ...]:
+    """Check that the weights are those of the model in config.json, and fit its tokenizer.
+
+    Reads the files' headers, not the weights. Without torch (where a server draws the samples)
+    nothing is checked.
+
+    Returns:
+        Names of tensors that the model does not use, such as those of a value head.
+
+    Raises:
+        CheckpointError: naming the tensors that are missing, too many or of another shape, or a
+            token without a row in the embedding.
+    """
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
+        return ()
+    checked = check_names(path, load_config(path))
+    check_token_ids(path, load_tokenizer(path), checked.n_token_ids)
+    return checked.extra
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer, padding on the left.
+
+    Raises:
+        CheckpointError: if it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:  # the loaders raise whatever their files make them raise
+        for name in _TOKENIZERS:
+            if name.endswith(".json") and (path / name).is_file():
+                read_json_object(path / name, CheckpointError, fix=_AGAIN)
+        raise CheckpointError(
+            f"the tokenizer in {path} cannot be loaded", why=_brief(error)
+        ) from error
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def load_config(path: Path) -> PretrainedConfig:
+    """The checkpoint's configuration.
+
+    Raises:
+        CheckpointError: if it cannot be loaded, or needs code of its own.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            path, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:  # the same
+        raise CheckpointError(
+            f"the configuration in {path} cannot be loaded", why=_brief(error)
+        ) from error
+    return config
+
+
+def load_model(path: Path, device: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The checkpoint's model in evaluation mode.
+
+    Raises:
+        CheckpointError: if it cannot be loaded, needs code of its own, or its weights are not those
+            of the model in config.json.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with _quiet_if_small(path):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=dtype,
+                trust_remote_code=False,
+                use_safetensors=True,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # they are an error of ours, with names
+                output_loading_info=True,
+            )
+    except Exception as error:  # the same
+        raise CheckpointError(f"the model in {path} cannot be loaded", why=_brief(error)) from error
+    model, info = loaded
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    check_loading(path, info, expected, list(tensor_headers(path)), model.config)
+    try:
+        on_device: PreTrainedModel = model.to(device).eval()
+    except Exception as error:  # the same
+        raise CheckpointError(f"the model in {path} cannot be loaded", why=_brief(error)) from error
+    return on_device
+
+
+def pick_device(wanted: str) -> str:
+    """The torch device to use: `auto` is the first GPU if there is one.
+
+    Raises:
+        CheckpointError: if the device is not there.
+    """
+    import torch
+
+    has_cuda = torch.cuda.is_available()
+    if wanted == "auto":
+        return "cuda" if has_cuda else "cpu"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{wanted!r} is no device", fix="Known: auto, cpu, cuda, cuda:N"
+        ) from error
+    if device.type not in ("cpu", "cuda"):
+        raise CheckpointError(f"device {wanted!r} is not supported", fix="Take auto, cpu or cuda")
+    if device.type == "cuda" and (not has_cuda or (device.index or 0) >= torch.cuda.device_count()):
+        raise CheckpointError(
+            f"there is no device {wanted}",
+            why=f"torch sees {torch.cuda.device_count() if has_cuda else 0} CUDA devices",
+            fix="Take --device cpu, or install a CUDA build of torch",
+        )
+    return wanted
+
+
+def pick_dtype(device: str, wanted: str = "auto") -> torch.dtype:
+    """The number format to compute in.
+
+    Args:
+        device: as `pick_device` gives it.
+        wanted: one of `DTYPES`; `auto` is bfloat16 on a GPU that has it, float32 elsewhere.
+    """
+    import torch
+
+    if wanted != "auto":
+        chosen: torch.dtype = getattr(torch, wanted)
+        return chosen
+    if device.startswith("cuda") and torch.cuda.is_bf16_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
+def _check_json(path: Path) -> None:
+    """Before transformers reads them: what it says of a hostile file helps nobody."""
+    for name in _JSON_FILES:
+        if (path / name).is_file():
+            read_json_object(path / name, CheckpointError, fix=_AGAIN, constant=str)
+
+
+def pick_precision(device: str, dtype: str = "auto") -> Precision:
+    """What a model would compute in; loads nothing.
+
+    Args:
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        dtype: one of `DTYPES`.
+
+    Raises:
+        CheckpointError: if the device is not there.
+    """
+    device = pick_device(device)
+    chosen = str(pick_dtype(device, dtype)).removeprefix("torch.")
+    return Precision(dtype=chosen, device=device.partition(":")[0])
+
+
+def _adapter_error(path: Path) -> CheckpointError:
+    is_whole = any((path / name).is_file() for name in (SINGLE_FILE, INDEX_FILE))
+    merge = "PeftModel.from_pretrained(base, path).merge_and_unload().save_pretrained(folder)"
+    if is_whole and (path / "config.json").is_file():
+        return CheckpointError(
+            f"{path} holds a whole model and adapter_config.json of an adapter",
+            why="where peft is installed, transformers would load the adapter's base model instead "
+            "of the weights in this folder",
+            fix=f"If the adapter is merged, remove adapter_config.json; if not, merge it: {merge}",
+        )
+    return CheckpointError(
+        f"{path} holds an adapter without its base model (adapter_config.json)",
+        why="an adapter alone draws no samples",
+        fix=f"Merge it first: {merge}",
+    )
+
+
+def _download(reference: str) -> Weights:
+    from huggingface_hub import snapshot_download
+
+    repo_id, _, revision = reference.partition("@")
+    try:
+        path = Path(
+            snapshot_download(repo_id, revision=revision or None, allow_patterns=_HUB_FILES)
+        )
+    except Exception as error:  # unreachable hub, unknown id, no permission: all end here
+        raise CheckpointError(
+            f"there is no folder {reference}, and no model of that id could be fetched",
+            why=_brief(error),
+            fix="Name a local folder, or check the id, the network and HF_TOKEN",
+        ) from error
+    check_folder(path)
+    # A snapshot's folder carries the commit that the revision stood for.
+    return Weights(path=path, uri=f"hf://{repo_id}@{path.name}", name=repo_id.split("/")[1])
+
+
+@contextlib.contextmanager
+def _quiet_if_small(path: Path) -> Iterator[None]:
+    """Show transformers' progress bar only where there is progress to watch."""
+    size = sum(file.stat().st_size for file in weight_files(path))
+    with contextlib.nullcontext() if size >= LARGE_BYTES else quiet_loading():
+        yield
+
+
+def _folder_name(path: Path) -> str:
+    # Trainers name their folders `checkpoint-500`: alone that says nothing.
+    return f"{path.parent.name}-{path.name}" if path.name.startswith("checkpoint") else path.name
+
+
+def _nearby(path: Path) -> str:
+    inside = sorted(folder.parent.name for folder in path.glob("*/config.json"))
+    return f"; its sub-folders {', '.join(inside[:5])} look like checkpoints" if inside else ""
+
+
+def _brief(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # "Validation error for field 'vocab_size':" is followed by the reason.
+    shown = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    return f"{type(error).__name__}: {shown[:300]}"

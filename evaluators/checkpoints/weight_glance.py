@@ -1,0 +1,184 @@
+"""What can be told of a checkpoint's weights in a fraction of a second, before torch is imported.
+
+Names that a wrapper changed, layers missing or too many, a missing head, a tokenizer with more
+tokens than the embedding has rows. Only what is certain is refused: layers are counted for models
+whose layers are all alike. `weight_names.py` then judges everything else by transformers itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlready.evaluators.checkpoints.weight_errors import (
+    ADAPTER_PART,
+    INNER_WRAPPERS,
+    adapter_error,
+    integer_error,
+    missing_error,
+    natural,
+    shape_error,
+    surplus_error,
+    token_error,
+)
+from rlready.evaluators.checkpoints.weight_files import TensorHeader, tensor_headers
+from rlready.registry.errors import CheckpointError
+from rlready.registry.foreign_files import read_json_object
+
+# Of these, every layer has tensors, of the same names, and `num_hidden_layers` counts them.
+_ALIKE = frozenset(
+    [
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "gpt2",
+        "gpt_neox",
+        "granite",
+        "llama",
+        "mistral",
+        "olmo2",
+        "phi",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "smollm3",
+        "starcoder2",
+    ]
+)
+_LAYER = re.compile(r"((?:^|.*\.)(?:layers|h)\.)(\d+)\.(.+)")
+_HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$")
+_INTEGERS = ("I", "U", "BOOL")
+"""How safetensors calls number formats without fractions: I8, U8, I32, BOOL and so on."""
+_MOST_DOTS = 2
+"""In the name of an embedding or a head, as in `model.embed_tokens.weight`."""
+_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings)\.weight$")
+# With `INNER_WRAPPERS`: no model of transformers has names with these parts.
+_FRONT_WRAPPERS = re.compile(r"(?:(?:module|base_model\.model)\.)+")
+# An embedding under its usual name, behind the front of a wrapper that is not known here.
+_FRONTED = re.compile(
+    r"(.+?\.)((?:model\.embed_tokens|transformer\.wte|gpt_neox\.embed_in)\.weight)"
+)
+# transformers removes the first itself (Lightning); the second may be a multimodal model's.
+_TAKEN_FRONTS = re.compile(r"model\.|.*language_model\..*")
+# A multimodal tokenizer names a token that stands for an image, even beside a text-only model.
+_PLACEHOLDER = re.compile(r"image|img|video|audio|vision", re.IGNORECASE)
+
+
+def glance(folder: Path) -> None:
+    """Return if nothing is wrong that can be seen at a glance.
+
+    Raises:
+        CheckpointError: naming the tensors or the token.
+    """
+    headers = tensor_headers(folder)
+    config = read_json_object(folder / "config.json", CheckpointError, constant=str)
+    if config.get("quantization_config"):
+        return
+    n_layers = config.get("num_hidden_layers", config.get("n_layer"))
+    names = sorted(headers, key=natural)
+    adapter = [name for name in names if ADAPTER_PART.search(name)]
+    if adapter:
+        raise adapter_error(f"{folder} does not hold the weights of a whole model", adapter)
+    whole = [n for n in names if n.endswith(".weight") and headers[n].kind.startswith(_INTEGERS)]
+    if whole:
+        raise integer_error(folder, whole[0], headers[whole[0]].kind, len(whole) - 1)
+    bare = [_unwrapped(name) for name in names]
+    if names and not set(bare) & set(names):
+        raise missing_error(folder, sorted(bare, key=natural), names, n_layers, False)
+    if config.get("model_type") in _ALIKE and isinstance(n_layers, int):
+        _check_front(folder, names, n_layers)
+        _check_layers(folder, names, n_layers)
+        if config.get("tie_word_embeddings") is False and not any(map(_HEAD.search, names)):
+            head = "embed_out.weight" if config["model_type"] == "gpt_neox" else "lm_head.weight"
+            raise missing_error(folder, [head], names, n_layers, False)
+        _check_shapes(folder, headers, config)
+    _check_tokenizer(folder, headers)
+
+
+def tokens_beyond(vocabulary: Mapping[str, int], n_token_ids: int) -> dict[str, int]:
+    """Tokens without a row in an embedding of so many rows.
+
+    Rows without a token are fine: embeddings are padded. So are tokens that stand for an image or
+    a sound, which no text of a benchmark is split into.
+    """
+    return {
+        token: number
+        for token, number in vocabulary.items()
+        if number >= n_token_ids and not _PLACEHOLDER.search(token)
+    }
+
+
+def _unwrapped(name: str) -> str:
+    inner = INNER_WRAPPERS.sub("", name)
+    front = _FRONT_WRAPPERS.match(inner)
+    return inner[front.end() :] if front else inner
+
+
+def _check_front(folder: Path, names: Collection[str], n_layers: int) -> None:
+    """Return if the embedding has no further front before its name."""
+    for embedding in filter(None, map(_FRONTED.fullmatch, names)):
+        front = embedding[1]
+        if embedding[2] not in names and not _TAKEN_FRONTS.fullmatch(front):
+            bare = [name.removeprefix(front) for name in names if name.startswith(front)]
+            raise missing_error(folder, sorted(bare, key=natural), names, n_layers, False)
+
+
+def _check_layers(folder: Path, names: Collection[str], n_layers: int) -> None:
+    parts = [match for match in map(_LAYER.fullmatch, names) if match]
+    # A further head may have layers of its own.
+    fronts = Counter(match[1] for match in parts)
+    parts = [match for match in parts if match[1] == max(fronts, key=lambda name: fronts[name])]
+    layers: dict[int, set[str]] = {}
+    for match in parts:
+        layers.setdefault(int(match[2]), set()).add(match[3])
+    if not layers:
+        return
+    surplus = [match[0] for match in parts if int(match[2]) >= n_layers]
+    if surplus:
+        raise surplus_error(folder, surplus, n_layers)
+    # An old buffer may have been saved in some layers only.
+    common = Counter(leaf for leaves in layers.values() for leaf in leaves)
+    usual = [leaf for leaf, n in common.items() if 2 * n > len(layers)]
+    missing = [
+        f"{parts[0][1]}{number}.{leaf}"
+        for number in range(n_layers)
+        for leaf in usual
+        if leaf not in layers.get(number, ())
+    ]
+    if missing:
+        missing.sort(key=natural)
+        raise missing_error(folder, missing, names, n_layers, False)
+
+
+def _check_shapes(
+    folder: Path, headers: Mapping[str, TensorHeader], config: Mapping[str, Any]
+) -> None:
+    """Check the embedding and the head, where another vocabulary or width shows."""
+    n_rows, width = config.get("vocab_size"), config.get("hidden_size", config.get("n_embd"))
+    if not isinstance(n_rows, int) or not isinstance(width, int):
+        return
+    wanted = (n_rows, width)
+    for name, header in headers.items():
+        # With a longer name it may be a part of a further head.
+        is_checked = _EMBEDDING.search(name) or _HEAD.search(name)
+        if is_checked and name.count(".") <= _MOST_DOTS and header.shape != wanted:
+            raise shape_error(folder, name, header.shape, wanted)
+
+
+def _check_tokenizer(folder: Path, headers: Mapping[str, TensorHeader]) -> None:
+    rows = [header.shape[0] for name, header in headers.items() if _EMBEDDING.search(name)]
+    path = folder / "tokenizer.json"
+    if len(rows) != 1 or not path.is_file():
+        return
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer: Any = Tokenizer.from_file(str(path))
+    except Exception:  # the library raises no class of its own; loading it says what is wrong
+        return
+    beyond = tokens_beyond(tokenizer.get_vocab(with_added_tokens=True), rows[0])
+    if beyond:
+        raise token_error(folder, beyond, rows[0])

@@ -1,0 +1,1 @@
+"""Held-out examples and the generalization loss on them."""

@@ -1,0 +1,416 @@
+"""Held-out examples as token ids, with a mask of the tokens that are scored.
+
+What is scored
+- `prompt`, `problem`: the tokens of the response as it stands, and the token that ends a turn.
+  A `problem` goes through the prompt template, as it does for sampling; a `prompt` is taken as it
+  is. Either is the user's message where the tokenizer has a chat template, else plain text. The
+  response is not put through the chat template: templates of reasoning models cut it.
+- `messages`: every turn of the assistant, as the chat template renders it, and the token that ends
+  it. A template with `{% generation %}` says itself which tokens these are. With any other, a turn
+  is what the rendered conversation adds to the conversation before it and its generation prompt.
+  A turn that the template rewrites once others follow (Qwen3 drops the thoughts of earlier turns)
+  cannot be found again and is not scored; it stays in the context, as rewritten. Text that the
+  template cuts out of a turn is neither scored nor read. The bytes of both are counted
+  (`n_cut_bytes`).
+- Never scored: prompts, other roles, turns of weight 0, the template's text after the end of a
+  turn, a first token.
+- The token that ends a turn is the added token that the chat template puts behind an assistant's
+  words (`<|im_end|>`, `<|eot_id|>`), else the tokenizer's end of sequence.
+
+Examples longer than the model's context are cut there, as SFT trainers cut them, and count with
+what is left; an example whose prompt fills the context is left out. Both are counted
+(`n_truncated`, `n_skipped`), and the limit then becomes part of the benchmark's digest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rlready.evaluators.benchmarks.chat_templates import (
+    RenderedChat,
+    TemplateRefusalError,
+    assistant_mask,
+    named,
+    render_chat,
+)
+from rlready.evaluators.heldout.cut_text import n_cut_bytes
+from rlready.evaluators.heldout.examples import HeldoutExample, HeldoutSet
+from rlready.evaluators.heldout.rows import Message
+from rlready.registry.digest import digest
+from rlready.registry.errors import BenchmarkError, CheckpointError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from transformers import PreTrainedTokenizerBase
+
+_GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_PROBE = "rlready probe"
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedExample:
+    """What the model reads, and which of its tokens are scored.
+
+    Args:
+        id: of the example.
+        token_ids: int64, (n_tokens,).
+        is_response: bool, (n_tokens,); True for scored tokens. Never for the first one.
+        n_response_bytes: UTF-8 bytes of the scored text, without the tokens that end turns.
+        n_turn_bytes: UTF-8 bytes of the turns that the file gives to be scored.
+        n_cut_bytes: how many of those do not appear in the scored text.
+    """
+
+    id: str
+    token_ids: NDArray[np.int64]
+    is_response: NDArray[np.bool_]
+    n_response_bytes: int
+    n_turn_bytes: int = 0
+    n_cut_bytes: int = 0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TokenizedSet:
+    """A held-out set as one tokenizer reads it.
+
+    Args:
+        name: of the set.
+        benchmark_digest: the set's digest; with the prompt template in it if a row is a `problem`,
+            and with the limit of tokens in it if that cut or dropped an example. Losses under
+            different benchmark digests are not comparable.
+        examples: what is scored.
+        n_truncated: examples that were cut at the limit of tokens.
+        n_skipped: examples left out because the prompt alone reaches that limit.
+        n_turn_bytes: UTF-8 bytes of the turns that are to be scored, in all examples.
+        n_cut_bytes: how many of those the chat template cuts or rewrites, so that they are not.
+    """
+
+    name: str
+    benchmark_digest: str
+    examples: tuple[TokenizedExample, ...]
+    n_truncated: int = 0
+    n_skipped: int = 0
+    n_turn_bytes: int = 0
+    n_cut_bytes: int = 0
+
+
+def tokenize_set(
+    heldout: HeldoutSet,
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    max_tokens: int | None = None,
+) -> TokenizedSet:
+    """A whole set as one tokenizer reads it, cut to the model's context.
+
+    Args:
+        heldout: the examples.
+        tokenizer: of the checkpoint.
+        template: prompt template with `{problem}`, for rows of that form.
+        max_tokens: the model's context; None if it has no limit.
+
+    Raises:
+        BenchmarkError: as `tokenize`, and if every prompt alone reaches `max_tokens`.
+    """
+    examples = [tokenize(example, tokenizer, template) for example in heldout.examples]
+    kept = [truncate(example, tokenizer, max_tokens) for example in examples]
+    scored = tuple(example for example in kept if example is not None)
+    if not scored:
+        raise BenchmarkError(
+            f"no example of held-out set {heldout.name} has a response token within the model's "
+            f"context of {max_tokens} tokens",
+            fix="Use shorter examples for this model",
+        )
+    n_skipped = len(kept) - len(scored)
+    n_truncated = sum(a is not b for a, b in zip(examples, kept, strict=True)) - n_skipped
+    conditions: dict[str, Any] = {}
+    if any(example.form == "problem" for example in heldout.examples):
+        conditions["template"] = template
+    if n_truncated or n_skipped:
+        conditions["max_tokens"] = max_tokens
+    return TokenizedSet(
+        name=heldout.name,
+        benchmark_digest=digest([heldout.digest, conditions]) if conditions else heldout.digest,
+        examples=scored,
+        n_truncated=n_truncated,
+        n_skipped=n_skipped,
+        n_turn_bytes=sum(example.n_turn_bytes for example in examples),
+        n_cut_bytes=sum(example.n_cut_bytes for example in examples),
+    )
+
+
+def tokenize(
+    example: HeldoutExample, tokenizer: PreTrainedTokenizerBase, template: str
+) -> TokenizedExample:
+    """Token ids and scored tokens of one example; see the module for what is scored.
+
+    Raises:
+        BenchmarkError: if the chat template refuses the conversation or none of its assistant
+            turns can be found in the rendered text, if there is no chat template for its tools, or
+            if no token would be scored.
+        CheckpointError: if the tokenizer has no token to end a response with.
+    """
+    if not tokenizer.chat_template and (example.tools or example.form == "messages"):
+        raise BenchmarkError(
+            f"held-out example {example.id} "
+            + ("has tools" if example.tools else "is a conversation")
+            + ", and the tokenizer has no chat template",
+            fix="Add the chat template of the SFT run to the checkpoint, or give the file as "
+            "`prompt` + `response`" + (" without `tools`" if example.tools else ""),
+        )
+    if example.form != "messages":
+        ids, is_response, n_bytes = _tokenize_pair(example, tokenizer, template)
+        cut = {"n_turn_bytes": n_bytes}
+    else:
+        # A tokenizer may have a template of its own for conversations with tools.
+        if _GENERATION_TAG.search(str(tokenizer.get_chat_template(tools=_tools(example)))):
+            ids, is_response, texts = _tokenize_tagged(example, tokenizer)
+        else:
+            ids, is_response, texts = _tokenize_rendered(example, tokenizer)
+        n_bytes, cut = _n_bytes(tokenizer, ids[is_response]), _cut_bytes(example, texts)
+    is_response[:1] = False
+    if not is_response.any():
+        raise BenchmarkError(
+            f"held-out example {example.id} has no response token that can be scored",
+            why="its response renders to nothing, or nothing stands before it",
+            fix="Remove the example",
+        )
+    n_kept = int(np.flatnonzero(is_response)[-1]) + 1
+    return TokenizedExample(example.id, ids[:n_kept], is_response[:n_kept], n_bytes, **cut)
+
+
+def truncate(
+    example: TokenizedExample, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None
+) -> TokenizedExample | None:
+    """The example's first `max_tokens` tokens; None if none of them is scored."""
+    if max_tokens is None or len(example.token_ids) <= max_tokens:
+        return example
+    ids, is_response = example.token_ids[:max_tokens], example.is_response[:max_tokens]
+    if not is_response.any():
+        return None
+    n_bytes = _n_bytes(tokenizer, ids[is_response])
+    return dataclasses.replace(
+        example, token_ids=ids, is_response=is_response, n_response_bytes=n_bytes
+    )
+
+
+def _tokenize_pair(
+    example: HeldoutExample, tokenizer: PreTrainedTokenizerBase, template: str
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], int]:
+    user, response = (message.content for message in example.messages)
+    if example.form == "problem":
+        user = template.replace("{problem}", user)
+    end = end_of_turn(tokenizer)
+    has_chat = bool(tokenizer.chat_template)
+    prompt = user
+    if has_chat:
+        prompt = _render(example, tokenizer, [Message("user", user)], add_generation_prompt=True)
+    prompt_ids = _encode(tokenizer, prompt, add_special_tokens=not has_chat)
+    if prompt_ids and prompt_ids[-1] == tokenizer.eos_token_id and not has_chat:
+        prompt_ids = prompt_ids[:-1]  # Some tokenizers end every text, a prompt too.
+    whole_ids = _encode(tokenizer, prompt + response, add_special_tokens=not has_chat)
+    if whole_ids[: len(prompt_ids)] == prompt_ids:
+        response_ids = whole_ids[len(prompt_ids) :]
+        if response_ids and response_ids[-1] == tokenizer.eos_token_id and not has_chat:
+            response_ids = response_ids[:-1]
+    else:
+        # A token would reach over the border. When sampling, the prompt is tokenized alone.
+        response_ids = _encode(tokenizer, response, add_special_tokens=False)
+    ids = np.array([*prompt_ids, *response_ids, end], dtype=np.int64)
+    return ids, np.arange(len(ids)) >= len(prompt_ids), len(response.encode())
+
+
+def _tokenize_tagged(
+    example: HeldoutExample, tokenizer: PreTrainedTokenizerBase
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], dict[int, str]]:
+    """Token ids, mask, and the scored text of each turn by its index."""
+    chat = _apply_template(example, tokenizer, example.messages, with_spans=True)
+    _check_fast(example, tokenizer)
+    encoded = tokenizer(chat.text, add_special_tokens=False)
+    spans = chat.spans
+    turns = _marked_turns(example, len(spans))
+    if turns is not None:
+        marked = dict(zip(turns, spans, strict=True))
+        scored = {i: span for i, span in marked.items() if example.messages[i].is_scored}
+        spans = tuple(scored.values())
+        texts = {i: chat.text[start:end] for i, (start, end) in scored.items()}
+    elif all(message.is_scored for message in example.messages):
+        text = "".join(chat.text[start:end] for start, end in spans)
+        texts = dict.fromkeys(range(len(example.messages)), text)
+    else:
+        raise BenchmarkError(
+            f"held-out example {example.id} has turns of weight 0, and the chat template marks "
+            f"{len(spans)} stretches as the assistant's",
+            why="it cannot be told which of them belong to the turns of weight 0",
+            fix="Give one row for each turn that is scored, as `prompt` + `completion`",
+        )
+    is_response = np.array(assistant_mask(encoded, spans), dtype=np.bool_)
+    return np.array(encoded["input_ids"], dtype=np.int64), is_response, texts
+
+
+def _marked_turns(example: HeldoutExample, n_stretches: int) -> list[int] | None:
+    """Indices of the turns that a template marked, if so many stretches can be assigned to them."""
+    turns = [i for i, message in enumerate(example.messages) if message.role == "assistant"]
+    filled = [i for i in turns if example.messages[i].content.strip()]
+    return next((choice for choice in (turns, filled) if len(choice) == n_stretches), None)
+
+
+def _tokenize_rendered(
+    example: HeldoutExample, tokenizer: PreTrainedTokenizerBase
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], dict[int, str]]:
+    """Token ids, mask, and the scored text of each turn by its index."""
+    text = _render(example, tokenizer, example.messages)
+    spans = dict(_scored_spans(example, tokenizer, text))
+    if not spans:
+        raise BenchmarkError(
+            f"held-out example {example.id}: no assistant turn can be found in the rendered "
+            "conversation",
+            why="the chat template rewrites every one of them (does it cut thoughts out?)",
+            fix="Give the example as `prompt` + `response`, or mark the turns in the template with "
+            "{% generation %}",
+        )
+    _check_fast(example, tokenizer)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    first, last = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
+    # A token over the border of a turn holds words of the assistant, so it counts.
+    is_response = np.zeros(len(first), dtype=np.bool_)
+    for start, end in spans.values():
+        is_response |= (last > start) & (first < end)
+    texts = {i: text[start:end] for i, (start, end) in spans.items()}
+    return np.array(encoded["input_ids"], dtype=np.int64), is_response, texts
+
+
+def _check_fast(example: HeldoutExample, tokenizer: PreTrainedTokenizerBase) -> None:
+    if not tokenizer.is_fast:
+        raise BenchmarkError(
+            f"held-out example {example.id} needs the places of tokens in the text, which "
+            f"{type(tokenizer).__name__} cannot give",
+            fix="Save the checkpoint with a fast tokenizer, or give the file as `prompt` + "
+            "`response`",
+        )
+
+
+def _scored_spans(
+    example: HeldoutExample, tokenizer: PreTrainedTokenizerBase, text: str
+) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Index, start and end in `text` of every turn to be scored that can be found in it."""
+    end_token = str(tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer)))
+    for i, message in _turns_to_score(example):
+        if i == 0:
+            continue
+        earlier, so_far = example.messages[:i], example.messages[: i + 1]
+        before = _render(example, tokenizer, earlier, add_generation_prompt=True)
+        until = _render(example, tokenizer, so_far)
+        if not until.startswith(before):
+            continue
+        end = len(before) + _turn_length(until[len(before) :], message.content.strip(), end_token)
+        # Without what follows the turn: some templates close a conversation with another token.
+        if text.startswith(until[:end]):
+            yield i, (len(before), end)
+
+
+def _turns_to_score(example: HeldoutExample) -> Iterator[tuple[int, Message]]:
+    for i, message in enumerate(example.messages):
+        if message.role == "assistant" and message.is_scored and message.content.strip():
+            yield i, message
+
+
+def _cut_bytes(example: HeldoutExample, texts: Mapping[int, str]) -> dict[str, int]:
+    """The two counts of a `TokenizedExample`, given the scored text of each turn by its index."""
+    turns = list(_turns_to_score(example))
+    return {
+        "n_turn_bytes": sum(len(message.content.encode()) for _, message in turns),
+        "n_cut_bytes": sum(n_cut_bytes(message.content, texts.get(i, "")) for i, message in turns),
+    }
+
+
+def _turn_length(turn: str, content: str, end_token: str) -> int:
+    """Characters of a rendered turn up to the end of its end token."""
+    # From the end of the words on: they may themselves hold the token's text.
+    content_end = turn.rfind(content) + len(content) if content in turn else 0
+    end_start = turn.find(end_token, content_end)
+    return end_start + len(end_token) if end_start >= 0 else len(turn.rstrip())
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Id of the token with which the model ends a response.
+
+    Raises:
+        CheckpointError: if the chat template shows none and the tokenizer has no end of sequence.
+    """
+    token_id = _template_end(tokenizer) if tokenizer.chat_template else None
+    token_id = tokenizer.eos_token_id if token_id is None else token_id
+    if not isinstance(token_id, int):
+        raise CheckpointError(
+            "the tokenizer has no end-of-sequence token",
+            why="the model must produce one after a response",
+            fix="Set `eos_token` in tokenizer_config.json",
+        )
+    return token_id
+
+
+def _template_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Id of the added token that the chat template puts right behind an assistant's words."""
+    turns = (Message("user", _PROBE), Message("assistant", _PROBE))
+    probe = HeldoutExample(id="(probe)", messages=turns, form="messages")
+    try:
+        text = _render(probe, tokenizer, turns)
+    except BenchmarkError:
+        return None
+    after = text.rpartition(_PROBE)[2].lstrip()
+    added: dict[str, int] = tokenizer.get_added_vocab()
+    found = [token for token in added if token and after.startswith(token)]
+    return added[max(found, key=len)] if found else None
+
+
+def _render(
+    example: HeldoutExample,
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool = False,
+) -> str:
+    options = {"add_generation_prompt": add_generation_prompt}
+    return _apply_template(example, tokenizer, messages, **options).text
+
+
+def _apply_template(
+    example: HeldoutExample,
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    **options: Any,
+) -> RenderedChat:
+    """Messages of an example, and its tools, as the chat template puts them."""
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    try:
+        return render_chat(tokenizer, turns, tools=_tools(example), **options)
+    except TemplateRefusalError as error:
+        raise BenchmarkError(
+            f"the chat template of {named(tokenizer)} refuses held-out example {example.id} "
+            f"(roles {', '.join(message.role for message in messages)})",
+            why=str(error),
+            fix="Change the roles in the file to what the model was trained on, or correct the "
+            "checkpoint's chat template",
+        ) from error
+
+
+def _tools(example: HeldoutExample) -> list[Any] | None:
+    return json.loads(example.tools) if example.tools else None
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, add_special_tokens: bool
+) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+
+
+def _n_bytes(tokenizer: PreTrainedTokenizerBase, token_ids: NDArray[np.int64]) -> int:
+    """UTF-8 bytes of the tokens' text, without special tokens and ends of turns."""
+    left_out = {*tokenizer.all_special_ids, end_of_turn(tokenizer)}
+    text = tokenizer.decode([token for token in token_ids.tolist() if token not in left_out])
+    return len(str(text).encode())

@@ -1,0 +1,1 @@
+"""Proxies computed from samples, weights and counts; no model is run here."""

@@ -1,0 +1,1 @@
+"""Engines that draw samples, and the files that keep them."""

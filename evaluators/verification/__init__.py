@@ -1,0 +1,1 @@
+"""Verdicts on samples: whether an answer equals the reference."""

@@ -1,0 +1,427 @@
+r"""Whether two rewritten answers are one: their forms first, then their parts, down to formulas.
+
+    Comparison(same_formula).equal("1, 2", "2, 1")       ->  True
+    Comparison(same_formula).equal("(1, 2)", "(2, 1)")   ->  False
+    Comparison(same_formula).equal(r"\text{odd} n", r"\text{even} n")  ->  False
+
+A formula is handed on (to `equality`) only if it consists of nothing but what the parser reads. A
+text with anything else, above all with words, equals only a text with the same words around equal
+formulas. In doubt two answers are not equal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Protocol
+
+from rlready.evaluators.answers.forms import (
+    Form,
+    Quantity,
+    read_form,
+    read_quantity,
+    with_bare_unit,
+)
+from rlready.evaluators.answers.names import (
+    are_ordinates,
+    has_indices,
+    has_names,
+    letters_in,
+    name_and_value,
+    name_of,
+    named_point,
+    named_values,
+    stem_of,
+    values_of_one_name,
+)
+from rlready.evaluators.answers.numerals import Numeral, equal_numbers, equal_numerals, read_number
+from rlready.evaluators.answers.words import (
+    ANY_SYMBOL,
+    CLAUSE,
+    LETTER_WORD,
+    REALS,
+    WORD,
+    bare_answer,
+    predicate_of,
+    same_text,
+    settled,
+    split_clause,
+    with_signs,
+    words_and_formulas,
+)
+
+
+class Algebra(Protocol):
+    """What decides about formulas."""
+
+    def same_formula(self, gold: str, answer: str) -> bool:
+        """Whether two formulas without words are equal."""
+        ...
+
+    def is_within(self, gold: str, answer: str, tolerance: Fraction) -> bool:
+        """Whether two closed formulas differ by no more than a tolerance."""
+        ...
+
+    def same_equation(self, gold: str, answer: str) -> bool:
+        """Whether two equations or inequalities have the same solutions."""
+        ...
+
+    def same_set(self, gold: Form, answer: Form) -> bool | None:
+        """Whether two sets of real numbers are equal; None if one of them cannot be read."""
+        ...
+
+
+# What may be asked for as a whole: a + b, x^2 + y^2, sin A. The left side of an equation that is
+# to be solved (2x = 6) is not.
+_SUBJECT = re.compile(
+    r"\\(?:sin|cos|tan)\s*\(?\s*(?:[A-Z]|\\[a-z]+)\s*\)?"
+    r"|[A-Za-z](?:\^\{?[0-9]\}?)?(?:\s*(?:[-+*/:]|\\cdot|\\times)?\s*[A-Za-z](?:\^\{?[0-9]\}?)?)+"
+    r"|\\frac\s*\{\s*[A-Za-z]+\s*\}\s*\{\s*[A-Za-z]+\s*\}"
+)
+
+
+class Comparison:
+    """Compares rewritten texts; formulas are left to the algebra."""
+
+    def __init__(self, algebra: Algebra, tolerance: Fraction = Fraction(0)) -> None:
+        self._algebra, self._tolerance = algebra, tolerance
+
+    def equal(self, gold: str, answer: str) -> bool:
+        """Whether an answer is the gold's, both of them rewritten."""
+        gold, answer = bare_answer(gold), bare_answer(answer)
+        decided = settled(gold, answer, self._tolerance)
+        if decided is not None:
+            return decided
+        for one, other in ((gold, answer), (with_signs(gold), with_signs(answer))):
+            if one != gold or other != answer:
+                return self.equal(one, other)
+        if CLAUSE.search(gold) or CLAUSE.search(answer):
+            return self._equal_with_clauses(gold, answer)
+        return self._equal_forms(gold, answer)
+
+    # --- words --------------------------------------------------------------------------------
+
+    def _equal_with_clauses(self, gold: str, answer: str) -> bool:
+        gold_main, gold_clause = split_clause(gold)
+        main, clause = split_clause(answer)
+        if gold_clause and clause:
+            return self.equal(gold_main, main) and self._equal_words(gold_clause, clause)
+        extra, formula = gold_clause or clause, gold_main if gold_clause else main
+        match = ANY_SYMBOL.fullmatch(extra)
+        if match and formula and match["symbol"] in formula:
+            return self.equal(gold_main, main)
+        return self._equal_words(gold, answer)
+
+    def _equal_words(self, gold: str, answer: str) -> bool:
+        """Whether two texts have the same words around equal formulas."""
+        one, other = words_and_formulas(gold), words_and_formulas(answer)
+        if len(one) == len(other) and all(
+            a_kind == b_kind and (a == b if a_kind == "words" else self._equal_segment(a, b))
+            for (a_kind, a), (b_kind, b) in zip(one, other, strict=True)
+        ):
+            return True
+        return bool(other) and len(one) > 1 and predicate_of(one) == other
+
+    def _equal_segment(self, gold: str, answer: str) -> bool:
+        # Without a word in it a segment cannot come back here.
+        return same_text(gold, answer) or self._equal_forms(gold, answer)
+
+    # --- forms --------------------------------------------------------------------------------
+
+    def _equal_forms(self, gold: str, answer: str) -> bool:
+        gold_quantity = _quantity(gold, answer, is_gold=True)
+        quantity = _quantity(answer, gold, is_gold=False)
+        if gold_quantity or quantity:
+            return self._equal_quantities(
+                gold_quantity or Quantity((gold,), (None,)),
+                quantity or Quantity((answer,), (None,)),
+            )
+        gold_form, form = read_form(gold), read_form(answer)
+        kinds = gold_form.kind, form.kind
+        if kinds == ("relation", "relation"):
+            return self._equal_relations(gold, answer, gold_form, form)
+        if _is_set(gold_form) and _is_set(form) and kinds != ("pair", "pair"):
+            same = self._algebra.same_set(gold_form, form)
+            if same is not None:
+                return same
+        if gold_form.kind == form.kind == "list":
+            return self._equal_lists(gold_form, form)
+        if form.kind == "relation" and gold_form.kind != "relation":
+            return self._equal_to_named(gold, gold_form, form, is_gold_named=False)
+        if gold_form.kind == "relation":
+            return self._equal_to_named(answer, form, gold_form, is_gold_named=True)
+        if "single" not in kinds:
+            return self._equal_structures(gold_form, form)
+        if kinds == ("single", "single"):
+            return self._equal_singles(gold_form.parts[0], form.parts[0])
+        return self._one_of_a_kind(gold, gold_form, answer, form)
+
+    def _equal_singles(self, gold: str, answer: str) -> bool:
+        decided = settled(gold, answer, self._tolerance)
+        if decided is not None:
+            return decided
+        if WORD.search(LETTER_WORD.sub("", gold + answer)):
+            return self._equal_words(gold, answer)
+        ratio = _equal_ratios(gold, answer)
+        if ratio is not None:
+            return ratio
+        point, other = named_point(gold), named_point(answer)
+        if point and other and point[0] == other[0]:
+            return self.equal(point[1], other[1])
+        gold, answer = _as_formula(gold), _as_formula(answer)
+        if _are_other_products(gold, answer) or _are_other_products(answer, gold):
+            return False
+        if self._tolerance and self._algebra.is_within(gold, answer, self._tolerance):
+            return True
+        return self._algebra.same_formula(gold, answer)
+
+    def _one_of_a_kind(self, gold: str, gold_form: Form, answer: str, form: Form) -> bool:
+        """Whether a structure and a formula are one, as `{5}` and 5, `P(3,4)` and `(3,4)` are."""
+        if any(re.match(r"\\(?:emptyset|\{)", part) for part in (*gold_form.parts, *form.parts)):
+            return False  # a set that holds a set
+        if gold_form.kind == "set" and len(gold_form.parts) == 1:
+            return self.equal(gold_form.parts[0], answer)
+        if form.kind == "set" and len(form.parts) == 1:
+            return self.equal(gold, form.parts[0])
+        return self._point_equals(gold, gold_form, answer, form)
+
+    def _point_equals(self, gold: str, gold_form: Form, answer: str, form: Form) -> bool:
+        """Whether `P(3,4)` and `(3,4)` are one: only one of both is named."""
+        gold_point, point = named_point(gold), named_point(answer)
+        if gold_point and form.kind in ("pair", "tuple"):
+            return self.equal(gold_point[1], answer)
+        if point and gold_form.kind in ("pair", "tuple"):
+            return self.equal(gold, point[1])
+        if "matrix" in (gold_form.kind, form.kind):
+            return self._algebra.same_formula(gold, answer)
+        return False
+
+    def _equal_structures(self, gold: Form, answer: Form) -> bool:
+        kinds = gold.kind, answer.kind
+        if kinds == ("set", "set"):
+            return self._covers(gold.parts, answer.parts) and self._covers(answer.parts, gold.parts)
+        if set(kinds) == {"set", "list"}:
+            listed = answer if kinds[0] == "set" else gold
+            return listed.mark != "or" and self._same_members(
+                self._distinct(gold), self._distinct(answer)
+            )
+        if kinds in (("tuple", "tuple"), ("pair", "pair"), ("matrix", "matrix")):
+            return gold.mark == answer.mark and self._all_equal(gold.parts, answer.parts)
+        if set(kinds) == {"pair", "tuple"}:
+            return {gold.mark, answer.mark} == {"()"} and self._all_equal(gold.parts, answer.parts)
+        if gold.kind == "list" and answer.kind in ("tuple", "pair") and answer.mark == "()":
+            values = named_values(gold.parts)
+            return values is not None and self._all_equal(values, answer.parts)
+        if answer.kind == "list" and gold.kind in ("tuple", "pair") and gold.mark == "()":
+            values = named_values(answer.parts)
+            if values is None and not any("=" in part for part in answer.parts):
+                values = answer.parts if not answer.mark else None
+            return values is not None and self._all_equal(gold.parts, values)
+        return False
+
+    # --- lists and sets -----------------------------------------------------------------------
+
+    def _equal_lists(self, gold: Form, answer: Form) -> bool:
+        if {gold.mark, answer.mark} == {"or", "and"}:
+            return False
+        if has_names(gold.parts) != has_names(answer.parts):
+            return self._all_equal(gold.parts, answer.parts)
+        if has_indices(gold.parts) and has_indices(answer.parts):
+            return self._same_members(gold.parts, answer.parts)
+        golds, answers = values_of_one_name(gold.parts), values_of_one_name(answer.parts)
+        if (golds is gold.parts) != (answers is answer.parts):
+            # One of both has a name for all: n = 2, 3, 4 and 2, 3, 4.
+            return self._same_members(golds, answers)
+        if golds is not gold.parts and stem_of(name_of(gold.parts[0])) != stem_of(
+            name_of(answer.parts[0])
+        ):
+            return False
+        return self._same_members(golds, answers)
+
+    def _distinct(self, form: Form) -> Sequence[str]:
+        if form.kind == "list":
+            return values_of_one_name(form.parts)
+        members: list[str] = []
+        for part in form.parts:
+            if not any(self.equal(member, part) for member in members):
+                members.append(part)
+        return members
+
+    def _covers(self, members: Sequence[str], others: Sequence[str]) -> bool:
+        return all(any(self.equal(member, other) for member in members) for other in others)
+
+    def _same_members(self, golds: Sequence[str], answers: Sequence[str]) -> bool:
+        rest = list(answers)
+        if len(golds) != len(rest):
+            return False
+        for gold in golds:
+            index = next((i for i, other in enumerate(rest) if self.equal(gold, other)), None)
+            if index is None:
+                return False
+            del rest[index]
+        return True
+
+    def _all_equal(self, golds: Sequence[str], answers: Sequence[str]) -> bool:
+        return len(golds) == len(answers) and all(map(self.equal, golds, answers))
+
+    # --- relations ----------------------------------------------------------------------------
+
+    def _equal_relations(self, gold: str, answer: str, gold_form: Form, form: Form) -> bool:
+        if set(gold_form.mark.split()) == set(form.mark.split()) == {"="}:
+            (name, value), (other_name, other) = name_and_value(gold_form), name_and_value(form)
+            if name and other_name:
+                if same_text(name, other_name) or are_ordinates(name, other_name):
+                    return self.equal(value, other)
+                if WORD.search(name + other_name) or r"\angle" in name + other_name:
+                    return False
+            return self._all_equal(gold_form.parts, form.parts) or self._algebra.same_equation(
+                gold, answer
+            )
+        one, other_one = _ascending(gold_form), _ascending(form)
+        is_same_chain = one and other_one and one[0] == other_one[0]
+        if one and other_one and is_same_chain and self._all_equal(one[1], other_one[1]):
+            return True
+        if _is_set(gold_form) and _is_set(form):
+            same = self._algebra.same_set(gold_form, form)
+            if same is not None:
+                return same
+        if len(gold_form.parts) == len(form.parts) == 2:
+            return self._algebra.same_equation(gold, answer)
+        return False
+
+    def _equal_to_named(
+        self, text: str, form: Form, relation: Form, *, is_gold_named: bool
+    ) -> bool:
+        if relation.mark == "in" and re.fullmatch(r"[A-Za-z]|\\[a-z]+", relation.parts[0]):
+            inner = relation.parts[1]
+            return self.equal(inner, text) if is_gold_named else self.equal(text, inner)
+        if set(relation.mark.split()) != {"="}:
+            return False
+        name, value = name_and_value(relation)
+        if is_gold_named:
+            return bool(name) and self.equal(value, text)
+        if not name:
+            left, right = relation.parts[0], relation.parts[-1]
+            if letters_in(left) and not _SUBJECT.fullmatch(left):
+                return False
+            if not letters_in(left) and not all(
+                self.equal(part, right) for part in relation.parts[:-1]
+            ):
+                return False
+            value = right
+        return self.equal(text, value)
+
+    # --- quantities ---------------------------------------------------------------------------
+
+    def _equal_quantities(self, gold: Quantity, answer: Quantity) -> bool:
+        if len(gold.values) != len(answer.values) or len(gold.values) > 1:
+            totals = _total(gold), _total(answer)
+            return None not in totals and totals[0] == totals[1]
+        unit, other = gold.units[0], answer.units[0]
+        if unit and other and unit.powers != other.powers:
+            return False
+        number, other_number = gold.number(0), answer.number(0)
+        ratio = other.size / unit.size if unit and other else Fraction(1)
+        if number and other_number:
+            if number.is_percent != other_number.is_percent and (unit or other):
+                return False
+            if ratio != 1:
+                other_number = Numeral(other_number.value * ratio, None, other_number.is_percent)
+            return equal_numerals(number, other_number, self._tolerance)
+        if ratio != 1:
+            return False
+        if gold.scale == answer.scale:
+            return self.equal(gold.values[0], answer.values[0])
+        scaled = [f"{q.scale} \\cdot ({q.values[0]})" for q in (gold, answer)]
+        return self.equal(*scaled)
+
+
+def _quantity(text: str, other: str, *, is_gold: bool) -> Quantity | None:
+    quantity = read_quantity(text)
+    if quantity is not None:
+        value = quantity.values[0]
+        has_two_units = with_bare_unit(value, is_gold=is_gold) is not None
+        is_equation = "=" in value and not name_of(value)
+        return None if has_two_units or is_equation else quantity
+    bare = with_bare_unit(text, is_gold=is_gold)
+    # A letter is a unit only beside a number, or a quantity, without one.
+    if bare is None or re.search(
+        r"[A-Za-z]",
+        re.sub(
+            r"\\text\{[^{}]*\}|\\[A-Za-z]+", "", with_bare_unit(other, is_gold=not is_gold) or other
+        ),
+    ):
+        return None
+    return read_quantity(bare)
+
+
+def _total(quantity: Quantity) -> tuple[Fraction, object] | None:
+    total, kinds = Fraction(0), set()
+    for index, unit in enumerate(quantity.units):
+        number = quantity.number(index)
+        if number is None or unit is None:
+            return None
+        total += number.value * unit.size
+        kinds.add(unit.powers)
+    return (total, kinds.pop()) if len(kinds) == 1 else None
+
+
+def _ascending(form: Form) -> tuple[str, Sequence[str]] | None:
+    """Signs and parts of a chain of inequalities, turned so that they ascend."""
+    signs = form.mark.split()
+    if set(signs) <= {"<", "<="}:
+        return form.mark, form.parts
+    if set(signs) <= {">", ">="}:
+        return " ".join(sign.replace(">", "<") for sign in reversed(signs)), form.parts[::-1]
+    if signs == ["!="]:
+        return form.mark, form.parts
+    return None
+
+
+def _is_set(form: Form) -> bool:
+    """Whether a form may be a set of real numbers that is written as interval or inequality."""
+    if form.kind in ("pair", "union", "builder"):
+        return True
+    if form.kind == "relation":
+        return set(form.mark.split()) <= {"<", "<=", ">", ">=", "!=", "in"}
+    if form.kind == "list":
+        return all(
+            _is_set(read_form(part)) and read_form(part).kind == "relation" for part in form.parts
+        )
+    return (
+        form.parts[0] in REALS or r"\setminus" in form.parts[0] if form.kind == "single" else False
+    )
+
+
+_RATIO = re.compile(r"[0-9.]+(?:\s*:\s*[0-9.]+)+")
+
+
+def _equal_ratios(gold: str, answer: str) -> bool | None:
+    one, other = _RATIO.fullmatch(gold), _RATIO.fullmatch(answer)
+    if one and other:
+        return re.sub(r"\s", "", gold) == re.sub(r"\s", "", answer)
+    if answer.count(":") + gold.count(":") == 1 and (one or other):
+        number, other_number = (
+            read_number(gold.replace(":", "/")),
+            read_number(answer.replace(":", "/")),
+        )
+        fraction = answer if one else gold
+        if number and other_number and re.search(r"\\frac|/", fraction):
+            return equal_numbers(number, other_number)
+        return False
+    return None
+
+
+_CROSS = re.compile(r"[A-Za-z]\s*\\times\s*[A-Za-z]")
+_DOT = re.compile(r"[A-Za-z]\s*\\cdot\s*[A-Za-z]")
+
+
+def _are_other_products(gold: str, answer: str) -> bool:
+    """Whether one is a cross product and the other a dot product of letters, perhaps vectors."""
+    return bool(_CROSS.search(gold) and _DOT.search(answer))
+
+
+def _as_formula(text: str) -> str:
+    """The text for the parser: upright letters as letters, degrees beside a function in radians."""
+    return LETTER_WORD.sub(r" \1 ", text)

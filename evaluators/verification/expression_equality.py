@@ -1,0 +1,406 @@
+"""Whether two formulas are equal, by numbers rather than by simplification.
+
+    1/2004! and 1/2006!                 exact fractions, however small
+    cos(pi/7)cos(2pi/7)cos(3pi/7)       400 bits, compared to 1/8 relative to its size
+    (x+1)^2 and x^2+2x+1                the same at random points (Schwartz 1980, Zippel 1979)
+    ln(ab) and ln a + ln b              the same wherever both sides are real
+
+math-verify rounds to six decimals, so that all that is small is equal, and otherwise asks sympy
+to simplify, which may take for ever. Here expressions are compared by their `values`, each in
+bounded time. What has no value here (sums, integrals, remainders) is left to math-verify.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+from rlready.evaluators.answers.forms import Form, read_form
+from rlready.evaluators.answers.numerals import (
+    Numeral,
+    equal_numerals,
+    is_rounding,
+    read_number,
+)
+from rlready.evaluators.verification.affordable import nodes, parts_of, require_affordable
+from rlready.evaluators.verification.comparison import Comparison
+from rlready.evaluators.verification.expression_values import (
+    GUARD_BITS,
+    PRECISION_BITS,
+    Evaluation,
+    TooLarge,
+    Undefined,
+    Unknown,
+    compare_at,
+    exact_value,
+    is_undefined,
+)
+from rlready.evaluators.verification.formulas import parse_formula
+from rlready.evaluators.verification.real_sets import RealSet, is_described_by, read_set, same_sets
+
+# Numbers that are compared to a decimal are written out to this size.
+MAX_DECIMAL_BITS = 50_000
+# A value within 1e-60 of a decimal of so many places is that decimal.
+MAX_DECIMAL_PLACES = 40
+# Floors differ between numbers that no random point may hit.
+N_INTEGER_POINTS = 60
+# Size of the points at which functions are compared, and whether some of them are negative.
+_POINTS = (
+    (1, False),
+    (1, False),
+    (1, True),
+    (1, True),
+    (1, True),
+    (8, False),
+    (8, True),
+    (0.25, True),
+)
+
+
+# --- numbers ----------------------------------------------------------------------------------
+
+
+def same_constants(
+    gold: Any, answer: Any, gold_number: Numeral | None, number: Numeral | None
+) -> bool | None:
+    """Whether two closed expressions are the same number; None if this is not known.
+
+    Args:
+        gold: parsed.
+        answer: parsed.
+        gold_number: the gold as a plain number, if it is written as one.
+        number: the answer as a plain number.
+
+    Raises:
+        TooLarge, Unknown: as `Evaluation.value`.
+    """
+    one = gold_number or _numeral(exact_value(gold))
+    other = number or _numeral(exact_value(answer))
+    if one and other:
+        return equal_numerals(one, other)
+    same, is_sure, _ = compare_at(gold, answer, {})
+    if same:
+        return True if is_sure else None
+    if one and gold_number:
+        return _is_rounding_of(one, answer)
+    if other and number:
+        return _is_rounding_of(other, gold)
+    return False
+
+
+def _numeral(value: Fraction | None) -> Numeral | None:
+    return None if value is None else Numeral(value)
+
+
+def _is_rounding_of(decimal: Numeral, node: Any) -> bool:
+    """Whether a written decimal is the correct rounding of a value without a finite decimal."""
+    if decimal.digits is None:
+        return False
+    evaluation = Evaluation({})
+    value, context = evaluation.value(node), evaluation.context
+    if abs(context.im(value)) > context.ldexp(abs(value), GUARD_BITS - PRECISION_BITS):
+        return False
+    written = decimal.value
+    size = context.mpf(written.numerator) / written.denominator
+    if not value or not size or abs(context.mag(value) - context.mag(size)) > 1:
+        return False
+    fraction = _fraction(context, context.re(value))
+    return not _is_near_decimal(fraction) and is_rounding(written, decimal.digits, fraction)
+
+
+def _fraction(context: Any, value: Any) -> Fraction:
+    mantissa, exponent = context.frexp(value)
+    if abs(exponent) > MAX_DECIMAL_BITS:
+        raise TooLarge(f"a decimal beside a number of {abs(exponent)} bits")
+    digits = int(context.ldexp(mantissa, PRECISION_BITS))
+    return Fraction(digits) * Fraction(2) ** int(exponent - PRECISION_BITS)
+
+
+def _is_near_decimal(value: Fraction) -> bool:
+    scaled = value * 10**MAX_DECIMAL_PLACES
+    return bool(abs(scaled - round(scaled)) * 10**20 < 1)
+
+
+# --- expressions with symbols -----------------------------------------------------------------
+
+
+def same_functions(gold: Any, answer: Any) -> bool | None:
+    """Whether two expressions agree as functions of their symbols; None if this is not known.
+
+    They agree if they do at every random point, positive or negative, where both are real. A chance
+    agreement is below 1e-50. Where `i` occurs, or where neither is ever real, they must agree as
+    complex numbers.
+
+    Raises:
+        TooLarge, Unknown: as `Evaluation.value`.
+    """
+    names = sorted({symbol.name for node in (gold, answer) for symbol in node.free_symbols})
+    n_real_points, agrees_complex, n_defined = 0, True, 0
+    for k in range(len(_POINTS)):
+        try:
+            same, is_sure, n_real = compare_at(gold, answer, _point(names, k))
+        except Undefined:
+            continue
+        n_defined += 1
+        if n_real == 2 or "i" in names:
+            n_real_points += 1
+            if not same:
+                return False if is_sure else None
+        agrees_complex = agrees_complex and same
+    if n_real_points < 2 and (n_defined < 2 or not agrees_complex):
+        return None if n_defined == 0 else False
+    return _agree_at_integers(gold, answer, names)
+
+
+def _agree_at_integers(gold: Any, answer: Any, names: Sequence[str]) -> bool:
+    """Whether two expressions agree at whole numbers too, where one of them has steps."""
+    steps = ("floor", "ceiling", "Mod")
+    if not any(type(node).__name__ in steps for tree in (gold, answer) for node in nodes(tree)):
+        return True
+    for k in range(1, N_INTEGER_POINTS + 1):
+        point: dict[str, complex] = {
+            name: k if len(names) == 1 else random.Random(f"{name} {k}").randrange(1, 40)
+            for name in names
+        }
+        try:
+            if not compare_at(gold, answer, point)[0]:
+                return False
+        except Undefined:
+            continue
+    return True
+
+
+def _point(names: Sequence[str], k: int) -> dict[str, complex]:
+    size, is_mixed = _POINTS[k]
+    point: dict[str, complex] = {}
+    for index, name in enumerate(names):
+        rng = random.Random(f"{name} {k}")
+        # Odd numerators over 2^20: exact in binary, between 1/4 and 9/4, and no special value.
+        value = size * (2 * rng.randrange(1 << 17, 9 << 17) + 1) / (1 << 20)
+        point[name] = -value if is_mixed and (index + k) % 2 == 0 else value
+    if "i" in point:
+        # The parser has no imaginary unit: `i` is a symbol. What is equal for every i is equal for
+        # the square root of -1 too.
+        point["i"] = 1j
+    return point
+
+
+# --- formulas, equations and sets -------------------------------------------------------------
+
+
+class FormulaAlgebra:
+    """Decides about formulas for `Comparison`, and holds what it has parsed.
+
+    Raises `values.TooLarge` where an expression is beyond the bounds of this module.
+
+    Args:
+        fallback: decides about two parsed formulas that have no values; decimals, which
+            math-verify rounds, are not put to it.
+    """
+
+    def __init__(self, fallback: Callable[[Any, Any], bool]) -> None:
+        self._fallback = fallback
+        self._tree = functools.lru_cache(maxsize=2048)(parse_formula)
+        self._comparison = Comparison(self)
+
+    def equal(self, gold: str, answer: str, tolerance: Fraction = Fraction(0)) -> bool:
+        """Whether two rewritten answers are equal.
+
+        Args:
+            gold: rewritten, without its tolerance.
+            answer: rewritten.
+            tolerance: largest difference of numbers that the gold allows.
+        """
+        comparison = Comparison(self, tolerance) if tolerance else self._comparison
+        return comparison.equal(gold, answer)
+
+    def require_affordable(self, text: str) -> None:
+        """Pass if every formula in a rewritten text is within the bounds."""
+        tree = self._tree(text)
+        if tree is not None:
+            require_affordable(tree)
+            return
+        form = read_form(text)
+        if form.parts != (text,):
+            for part in form.parts:
+                self.require_affordable(part)
+
+    def same_formula(self, gold: str, answer: str) -> bool:
+        """Whether two formulas without words are equal."""
+        gold_tree, tree = self._tree(gold), self._tree(answer)
+        if gold_tree is None or tree is None:
+            return False
+        require_affordable(gold_tree)
+        require_affordable(tree)
+        if _is_unbounded(gold_tree) or _is_unbounded(tree):
+            return _same_infinity(gold_tree, tree)
+        if not (_is_scalar(gold_tree) and _is_scalar(tree)):
+            return self._without_values(gold_tree, tree)
+        try:
+            if gold_tree.free_symbols or tree.free_symbols or _has_undefined(gold_tree, tree):
+                same = same_functions(gold_tree, tree)
+            else:
+                same = same_constants(gold_tree, tree, read_number(gold), read_number(answer))
+        except Unknown:
+            same = None
+        return self._without_values(gold_tree, tree) if same is None else same
+
+    def _without_values(self, gold: Any, answer: Any) -> bool:
+        if any(getattr(node, "is_Float", False) for tree in (gold, answer) for node in nodes(tree)):
+            return bool(gold == answer)
+        return self._fallback(gold, answer)
+
+    def is_within(self, gold: str, answer: str, tolerance: Fraction) -> bool:
+        """Whether two closed formulas differ by no more than a tolerance."""
+        one, other = self._number(gold), self._number(answer)
+        if one is None or other is None:
+            return False
+        return bool(abs(one - other) * tolerance.denominator <= tolerance.numerator)
+
+    def same_equation(self, gold: str, answer: str) -> bool:
+        """Whether one equation (or inequality) is a constant times the other."""
+        forms = read_form(gold), read_form(answer)
+        if any(form.kind != "relation" or len(form.parts) != 2 for form in forms):
+            return False
+        trees = [self._tree(part) for form in forms for part in form.parts]
+        if any(tree is None or not _is_scalar(tree) or _is_unbounded(tree) for tree in trees):
+            return False
+        for tree in trees:
+            require_affordable(tree)
+        sign = _direction(forms[0].mark) * _direction(forms[1].mark)
+        strict = [mark.rstrip("=") == mark for mark in (forms[0].mark, forms[1].mark)]
+        if sign == 0 and forms[0].mark != forms[1].mark:
+            return False
+        if sign and strict[0] != strict[1]:
+            return False
+        return _is_multiple(trees, sign)
+
+    def same_set(self, gold: Form, answer: Form) -> bool | None:
+        """Whether two sets of real numbers are equal; None if one of them cannot be read."""
+        one, other = read_set(gold, self._number), read_set(answer, self._number)
+        if one is not None and other is None:
+            return self._is_solution(answer, one)
+        if other is not None and one is None:
+            return self._is_solution(gold, other)
+        if one is None or other is None:
+            return None
+        return same_sets(one, other, self._comparison.equal)
+
+    def _is_solution(self, condition: Form, solution: RealSet) -> bool | None:
+        """Whether a set solves an inequality in one variable; None for other conditions."""
+        signs = condition.mark.split()
+        trees = [self._tree(part) for part in condition.parts]
+        if condition.kind != "relation" or not set(signs) <= {"<", "<=", ">", ">=", "!="}:
+            return None
+        if any(tree is None or not _is_scalar(tree) or _is_unbounded(tree) for tree in trees):
+            return None
+        names = {symbol.name for tree in trees for symbol in tree.free_symbols}
+        if len(names) != 1 or (solution.name and solution.name not in names):
+            return None
+        for tree in trees:
+            require_affordable(tree)
+        name = names.pop()
+        return is_described_by(
+            solution.pieces, lambda point: _holds(trees, signs, {name: point}), self._number
+        )
+
+    def _number(self, text: str) -> Any:
+        """The real number that a closed formula is, with 100 bits; None if it is none."""
+        tree = self._tree(text)
+        if tree is None or _is_unbounded(tree) or not _is_scalar(tree) or tree.free_symbols:
+            return None
+        require_affordable(tree)
+        try:
+            evaluation = Evaluation({})
+            value = evaluation.value(tree)
+        except Unknown:
+            return None
+        return evaluation.context.re(value) if not evaluation.context.im(value) else None
+
+
+def _holds(trees: Sequence[Any], signs: Sequence[str], at: dict[str, Any]) -> bool | None:
+    """Whether a chain of inequalities holds at a point; None where a side is not real."""
+    evaluation = Evaluation(at)
+    context = evaluation.context
+    try:
+        sides = [evaluation.value(tree) for tree in trees]
+    except Unknown:
+        return None
+    unit = context.mpf(2) ** (GUARD_BITS - PRECISION_BITS)
+    if any(context.im(side) for side in sides):
+        return None
+    for sign, left, right in zip(signs, sides, sides[1:], strict=False):
+        difference = context.re(left - right)
+        is_equal = abs(difference) <= unit * max(1, abs(left), abs(right))
+        holds = (
+            not is_equal if sign == "!=" else (difference < 0) == (sign[0] == "<") and not is_equal
+        )
+        if not (holds or (is_equal and sign.endswith("=") and sign != "!=")):
+            return False
+    return True
+
+
+def _direction(mark: str) -> int:
+    return {"<": -1, "<=": -1, ">": 1, ">=": 1}.get(mark, 0)
+
+
+def _is_scalar(tree: Any) -> bool:
+    from sympy import Expr
+
+    return (
+        isinstance(tree, Expr) and not hasattr(tree, "shape") and tree.is_commutative is not False
+    )
+
+
+def _is_unbounded(tree: Any) -> bool:
+    """Whether an infinity or an undefined number stands in the tree, other than as a limit."""
+    from sympy import S
+
+    bad = (S.Infinity, S.NegativeInfinity, S.ComplexInfinity, S.NaN)
+    stack = [tree]
+    while stack:
+        node = stack.pop()
+        if getattr(node, "is_Atom", False) and node in bad:
+            return True
+        if type(node).__name__ in ("Sum", "Product", "Integral", "Limit"):
+            stack.append(node.args[0])
+        else:
+            stack.extend(parts_of(node))
+    return False
+
+
+def _same_infinity(gold: Any, answer: Any) -> bool:
+    from sympy import S
+
+    return gold in (S.Infinity, S.NegativeInfinity) and gold == answer
+
+
+def _has_undefined(*trees: Any) -> bool:
+    return any(is_undefined(node) for tree in trees for node in nodes(tree))
+
+
+def _is_multiple(trees: Sequence[Any], sign: int) -> bool:
+    """Whether left minus right of one is a constant (of this sign, if not 0) times the other's."""
+    names = sorted({symbol.name for tree in trees for symbol in tree.free_symbols})
+    if not names and not _has_undefined(*trees):
+        return False
+    ratios = []
+    for k in range(len(_POINTS)):
+        evaluation = Evaluation(_point(names, k), salt=k)
+        try:
+            left, right, other_left, other_right = (evaluation.value(tree) for tree in trees)
+            ratios.append((left - right) / (other_left - other_right))
+        except Undefined:
+            continue
+        except (Unknown, ArithmeticError):
+            return False
+    if len(ratios) < 2 or not ratios[0]:
+        return False
+    context = evaluation.context
+    unit = max(abs(ratio) for ratio in ratios) * context.mpf(2) ** (GUARD_BITS - PRECISION_BITS)
+    if any(abs(ratio - ratios[0]) > unit for ratio in ratios):
+        return False
+    return not sign or bool(sign * context.re(ratios[0]) > 0)

@@ -1,0 +1,327 @@
+r"""The verdict on each completion: its final answer against the reference answers.
+
+    with Verifier() as verifier:
+        verifier.check([(("1/2",), r"... so \boxed{0.5}.")])    # [Checked(CORRECT, "0.5")]
+
+What decides, in this order:
+1. No answer where the answer format looks (`answer_place`; by default in a box): UNPARSED. A box
+   that stands in the reasoning only is INCORRECT: it was given, and not kept.
+2. Same text, both plain numbers, a fixed phrase or a choice: decided here (`answer_words`). The
+   rule for numbers stands in `numerals`.
+3. An answer over a cap (length, nesting, digits; later: nodes, exponents, factorials) is INCORRECT
+   where the gold keeps it. The cap is a rule about what counts as an answer, known beforehand, and
+   dropping such answers would raise the accuracy of a model that rambles. If the gold breaks a
+   cap too, only the same text counts, and everything else is UNSCORED.
+4. The forms of both, in a child process: lists, sets, intervals, relations, quantities, words
+   (`comparison`). Formulas are compared by their values (`equality`), and by math-verify where they
+   have none. A text that the parser does not read whole equals only the same text.
+5. The check ran out of time or memory, or its process died: UNSCORED.
+
+This module alone knows math-verify; its processes need a POSIX system. Each distinct pair of gold
+and answer is checked once.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from types import TracebackType
+from typing import Any
+
+from rlready.evaluators.answers import place as answer_place
+from rlready.evaluators.process_pool import Failure, Pool
+from rlready.evaluators.verification import answer_text as answers
+from rlready.evaluators.verification import expression_values as values
+from rlready.evaluators.verification.accepted_answers import split_tolerance
+from rlready.registry.errors import BenchmarkError, ConfigError
+from rlready.registry.records import AnswerFormat, Problem, Verdict
+
+# Rises when a verdict may move.
+RULES_VERSION = "2"
+_DECIDES = ("math-verify", "latex2sympy2_extended", "sympy", "antlr4-python3-runtime")
+
+MAX_WORKERS = 8
+# Between the alarm inside a worker and its kill from outside.
+GRACE_S = 2.0
+# Of an extracted answer, in what `check` gives back.
+MAX_EXTRACTED_CHARS = 500
+_NAMED = 5
+
+# gmpy2 does not look for signals while it computes; Python's integers do. The hash seed holds
+# the order of symbols, and so what sympy makes of them, the same in every run.
+_WORKER_ENVIRONMENT = {
+    "SYMPY_GROUND_TYPES": "python",
+    "MPMATH_NOGMPY": "1",
+    "PYTHONWARNINGS": "ignore",
+    "PYTHONHASHSEED": "0",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+Result = bool | Failure
+
+
+@functools.cache
+def checker_version() -> str:
+    """Our rules and the versions of the libraries that decide; verdicts of two never mix."""
+    libraries = " ".join(f"{name} {version(name)}" for name in _DECIDES)
+    return f"rlready-rules {RULES_VERSION} {libraries}"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the check of one completion found.
+
+    Args:
+        verdict: one of four; only CORRECT and INCORRECT are judgements.
+        extracted: the answer that was judged, cut to 500 characters; None if there is none.
+    """
+
+    verdict: Verdict
+    extracted: str | None
+
+
+class Verifier:
+    """Checks completions in child processes, which start when they are first needed.
+
+    Safe to call from any thread (calls wait for each other). To be closed, or used in `with`.
+
+    Args:
+        n_workers: child processes; by default one per usable core, at most 8.
+        timeout_s: for one answer against one gold. Beyond it the answer is UNSCORED.
+        memory_mb: address space of a child.
+    """
+
+    def __init__(
+        self, *, n_workers: int | None = None, timeout_s: float = 5.0, memory_mb: int = 4096
+    ) -> None:
+        for name, value in (("workers", n_workers), ("timeout", timeout_s), ("memory", memory_mb)):
+            if value is not None and not value > 0:
+                raise ConfigError(f"verifier {name} is {value}", fix="Give a positive number")
+        self._known: dict[tuple[str, str], Result] = {}
+        self._lock = threading.Lock()
+        self._pool = Pool(
+            # -P: a json.py in the caller's folder is none of the child's business.
+            ["-P", "-m", "rlready.evaluators.verification._child", str(timeout_s), str(memory_mb)],
+            environment=_WORKER_ENVIRONMENT,
+            n_workers=n_workers or min(MAX_WORKERS, _usable_cores()),
+            timeout_s=timeout_s + GRACE_S,
+        )
+
+    def __enter__(self) -> Verifier:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child processes. A later call starts new ones."""
+        with self._lock:
+            self._pool.close()
+
+    def check(
+        self,
+        items: Sequence[tuple[tuple[str, ...], str]],
+        on_progress: Callable[[int], None] | None = None,
+        answer_format: AnswerFormat = "boxed",
+    ) -> list[Checked]:
+        """Verdicts in the order of the items.
+
+        Args:
+            items: accepted reference answers and a completion. Any reference counts.
+            on_progress: told, now and then, how many more items are finished.
+            answer_format: where the answer stands in a completion. The same answer found by two
+                formats is checked once.
+
+        Raises:
+            EvaluationError: if no child process can be started.
+        """
+        with self._lock:
+            extracted = [answer_place.extract(text, answer_format) for _, text in items]
+            open_pairs: dict[int, set[tuple[str, str]]] = {}
+            users: dict[tuple[str, str], list[int]] = {}
+            for index, ((golds, _), answer) in enumerate(zip(items, extracted, strict=True)):
+                pairs = {(gold, answer) for gold in golds} if answer is not None else set()
+                unknown = {pair for pair in pairs if not self._is_known(pair)}
+                if unknown:
+                    open_pairs[index] = unknown
+                for pair in unknown:
+                    users.setdefault(pair, []).append(index)
+            report = on_progress or (lambda _: None)
+            report(len(items) - len(open_pairs))
+            for pair in self._judge_all(list(users)):
+                for index in users[pair]:
+                    open_pairs[index].discard(pair)
+                report(sum(not open_pairs[index] for index in users[pair]))
+            return [
+                self._checked(golds, answer) if answer is not None else _without_answer(text)
+                for (golds, text), answer in zip(items, extracted, strict=True)
+            ]
+
+    def check_golds(self, problems: Sequence[Problem]) -> None:
+        """Pass if every gold can be read and accepts itself.
+
+        Raises:
+            BenchmarkError: with every problem whose gold does not (five by name).
+        """
+        unreadable = self.unreadable_golds(problems)
+        if unreadable:
+            raise BenchmarkError(
+                f"{len(unreadable)} reference answers cannot be checked: {named(unreadable)}",
+                why="they hold nothing that can be parsed, or do not equal their own boxed form",
+                fix="Write them as LaTeX, or leave them out with --skip-unreadable-golds",
+            )
+
+    def unreadable_golds(self, problems: Sequence[Problem]) -> list[tuple[str, str]]:
+        """The id and reference answer of each gold that nothing can be compared with."""
+        golds = [(problem.id, gold) for problem in problems for gold in problem.answers]
+        distinct = list(dict.fromkeys(gold for _, gold in golds))
+        # Unbalanced braces parse as text, but no completion can hold such a box.
+        boxes = {gold: answer_place.extract_boxed(f"\\boxed{{{gold}}}") for gold in distinct}
+        wrong = {gold for gold, box in boxes.items() if box is None}
+        distinct = [gold for gold in distinct if gold not in wrong]
+        with self._lock:
+            accepted = dict(self._pool.run([("gold", gold, gold) for gold in distinct]))
+        wrong |= {distinct[i] for i, result in accepted.items() if result is not True}
+        return [(problem, gold) for problem, gold in golds if gold in wrong]
+
+    def _is_known(self, pair: tuple[str, str]) -> bool:
+        if pair not in self._known:
+            result = judge_without_algebra(*pair)
+            if result is None:
+                return False
+            self._known[pair] = result
+        return True
+
+    def _judge_all(self, pairs: Sequence[tuple[str, str]]) -> Any:
+        """Each pair once it is known. Same golds stand together: they are parsed once."""
+        ordered = sorted(pairs)
+        for index, result in self._pool.run([("answer", *pair) for pair in ordered]):
+            self._known[ordered[index]] = Failure(result) if isinstance(result, str) else result
+            yield ordered[index]
+
+    def _checked(self, golds: Sequence[str], answer: str) -> Checked:
+        results = [self._known[gold, answer] for gold in golds]
+        verdict = Verdict.INCORRECT
+        if True in results:
+            verdict = Verdict.CORRECT
+        elif any(isinstance(result, Failure) for result in results):
+            verdict = Verdict.UNSCORED
+        return Checked(verdict, answer[:MAX_EXTRACTED_CHARS])
+
+
+def _without_answer(text: str) -> Checked:
+    is_withdrawn = answer_place.is_withdrawn(text)
+    return Checked(Verdict.INCORRECT if is_withdrawn else Verdict.UNPARSED, None)
+
+
+def named(golds: Sequence[tuple[str, str]]) -> str:
+    """The first few of some golds, each with its problem, for a message."""
+    shown = "; ".join(f"problem {problem} has {gold[:80]!r}" for problem, gold in golds[:_NAMED])
+    return shown + ("; ..." if len(golds) > _NAMED else "")
+
+
+def _usable_cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        return os.cpu_count() or 1
+
+
+def judge_without_algebra(gold: str, answer: str) -> Result | None:
+    """Whether text, caps and exact numbers settle it; None if algebra is needed."""
+    if gold.strip() == answer.strip():
+        return True
+    gold_excess = answers.over_cap(gold)
+    if gold_excess:
+        return Failure(f"the gold has {gold_excess}")
+    if answers.over_cap(answer):
+        return False
+    return answers.judge_text(gold, answer)
+
+
+# --- in the child process ---------------------------------------------------------------------
+
+
+class Judge:
+    """Algebra on one gold and one answer. Used in a child process, in its main thread."""
+
+    def __init__(self) -> None:
+        import logging
+        import warnings
+
+        # Imports take a second; they belong to the start, not to the first task.
+        importlib.import_module("math_verify")
+        equality = importlib.import_module("rlready.evaluators.verification.expression_equality")
+
+        # It logs each timeout and each input that it cannot parse; hundreds of lines a benchmark.
+        logging.disable(logging.CRITICAL)
+        warnings.simplefilter("ignore")
+        self._algebra = equality.FormulaAlgebra(_by_math_verify)
+
+    def __call__(self, task: str, gold: str, answer: str) -> bool | str:
+        """True, false, or why the gold itself cannot be judged.
+
+        Args:
+            task: "answer", or "gold" to see whether a gold accepts itself.
+            gold: reference answer, within the caps.
+            answer: boxed content, within the caps.
+        """
+        if task == "gold":
+            return self._accepts_itself(gold)
+        gold, tolerance = split_tolerance(gold)
+        gold, answer = answers.rewritten(gold), answers.rewritten(answer)
+        gold_excess = self._excess(gold)
+        if gold_excess:
+            return f"the gold has {gold_excess}"
+        if self._excess(answer):
+            return False
+        try:
+            return bool(self._algebra.equal(gold, answer, tolerance))
+        except values.TooLarge:
+            return self._too_large(gold)
+
+    def _too_large(self, gold: str) -> bool | str:
+        """False if the gold itself can be compared, so that the answer is what is too large."""
+        try:
+            self._algebra.same_formula(gold, gold)
+        except values.TooLarge as excess:
+            return f"too large to compare: {excess}"
+        return False
+
+    def _accepts_itself(self, gold: str) -> bool | str:
+        decided = answers.over_cap(gold)
+        if decided:
+            return decided
+        text = answers.rewritten(split_tolerance(gold)[0])
+        return self._excess(text) or bool(text)
+
+    def _excess(self, text: str) -> str | None:
+        """Which cap the algebra of a rewritten text breaks, in words."""
+        try:
+            self._algebra.require_affordable(text)
+        except values.TooLarge as excess:
+            return str(excess)
+        return None
+
+
+def _by_math_verify(gold: Any, answer: Any) -> bool:
+    """math-verify's verdict on two parsed formulas that have no values: sums, integrals, words."""
+    from math_verify import verify
+
+    try:
+        return bool(verify(gold, answer, timeout_seconds=None, raise_on_error=True))
+    except (MemoryError, RecursionError):
+        raise
+    except Exception:  # sympy raises all kinds where a comparison makes no sense
+        return False

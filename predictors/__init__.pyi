@@ -1,0 +1,34 @@
+from .calibration.predictor import CalibratedPredictor
+from .decisions.preflight import PreflightRule, preflight
+from .decisions.ranking import Ranking, rank
+from .decisions.rl_plan import plan
+from .models.catalogue import make_model, model_names
+from .predictive import Predictive
+from .rl_curve import Curve, CurvePoint
+from .search.sampler import SurrogateSampler
+from .search.space import RecipeSpace, Source
+from .search.space_file import parse_space
+from .training_table import TrainingTable, training_table
+from .validation.validate import ValidationReport, validate
+
+__all__ = [
+    "CalibratedPredictor",
+    "Curve",
+    "CurvePoint",
+    "Predictive",
+    "PreflightRule",
+    "Ranking",
+    "RecipeSpace",
+    "Source",
+    "SurrogateSampler",
+    "TrainingTable",
+    "ValidationReport",
+    "make_model",
+    "model_names",
+    "parse_space",
+    "plan",
+    "preflight",
+    "rank",
+    "training_table",
+    "validate",
+]

@@ -1,0 +1,1 @@
+"""Predictors with intervals, and the right to abstain."""

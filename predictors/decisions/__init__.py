@@ -1,0 +1,1 @@
+"""Ranking, readiness, and the plan of RL runs."""

@@ -1,0 +1,364 @@
+"""Checkpoints by predicted score after RL, each with its chances, the advice, and why.
+
+Rows are ordered by their prediction. A row out of the predictor's domain has no rank: it stands
+after the others, marked, with the place that its prediction would give it, and is UNDECIDED.
+Where the proxies carry no signal (a permutation test of them on the recorded outcomes), nothing
+is ranked and every row is UNDECIDED. P(best) and P(top N) are among the ranked rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlready.predictors.decisions.preflight import Finding, Level
+from rlready.predictors.decisions.readiness import (
+    BestKnown,
+    ReadyRule,
+    Recorded,
+    best_known,
+    chances,
+    decide,
+    deltas,
+)
+from rlready.predictors.predictive import Predictive
+from rlready.predictors.training_table import FloatArray
+from rlready.registry.errors import ConfigError
+from rlready.registry.readiness_tag import Readiness
+
+OUT = "out"
+"""Domain of a row about which the training table says nothing."""
+
+_N_PULLS = 2
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Candidates:
+    """Checkpoints that could get an RL run, and all that is predicted of them.
+
+    Numbers are as the predictors see them, higher is better; `lower_is_better` turns what is shown
+    back into the user's target.
+
+    Args:
+        ids: (n,) of each checkpoint, all different.
+        predictive: of their true scores after RL, without the noise of one run.
+        low: (n,) lower end of the interval of the outcome.
+        high: (n,) upper end.
+        interval: what the intervals promise, in words.
+        domain: (n,) in, edge or out.
+        domain_reasons: (n,) why, in words.
+        contributions: by proxy, (n,) part of the prediction that it accounts for.
+        findings: (n,) of the pre-flight.
+        target: name of the outcome.
+        lower_is_better: whether the user's target is the negative.
+    """
+
+    ids: Sequence[str]
+    predictive: Predictive
+    low: FloatArray
+    high: FloatArray
+    interval: str
+    domain: Sequence[str]
+    domain_reasons: Sequence[Sequence[str]] = ()
+    contributions: Mapping[str, FloatArray] = field(default_factory=dict)
+    findings: Sequence[Sequence[Finding]] = ()
+    target: str = "target"
+    lower_is_better: bool = False
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        lengths = {
+            "predictions": len(self.predictive.mean),
+            "intervals": min(len(self.low), len(self.high)),
+            "domains": len(self.domain),
+        }
+        wrong = [f"{count} {what}" for what, count in lengths.items() if count != n]
+        if not n or wrong or len(set(self.ids)) < n:
+            raise ConfigError(
+                f"{n} candidates cannot be ranked",
+                why="; ".join(wrong) or ("some id stands twice" if n else "there is none"),
+            )
+        wrong = [str(i) for i, m in zip(self.ids, self.predictive.mean, strict=True) if m != m]
+        if wrong:
+            raise ConfigError(f"candidate {wrong[0]} has no prediction")
+
+    def shown(self, value: float) -> float:
+        """A score as the user's target."""
+        return -value if self.lower_is_better else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedRow:
+    """One checkpoint of a ranking; numbers are in the user's target.
+
+    Args:
+        id: of the checkpoint.
+        group: its group.
+        rank: 1 is best; None if it is not ranked.
+        rank_in_group: the same among the ranked rows of its group.
+        predicted: score after RL.
+        low: lower end of its interval.
+        high: upper end.
+        domain: in, edge or out.
+        p_best: chance to be the best of the ranked rows; None if it is not ranked.
+        p_top: chance to be among the best N.
+        p_match: chance to end within delta of the best known of its group.
+        readiness: the advice.
+        mark: why it has no rank; empty if it has.
+        reasons: why, in words, the weightiest first.
+    """
+
+    id: str
+    group: str
+    rank: int | None
+    rank_in_group: int | None
+    predicted: float
+    low: float
+    high: float
+    domain: str
+    p_best: float | None
+    p_top: float | None
+    p_match: float
+    readiness: Readiness
+    mark: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Checkpoints in the order in which they are recommended.
+
+    Args:
+        rows: ranked rows first; then those that are not ranked.
+        target: name of the outcome.
+        top_n: the N of `p_top`.
+        interval: what the intervals promise.
+        best: what each group is measured against, in the user's target.
+        rule: how readiness was decided.
+        signal_p: p of the permutation test; None if there was none.
+        is_claimed: whether an order is claimed at all.
+    """
+
+    rows: tuple[RankedRow, ...]
+    target: str
+    top_n: int
+    interval: str
+    best: Mapping[str, BestKnown]
+    rule: ReadyRule
+    signal_p: float | None
+    is_claimed: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ranking for JSON."""
+        return {
+            "target": self.target,
+            "is_claimed": self.is_claimed,
+            "signal_p": self.signal_p,
+            "interval": self.interval,
+            "top_n": self.top_n,
+            "rule": dataclasses.asdict(self.rule),
+            "rule_digest": self.rule.digest,
+            "best_known": {group: vars(one) for group, one in self.best.items()},
+            "rows": [
+                {**vars(row), "readiness": row.readiness.name, "reasons": list(row.reasons)}
+                for row in self.rows
+            ],
+        }
+
+
+def rank(
+    candidates: Candidates,
+    *,
+    recorded: Sequence[Recorded] = (),
+    rl_noise: float | None = None,
+    signal_p: float | None = None,
+    top_n: int = 3,
+    rule: ReadyRule | None = None,
+) -> Ranking:
+    """The candidates by predicted score after RL.
+
+    Args:
+        candidates: what is predicted of each.
+        recorded: outcomes of checkpoints that had their RL run.
+        rl_noise: standard deviation of one RL run's score; None if unknown.
+        signal_p: p of a permutation test of the proxies; None if there was none.
+        top_n: P(top N) is given for this N.
+        rule: when a checkpoint is ready.
+    """
+    rule = rule or ReadyRule()
+    predictive = candidates.predictive
+    in_domain = np.array([domain != OUT for domain in candidates.domain])
+    best = best_known(predictive, candidates.ids, recorded, in_domain)
+    delta = deltas(predictive, rl_noise, rule)
+    is_claimed = signal_p is None or signal_p <= rule.signal_level
+    ranked = in_domain & is_claimed
+    view = _View(
+        candidates=candidates,
+        best=best,
+        delta=delta,
+        chance=chances(predictive, best, delta, rule),
+        rank=_places(predictive.mean, ranked),
+        place=_places(predictive.mean, np.ones(len(ranked), dtype=bool)),
+        rank_in_group=_places_in_group(predictive, ranked),
+        share=_shares(predictive, ranked, top_n, rule),
+        signal_p=None if is_claimed else signal_p,
+        rule=rule,
+    )
+    order = np.lexsort((view.place, ~ranked))
+    return Ranking(
+        rows=tuple(_row(view, int(i)) for i in order),
+        target=candidates.target,
+        top_n=top_n,
+        interval=candidates.interval,
+        best={
+            group: dataclasses.replace(one, value=candidates.shown(one.value))
+            for group, one in best.items()
+        },
+        rule=rule,
+        signal_p=signal_p,
+        is_claimed=is_claimed,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _View:
+    """All that the rows of a ranking are made from."""
+
+    candidates: Candidates
+    best: Mapping[str, BestKnown]
+    delta: FloatArray
+    chance: FloatArray
+    rank: NDArray[np.intp]
+    place: NDArray[np.intp]
+    rank_in_group: NDArray[np.intp]
+    share: tuple[FloatArray, FloatArray]
+    signal_p: float | None
+    rule: ReadyRule
+
+
+def _places(mean: FloatArray, ranked: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """(n,) 1 for the largest mean among the ranked, 0 for a row that is not ranked."""
+    places = np.zeros(len(mean), dtype=np.intp)
+    rows = np.flatnonzero(ranked)
+    places[rows[np.argsort(-mean[rows], kind="stable")]] = np.arange(1, len(rows) + 1)
+    return places
+
+
+def _places_in_group(predictive: Predictive, ranked: NDArray[np.bool_]) -> NDArray[np.intp]:
+    places = np.zeros(len(ranked), dtype=np.intp)
+    for group in np.unique(predictive.groups):
+        places += _places(predictive.mean, ranked & (predictive.groups == group))
+    return places
+
+
+def _shares(
+    predictive: Predictive, ranked: NDArray[np.bool_], top_n: int, rule: ReadyRule
+) -> tuple[FloatArray, FloatArray]:
+    """(n,) P(best) and P(top N) among the ranked rows; NaN elsewhere."""
+    best, top = np.full(len(ranked), np.nan), np.full(len(ranked), np.nan)
+    rows = np.flatnonzero(ranked)
+    if not len(rows):
+        return best, top
+    draws = predictive.draw(rule.n_draws, np.random.default_rng(rule.seed))[:, rows]
+    best[rows] = np.bincount(draws.argmax(axis=1), minlength=len(rows)) / rule.n_draws
+    n_above = min(top_n, len(rows))
+    chosen = np.argpartition(-draws, n_above - 1, axis=1)[:, :n_above]
+    top[rows] = np.bincount(chosen.ravel(), minlength=len(rows)) / rule.n_draws
+    return best, top
+
+
+def _row(view: _View, i: int) -> RankedRow:
+    candidates, predictive = view.candidates, view.candidates.predictive
+    doubts = _doubts(view, i)
+    ends = (candidates.shown(float(candidates.low[i])), candidates.shown(float(candidates.high[i])))
+    is_ranked = bool(view.rank[i])
+    mark = ""
+    if view.signal_p is not None:
+        mark = "no ranking: no signal"
+    elif not is_ranked:
+        mark = f"out of domain: its prediction alone would place it {view.place[i]}"
+    return RankedRow(
+        id=candidates.ids[i],
+        group=str(predictive.groups[i]),
+        rank=int(view.rank[i]) or None,
+        rank_in_group=int(view.rank_in_group[i]) or None,
+        predicted=candidates.shown(float(predictive.mean[i])),
+        low=min(ends),
+        high=max(ends),
+        domain=str(candidates.domain[i]),
+        p_best=float(view.share[0][i]) if is_ranked else None,
+        p_top=float(view.share[1][i]) if is_ranked else None,
+        p_match=float(view.chance[i]),
+        readiness=decide(float(view.chance[i]), doubts, view.rule),
+        mark=mark,
+        reasons=(*doubts, *_reasons(view, i)),
+    )
+
+
+def _doubts(view: _View, i: int) -> list[str]:
+    """Why the chance of a row cannot be trusted."""
+    doubts = []
+    if view.signal_p is not None:
+        doubts.append(
+            f"no signal: the proxies order recorded outcomes no better than chance "
+            f"(p {view.signal_p:.2g})"
+        )
+    if view.candidates.domain[i] == OUT:
+        doubts.append(f"out of the predictor's domain{_why_domain(view.candidates, i)}")
+    stops = [finding for finding in _findings(view.candidates, i) if finding.level is Level.STOP]
+    return doubts + [f"pre-flight: {finding.text}" for finding in stops]
+
+
+def _reasons(view: _View, i: int) -> list[str]:
+    candidates = view.candidates
+    group = str(candidates.predictive.groups[i])
+    best = view.best[group]
+    low, high = sorted(
+        (candidates.shown(float(candidates.low[i])), candidates.shown(float(candidates.high[i])))
+    )
+    reasons = [
+        f"chance {view.chance[i]:.2f} to end within {view.delta[i]:.3g} of {best}, "
+        f"{candidates.shown(best.value):.4g}",
+        f"predicted {candidates.shown(float(candidates.predictive.mean[i])):.4g}, interval "
+        f"{low:.4g} to {high:.4g} ({candidates.interval})",
+    ]
+    if candidates.domain[i] not in (OUT, "in"):
+        reasons.append(f"at the edge of the predictor's domain{_why_domain(candidates, i)}")
+    reasons += _pulls(candidates, i)
+    warnings = [finding for finding in _findings(candidates, i) if finding.level is Level.WARN]
+    return reasons + [f"pre-flight: {finding.text}" for finding in warnings]
+
+
+def _pulls(candidates: Candidates, i: int) -> list[str]:
+    """The proxies that speak for and against a checkpoint, beside the mean of its group."""
+    same = candidates.predictive.groups == candidates.predictive.groups[i]
+    if same.sum() < 2:
+        return []
+    parts = {
+        name: float(values[i] - values[same].mean())
+        for name, values in candidates.contributions.items()
+    }
+    words = []
+    for sign, what in ((1.0, "for"), (-1.0, "against")):
+        pulls = sorted(
+            (name for name, part in parts.items() if sign * part > 0),
+            key=lambda name: -sign * parts[name],
+        )[:_N_PULLS]
+        if pulls:
+            listed = ", ".join(f"{name} ({abs(parts[name]):.2g})" for name in pulls)
+            words.append(f"{what} it, beside its group's mean: {listed}")
+    return words
+
+
+def _why_domain(candidates: Candidates, i: int) -> str:
+    reasons = candidates.domain_reasons[i] if candidates.domain_reasons else ()
+    return f": {'; '.join(reasons)}" if reasons else ""
+
+
+def _findings(candidates: Candidates, i: int) -> Sequence[Finding]:
+    return candidates.findings[i] if candidates.findings else ()

@@ -1,0 +1,373 @@
+"""For N RL runs, which checkpoints get them, and what each further run is worth.
+
+A plan is judged by its expected regret: the true score of the best of all candidates less the true
+score of the checkpoint that is kept at the end. Of the chosen ones, each observed with the noise
+of one RL run, the one with the best posterior mean is kept. Both are averages over joint draws
+from what is predicted (`Predictive`: errors that groups share, and variances that are themselves
+uncertain), so the expectation is as honest as the prediction.
+
+Policies:
+
+    predicted    the N best predictions
+    expected     greedy: each choice adds most to the expected best true score of the chosen
+                 (q-EI); it spreads over groups whose level is unknown, and over uncertain rows
+    anchor       as predicted, but one of the N goes to the group whose level is known least
+    random       any N; keeps the best observed score
+    <score>      the N best by a given number, as post-SFT pass@1; keeps the best observed score
+
+The last two know nothing of predictions: they are the practice beside which a plan is worth its
+name. Draws that choose are other draws than those that judge.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlready.predictors.predictive import Predictive
+from rlready.predictors.training_table import FloatArray
+from rlready.registry.errors import ConfigError
+
+PREDICTED, EXPECTED, ANCHOR, RANDOM = "predicted", "expected", "anchor", "random"
+
+Order = NDArray[np.intp]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRule:
+    """How a plan is made.
+
+    Args:
+        policy: predicted, expected or anchor.
+        n_draws: joint draws that judge; as many others choose.
+        seed: of the draws.
+    """
+
+    policy: str = EXPECTED
+    n_draws: int = 20_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.policy not in (PREDICTED, EXPECTED, ANCHOR):
+            raise ConfigError(
+                f"there is no policy {self.policy!r}", fix=f"Give {PREDICTED}, {EXPECTED}, {ANCHOR}"
+            )
+        if self.n_draws < 100:
+            raise ConfigError(f"{self.n_draws} draws tell nothing", fix="Give 100 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Incumbent:
+    """The best checkpoint that had its RL run already: it can be kept without another run.
+
+    Args:
+        id: of the checkpoint.
+        value: its outcome, higher is better.
+        sd: how far its true score may lie from it.
+    """
+
+    id: str
+    value: float
+    sd: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunValue:
+    """What N RL runs come to under a policy, in the target's unit.
+
+    Args:
+        n_runs: N.
+        chosen: whom the N-th run goes to; None for random.
+        regret: expected regret after N runs.
+        regret_se: its Monte Carlo error.
+        worth: regret that the N-th run saves; None for a first run without an incumbent.
+    """
+
+    n_runs: int
+    chosen: str | None
+    regret: float
+    regret_se: float
+    worth: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which checkpoints get the RL runs.
+
+    Args:
+        chosen: N ids, the first to run first.
+        policy: by which they were chosen.
+        policies: regret against N of every policy, 1 to the largest N.
+        p_best: chance of each candidate to be the truly best one.
+        rl_noise: standard deviation of one RL run's score.
+        incumbent: what is there already.
+        notes: what a reader has to know.
+    """
+
+    chosen: tuple[str, ...]
+    policy: str
+    policies: Mapping[str, tuple[RunValue, ...]]
+    p_best: Mapping[str, float]
+    rl_noise: float
+    incumbent: Incumbent | None
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan for JSON; `policies` holds what a figure of regret against N needs."""
+        return {
+            **vars(self),
+            "chosen": list(self.chosen),
+            "policies": {
+                name: [vars(value) for value in values] for name, values in self.policies.items()
+            },
+            "p_best": dict(self.p_best),
+            "incumbent": None if self.incumbent is None else vars(self.incumbent),
+            "notes": list(self.notes),
+        }
+
+    def in_words(self) -> list[str]:
+        """What each run of the plan is worth, a sentence each."""
+        words = []
+        for value in self.policies[self.policy][: len(self.chosen)]:
+            if value.worth is None:
+                words.append(f"1 RL run, from {value.chosen}: expected regret {value.regret:.2g}")
+            else:
+                words.append(
+                    f"RL run {value.n_runs}, from {value.chosen}, is worth {value.worth:.2g}: "
+                    f"expected regret {value.regret:.2g}"
+                )
+        return words
+
+
+def true_scores(predictive: Predictive, rl_noise: float) -> Predictive:
+    """What is known of true scores, where the predictive is of the scores of single RL runs.
+
+    At least a hundredth of the row's variance stays, as the noise is an estimate too.
+    """
+    variance = np.maximum(predictive.row_sd**2 - rl_noise**2, 0.01 * predictive.row_sd**2)
+    return replace(predictive, row_sd=np.sqrt(variance))
+
+
+def plan(
+    predictive: Predictive,
+    ids: Sequence[str],
+    n_runs: int,
+    *,
+    rl_noise: float,
+    n_max: int | None = None,
+    incumbent: Incumbent | None = None,
+    scores: Mapping[str, FloatArray] | None = None,
+    rule: PlanRule | None = None,
+) -> Plan:
+    """The candidates that get the next RL runs, and what more or fewer runs would give.
+
+    Args:
+        predictive: of the candidates' true scores (`true_scores`). None of them had RL yet.
+        ids: (n,) of the candidates.
+        n_runs: RL runs that can be paid.
+        rl_noise: standard deviation of one RL run's score around the true one.
+        n_max: regret is given for 1 to so many runs; by default `n_runs`, but at least 8.
+        incumbent: a checkpoint that needs no run any more.
+        scores: naive scores by name, (n,) each, higher is better, for policies beside ours.
+        rule: policy, draws, seed.
+
+    Raises:
+        ConfigError: if there are no candidates, or the numbers cannot be meant.
+    """
+    rule = rule or PlanRule()
+    scores = scores or {}
+    _check(predictive, ids, n_runs, rl_noise, scores)
+    n = len(ids)
+    n_runs, notes = min(n_runs, n), () if n_runs <= n else (f"there are only {n} candidates",)
+    n_max = min(max(n_runs, n_max if n_max is not None else 8), n)
+    choosing, judging = np.random.default_rng(rule.seed).spawn(2)
+    draws = predictive.draw(rule.n_draws, choosing)
+    orders = {
+        PREDICTED: np.argsort(-predictive.mean, kind="stable")[:n_max],
+        EXPECTED: _greedy(draws, n_max, -np.inf if incumbent is None else incumbent.value),
+    }
+    if len(np.unique(predictive.groups)) > 1:
+        orders[ANCHOR] = _with_anchor(predictive, orders[PREDICTED])
+    world = _World.drawn(predictive, rl_noise, incumbent, rule.n_draws, judging)
+    policies = {
+        name: _values(world, _kept_by_posterior(world, order), order, ids)
+        for name, order in orders.items()
+    }
+    for name, score in scores.items():
+        naive = np.argsort(-score, kind="stable")[:n_max]
+        policies[name] = _values(world, _kept_by_score(world, naive), naive, ids)
+    mixed = judging.random(world.truth.shape).argsort(axis=1)[:, :n_max]
+    policies[RANDOM] = _values(world, _kept_by_score(world, mixed), None, ids)
+    policy = rule.policy
+    if policy not in policies:
+        policy, notes = PREDICTED, (*notes, "one group alone needs no anchor")
+    best = np.bincount(world.truth.argmax(axis=1), minlength=n) / rule.n_draws
+    return Plan(
+        chosen=tuple(str(value.chosen) for value in policies[policy][:n_runs]),
+        policy=policy,
+        policies=policies,
+        p_best={name: float(share) for name, share in zip(ids, best, strict=True)},
+        rl_noise=rl_noise,
+        incumbent=incumbent,
+        notes=notes,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _World:
+    """Draws of what may be true, D draws of n candidates.
+
+    Args:
+        predictive: where they come from.
+        rl_noise: of one run.
+        truth: (D, n) true scores.
+        seen: (D, n) score of one RL run from each.
+        incumbent: (D,) true score of the incumbent; -inf if there is none.
+        known: what is known of the incumbent; -inf if there is none.
+    """
+
+    predictive: Predictive
+    rl_noise: float
+    truth: FloatArray
+    seen: FloatArray
+    incumbent: FloatArray
+    known: float
+
+    @staticmethod
+    def drawn(
+        predictive: Predictive,
+        rl_noise: float,
+        incumbent: Incumbent | None,
+        n_draws: int,
+        rng: np.random.Generator,
+    ) -> _World:
+        """Draws from the predictive."""
+        truth = predictive.draw(n_draws, rng)
+        seen = truth + rl_noise * rng.standard_normal(truth.shape)
+        known = -math.inf if incumbent is None else incumbent.value
+        there = np.full(n_draws, known)
+        if incumbent is not None:
+            there = there + incumbent.sd * rng.standard_normal(n_draws)
+        return _World(predictive, rl_noise, truth, seen, there, known)
+
+    @property
+    def best(self) -> FloatArray:
+        """(D,) the best that could be kept, had all candidates their RL run without noise."""
+        best: FloatArray = np.maximum(self.truth.max(axis=1), self.incumbent)
+        return best
+
+
+def _greedy(draws: FloatArray, n_max: int, floor: float) -> Order:
+    """(n_max,) candidates, each adding most to the expected best of those chosen so far."""
+    best = np.full(len(draws), floor)
+    left = list(range(draws.shape[1]))
+    order = []
+    for _ in range(n_max):
+        gains = np.maximum(draws[:, left], best[:, None]).mean(axis=0)
+        # Where no draw prefers any, the mean decides.
+        at = int(np.lexsort((-draws[:, left].mean(axis=0), -gains))[0])
+        chosen = left.pop(at)
+        best = np.maximum(best, draws[:, chosen])
+        order.append(chosen)
+    return np.array(order, dtype=np.intp)
+
+
+def _with_anchor(predictive: Predictive, order: Order) -> Order:
+    """The order with the best row of the least known group in the second place.
+
+    The second, not the last: every N from 2 on then has its anchor.
+    """
+    least_known = np.flatnonzero(predictive.group_sd == predictive.group_sd.max())
+    anchor = least_known[np.argmax(predictive.mean[least_known])]
+    if len(order) < 2 or anchor == order[0]:
+        return order
+    rest = [int(row) for row in order if row != anchor]
+    return np.array([rest[0], int(anchor), *rest[1:]], dtype=np.intp)[: len(order)]
+
+
+def _kept_by_posterior(world: _World, order: Order) -> FloatArray:
+    """(N, D) true score of what is kept after 1 ... N runs in this order."""
+    predictive, kept = world.predictive, []
+    for n in range(1, len(order) + 1):
+        rows = order[:n]
+        same = predictive.groups[rows][:, None] == predictive.groups[rows][None, :]
+        level = predictive.group_sd[rows]
+        prior = np.where(same, np.outer(level, level), 0.0) + np.diag(predictive.row_sd[rows] ** 2)
+        gain = np.linalg.solve(prior + max(world.rl_noise, 1e-9) ** 2 * np.eye(n), prior)
+        mean = predictive.mean[rows]
+        kept.append(_kept(world, mean + (world.seen[:, rows] - mean) @ gain, world.truth[:, rows]))
+    return np.array(kept)
+
+
+def _kept_by_score(world: _World, order: Order) -> FloatArray:
+    """(N, D) the same where the best observed score is kept; `order` (N,) or (D, N)."""
+    rows = np.broadcast_to(order, (len(world.truth), order.shape[-1]))
+    truth = np.take_along_axis(world.truth, rows, axis=1)
+    seen = np.take_along_axis(world.seen, rows, axis=1)
+    return np.array(
+        [_kept(world, seen[:, :n], truth[:, :n]) for n in range(1, order.shape[-1] + 1)]
+    )
+
+
+def _kept(world: _World, believed: FloatArray, truth: FloatArray) -> FloatArray:
+    """(D,) true score of the row that is believed best, or of the incumbent."""
+    at = believed.argmax(axis=1)[:, None]
+    found = np.take_along_axis(truth, at, axis=1)[:, 0]
+    is_better = np.take_along_axis(believed, at, axis=1)[:, 0] > world.known
+    kept: FloatArray = np.where(is_better, found, world.incumbent)
+    return kept
+
+
+def _values(
+    world: _World, kept: FloatArray, order: Order | None, ids: Sequence[str]
+) -> tuple[RunValue, ...]:
+    best = world.best
+    nothing = None if math.isinf(world.known) else float((best - world.incumbent).mean())
+    values: list[RunValue] = []
+    for n, score in enumerate(kept, start=1):
+        regret = best - score
+        before = values[-1].regret if values else nothing
+        values.append(
+            RunValue(
+                n_runs=n,
+                chosen=None if order is None else ids[int(order[n - 1])],
+                regret=float(regret.mean()),
+                regret_se=float(regret.std() / math.sqrt(len(regret))),
+                worth=None if before is None else before - float(regret.mean()),
+            )
+        )
+    return tuple(values)
+
+
+def _check(
+    predictive: Predictive,
+    ids: Sequence[str],
+    n_runs: int,
+    rl_noise: float,
+    scores: Mapping[str, FloatArray],
+) -> None:
+    n = len(predictive.mean)
+    if not n or len(ids) != n:
+        raise ConfigError(
+            f"a plan needs candidates: there are {len(ids)} ids for {n} predictions",
+            fix="Evaluate checkpoints that had no RL run yet",
+        )
+    if n_runs < 1:
+        raise ConfigError(f"a plan for {n_runs} RL runs is empty", fix="Give 1 or more")
+    if not 0.0 <= rl_noise < math.inf:
+        raise ConfigError(
+            f"the noise of one RL run is {rl_noise}", fix="Give its standard deviation, 0 or more"
+        )
+    for name, score in scores.items():
+        if len(score) != n or not np.isfinite(score).all():
+            raise ConfigError(
+                f"the score {name!r} is not known of every candidate",
+                fix="Leave it out, or measure it",
+            )
+        if name in (PREDICTED, EXPECTED, ANCHOR, RANDOM):
+            raise ConfigError(f"a score cannot be named {name!r}, which is a policy's name")

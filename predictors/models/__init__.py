@@ -1,0 +1,1 @@
+"""Models from proxies to the score after RL."""

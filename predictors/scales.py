@@ -1,0 +1,150 @@
+"""Numbers of each kind on a scale where equal steps mean about equal effects, errors carried along.
+
+| kind | link | why |
+| --- | --- | --- |
+| LOSS | log | another unit (bits, nats) or another text's level is a shift, not a new slope |
+| PROBABILITY, PERCENT | empirical logit | near 0 and 1 a point is worth more than in the middle |
+| COUNT | log1p | doubling counts, whatever the size |
+| PLAIN | none | nothing is known of it |
+
+Every link grows strictly, so no ranking by one column changes. An error passes by the delta method
+(the link's slope times it). For a share it is the error of as many trials at the column's typical
+share: at its own, the logit of 63 right of 64 has so large an error that calibration would put it
+below 50 of 64.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rlready.predictors.training_table import FloatArray, Kind
+from rlready.registry.errors import ConfigError
+
+UNKNOWN_TRIALS = 100.0
+"""Trials behind a share whose error is not known: what keeps a logit of 0 or 1 finite."""
+
+_FEWEST_TRIALS, _MOST_TRIALS = 8.0, 10_000.0
+
+FAR = 3.0
+"""Robust standard deviations from the middle beyond which a value counts by its logarithm only."""
+
+LARGEST_SPREAD = 0.25
+"""What one trial varies by at a share of a half."""
+
+_UNIT = {Kind.PROBABILITY: 1.0, Kind.PERCENT: 100.0}
+
+_MAD_TO_SD, _IQR_TO_SD = 1.4826, 1.349
+"""Ratios that hold for a normal sample."""
+
+
+def n_trials(values: FloatArray, error: FloatArray, kind: Kind) -> float:
+    """Bernoulli trials that the errors of a column of shares stand for, the median over its rows.
+
+    One number for the whole column: with its own for each row, the link would not keep order.
+    """
+    if kind not in (Kind.PROBABILITY, Kind.PERCENT):
+        return UNKNOWN_TRIALS
+    share, se = values / _UNIT[kind], error / _UNIT[kind]
+    usable = np.isfinite(share) & np.isfinite(se) & (se > 0) & (share > 0) & (share < 1)
+    if not usable.any():
+        return UNKNOWN_TRIALS
+    trials = share[usable] * (1 - share[usable]) / se[usable] ** 2
+    return float(np.clip(np.median(trials), _FEWEST_TRIALS, _MOST_TRIALS))
+
+
+def typical_spread(values: FloatArray, kind: Kind, trials: float) -> float:
+    """Mean of share x (1 - share) over the rows of a column of shares: what one trial varies by."""
+    if kind not in (Kind.PROBABILITY, Kind.PERCENT):
+        return LARGEST_SPREAD
+    share = _inner_share(values[np.isfinite(values)], kind, trials)
+    return float(np.mean(share * (1.0 - share)))
+
+
+def linked(
+    values: FloatArray,
+    error: FloatArray,
+    kind: Kind,
+    trials: float,
+    name: str,
+    spread: float = LARGEST_SPREAD,
+) -> tuple[FloatArray, FloatArray]:
+    """(n,) values on the linear scale of their kind, and their standard errors there.
+
+    A share of exactly 0 or 1 has the error 0 by the binomial formula; it gets that of the column's
+    trials.
+
+    Args:
+        values: (n,) numbers of the column; NaN where it was not measured.
+        error: (n,) their standard errors; NaN where unknown.
+        kind: of the column.
+        trials: `n_trials` of the column.
+        name: of the column, for messages.
+        spread: `typical_spread` of the column.
+
+    Raises:
+        ConfigError: if a value cannot be of this kind.
+    """
+    _check_range(values, kind, name)
+    if kind is Kind.LOSS:
+        return np.log(values), error / values
+    if kind is Kind.COUNT:
+        return np.log1p(values), error / (1.0 + values)
+    if kind is Kind.PLAIN:
+        return values, error
+    share, unit = _inner_share(values, kind, trials), _UNIT[kind]
+    own = np.sqrt(share * (1.0 - share))
+    at_end = (values <= 0.0) | (values >= unit)
+    se = np.where(at_end & np.isfinite(error), own / np.sqrt(trials), error / unit)
+    logits: FloatArray = np.log(share) - np.log1p(-share)
+    return logits, se / own / np.sqrt(spread)
+
+
+def _inner_share(values: FloatArray, kind: Kind, trials: float) -> FloatArray:
+    """(n,) shares with half a trial added to each side, so none is 0 or 1."""
+    return (values / _UNIT[kind] * trials + 0.5) / (trials + 1.0)
+
+
+def _check_range(values: FloatArray, kind: Kind, name: str) -> None:
+    known = values[np.isfinite(values)]
+    low, high = {
+        Kind.LOSS: (np.nextafter(0.0, 1.0), np.inf),
+        Kind.PROBABILITY: (0.0, 1.0),
+        Kind.PERCENT: (0.0, 100.0),
+        Kind.COUNT: (0.0, np.inf),
+        Kind.PLAIN: (-np.inf, np.inf),
+    }[kind]
+    wrong = known[(known < low) | (known > high)]
+    if len(wrong):
+        raise ConfigError(
+            f"column {name!r} holds {wrong[0]:g}",
+            why=f"it is a {kind.value} column, of numbers from {low:.3g} to {high:g}",
+            fix="Correct the value, or leave the cell empty",
+        )
+
+
+def middle_and_spread(values: FloatArray) -> tuple[float, float]:
+    """Median and a robust standard deviation of the finite values; 1 where they do not differ."""
+    known = values[np.isfinite(values)]
+    middle = float(np.median(known))
+    mad = _MAD_TO_SD * float(np.median(np.abs(known - middle)))
+    quarter, three_quarters = np.percentile(known, [25, 75])
+    spread = max(mad, float(three_quarters - quarter) / _IQR_TO_SD)
+    # Values that differ by rounding alone are one value.
+    tiny = 1e-9 * (1.0 + abs(middle))
+    spread = spread if spread > tiny else float(np.std(known))
+    return middle, spread if spread > tiny else 1.0
+
+
+def damped(
+    values: FloatArray, error: FloatArray, middle: FloatArray, spread: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Values and errors in robust standard deviations, far ones drawn in, their order kept.
+
+    Beyond `FAR` the distance grows by its logarithm: one overfitted checkpoint (RETU's loss of
+    0.87, eight deviations out) keeps its rank and loses its leverage. A hard clip would tie it with
+    the next one.
+    """
+    z = (values - middle) / spread
+    beyond = np.maximum(np.abs(z) - FAR, 0.0)
+    near = np.sign(z) * (np.minimum(np.abs(z), FAR) + np.log1p(beyond))
+    return near, error / spread / (1.0 + beyond)

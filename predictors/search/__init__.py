@@ -1,0 +1,1 @@
+"""Search of SFT recipes: spaces, proposals and the Optuna study."""

@@ -1,0 +1,491 @@
+"""The space of SFT recipes that a search may propose, and a recipe's three other forms.
+
+    Recipe (registry record)  <->  Points (rows of arrays)  <->  parameters of an Optuna trial
+                                        |
+                                        v
+                                   features (what a surrogate is fitted on)
+
+Weights are shares of the examples. With mean lengths l_i (tokens an example) and l(w) = sum w_i l_i
+a recipe trains on tokens = n_unique x epochs x l(w). Where the space has a token budget, `epochs`
+follows from the other two and is no free axis. A source with weight w_i is repeated
+w_i l_i n_unique epochs / available_tokens_i times. A limit is a number that is <= 0 where the
+recipe keeps it, as `trial.set_constraint` of Optuna has it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlready.predictors.search.simplex import Parametrisation, Simplex, fill, simplex
+from rlready.predictors.training_table import FloatArray
+from rlready.registry.digest import digest
+from rlready.registry.errors import ConfigError
+from rlready.registry.records import Recipe
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+Choice = str | int | float | bool
+BoolArray = NDArray[np.bool_]
+
+LOSS_WEIGHTINGS = ("none", "pear_sequence", "pear_block", "pear_token", "iw", "tail_filter")
+RECIPE_FIELDS = (
+    "n_unique",
+    "epochs",
+    "learning_rate",
+    "schedule",
+    "batch_size",
+    "loss_weighting",
+)
+"""Axes that are fields of `Recipe`; every other axis goes to its `extra`."""
+
+# A whole number of examples cannot meet a budget exactly, and registries round epochs.
+_BUDGET_SLACK = 0.02
+_LIMIT_SLACK = 1e-6
+_MENDING_ROUNDS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where examples come from.
+
+    Args:
+        name: as in `Recipe.sources`.
+        available_tokens: tokens of all its examples; None: no limit.
+        mean_tokens: mean length of an example.
+        floor: least weight.
+        cap: largest weight.
+        max_repetitions: how often its tokens may be seen; None: no limit.
+    """
+
+    name: str
+    available_tokens: float | None = None
+    mean_tokens: float = 1.0
+    floor: float = 0.0
+    cap: float = 1.0
+    max_repetitions: float | None = None
+
+    @property
+    def most_tokens(self) -> float:
+        """Tokens that it can give to a run, repetitions included."""
+        if self.available_tokens is None or self.max_repetitions is None:
+            return float("inf")
+        return self.available_tokens * self.max_repetitions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """A setting of the recipe that is searched: a range of numbers, or a list of choices.
+
+    Args:
+        name: one of `RECIPE_FIELDS`, or any other name.
+        kind: how its values are taken.
+        low: least value of a range.
+        high: largest value of a range.
+        log: whether equal ratios count as equal steps.
+        choices: values of a categorical axis.
+    """
+
+    name: str
+    kind: Literal["float", "int", "categorical"]
+    low: float = 0.0
+    high: float = 1.0
+    log: bool = False
+    choices: tuple[Choice, ...] = ()
+
+    def to_unit(self, value: Any) -> float:
+        """Position in [0, 1]; of a choice its index.
+
+        Raises:
+            ConfigError: if the value is none of the axis.
+        """
+        if self.kind == "categorical":
+            for index, choice in enumerate(self.choices):
+                if choice == value and isinstance(choice, bool) == isinstance(value, bool):
+                    return float(index)
+            raise ConfigError(f"{self.name} {value!r} is none of {list(self.choices)}")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"{self.name} {value!r} is no number")
+        slack = 1e-9 * max(abs(self.low), abs(self.high))
+        if not self.low - slack <= value <= self.high + slack:
+            raise ConfigError(f"{self.name} {value:g} is outside {self.low:g}..{self.high:g}")
+        if self.high == self.low:
+            return 0.0
+        low, high, at = self._scaled(self.low), self._scaled(self.high), self._scaled(value)
+        return float(np.clip((at - low) / (high - low), 0.0, 1.0))
+
+    def from_unit(self, position: float) -> Choice:
+        """The value at a position in [0, 1], or the choice of that index."""
+        if self.kind == "categorical":
+            return self.choices[round(position)]
+        value = float(self.values(np.array([position]))[0])
+        return int(value) if self.kind == "int" else value
+
+    def values(self, positions: FloatArray) -> FloatArray:
+        """Numbers at positions in [0, 1]."""
+        low, high = self._scaled(self.low), self._scaled(self.high)
+        values = low + (high - low) * positions
+        values = np.clip(np.exp(values) if self.log else values, self.low, self.high)
+        return np.asarray(np.round(values) if self.kind == "int" else values)
+
+    def distribution(self) -> BaseDistribution:
+        """The axis as Optuna has it."""
+        from optuna.distributions import (
+            CategoricalDistribution,
+            FloatDistribution,
+            IntDistribution,
+        )
+
+        if self.kind == "categorical":
+            return CategoricalDistribution(self.choices)
+        if self.kind == "int":
+            return IntDistribution(int(self.low), int(self.high), log=self.log)
+        return FloatDistribution(self.low, self.high, log=self.log)
+
+    def _scaled(self, value: float) -> float:
+        return float(np.log(value)) if self.log else float(value)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Points:
+    """n recipes as arrays.
+
+    Args:
+        weights: (n, sources) mixtures.
+        axes: (n, axes) positions in [0, 1]; of a categorical axis the index of its choice.
+    """
+
+    weights: FloatArray
+    axes: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def rows(self, chosen: NDArray[np.intp] | BoolArray | slice) -> Points:
+        """Some of them, by position or mask."""
+        return Points(weights=self.weights[chosen], axes=self.axes[chosen])
+
+    @staticmethod
+    def joined(parts: Sequence[Points]) -> Points:
+        """All rows of the parts, in their order."""
+        return Points(
+            weights=np.vstack([part.weights for part in parts]),
+            axes=np.vstack([part.axes for part in parts]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeSpace:
+    """Which recipes may be proposed; made by `from_toml` or `recipe_file.parse_space`.
+
+    Args:
+        sources: data sources, at least one.
+        axes: settings that are searched; with a budget, `epochs` is none of them.
+        token_budget: tokens that every recipe trains on; None: not tied.
+        epochs_range: least and most epochs that a budget may lead to.
+        simplex_kind: law of the mixture's coordinates; None: as the sampler likes it.
+        fixed: what all recipes share.
+
+    Raises:
+        ConfigError: if no recipe can meet floors, caps, budget and repetition limits.
+    """
+
+    sources: tuple[Source, ...]
+    axes: tuple[Axis, ...] = ()
+    token_budget: float | None = None
+    epochs_range: tuple[float, float] = (0.0, float("inf"))
+    simplex_kind: Parametrisation | None = None
+    fixed: Recipe = field(default_factory=Recipe)
+
+    def __post_init__(self) -> None:
+        _ = self.simplex
+        if self.token_budget is not None:
+            from rlready.predictors.search.recipe_budget import check_budget
+
+            check_budget(self, self.token_budget)
+
+    @classmethod
+    def from_toml(cls, path: Path | str) -> RecipeSpace:
+        """The space that a file describes; see `recipe_file` for its keys.
+
+        Raises:
+            ConfigError: if it cannot be read, has an unknown key, or allows no recipe.
+        """
+        from rlready.predictors.search.space_file import read_space
+
+        return read_space(Path(path))
+
+    @cached_property
+    def simplex(self) -> Simplex:
+        """The mixtures that floors and caps allow."""
+        return simplex(
+            [source.name for source in self.sources],
+            self.simplex_kind or "stick",
+            [source.floor for source in self.sources],
+            [source.cap for source in self.sources],
+        )
+
+    def with_simplex(self, kind: Parametrisation) -> RecipeSpace:
+        """The same recipes in other coordinates."""
+        return dataclasses.replace(self, simplex_kind=kind)
+
+    @cached_property
+    def digest(self) -> str:
+        """Id of the space, its coordinates included."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values["sources"] = [dataclasses.asdict(source) for source in self.sources]
+        values["axes"] = [dataclasses.asdict(axis) for axis in self.axes]
+        values["fixed"] = self.fixed.to_dict()
+        values["epochs_range"] = [str(edge) for edge in self.epochs_range]
+        return digest(values)
+
+    @cached_property
+    def mean_tokens(self) -> FloatArray:
+        """(sources,) mean length of an example."""
+        return np.array([source.mean_tokens for source in self.sources])
+
+    def axis(self, name: str) -> Axis | None:
+        """The axis of that name, if it is searched."""
+        return next((axis for axis in self.axes if axis.name == name), None)
+
+    # Points <-> features
+
+    def features(self, points: Points) -> FloatArray:
+        """(n, p): weights, then positions of number axes, then a column for each choice.
+
+        Choices are scaled so that two of them lie 1 apart, as the ends of a range do.
+        """
+        blocks = [points.weights]
+        for k, axis in enumerate(self.axes):
+            if axis.kind == "categorical":
+                blocks.append(np.eye(len(axis.choices))[points.axes[:, k].astype(int)] / np.sqrt(2))
+            else:
+                blocks.append(points.axes[:, k : k + 1])
+        return np.hstack(blocks)
+
+    @cached_property
+    def feature_groups(self) -> tuple[int, ...]:
+        """(p,) which features share a length scale: 0 the mixture, then each axis its own."""
+        groups = [0] * len(self.sources)
+        for k, axis in enumerate(self.axes):
+            groups += [k + 1] * max(1, len(axis.choices))
+        return tuple(groups)
+
+    # Points <-> recipes
+
+    def recipe(self, points: Points, row: int = 0) -> Recipe:
+        """One of the points as a record."""
+        weights = points.weights[row] / points.weights[row].sum()
+        values: dict[str, Any] = dict(self.fixed.to_dict())
+        values["sources"] = {
+            source.name: float(min(max(weight, 0.0), 1.0))
+            for source, weight in zip(self.sources, weights, strict=True)
+        }
+        for k, axis in enumerate(self.axes):
+            values[axis.name] = axis.from_unit(float(points.axes[row, k]))
+        if self.token_budget is not None:
+            epochs = self.epochs(points.rows(slice(row, row + 1)))
+            if epochs is not None:
+                values["epochs"] = float(epochs[0])
+        return Recipe.from_dict(values)
+
+    def points(self, recipe: Recipe) -> Points:
+        """A recipe as a point.
+
+        Raises:
+            ConfigError: if the recipe is not in the space, with the reason.
+        """
+        known = {source.name for source in self.sources}
+        others = sorted(set(recipe.sources) - known)
+        if any(recipe.sources[name] > 0 for name in others):
+            raise ConfigError(f"source {', '.join(others)} is none of the space's")
+        weights = np.array([recipe.sources.get(source.name, 0.0) for source in self.sources])
+        if not recipe.sources and len(self.sources) == 1:
+            weights = np.ones(1)
+        if weights.sum() <= 0.0:
+            raise ConfigError("it names no sources")
+        weights = weights / weights.sum()
+        if not self.simplex.allows(weights):
+            raise ConfigError(f"its mixture {dict(recipe.sources)} breaks a floor or a cap")
+        values = recipe.to_dict()
+        self._check_fixed(values)
+        for axis in self.axes:
+            if axis.name not in values:
+                raise ConfigError(f"it has no {axis.name}")
+        axes = np.array([axis.to_unit(values[axis.name]) for axis in self.axes])
+        points = Points(weights=weights[None, :], axes=axes.reshape(1, len(self.axes)))
+        self._check_budget(points, values)
+        return points
+
+    def _check_fixed(self, values: Mapping[str, Any]) -> None:
+        for name, wanted in self.fixed.to_dict().items():
+            if values.get(name, wanted) != wanted:
+                raise ConfigError(f"its {name} is {values[name]!r}, the space's {wanted!r}")
+
+    def _check_budget(self, points: Points, values: Mapping[str, Any]) -> None:
+        tied = self.epochs(points) if self.token_budget is not None else None
+        if tied is not None and "epochs" in values:
+            ratio = values["epochs"] / tied[0]
+            if abs(ratio - 1.0) > _BUDGET_SLACK:
+                raise ConfigError(
+                    f"it trains on {ratio * (self.token_budget or 0.0):.4g} tokens, "
+                    f"the space's budget is {self.token_budget:.4g}"
+                )
+
+    # Budget and limits
+
+    def n_unique(self, points: Points) -> FloatArray | None:
+        """(n,) different examples; None if the space does not say."""
+        return self._axis_values("n_unique", points, self.fixed.n_unique)
+
+    def epochs(self, points: Points) -> FloatArray | None:
+        """(n,) passes; with a budget what it allows. None if the space does not say."""
+        if self.token_budget is None:
+            return self._axis_values("epochs", points, self.fixed.epochs)
+        n_unique = self.n_unique(points)
+        if n_unique is None:
+            return None
+        return np.asarray(self.token_budget / (n_unique * (points.weights @ self.mean_tokens)))
+
+    def tokens(self, points: Points) -> FloatArray | None:
+        """(n,) tokens that a run sees; None if the space does not say."""
+        if self.token_budget is not None:
+            return np.full(len(points), self.token_budget)
+        n_unique, epochs = self.n_unique(points), self.epochs(points)
+        if n_unique is None or epochs is None:
+            return None
+        return np.asarray(n_unique * epochs * (points.weights @ self.mean_tokens))
+
+    def limits(self, points: Points) -> dict[str, FloatArray]:
+        """(n,) by name of the limit; <= 0 where a recipe keeps it."""
+        found: dict[str, FloatArray] = {}
+        tokens = self.tokens(points)
+        if tokens is not None:
+            share = points.weights * self.mean_tokens
+            share = share / share.sum(axis=1, keepdims=True)
+            for i, source in enumerate(self.sources):
+                if np.isfinite(source.most_tokens):
+                    used = share[:, i] * tokens / source.most_tokens
+                    found[f"repetitions:{source.name}"] = _limit(used - 1.0)
+        epochs = self.epochs(points) if self.token_budget is not None else None
+        if epochs is not None:
+            low, high = self.epochs_range
+            found["epochs"] = _limit(np.maximum(epochs / high - 1.0, 1.0 - epochs / max(low, 1e-9)))
+            if low <= 0.0:
+                found["epochs"] = _limit(epochs / high - 1.0)
+        return found
+
+    def keeps_limits(self, points: Points) -> BoolArray:
+        """(n,) whether each recipe keeps all limits."""
+        kept = np.ones(len(points), dtype=bool)
+        for values in self.limits(points).values():
+            kept &= values <= 0.0
+        return kept
+
+    def mended(self, points: Points) -> Points:
+        """The points moved towards the limits: epochs first, then repetitions.
+
+        Exact where all sources have examples of one length; where not, nearly. Ask `keeps_limits`.
+        """
+        axes, weights = points.axes.copy(), points.weights
+        most = np.array([source.most_tokens for source in self.sources])
+        for _ in range(_MENDING_ROUNDS):
+            moved = Points(weights=weights, axes=axes)
+            tokens = self.tokens(moved)
+            if tokens is None or not np.isfinite(most).any():
+                break
+            length = weights @ self.mean_tokens
+            caps = most[None, :] / tokens[:, None] * length[:, None] / self.mean_tokens
+            caps = np.clip(caps * (1.0 - 1e-9), self.simplex.floors, self.simplex.caps)
+            weights = fill(weights - self.simplex.floors, self.simplex.floors, caps)
+            weights = weights / weights.sum(axis=1, keepdims=True)
+        self._mend_epochs(weights, axes)
+        return Points(weights=weights, axes=axes)
+
+    def start(self, weights: FloatArray) -> Points:
+        """Mixtures (n, sources) with every axis at its middle, or its first choice, mended."""
+        middle = np.array([0.0 if axis.kind == "categorical" else 0.5 for axis in self.axes])
+        return self.mended(Points(weights=weights, axes=np.tile(middle, (len(weights), 1))))
+
+    def stratified(self) -> Points:
+        """Equal weights of all sources, or the allowed mixture that is nearest to them."""
+        from rlready.predictors.search.recipe_budget import nearest_allowed
+
+        even = np.full(len(self.sources), 1.0 / len(self.sources))
+        start = self.start(self.simplex.project(even[None, :]))
+        if self.token_budget is None or bool(self.keeps_limits(start)[0]):
+            return start
+        return self.start(nearest_allowed(self, self.token_budget, even)[None, :])
+
+    def _mend_epochs(self, weights: FloatArray, axes: FloatArray) -> None:
+        """Move n_unique, in place, so that the budget leads into the range of epochs."""
+        at = next((k for k, axis in enumerate(self.axes) if axis.name == "n_unique"), None)
+        if at is None or self.token_budget is None:
+            return
+        axis, each = self.axes[at], self.token_budget / (weights @ self.mean_tokens)
+        least = np.ceil(each / self.epochs_range[1])
+        most = np.floor(each / max(self.epochs_range[0], 1e-9))
+        wanted = np.clip(np.clip(axis.values(axes[:, at]), least, most), axis.low, axis.high)
+        axes[:, at] = [axis.to_unit(float(value)) for value in wanted]
+
+    def _axis_values(self, name: str, points: Points, fixed: float | None) -> FloatArray | None:
+        for k, axis in enumerate(self.axes):
+            if axis.name == name:
+                if axis.kind == "categorical":
+                    chosen = [axis.choices[int(index)] for index in points.axes[:, k]]
+                    return np.asarray(chosen, dtype=np.float64)
+                return axis.values(points.axes[:, k])
+        return None if fixed is None else np.full(len(points), float(fixed))
+
+    # Points <-> trials
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Optuna's distributions of all parameters."""
+        from optuna.distributions import FloatDistribution
+
+        low, high = self.simplex.bounds
+        found: dict[str, BaseDistribution] = {
+            name: FloatDistribution(low, high) for name in self.simplex.names
+        }
+        return {**found, **{axis.name: axis.distribution() for axis in self.axes}}
+
+    def covers(self, parameters: Mapping[str, Any]) -> bool:
+        """Whether a trial's parameters hold all of the space's."""
+        return self._parameter_names <= parameters.keys()
+
+    @cached_property
+    def _parameter_names(self) -> frozenset[str]:
+        return frozenset((*self.simplex.names, *(axis.name for axis in self.axes)))
+
+    def parameters(self, points: Points, row: int = 0) -> dict[str, Any]:
+        """One of the points as parameters of a trial."""
+        coordinates = self.simplex.coordinates(points.weights[row : row + 1])[0]
+        values: dict[str, Any] = {
+            name: float(at) for name, at in zip(self.simplex.names, coordinates, strict=True)
+        }
+        for k, axis in enumerate(self.axes):
+            values[axis.name] = axis.from_unit(float(points.axes[row, k]))
+        return values
+
+    def from_parameters(self, parameters: Sequence[Mapping[str, Any]]) -> Points:
+        """Parameters of n trials as points."""
+        names = self.simplex.names
+        at = np.array([[trial[name] for name in names] for trial in parameters], dtype=np.float64)
+        axes = [[axis.to_unit(trial[axis.name]) for axis in self.axes] for trial in parameters]
+        return Points(
+            weights=self.simplex.weights(at.reshape(len(parameters), len(names))),
+            axes=np.array(axes, dtype=np.float64).reshape(len(parameters), len(self.axes)),
+        )
+
+
+def _limit(values: FloatArray) -> FloatArray:
+    # A mixture that was mended onto the limit must not miss it by rounding.
+    return np.asarray(np.where(np.abs(values) < _LIMIT_SLACK, 0.0, values))

@@ -1,0 +1,1 @@
+"""Scores of predictors on rows that they have not seen."""

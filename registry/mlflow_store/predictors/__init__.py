@@ -1,0 +1,1 @@
+"""Fitted predictors as models of the MLflow model registry."""

@@ -1,0 +1,214 @@
+"""One predictor into MLflow, step by step, each of which may be the last before a kill.
+
+    1 run         found by the predictor's id if an earlier put was killed, else made; RUNNING
+    2 model       made; PENDING. One that a killed put left is deleted: what is in it is not known
+    3 files       `model.skops`, MLmodel with signature and example, requirements
+    4 run's part  report.json, columns.json, the training table, figures, metrics
+    5 record      the model's tags: what is read back, and the SHA-256 of each of its files
+    6 finalize    the model becomes READY, the run FINISHED
+
+The version and its alias come after that (`predictor_store`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlready.registry.mlflow_store import codec
+from rlready.registry.mlflow_store.predictors.served_predictor import LOADER
+from rlready.registry.mlflow_store.predictors.skops_file import (
+    check_types,
+    file_digests,
+    unfamiliar_types,
+)
+from rlready.registry.mlflow_store.put_evaluation import finalize, project_run
+from rlready.registry.mlflow_store.store import Opened
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel, Metric, Run
+
+    from rlready.registry.mlflow_store.predictors.store import FittedPredictor
+
+MODEL_TYPE = "grpo-predictor"
+
+PREDICTOR = "rlready.predictor"
+"""On run, model and version: the predictor's id."""
+RECORD = "rlready.predictor_record"
+"""On the model: what `PredictorMeta` is read from, as JSON."""
+SHA256 = "rlready.sha256"
+"""On the model: the SHA-256 of each of its files, as JSON."""
+
+_EXAMPLE_ROWS = 5
+_PARAM_CHARACTERS = 500
+_DATASET_DIGEST = 36
+_METRICS_A_BATCH = 1000
+_LIBRARIES = ("mlflow", "numpy", "scikit-learn", "skops", "rlready")
+
+
+def model_of(
+    opened: Opened, fitted: FittedPredictor, files: Mapping[str, Path], folder: Path, name: str
+) -> tuple[LoggedModel, bool]:
+    """The READY model of a predictor, and whether this call made it. The caller holds the lock.
+
+    Args:
+        opened: the registry.
+        fitted: what to write.
+        files: figures, by the path that they get below the run's artifacts.
+        folder: empty, to write files into before they are logged.
+        name: of the registered model that it will be a version of.
+
+    Raises:
+        StoreError: if skops cannot write the estimator, or it holds types that are not trusted.
+    """
+    client, experiment = opened.client, str(opened.experiment_id)
+    found = list(
+        client.search_logged_models(
+            [experiment], filter_string=f"tags.`{PREDICTOR}` = '{fitted.id}'"
+        )
+    )
+    ready = [model for model in found if str(model.status) == "READY"]
+    if ready:
+        return ready[0], False
+    check_types(unfamiliar_types(fitted.estimator), fitted.trusted_types, "the predictor")
+    for left_over in found:  # by a killed put; what it holds is written again
+        client.delete_logged_model(left_over.model_id)
+    run = _run(opened, fitted, name)
+    model = client.create_logged_model(
+        experiment,
+        name=name.replace(".", "-"),  # MLflow refuses a point here, not in the registered name
+        source_run_id=run.info.run_id,
+        tags={PREDICTOR: fitted.id, **facts(fitted)},
+        params={
+            key: codec.shown(value)[:_PARAM_CHARACTERS] for key, value in fitted.params.items()
+        },
+        model_type=MODEL_TYPE,
+    )
+    digests = _save(model, run, fitted, folder / "model")
+    client.log_model_artifacts(model.model_id, str(folder / "model"))
+    _log_artifacts(opened, run, fitted, files, folder / "run")
+    _log_metrics(opened, run, model, fitted)
+    tags = {SHA256: json.dumps(digests, sort_keys=True), **_record(fitted, model, run)}
+    client.set_logged_model_tags(model.model_id, tags)
+    _link(opened, run, model)
+    finalize(client, model.model_id)
+    client.set_terminated(run.info.run_id)
+    return client.get_logged_model(model.model_id), True
+
+
+def _run(opened: Opened, fitted: FittedPredictor, name: str) -> Run:
+    """The run to write into: the one that a killed put left, or a new one."""
+    left_over = opened.run_of(PREDICTOR, fitted.id)
+    if left_over is not None:
+        return opened.client.get_run(left_over)
+    tags = {PREDICTOR: fitted.id, **facts(fitted)}
+    project = project_run(opened.client)
+    if project is not None:
+        tags["mlflow.parentRunId"] = project.info.run_id
+    return opened.client.create_run(str(opened.experiment_id), tags=tags, run_name=f"fit {name}")
+
+
+def facts(fitted: FittedPredictor) -> dict[str, str]:
+    """Tags for the eye, on run, model and version."""
+    return {
+        "rlready.target": codec.shown(fitted.target),
+        "rlready.table": fitted.table_digest,
+        "rlready.estimator": type(fitted.estimator).__name__,
+    }
+
+
+def _save(model: LoggedModel, run: Run, fitted: FittedPredictor, folder: Path) -> dict[str, str]:
+    """Write MLflow's model folder; returns the SHA-256 of each file in it."""
+    import mlflow.sklearn
+    from mlflow.models import Model, infer_signature
+
+    can_assess = hasattr(fitted.estimator, "assess")
+    answer = (fitted.estimator.assess if can_assess else fitted.estimator.predict)(fitted.X)
+    about = Model(model_uuid=model.model_id, model_id=model.model_id, run_id=run.info.run_id)
+    mlflow.sklearn.save_model(
+        fitted.estimator,
+        str(folder),
+        mlflow_model=about,
+        serialization_format="skops",
+        skops_trusted_types=sorted(fitted.trusted_types) or None,
+        signature=infer_signature(fitted.X, answer),
+        input_example=fitted.X.head(_EXAMPLE_ROWS),
+        # Given, because MLflow finds them out by loading the model in a process of its own: 10 s.
+        pip_requirements=_requirements(fitted.trusted_types),
+    )
+    if can_assess:
+        about.flavors["python_function"]["loader_module"] = LOADER
+        about.save(str(folder / "MLmodel"))
+    return file_digests(folder)
+
+
+def _requirements(trusted_types: Sequence[str]) -> list[str]:
+    names = ["mlflow", "numpy", "pandas", "scikit-learn", "scipy", "skops"]
+    if any(name.startswith("rlready.") for name in trusted_types):
+        names.append("rlready")
+    return [f"{name}=={installed(name)}" for name in names]
+
+
+def _record(fitted: FittedPredictor, model: LoggedModel, run: Run) -> dict[str, str]:
+    """The tags from which `PredictorMeta` is read back."""
+    record = {
+        "format": codec.FORMAT,
+        "id": fitted.id,
+        "target": fitted.target,
+        "table_digest": fitted.table_digest,
+        "n_rows": len(fitted.X),
+        "column_versions": dict(fitted.column_versions),
+        "params": {key: str(value) for key, value in fitted.params.items()},
+        "libraries": {name: installed(name) for name in _LIBRARIES},
+        "model_id": model.model_id,
+        "run_id": run.info.run_id,
+    }
+    return codec.cut(f"{RECORD}.{fitted.id}", codec.to_json(record, "the predictor"))
+
+
+def _log_artifacts(
+    opened: Opened, run: Run, fitted: FittedPredictor, files: Mapping[str, Path], folder: Path
+) -> None:
+    folder.mkdir()
+    records = {"report.json": dict(fitted.report), "columns.json": dict(fitted.column_versions)}
+    for name, record in records.items():
+        text = json.dumps(record, indent=2, allow_nan=False)
+        (folder / name).write_text(text + "\n", encoding="utf-8")
+    fitted.table.to_parquet(folder / "table.parquet", index=False)
+    fitted.table.to_csv(folder / "table.csv", index=False)
+    for name, path in files.items():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    opened.client.log_artifacts(run.info.run_id, str(folder))
+
+
+def _log_metrics(opened: Opened, run: Run, model: LoggedModel, fitted: FittedPredictor) -> None:
+    from mlflow.entities import Metric
+
+    metrics: list[Metric] = [
+        Metric(
+            codec.safe_key(name),
+            float(value),
+            run.info.start_time,
+            0,
+            model_id=model.model_id,
+            dataset_name="training table",
+            dataset_digest=fitted.table_digest[:_DATASET_DIGEST],
+        )
+        for name, value in fitted.metrics.items()
+        if math.isfinite(value)  # MLflow would read NaN back as 0
+    ]
+    for start in range(0, len(metrics), _METRICS_A_BATCH):
+        opened.client.log_batch(run.info.run_id, metrics=metrics[start : start + _METRICS_A_BATCH])
+
+
+def _link(opened: Opened, run: Run, model: LoggedModel) -> None:
+    from mlflow.entities import LoggedModelOutput
+
+    opened.client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])

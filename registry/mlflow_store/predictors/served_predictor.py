@@ -1,0 +1,62 @@
+"""What `mlflow models serve` and `mlflow.pyfunc.load_model` make of a stored predictor.
+
+A predictor that can `assess` answers with a row for each checkpoint: prediction, interval, what the
+interval promises, domain and reasons. MLflow's own scikit-learn loader would answer with the bare
+number, and for a loss with its negative. MLflow finds this module by the name in MLmodel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlready.registry.errors import RlreadyError
+from rlready.registry.mlflow_store.predictors.skops_file import load_estimator
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LOADER = "rlready.registry.mlflow_store.predictors.served_predictor"
+MODEL_FILE = "model.skops"
+
+
+class ServedPredictor:
+    """A predictor behind MLflow's interface.
+
+    Args:
+        estimator: fitted, with a method `assess`.
+    """
+
+    def __init__(self, estimator: Any) -> None:
+        self._estimator = estimator
+
+    def predict(self, data: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """A row for each row of the data.
+
+        Raises:
+            MlflowException: if the rows cannot be assessed, which a server answers with 400.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found: pd.DataFrame = self._estimator.assess(data)
+        except RlreadyError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
+        return found
+
+    def get_raw_model(self) -> Any:
+        """The estimator."""
+        return self._estimator
+
+
+def _load_pyfunc(path: str) -> ServedPredictor:
+    """Called by MLflow with the model's folder.
+
+    Trusts the types that MLmodel lists, as MLflow does: serve what `get_predictor` accepts.
+    """
+    from mlflow.models import Model
+
+    flavor = Model.load(path).flavors["sklearn"]
+    trusted = flavor.get("skops_trusted_types") or ()
+    return ServedPredictor(load_estimator(Path(path) / MODEL_FILE, trusted, path))

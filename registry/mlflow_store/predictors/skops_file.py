@@ -1,0 +1,120 @@
+"""Files that hold an estimator: written and read by skops, never by pickle.
+
+A pickle can run any code when it is loaded. A skops file names the types that are in it, and makes
+only those that skops knows to be harmless or that the reader names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlready.registry.digest import file_sha256
+from rlready.registry.errors import StoreError
+from rlready.registry.mlflow_store.predictors.moved_types import current_name, with_current_names
+
+_MLFLOWS_OWN = "registered_model_meta"
+"""MLflow puts this file, of a name and a version, beside a model whose artifacts are local when it
+loads it by a registered name."""
+
+
+def unfamiliar_types(estimator: Any) -> list[str]:
+    """Full names of the types in an estimator that skops does not trust by itself.
+
+    Raises:
+        StoreError: if skops cannot write the estimator.
+    """
+    import skops.io
+
+    try:
+        return list(skops.io.get_untrusted_types(data=skops.io.dumps(estimator)))
+    except Exception as error:  # it raises whatever the estimator makes it raise
+        raise StoreError(
+            f"predictor {type(estimator).__name__} cannot be stored without pickle",
+            why=_brief(error),
+            fix="Keep functions and open files out of it",
+        ) from error
+
+
+def load_estimator(path: Path, trusted_types: Collection[str], what: str) -> Any:
+    """The estimator in a file. Types are looked at before any of them is made.
+
+    Args:
+        path: of the file.
+        trusted_types: full names of types that may be in it beyond those that skops trusts.
+        what: the file is, for messages.
+
+    Raises:
+        StoreError: if it is no skops file, holds other types, or cannot be loaded.
+    """
+    import skops.io
+
+    try:
+        content = with_current_names(path)
+        found = list(skops.io.get_untrusted_types(data=content))
+    except Exception as error:  # it raises whatever the file makes it raise
+        raise StoreError(
+            f"{path.name} of {what} is not a skops file",
+            why=_brief(error),
+            fix="Predictors are never loaded from a pickle. Fit again: rlready fit",
+        ) from error
+    check_types(found, [current_name(name) for name in trusted_types], what)
+    try:
+        return skops.io.loads(content, trusted=found)
+    except Exception as error:  # the same
+        raise StoreError(
+            f"{path.name} of {what} cannot be loaded",
+            why=_brief(error),
+            fix="Use the versions of scikit-learn and rlready that wrote it, or fit again",
+        ) from error
+
+
+def check_types(found: Collection[str], trusted_types: Collection[str], what: str) -> None:
+    """Return if all types are trusted.
+
+    Raises:
+        StoreError: naming those that are not.
+    """
+    unknown = sorted(set(found) - set(trusted_types))
+    if unknown:
+        raise StoreError(
+            f"{what} holds types that are not trusted: {', '.join(unknown[:5])}",
+            why="making an object of an unknown type can run any code",
+            fix="If they are yours, name them in trusted_types",
+        )
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder, by its path there."""
+    return {
+        path.relative_to(folder).as_posix(): file_sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def check_files(folder: Path, wanted: Mapping[str, str], what: str) -> None:
+    """Return if a folder holds the files with these digests, and no others.
+
+    Raises:
+        StoreError: naming what is missing, added or changed.
+    """
+    found = file_digests(folder)
+    found.pop(_MLFLOWS_OWN, None)
+    differences = {
+        "missing": set(wanted) - set(found),
+        "added": set(found) - set(wanted),
+        "changed": {name for name in set(wanted) & set(found) if wanted[name] != found[name]},
+    }
+    said = [f"{how}: {', '.join(sorted(names)[:5])}" for how, names in differences.items() if names]
+    if said:
+        raise StoreError(
+            f"the files of {what} are not those that were registered",
+            why="; ".join(said),
+            fix="Find out who wrote to the registry's artifacts; then fit again: rlready fit",
+        )
+
+
+def _brief(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".strip().partition("\n")[0][:300]

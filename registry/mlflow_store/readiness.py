@@ -1,0 +1,393 @@
+"""RL-ready tags in MLflow's model registry, and the way from an alias back to the weights.
+
+A registered model stands for a family: the checkpoints of one base model. Each ranked checkpoint
+is one version of it, whose source is the checkpoint's LoggedModel (`models:/m-...`), so that no
+weights are copied. `tags` says what a version carries. The alias `rl-ready` is on the best READY
+checkpoint of the last ranking. Storing a ranking again that says the same changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rlready.registry.errors import StoreError
+from rlready.registry.mlflow_store import codec
+from rlready.registry.mlflow_store import registered_models as versions
+from rlready.registry.mlflow_store.registered_models import Version
+from rlready.registry.mlflow_store.sql import ModelRow
+from rlready.registry.mlflow_store.store import MlflowStore, Opened
+from rlready.registry.readiness_tag import (
+    ALIAS,
+    Readiness,
+    ReadinessTag,
+    family_description,
+    read_tag,
+    says_the_same,
+    version_description,
+    version_tags,
+)
+from rlready.registry.records import Checkpoint
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+FAMILY = "rlready.family"
+"""On a registered model: the base model whose checkpoints its versions are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaggedVersion:
+    """Where a tag went.
+
+    Args:
+        tag: what was put.
+        name: the checkpoint's.
+        uri: `models:/NAME/VERSION`; None for a version that a dry run would have made.
+        is_new: whether this call made the version.
+        is_changed: whether this call changed what the version says.
+    """
+
+    tag: ReadinessTag
+    name: str
+    uri: str | None
+    is_new: bool
+    is_changed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaggedFamily:
+    """What became of the checkpoints of one base model.
+
+    Args:
+        name: of the registered model.
+        tagged: in the order of the ranking.
+        chosen: id of the checkpoint that the alias is on afterwards; None if it is on none.
+        note: what happened to the alias, in words.
+    """
+
+    name: str
+    tagged: tuple[TaggedVersion, ...]
+    chosen: str | None
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedCheckpoint:
+    """The checkpoint that a reference names.
+
+    Args:
+        checkpoint: the record; its `uri` says where the weights are.
+        version: `models:/NAME/VERSION`.
+        aliases: that are on it.
+        tag: what the last ranking said; None if nobody ranked it.
+        model_id: MLflow's id of the checkpoint.
+    """
+
+    checkpoint: Checkpoint
+    version: str
+    aliases: tuple[str, ...]
+    tag: ReadinessTag | None
+    model_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Member:
+    """A checkpoint to tag, the model that holds it, its family, and whether RL was run from it."""
+
+    tag: ReadinessTag
+    checkpoint: Checkpoint
+    model_id: str
+    base: str
+    family: str
+    is_spent: bool
+
+
+def put_tags(
+    store: MlflowStore,
+    tags: Sequence[ReadinessTag],
+    *,
+    name: str | None = None,
+    spent: Collection[str] = (),
+    dry_run: bool = False,
+) -> tuple[TaggedFamily, ...]:
+    """Tag the checkpoints of a ranking; returns where everything went, a family each.
+
+    Args:
+        store: that holds the checkpoints.
+        tags: of one ranking, the best checkpoint first.
+        name: of one registered model for all of them. By default there is one for each base model,
+            named after it: `Qwen/Qwen2.5-7B` gives `Qwen2.5-7B-sft`.
+        spent: ids of checkpoints that had their RL run. The alias says who gets the next one, so it
+            is on one of them only if no other one is READY.
+        dry_run: say what would happen, and write nothing.
+
+    Raises:
+        StoreError: if a checkpoint is not registered or its first put is not complete, if the tags
+            are not of one ranking, or if a family's name is taken by somebody else's model;
+            nothing is written then. If the store fails while writing, the same call may be
+            repeated.
+    """
+    _check_one_ranking(tags)
+    if name is not None:
+        versions.checked_name(name)
+    with store.opened("tagging checkpoints", write=not dry_run) as opened:
+        members = _members(opened, tags, name, spent)
+        families: dict[str, list[_Member]] = {}
+        for member in members:
+            families.setdefault(member.family, []).append(member)
+        for family in families:
+            if name is None:
+                _check_ours(opened.client, family)
+        put = _would_put if dry_run else _put
+        return tuple(put(opened, family, found) for family, found in families.items())
+
+
+def resolve(store: MlflowStore, reference: str) -> ResolvedCheckpoint:
+    """The checkpoint that a reference names.
+
+    Args:
+        store: the registry.
+        reference: `models:/NAME@rl-ready`, `models:/NAME/3`, or NAME alone, which stands for its
+            alias `rl-ready`, or else for the only alias or version that it has.
+
+    Raises:
+        StoreError: if there is no such version (says what there is), if it is no checkpoint of
+            rlready, or if the checkpoint was deleted or never completed.
+    """
+    with store.opened(f"looking for {reference}") as opened:
+        client = opened.client
+        version = versions.locate(client, reference, ALIAS)
+        model = versions.logged_model(client, version)
+        if model is None or codec.CHECKPOINT not in model.tags:
+            raise StoreError(
+                f"{version.uri} is no checkpoint of rlready",
+                why=f"it was made from {codec.shown(version.source)}",
+                fix="Name a version that `rlready tag` registered",
+            )
+        return ResolvedCheckpoint(
+            checkpoint=codec.read_checkpoint(model.tags),
+            version=version.uri,
+            aliases=versions.aliases_of(client, version),
+            tag=read_tag(version.tags),
+            model_id=model.model_id,
+        )
+
+
+def _check_one_ranking(tags: Sequence[ReadinessTag]) -> None:
+    rankings = {tag.ranking for tag in tags}
+    if len(rankings) > 1:
+        said = "; ".join(" ".join(ranking) for ranking in sorted(rankings)[:3])
+        raise StoreError(
+            "the tags are not of one ranking",
+            why=f"they name several targets, predictors or rules: {said}",
+            fix="Tag one ranking at a time",
+        )
+    ids = [tag.checkpoint_id for tag in tags]
+    twice = sorted({id_[:12] for id_ in ids if ids.count(id_) > 1})
+    if twice:
+        raise StoreError(f"checkpoint {', '.join(twice)} is tagged twice in one ranking")
+
+
+def _members(
+    opened: Opened, tags: Sequence[ReadinessTag], name: str | None, spent: Collection[str]
+) -> list[_Member]:
+    rows = _ready_rows(opened, [tag.checkpoint_id for tag in tags])
+    checkpoints = {id_: codec.read_checkpoint(row.tags) for id_, row in rows.items()}
+    bases = _bases(opened, checkpoints)
+    found = []
+    for tag in tags:
+        base = bases[tag.checkpoint_id]
+        found.append(
+            _Member(
+                tag=tag,
+                checkpoint=checkpoints[tag.checkpoint_id],
+                model_id=rows[tag.checkpoint_id].model_id,
+                base=base,
+                family=name or family_name(base),
+                is_spent=tag.checkpoint_id in spent,
+            )
+        )
+    return found
+
+
+def family_name(base: str) -> str:
+    """The registered model of the checkpoints of a base model, given by name, id or path."""
+    last = base.rstrip("/").rpartition("/")[2].partition("@")[0]
+    return f"{versions.safe_name(last) or 'unnamed'}-sft"
+
+
+def _ready_rows(opened: Opened, ids: Sequence[str]) -> dict[str, ModelRow]:
+    """The model of each checkpoint, the oldest one that is READY.
+
+    MLflow itself registers models that are PENDING or FAILED without a word.
+    """
+    found: dict[str, list[ModelRow]] = {}
+    for row in opened.rows(ids) if ids else []:
+        found.setdefault(codec.read_checkpoint(row.tags).id, []).append(row)
+    ready: dict[str, ModelRow] = {}
+    for id_ in ids:
+        complete = [row for row in found.get(id_, []) if row.is_ready]
+        if complete:
+            ready[id_] = complete[0]
+        elif id_ in found:
+            raise versions.not_ready(f"checkpoint {id_[:12]}", found[id_][0].model_id, "not READY")
+        else:
+            raise StoreError(
+                f"checkpoint {id_} is not in the registry",
+                fix="Tag checkpoints that `rlready list` shows",
+            )
+    return ready
+
+
+def _bases(opened: Opened, checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
+    """The base model of each checkpoint: by its recipe, else by its line of parents."""
+    known = dict(checkpoints)
+    while True:
+        missing = {
+            parent
+            for checkpoint in known.values()
+            if _named_base(checkpoint) is None
+            for parent in checkpoint.parents
+        } - set(known)
+        rows = [row for row in opened.rows(sorted(missing)) if row.is_ready] if missing else []
+        if not rows:
+            break
+        for row in rows:
+            found = codec.read_checkpoint(row.tags)
+            known[found.id] = found
+    return {id_: _base(checkpoint, known) or "unknown" for id_, checkpoint in checkpoints.items()}
+
+
+def _named_base(checkpoint: Checkpoint) -> str | None:
+    if checkpoint.recipe is not None and checkpoint.recipe.base_model:
+        return checkpoint.recipe.base_model
+    return checkpoint.name if checkpoint.kind == "base" else None
+
+
+def _base(checkpoint: Checkpoint, known: Mapping[str, Checkpoint]) -> str | None:
+    named = _named_base(checkpoint)
+    parents = (known[id_] for id_ in checkpoint.parents if id_ in known)
+    return named or next(filter(None, (_base(parent, known) for parent in parents)), None)
+
+
+def _check_ours(client: MlflowClient, family: str) -> None:
+    """Return if the name is free, or a family of ours has it."""
+    model = versions.registered(client, family)
+    if model is not None and FAMILY not in (model.tags or {}):
+        raise StoreError(
+            f"there is a registered model {family!r} already, which rlready did not make",
+            why="its versions would be mixed with the checkpoints",
+            fix=f"Give another name (--name {family}-rlready), or this one (--name {family}) to "
+            "mix them all the same",
+        )
+
+
+def _put(opened: Opened, family: str, members: Sequence[_Member]) -> TaggedFamily:
+    client, base = opened.client, members[0].base
+    versions.ensure_registered(client, family, {FAMILY: base}, "")
+    known = _known(client, family)
+    # The best one last: MLflow lists the newest version first.
+    placed = [_put_one(opened, m, known.get(m.model_id)) for m in reversed(members)][::-1]
+    numbers = {m.checkpoint.id: p[0].number for m, p in zip(members, placed, strict=True)}
+    with opened.lock(f"alias-{family}"):
+        present = _aliased(client, family)
+        chosen, note = _choose(members, present)
+        if chosen is None and present is not None:
+            client.delete_registered_model_alias(family, ALIAS)
+        elif chosen in numbers and (present is None or present.number != numbers[chosen]):
+            client.set_registered_model_alias(family, ALIAS, str(numbers[chosen]))
+    ranked = [(numbers[m.checkpoint.id], m.checkpoint.name, m.tag) for m in members]
+    versions.update_family(client, family, family_description(base, ranked))
+    tagged = tuple(
+        TaggedVersion(
+            tag=member.tag,
+            name=member.checkpoint.name,
+            uri=version.uri,
+            is_new=is_new,
+            is_changed=is_changed,
+        )
+        for member, (version, is_new, is_changed) in zip(members, placed, strict=True)
+    )
+    return TaggedFamily(name=family, tagged=tagged, chosen=chosen, note=note)
+
+
+def _would_put(opened: Opened, family: str, members: Sequence[_Member]) -> TaggedFamily:
+    """What `_put` would do."""
+    known = _known(opened.client, family)
+    chosen, note = _choose(members, _aliased(opened.client, family))
+    tagged = []
+    for member in members:
+        version = known.get(member.model_id)
+        is_same = version is not None and says_the_same(read_tag(version.tags), member.tag)
+        tagged.append(
+            TaggedVersion(
+                tag=member.tag,
+                name=member.checkpoint.name,
+                uri=None if version is None else version.uri,
+                is_new=version is None,
+                is_changed=not is_same,
+            )
+        )
+    return TaggedFamily(name=family, tagged=tuple(tagged), chosen=chosen, note=note)
+
+
+def _known(client: MlflowClient, family: str) -> dict[str, Version]:
+    """The versions of a family by model id; of two of one model the older."""
+    found = reversed(versions.versions_of(client, family))
+    return {version.model_id: version for version in found if version.model_id}
+
+
+def _put_one(
+    opened: Opened, member: _Member, version: Version | None
+) -> tuple[Version, bool, bool]:
+    """The version of a checkpoint, whether it is new, and whether what it says has changed."""
+    tag, checkpoint = member.tag, member.checkpoint
+    tags, text = version_tags(tag, checkpoint), version_description(tag, checkpoint)
+    if version is None:
+        version, is_new = versions.find_or_create(
+            opened, member.family, member.model_id, tags, text
+        )
+        if is_new:
+            return version, True, True
+    kept = read_tag(version.tags)
+    if kept is not None and says_the_same(kept, tag):
+        # Only the time is new. What a killed call has not written yet follows from the old tag.
+        tags, text = version_tags(kept, checkpoint), version_description(kept, checkpoint)
+    return version, False, versions.update(opened.client, version, tags, text)
+
+
+def _aliased(client: MlflowClient, family: str) -> Version | None:
+    model = versions.registered(client, family)
+    aliases = {} if model is None else model.aliases or {}
+    return versions.locate(client, f"{family}@{ALIAS}", ALIAS) if ALIAS in aliases else None
+
+
+def _choose(members: Sequence[_Member], present: Version | None) -> tuple[str | None, str]:
+    """Id of the checkpoint that the alias belongs on, and what becomes of the alias, in words."""
+    ranked = {member.checkpoint.id: member for member in members}
+    tag = None if present is None else read_tag(present.tags)
+    before = tag.checkpoint_id if tag else present.source if present else None
+    old = ranked[before].checkpoint.name if before in ranked else f"{before}"
+    ready = [member for member in members if member.tag.readiness is Readiness.READY]
+    best = min(ready, key=lambda member: member.is_spent, default=None)
+    if best is not None:
+        id_, name = best.checkpoint.id, best.checkpoint.name
+        if before is None:
+            return id_, f"{ALIAS} is put on {name}"
+        if before == id_:
+            return id_, f"{ALIAS} stays on {name}"
+        return id_, f"{ALIAS} moves from {old} to {name}"
+    if present is None or before is None:
+        return None, f"no checkpoint is READY: {ALIAS} is on none"
+    if before in ranked:
+        now = ranked[before].tag.readiness.name
+        return None, f"no checkpoint is READY: {ALIAS} is taken from {old}, which is {now} now"
+    if tag is None or tag.readiness is Readiness.READY:
+        return before, (
+            f"no checkpoint of this ranking is READY: {ALIAS} is left on {old}, "
+            "which is not part of it"
+        )
+    now = tag.readiness.name
+    return None, f"no checkpoint is READY: {ALIAS} is taken from {old}, which is {now}"

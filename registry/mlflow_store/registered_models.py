@@ -1,0 +1,396 @@
+"""Registered models of MLflow: a version a model, aliases, and the references that people write.
+
+MLflow registers any model, a half-written one too; makes another version each time it is asked;
+and lists no aliases when it lists versions. What `tags` and `predictor_store` need beyond that is
+here. A version's source is `models:/<model id>`, so nothing is copied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rlready.registry.errors import StoreError
+from rlready.registry.foreign_files import parse_json
+from rlready.registry.mlflow_store.codec import shown
+from rlready.registry.mlflow_store.store import Opened
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+
+SIGNATURE = "Written by rlready; edit this line away to keep your own text."
+"""Last line of a description that the next call may replace."""
+
+_SOURCE = "models:/"
+_CLAIM = "rlready-claim-"
+_PAGE = 1000
+_TOLD = 8
+_PAGE_CHARACTERS = 4800
+"""Of the 5,000 that databases keep of a description; PostgreSQL refuses a longer one."""
+_PAGE_WIDTH = 96
+_VERSIONS = "mlflow.modelVersions"
+_TRACKING_URI = "MLFLOW_TRACKING_URI"
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """A version of a registered model.
+
+    Args:
+        name: of the registered model.
+        number: MLflow's, counted from 1.
+        source: what it was made from.
+        tags: MLflow's.
+        description: Markdown on its page; empty if there is none.
+    """
+
+    name: str
+    number: int
+    source: str
+    tags: Mapping[str, str]
+    description: str = ""
+
+    @property
+    def uri(self) -> str:
+        """What MLflow and `rlready resolve` take."""
+        return f"{_SOURCE}{self.name}/{self.number}"
+
+    @property
+    def model_id(self) -> str | None:
+        """The LoggedModel it was made from; None if it was made from files."""
+        id_ = self.source.removeprefix(_SOURCE)
+        return id_ if id_ != self.source and "/" not in id_ else None
+
+
+def safe_name(text: str) -> str:
+    """A registered model's name that also stands in a URI and a shell as it is."""
+    return _UNSAFE.sub("-", text).strip("-.")[:200]
+
+
+def checked_name(name: str) -> str:
+    """The name, if MLflow can keep it and a reference can hold it.
+
+    Raises:
+        StoreError: if it cannot.
+    """
+    if name and not _UNSAFE.search(name) and name.strip("."):
+        return name
+    raise StoreError(
+        f"{name!r} is no name for a registered model",
+        why="it stands in references such as models:/NAME@ALIAS",
+        fix="Use letters, digits, '.', '_' and '-' only",
+    )
+
+
+def page(said: str, block: str) -> str:
+    """A description in Markdown: a text, a block of plain lines, and our signature.
+
+    Args:
+        said: ours alone; the beginning shows in MLflow's lists.
+        block: may hold names from files of others. Nothing in it can end the block.
+    """
+    room = _PAGE_CHARACTERS - len(said) - len(SIGNATURE)
+    plain = block.replace("`", "'")
+    if len(plain) > room:
+        plain = plain[:room].rpartition("\n")[0] + "\n..."
+    return f"{said}\n\n```text\n{plain}\n```\n\n{SIGNATURE}"
+
+
+def fact_lines(facts: Mapping[str, str]) -> list[str]:
+    """Lines for a page's block: names, and beside them their values, wrapped to its width."""
+    indent = " " * (max(map(len, facts)) + 2)
+    return [
+        line
+        for name, value in facts.items()
+        for line in wrapped(name.ljust(len(indent)), shown(value), indent)
+    ]
+
+
+def wrapped(first: str, text: str, indent: str) -> list[str]:
+    """Lines of a text, as wide as a page's block shows without scrolling."""
+    return textwrap.wrap(
+        text, _PAGE_WIDTH, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False
+    ) or [first.rstrip()]
+
+
+def registered(client: MlflowClient, name: str) -> Any | None:
+    """MLflow's registered model with its tags and aliases; None if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
+def ensure_registered(
+    client: MlflowClient, name: str, tags: Mapping[str, str], description: str
+) -> None:
+    """Make a registered model if there is none; one that is there stays as it is."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, tags=dict(tags), description=description)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def versions_of(client: MlflowClient, name: str, source: str | None = None) -> list[Version]:
+    """The versions of a registered model, the oldest first; all, or those of one source."""
+    wanted = f"name = '{name}'" + (f" AND source_path = '{source}'" if source else "")
+    found, token = [], None
+    while True:
+        page = client.search_model_versions(wanted, max_results=_PAGE, page_token=token)
+        found += [_version(each) for each in page]
+        token = page.token
+        if not token:
+            return sorted(found, key=lambda version: version.number)
+
+
+def find_or_create(
+    opened: Opened, name: str, model_id: str, tags: Mapping[str, str], description: str
+) -> tuple[Version, bool]:
+    """The version made from a model, and whether this call made it; parallel callers make one.
+
+    Args:
+        opened: the registry.
+        name: of the registered model, which exists.
+        model_id: of a READY LoggedModel. MLflow does not check this: the caller has.
+        tags: of a new version, set with it in one transaction.
+        description: of a new version.
+    """
+    source = _SOURCE + model_id
+    with opened.lock(model_id):
+        found = versions_of(opened.client, name, source)
+        if found:
+            return found[0], False
+        with _tracking_at(opened.client.tracking_uri):
+            made = _version(
+                opened.client.create_model_version(
+                    name,
+                    source=source,
+                    tags=dict(tags),
+                    description=description,
+                    model_id=model_id,
+                    await_creation_for=0,  # there are no files to wait for
+                )
+            )
+        _link(opened.client, model_id, made)
+        return made, True
+
+
+def update(client: MlflowClient, version: Version, tags: Mapping[str, str], text: str) -> bool:
+    """Bring tags and description of a version up to date; returns whether they were not.
+
+    What is right already is not written again: every write is an event for webhooks. A
+    description that a person has written stays.
+    """
+    news = {key: value for key, value in tags.items() if version.tags.get(key) != value}
+    for key, value in news.items():
+        client.set_model_version_tag(version.name, str(version.number), key, value)
+    is_ours = not version.description or SIGNATURE in version.description
+    is_new_text = is_ours and text != version.description
+    if is_new_text:
+        client.update_model_version(version.name, str(version.number), description=text)
+    return bool(news) or is_new_text
+
+
+def update_family(client: MlflowClient, name: str, text: str) -> None:
+    """Bring a registered model's description up to date, unless a person wrote it."""
+    model = registered(client, name)
+    present = "" if model is None else model.description or ""
+    if text != present and (not present or SIGNATURE in present):
+        client.update_registered_model(name, description=text)
+
+
+def locate(client: MlflowClient, reference: str, default_alias: str) -> Version:
+    """The version that a reference names.
+
+    Args:
+        client: of the registry.
+        reference: `models:/NAME@ALIAS`, `models:/NAME/3`, or NAME alone, which stands for the
+            default alias, or else for the only alias or version that there is; with or without
+            `models:/`.
+        default_alias: the alias that is meant where none is named.
+
+    Raises:
+        StoreError: if there is no such version; says what there is.
+    """
+    name, alias, number = _parse(reference)
+    model = registered(client, name)
+    if model is None:
+        raise _unknown_name(client, name, reference)
+    aliases = {str(key): int(value) for key, value in (model.aliases or {}).items()}
+    if alias is not None and alias not in aliases:
+        raise _unknown_version(client, name, aliases, f"{name} has no alias {alias!r}")
+    if alias is None and number is None:
+        number = _only(client, name, aliases, default_alias)
+    return _numbered(client, name, aliases[alias] if alias is not None else number, aliases)
+
+
+def aliases_of(client: MlflowClient, version: Version) -> tuple[str, ...]:
+    """The aliases that point to a version."""
+    model = registered(client, version.name)
+    found = {} if model is None else model.aliases or {}
+    return tuple(sorted(key for key, value in found.items() if int(value) == version.number))
+
+
+def logged_model(client: MlflowClient, version: Version) -> LoggedModel | None:
+    """The READY model that a version was made from; None if it was made from files.
+
+    Raises:
+        StoreError: if the model was deleted, or was never completed.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if version.model_id is None:
+        return None
+    try:
+        model = client.get_logged_model(version.model_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise StoreError(
+            f"{version.uri} leads nowhere",
+            why=f"the model {version.model_id} that it was made from was deleted",
+            fix=f"Name another version of {version.name}, and delete this one",
+        ) from error
+    if str(model.status) != "READY":
+        raise not_ready(version.uri, version.model_id, str(model.status))
+    return model
+
+
+def not_ready(what: str, model_id: str, status: str) -> StoreError:
+    """The error for a model that was never completed, which MLflow itself does not check."""
+    return StoreError(
+        f"{what} is not complete: its model {model_id} is {status}",
+        why="the call that stores it was killed, or still runs",
+        fix="Repeat that call (rlready evaluate, rlready fit), which completes it",
+    )
+
+
+@contextlib.contextmanager
+def _tracking_at(uri: str) -> Iterator[None]:
+    """Have MLflow look models up in this registry.
+
+    A database store looks the source of a version up by the process-wide tracking URI, whatever
+    URI the client was made with (3.17). Kept as short as can be, and put back as it was: what
+    other threads log meanwhile would go to this registry.
+    """
+    import mlflow
+
+    if mlflow.get_tracking_uri() == uri or uri.startswith(("http://", "https://")):
+        yield
+        return
+    from mlflow.tracking._tracking_service.utils import _use_tracking_uri
+
+    before = os.environ.get(_TRACKING_URI)
+    try:
+        with _use_tracking_uri(uri):
+            yield
+    finally:
+        if before is not None:  # MLflow sets the variable too, and unsets it at the end
+            os.environ[_TRACKING_URI] = before
+
+
+def _link(client: MlflowClient, model_id: str, version: Version) -> None:
+    """Have the model's page show the version, as MLflow's server and its `register_model` do."""
+    said = client.get_logged_model(model_id).tags.get(_VERSIONS)
+    try:
+        known = parse_json(said) if said else []
+        linked = [(entry["name"], int(entry["version"])) for entry in known]
+    except (ValueError, TypeError, KeyError):  # edited by hand: only the page's links are lost
+        known, linked = [], []
+    if (version.name, version.number) not in linked:
+        known.append({"name": version.name, "version": version.number})
+        client.set_logged_model_tags(model_id, {_VERSIONS: json.dumps(known)})
+
+
+def _version(found: Any) -> Version:
+    return Version(
+        name=str(found.name),
+        number=int(found.version),  # a text over HTTP
+        source=str(found.source),
+        tags=dict(found.tags or {}),
+        description=str(found.description or ""),
+    )
+
+
+def _parse(reference: str) -> tuple[str, str | None, int | None]:
+    """Name, alias and number of a reference, one of the last two or neither."""
+    text = reference.removeprefix(_SOURCE).strip("/")
+    name, at, alias = text.rpartition("@")
+    if at and alias and "/" not in text:
+        return name, alias, None
+    name, slash, number = text.partition("/")
+    if slash and number.isdecimal():
+        return name, None, int(number)
+    if name and not slash and ":" not in name:
+        return name, None, None
+    raise StoreError(
+        f"{reference!r} is no reference to a registered model",
+        fix="Write models:/NAME@ALIAS, models:/NAME/VERSION, or NAME",
+    )
+
+
+def _numbered(
+    client: MlflowClient, name: str, number: int | None, aliases: Mapping[str, int]
+) -> Version:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _version(client.get_model_version(name, str(number)))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise _unknown_version(client, name, aliases, f"{name} has no version {number}") from None
+
+
+def _only(client: MlflowClient, name: str, aliases: Mapping[str, int], default: str) -> int:
+    if default in aliases:
+        return aliases[default]
+    if len(set(aliases.values())) == 1:
+        return next(iter(aliases.values()))
+    versions = versions_of(client, name)
+    if not aliases and len(versions) == 1:
+        return versions[0].number
+    raise _unknown_version(client, name, aliases, f"{name} alone names no version")
+
+
+def _unknown_name(client: MlflowClient, name: str, reference: str) -> StoreError:
+    models = client.search_registered_models(max_results=_PAGE)
+    known = [m for m in models if not m.name.startswith(_CLAIM)]
+    said = [m.name + "".join(f" @{alias}" for alias in sorted(m.aliases or {})) for m in known]
+    return StoreError(
+        f"no registered model {name!r}, which {reference!r} names",
+        why=f"there are {len(said)}: {_some(said)}" if said else "there is none",
+        fix="`rlready tag` registers checkpoints, `rlready fit` a predictor",
+    )
+
+
+def _unknown_version(
+    client: MlflowClient, name: str, aliases: Mapping[str, int], what: str
+) -> StoreError:
+    numbers = [str(version.number) for version in versions_of(client, name)]
+    said = [f"@{alias} (version {number})" for alias, number in sorted(aliases.items())]
+    return StoreError(
+        what,
+        why=f"its aliases: {_some(said) or 'none'}; its versions: {_some(numbers) or 'none'}",
+        fix="Name one of them: models:/NAME@ALIAS or models:/NAME/VERSION",
+    )
+
+
+def _some(texts: list[str]) -> str:
+    more = f" and {len(texts) - _TOLD} more" if len(texts) > _TOLD else ""
+    return ", ".join(texts[:_TOLD]) + more

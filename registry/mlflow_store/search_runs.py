@@ -1,0 +1,238 @@
+"""A recipe search in MLflow: a run for the study, below it a run for each trial.
+
+    parent run    tag rlready.search: the study's id; metrics `best_value` and `n_told`, a step a
+                  told trial; RUNNING while a trial is out
+    child run     tag rlready.search_trial: `<study's id>/<number>`; the recipe as parameters, with
+                  the weights as `sources.<name>` of fixed length, so that MLflow sorts them right;
+                  what was predicted and told as metrics; input: the checkpoint that it gave
+
+MLflow is a copy for the eye: nothing is read back from it, and the study's own database says which
+trial has which run. A run that this database does not know of, because its writer was killed after
+making it, is found by its tag.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from rlready.registry.mlflow_store import codec
+from rlready.registry.mlflow_store.page import NOTE
+from rlready.registry.mlflow_store.put_evaluation import project_run, tag_run
+from rlready.registry.records import Recipe
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Param
+
+    from rlready.registry.mlflow_store.store import MlflowStore, Opened
+
+SEARCH = "rlready.search"
+"""On a study's run: the study's id."""
+
+TRIAL = "rlready.search_trial"
+"""On a trial's run: the study's id and the trial's number."""
+
+TrialState = Literal["running", "told", "failed", "stopped"]
+"""How far a trial is; a ladder stops those that have little chance."""
+
+_STATUS = {"running": "RUNNING", "told": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+_ABOUT = (
+    "A recipe search of rlready, as its study had it last. Each run below is a trial: its recipe "
+    "is in the parameters, what was predicted and told in the metrics. `rlready search report` "
+    "ranks them."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MirroredStudy:
+    """What the run of a study shows.
+
+    Args:
+        uid: its id, the same for ever.
+        name: for people.
+        tags: facts.
+        metrics: figures of the study so far.
+        n_told: step of the metrics.
+        at_ms: time of the metrics.
+        is_running: whether a trial is out.
+    """
+
+    uid: str
+    name: str
+    tags: Mapping[str, object] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    n_told: int = 0
+    at_ms: int = 0
+    is_running: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class MirroredTrial:
+    """What the run of a trial shows.
+
+    Args:
+        number: of the trial.
+        state: how far it is.
+        recipe: what was asked for.
+        began_ms: when; also the time of the metrics, so that a second writing adds none.
+        ended_ms: when it was told or failed.
+        tags: facts; None and empty ones are left out.
+        metrics: finite numbers.
+        checkpoint_id: registered id of what it gave.
+    """
+
+    number: int
+    state: TrialState
+    recipe: Recipe
+    began_ms: int
+    ended_ms: int | None = None
+    tags: Mapping[str, object] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    checkpoint_id: str | None = None
+
+
+@contextlib.contextmanager
+def mirroring(store: MlflowStore, uid: str) -> Iterator[MirrorWriter]:
+    """The registry, for writing a study of this id; other writers of the study are kept out.
+
+    Raises:
+        StoreError: if the registry cannot be reached or written; what was written stays, and
+            writing it again changes nothing.
+    """
+    with store.opened("mirroring a search", write=True) as opened, opened.lock(f"search-{uid}"):
+        yield MirrorWriter(opened, uid)
+
+
+class MirrorWriter:
+    """Writes the runs of one study; made by `mirroring`."""
+
+    def __init__(self, opened: Opened, uid: str) -> None:
+        self._opened, self._uid = opened, uid
+
+    def is_there(self, run_id: str) -> bool:
+        """Whether a run is still there: people delete runs, and registries."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self._opened.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        return str(run.info.lifecycle_stage) == "active"
+
+    def put_study(self, study: MirroredStudy, run_id: str | None) -> str:
+        """Id of the study's run, made if there is none.
+
+        Args:
+            study: what it shows.
+            run_id: its run, if that is known.
+        """
+        client = self._opened.client
+        tags = {f"rlready.{key}": value for key, value in study.tags.items()}
+        shown = {**_texts(tags), SEARCH: self._uid}
+        run_id = run_id or self._opened.run_of(SEARCH, self._uid)
+        if run_id is None:
+            name = codec.shown(f"search {study.name}")
+            run_id = self._created({**shown, NOTE: _ABOUT}, name, None)
+            self._point_from_project(run_id)
+        else:
+            tag_run(client, run_id, shown)
+        if study.metrics:
+            metrics = _metrics(study.metrics, study.at_ms, study.n_told)
+            client.log_batch(run_id, metrics=metrics)
+        if study.is_running:
+            client.update_run(run_id, status="RUNNING")
+        else:
+            client.set_terminated(run_id, "FINISHED")
+        return run_id
+
+    def put_trial(
+        self, parent: str, trial: MirroredTrial, run_id: str | None, *, is_doubtful: bool
+    ) -> str:
+        """Id of the trial's run, made if there is none.
+
+        Args:
+            parent: run of its study.
+            trial: what it shows.
+            run_id: its run, if that is known.
+            is_doubtful: whether somebody may have made one and been killed then.
+        """
+        client, key = self._opened.client, f"{self._uid}/{trial.number}"
+        facts = {f"rlready.{key}": value for key, value in trial.tags.items()}
+        tags = {**_texts({**facts, "rlready.checkpoint_id": trial.checkpoint_id}), TRIAL: key}
+        if run_id is not None and not self.is_there(run_id):
+            run_id = None
+        if run_id is None and is_doubtful:
+            run_id = self._opened.run_of(TRIAL, key)
+        if run_id is None:
+            tags["mlflow.parentRunId"] = parent
+            run_id = self._created(tags, f"trial {trial.number}", trial.began_ms)
+        else:
+            tag_run(client, run_id, tags)
+        client.log_batch(
+            run_id,
+            params=_params(trial.recipe),
+            metrics=_metrics(trial.metrics, trial.began_ms, 0),
+        )
+        self._link(run_id, trial.checkpoint_id)
+        if trial.state == "running":
+            client.update_run(run_id, status="RUNNING")
+        else:
+            client.set_terminated(run_id, _STATUS[trial.state], trial.ended_ms)
+        return run_id
+
+    def _created(self, tags: Mapping[str, str], name: str, began_ms: int | None) -> str:
+        opened = self._opened
+        run = opened.client.create_run(
+            str(opened.experiment_id), start_time=began_ms, tags=dict(tags), run_name=name
+        )
+        return str(run.info.run_id)
+
+    def _link(self, run_id: str, checkpoint_id: str | None) -> None:
+        from mlflow.entities import LoggedModelInput
+
+        if checkpoint_id is None:
+            return
+        ready = [row for row in self._opened.rows([checkpoint_id]) if row.is_ready]
+        if ready:
+            models = [LoggedModelInput(ready[0].model_id)]
+            self._opened.client.log_inputs(run_id, models=models)
+
+    def _point_from_project(self, run_id: str) -> None:
+        project = project_run(self._opened.client)
+        if project is not None:
+            tag_run(self._opened.client, project.info.run_id, {"rlready.search_run": run_id})
+
+
+def _params(recipe: Recipe) -> list[Param]:
+    from mlflow.entities import Param
+
+    values = recipe.to_dict()
+    weights: Mapping[str, float] = values.pop("sources", {})
+    texts = {f"sources.{name}": f"{weight:.4f}" for name, weight in weights.items()}
+    texts |= {key: codec.shown(value) for key, value in values.items()}
+    return [Param(key, texts[name]) for name, key in _keys(list(texts)).items()]
+
+
+def _keys(names: Sequence[str]) -> dict[str, str]:
+    """A key that MLflow accepts for each name, different ones."""
+    found: dict[str, str] = {}
+    for name in names:
+        key = codec.safe_key(name)
+        while key in found.values():
+            key += "_2"
+        found[name] = key
+    return found
+
+
+def _metrics(values: Mapping[str, float], at_ms: int, step: int) -> list[Metric]:
+    from mlflow.entities import Metric
+
+    return [Metric(codec.safe_key(key), value, at_ms, step) for key, value in values.items()]
+
+
+def _texts(values: Mapping[str, object]) -> dict[str, str]:
+    return {key: codec.shown(value) for key, value in values.items() if value not in (None, "")}

@@ -1,0 +1,1 @@
+"""The testbed's models: base, SFT and GRPO."""

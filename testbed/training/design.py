@@ -1,0 +1,87 @@
+"""The recipes of a run, listed before anything is run.
+
+A fixed selection from the full crossing of the axes. One recipe after the other is added, each
+time one whose pairs of levels are the rarest so far, so that all levels, and all pairs of them,
+appear about equally often; the first 12 of 48 are the 12.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from rlready.registry.errors import ConfigError
+from rlready.testbed.training.sft import SftRecipe
+from rlready.testbed.world.skills import MIXES, SKILLS
+from rlready.testbed.world.solutions import STYLES
+
+AXES: Mapping[str, tuple[Any, ...]] = {
+    "budget": (1600, 6400),
+    "epochs": (1, 8, 40),
+    "style": STYLES,
+    "noise": (0.0, 0.3),
+    "mix": tuple(MIXES),
+    "learning_rate": (5e-4, 2e-3, 8e-3),
+}
+"""Levels of each axis; `epochs` stands for n_unique = budget / epochs."""
+
+
+def design(n: int, seed: int = 0) -> list[SftRecipe]:
+    """Different recipes; the first ones are those of every smaller n.
+
+    Args:
+        n: 1 up to the size of the full crossing.
+        seed: of the selection. The recipes themselves keep SFT seed 0.
+
+    Raises:
+        ConfigError: if there are not so many.
+    """
+    left = list(itertools.product(*(range(len(levels)) for levels in AXES.values())))
+    if not 1 <= n <= len(left):
+        raise ConfigError(f"a design of {n} recipes", fix=f"Give 1 to {len(left)}")
+    random.Random(f"design/{seed}").shuffle(left)
+    seen: Counter[tuple[int, int, int, int]] = Counter()
+    chosen = []
+    for _ in range(n):
+        cell = min(left, key=lambda cell: sum(seen[pair] for pair in _pairs(cell)))
+        left.remove(cell)
+        seen.update(_pairs(cell))
+        chosen.append(_recipe(cell))
+    return chosen
+
+
+def search_space(budget: int) -> str:
+    """TOML of the recipes between the design's levels, for `rlready search --space`.
+
+    Any mixture of the skills takes the place of the named ones; `n_unique` runs from as many epochs
+    as the design has to one.
+
+    Args:
+        budget: examples that every recipe sees, repetitions included.
+    """
+    rates, noises = AXES["learning_rate"], AXES["noise"]
+    styles = ", ".join(f'"{style}"' for style in AXES["style"])
+    return (
+        f"# Examples that a recipe sees; epochs are {budget} / n_unique.\n"
+        f"token_budget = {budget}\n"
+        '\n[recipe]\nbase_model = "testbed-base"\nseed = 0\n\n'
+        + "".join(f"[sources.{skill}]\n" for skill in SKILLS)
+        + f"\n[n_unique]\nlow = {budget // max(AXES['epochs'])}\nhigh = {budget}\n"
+        f"\n[learning_rate]\nlow = {min(rates)}\nhigh = {max(rates)}\n"
+        f"\n[axes.style]\nchoices = [{styles}]\n"
+        f"\n[axes.noise]\nlow = {min(noises)}\nhigh = {max(noises)}\n"
+    )
+
+
+def _pairs(cell: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
+    """The levels of every two axes: axis, level, other axis, level."""
+    return [(i, cell[i], j, cell[j]) for i, j in itertools.combinations(range(len(cell)), 2)]
+
+
+def _recipe(cell: tuple[int, ...]) -> SftRecipe:
+    levels = {axis: AXES[axis][level] for axis, level in zip(AXES, cell, strict=True)}
+    n_unique = levels["budget"] // levels.pop("epochs")
+    return SftRecipe(n_unique=n_unique, **levels)

@@ -1,0 +1,261 @@
+"""Supervised fine-tuning of the base on a recipe's data.
+
+On one machine the same base, recipe and seed give the same losses bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlready.registry.digest import digest, fingerprint
+from rlready.registry.errors import ConfigError
+from rlready.registry.records import Recipe
+from rlready.testbed.folders import find_or_make
+from rlready.testbed.training.model import save_checkpoint
+from rlready.testbed.training.tokenizer import encode_pairs
+from rlready.testbed.training.train import SCHEDULE, TrainSettings, train
+from rlready.testbed.world.measure import load
+from rlready.testbed.world.skills import MIXES, SKILLS, draw_mixture
+from rlready.testbed.world.solutions import STYLES, Style, solution
+
+SFT_VERSION = 1
+"""Rises when the same recipe gives another checkpoint."""
+
+BATCH_SIZE = 64
+_WARMUP_STEPS = 10
+MARK = "sft.json"
+
+_SAME_SHARE = 1e-9
+# A whole number of examples meets a budget only nearly.
+_BUDGET_SLACK = 0.02
+_OWN_KEYS = ("budget", "style", "noise", "mix", "warmup_steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftRecipe:
+    """What is varied between SFT runs.
+
+    Args:
+        budget: examples seen, repetitions included.
+        n_unique: different examples; budget / n_unique is the number of epochs.
+        style: how the solutions are written.
+        noise: share of the examples with a wrong step; which ones they are stays the same in
+            every epoch.
+        mix: a key of `MIXES`, or the shares of the skills.
+        learning_rate: peak of the schedule.
+        seed: of the examples and of their order.
+    """
+
+    budget: int = 6400
+    n_unique: int = 6400
+    style: Style = "canonical"
+    noise: float = 0.0
+    mix: str | Mapping[str, float] = "mixed"
+    learning_rate: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.mix, str):
+            object.__setattr__(self, "mix", _shares(self.mix))
+        if not 1 <= self.n_unique <= self.budget:
+            raise ConfigError(
+                f"n_unique is {self.n_unique} with a budget of {self.budget} examples",
+                fix="Give at least 1 and at most the budget",
+            )
+        if not 0.0 <= self.noise <= 1.0 or not self.learning_rate > 0.0:
+            raise ConfigError(
+                f"noise is {self.noise} and the learning rate {self.learning_rate}",
+                fix="Give a noise in [0, 1] and a positive rate",
+            )
+        if self.style not in STYLES or (isinstance(self.mix, str) and self.mix not in MIXES):
+            raise ConfigError(
+                f"style is {self.style!r} and mix {self.mix!r}",
+                fix=f"Known styles: {', '.join(STYLES)}; mixes: {', '.join(MIXES)}",
+            )
+
+    @property
+    def id(self) -> str:
+        """All axes in one readable word, which names folders and runs; shares by their digest."""
+        mix = self.mix if isinstance(self.mix, str) else f"m{digest(self.mix)[:10]}"
+        return (
+            f"b{self.budget}-u{self.n_unique}-{self.style}-n{self.noise:g}-{mix}"
+            f"-r{self.learning_rate:g}-s{self.seed}"
+        )
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """Shares of the skills among the examples."""
+        return MIXES[self.mix] if isinstance(self.mix, str) else self.mix
+
+    @property
+    def n_steps(self) -> int:
+        """Optimizer steps."""
+        return max(1, round(self.budget / BATCH_SIZE))
+
+    def record(self, base_model: str, base_revision: str | None = None) -> Recipe:
+        """The recipe as the registry keeps it."""
+        return Recipe(
+            base_model=base_model,
+            base_revision=base_revision,
+            sources=self.shares,
+            n_unique=self.n_unique,
+            epochs=self.budget / self.n_unique,
+            learning_rate=self.learning_rate,
+            schedule=SCHEDULE,
+            batch_size=BATCH_SIZE,
+            loss_weighting="none",
+            seed=self.seed,
+            extra={
+                "budget": self.budget,
+                "style": self.style,
+                "noise": self.noise,
+                **({"mix": self.mix} if isinstance(self.mix, str) else {}),
+                "warmup_steps": _WARMUP_STEPS,
+            },
+        )
+
+    @classmethod
+    def from_record(cls, record: Recipe) -> SftRecipe:
+        """The recipe that a record describes; shares that have a name in `MIXES` get it.
+
+        What the record leaves open is as in the class, with the budget n_unique x epochs.
+
+        Raises:
+            ConfigError: if it asks for something that the testbed cannot do, or leaves out sources
+                or n_unique.
+        """
+        _check_record(record)
+        assert record.n_unique is not None
+        given = {name: record.extra[name] for name in ("style", "noise") if name in record.extra}
+        if record.learning_rate is not None:
+            given["learning_rate"] = record.learning_rate
+        # The id has six digits of a number: recipes that share it are to be one.
+        given |= {k: float(f"{v:.6g}") for k, v in given.items() if not isinstance(v, str)}
+        epochs = 1.0 if record.epochs is None else record.epochs
+        budget = record.extra.get("budget", round(record.n_unique * epochs))
+        if abs(budget / (record.n_unique * epochs) - 1.0) > _BUDGET_SLACK:
+            raise ConfigError(
+                f"the recipe has a budget of {budget} examples",
+                why=f"{epochs:g} epochs of {record.n_unique} are others",
+            )
+        shares = _shares(record.sources)
+        return cls(
+            budget=budget,
+            n_unique=record.n_unique,
+            mix=next((name for name in MIXES if _is_same(MIXES[name], shares)), shares),
+            seed=record.seed or 0,
+            **given,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftResult:
+    """An SFT checkpoint.
+
+    Args:
+        folder: the checkpoint, with `sft.json` in it.
+        losses: of every step, nats a response token.
+        cpu_seconds: what it cost; of the first time, if it was found.
+        is_new: whether this call made it.
+    """
+
+    folder: Path
+    losses: tuple[float, ...]
+    cpu_seconds: float
+    is_new: bool
+
+
+def examples_of(recipe: SftRecipe) -> list[tuple[str, str]]:
+    """The recipe's different examples: questions with the responses to learn."""
+    rng = random.Random(f"sft/{recipe.seed}")
+    puzzles = draw_mixture(recipe.shares, "train", recipe.n_unique, recipe.seed)
+    n_wrong = round(recipe.noise * recipe.n_unique)
+    wrong = set(rng.sample(range(recipe.n_unique), n_wrong))
+    return [
+        (puzzle.text, solution(puzzle, recipe.style, rng, is_wrong=i in wrong))
+        for i, (_, puzzle) in enumerate(puzzles)
+    ]
+
+
+def sft(base: Path, recipe: SftRecipe, folder: Path) -> SftResult:
+    """The checkpoint that the recipe gives, made now if it is not there.
+
+    Args:
+        base: folder of the checkpoint to begin from.
+        recipe: what is trained on, and how.
+        folder: does not exist, is empty, or holds this very result.
+
+    Raises:
+        ConfigError: if the folder holds anything else. Nothing is changed.
+    """
+    key = digest([SFT_VERSION, fingerprint(base), dataclasses.asdict(recipe)])
+    report, is_new = find_or_make(folder, MARK, key, lambda draft: _train(base, recipe, draft))
+    return SftResult(
+        folder=folder,
+        losses=tuple(report["losses"]),
+        cpu_seconds=report["cpu_seconds"],
+        is_new=is_new,
+    )
+
+
+def _train(base: Path, recipe: SftRecipe, folder: Path) -> dict[str, Any]:
+    begin = time.process_time()
+    model, tokenizer = load(base)
+    settings = TrainSettings(
+        n_steps=recipe.n_steps,
+        batch_size=BATCH_SIZE,
+        learning_rate=recipe.learning_rate,
+        warmup_steps=_WARMUP_STEPS,
+        seed=recipe.seed,
+        n_bucketed=4,
+    )
+    losses = train(model, encode_pairs(tokenizer, examples_of(recipe)), settings)
+    save_checkpoint(model, tokenizer, folder)
+    return {
+        "recipe": dataclasses.asdict(recipe),
+        "cpu_seconds": round(time.process_time() - begin, 2),
+        "losses": losses,
+    }
+
+
+def _shares(given: Mapping[str, float]) -> dict[str, float]:
+    """Shares in the skills' order, without those that are 0."""
+    unknown = sorted(set(given) - set(SKILLS))
+    if unknown:
+        raise ConfigError(
+            f"the mixture names {', '.join(unknown)}", fix=f"Known skills: {', '.join(SKILLS)}"
+        )
+    if not math.isclose(sum(given.values()), 1.0, abs_tol=1e-6) or min(given.values()) < 0.0:
+        raise ConfigError(f"the shares {dict(given)} are no mixture", fix="Let them sum to 1")
+    return {skill: float(given[skill]) for skill in SKILLS if given.get(skill, 0.0) > 0.0}
+
+
+def _is_same(mix: Mapping[str, float], shares: Mapping[str, float]) -> bool:
+    return all(abs(mix.get(s, 0.0) - shares.get(s, 0.0)) <= _SAME_SHARE for s in SKILLS)
+
+
+def _check_record(record: Recipe) -> None:
+    if not record.sources or record.n_unique is None:
+        raise ConfigError("the recipe has no sources, or no n_unique")
+    fixed = {"schedule": SCHEDULE, "batch_size": BATCH_SIZE, "loss_weighting": "none"}
+    for name, only in fixed.items():
+        value = getattr(record, name)
+        if value not in (None, only):
+            raise ConfigError(f"the recipe's {name} is {value!r}", fix=f"The testbed has {only!r}")
+    for name in ("noise", "budget"):
+        value = record.extra.get(name, 0)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"the recipe's {name} is {value!r}", fix="Give a number")
+    unknown = sorted(set(record.extra) - set(_OWN_KEYS))
+    if unknown:
+        raise ConfigError(
+            f"the testbed has no {', '.join(unknown)}",
+            fix=f"A recipe may hold, beside the usual fields, {', '.join(_OWN_KEYS)}",
+        )

@@ -1,0 +1,1 @@
+"""The testbed's puzzles: skills, solutions, rewards and benchmarks."""

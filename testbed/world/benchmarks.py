@@ -1,0 +1,98 @@
+"""The world's benchmarks: test problems in two disjoint halves, and as files.
+
+The half `before` is measured before RL, the half `after` after it, so that an outcome shares no
+problem with what it is predicted from; `all` is both, for measures that should share them.
+
+Benchmarks whose answers are numbers are written as JSONL for `rlready evaluate`. Countdown is
+not: its answers are expressions, and a verifier that compares values would take the bare target
+for right; `measure.count` judges them.
+
+Held-out examples are correct solutions of held-out problems, a file for each style: a loss on
+another style than the recipe's says more of the style than of the skill.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from rlready.testbed.world.measure import Item
+from rlready.testbed.world.skills import MIXES, SKILLS, VARIANTS, draw_different, draw_mixture
+from rlready.testbed.world.solutions import STYLES, solution
+
+Half = Literal["before", "after", "all"]
+
+N_PER_HALF = 100
+_SEED = 0
+
+
+def benchmark(skill: str, half: Half, n_per_half: int = N_PER_HALF) -> list[Item]:
+    """Test problems of a skill; a problem has one id, whatever the half.
+
+    Args:
+        skill: the skill, which names the benchmark.
+        half: which half.
+        n_per_half: problems of each half. A smaller number gives the first of a larger one.
+    """
+    # Taken in turn, so that a half does not change when the number does.
+    puzzles = draw_different(skill, "test", 2 * n_per_half, _SEED)
+    items = [Item(id=f"{skill}-{i:04d}", puzzle=puzzle) for i, puzzle in enumerate(puzzles)]
+    return {"before": items[::2], "after": items[1::2], "all": items}[half]
+
+
+def benchmarks(
+    half: Half, n_per_half: int = N_PER_HALF, skills: Sequence[str] = SKILLS
+) -> dict[str, list[Item]]:
+    """The benchmarks of several skills by name."""
+    return {skill: benchmark(skill, half, n_per_half) for skill in skills}
+
+
+def write_benchmarks(folder: Path, n_per_half: int = N_PER_HALF) -> list[Path]:
+    """The files `<half>/<skill>.jsonl` of the benchmarks that `rlready evaluate` can judge.
+
+    Each line has `id`, `problem` and `answer`.
+    """
+    written = []
+    halves: tuple[Half, ...] = ("before", "after")
+    for half in halves:
+        (folder / half).mkdir(parents=True, exist_ok=True)
+        for name, items in benchmarks(half, n_per_half, (*SKILLS, *VARIANTS)).items():
+            rows = [
+                {"id": item.id, "problem": item.puzzle.text, "answer": item.puzzle.answers[0]}
+                for item in items
+                if item.puzzle.answers
+            ]
+            if rows:
+                path = folder / half / f"{name}.jsonl"
+                path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+                written.append(path)
+    return written
+
+
+def write_heldout(folder: Path, n: int = 200) -> list[Path]:
+    """The files `heldout_<style>.jsonl`, each with n solved problems of all skills.
+
+    Each line has `id` and `messages`. The problems are the same in every style.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    puzzles = [puzzle for _, puzzle in draw_mixture(MIXES["mixed"], "heldout", n, _SEED)]
+    written = []
+    for style in STYLES:
+        rng = random.Random(f"heldout/{_SEED}")
+        rows = [
+            {
+                "id": f"heldout-{i:04d}",
+                "messages": [
+                    {"role": "user", "content": puzzle.text},
+                    {"role": "assistant", "content": solution(puzzle, style, rng)},
+                ],
+            }
+            for i, puzzle in enumerate(puzzles)
+        ]
+        path = folder / f"heldout_{style}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        written.append(path)
+    return written

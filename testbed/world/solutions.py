@@ -1,0 +1,156 @@
+r"""Written solutions in four styles, with a wrong step where one is wanted.
+
+    canonical    3+4=7 / 7*7=9 / \boxed{9}          every step
+    shuffled     4+3=7 / 7*7=9 / \boxed{9}          operands of + and * in random order
+    terse        3+4=7 / *7=9 / \boxed{9}           without what the line before says
+    answer       \boxed{9}                          no chain of thought
+
+(`/` stands for a line's end.) A wrong step has another result, and what follows goes on from it,
+as mistakes of a careless teacher do; in a countdown the expression in the box is then a wrong one
+that is said to come to the target.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from rlready.registry.errors import ConfigError
+from rlready.testbed.world.chains import Chain, Step, apply
+from rlready.testbed.world.puzzles import Addition, Countdown, values
+
+Style = Literal["canonical", "shuffled", "terse", "answer"]
+STYLES: tuple[Style, ...] = get_args(Style)
+AnyPuzzle = Chain | Countdown | Addition
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One step: operands joined by an operator, and what it is said to come to.
+
+    Args:
+        operands: two, or three with a carry.
+        operator: between them.
+        result: what they are said to come to.
+        known: index of the operand that the line before gives; -1 if there is none.
+    """
+
+    operands: tuple[int, ...]
+    operator: str
+    result: int
+    known: int = -1
+
+
+def solution(puzzle: AnyPuzzle, style: Style, rng: random.Random, *, is_wrong: bool = False) -> str:
+    """A solution of the puzzle in this style.
+
+    Args:
+        puzzle: what is solved.
+        style: how it is written.
+        rng: decides the order of operands and where a step goes wrong.
+        is_wrong: whether one step is wrong.
+
+    Raises:
+        ConfigError: if there is no such style.
+    """
+    if style not in STYLES:
+        raise ConfigError(f"style is {style!r}", fix=f"Known styles: {', '.join(STYLES)}")
+    lines, answer = worked_out(puzzle, rng, is_wrong=is_wrong)
+    written = [] if style == "answer" else [_written(line, style, rng) for line in lines]
+    return "\n".join([*written, f"\\boxed{{{answer}}}"])
+
+
+def worked_out(
+    puzzle: AnyPuzzle, rng: random.Random, *, is_wrong: bool = False
+) -> tuple[list[Line], str]:
+    """The steps of a solution and the content of its box."""
+    if isinstance(puzzle, Chain):
+        return _chain(puzzle, rng, is_wrong)
+    if isinstance(puzzle, Addition):
+        return _addition(puzzle, rng, is_wrong)
+    return _countdown(puzzle, rng, is_wrong)
+
+
+def _written(line: Line, style: Style, rng: random.Random) -> str:
+    operands = list(line.operands)
+    if style == "terse" and line.known >= 0:
+        return f"{_without(operands, line)}={line.result}"
+    if style == "shuffled" and line.operator != "-":
+        rng.shuffle(operands)
+    return f"{line.operator.join(map(str, operands))}={line.result}"
+
+
+def _without(operands: list[int], line: Line) -> str:
+    before, after = operands[: line.known], operands[line.known + 1 :]
+    if len(operands) > 2:  # a carry leaves no operator behind
+        return line.operator.join(map(str, before + after))
+    return line.operator.join(("".join(map(str, before)), "".join(map(str, after))))
+
+
+def _chain(chain: Chain, rng: random.Random, is_wrong: bool) -> tuple[list[Line], str]:
+    right = chain.lines
+    slip = rng.randrange(len(right)) if is_wrong else -1
+    modulus, is_leftward = 7 if chain.rule == "seven" else 10, chain.rule == "leftward"
+    lines: list[Line] = []
+    for i, (left, operator, operand, _) in enumerate(right):
+        known = -1
+        if lines:
+            value, known = lines[-1].result, int(is_leftward)
+            left, operand = (left, value) if is_leftward else (value, operand)
+        result = apply(left, operator, operand, modulus)
+        if i == slip:
+            result = (result + rng.randrange(1, modulus)) % modulus
+        lines.append(Line(operands=(left, operand), operator=operator, result=result, known=known))
+    return lines, str(lines[-1].result)
+
+
+def _addition(addition: Addition, rng: random.Random, is_wrong: bool) -> tuple[list[Line], str]:
+    pairs = list(zip(_digits(addition.left), _digits(addition.right), strict=True))
+    slip = rng.randrange(len(pairs)) if is_wrong else -1
+    lines: list[Line] = []
+    carry, total = 0, ""
+    for i, pair in enumerate(pairs):
+        operands = (*pair, 1) if carry else pair
+        result = sum(operands)
+        if i == slip:
+            result = (result + rng.randrange(1, 19)) % 20
+        known = 2 if carry else -1
+        lines.append(Line(operands=operands, operator="+", result=result, known=known))
+        carry, digit = divmod(result, 10)
+        total = f"{digit}{total}"
+    return lines, f"{carry or ''}{total}"
+
+
+def _digits(number: int) -> list[int]:
+    return [int(digit) for digit in reversed(str(number))]
+
+
+def _countdown(puzzle: Countdown, rng: random.Random, is_wrong: bool) -> tuple[list[Line], str]:
+    start, steps = puzzle.known
+    if is_wrong:
+        steps = _spoilt(start, steps, rng)
+    passed = values(start, steps)
+    lines = [
+        Line(operands=(left, operand), operator=operator, result=result, known=0 if i else -1)
+        for i, (left, (operator, operand), result) in enumerate(
+            zip(passed, steps, passed[1:], strict=False)
+        )
+    ]
+    if is_wrong:
+        lines[-1] = dataclasses.replace(lines[-1], result=puzzle.target)
+    return lines, f"{start}{''.join(f'{operator}{operand}' for operator, operand in steps)}"
+
+
+def _spoilt(start: int, steps: Sequence[Step], rng: random.Random) -> tuple[Step, ...]:
+    """The steps with one operator changed so that they come to something else."""
+    target = values(start, steps)[-1]
+    spoilt = [
+        (*steps[:i], (operator, steps[i][1]), *steps[i + 1 :])
+        for i in range(len(steps))
+        for operator in "+-*"
+    ]
+    # At least one: adding a digit from 1 to 9 differs from taking it away.
+    return rng.choice([some for some in spoilt if values(start, some)[-1] != target])

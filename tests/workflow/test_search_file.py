@@ -1,0 +1,188 @@
+"""What a space file says beyond its recipes: local data, a cost, how checkpoints are evaluated."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from store_child import a_checkpoint, an_outcome
+
+from rlready.registry.errors import ConfigError
+from rlready.registry.mlflow_store.store import MlflowStore
+from rlready.registry.records import Evaluation, Recipe
+from rlready.testbed.training.model import untrained_checkpoint
+from rlready.workflow.cli.main import main
+from rlready.workflow.search.settings import read_settings
+
+SPACE = """
+{top}
+[recipe]
+base_model = "org/base"
+[sources.gsm8k]
+{source}
+[sources.numina]
+floor = 0.1
+[n_unique]
+low = 10
+high = 1000
+[learning_rate]
+low = 1e-6
+high = 1e-4
+{rest}
+"""
+
+Call = Callable[..., Result]
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Calls `rlready search` on the space file of the folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: Any) -> Result:
+        return CliRunner().invoke(main, ["search", *map(str, words), "--space", "mix.toml"])
+
+    return run
+
+
+def write_space(folder: Path, *, top: str = "", source: str = "", rest: str = "") -> Path:
+    path = folder / "mix.toml"
+    path.write_text(SPACE.format(top=top, source=source, rest=rest))
+    return path
+
+
+def answer(result: Result) -> Any:
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def refused(result: Result) -> str:
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    return " ".join(result.stderr.split())
+
+
+def test_paths_are_taken_from_the_folder_of_the_file(tmp_path: Path) -> None:
+    rest = """
+[evaluate]
+benchmarks = ["gsm8k=data/gsm8k.jsonl", "/abs/aime.jsonl"]
+held_out = ["val=val.jsonl"]
+samples = 8
+k = [1, 4]
+temperature = 1
+prompt_template = "prompt.txt"
+"""
+    found = read_settings(write_space(tmp_path, source='path = "gsm8k.jsonl"', rest=rest))
+    assert found.data == {"gsm8k": tmp_path / "gsm8k.jsonl"}
+    assert found.evaluate == {
+        "benchmarks": (f"gsm8k={tmp_path}/data/gsm8k.jsonl", "aime=/abs/aime.jsonl"),
+        "held_out": (f"val={tmp_path}/val.jsonl",),
+        "samples": 8,
+        "k": (1, 4),
+        "temperature": 1.0,
+        "prompt_template": tmp_path / "prompt.txt",
+    }
+
+
+@pytest.mark.parametrize(
+    ("rest", "said"),
+    [
+        ("[evaluate]\nsample = 8", r"unknown key 'sample'.*max_tokens.*held_out|held_out.*samples"),
+        ('[evaluate]\nsamples = "8"', "samples is '8', not a whole number"),
+        ("[evaluate]\nadaptive = 1", "adaptive is 1, not true or false"),
+        ('[evaluate]\nheld_out = "x"', "held_out is 'x'.*Give a list"),
+        ("[evaluate]\nsamples = 0", "--samples is 0"),
+        ('[evaluate]\nrecipe = "x.toml"', "unknown key 'recipe'"),
+    ],
+)
+def test_a_mistake_in_evaluate_is_told_at_once(
+    call: Call, tmp_path: Path, rest: str, said: str
+) -> None:
+    path = write_space(tmp_path, rest=rest)
+    with pytest.raises(ConfigError, match=f"(?s){said}"):
+        read_settings(path)
+    assert "mix.toml" in refused(call("ask", "--cold"))
+
+
+def test_a_source_with_a_path_gives_trials_a_manifest(call: Call, tmp_path: Path) -> None:
+    """The flag wins, so that another machine can have its data elsewhere."""
+    for name in ("here.jsonl", "there.jsonl"):
+        (tmp_path / name).write_text('{"x": 1}\n' * 500)
+    write_space(tmp_path, source='path = "here.jsonl"')
+    for flags, name in ([], "here.jsonl"), (["--data", "gsm8k=there.jsonl"], "there.jsonl"):
+        trial = answer(call("ask", "--cold", "--json", *flags))["trials"][0]
+        made = json.loads((Path(trial["folder"]) / "manifest.json").read_text())
+        assert [Path(source["path"]).name for source in made["sources"]] == [name]
+
+
+def test_a_cost_is_a_second_objective_with_a_front(call: Call, tmp_path: Path) -> None:
+    write_space(tmp_path, top='cost = "gpu_hours"')
+    asked = answer(call("ask", "--cold", "--trials", 4, "--sampler", "random", "--json"))["trials"]
+    assert "gpu_hours None" in refused(call("tell", 0, "--cold", "--value", 0.5))
+    told = answer(call("tell", 0, "--cold", "--value", 0.5, "--cost", 2.0, "--json"))
+    assert (told["value"], told["cost"]) == (0.5, 2.0)
+    for trial, (value, hours) in zip(asked[1:], [(0.7, 4.0), (0.6, 3.0), (0.4, 9.0)], strict=True):
+        said = json.dumps({"value": value, "se": 0.01, "gpu_hours": hours})
+        (Path(trial["folder"]) / "status.json").write_text(said)
+    assert len(answer(call("sync", "--cold", "--json"))["done"]) == 3
+    report = answer(call("report", "--cold", "--json"))
+    rows = {row["trial"]: row for row in report["ranking"]}
+    assert {number: row["cost"] for number, row in rows.items()} == {0: 2.0, 1: 4.0, 2: 3.0, 3: 9.0}
+    assert rows[1]["on_front"]
+    assert not rows[3]["on_front"]
+    assert all(row["cost_sd"] > 0.0 for row in report["ranking"] + report["untried"])
+    assert (tmp_path / "search/mix/report/front.png").stat().st_size > 5_000
+    assert "gpu_hours" in call("report", "--cold").stdout
+    # The surrogate proposes with both objectives.
+    assert answer(call("ask", "--cold", "--json"))["trials"]
+
+
+def test_a_cost_without_a_cost_in_the_space_is_refused(call: Call, tmp_path: Path) -> None:
+    write_space(tmp_path)
+    call("ask", "--cold")
+    assert "the search has none" in refused(call("tell", 0, "--cold", "--value", 1, "--cost", 2))
+
+
+@pytest.mark.slow
+def test_a_trained_folder_is_evaluated_registered_and_predicted(
+    call: Call, tmp_path: Path, sqlite_uri: str
+) -> None:
+    rows = [{"prompt": f"{i}+2 mod 10", "response": str((i + 2) % 10)} for i in range(8)]
+    (tmp_path / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    weights = untrained_checkpoint(tmp_path / "weights")
+    here = ("--tracking-uri", sqlite_uri, "--json")
+    write_space(tmp_path)
+    trial = answer(call("ask", *here))["trials"][0]
+    (weights.rename(Path(trial["folder"]) / "weights"))
+    assert "[evaluate] with for example" in refused(
+        call("tell", 0, "--checkpoint", "weights", *here)
+    )
+
+    write_space(tmp_path, rest='[evaluate]\nheld_out = ["val.jsonl"]')
+    (Path(trial["folder"]) / "status.json").write_text('{"checkpoint": "weights"}')
+    asking = answer(call("ask", *here))
+    assert "rlready search sync" in asking["problems"][0][1]
+    synced = answer(call("sync", *here))
+    assert "no registered model 'grpo-predictor'" in synced["problems"][0][1]
+
+    store = MlflowStore(sqlite_uri)
+    (own,) = [one for one in store.checkpoints() if one.checkpoint.name == "mix-trial-0000"]
+    assert own.checkpoint.recipe == Recipe.from_dict(trial["recipe"])
+    for number in range(1, 12):
+        proxies = [
+            dataclasses.replace(p, value=p.value * (0.8 + 0.04 * number)) for p in own.proxies
+        ]
+        store.put_evaluation(
+            Evaluation(checkpoint=a_checkpoint(number), proxies=tuple(proxies), config={})
+        )
+        store.put_outcome(an_outcome(number, value=0.3 + 0.03 * number, se=0.005))
+    fitted = CliRunner().invoke(main, ["fit", "--tracking-uri", sqlite_uri, "--json"])
+    assert fitted.exit_code == 0, fitted.output
+    (told,) = answer(call("sync", *here))["done"]
+    assert told["is_predicted"]
+    assert told["value"] == pytest.approx(0.45, abs=0.1)

@@ -1,0 +1,14 @@
+from .evaluate.config import EvaluateConfig
+from .evaluate.evaluator import evaluate_checkpoint
+from .predict.outcome import OutcomeConfig
+from .predict.predict import fit, rank_registry
+from .progress import Clock
+
+__all__ = [
+    "Clock",
+    "EvaluateConfig",
+    "OutcomeConfig",
+    "evaluate_checkpoint",
+    "fit",
+    "rank_registry",
+]

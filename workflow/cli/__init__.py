@@ -1,0 +1,1 @@
+"""The command `rlready`: its subcommands, and the tables that they print."""

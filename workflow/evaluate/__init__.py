@@ -1,0 +1,1 @@
+"""The step `evaluate`: from checkpoints to stored proxies."""

@@ -1,0 +1,131 @@
+"""Adaptive sampling of one benchmark: how many samples each problem gets next, and what they say.
+
+The state lies on disk, as everywhere: the samples. A killed run asks again what the samples there
+call for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rlready.evaluators.benchmarks.problems import Benchmark
+from rlready.evaluators.metrics.sample_metrics import ProblemSamples
+from rlready.evaluators.sampling.sample_files import earlier_counts
+from rlready.registry.records import AnswerFormat, Proxy
+from rlready.workflow.evaluate.config import EvaluateConfig
+
+MINIMUM = 4
+"""Samples that every problem gets first."""
+
+_MOST_OVER_MEAN = 4
+"""A problem gets at most so many times the larger of --samples and the largest k."""
+
+
+class AdaptiveRounds:
+    """Decides round by round.
+
+    Args:
+        config: target standard error, samples and ks.
+        benchmark: what is measured.
+        path: the folder of its samples; those of earlier checkpoints lie beside it.
+        warn: told of what is damaged.
+        answer_format: whose counts of earlier checkpoints are used.
+    """
+
+    def __init__(
+        self,
+        config: EvaluateConfig,
+        benchmark: Benchmark,
+        path: Path,
+        warn: Callable[[str], None],
+        answer_format: AnswerFormat = "boxed",
+    ) -> None:
+        from rlready.evaluators.adaptive.allocation import Budget
+        from rlready.evaluators.adaptive.item_prior import MIN_CHECKPOINTS, fit_item_prior
+
+        self._config, self._benchmark = config, benchmark
+        self._budget = Budget(
+            target_se=config.target_se or 0.0,
+            max_per_problem=_MOST_OVER_MEAN * max(config.samples, config.k[-1]),
+            max_mean=config.samples,
+            minimum=min(MINIMUM, config.samples),
+        )
+        earlier = earlier_counts(path, warn, answer_format)
+        self._prior = None
+        self.history = f"counts of {len(earlier)} earlier checkpoints"
+        """What is known of the problems beforehand, for people."""
+        if len(earlier) >= MIN_CHECKPOINTS:
+            ids = [problem.id for problem in benchmark.problems]
+            counts = np.array([[own.get(i, (0, 0)) for i in ids] for own in earlier])
+            self._prior = fit_item_prior(counts[:, :, 0], counts[:, :, 1])
+            self.history += f" (interaction sd {self._prior.tau:g} logits)"
+        else:
+            self.history += f"; from {MIN_CHECKPOINTS} on they are used"
+
+    def next_samples(self, problems: Sequence[ProblemSamples]) -> Mapping[str, int]:
+        """How many more samples each problem gets, by its id; all 0 at the end.
+
+        Args:
+            problems: all samples so far, in the benchmark's order.
+        """
+        from rlready.evaluators.adaptive.allocation import next_samples
+        from rlready.evaluators.adaptive.estimate import average
+        from rlready.evaluators.adaptive.laws import LOGIT_G, CountBatch
+
+        k = self._config.k[-1]
+        drawn_P = np.array([len(problem.verdicts) for problem in problems])
+        posterior_PG, se = np.full((len(problems), len(LOGIT_G)), 1.0 / len(LOGIT_G)), 1.0
+        if drawn_P.min() >= self._budget.minimum:
+            counts = [problem.counts for problem in problems]
+            batch = CountBatch(np.array([[p.n for p in counts]]), np.array([[p.c for p in counts]]))
+            fitted = average(batch, self._prior, seed=0)
+            posterior_PG, se = fitted.posterior_RPG[0], float(fitted.mixture(k).sd_R[0])
+        extra_P = next_samples(posterior_PG, drawn_P, k, se, self._budget)
+        ids = (problem.problem_id for problem in problems)
+        return dict(zip(ids, extra_P.tolist(), strict=True))
+
+    def proxies(self, problems: Sequence[ProblemSamples], protocol_digest: str) -> list[Proxy]:
+        """`pass_at_<k>_est` for every k."""
+        from rlready.evaluators.adaptive.estimate import EVALUATOR_VERSION, estimate_pass_at_k
+
+        counts = [problem.counts for problem in problems]
+        estimates = estimate_pass_at_k(
+            counts, self._config.k, self._benchmark.name, prior=self._prior, is_adaptive=True
+        )
+        return [
+            Proxy(
+                name=f"pass_at_{estimate.k}_est",
+                value=estimate.value,
+                se=estimate.se,
+                se_within=estimate.se_within,
+                unit="probability",
+                benchmark=self._benchmark.name,
+                benchmark_digest=self._benchmark.digest,
+                protocol_digest=protocol_digest,
+                n_problems=len(problems),
+                n_samples=sum(p.n for p in counts),
+                evaluator_version=EVALUATOR_VERSION,
+            )
+            for estimate in estimates
+        ]
+
+
+def even_part(problems: Sequence[ProblemSamples]) -> list[ProblemSamples]:
+    """The first samples of every problem, as many as each has.
+
+    What averages over samples needs the same number of each problem, or those that were drawn
+    more often because they failed would weigh more.
+    """
+    least = min(len(problem.verdicts) for problem in problems)
+    names = ("verdicts", "answers", "n_tokens", "is_truncated", "entropy_sums", "lenient_verdicts")
+    return [
+        dataclasses.replace(
+            problem,
+            **{name: values[:least] for name in names if (values := getattr(problem, name))},
+        )
+        for problem in problems
+    ]

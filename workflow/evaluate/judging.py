@@ -1,0 +1,170 @@
+"""Verdicts beside the drawing: a part is judged while the engine draws the next ones.
+
+The work is done by the verifier's child processes; here one thread feeds them, so that the engine
+waits for the checker only at its end, or when the checker falls far behind. A part lies on disk
+before it is judged and once more after, so a kill between the two costs no sample.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+from rlready.evaluators.sampling.sample_files import Judged, SampleFolder
+from rlready.evaluators.verification.verifier import Verifier, checker_version
+from rlready.registry.records import AnswerFormat, Sample
+
+LENIENT: AnswerFormat = "auto"
+"""The answer format whose pass@1 stands beside that of the format asked for."""
+
+_VERIFY_CHUNK = 8192
+"""Samples verified before their verdicts are written: what a kill costs at most."""
+
+_MOST_WAITING = 64
+"""Parts that may wait for their verdicts: their texts are in memory."""
+
+
+class Judging:
+    """Judges the parts of one benchmark in a thread.
+
+    Args:
+        folder: of the samples.
+        verifier: used by nobody else meanwhile.
+        answers: reference answers of each problem, by its id.
+        answer_formats: where the answer of a sample is looked for; each gives a verdict.
+    """
+
+    def __init__(
+        self,
+        folder: SampleFolder,
+        verifier: Verifier,
+        answers: Mapping[str, tuple[str, ...]],
+        answer_formats: Sequence[AnswerFormat] = ("boxed",),
+    ) -> None:
+        self._folder, self._verifier, self._answers = folder, verifier, answers
+        self._answer_formats = answer_formats
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="judging")
+        self._waiting: deque[tuple[Future[None], int]] = deque()
+        self.n_judged = 0
+        """Samples that have their verdict."""
+        self.busy_s = 0.0
+        """Wall time in which the checker was at work."""
+        self.waited_s = 0.0
+        """Wall time in which `add` had to wait for it."""
+
+    def __enter__(self) -> Judging:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def n_left(self) -> int:
+        """Samples that wait for their verdict."""
+        return sum(n for _, n in self._waiting)
+
+    def add(self, part: Path, samples: Sequence[Sample]) -> None:
+        """Have a part judged that was just written.
+
+        Raises:
+            RlreadyError: if an earlier part could not be judged.
+        """
+        texts = [(self._answers[sample.problem_id], sample.text) for sample in samples]
+        self._waiting.append((self._thread.submit(self._judge, part, texts), len(texts)))
+        begin = time.perf_counter()
+        while self._waiting and (self._waiting[0][0].done() or len(self._waiting) > _MOST_WAITING):
+            self._take_first()
+        self.waited_s += time.perf_counter() - begin
+
+    def finish(self, advance: Callable[[int], None]) -> None:
+        """Wait for all that is left.
+
+        Args:
+            advance: told how many more samples have their verdict.
+
+        Raises:
+            RlreadyError: if a part could not be judged.
+        """
+        while self._waiting:
+            advance(self._take_first())
+
+    def _take_first(self) -> int:
+        future, n = self._waiting.popleft()
+        future.result()
+        self.n_judged += n
+        return n
+
+    def _judge(self, part: Path, texts: Sequence[tuple[tuple[str, ...], str]]) -> None:
+        begin = time.perf_counter()
+        judged = _judged(self._verifier, texts, self._answer_formats)
+        self._folder.judge(part, judged, checker_version())
+        self.busy_s += time.perf_counter() - begin
+
+
+def answer_formats(asked: AnswerFormat) -> tuple[AnswerFormat, ...]:
+    """The answer format asked for, and the lenient one."""
+    return (asked,) if asked == LENIENT else (asked, LENIENT)
+
+
+def judge_rest(
+    folder: SampleFolder,
+    verifier: Verifier,
+    answers: Mapping[str, tuple[str, ...]],
+    answer_formats: Sequence[AnswerFormat],
+    advance: Callable[[int], None],
+) -> None:
+    """Judge the parts on disk that lack a verdict of this checker.
+
+    Args:
+        folder: of the samples.
+        verifier: used by nobody else meanwhile.
+        answers: reference answers of each problem, by its id.
+        answer_formats: as in `Judging`.
+        advance: told how many more samples are judged.
+    """
+    version = checker_version()
+    for group in _groups(folder.unjudged(version, answer_formats)):
+        texts = [(answers[problem], text) for _, rows in group for problem, text in rows]
+        judged = _judged(verifier, texts, answer_formats, advance)
+        begin = 0
+        for path, rows in group:
+            end = begin + len(rows)
+            own = {name: checked[begin:end] for name, checked in judged.items()}
+            folder.judge(path, own, version)
+            begin = end
+
+
+def _judged(
+    verifier: Verifier,
+    texts: Sequence[tuple[tuple[str, ...], str]],
+    answer_formats: Sequence[AnswerFormat],
+    advance: Callable[[int], None] | None = None,
+) -> Judged:
+    # The first format is the one asked for. Of the others only the answers that it did not find
+    # are left to check.
+    first, *others = answer_formats
+    judged = {first: verifier.check(texts, advance, first)}
+    return judged | {other: verifier.check(texts, answer_format=other) for other in others}
+
+
+def _groups(
+    parts: Iterable[tuple[Path, list[tuple[str, str]]]],
+) -> Iterator[list[tuple[Path, list[tuple[str, str]]]]]:
+    """The parts in groups of about `_VERIFY_CHUNK` samples."""
+    group: list[tuple[Path, list[tuple[str, str]]]] = []
+    for part in parts:
+        group.append(part)
+        if sum(len(rows) for _, rows in group) >= _VERIFY_CHUNK:
+            yield group
+            group = []
+    if group:
+        yield group

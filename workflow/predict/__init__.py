@@ -1,0 +1,1 @@
+"""The steps `outcome`, `fit`, `rank`, `plan`, `tag` and `validate`."""

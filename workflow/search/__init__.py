@@ -1,0 +1,1 @@
+"""The steps of `search`: trials are asked for, trained, evaluated and told."""

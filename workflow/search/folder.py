@@ -1,0 +1,290 @@
+"""The folder of a trial: what a search and a trainer or scheduler exchange.
+
+    OUT/STUDY/trial-0007/recipe.toml     what to train; `rlready evaluate --recipe` reads it
+                         status.json     whose it is, and what came of it
+                         manifest.json   which rows of local data, where sources are files
+                         train.log       what the training command printed
+
+Whoever trains adds "value" (with "se", if known) or "checkpoint" (a folder or a registered id) to
+status.json, and "gpu_hours" if they are known; or "state": "failed" with an "error". All files
+are written aside and renamed, so that a reader never sees half of one.
+
+On a ladder "rung" says which one is asked for. Its value goes to "rungs": {NAME: VALUE}, or
+{NAME: {"value": V, "se": X, "gpu_hours": H}}, or, of a rung that is a proxy, {NAME: CHECKPOINT};
+that of the last one may be "value" or "checkpoint" as without a ladder.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlready.predictors.search.space_file import numeric_range
+from rlready.registry.errors import ConfigError
+from rlready.registry.foreign_files import parse_json, read_json_object
+from rlready.registry.records import Recipe
+
+STATES = ("asked", "running", "told", "failed", "stopped")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_FILTERED_BY = {"length_filter": "n_tokens", "difficulty_filter": "difficulty"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RungStatus:
+    """What a status file says of a rung: its value, or the checkpoint that has it.
+
+    Args:
+        value: at the rung.
+        se: its standard error.
+        gpu_hours: that it took, if not those of the space file.
+        checkpoint: registered id or folder, for rungs that are proxies.
+    """
+
+    value: float | None = None
+    se: float | None = None
+    gpu_hours: float | None = None
+    checkpoint: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """What a status file says.
+
+    Args:
+        state: one of `STATES`.
+        value: outcome of the trial.
+        se: its standard error.
+        checkpoint: folder or registered id of what was trained.
+        error: why it failed.
+        told: the value that the study was told.
+        rung: of a ladder, that is asked for.
+        rungs: those that were climbed, by name.
+    """
+
+    state: str = "asked"
+    value: float | None = None
+    se: float | None = None
+    checkpoint: str | None = None
+    error: str | None = None
+    told: float | None = None
+    rung: str | None = None
+    rungs: Mapping[str, RungStatus] = field(default_factory=dict)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is something to tell."""
+        return self.state in STATES[:2] and (self.value is not None or self.checkpoint is not None)
+
+
+def trial_folder(root: Path, number: int) -> Path:
+    """Where a trial's files lie."""
+    return root / f"trial-{number:04d}"
+
+
+def write_status(folder: Path, **changes: Any) -> None:
+    """Change entries of the status file, others stay; None removes one."""
+    path = folder / "status.json"
+    before = read_json_object(path, ConfigError) if path.is_file() else {}
+    values = {k: v for k, v in {**before, **changes}.items() if v is not None}
+    write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_status(folder: Path) -> Status:
+    """What the status file says.
+
+    Raises:
+        ConfigError: if it is no JSON object, or an entry cannot be meant.
+    """
+    path = folder / "status.json"
+    values = read_json_object(path, ConfigError)
+    state = values.get("state", "asked")
+    if state not in STATES:
+        raise ConfigError(f"{path}: state is {state!r}", fix=f"Known: {', '.join(STATES)}")
+    se = _number(path, "se", values.get("se"))
+    if se is not None and se < 0.0:
+        raise ConfigError(f"{path}: se is {se}", fix="Give 0 or more, or leave it out")
+    texts = {key: values.get(key) for key in ("checkpoint", "error", "rung")}
+    for key, text in texts.items():
+        if text is not None and not isinstance(text, str):
+            raise ConfigError(f"{path}: {key} is {text!r}, no text")
+    return Status(
+        state=state,
+        value=_number(path, "value", values.get("value")),
+        se=se,
+        checkpoint=texts["checkpoint"],
+        error=texts["error"],
+        told=_number(path, "told", values.get("told")),
+        rung=texts["rung"],
+        rungs=_rungs(path, values.get("rungs", {})),
+    )
+
+
+def read_number(folder: Path, key: str) -> float | None:
+    """A number that whoever trains has put into the status file; None if it is not there.
+
+    Raises:
+        ConfigError: if the file is no JSON object, or the entry no finite number.
+    """
+    path = folder / "status.json"
+    return _number(path, key, read_json_object(path, ConfigError).get(key))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file: all of it, or nothing."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def recipe_toml(recipe: Recipe) -> str:
+    """The recipe as TOML, that gives the same recipe again."""
+    values = recipe.to_dict()
+    tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
+    lines = [f"{_key(k)} = {_toml(v)}" for k, v in values.items() if k not in tables]
+    for name, table in tables.items():
+        lines += ["", f"[{_key(name)}]"]
+        lines += [f"{_key(key)} = {_toml(value)}" for key, value in table.items()]
+    return "\n".join(lines) + "\n"
+
+
+def manifest(recipe: Recipe, data: Mapping[str, Path], seed: int) -> dict[str, Any]:
+    """Which rows of each local source the recipe trains on, and how often.
+
+    `n_unique` examples are shared out by weight, and drawn without replacement from the rows that
+    the recipe's filters let pass; a source that has fewer gives all of them, more often.
+
+    Args:
+        recipe: with `n_unique` and weights.
+        data: JSONL file by source; those without a file are left out.
+        seed: of the draw.
+
+    Raises:
+        ConfigError: if a file cannot be read, a filter has no column to go by, or no row passes.
+    """
+    if recipe.n_unique is None:
+        raise ConfigError(
+            "a manifest needs the number of examples", fix="Give the space n_unique, or no --data"
+        )
+    counts = _shared_out(recipe.n_unique, recipe.sources)
+    sources = []
+    for index, (name, count) in enumerate(counts.items()):
+        if name not in data or count == 0:
+            continue
+        passed = _rows(data[name], recipe)
+        if not passed:
+            raise ConfigError(f"no row of {data[name]} passes the filters of the recipe")
+        order = np.random.default_rng([seed, index]).permutation(len(passed))[:count]
+        chosen = sorted(passed[i] for i in order)
+        sources.append(
+            {
+                "source": name,
+                "path": str(data[name].resolve()),
+                "weight": recipe.sources[name],
+                "rows": chosen,
+                "repetitions": (recipe.epochs or 1.0) * count / len(chosen),
+            }
+        )
+    return {"recipe": recipe.digest, "seed": seed, "sources": sources}
+
+
+def _shared_out(n: int, weights: Mapping[str, float]) -> dict[str, int]:
+    """Whole numbers that sum to n, by largest remainder."""
+    counts = {name: math.floor(n * weight) for name, weight in weights.items()}
+    by_rest = sorted(weights, key=lambda name: counts[name] - n * weights[name])
+    for name in by_rest[: max(0, n - sum(counts.values()))]:
+        counts[name] += 1
+    return counts
+
+
+def _rows(path: Path, recipe: Recipe) -> list[int]:
+    """Line numbers, from 0, of the examples that the recipe's filters let pass."""
+    ranges = {
+        column: numeric_range(str(recipe.extra[name]))
+        for name, column in _FILTERED_BY.items()
+        if recipe.extra.get(name, "all") != "all"
+    }
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}", why=str(error)) from error
+    return [i for i, line in enumerate(lines) if line.strip() and _passes(path, i, line, ranges)]
+
+
+def _passes(path: Path, index: int, line: str, ranges: Mapping[str, tuple[float, float]]) -> bool:
+    if not ranges:
+        return True
+    try:
+        row = parse_json(line)
+        return all(low <= float(row[column]) <= high for column, (low, high) in ranges.items())
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"{path}, line {index + 1}: it cannot be filtered",
+            why=f"it needs the numbers {', '.join(ranges)}",
+            fix="Add them to each line, or leave the filter out of the space",
+        ) from error
+
+
+def _rungs(path: Path, given: Any) -> dict[str, RungStatus]:
+    if not isinstance(given, dict):
+        raise ConfigError(f"{path}: rungs is {given!r}", fix='Write {"NAME": value, ...}')
+    return {name: _rung(path, f"rungs.{name}", one) for name, one in given.items()}
+
+
+def _rung(path: Path, where: str, given: Any) -> RungStatus:
+    """A number, a checkpoint, or an object of both with error and cost."""
+    if isinstance(given, str):
+        return RungStatus(checkpoint=given)
+    values = given if isinstance(given, dict) else {"value": given}
+    known = RungStatus.__dataclass_fields__
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ConfigError(
+            f"{path}: {where} has the unknown key {unknown[0]!r}", fix=f"Known: {', '.join(known)}"
+        )
+    numbers = {
+        key: _number(path, f"{where}.{key}", values.get(key))
+        for key in ("value", "se", "gpu_hours")
+    }
+    checkpoint = values.get("checkpoint")
+    if checkpoint is not None and not isinstance(checkpoint, str):
+        raise ConfigError(f"{path}: {where}.checkpoint is {checkpoint!r}, no text")
+    if numbers["value"] is None and checkpoint is None:
+        raise ConfigError(f"{path}: {where} has neither value nor checkpoint")
+    for key in ("se", "gpu_hours"):
+        if (numbers[key] or 0.0) < 0.0:
+            raise ConfigError(f"{path}: {where}.{key} is {numbers[key]}", fix="Give 0 or more")
+    return RungStatus(**numbers, checkpoint=checkpoint)
+
+
+def _number(path: Path, key: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{path}: {key} is {value!r}, no finite number")
+    return float(value)
+
+
+def _key(name: str) -> str:
+    return name if _BARE_KEY.fullmatch(name) else _toml(name)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        # JSON's escapes are TOML's, but for this one character.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_key(k)} = {_toml(v)}' for k, v in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    raise ConfigError(f"a recipe holds {value!r}, which TOML cannot say")

@@ -1,0 +1,1 @@
+"""The testbed's small world run as one step."""

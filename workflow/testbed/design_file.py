@@ -1,0 +1,150 @@
+"""What a testbed run will do, written down before it begins: OUT/design.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rlready.registry.digest import digest, fingerprint
+from rlready.registry.errors import ConfigError
+from rlready.registry.foreign_files import parse_json
+from rlready.testbed.training.base import shipped_base
+from rlready.testbed.training.design import design as choose_recipes
+from rlready.testbed.training.grpo import GRPO_VERSION, GrpoSettings
+from rlready.testbed.training.sft import SFT_VERSION, SftRecipe
+from rlready.workflow.testbed.unit import MEASURE_VERSION, Profile
+
+BASE = "base"
+"""Name of the unit that measures the base model."""
+
+PROFILES: Mapping[str, Profile] = {
+    "smoke": Profile(
+        n_recipes=3,
+        n_problems=5,
+        n_samples=16,
+        n_heldout=12,
+        rl_seeds=(0,),
+        grpo=GrpoSettings(
+            n_steps=8, n_prompts=10, group_size=8, budgets=(0, 4, 8), n_eval_problems=5
+        ),
+    ),
+    "small": Profile(n_recipes=12, n_problems=34, n_samples=64, n_heldout=60, rl_seeds=(0,)),
+    "full": Profile(n_recipes=48, n_problems=34, n_samples=64, n_heldout=100, rl_seeds=(0, 1)),
+    "long": Profile(
+        n_recipes=24,
+        n_problems=34,
+        n_samples=64,
+        n_heldout=100,
+        rl_seeds=(0,),
+        grpo=GrpoSettings(n_steps=240, budgets=(0, 30, 60, 120, 240)),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """A run: which recipes, measured how, by how many workers.
+
+    Args:
+        profile_name: a key of `PROFILES`.
+        seed: of the choice of recipes.
+        n_workers: processes that share the units.
+        profile: the sizes.
+        recipes: in the order of the design.
+        versions: of what decides the numbers.
+    """
+
+    profile_name: str
+    seed: int
+    n_workers: int
+    profile: Profile
+    recipes: tuple[SftRecipe, ...]
+    versions: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Digest of what decides the results: not of the number of workers."""
+        recipes = [recipe.id for recipe in self.recipes]
+        return digest([self.profile.to_dict(), recipes, self.seed, dict(self.versions)])
+
+
+def make_design(profile_name: str, seed: int, n_workers: int) -> Design:
+    """The design of a profile.
+
+    Raises:
+        ConfigError: if there is no such profile.
+    """
+    if profile_name not in PROFILES:
+        raise ConfigError(
+            f"there is no profile {profile_name!r}", fix=f"Known profiles: {', '.join(PROFILES)}"
+        )
+    profile = PROFILES[profile_name]
+    return Design(
+        profile_name=profile_name,
+        seed=seed,
+        n_workers=n_workers,
+        profile=profile,
+        recipes=tuple(choose_recipes(profile.n_recipes, seed)),
+        versions={
+            "base": fingerprint(shipped_base()),
+            "sft": SFT_VERSION,
+            "grpo": GRPO_VERSION,
+            "measure": MEASURE_VERSION,
+            "torch": version("torch"),
+            "transformers": version("transformers"),
+        },
+    )
+
+
+def write_design(out: Path, design: Design) -> None:
+    """Write the design, or find that the folder holds this very one.
+
+    Raises:
+        ConfigError: if the folder holds another run.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / "design.json").is_file():
+        there = read_design(out)
+        if there.key != design.key:
+            raise ConfigError(
+                f"{out} holds another run (profile {there.profile_name}, seed {there.seed}, "
+                f"{dict(there.versions)})",
+                fix="Name another --out, or remove the folder",
+            )
+    values = {
+        "profile_name": design.profile_name,
+        "seed": design.seed,
+        "n_workers": design.n_workers,
+        "versions": dict(design.versions),
+        "profile": design.profile.to_dict(),
+        "recipes": [dataclasses.asdict(recipe) for recipe in design.recipes],
+    }
+    temporary = out / ".design.json"
+    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(out / "design.json")
+
+
+def read_design(out: Path) -> Design:
+    """The design of a run.
+
+    Raises:
+        ConfigError: if the folder holds none.
+    """
+    try:
+        values = parse_json((out / "design.json").read_text(encoding="utf-8"))
+        return Design(
+            **{
+                **values,
+                "profile": Profile.from_dict(values["profile"]),
+                "recipes": tuple(SftRecipe(**recipe) for recipe in values["recipes"]),
+            }
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{out} holds no design of a testbed run", why=str(error), fix="Start it again"
+        ) from error

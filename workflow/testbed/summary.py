@@ -1,0 +1,243 @@
+"""What a testbed run says: which proxy ranks the checkpoints by their score after RL, how surely.
+
+Every proxy is compared with the practice to beat, post-SFT pass@1, on the same checkpoints. Signs
+are fixed before looking: a lower loss is better, more of the rest is better; entropy and length
+have no sign, so their correlation is given as it is. Intervals are 95 % percentile intervals over
+2,000 resamplings of the checkpoints, and the difference to pass@1 is taken inside each resampling.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rlready.workflow.testbed.design_file import BASE, Design
+from rlready.workflow.testbed.run import Made
+from rlready.workflow.testbed.unit import MEAN, proxies_path, read_proxies
+
+_RESAMPLINGS = 2000
+_FEWEST = 8
+"""Checkpoints below which no interval is given."""
+_COLLAPSED_SHARE = 0.25
+"""A checkpoint has collapsed if its pass@1 is below this share of the base's."""
+
+PRACTICE = f"pass_at_1@{MEAN}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """How one proxy orders the checkpoints.
+
+    Args:
+        proxy: `<name>@<benchmark>`; a minus before it where lower is better.
+        spearman: with the outcome.
+        interval: of it; None below `_FEWEST` checkpoints, where resampling says nothing.
+        difference: to the Spearman of post-SFT pass@1.
+        difference_interval: of that.
+        pairs_right: share of pairs of checkpoints that it orders as the outcome does.
+    """
+
+    proxy: str
+    spearman: float
+    interval: tuple[float, float] | None
+    difference: float
+    difference_interval: tuple[float, float] | None
+    pairs_right: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The findings of a run; see `to_dict` for what each is called."""
+
+    facts: Mapping[str, Any]
+    ranked: tuple[Ranked, ...]
+    ranked_without_collapsed: tuple[Ranked, ...]
+    flips: tuple[tuple[str, str], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The summary as JSON values."""
+        return {
+            **self.facts,
+            "proxies": [vars(row) for row in self.ranked],
+            "proxies_without_collapsed": [vars(row) for row in self.ranked_without_collapsed],
+            "flips": [list(pair) for pair in self.flips],
+        }
+
+
+def summarize(out: Path, design: Design, made: Sequence[Made]) -> Summary:
+    """The findings of a finished run.
+
+    Args:
+        out: its folder.
+        design: of the run.
+        made: its results.
+    """
+    base_pass_at_1 = _base_pass_at_1(out)
+    end = design.profile.grpo.n_steps
+    outcomes_CS = np.array([[run.mean_at(end) for run in m.runs.values()] for m in made])
+    before_C = np.array([next(iter(m.runs.values())).mean_at(0) for m in made])
+    outcome_C = outcomes_CS.mean(axis=1)
+    proxies = proxy_values(made)
+    practice_C = proxies[PRACTICE]
+    is_alive_C = practice_C >= _COLLAPSED_SHARE * base_pass_at_1
+    gained = outcome_C[is_alive_C] > before_C[is_alive_C]
+    flips = _flips(practice_C, outcome_C, _noise(made, end))
+    ids = [m.recipe.id for m in made]
+    facts: dict[str, Any] = {
+        "profile": design.profile_name,
+        "seed": design.seed,
+        "n_checkpoints": len(made),
+        "n_rl_seeds": outcomes_CS.shape[1],
+        "rl_steps": end,
+        "base_pass_at_1": base_pass_at_1,
+        "n_collapsed": int((~is_alive_C).sum()),
+        "share_raised_by_rl": float(gained.mean()) if len(gained) else None,
+        "post_rl_range": [float(outcome_C.min()), float(outcome_C.max())],
+        "sd_between_checkpoints": _sd(outcome_C),
+        **_seed_facts(outcomes_CS),
+        "n_flips": len(flips),
+        "n_pairs": math.comb(len(made), 2),
+    }
+    return Summary(
+        facts=facts,
+        ranked=rank_proxies(proxies, outcome_C),
+        ranked_without_collapsed=rank_proxies(
+            {name: values_C[is_alive_C] for name, values_C in proxies.items()},
+            outcome_C[is_alive_C],
+        ),
+        flips=tuple((ids[i], ids[j]) for i, j in flips),
+    )
+
+
+def proxy_values(made: Sequence[Made]) -> dict[str, npt.NDArray[np.float64]]:
+    """Each proxy of the mean over benchmarks, and each loss, as one value per checkpoint."""
+    rows = [
+        {f"{p.name}@{p.benchmark}": p.value for p in m.proxies if _is_used(p.name, p.benchmark)}
+        for m in made
+    ]
+    common = [name for name in rows[0] if all(name in row for row in rows)]
+    return {name: np.array([row[name] for row in rows]) for name in common}
+
+
+def rank_proxies(
+    proxies: Mapping[str, npt.NDArray[np.float64]], outcome_C: npt.NDArray[np.float64]
+) -> tuple[Ranked, ...]:
+    """Every proxy against the outcome, the best first; none for fewer than three checkpoints."""
+    n = len(outcome_C)
+    if n < 3:
+        return ()
+    rng = np.random.default_rng(0)
+    resampled_RC = rng.integers(0, n, (_RESAMPLINGS, n))
+    practice_R = _resampled_spearman(proxies[PRACTICE], outcome_C, resampled_RC)
+    practice = spearman(proxies[PRACTICE], outcome_C)
+    ranked = []
+    for name, values_C in proxies.items():
+        if values_C.std() == 0.0:
+            continue
+        sign = -1.0 if name.startswith("heldout") else 1.0
+        signed_C = sign * values_C
+        found = spearman(signed_C, outcome_C)
+        found_R = _resampled_spearman(signed_C, outcome_C, resampled_RC)
+        ranked.append(
+            Ranked(
+                proxy=f"-{name}" if sign < 0 else name,
+                spearman=found,
+                interval=_interval(found_R, n),
+                difference=found - practice,
+                difference_interval=_interval(found_R - practice_R, n),
+                pairs_right=_pairs_right(signed_C, outcome_C),
+            )
+        )
+    return tuple(sorted(ranked, key=lambda row: -row.spearman))
+
+
+def spearman(a_C: npt.NDArray[np.float64], b_C: npt.NDArray[np.float64]) -> float:
+    """Spearman's rank correlation, ties at their mean rank; nan if one side is constant."""
+    from scipy.stats import rankdata
+
+    a_ranks_C, b_ranks_C = rankdata(a_C), rankdata(b_C)
+    if a_ranks_C.std() == 0.0 or b_ranks_C.std() == 0.0:
+        return math.nan
+    return float(np.corrcoef(a_ranks_C, b_ranks_C)[0, 1])
+
+
+def _base_pass_at_1(out: Path) -> float:
+    found = read_proxies(proxies_path(out, BASE))
+    assert found is not None  # `make` has seen to it
+    return next(p.value for p in found[0] if f"{p.name}@{p.benchmark}" == PRACTICE)
+
+
+def _is_used(name: str, benchmark: str) -> bool:
+    return benchmark == MEAN or name == "heldout_nll"
+
+
+def _resampled_spearman(
+    a_C: npt.NDArray[np.float64],
+    b_C: npt.NDArray[np.float64],
+    resampled_RC: npt.NDArray[np.int64],
+) -> npt.NDArray[np.float64]:
+    return np.array([spearman(a_C[rows], b_C[rows]) for rows in resampled_RC])
+
+
+def _interval(values_R: npt.NDArray[np.float64], n_checkpoints: int) -> tuple[float, float] | None:
+    if n_checkpoints < _FEWEST:
+        return None
+    low, high = np.nanpercentile(values_R, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _pairs_right(a_C: npt.NDArray[np.float64], b_C: npt.NDArray[np.float64]) -> float:
+    """Share of pairs ordered alike; a tie in the proxy is half right."""
+    scores = [
+        0.5 if a_C[i] == a_C[j] else float((a_C[i] < a_C[j]) == (b_C[i] < b_C[j]))
+        for i, j in itertools.combinations(range(len(a_C)), 2)
+        if b_C[i] != b_C[j]
+    ]
+    return statistics.fmean(scores) if scores else math.nan
+
+
+def _noise(made: Sequence[Made], end: int) -> npt.NDArray[np.float64]:
+    """Standard error of each checkpoint's mean outcome, from its problems and samples."""
+    errors = []
+    for m in made:
+        own = []
+        for run in m.runs.values():
+            rows = [row for row in run.curve if row.budget == end]
+            own.append(math.fsum(row.se**2 for row in rows) / len(rows) ** 2)
+        # The seeds are measured on the same problems: their errors do not average out.
+        errors.append(math.sqrt(statistics.fmean(own)))
+    return np.array(errors)
+
+
+def _flips(
+    practice_C: npt.NDArray[np.float64],
+    outcome_C: npt.NDArray[np.float64],
+    se_C: npt.NDArray[np.float64],
+) -> list[tuple[int, int]]:
+    """Pairs (i, j): i is ahead after SFT, j after RL by more than two standard errors."""
+    found = []
+    for i, j in itertools.permutations(range(len(outcome_C)), 2):
+        gap = outcome_C[j] - outcome_C[i]
+        if practice_C[i] > practice_C[j] and gap > 2.0 * math.hypot(se_C[i], se_C[j]):
+            found.append((gap, i, j))
+    return [(i, j) for _, i, j in sorted(found, reverse=True)]
+
+
+def _seed_facts(outcomes_CS: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """The ceiling that RL seeds set on any prediction; nothing for one seed."""
+    if outcomes_CS.shape[1] < 2:
+        return {"rl_seed_sd": None, "rl_seed_spearman": None}
+    sd = float(np.sqrt(outcomes_CS.var(axis=1, ddof=1).mean()))
+    return {"rl_seed_sd": sd, "rl_seed_spearman": spearman(outcomes_CS[:, 0], outcomes_CS[:, 1])}
+
+
+def _sd(values: npt.NDArray[np.float64]) -> float | None:
+    return float(values.std(ddof=1)) if len(values) > 1 else None

@@ -1,0 +1,234 @@
+r"""The testbed as the trainer of a recipe search: one recipe is trained, measured and registered.
+
+    rlready testbed --profile small --out T
+    rlready fit --target value_at_budget/60steps@world_after
+    rlready search run --space T/inputs/space.toml --target value_at_budget/60steps@world_after \
+        --train-command "python -m rlready.workflow.testbed.trainer --recipe {recipe} --out {out} \
+        --testbed T"
+
+The stages are those of a testbed run, in the folders of one: what is there is found again, and the
+search, `rlready rank` and `rlready predict` see what they see of any checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rlready.registry.errors import ConfigError
+from rlready.workflow.cli.options import TEXT, open_store, registry_options
+from rlready.workflow.failures import EXIT_FAULT, EXIT_USAGE, fault, foreseen
+from rlready.workflow.terminal import echo
+
+if TYPE_CHECKING:
+    from rlready.registry.store import Store
+    from rlready.testbed.training.sft import SftRecipe
+    from rlready.workflow.testbed.design_file import Design
+    from rlready.workflow.testbed.run import Made
+
+OnStage = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What became of a recipe.
+
+    Args:
+        made: checkpoint, proxies and RL runs.
+        folder: of the checkpoint after SFT.
+        cpu_seconds: that this call spent, by stage; 0 where the result was there.
+    """
+
+    made: Made
+    folder: Path
+    cpu_seconds: dict[str, float]
+
+
+def design_of(testbed: Path, profile: str | None) -> Design:
+    """The design of the run in a folder; in a new one a run of the profile is begun.
+
+    Raises:
+        ConfigError: if there is no such profile, or the folder holds a run of another.
+    """
+    from rlready.workflow.testbed.design_file import make_design, read_design, write_design
+
+    if (testbed / "design.json").is_file():
+        design = read_design(testbed)
+        if profile not in (None, design.profile_name):
+            raise ConfigError(
+                f"{testbed} holds a run of profile {design.profile_name}, {profile} is asked for",
+                why="its proxies were measured in another way",
+                fix="Leave --profile out, or name another --testbed",
+            )
+        current = make_design(design.profile_name, design.seed, 1)
+        if dict(current.versions) != dict(design.versions):
+            raise ConfigError(
+                f"{testbed} was made by other versions: {dict(design.versions)}",
+                why="what is trained now could not be compared with it",
+                fix="Name another --testbed",
+            )
+        return design
+    design = make_design(profile or "small", 0, 1)
+    write_design(testbed, design)
+    return design
+
+
+def train(
+    recipe: SftRecipe,
+    testbed: Path,
+    design: Design,
+    store: Store,
+    *,
+    rl_seeds: tuple[int, ...] = (),
+    on_stage: OnStage = lambda stage, cpu_seconds: None,
+) -> Trained:
+    """Train, measure and register a recipe; then GRPO from it, once a seed, with its outcomes.
+
+    The checkpoint is registered before RL begins, so that RL may fail and be run again. A stage
+    that fails registers nothing.
+
+    Args:
+        recipe: what to train.
+        testbed: folder of a testbed run.
+        design: of that run; its recipes do not count.
+        store: the registry.
+        rl_seeds: of GRPO; none: no RL.
+        on_stage: called with each finished stage and the CPU seconds that it took now.
+    """
+    from rlready.testbed.training.base import shipped_base
+    from rlready.workflow.progress import Clock
+    from rlready.workflow.testbed.design_file import BASE
+    from rlready.workflow.testbed.run import collect, register
+    from rlready.workflow.testbed.unit import measure_unit, run_unit, sft_folder
+
+    spent: dict[str, float] = {}
+
+    def finished(stage: str, cpu_seconds: float) -> None:
+        spent[stage] = spent.get(stage, 0.0) + cpu_seconds
+        on_stage(stage, cpu_seconds)
+
+    base = shipped_base()
+    measure_unit(testbed, base, BASE, design.profile, lambda stage, s: finished("base", s))
+    made: list[Made] = []
+    for seeds in dict.fromkeys(((), rl_seeds)):
+        profile = dataclasses.replace(design.profile, rl_seeds=seeds)
+        one = dataclasses.replace(design, recipes=(recipe,), profile=profile)
+        run_unit(testbed, base, recipe, profile, finished)
+        made = collect(testbed, one)
+        register(testbed, one, made, store, Clock())
+    return Trained(made=made[0], folder=sft_folder(testbed, recipe), cpu_seconds=spent)
+
+
+@click.command(context_settings={"show_default": True})
+@click.option(
+    "--recipe",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE.toml",
+    help="Recipe of the trial.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    metavar="DIR",
+    help="Folder of the trial: its status.json gets the checkpoint.",
+)
+@click.option(
+    "--testbed",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    metavar="DIR",
+    help="Folder of a testbed run: checkpoints, proxies and RL runs go there, measured as it "
+    "measures. A new one is begun.",
+)
+@click.option(
+    "--profile",
+    type=TEXT,
+    default="",
+    show_default=False,
+    metavar="NAME",
+    help="How much is measured in a new folder: smoke, small, full or long.  [default: small]",
+)
+@click.option(
+    "--rl",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Run GRPO with N seeds as well, and record the outcomes.",
+)
+@registry_options
+def main(
+    recipe: Path,
+    out: Path,
+    testbed: Path,
+    profile: str | None,
+    rl: int,
+    experiment: str,
+    tracking_uri: str | None,
+    as_json: bool,
+) -> None:
+    """Train a recipe on the testbed, measure and register it: a --train-command of a search.
+
+    Called again it finds what is there; with --rl it goes on to GRPO from the same checkpoint.
+    """
+    try:
+        store = open_store(tracking_uri, experiment)
+        found = _run(recipe, out, testbed, profile, rl, store)
+    except Exception as error:
+        line = foreseen(error)
+        echo(f"error: {line or fault(error)}", err=True)
+        sys.exit(EXIT_FAULT if line is None else EXIT_USAGE)
+    if as_json:
+        import json
+
+        echo(json.dumps(found))
+
+
+def _run(
+    recipe: Path,
+    out: Path,
+    testbed: Path,
+    profile: str | None,
+    n_seeds: int,
+    store: Store,
+) -> dict[str, Any]:
+    from rlready.testbed.training.sft import SftRecipe
+    from rlready.workflow.evaluate.config import load_recipe
+    from rlready.workflow.search.folder import write_status
+    from rlready.workflow.testbed.run import base_checkpoint
+
+    wanted = SftRecipe.from_record(load_recipe(recipe))
+    design = design_of(testbed, profile)
+    store.check(base_checkpoint())
+    trained = train(
+        wanted,
+        testbed,
+        design,
+        store,
+        rl_seeds=tuple(range(n_seeds)),
+        on_stage=lambda stage, seconds: echo(
+            f"{stage}: {f'{seconds:.1f} CPU-s' if seconds else 'was there'}", err=True
+        ),
+    )
+    made = trained.made
+    write_status(out, checkpoint=made.checkpoint.id)
+    scores = {
+        str(seed): run.mean_at(design.profile.grpo.n_steps) for seed, run in made.runs.items()
+    }
+    return {
+        "checkpoint": made.checkpoint.id,
+        "folder": str(trained.folder),
+        "cpu_seconds": trained.cpu_seconds,
+        "after_rl": scores,
+    }
+
+
+if __name__ == "__main__":
+    main()
