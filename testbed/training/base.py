@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 BASE_VERSION = 1
 """Rises when the same settings give another base."""
 
-SHIPPED = Path(__file__).parent / "base_model"
+SHIPPED = Path(__file__).parents[1] / "base_model"
 MARK = "base.json"
 WEIGHTS = "model.safetensors"
 

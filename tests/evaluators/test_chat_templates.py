@@ -134,8 +134,9 @@ def test_a_template_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_child_needs_no_torch() -> None:
     code = (
-        "import sys; sys.argv[1:] = ['1', '512']; from rlready.evaluators import _template_worker;"
-        "_template_worker._make_renderer(); print('torch' in sys.modules)"
+        "import sys; sys.argv[1:] = ['1', '512']; "
+        "from rlready.evaluators.benchmarks import _template_child; "
+        "_template_child._make_renderer(); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -100,7 +100,7 @@ def run(tmp_path: Path, toy: Path, checkpoint: Path, monkeypatch: pytest.MonkeyP
         config = EvaluateConfig(
             checkpoint=str(checkpoint), benchmarks=named, samples=4, device="cpu", **flags
         )
-        return steps.evaluate(config, MemoryStore(), Clock(None))
+        return steps.evaluate_checkpoint(config, MemoryStore(), Clock(None))
 
     return evaluate
 

@@ -408,7 +408,7 @@ def test_a_file_that_passed_is_not_read_again(tmp_path: Path, monkeypatch: Any) 
 def test_names_numbers_and_tokens_are_checked_without_torch(checkpoint: Path) -> None:
     """Its import takes longer than a person waits for "the name of the folder is wrong"."""
     code = (
-        "import sys; from pathlib import Path; from rlready.evaluators import checkpoints as c; "
+        "import sys; from rlready.evaluators.checkpoints import folder as c; "
         "from rlready.evaluators.checkpoints.weight_files import check_finite; "
         f"w = c.open_weights({str(checkpoint)!r}); check_finite(w.path); "
         "assert not {'torch', 'transformers'} & set(sys.modules)"

@@ -19,16 +19,16 @@ from rlready.registry.errors import ConfigError
 OWN_TYPES = [
     f"rlready.predictors.{name}"
     for name in (
-        "domain.Domain",
-        "error_law.ErrorLaw",
+        "calibration.domain.Domain",
+        "calibration.error_law.ErrorLaw",
+        "calibration.intervals.Calibration",
+        "calibration.intervals.Residuals",
+        "calibration.predictor.CalibratedPredictor",
+        "calibration.signal_test.ProxySignal",
+        "calibration.signal_test.SignalReport",
         "features.Features",
-        "folds.FoldFit",
-        "intervals.Calibration",
-        "intervals.Residuals",
-        "multilevel.Multilevel",
-        "predictor.CalibratedPredictor",
-        "signal.ProxySignal",
-        "signal.SignalReport",
+        "models.multilevel.Multilevel",
+        "validation.folds.FoldFit",
     )
 ]
 COLUMNS = ["prediction", "low", "high", "level", "regime", "promise", "domain", "reasons"]

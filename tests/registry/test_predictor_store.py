@@ -221,9 +221,9 @@ def test_a_pickle_is_never_unpickled(
     mlmodel = folder / "MLmodel"
     mlmodel.write_text(mlmodel.read_text().replace("format: skops", "format: pickle"))
     client.set_logged_model_tags(meta.model_id, {SHA256: json.dumps(file_digests(folder))})
-    with pytest.raises(StoreError, match="is no skops file"):
+    with pytest.raises(StoreError, match="is not a skops file"):
         get_predictor(store, trusted_types=shifted_mean.TYPES)
-    with pytest.raises(StoreError, match="is no skops file"):
+    with pytest.raises(StoreError, match="is not a skops file"):
         client_predict(store)
     assert not (tmp_path / "exploited").exists()
 

@@ -81,7 +81,7 @@ def validate(
     Raises:
         ConfigError: if a file, column, model or split is not what it has to be.
     """
-    from rlready.predictors.validation.validate import validate as validation
+    from rlready.predictors.validation import validate as validation
 
     asked, frame, notes = _asked(config, store)
     table = _table(asked, frame)
