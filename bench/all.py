@@ -41,14 +41,15 @@ PACKAGES = (
     *("numpy", "scipy", "ray", "lm-eval", "lighteval"),
 )
 
-_THIS = Path(__file__).stem
+_NOT_BENCHMARKS = {Path(__file__).stem, "same_numbers", "simulation", "rl_ceiling"}
 _LONGEST_S = 4 * 3600
 
 
 def main() -> int:
     """Run, keep and write; 1 if a script failed."""
     scripts = {path.stem: path for path in sorted(Path(__file__).parent.glob("[!_]*.py"))}
-    del scripts[_THIS]
+    for name in _NOT_BENCHMARKS:
+        del scripts[name]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the short form of each")
     parser.add_argument("--only", nargs="+", choices=sorted(scripts), help="these alone")
