@@ -1,8 +1,8 @@
 """Child processes that do one kind of small task, may hang or die, and are replaced.
 
-`Pool.run` gives every task a result: what the child answered, or `Failure` for the one task during
+`Pool.run` gives every task a result: the child's answer, or a `TaskFailure` for the one task during
 which it hung or died. Children are fresh interpreters (no fork, no import of the caller's
-`__main__`), speak JSON lines over pipes, and end when the pipe does. No pickle either way.
+`__main__`), exchange JSON lines over pipes, and end when the pipe does. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_FAILED_STARTS = 3
 
 
 @dataclass(frozen=True)
-class Failure:
+class TaskFailure:
     """Why a task has no result."""
 
     reason: str
@@ -82,7 +82,7 @@ class Pool:
         self._died_once: set[int] = set()
 
     def run(self, tasks: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Any]]:
-        """Index and result (or `Failure`) of each task, as they finish.
+        """Index and result (or `TaskFailure`) of each task, as they finish.
 
         Raises:
             EvaluationError: if no child can be started.
@@ -166,13 +166,13 @@ class Pool:
 
     def _give_up(
         self, child: _Child, waiting: deque[int], reason: str
-    ) -> Iterator[tuple[int, Failure]]:
+    ) -> Iterator[tuple[int, TaskFailure]]:
         if not child.is_ready:
             self._note_failed_start(child)
         guilty = child.pending.popleft() if child.pending else None
         self._requeue(child, waiting)
         if guilty is not None:
-            yield guilty, Failure(reason)
+            yield guilty, TaskFailure(reason)
 
     def _requeue(self, child: _Child, waiting: deque[int]) -> None:
         waiting.extendleft(reversed(child.pending))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from rlready.evaluators.answers.forms import Form, read_form
+from rlready.evaluators.answers.structure import Structure, read_structure
 
 _NAME = re.compile(
     r"(?:\\angle\s*|\\triangle\s*|m\s*\\angle\s*)?"
@@ -33,11 +33,11 @@ def _is_name(text: str) -> bool:
 
 def name_of(text: str) -> str:
     """Return the name before the sign in `x = 5`; an empty text if there is none."""
-    form = read_form(text)
+    form = read_structure(text)
     return name_and_value(form)[0] if form.kind == "relation" else ""
 
 
-def name_and_value(relation: Form) -> tuple[str, str]:
+def name_and_value(relation: Structure) -> tuple[str, str]:
     """Name and value of `x = 5`, `5 = x` and `A = x y = 5`; an empty name if there is none."""
     first, last = relation.parts[0], relation.parts[-1]
     if _is_name(first):
@@ -49,7 +49,7 @@ def name_and_value(relation: Form) -> tuple[str, str]:
 
 def values_of_one_name(parts: tuple[str, ...]) -> Sequence[str]:
     """The values of a list whose members all have one name; the same list if they have not."""
-    forms = [read_form(part) for part in parts]
+    forms = [read_structure(part) for part in parts]
     named = [
         name_and_value(form) if form.kind == "relation" and form.mark == "=" else None
         for form in forms
@@ -90,7 +90,7 @@ def has_indices(parts: tuple[str, ...]) -> bool:
 
 def named_values(parts: tuple[str, ...]) -> tuple[str, ...] | None:
     """Return the values of `x=2, y=5`; None if their names do not stand in order."""
-    forms = [read_form(part) for part in parts]
+    forms = [read_structure(part) for part in parts]
     if any(form.kind != "relation" or form.mark != "=" for form in forms):
         return None
     named = [name_and_value(form) for form in forms]
@@ -117,6 +117,6 @@ _POINT = re.compile(r"([A-Z])\s*(\(.+\))")
 def named_point(text: str) -> tuple[str, str] | None:
     """Return name and coordinates of a point such as `P(3,4)`; None for other texts."""
     match = _POINT.fullmatch(text.strip())
-    if not match or read_form(match[2]).kind not in ("pair", "tuple"):
+    if not match or read_structure(match[2]).kind not in ("pair", "tuple"):
         return None
     return match[1], match[2]

@@ -24,7 +24,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from rlready.evaluators.answers.word_tables import word_list
+from rlready.evaluators.answers.tables import TABLES
 
 # Powers of ten beyond this are left to floating point with a wide exponent.
 MAX_EXACT_EXPONENT = 5_000
@@ -188,16 +188,13 @@ def equal_numerals(gold: Numeral, answer: Numeral, tolerance: Fraction = Fractio
 
 # --- numerals with a base ---------------------------------------------------------------------
 
-_BASE_WORDS = {
-    name: index
-    for index, name in enumerate(
-        word_list(
-            "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-            "sixteen"
-        ),
-        start=2,
-    )
-} | {"binary": 2, "octal": 8, "decimal": 10, "hexadecimal": 16}
+NUMBER_WORDS = {word: value for value, word in enumerate(TABLES["number_words"].split())}
+_BASE_WORDS = {word: base for word, base in NUMBER_WORDS.items() if 2 <= base <= 16} | {
+    "binary": 2,
+    "octal": 8,
+    "decimal": 10,
+    "hexadecimal": 16,
+}
 _BASED = re.compile(
     r"\(?\s*(?P<digits>[0-9A-Za-z]+)\s*\)?\s*"
     r"(?:_\s*(?:\{\s*\(?(?P<long>[0-9]{1,2})\)?\s*\}|(?P<short>[0-9]))"

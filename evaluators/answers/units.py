@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from rlready.evaluators.answers.word_tables import word_set
+from rlready.evaluators.answers.tables import TABLES, word_set
 
 
 @dataclass(frozen=True)
@@ -32,99 +32,11 @@ class Unit:
     size: Fraction
 
 
-_EXPONENTS = {
-    "n": -9, "mu": -6, "m": -3, "c": -2, "d": -1, "k": 3, "M": 6, "G": 9, "T": 12,
-    "nano": -9, "micro": -6, "milli": -3, "centi": -2, "deci": -1, "kilo": 3, "mega": 6, "giga": 9,
-}  # fmt: skip
+_EXPONENTS: dict[str, int] = TABLES["units"]["exponents"]
 _LONG_PREFIXES = [prefix for prefix in _EXPONENTS if len(prefix) > 2]
-# Symbol: short prefixes; words, which take the long prefixes.
-_METRIC = {
-    "m": ("n mu m c d k", "meter metre"), "g": ("mu m k", "gram gramme"),
-    "s": ("n mu m", "second"), "L": ("mu m c d", "liter litre"), "l": ("m c d", ""),
-    "N": ("k M", "newton"), "J": ("m k M G", "joule"), "W": ("m k M G T", "watt"),
-    "V": ("m k M", "volt"), "A": ("mu m", "ampere amp"), "Hz": ("k M G", "hertz"),
-    "Pa": ("k M G", "pascal"), "eV": ("m k M G T", "electronvolt"), "mol": ("m k", "mole"),
-    "cal": ("k", "calorie"), "pc": ("k M G", "parsec"), "B": ("k M G T", "byte"),
-    "F": ("n mu m", "farad"), "C": ("n mu m", "coulomb"), "T": ("mu m", "tesla"),
-    "K": ("mu m", "kelvin"), "erg": ("", ""), "ohm": ("k M", ""), "rad": ("m", "radian"),
-}  # fmt: skip
-# Base unit, its size in that base unit, and its spellings.
-_NAMED = """
-s 1: sec 秒
-s 60: min minute 分钟
-s 3600: h hr hour 小时
-s 86400: d day 天
-s 604800: week wk
-month 1: month mo 月 个月
-year 1: year yr 年
-year 10: decade
-year 100: century centuries
-inch 1: inch in
-inch 12: foot feet ft
-inch 36: yard yd
-inch 63360: mile mi
-ounce 1: ounce oz
-ounce 16: pound lb lbs
-cent 1: cent
-cent 100: dollar usd
-euro 1: euro eur
-sterling 1: gbp sterling
-yen 1: yen jpy
-rupee 1: rupee inr rs
-yuan 1: yuan rmb cny 元 块
-won 1: won krw
-ruble 1: ruble rub
-degree 1: degree deg 度
-celsius 1: celsius
-fahrenheit 1: fahrenheit
-gallon 1: gallon gal
-gallon 1/4: quart qt
-gallon 1/8: pint pt
-gallon 1/16: cup
-acre 1: acre
-hectare 1: hectare ha
-unit 1: unit
-person 1: person people 人
-child 1: child children man 1: man men
-woman 1: woman women
-am 1: am a.m. a.m
-pm 1: pm p.m. p.m
-tonne 1: tonne 吨
-ton 1: ton
-piece 1: 个 只 本 张 条 棵 件
-age 1: 岁 周岁
-m 1: 米
-m 1/100: 厘米
-m 1/1000: 毫米
-m 1000: 千米 公里
-g 1: 克
-g 1000: 千克 公斤
-L 1: 升
-L 1/1000: 毫升
-light-year 1: ly light-year
-au 1: au
-arcsec 1: arcsec
-atm 1: atm
-bar 1: bar
-angstrom 1: angstrom
-knot 1: knot
-"""
-_COMPOUND = {
-    "mph": r"\text{mi} / \text{h}", "kph": r"\text{km} / \text{h}",
-    "kmh": r"\text{km} / \text{h}",
-    "kmph": r"\text{km} / \text{h}", "cc": r"\text{cm}^{3}", "sqft": r"\text{ft}^{2}",
-    "平方米": r"\text{米}^{2}", "平方厘米": r"\text{厘米}^{2}", "平方千米": r"\text{千米}^{2}",
-    "立方米": r"\text{米}^{3}", "立方厘米": r"\text{厘米}^{3}",
-}  # fmt: skip
+_COMPOUND: dict[str, str] = TABLES["units"]["compound"]
 # Plurals that change a number rather than say what is counted.
-_NO_NOUNS = word_set(
-    "plus minus less times always is was has as this us hundreds thousands millions billions "
-    "dozens scores pairs couples trillions halves thirds quarters fourths fifths sixths "
-    "sevenths eighths ninths tenths hundredths thousandths tens ones twos threes fours fives "
-    "percents squares cubes roots powers multiples factors divisors solutions remains equals "
-    "exceeds divides others otherwise reds "
-    "digits grosses degrees trios triples doubles"
-)
+_NOT_NOUNS = word_set(TABLES["units"]["not_nouns"])
 _FILLERS = word_set("of each a an us total old")
 _POWER_WORDS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3, "cu.": 3}
 
@@ -132,14 +44,16 @@ _POWER_WORDS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3, "cu.": 3}
 @functools.cache
 def _table() -> dict[str, tuple[str, Fraction]]:
     table = {}
-    for symbol, (prefixes, words) in _METRIC.items():
+    for symbol, (prefixes, words) in TABLES["units"]["metric"].items():
         base = "L" if symbol == "l" else symbol
         for prefix in ["", *prefixes.split()]:
             table[prefix + symbol] = (base, Fraction(10) ** _EXPONENTS.get(prefix, 0))
         for word in words.split():
             for prefix in ["", *_LONG_PREFIXES]:
                 table[prefix + word] = (base, Fraction(10) ** _EXPONENTS.get(prefix, 0))
-    for base, size, spellings in re.findall(r"(\S+) (\S+): ((?:\S+ ?)+)", _NAMED):
+    for base, size, spellings in re.findall(
+        r"(\S+) (\S+): ((?:\S+ ?)+)", TABLES["units"]["spellings"]
+    ):
         for spelling in spellings.split():
             table.setdefault(spelling, (base, Fraction(size)))
     return table
@@ -159,7 +73,7 @@ def _known(word: str) -> tuple[str, Fraction] | None:
 
 def _noun(word: str) -> tuple[str, Fraction] | None:
     # Whatever is counted: 9 apples. One that this module does not know must be a plural.
-    if not re.fullmatch(r"[a-z]{2,}(?<!u)(?<!i)(?<!s)s", word) or word in _NO_NOUNS:
+    if not re.fullmatch(r"[a-z]{2,}(?<!u)(?<!i)(?<!s)s", word) or word in _NOT_NOUNS:
         return None
     return (word[:-2] if word.endswith(("ches", "shes", "xes")) else word[:-1], Fraction(1))
 

@@ -10,8 +10,14 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from rlready.evaluators.answers.numerals import Numeral, equal_numerals, read_based, read_number
-from rlready.evaluators.answers.word_tables import word_list, word_set
+from rlready.evaluators.answers.numerals import (
+    NUMBER_WORDS,
+    Numeral,
+    equal_numerals,
+    read_based,
+    read_number,
+)
+from rlready.evaluators.answers.tables import TABLES, word_set
 
 WORD = re.compile(r"\\text\{([^{}]*)\}")
 
@@ -34,33 +40,7 @@ def _bare_text(text: str) -> str:
 
 # --- phrases ----------------------------------------------------------------------------------
 
-_PHRASES = {
-    "none": (
-        r"(?:there (?:is|are) )?no (?:such |real )?(?:solutions?|roots?)(?: exists?)?"
-        r"|(?:it |the equation |the system )?has no (?:real )?(?:solutions?|roots?)"
-        r"|(?:the )?(?:empty|null) set|no solutions? set|(?:the )?solution set is empty"
-        r"|inconsistent"
-        r"|(?:the )?solutions? (?:does not|do not|doesn't|don't) exist"
-    ),
-    "reals": (
-        r"(?:(?:the )?set of )?(?:all|every|any) (?:of )?(?:the )?reals?(?: numbers?)?"
-        r"|(?:the )?(?:set of )?(?:the )?real numbers|all real values"
-        r"|(?:the )?reals|r|all real x|x is (?:any|a) real number"
-    ),
-    "integers": (
-        r"(?:(?:the )?set of )?all (?:the )?integers|(?:the )?(?:set of )?(?:the )?integers"
-        r"|all integer values"
-    ),
-    "undefined": (
-        r"(?:the limit |it )?(?:does not|doesn't|do not|don't) exist|dne|d\.n\.e"
-        r"|(?:the )?limit does not exist"
-    ),
-    "many": (
-        r"(?:there are )?infinitely many(?: solutions?)?|infinite(?: number of)? solutions"
-        r"|infinite"
-    ),
-}
-_PHRASE = {name: re.compile(pattern) for name, pattern in _PHRASES.items()}
+_PHRASES = {name: re.compile(pattern) for name, pattern in TABLES["phrases"].items()}
 _EMPTY = (r"\emptyset",)
 REALS = (r"\mathbb{R}", r"\R")
 
@@ -81,7 +61,7 @@ def read_phrase(text: str) -> str | None:
     words = " ".join(word.casefold().rstrip(".,!") for word in WORD.findall(text))
     if not words or re.sub(r"[\s.,!]", "", WORD.sub("", text)):
         return None
-    return next((name for name, form in _PHRASE.items() if form.fullmatch(words)), None)
+    return next((name for name, form in _PHRASES.items() if form.fullmatch(words)), None)
 
 
 # --- choices ----------------------------------------------------------------------------------
@@ -160,21 +140,10 @@ def settled(gold: str, answer: str, tolerance: Fraction = Fraction(0)) -> bool |
     return None
 
 
-_NUMBER_WORDS = {
-    word: value
-    for value, word in enumerate(
-        word_list(
-            "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-            "fifteen sixteen seventeen eighteen nineteen twenty"
-        )
-    )
-}
-
-
 def _number(text: str) -> Numeral | None:
     word = WORD.fullmatch(text.strip())
-    if word and word[1].casefold() in _NUMBER_WORDS:
-        return Numeral(Fraction(_NUMBER_WORDS[word[1].casefold()]))
+    if word and word[1].casefold() in NUMBER_WORDS:
+        return Numeral(Fraction(NUMBER_WORDS[word[1].casefold()]))
     return read_number(text)
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rlready.evaluators.process_pool import Failure, Pool
+from rlready.evaluators.process_pool import Pool, TaskFailure
 from rlready.registry.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -77,10 +77,10 @@ def render_chat(
     turns = [{k: v for k, v in turn.items() if v is not None} for turn in conversation]
     task = (template, tokenizer.special_tokens_map, turns, tools, add_generation_prompt, with_spans)
     result = _renderer(os.getpid()).render(task)
-    if isinstance(result, Failure | str):
-        reason = result.reason if isinstance(result, Failure) else result
+    if isinstance(result, TaskFailure | str):
+        reason = result.reason if isinstance(result, TaskFailure) else result
         raise CheckpointError(
-            f"the chat template of {named(tokenizer)} was stopped",
+            f"the chat template of {checkpoint_name(tokenizer)} was stopped",
             why=f"{reason}; a conversation may take {TIMEOUT_S:g} s and {MEMORY_MB} MB of memory",
             fix="Correct the checkpoint's chat template: look for long loops and repeated texts",
         )
@@ -111,7 +111,7 @@ def assistant_mask(encoded: BatchEncoding, spans: Sequence[tuple[int, int]]) -> 
     return mask
 
 
-def named(tokenizer: PreTrainedTokenizerBase) -> str:
+def checkpoint_name(tokenizer: PreTrainedTokenizerBase) -> str:
     """The checkpoint's name, for messages."""
     return tokenizer.name_or_path or "this checkpoint"
 
@@ -138,7 +138,7 @@ class _Renderer:
         atexit.register(self._pool.close)
 
     def render(self, task: Sequence[Any]) -> Any:
-        """The child's result, a text or a `Failure` if it was stopped."""
+        """The child's result, a text or a `TaskFailure` if it was stopped."""
         with self._lock:
             ((_, result),) = self._pool.run([task])
         return result

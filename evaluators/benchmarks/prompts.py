@@ -15,7 +15,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlready.evaluators.benchmarks.chat_templates import TemplateRefusalError, named, render_chat
+from rlready.evaluators.benchmarks.chat_templates import (
+    TemplateRefusalError,
+    checkpoint_name,
+    render_chat,
+)
 from rlready.registry.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -79,7 +83,7 @@ def render(tokenizer: PreTrainedTokenizerBase, template: str, problem_text: str)
         return render_chat(tokenizer, [turn], add_generation_prompt=True).text
     except TemplateRefusalError as error:
         raise CheckpointError(
-            f"the chat template of {named(tokenizer)} cannot render a user's message",
+            f"the chat template of {checkpoint_name(tokenizer)} cannot render a user's message",
             why=str(error),
             fix="Correct the checkpoint's chat template, or remove it to prompt with plain text",
         ) from error
@@ -99,7 +103,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
         ids.pop()
     if not ids:
         raise CheckpointError(
-            f"the tokenizer of {named(tokenizer)} makes no token of the prompt {text[:80]!r}",
+            f"the tokenizer of {checkpoint_name(tokenizer)} makes no token of {text[:80]!r}",
             fix="Check the checkpoint's tokenizer files",
         )
     return ids

@@ -25,7 +25,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from rlready.evaluators.answers.place import extract_boxed
+from rlready.evaluators.answers.extraction import extract_boxed
 from rlready.evaluators.benchmarks.row_fields import unwrapped
 
 MARK = "####"

@@ -37,7 +37,7 @@ from rlready.evaluators.benchmarks.chat_templates import (
     RenderedChat,
     TemplateRefusalError,
     assistant_mask,
-    named,
+    checkpoint_name,
     render_chat,
 )
 from rlready.evaluators.heldout.cut_text import n_cut_bytes
@@ -391,8 +391,8 @@ def _apply_template(
         return render_chat(tokenizer, turns, tools=_tools(example), **options)
     except TemplateRefusalError as error:
         raise BenchmarkError(
-            f"the chat template of {named(tokenizer)} refuses held-out example {example.id} "
-            f"(roles {', '.join(message.role for message in messages)})",
+            f"the chat template of {checkpoint_name(tokenizer)} refuses held-out "
+            f"example {example.id} (roles {', '.join(message.role for message in messages)})",
             why=str(error),
             fix="Change the roles in the file to what the model was trained on, or correct the "
             "checkpoint's chat template",

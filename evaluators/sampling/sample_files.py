@@ -38,7 +38,7 @@ from rlready.evaluators.sampling.sample_parts import (
     verdict_columns,
     version_columns,
 )
-from rlready.evaluators.verification.verifier import Checked
+from rlready.evaluators.verification.verifier import CheckedAnswer
 from rlready.registry.errors import SamplesError
 from rlready.registry.records import AnswerFormat, FinishReason, Sample, Verdict
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 _KEY = ["problem_id", "sample_index"]
 _COUNTED = ["problem_id", "n", "c"]
 
-Judged = Mapping[AnswerFormat, Sequence[Checked]]
+Judged = Mapping[AnswerFormat, Sequence[CheckedAnswer]]
 """Verdicts of one part in the order of its rows, by where the answer was looked for."""
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import re
 
-from rlready.evaluators.answers.notation import rewrite
+from rlready.evaluators.answers.rewriting import rewrite
 from rlready.evaluators.answers.words import bare_answer, settled
 from rlready.evaluators.verification.accepted_answers import split_tolerance
 

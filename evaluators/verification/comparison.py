@@ -16,13 +16,6 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Protocol
 
-from rlready.evaluators.answers.forms import (
-    Form,
-    Quantity,
-    read_form,
-    read_quantity,
-    with_bare_unit,
-)
 from rlready.evaluators.answers.names import (
     are_ordinates,
     has_indices,
@@ -36,6 +29,13 @@ from rlready.evaluators.answers.names import (
     values_of_one_name,
 )
 from rlready.evaluators.answers.numerals import Numeral, equal_numbers, equal_numerals, read_number
+from rlready.evaluators.answers.structure import (
+    Quantity,
+    Structure,
+    read_quantity,
+    read_structure,
+    with_bare_unit,
+)
 from rlready.evaluators.answers.words import (
     ANY_SYMBOL,
     CLAUSE,
@@ -67,7 +67,7 @@ class Algebra(Protocol):
         """Whether two equations or inequalities have the same solutions."""
         ...
 
-    def same_set(self, gold: Form, answer: Form) -> bool | None:
+    def same_set(self, gold: Structure, answer: Structure) -> bool | None:
         """Whether two sets of real numbers are equal; None if one of them cannot be read."""
         ...
 
@@ -137,25 +137,25 @@ class Comparison:
                 gold_quantity or Quantity((gold,), (None,)),
                 quantity or Quantity((answer,), (None,)),
             )
-        gold_form, form = read_form(gold), read_form(answer)
-        kinds = gold_form.kind, form.kind
+        gold_structure, form = read_structure(gold), read_structure(answer)
+        kinds = gold_structure.kind, form.kind
         if kinds == ("relation", "relation"):
-            return self._equal_relations(gold, answer, gold_form, form)
-        if _is_set(gold_form) and _is_set(form) and kinds != ("pair", "pair"):
-            same = self._algebra.same_set(gold_form, form)
+            return self._equal_relations(gold, answer, gold_structure, form)
+        if _is_set(gold_structure) and _is_set(form) and kinds != ("pair", "pair"):
+            same = self._algebra.same_set(gold_structure, form)
             if same is not None:
                 return same
-        if gold_form.kind == form.kind == "list":
-            return self._equal_lists(gold_form, form)
-        if form.kind == "relation" and gold_form.kind != "relation":
-            return self._equal_to_named(gold, gold_form, form, is_gold_named=False)
-        if gold_form.kind == "relation":
-            return self._equal_to_named(answer, form, gold_form, is_gold_named=True)
+        if gold_structure.kind == form.kind == "list":
+            return self._equal_lists(gold_structure, form)
+        if form.kind == "relation" and gold_structure.kind != "relation":
+            return self._equal_to_named(gold, gold_structure, form, is_gold_named=False)
+        if gold_structure.kind == "relation":
+            return self._equal_to_named(answer, form, gold_structure, is_gold_named=True)
         if "single" not in kinds:
-            return self._equal_structures(gold_form, form)
+            return self._equal_structures(gold_structure, form)
         if kinds == ("single", "single"):
-            return self._equal_singles(gold_form.parts[0], form.parts[0])
-        return self._one_of_a_kind(gold, gold_form, answer, form)
+            return self._equal_singles(gold_structure.parts[0], form.parts[0])
+        return self._one_of_a_kind(gold, gold_structure, answer, form)
 
     def _equal_singles(self, gold: str, answer: str) -> bool:
         decided = settled(gold, answer, self._tolerance)
@@ -176,28 +176,34 @@ class Comparison:
             return True
         return self._algebra.same_formula(gold, answer)
 
-    def _one_of_a_kind(self, gold: str, gold_form: Form, answer: str, form: Form) -> bool:
+    def _one_of_a_kind(
+        self, gold: str, gold_structure: Structure, answer: str, form: Structure
+    ) -> bool:
         """Whether a structure and a formula are one, as `{5}` and 5, `P(3,4)` and `(3,4)` are."""
-        if any(re.match(r"\\(?:emptyset|\{)", part) for part in (*gold_form.parts, *form.parts)):
+        if any(
+            re.match(r"\\(?:emptyset|\{)", part) for part in (*gold_structure.parts, *form.parts)
+        ):
             return False  # a set that holds a set
-        if gold_form.kind == "set" and len(gold_form.parts) == 1:
-            return self.equal(gold_form.parts[0], answer)
+        if gold_structure.kind == "set" and len(gold_structure.parts) == 1:
+            return self.equal(gold_structure.parts[0], answer)
         if form.kind == "set" and len(form.parts) == 1:
             return self.equal(gold, form.parts[0])
-        return self._point_equals(gold, gold_form, answer, form)
+        return self._point_equals(gold, gold_structure, answer, form)
 
-    def _point_equals(self, gold: str, gold_form: Form, answer: str, form: Form) -> bool:
+    def _point_equals(
+        self, gold: str, gold_structure: Structure, answer: str, form: Structure
+    ) -> bool:
         """Whether `P(3,4)` and `(3,4)` are one: only one of both is named."""
         gold_point, point = named_point(gold), named_point(answer)
         if gold_point and form.kind in ("pair", "tuple"):
             return self.equal(gold_point[1], answer)
-        if point and gold_form.kind in ("pair", "tuple"):
+        if point and gold_structure.kind in ("pair", "tuple"):
             return self.equal(gold, point[1])
-        if "matrix" in (gold_form.kind, form.kind):
+        if "matrix" in (gold_structure.kind, form.kind):
             return self._algebra.same_formula(gold, answer)
         return False
 
-    def _equal_structures(self, gold: Form, answer: Form) -> bool:
+    def _equal_structures(self, gold: Structure, answer: Structure) -> bool:
         kinds = gold.kind, answer.kind
         if kinds == ("set", "set"):
             return self._covers(gold.parts, answer.parts) and self._covers(answer.parts, gold.parts)
@@ -222,7 +228,7 @@ class Comparison:
 
     # --- lists and sets -----------------------------------------------------------------------
 
-    def _equal_lists(self, gold: Form, answer: Form) -> bool:
+    def _equal_lists(self, gold: Structure, answer: Structure) -> bool:
         if {gold.mark, answer.mark} == {"or", "and"}:
             return False
         if has_names(gold.parts) != has_names(answer.parts):
@@ -239,7 +245,7 @@ class Comparison:
             return False
         return self._same_members(golds, answers)
 
-    def _distinct(self, form: Form) -> Sequence[str]:
+    def _distinct(self, form: Structure) -> Sequence[str]:
         if form.kind == "list":
             return values_of_one_name(form.parts)
         members: list[str] = []
@@ -267,31 +273,36 @@ class Comparison:
 
     # --- relations ----------------------------------------------------------------------------
 
-    def _equal_relations(self, gold: str, answer: str, gold_form: Form, form: Form) -> bool:
-        if set(gold_form.mark.split()) == set(form.mark.split()) == {"="}:
-            (name, value), (other_name, other) = name_and_value(gold_form), name_and_value(form)
+    def _equal_relations(
+        self, gold: str, answer: str, gold_structure: Structure, form: Structure
+    ) -> bool:
+        if set(gold_structure.mark.split()) == set(form.mark.split()) == {"="}:
+            (name, value), (other_name, other) = (
+                name_and_value(gold_structure),
+                name_and_value(form),
+            )
             if name and other_name:
                 if same_text(name, other_name) or are_ordinates(name, other_name):
                     return self.equal(value, other)
                 if WORD.search(name + other_name) or r"\angle" in name + other_name:
                     return False
-            return self._all_equal(gold_form.parts, form.parts) or self._algebra.same_equation(
+            return self._all_equal(gold_structure.parts, form.parts) or self._algebra.same_equation(
                 gold, answer
             )
-        one, other_one = _ascending(gold_form), _ascending(form)
+        one, other_one = _ascending(gold_structure), _ascending(form)
         is_same_chain = one and other_one and one[0] == other_one[0]
         if one and other_one and is_same_chain and self._all_equal(one[1], other_one[1]):
             return True
-        if _is_set(gold_form) and _is_set(form):
-            same = self._algebra.same_set(gold_form, form)
+        if _is_set(gold_structure) and _is_set(form):
+            same = self._algebra.same_set(gold_structure, form)
             if same is not None:
                 return same
-        if len(gold_form.parts) == len(form.parts) == 2:
+        if len(gold_structure.parts) == len(form.parts) == 2:
             return self._algebra.same_equation(gold, answer)
         return False
 
     def _equal_to_named(
-        self, text: str, form: Form, relation: Form, *, is_gold_named: bool
+        self, text: str, form: Structure, relation: Structure, *, is_gold_named: bool
     ) -> bool:
         if relation.mark == "in" and re.fullmatch(r"[A-Za-z]|\\[a-z]+", relation.parts[0]):
             inner = relation.parts[1]
@@ -367,7 +378,7 @@ def _total(quantity: Quantity) -> tuple[Fraction, object] | None:
     return (total, kinds.pop()) if len(kinds) == 1 else None
 
 
-def _ascending(form: Form) -> tuple[str, Sequence[str]] | None:
+def _ascending(form: Structure) -> tuple[str, Sequence[str]] | None:
     """Signs and parts of a chain of inequalities, turned so that they ascend."""
     signs = form.mark.split()
     if set(signs) <= {"<", "<="}:
@@ -379,7 +390,7 @@ def _ascending(form: Form) -> tuple[str, Sequence[str]] | None:
     return None
 
 
-def _is_set(form: Form) -> bool:
+def _is_set(form: Structure) -> bool:
     """Whether a form may be a set of real numbers that is written as interval or inequality."""
     if form.kind in ("pair", "union", "builder"):
         return True
@@ -387,7 +398,8 @@ def _is_set(form: Form) -> bool:
         return set(form.mark.split()) <= {"<", "<=", ">", ">=", "!=", "in"}
     if form.kind == "list":
         return all(
-            _is_set(read_form(part)) and read_form(part).kind == "relation" for part in form.parts
+            _is_set(read_structure(part)) and read_structure(part).kind == "relation"
+            for part in form.parts
         )
     return (
         form.parts[0] in REALS or r"\setminus" in form.parts[0] if form.kind == "single" else False

@@ -18,13 +18,13 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from rlready.evaluators.answers.forms import Form, read_form
 from rlready.evaluators.answers.numerals import (
     Numeral,
     equal_numerals,
     is_rounding,
     read_number,
 )
+from rlready.evaluators.answers.structure import Structure, read_structure
 from rlready.evaluators.verification.affordable import nodes, parts_of, require_affordable
 from rlready.evaluators.verification.comparison import Comparison
 from rlready.evaluators.verification.expression_values import (
@@ -223,7 +223,7 @@ class FormulaAlgebra:
         if tree is not None:
             require_affordable(tree)
             return
-        form = read_form(text)
+        form = read_structure(text)
         if form.parts != (text,):
             for part in form.parts:
                 self.require_affordable(part)
@@ -262,7 +262,7 @@ class FormulaAlgebra:
 
     def same_equation(self, gold: str, answer: str) -> bool:
         """Whether one equation (or inequality) is a constant times the other."""
-        forms = read_form(gold), read_form(answer)
+        forms = read_structure(gold), read_structure(answer)
         if any(form.kind != "relation" or len(form.parts) != 2 for form in forms):
             return False
         trees = [self._tree(part) for form in forms for part in form.parts]
@@ -278,7 +278,7 @@ class FormulaAlgebra:
             return False
         return _is_multiple(trees, sign)
 
-    def same_set(self, gold: Form, answer: Form) -> bool | None:
+    def same_set(self, gold: Structure, answer: Structure) -> bool | None:
         """Whether two sets of real numbers are equal; None if one of them cannot be read."""
         one, other = read_set(gold, self._number), read_set(answer, self._number)
         if one is not None and other is None:
@@ -289,7 +289,7 @@ class FormulaAlgebra:
             return None
         return same_sets(one, other, self._comparison.equal)
 
-    def _is_solution(self, condition: Form, solution: RealSet) -> bool | None:
+    def _is_solution(self, condition: Structure, solution: RealSet) -> bool | None:
         """Whether a set solves an inequality in one variable; None for other conditions."""
         signs = condition.mark.split()
         trees = [self._tree(part) for part in condition.parts]

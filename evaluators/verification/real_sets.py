@@ -1,8 +1,8 @@
 r"""Sets of real numbers as intervals, unions, inequalities or conditions: one form for all.
 
-read_set(read_form("(2,5]"))              ->  RealSet("", (Piece("2", "5", True, False),))
-read_set(read_form(r"2 < x \le 5"))       ->  RealSet("x", (Piece("2", "5", True, False),))
-read_set(read_form(r"x \ne 3"))           ->  RealSet("x", (below 3, above 3))
+read_set(read_structure("(2,5]"))              ->  RealSet("", (Piece("2", "5", True, False),))
+read_set(read_structure(r"2 < x \le 5"))       ->  RealSet("x", (Piece("2", "5", True, False),))
+read_set(read_structure(r"x \ne 3"))           ->  RealSet("x", (below 3, above 3))
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rlready.evaluators.answers.forms import Form, read_form
+from rlready.evaluators.answers.structure import Structure, read_structure
 
 LOWEST, HIGHEST = r"-\infty", r"\infty"
 
@@ -42,7 +42,7 @@ _ABSOLUTE = re.compile(r"\|\s*([A-Za-z])\s*\|")
 _WHOLE = (Piece(LOWEST, HIGHEST, True, True),)
 
 
-def read_set(form: Form, value: Value) -> RealSet | None:
+def read_set(form: Structure, value: Value) -> RealSet | None:
     """Return the set; None if the form is not one that this module reads.
 
     Args:
@@ -53,11 +53,11 @@ def read_set(form: Form, value: Value) -> RealSet | None:
         low, high = form.parts
         return RealSet("", (Piece(low, high, form.mark[0] == "(", form.mark[1] == ")"),))
     if form.kind == "union":
-        return _union([read_set(read_form(part), value) for part in form.parts], value)
+        return _union([read_set(read_structure(part), value) for part in form.parts], value)
     if form.kind == "builder":
         return _builder(form, value)
     if form.kind == "list":
-        sets = [read_set(read_form(part), value) for part in form.parts]
+        sets = [read_set(read_structure(part), value) for part in form.parts]
         both = _intersection(sets, value)
         # "x < 1, x > 3" has no common part: the comma means "or".
         is_union = form.mark == "or" or (not form.mark and both is not None and not both.pieces)
@@ -73,8 +73,8 @@ def _single(text: str, value: Value) -> RealSet | None:
     if text.strip() == r"\mathbb{R}":
         return RealSet("", _WHOLE)
     base, sign, removed = text.partition(r"\setminus")
-    points = read_form(removed.strip()) if sign else None
-    outer = read_set(read_form(base.strip()), value) if sign else None
+    points = read_structure(removed.strip()) if sign else None
+    outer = read_set(read_structure(base.strip()), value) if sign else None
     if outer is None or points is None or points.kind != "set":
         return None
     return _intersection([outer, *(RealSet("", _without(point)) for point in points.parts)], value)
@@ -84,9 +84,9 @@ def _without(point: str) -> tuple[Piece, Piece]:
     return Piece(LOWEST, point, True, True), Piece(point, HIGHEST, True, True)
 
 
-def _builder(form: Form, value: Value) -> RealSet | None:
+def _builder(form: Structure, value: Value) -> RealSet | None:
     name, sign, domain = form.parts[0].partition(r"\in")
-    condition = read_form(form.parts[1])
+    condition = read_structure(form.parts[1])
     if condition.kind == "list" and not condition.mark:
         condition = replace(condition, mark="and")
     inner = read_set(condition, value)
@@ -95,10 +95,10 @@ def _builder(form: Form, value: Value) -> RealSet | None:
     return inner
 
 
-def _relation(form: Form, value: Value) -> RealSet | None:
+def _relation(form: Structure, value: Value) -> RealSet | None:
     signs, parts = form.mark.split(), list(form.parts)
     if signs == ["in"] and _NAME.fullmatch(parts[0]):
-        inner = read_set(read_form(parts[1]), value)
+        inner = read_set(read_structure(parts[1]), value)
         return inner and RealSet(parts[0], inner.pieces)
     if set(signs) <= {">", ">="}:
         signs, parts = [sign.replace(">", "<") for sign in reversed(signs)], parts[::-1]

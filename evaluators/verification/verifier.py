@@ -1,7 +1,7 @@
 r"""The verdict on each completion: its final answer against the reference answers.
 
     with Verifier() as verifier:
-        verifier.check([(("1/2",), r"... so \boxed{0.5}.")])    # [Checked(CORRECT, "0.5")]
+        verifier.check([(("1/2",), r"... so \boxed{0.5}.")])    # [CheckedAnswer(CORRECT, "0.5")]
 
 What decides, in this order:
 1. No answer where the answer format looks (`answer_place`; by default in a box): UNPARSED. A box
@@ -33,8 +33,8 @@ from importlib.metadata import version
 from types import TracebackType
 from typing import Any
 
-from rlready.evaluators.answers import place as answer_place
-from rlready.evaluators.process_pool import Failure, Pool
+from rlready.evaluators.answers.extraction import extract, extract_boxed, is_withdrawn
+from rlready.evaluators.process_pool import Pool, TaskFailure
 from rlready.evaluators.verification import answer_text as answers
 from rlready.evaluators.verification import expression_values as values
 from rlready.evaluators.verification.accepted_answers import split_tolerance
@@ -63,7 +63,7 @@ _WORKER_ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
 }
 
-Result = bool | Failure
+Result = bool | TaskFailure
 
 
 @functools.cache
@@ -74,7 +74,7 @@ def checker_version() -> str:
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedAnswer:
     """What the check of one completion found.
 
     Args:
@@ -134,7 +134,7 @@ class Verifier:
         items: Sequence[tuple[tuple[str, ...], str]],
         on_progress: Callable[[int], None] | None = None,
         answer_format: AnswerFormat = "boxed",
-    ) -> list[Checked]:
+    ) -> list[CheckedAnswer]:
         """Verdicts in the order of the items.
 
         Args:
@@ -147,7 +147,7 @@ class Verifier:
             EvaluationError: if no child process can be started.
         """
         with self._lock:
-            extracted = [answer_place.extract(text, answer_format) for _, text in items]
+            extracted = [extract(text, answer_format) for _, text in items]
             open_pairs: dict[int, set[tuple[str, str]]] = {}
             users: dict[tuple[str, str], list[int]] = {}
             for index, ((golds, _), answer) in enumerate(zip(items, extracted, strict=True)):
@@ -177,7 +177,7 @@ class Verifier:
         unreadable = self.unreadable_golds(problems)
         if unreadable:
             raise BenchmarkError(
-                f"{len(unreadable)} reference answers cannot be checked: {named(unreadable)}",
+                f"{len(unreadable)} reference answers cannot be checked: {list_golds(unreadable)}",
                 why="they hold nothing that can be parsed, or do not equal their own boxed form",
                 fix="Write them as LaTeX, or leave them out with --skip-unreadable-golds",
             )
@@ -187,7 +187,7 @@ class Verifier:
         golds = [(problem.id, gold) for problem in problems for gold in problem.answers]
         distinct = list(dict.fromkeys(gold for _, gold in golds))
         # Unbalanced braces parse as text, but no completion can hold such a box.
-        boxes = {gold: answer_place.extract_boxed(f"\\boxed{{{gold}}}") for gold in distinct}
+        boxes = {gold: extract_boxed(f"\\boxed{{{gold}}}") for gold in distinct}
         wrong = {gold for gold, box in boxes.items() if box is None}
         distinct = [gold for gold in distinct if gold not in wrong]
         with self._lock:
@@ -207,25 +207,24 @@ class Verifier:
         """Each pair once it is known. Same golds stand together: they are parsed once."""
         ordered = sorted(pairs)
         for index, result in self._pool.run([("answer", *pair) for pair in ordered]):
-            self._known[ordered[index]] = Failure(result) if isinstance(result, str) else result
+            self._known[ordered[index]] = TaskFailure(result) if isinstance(result, str) else result
             yield ordered[index]
 
-    def _checked(self, golds: Sequence[str], answer: str) -> Checked:
+    def _checked(self, golds: Sequence[str], answer: str) -> CheckedAnswer:
         results = [self._known[gold, answer] for gold in golds]
         verdict = Verdict.INCORRECT
         if True in results:
             verdict = Verdict.CORRECT
-        elif any(isinstance(result, Failure) for result in results):
+        elif any(isinstance(result, TaskFailure) for result in results):
             verdict = Verdict.UNSCORED
-        return Checked(verdict, answer[:MAX_EXTRACTED_CHARS])
+        return CheckedAnswer(verdict, answer[:MAX_EXTRACTED_CHARS])
 
 
-def _without_answer(text: str) -> Checked:
-    is_withdrawn = answer_place.is_withdrawn(text)
-    return Checked(Verdict.INCORRECT if is_withdrawn else Verdict.UNPARSED, None)
+def _without_answer(text: str) -> CheckedAnswer:
+    return CheckedAnswer(Verdict.INCORRECT if is_withdrawn(text) else Verdict.UNPARSED, None)
 
 
-def named(golds: Sequence[tuple[str, str]]) -> str:
+def list_golds(golds: Sequence[tuple[str, str]]) -> str:
     """The first few of some golds, each with its problem, for a message."""
     shown = "; ".join(f"problem {problem} has {gold[:80]!r}" for problem, gold in golds[:_NAMED])
     return shown + ("; ..." if len(golds) > _NAMED else "")
@@ -244,7 +243,7 @@ def judge_without_algebra(gold: str, answer: str) -> Result | None:
         return True
     gold_excess = answers.over_cap(gold)
     if gold_excess:
-        return Failure(f"the gold has {gold_excess}")
+        return TaskFailure(f"the gold has {gold_excess}")
     if answers.over_cap(answer):
         return False
     return answers.judge_text(gold, answer)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from places import SHARED
 
-from rlready.evaluators.answers.place import extract, extract_boxed, final_part
+from rlready.evaluators.answers.extraction import extract, extract_boxed, final_part
 from rlready.registry.records import ANSWER_FORMATS, AnswerFormat
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the benchmark folder is not here")

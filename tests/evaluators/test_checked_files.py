@@ -27,7 +27,7 @@ from rlready.evaluators.heldout.loss_files import (
     write_token_nlls,
 )
 from rlready.evaluators.sampling.sample_files import SampleFolder, earlier_counts
-from rlready.evaluators.verification.verifier import Checked
+from rlready.evaluators.verification.verifier import CheckedAnswer
 from rlready.registry.digest import file_sha256
 from rlready.registry.records import Sample, Verdict
 
@@ -50,7 +50,9 @@ class Evaluated:
             rng = random.Random(0)
             folder.add([_sample(problem, i, rng) for problem in ("a", "b") for i in range(4)])
             for part, rows in list(folder.unjudged("v1")):
-                folder.judge(part, {"boxed": [Checked(Verdict.CORRECT, "7")] * len(rows)}, "v1")
+                folder.judge(
+                    part, {"boxed": [CheckedAnswer(Verdict.CORRECT, "7")] * len(rows)}, "v1"
+                )
             folder.write_counts([problem.counts for problem in folder.judged(4)])
         write_losses(self.losses, _losses())
         write_token_nlls(self.nlls, [np.linspace(0, 1, n, dtype=np.float32) for n in N_TOKENS])

@@ -18,7 +18,7 @@ from rlready.evaluators.metrics.proxies import SampleProxies, macro_mean, sample
 from rlready.evaluators.metrics.sample_metrics import ProblemSamples
 from rlready.evaluators.sampling.sample_files import SampleFolder
 from rlready.evaluators.sampling.sampler import Draw, OnProgress, Sampler
-from rlready.evaluators.verification.verifier import Checked, checker_version
+from rlready.evaluators.verification.verifier import CheckedAnswer, checker_version
 from rlready.registry import records
 from rlready.registry.errors import BenchmarkError, ConfigError
 from rlready.registry.records import Sample, Verdict
@@ -192,10 +192,11 @@ def _one_unscored(run: Evaluate) -> Report:
     first = {name: table_column(part, name) for name in ("verdict", "verdict_auto")}
     judged = {
         "boxed": [
-            Checked(U if i == 0 else Verdict(v), "7") for i, v in enumerate(first["verdict"])
+            CheckedAnswer(U if i == 0 else Verdict(v), "7") for i, v in enumerate(first["verdict"])
         ],
         "auto": [
-            Checked(U if i == 0 else Verdict(v), "7") for i, v in enumerate(first["verdict_auto"])
+            CheckedAnswer(U if i == 0 else Verdict(v), "7")
+            for i, v in enumerate(first["verdict_auto"])
         ],
     }
     assert len(rows) == len(judged["boxed"])

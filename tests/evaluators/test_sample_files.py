@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlready.evaluators.sampling.sample_files import SampleFolder
-from rlready.evaluators.verification.verifier import Checked
+from rlready.evaluators.verification.verifier import CheckedAnswer
 from rlready.registry.errors import SamplesError
 from rlready.registry.records import Sample, Verdict
 
@@ -43,7 +43,7 @@ def filled(tmp_path: Path) -> SampleFolder:
 
 def judge_all(folder: SampleFolder, verdict: Verdict = Verdict.CORRECT) -> None:
     for part, rows in list(folder.unjudged("v1")):
-        folder.judge(part, {"boxed": [Checked(verdict, "7")] * len(rows)}, "v1")
+        folder.judge(part, {"boxed": [CheckedAnswer(verdict, "7")] * len(rows)}, "v1")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

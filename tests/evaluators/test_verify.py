@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from rlready.evaluators.process_pool import Failure, Pool
-from rlready.evaluators.verification.verifier import Checked, Verifier, checker_version
+from rlready.evaluators.process_pool import Pool, TaskFailure
+from rlready.evaluators.verification.verifier import CheckedAnswer, Verifier, checker_version
 from rlready.registry.errors import BenchmarkError, ConfigError, EvaluationError
 from rlready.registry.records import Problem, Verdict
 
@@ -53,7 +53,7 @@ def test_every_task_has_its_result_and_only_the_guilty_fail() -> None:
     finally:
         pool.close()
     assert sorted(results) == list(range(70))
-    failed = {index for index, result in results.items() if isinstance(result, Failure)}
+    failed = {index for index, result in results.items() if isinstance(result, TaskFailure)}
     assert failed == {3, 4, 69}
     assert all(results[i] == tasks[i][0] for i in set(results) - failed)
 
@@ -104,12 +104,12 @@ def test_verdicts_come_in_order_with_what_was_judged() -> None:
     assert first == again
     assert sum(progress) == len(items)
     assert first == [
-        Checked(Verdict.CORRECT, "(x-1)(x+1)"),
-        Checked(Verdict.UNPARSED, None),
-        Checked(Verdict.UNPARSED, None),
-        Checked(Verdict.CORRECT, "5.0"),
-        Checked(Verdict.INCORRECT, "6"),
-        Checked(Verdict.INCORRECT, "x^2+1"),
+        CheckedAnswer(Verdict.CORRECT, "(x-1)(x+1)"),
+        CheckedAnswer(Verdict.UNPARSED, None),
+        CheckedAnswer(Verdict.UNPARSED, None),
+        CheckedAnswer(Verdict.CORRECT, "5.0"),
+        CheckedAnswer(Verdict.INCORRECT, "6"),
+        CheckedAnswer(Verdict.INCORRECT, "x^2+1"),
     ]
 
 
@@ -160,7 +160,7 @@ def test_golds_that_cannot_be_checked_are_named() -> None:
 
 def test_it_works_from_a_thread_and_disturbs_neither_environment_nor_alarm() -> None:
     before = dict(os.environ)
-    found: list[Checked] = []
+    found: list[CheckedAnswer] = []
 
     def check() -> None:
         with Verifier(n_workers=1) as verifier:

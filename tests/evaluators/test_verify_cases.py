@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import DATA, SHARED
 
-from rlready.evaluators.answers.notation import rewrite
 from rlready.evaluators.answers.numerals import read_number
+from rlready.evaluators.answers.rewriting import rewrite
 from rlready.evaluators.verification.formulas import parse_formula
 from rlready.evaluators.verification.verifier import Verifier, judge_without_algebra
 from rlready.registry.records import Verdict

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from places import SHARED
 
-from rlready.evaluators.answers.notation import rewrite
+from rlready.evaluators.answers.extraction import extract_boxed
 from rlready.evaluators.answers.numerals import read_number
-from rlready.evaluators.answers.place import extract_boxed
+from rlready.evaluators.answers.rewriting import rewrite
 from rlready.evaluators.verification.verifier import Verifier
 from rlready.registry.records import Verdict
 

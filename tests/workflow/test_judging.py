@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlready.evaluators.sampling.sample_files import SampleFolder
-from rlready.evaluators.verification.verifier import Checked, Verifier
+from rlready.evaluators.verification.verifier import CheckedAnswer, Verifier
 from rlready.registry.errors import EvaluationError
 from rlready.registry.records import AnswerFormat, Sample, Verdict
 from rlready.workflow.evaluate.judging import Judging
@@ -39,7 +39,7 @@ class Failing(Verifier):
         items: Sequence[tuple[tuple[str, ...], str]],
         on_progress: Callable[[int], None] | None = None,
         answer_format: AnswerFormat = "boxed",
-    ) -> list[Checked]:
+    ) -> list[CheckedAnswer]:
         raise EvaluationError("no child process can be started")
 
 

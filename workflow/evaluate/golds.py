@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 from rlready.evaluators.benchmarks.problems import Benchmark
-from rlready.evaluators.verification.verifier import Verifier, named
+from rlready.evaluators.verification.verifier import Verifier, list_golds
 from rlready.registry.errors import BenchmarkError
 from rlready.workflow.evaluate.inputs import Plan, check_names
 
@@ -49,7 +49,7 @@ def _readable(benchmark: Benchmark, verifier: Verifier, warn: Callable[[str], No
     n_lost = len(benchmark.problems) - len(readable.problems)
     warn(
         f"{benchmark.name}: {len(unreadable)} reference answers cannot be checked and are left "
-        f"out, and with them {n_lost} of {len(benchmark.problems)} problems: {named(unreadable)}. "
-        f"What is measured on the others is named {readable.name}"
+        f"out, and with them {n_lost} of {len(benchmark.problems)} problems: "
+        f"{list_golds(unreadable)}. What is measured on the others is named {readable.name}"
     )
     return readable

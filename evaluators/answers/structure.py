@@ -1,9 +1,9 @@
 r"""The form of a rewritten answer: a list, a set, an interval, a relation, a quantity, words.
 
-    read_form(r"\{1, 2\}")                     ->  Form("set", ("1", "2"))
-    read_form(r"x=1 \text{or} x=2")            ->  Form("list", ("x=1", "x=2"), "or")
-    read_form("]0,1[")                         ->  Form("pair", ("0", "1"), "()")
-    read_form(r"2 < x \le 5")                  ->  Form("relation", ("2", "x", "5"), "< <=")
+    read_structure(r"\{1, 2\}")  ->  Structure("set", ("1", "2"))
+    read_structure(r"x=1 \text{or} x=2")  ->  Structure("list", ("x=1", "x=2"), "or")
+    read_structure("]0,1[")  ->  Structure("pair", ("0", "1"), "()")
+    read_structure(r"2 < x \le 5")  ->  Structure("relation", ("2", "x", "5"), "< <=")
 
 Only what stands at the top level is read; the parts are texts again. Everything here is plain text,
 linear in its length.
@@ -20,7 +20,7 @@ from rlready.evaluators.answers.units import Unit, read_unit
 
 
 @dataclass(frozen=True)
-class Form:
+class Structure:
     """What kind of answer a text is.
 
     Args:
@@ -69,30 +69,30 @@ def _split(text: str, separators: frozenset[str] | set[str]) -> tuple[list[str],
 _LIST_MARKS = frozenset({",", ";", r"\text{or}", r"\text{and}", r"\text{Or}", r"\text{And}"})
 
 
-def read_form(text: str) -> Form:
+def read_structure(text: str) -> Structure:
     """Return the form of a rewritten text; what has none of the others is `single`."""
     text = _without_outer_braces(text.strip())
     if read_number(text) is not None:
-        return Form("single", (text,))
+        return Structure("single", (text,))
     bracketed = _bracketed(text)
     if bracketed is not None:
         return bracketed
     parts, marks = _split(text, _LIST_MARKS)
     if marks:
         items = _list(parts, marks)
-        return items if len(items.parts) > 1 else Form("single", (text,))
+        return items if len(items.parts) > 1 else Structure("single", (text,))
     if r"\pm" in text or r"\mp" in text:
-        return Form("list", _signs(text))
+        return Structure("list", _signs(text))
     parts, marks = _split(text, set(_SIGNS))
     if marks and all(parts):
-        return Form("relation", tuple(parts), " ".join(_SIGNS[mark] for mark in marks))
+        return Structure("relation", tuple(parts), " ".join(_SIGNS[mark] for mark in marks))
     parts, marks = _split(text, {r"\cup"})
     if marks:
-        forms = [read_form(part) for part in parts]
+        forms = [read_structure(part) for part in parts]
         if all(form.kind == "set" for form in forms):
-            return Form("set", tuple(member for form in forms for member in form.parts))
-        return Form("union", tuple(parts))
-    return _matrix(text) or Form("single", (text,))
+            return Structure("set", tuple(member for form in forms for member in form.parts))
+        return Structure("union", tuple(parts))
+    return _matrix(text) or Structure("single", (text,))
 
 
 def _without_outer_braces(text: str) -> str:
@@ -112,13 +112,13 @@ def _encloses(text: str) -> bool:
     return len(inner) == 2
 
 
-def _list(parts: list[str], marks: list[str]) -> Form:
+def _list(parts: list[str], marks: list[str]) -> Structure:
     # "19, 46, and 82" leaves an empty part between the comma and the word.
     words = {mark[6:-1].casefold() for mark in marks if mark.startswith(r"\text")}
     items: list[str] = []
     for part in parts:
         items += _signs(part) if r"\pm" in part else [part] if part else []
-    return Form("list", tuple(items), words.pop() if len(words) == 1 else "")
+    return Structure("list", tuple(items), words.pop() if len(words) == 1 else "")
 
 
 def _signs(text: str) -> tuple[str, str]:
@@ -131,7 +131,7 @@ _BRACKETS = {"(": "(", "[": "[", r"\{": "{", "{": "{", r"\langle": "<"}
 _CLOSERS = {")": ")", "]": "]", r"\}": "}", "}": "}", r"\rangle": ">"}
 
 
-def _bracketed(text: str) -> Form | None:
+def _bracketed(text: str) -> Structure | None:
     first, last = _STEP.match(text), None
     for step in _STEP.finditer(text):
         last = step
@@ -147,15 +147,15 @@ def _bracketed(text: str) -> Form | None:
         return _braced(inner)
     parts, marks = _split(inner, {",", ";"})
     if left + right == "<>":
-        return Form("tuple", tuple(parts), "()")
+        return Structure("tuple", tuple(parts), "()")
     if "" in parts:
         return None
     if len(parts) == 2 and left in "([" and right in ")]":
-        return Form("pair", tuple(parts), left + right)
+        return Structure("pair", tuple(parts), left + right)
     if len(parts) > 2 and left + right in ("()", "[]"):
-        return Form("tuple", tuple(parts), "()")
+        return Structure("tuple", tuple(parts), "()")
     if not marks and left + right in ("()", "[]"):
-        return read_form(inner)
+        return read_structure(inner)
     return None
 
 
@@ -169,17 +169,17 @@ def _is_balanced(inner: str) -> bool:
     return depth == 0
 
 
-def _braced(inner: str) -> Form:
+def _braced(inner: str) -> Structure:
     if not inner:
-        return Form("single", (r"\emptyset",))
+        return Structure("single", (r"\emptyset",))
     parts, marks = _split(inner, {"|", ":"})
     if marks and len(parts) == 2 and re.match(r"[A-Za-z]\s*(?:\\in|$)", parts[0]):
-        return Form("builder", tuple(parts))
+        return Structure("builder", tuple(parts))
     items, _ = _split(inner, _LIST_MARKS)
     expanded: list[str] = []
     for item in items:
         expanded += _signs(item) if r"\pm" in item else (item,)
-    return Form("set", tuple(expanded))
+    return Structure("set", tuple(expanded))
 
 
 _ENVIRONMENT = re.compile(
@@ -189,7 +189,7 @@ _ENVIRONMENT = re.compile(
 )
 
 
-def _matrix(text: str) -> Form | None:
+def _matrix(text: str) -> Structure | None:
     match = _ENVIRONMENT.fullmatch(text)
     if not match or r"\begin" in match["body"] or (match["open"] == "") != (match["close"] == ""):
         return None
@@ -210,7 +210,7 @@ def _matrix(text: str) -> Form | None:
     if not cells or len({len(row) for row in cells}) != 1:
         return None
     texts = tuple(f"({scale}) \\cdot ({c})" if scale else c for row in cells for c in row)
-    return Form("matrix", texts, f"{len(cells)}x{len(cells[0])}")
+    return Structure("matrix", texts, f"{len(cells)}x{len(cells[0])}")
 
 
 # --- quantities -------------------------------------------------------------------------------

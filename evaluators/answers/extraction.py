@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable
 from itertools import pairwise
 
-from rlready.evaluators.answers.place_context import (
+from rlready.evaluators.answers.box_context import (
     Box,
     Gap,
     counted,

@@ -1,92 +1,103 @@
-r"""Commands and words of an answer: what is decoration goes, and every word gets its own `\text{}`.
+r"""One notation for what people write in several: the step before anything is compared or parsed.
 
-Rewriter(r"\textcolor{red}{\dfrac12}").rewritten()  ->  r"\frac{1}{2}"
-Rewriter(r"5 \text{ or more}").rewritten()         ->  r"5  \text{or}  \text{more} "
+    rewrite(r"**１½**")                         ->  r"1\frac{1}{2}"
+    rewrite(r"\textcolor{red}{\nicefrac12}")    ->  r"\frac{1}{2}"
+    rewrite(r"odd $n$"), rewrite(r"\text{odd } n")  ->  r"\text{odd} n"
+
+The result is LaTeX without decoration. Every word stands in its own `\text{}`, so that no word can
+be taken for a product of letters, and none is dropped. Linear in the length of the answer.
 """
 
 from __future__ import annotations
 
 import re
 
-from rlready.evaluators.answers.word_tables import word_set
+from rlready.evaluators.answers.number_notation import tidy_numbers
+from rlready.evaluators.answers.tables import TABLES, word_set
+from rlready.evaluators.answers.unicode_signs import from_unicode
 
-MAX_DEPTH = 60
+_MAX_DEPTH = 60
 
-PROSE = re.compile(r"\\text\w*\s*\{[^{}]*\}|\\[A-Za-z]+|(?<![A-Za-z\\])[A-Za-z][A-Za-z'-]+")
-_TEXT_COMMANDS = word_set(
-    "text textbf textit textrm textsf texttt textsc textnormal textup textmd mbox hbox emph "
-    "mathrm operatorname mathop rm bf unit"
-)
-_UNWRAPPED = word_set(
-    "mathbf boldsymbol bm pmb mathit mathsf mathnormal underline boxed fbox displaystyle "
-    "ensuremath underbrace bold bf it rm sf tt large Large small normalsize mathstrut "
-    "textstyle scriptstyle cancel "
-    "mathord mathbin mathrel limits nolimits displaylimits nonumber notag"
-)
-_SPACING = word_set(
-    "quad qquad thinspace medspace thickspace enspace enskip hspace negthinspace allowbreak "
-    "checkmark blacksquare qed"
-)
-_SIZES = word_set(
-    "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm "
-    "mleft mright"
-)
-_SAME = {
-    "leq": "le", "leqslant": "le", "geq": "ge", "geqslant": "ge", "neq": "ne",
-    "lt": "<", "gt": ">",
-    "varnothing": "emptyset", "infin": "infty", "dbinom": "binom", "tbinom": "binom",
-    "bullet": "cdot",
-    "ast": "*", "colon": ":", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|",
-    "lbrace": "{",
-    "rbrace": "}", "lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")",
-    "wedge": "land",
-    "vee": "lor", "bigcup": "cup", "bigcap": "cap", "isin": "in", "backslash": "setminus",
-    "varepsilon": "epsilon", "euro": "text{euro}", "EUR": "text{euro}",
-    "pounds": "text{sterling}", "textdollar": "text{dollar}", "dollar": "text{dollar}",
-    "to": "to", "rightarrow": "to", "longrightarrow": "to", "simeq": "approx",
-    "approxeq": "approx",
-    "dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "dotsb": "ldots", "vdots": "ldots",
-    "arccosh": "arcosh", "imath": "i", "jmath": "j", "textpi": "pi", "lor": "text{or}",
-    "land": "text{and}", "percent": "%", "R": "mathbb{R}", "Reals": "mathbb{R}",
-    "reals": "mathbb{R}",
-}  # fmt: skip
-FUNCTIONS = word_set(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth "
-    "sech csch "
-    "arsinh arcosh artanh arcsinh arctanh ln log lg exp max min gcd lcm det sqrt"
-)
-_PLAIN_NAMES = {
-    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "infty": "infty", "inf": "infty",
-    "infinity": "infty", "oo": "infty", "pi": "pi", "Pi": "pi", "theta": "theta",
-}  # fmt: skip
+_PROSE = re.compile(r"\\text\w*\s*\{[^{}]*\}|\\[A-Za-z]+|(?<![A-Za-z\\])[A-Za-z][A-Za-z'-]+")
+_COMMANDS = TABLES["commands"]
+_TEXT_COMMANDS, _UNWRAPPED = word_set(_COMMANDS["text"]), word_set(_COMMANDS["unwrapped"])
+_SPACING, _SIZES = word_set(_COMMANDS["spacing"]), word_set(_COMMANDS["sizes"])
+FUNCTIONS = word_set(_COMMANDS["functions"])
 _FRACTIONS = word_set("frac dfrac tfrac cfrac nicefrac sfrac flatfrac")
 _ACCENTS = word_set("vec hat overrightarrow widehat")
-# Runs of two or three letters are products, except for these; longer ones are words.
-_SHORT_UNITS = word_set(
-    "min sec day hr km cm mm kg mg ml mL ft lb oz yd mph kph nm dm ms Hz eV kJ kW kN usd USD EUR "
-    "AM PM am pm Rs rs"
-)
-_SHORT_WORDS = _SHORT_UNITS | word_set(
-    "or and not all any odd the for no yes is are if to in by per of at on none one two six "
-    "ten dne "
-    "DNE am pm set max min it we so has its"
-)
-_ALWAYS_UNITS = word_set(
-    "km cm mm kg mg ml mL ft lb lbs mph kph Hz eV keV MeV GeV kJ kW kN nm kHz MHz kPa"
-)
-
-_CHINESE = {
-    "或": "or", "或者": "or", "和": "and", "与": "and", "且": "and", "无解": "no solution",
-    "不存在": "does not exist", "空集": "empty set", "全体实数": "all real numbers",
-}  # fmt: skip
+_SHORT_UNITS = word_set(_COMMANDS["short_units"])
+_SHORT_WORDS = _SHORT_UNITS | word_set(_COMMANDS["short_words"])
+_ALWAYS_UNITS = word_set(_COMMANDS["always_units"])
+_SAME, _PLAIN_NAMES, _CHINESE = (_COMMANDS[table] for table in ("same", "plain_names", "chinese"))
 _PIECE = re.compile(r"\\[A-Za-z]+\*?|\\.|[A-Za-z]+|[0-9]+|\s+|[\u3400-\u9fff]+|.", re.DOTALL)
 
 
-class TooDeep(Exception):
+# --- the whole answer --------------------------------------------------------------------------
+
+_BOLD = re.compile(r"(?s)\s*(\*{1,3}|__|`+|\"|'{1,2})(?=\S)(.*?\S)\s*\1\s*[.,;]?\s*")
+_ESCAPED_COMMAND = re.compile(r"\\\\(?=[A-Za-z])")
+_LINE_END = re.compile(r"\\\\|\\newline(?![a-z])")
+_END = re.compile(
+    r"(?:\s|\\[,;:! ]|~|[.,;:]|\\(?:quad|qquad|checkmark|blacksquare|square|qed)(?![A-Za-z]))+$"
+    r"|(?<!\\)\\$"
+)
+_START = re.compile(r"^(?:\s|[,;:])+")
+
+
+def rewrite(answer: str) -> str:
+    """Return the answer in the one notation of this module; never fails, whatever it holds."""
+    text = from_unicode(answer)
+    if "begin" not in text:
+        text = _LINE_END.sub(" ", _ESCAPED_COMMAND.sub(r"\\", text))
+    text = _strip(text)
+    while (match := _BOLD.fullmatch(text)) and match[1] not in match[2]:
+        text = match[2]
+    text = _words_outside_fences(text).replace("**", "^")
+    try:
+        text = _Rewriter(text).rewritten()
+    except _TooDeepError:
+        return text
+    return tidy_numbers(_strip(text))
+
+
+def _strip(text: str) -> str:
+    # An ellipsis at the end is no decoration.
+    end = text if text.endswith("...") else _END.sub("", text)
+    return _START.sub("", end)
+
+
+_FENCE = re.compile(r"(?<!\\)\$\$?|\\[()\[\]]")
+_DOLLARS = re.compile(r"\\\$|(?<![0-9A-Za-z}$\\])\$(?=\s*[0-9.])")
+
+
+def _words_outside_fences(text: str) -> str:
+    r"""Put the words that stand outside `$...$` into `\text{}`; take the fences away."""
+    marks = list(_FENCE.finditer(text))
+    opening = [m for m in marks if m[0] in ("$", "$$", r"\(", r"\[")]
+    is_balanced = len(marks) % 2 == 0 and len(opening) * 2 >= len(marks)
+    if not marks or not is_balanced:
+        text = _DOLLARS.sub(r"\\text{dollar} ", text)
+        return _FENCE.sub(lambda m: " " if m[0].startswith("$") else m[0], text)
+    parts, place, is_math = [], 0, False
+    for mark in marks:
+        piece = text[place : mark.start()]
+        parts.append(piece if is_math else _outside(piece))
+        place, is_math = mark.end(), not is_math
+    return " ".join([*parts, _outside(text[place:])]).replace(r"\$", r"\text{dollar} ")
+
+
+def _outside(piece: str) -> str:
+    return _PROSE.sub(lambda m: m[0] if m[0][0] == "\\" else rf"\text{{{m[0]}}}", piece)
+
+
+# --- commands and words ------------------------------------------------------------------------
+
+
+class _TooDeepError(Exception):
     """Raised for groups nested beyond all use; the answer is then compared as it stands."""
 
 
-class Rewriter:
+class _Rewriter:
     """One pass over the pieces of a text."""
 
     def __init__(self, text: str) -> None:
@@ -97,7 +108,7 @@ class Rewriter:
         """Return the rest of the text rewritten, up to a closing piece at this level.
 
         Raises:
-            TooDeep: if groups and arguments are nested beyond `MAX_DEPTH`.
+            _TooDeepError: if groups and arguments are nested beyond `_MAX_DEPTH`.
         """
         self._enter()
         output: list[str] = []
@@ -112,8 +123,8 @@ class Rewriter:
 
     def _enter(self) -> None:
         self._depth += 1
-        if self._depth > MAX_DEPTH:
-            raise TooDeep
+        if self._depth > _MAX_DEPTH:
+            raise _TooDeepError
 
     def _piece(self, piece: str, before: list[str]) -> str:
         if piece == "{":
@@ -305,10 +316,10 @@ def _words(raw: str, command: str) -> str:
     output = []
     for index, piece in enumerate(pieces):
         if index % 2:
-            output.append(Rewriter(piece).rewritten())
+            output.append(_Rewriter(piece).rewritten())
         elif "\\" in piece:
-            inner = PROSE.sub(lambda m: m[0] if m[0][0] == "\\" else rf"\text{{{m[0]}}}", piece)
-            output.append(Rewriter(inner).rewritten() if inner != raw else inner)
+            inner = _PROSE.sub(lambda m: m[0] if m[0][0] == "\\" else rf"\text{{{m[0]}}}", piece)
+            output.append(_Rewriter(inner).rewritten() if inner != raw else inner)
         else:
             output.append(_WORD.sub(_one_word, piece.replace("~", " ")))
     return " " + " ".join(output) + " "
