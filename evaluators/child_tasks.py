@@ -1,44 +1,55 @@
-r"""What a child process of `workers.Pool` does: take tasks from a pipe, work within limits, reply.
+r"""The child's side of `process_pool.Pool`: take tasks from a pipe, work within limits, reply.
+
+    python -m rlready.evaluators.child_tasks MODULE:FACTORY TIMEOUT_SECONDS MEMORY_MB
 
     -> [[7, "gold", "\\frac{1}{2}", "0.5"], [8, ...]]    one request: a list of tasks
-    <- [7, true, false]                                   one line a task: index, result, restart
+    <- [7, true, false]                                  a line for a task: index, result, restart
 
-A result that is a text is the reason why the task failed. After a failure the process asks for a
-successor (`restart`) and ends: work that was cut off may have left anything behind. It ends as
-well when its standard input does, so it does not outlive its parent.
+A text as the result is the reason why the task failed. After a failure the process asks for a
+successor (`restart`) and ends, because interrupted work may have left anything behind. It also ends
+when its standard input is closed, so that it does not outlive its parent.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
-
-_Handler = Callable[..., Any]
 
 
 class OutOfTime(BaseException):
     """Raised by the alarm. No `Exception`: the libraries that do the work swallow those."""
 
 
-def serve(make_handler: Callable[[], _Handler], *, place: str, timeout_s: float) -> None:
-    """Handle tasks until the parent closes standard input, or one fails.
+def child_arguments(factory: str, timeout_s: float, memory_mb: int) -> list[str]:
+    """Return the arguments with which Python runs this module as a child.
 
     Args:
-        make_handler: imports what is needed and returns the function of a task's fields.
-        place: where an exception came from, for people, for example `the algebra`.
-        timeout_s: for one task.
+        factory: `module:name` of a callable. It takes `memory_mb`, limits the memory, imports what
+            the work needs and returns the function that handles the fields of a task.
+        timeout_s: limit for one task.
+        memory_mb: limit on the memory; the factory says what it counts.
     """
+    # -P: otherwise a json.py in the caller's folder would be imported.
+    return ["-P", "-m", __name__, factory, str(timeout_s), str(memory_mb)]
+
+
+def main() -> None:
+    """Handle tasks until the parent closes standard input, or one fails."""
+    factory, timeout_s, memory_mb = sys.argv[1:]
+    module, _, name = factory.partition(":")
     requests, replies = _private_pipes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGALRM, _on_alarm)
-    handler = make_handler()
+    handler = getattr(importlib.import_module(module), name)(int(memory_mb))
     _send(replies, ["ready"])
     for line in requests:
         for index, *fields in json.loads(line):
-            result = _within(timeout_s, handler, fields, place)
+            result = _within(float(timeout_s), handler, fields)
             failed = isinstance(result, str)
             _send(replies, [index, result, failed])
             if failed:
@@ -55,14 +66,14 @@ def limit_memory(n_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (n_bytes, hard))
 
 
-def _within(timeout_s: float, handler: _Handler, fields: list[Any], place: str) -> Any:
+def _within(timeout_s: float, handler: Callable[..., Any], fields: list[Any]) -> Any:
     signal.setitimer(signal.ITIMER_REAL, timeout_s)
     try:
         return handler(*fields)
     except OutOfTime:
         return f"not done within {timeout_s:g} s"
     except Exception as error:  # whatever the work raises: this task failed, and says why
-        return f"{type(error).__name__} in {place}"
+        return f"it raised {type(error).__name__}"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -83,3 +94,7 @@ def _private_pipes() -> tuple[Any, Any]:
 def _send(replies: Any, message: list[Any]) -> None:
     replies.write(json.dumps(message).encode() + b"\n")
     replies.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ be taken for a product of letters, and none is dropped. Linear in the length of 
 
 from __future__ import annotations
 
+import functools
 import re
 
 from rlready.evaluators.answers.number_notation import tidy_numbers
@@ -44,6 +45,7 @@ _END = re.compile(
 _START = re.compile(r"^(?:\s|[,;:])+")
 
 
+@functools.lru_cache(maxsize=1024)
 def rewrite(answer: str) -> str:
     """Return the answer in the one notation of this module; never fails, whatever it holds."""
     text = from_unicode(answer)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rlready.evaluators.child_tasks import child_arguments
 from rlready.evaluators.process_pool import Pool, TaskFailure
 from rlready.registry.errors import CheckpointError
 
@@ -33,7 +34,16 @@ _ENVIRONMENT = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "OPENBLAS_NU
 
 
 class TemplateRefusalError(Exception):
-    """The template cannot render this conversation; the message is the template's own."""
+    """The template cannot render this conversation; the message is the template's own.
+
+    Args:
+        message: why, usually in the template's own words.
+        fix: what to change in the template; empty if the conversation may be at fault.
+    """
+
+    def __init__(self, message: str, fix: str = "") -> None:
+        super().__init__(message)
+        self.fix = fix
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ def render_chat(
             fix="Correct the checkpoint's chat template: look for long loops and repeated texts",
         )
     if "refusal" in result:
-        raise TemplateRefusalError(result["refusal"])
+        raise TemplateRefusalError(result["refusal"], result.get("fix", ""))
     return RenderedChat(result["text"], tuple((first, last) for first, last in result["spans"]))
 
 
@@ -122,14 +132,11 @@ class _Renderer:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pool = Pool(
-            # -P: a json.py in the caller's folder is none of the child's business.
-            [
-                "-P",
-                "-m",
-                "rlready.evaluators.benchmarks._template_child",
-                str(TIMEOUT_S),
-                str(MEMORY_MB),
-            ],
+            child_arguments(
+                "rlready.evaluators.benchmarks.template_renderer:make_renderer",
+                TIMEOUT_S,
+                MEMORY_MB,
+            ),
             environment=_ENVIRONMENT,
             n_workers=1,
             timeout_s=TIMEOUT_S + _GRACE_S,

@@ -85,7 +85,8 @@ def render(tokenizer: PreTrainedTokenizerBase, template: str, problem_text: str)
         raise CheckpointError(
             f"the chat template of {checkpoint_name(tokenizer)} cannot render a user's message",
             why=str(error),
-            fix="Correct the checkpoint's chat template, or remove it to prompt with plain text",
+            fix=error.fix
+            or "Correct the checkpoint's chat template, or remove it to prompt with plain text",
         ) from error
 
 
@@ -103,7 +104,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
         ids.pop()
     if not ids:
         raise CheckpointError(
-            f"the tokenizer of {checkpoint_name(tokenizer)} makes no token of {text[:80]!r}",
+            f"the tokenizer of {checkpoint_name(tokenizer)} makes no token of the prompt "
+            f"{text[:80]!r}",
             fix="Check the checkpoint's tokenizer files",
         )
     return ids

@@ -394,7 +394,8 @@ def _apply_template(
             f"the chat template of {checkpoint_name(tokenizer)} refuses held-out "
             f"example {example.id} (roles {', '.join(message.role for message in messages)})",
             why=str(error),
-            fix="Change the roles in the file to what the model was trained on, or correct the "
+            fix=error.fix
+            or "Change the roles in the file to what the model was trained on, or correct the "
             "checkpoint's chat template",
         ) from error
 

@@ -25,12 +25,11 @@ from rlready.evaluators.answers.numerals import (
     read_number,
 )
 from rlready.evaluators.answers.structure import Structure, read_structure
-from rlready.evaluators.verification.affordable import nodes, parts_of, require_affordable
 from rlready.evaluators.verification.comparison import Comparison
 from rlready.evaluators.verification.expression_values import (
     GUARD_BITS,
     PRECISION_BITS,
-    Evaluation,
+    PointEvaluator,
     TooLarge,
     Undefined,
     Unknown,
@@ -40,6 +39,7 @@ from rlready.evaluators.verification.expression_values import (
 )
 from rlready.evaluators.verification.formulas import parse_formula
 from rlready.evaluators.verification.real_sets import RealSet, is_described_by, read_set, same_sets
+from rlready.evaluators.verification.size_limits import nodes, parts_of, require_within_limits
 
 # Numbers that are compared to a decimal are written out to this size.
 MAX_DECIMAL_BITS = 50_000
@@ -75,7 +75,7 @@ def same_constants(
         number: the answer as a plain number.
 
     Raises:
-        TooLarge, Unknown: as `Evaluation.value`.
+        TooLarge, Unknown: as `PointEvaluator.value`.
     """
     one = gold_number or _numeral(exact_value(gold))
     other = number or _numeral(exact_value(answer))
@@ -99,8 +99,8 @@ def _is_rounding_of(decimal: Numeral, node: Any) -> bool:
     """Whether a written decimal is the correct rounding of a value without a finite decimal."""
     if decimal.digits is None:
         return False
-    evaluation = Evaluation({})
-    value, context = evaluation.value(node), evaluation.context
+    evaluator = PointEvaluator({})
+    value, context = evaluator.value(node), evaluator.context
     if abs(context.im(value)) > context.ldexp(abs(value), GUARD_BITS - PRECISION_BITS):
         return False
     written = decimal.value
@@ -135,7 +135,7 @@ def same_functions(gold: Any, answer: Any) -> bool | None:
     complex numbers.
 
     Raises:
-        TooLarge, Unknown: as `Evaluation.value`.
+        TooLarge, Unknown: as `PointEvaluator.value`.
     """
     names = sorted({symbol.name for node in (gold, answer) for symbol in node.free_symbols})
     n_real_points, agrees_complex, n_defined = 0, True, 0
@@ -217,24 +217,24 @@ class FormulaAlgebra:
         comparison = Comparison(self, tolerance) if tolerance else self._comparison
         return comparison.equal(gold, answer)
 
-    def require_affordable(self, text: str) -> None:
+    def require_within_limits(self, text: str) -> None:
         """Pass if every formula in a rewritten text is within the bounds."""
         tree = self._tree(text)
         if tree is not None:
-            require_affordable(tree)
+            require_within_limits(tree)
             return
         form = read_structure(text)
         if form.parts != (text,):
             for part in form.parts:
-                self.require_affordable(part)
+                self.require_within_limits(part)
 
     def same_formula(self, gold: str, answer: str) -> bool:
         """Whether two formulas without words are equal."""
         gold_tree, tree = self._tree(gold), self._tree(answer)
         if gold_tree is None or tree is None:
             return False
-        require_affordable(gold_tree)
-        require_affordable(tree)
+        require_within_limits(gold_tree)
+        require_within_limits(tree)
         if _is_unbounded(gold_tree) or _is_unbounded(tree):
             return _same_infinity(gold_tree, tree)
         if not (_is_scalar(gold_tree) and _is_scalar(tree)):
@@ -269,7 +269,7 @@ class FormulaAlgebra:
         if any(tree is None or not _is_scalar(tree) or _is_unbounded(tree) for tree in trees):
             return False
         for tree in trees:
-            require_affordable(tree)
+            require_within_limits(tree)
         sign = _direction(forms[0].mark) * _direction(forms[1].mark)
         strict = [mark.rstrip("=") == mark for mark in (forms[0].mark, forms[1].mark)]
         if sign == 0 and forms[0].mark != forms[1].mark:
@@ -301,7 +301,7 @@ class FormulaAlgebra:
         if len(names) != 1 or (solution.name and solution.name not in names):
             return None
         for tree in trees:
-            require_affordable(tree)
+            require_within_limits(tree)
         name = names.pop()
         return is_described_by(
             solution.pieces, lambda point: _holds(trees, signs, {name: point}), self._number
@@ -312,21 +312,21 @@ class FormulaAlgebra:
         tree = self._tree(text)
         if tree is None or _is_unbounded(tree) or not _is_scalar(tree) or tree.free_symbols:
             return None
-        require_affordable(tree)
+        require_within_limits(tree)
         try:
-            evaluation = Evaluation({})
-            value = evaluation.value(tree)
+            evaluator = PointEvaluator({})
+            value = evaluator.value(tree)
         except Unknown:
             return None
-        return evaluation.context.re(value) if not evaluation.context.im(value) else None
+        return evaluator.context.re(value) if not evaluator.context.im(value) else None
 
 
 def _holds(trees: Sequence[Any], signs: Sequence[str], at: dict[str, Any]) -> bool | None:
     """Whether a chain of inequalities holds at a point; None where a side is not real."""
-    evaluation = Evaluation(at)
-    context = evaluation.context
+    evaluator = PointEvaluator(at)
+    context = evaluator.context
     try:
-        sides = [evaluation.value(tree) for tree in trees]
+        sides = [evaluator.value(tree) for tree in trees]
     except Unknown:
         return None
     unit = context.mpf(2) ** (GUARD_BITS - PRECISION_BITS)
@@ -389,9 +389,9 @@ def _is_multiple(trees: Sequence[Any], sign: int) -> bool:
         return False
     ratios = []
     for k in range(len(_POINTS)):
-        evaluation = Evaluation(_point(names, k), salt=k)
+        evaluator = PointEvaluator(_point(names, k), salt=k)
         try:
-            left, right, other_left, other_right = (evaluation.value(tree) for tree in trees)
+            left, right, other_left, other_right = (evaluator.value(tree) for tree in trees)
             ratios.append((left - right) / (other_left - other_right))
         except Undefined:
             continue
@@ -399,7 +399,7 @@ def _is_multiple(trees: Sequence[Any], sign: int) -> bool:
             return False
     if len(ratios) < 2 or not ratios[0]:
         return False
-    context = evaluation.context
+    context = evaluator.context
     unit = max(abs(ratio) for ratio in ratios) * context.mpf(2) ** (GUARD_BITS - PRECISION_BITS)
     if any(abs(ratio - ratios[0]) > unit for ratio in ratios):
         return False

@@ -117,7 +117,7 @@ _PERIODIC = ("sin", "cos", "tan", "cot", "sec", "csc")
 _CONSTANTS = {"Pi": "pi", "Exp1": "e", "GoldenRatio": "phi"}
 
 
-class Evaluation:
+class PointEvaluator:
     """Values of expressions at one point, and how large the numbers on the way were.
 
     Args:
@@ -276,18 +276,18 @@ def compare_at(one: Any, other: Any, at: dict[str, complex]) -> tuple[bool, bool
     Not sure are values that agree in their leading bits but are too long to see the last.
 
     Raises:
-        TooLarge, Unknown: as `Evaluation.value`.
+        TooLarge, Unknown: as `PointEvaluator.value`.
     """
-    evaluation = Evaluation(at)
-    one_value, other_value = evaluation.value(one), evaluation.value(other)
-    if GUARD_BITS * 2 < evaluation.scale <= MAX_SCALE_BITS:
-        evaluation = Evaluation(at, precision=PRECISION_BITS + 2 * evaluation.scale)
-        one_value, other_value = evaluation.value(one), evaluation.value(other)
-    context, is_exact = evaluation.context, evaluation.scale <= MAX_SCALE_BITS
+    evaluator = PointEvaluator(at)
+    one_value, other_value = evaluator.value(one), evaluator.value(other)
+    if GUARD_BITS * 2 < evaluator.scale <= MAX_SCALE_BITS:
+        evaluator = PointEvaluator(at, precision=PRECISION_BITS + 2 * evaluator.scale)
+        one_value, other_value = evaluator.value(one), evaluator.value(other)
+    context, is_exact = evaluator.context, evaluator.scale <= MAX_SCALE_BITS
     unit = context.mpf(2) ** (GUARD_BITS - context.prec)
     size = max(abs(one_value), abs(other_value))
     if is_exact:
-        size = max(size, context.mpf(2) ** evaluation.scale)
+        size = max(size, context.mpf(2) ** evaluator.scale)
     same = bool(abs(one_value - other_value) <= unit * size)
     n_real = sum(bool(abs(context.im(v)) <= unit * size) for v in (one_value, other_value))
     return same, is_exact or not same, n_real

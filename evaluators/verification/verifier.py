@@ -24,7 +24,6 @@ and answer is checked once.
 from __future__ import annotations
 
 import functools
-import importlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -34,10 +33,12 @@ from types import TracebackType
 from typing import Any
 
 from rlready.evaluators.answers.extraction import extract, extract_boxed, is_withdrawn
+from rlready.evaluators.answers.rewriting import rewrite
+from rlready.evaluators.answers.words import bare_answer, settled
+from rlready.evaluators.child_tasks import child_arguments
 from rlready.evaluators.process_pool import Pool, TaskFailure
-from rlready.evaluators.verification import answer_text as answers
-from rlready.evaluators.verification import expression_values as values
 from rlready.evaluators.verification.accepted_answers import split_tolerance
+from rlready.evaluators.verification.size_limits import over_cap
 from rlready.registry.errors import BenchmarkError, ConfigError
 from rlready.registry.records import AnswerFormat, Problem, Verdict
 
@@ -106,8 +107,7 @@ class Verifier:
         self._known: dict[tuple[str, str], Result] = {}
         self._lock = threading.Lock()
         self._pool = Pool(
-            # -P: a json.py in the caller's folder is none of the child's business.
-            ["-P", "-m", "rlready.evaluators.verification._child", str(timeout_s), str(memory_mb)],
+            child_arguments("rlready.evaluators.verification.judge:Judge", timeout_s, memory_mb),
             environment=_WORKER_ENVIRONMENT,
             n_workers=n_workers or min(MAX_WORKERS, _usable_cores()),
             timeout_s=timeout_s + GRACE_S,
@@ -238,89 +238,18 @@ def _usable_cores() -> int:
 
 
 def judge_without_algebra(gold: str, answer: str) -> Result | None:
-    """Whether text, caps and exact numbers settle it; None if algebra is needed."""
+    """Return whether two answers are equal, as far as text, limits and plain numbers tell.
+
+    Returns:
+        None if algebra is needed.
+    """
     if gold.strip() == answer.strip():
         return True
-    gold_excess = answers.over_cap(gold)
-    if gold_excess:
+    if gold_excess := over_cap(gold):
         return TaskFailure(f"the gold has {gold_excess}")
-    if answers.over_cap(answer):
+    if over_cap(answer):
         return False
-    return answers.judge_text(gold, answer)
-
-
-# --- in the child process ---------------------------------------------------------------------
-
-
-class Judge:
-    """Algebra on one gold and one answer. Used in a child process, in its main thread."""
-
-    def __init__(self) -> None:
-        import logging
-        import warnings
-
-        # Imports take a second; they belong to the start, not to the first task.
-        importlib.import_module("math_verify")
-        equality = importlib.import_module("rlready.evaluators.verification.expression_equality")
-
-        # It logs each timeout and each input that it cannot parse; hundreds of lines a benchmark.
-        logging.disable(logging.CRITICAL)
-        warnings.simplefilter("ignore")
-        self._algebra = equality.FormulaAlgebra(_by_math_verify)
-
-    def __call__(self, task: str, gold: str, answer: str) -> bool | str:
-        """True, false, or why the gold itself cannot be judged.
-
-        Args:
-            task: "answer", or "gold" to see whether a gold accepts itself.
-            gold: reference answer, within the caps.
-            answer: boxed content, within the caps.
-        """
-        if task == "gold":
-            return self._accepts_itself(gold)
-        gold, tolerance = split_tolerance(gold)
-        gold, answer = answers.rewritten(gold), answers.rewritten(answer)
-        gold_excess = self._excess(gold)
-        if gold_excess:
-            return f"the gold has {gold_excess}"
-        if self._excess(answer):
-            return False
-        try:
-            return bool(self._algebra.equal(gold, answer, tolerance))
-        except values.TooLarge:
-            return self._too_large(gold)
-
-    def _too_large(self, gold: str) -> bool | str:
-        """False if the gold itself can be compared, so that the answer is what is too large."""
-        try:
-            self._algebra.same_formula(gold, gold)
-        except values.TooLarge as excess:
-            return f"too large to compare: {excess}"
-        return False
-
-    def _accepts_itself(self, gold: str) -> bool | str:
-        decided = answers.over_cap(gold)
-        if decided:
-            return decided
-        text = answers.rewritten(split_tolerance(gold)[0])
-        return self._excess(text) or bool(text)
-
-    def _excess(self, text: str) -> str | None:
-        """Which cap the algebra of a rewritten text breaks, in words."""
-        try:
-            self._algebra.require_affordable(text)
-        except values.TooLarge as excess:
-            return str(excess)
-        return None
-
-
-def _by_math_verify(gold: Any, answer: Any) -> bool:
-    """math-verify's verdict on two parsed formulas that have no values: sums, integrals, words."""
-    from math_verify import verify
-
-    try:
-        return bool(verify(gold, answer, timeout_seconds=None, raise_on_error=True))
-    except (MemoryError, RecursionError):
-        raise
-    except Exception:  # sympy raises all kinds where a comparison makes no sense
-        return False
+    gold, tolerance = split_tolerance(gold)
+    if gold.strip() == answer.strip():
+        return True
+    return settled(bare_answer(rewrite(gold)), bare_answer(rewrite(answer)), tolerance)

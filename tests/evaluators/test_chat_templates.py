@@ -134,9 +134,8 @@ def test_a_template_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_child_needs_no_torch() -> None:
     code = (
-        "import sys; sys.argv[1:] = ['1', '512']; "
-        "from rlready.evaluators.benchmarks import _template_child; "
-        "_template_child._make_renderer(); print('torch' in sys.modules)"
+        "import sys; from rlready.evaluators.benchmarks.template_renderer import make_renderer;"
+        "make_renderer(512); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -1,0 +1,89 @@
+"""Limits on the size of answers, as texts and as parsed expressions, so that every check ends."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rlready.evaluators.verification.expression_values import PointEvaluator, TooLarge, Unknown
+
+# A text beyond one of these limits is not an answer that a grader would read. The longest reference
+# answer in six public benchmarks has 993 characters, several matrices.
+MAX_ANSWER_CHARS = 2_000
+# The LaTeX parser's time grows with the square of the nesting: 3 s at 50 nested fractions.
+MAX_NESTING = 24
+MAX_DIGIT_RUN = 256
+# The parser expands determinants and evaluates binomials on the spot: 6 by 6 symbols take a second.
+MAX_DETERMINANT_CELLS = 30
+# Of a binomial, five digits take milliseconds, nine never end.
+MAX_BINOMIAL_DIGITS = 5
+MAX_NODES = 600
+# Sums and products of more terms are left unevaluated, as is an expansion to a higher power.
+MAX_TERMS = 10_000
+MAX_EXPANDED_POWER = 50
+
+
+def over_cap(answer: str) -> str | None:
+    """Which cap an answer breaks, in words; None if it may be parsed."""
+    if len(answer) > MAX_ANSWER_CHARS:
+        return f"{len(answer)} characters, over {MAX_ANSWER_CHARS}"
+    depth = deepest = 0
+    for character in answer:
+        depth += (character in "{([") - (character in "})]")
+        deepest = max(deepest, depth)
+    if deepest > MAX_NESTING:
+        return f"nesting of {deepest}, over {MAX_NESTING}"
+    longest = max((len(run) for run in re.findall(r"[0-9]+", answer)), default=0)
+    if longest > MAX_DIGIT_RUN:
+        return f"{longest} digits in a row, over {MAX_DIGIT_RUN}"
+    cells = answer.count("&")
+    if cells > MAX_DETERMINANT_CELLS and re.search(r"\\det|vmatrix", answer):
+        return f"a determinant beside {cells} column marks, over {MAX_DETERMINANT_CELLS}"
+    if "binom" in answer and longest > MAX_BINOMIAL_DIGITS:
+        return f"a binomial beside {longest} digits, over {MAX_BINOMIAL_DIGITS}"
+    return None
+
+
+def require_within_limits(tree: Any) -> None:
+    """Return if algebra on the tree ends in reasonable time.
+
+    Raises:
+        TooLarge: for too many nodes, terms, or powers to expand, or a number out of bounds.
+    """
+    for count, node in enumerate(nodes(tree)):
+        if count == MAX_NODES:
+            raise TooLarge(f"more than {MAX_NODES} nodes")
+        name = type(node).__name__
+        if name in ("Sum", "Product") and _n_terms(node) > MAX_TERMS:
+            raise TooLarge(f"more than {MAX_TERMS} terms")
+        if name == "Pow" and node.exp.is_Integer and node.base.free_symbols:
+            if node.base.is_Add and abs(int(node.exp)) > MAX_EXPANDED_POWER:
+                raise TooLarge(f"a sum to a power over {MAX_EXPANDED_POWER}")
+        elif name in ("Pow", "factorial", "binomial", "exp", "Mod") and not node.free_symbols:
+            with contextlib.suppress(Unknown):
+                PointEvaluator({}).value(node)
+
+
+def nodes(tree: Any) -> Iterator[Any]:
+    """Each node of a tree, in no particular order."""
+    stack = [tree]
+    while stack:
+        node = stack.pop()
+        yield node
+        stack.extend(getattr(node, "_unsorted_args", None) or parts_of(node))
+
+
+def parts_of(node: Any) -> Sequence[Any]:
+    """The nodes directly below a node; those of a matrix are its elements."""
+    # A matrix keeps its elements out of args.
+    return list(node.flat()) if hasattr(node, "flat") else list(getattr(node, "args", ()))
+
+
+def _n_terms(node: Any) -> float:
+    n = 1.0
+    for limits in node.args[1:]:
+        lower, upper = limits.args[1:3]
+        n *= float(upper - lower) + 1 if (upper - lower).is_number else 1.0
+    return n
