@@ -72,6 +72,7 @@ ANSWER_FIELDS = (
 )
 TOLERANCE_FIELDS = ("error_tolerance",)
 MULTIPLE_FIELDS = ("is_multiple_answer",)
+CHOICE_FIELDS = ("choices", "options")
 
 MAX_EXPONENT = 400
 """Largest power of ten of a numeric answer: `1e999999999` would be a text of a gigabyte."""
@@ -123,7 +124,7 @@ class Fields:
         for role in required:
             if not columns_of(names, getattr(self, role)):
                 raise _missing(where, names, self, role)
-        optional = (*self.id, *self.error_tolerance, *MULTIPLE_FIELDS)
+        optional = (*self.id, *self.error_tolerance, *MULTIPLE_FIELDS, *CHOICE_FIELDS)
         return columns_of(names, (*self.problem, *self.answer, *optional))
 
 
@@ -284,6 +285,7 @@ def _error_tolerance(row: Row, fields: Fields) -> str | None:
 
 
 def _answers(row: Row, cell: _Cell, form: AnswerForm) -> tuple[str, ...]:
+    _require_no_index(row, cell)
     value = _from_json(cell) if form.is_json else cell.value
     parts = list(value) if isinstance(value, list | tuple) else [value]
     texts = [text for part in parts for text in _answer_texts(cell, part, len(parts), form)]
@@ -293,6 +295,23 @@ def _answers(row: Row, cell: _Cell, form: AnswerForm) -> tuple[str, ...]:
     if form.list_means == "all" or is_multiple:
         texts = [", ".join(texts)]
     return tuple(dict.fromkeys(texts))
+
+
+def _require_no_index(row: Row, cell: _Cell) -> None:
+    """Return unless the answer is the index of a choice, as in MMLU: a model never writes that."""
+    for name, choices in given(row.values, CHOICE_FIELDS):
+        choices = decoded(choices) if isinstance(choices, str) else choices
+        is_text = isinstance(cell.value, str)
+        if not isinstance(choices, list) or (is_text and cell.value in map(str, choices)):
+            continue
+        text = str(cell.value).strip()
+        if text.isdecimal() and int(text) < len(choices):
+            raise cell.error(
+                f"is {text}, probably the index of one of its {len(choices)} {name}",
+                why="it is compared with what the model writes, and models do not write an index",
+                fix="Write the letter or the text of the right choice, and the choices into the "
+                "problem",
+            )
 
 
 def _is_true(value: object) -> bool:
@@ -354,7 +373,13 @@ def _scalar(cell: _Cell) -> str:
         return value.strip()
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         kind = "null" if value is None else type(value).__name__
-        raise cell.error(f"is {kind}, neither text nor number: {_shown(value)}")
+        is_mapping = isinstance(value, Mapping)
+        raise cell.error(
+            f"is {kind}, neither text nor number: {_shown(value)}",
+            fix=f'Name the field within it: {cell.role} = "{cell.field}.NAME"'
+            if is_mapping
+            else 'Write it as a text, such as "True", or as a number',
+        )
     try:
         return decimal_text(value)
     except ValueError as error:

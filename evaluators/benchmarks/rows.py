@@ -85,11 +85,13 @@ def file_rows(path: Path, columns: Columns) -> Rows:
 
 
 def suffix_of(path: Path) -> str:
-    """The file's form, one of `SUFFIXES`.
+    """Return the file's suffix, one of `SUFFIXES`.
 
     Raises:
-        BenchmarkError: for another suffix.
+        BenchmarkError: for another suffix or a folder.
     """
+    if path.is_dir():
+        raise BenchmarkError(f"{path} is a folder, not a file", fix="Name a file in it")
     for suffix in SUFFIXES:
         if path.name.lower().endswith(suffix):
             return suffix

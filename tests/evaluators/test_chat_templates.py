@@ -115,6 +115,8 @@ def test_a_template_that_cannot_render_is_named_with_its_cause(template: str, ca
     with pytest.raises(CheckpointError, match=message) as caught:
         render(tokenizer(template), "{problem}", "1")
     assert cause in caught.value.why
+    if "line 2" in cause:
+        assert caught.value.fix == "Correct line 2 of the checkpoint's chat template"
 
 
 @pytest.mark.parametrize("template", [DOUBLING, "{{ '%1000000000d' % 1 }}"])

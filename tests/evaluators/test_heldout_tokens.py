@@ -231,8 +231,12 @@ def test_refusal_by_the_chat_template_is_told_with_the_example() -> None:
         messages=(Message("system", "x"), Message("user", "y"), Message("assistant", "z")),
         form="messages",
     )
-    with pytest.raises(BenchmarkError, match=r"refuses held-out example e7.*users only"):
+    with pytest.raises(BenchmarkError, match=r"refuses held-out example e7.*users only.*roles"):
         tokenize(system, tokenizer(strict + CHATML), TEMPLATE)
+    # It told users to change the roles of their file, whatever was wrong.
+    with pytest.raises(BenchmarkError) as caught:
+        tokenize(system, tokenizer("{% if %}"), TEMPLATE)
+    assert caught.value.fix == "Correct line 1 of the checkpoint's chat template"
 
 
 def test_truncation_keeps_what_fits_and_its_bytes() -> None:

@@ -349,6 +349,45 @@ def test_a_missing_file_and_an_unknown_form_are_named(tmp_path: Path) -> None:
         load(tmp_path / "x.xlsx")
 
 
+def test_a_folder_is_not_reported_as_a_missing_file(tmp_path: Path) -> None:
+    """It was "there is no file", or an unknown form, although the path exists."""
+    for folder in (tmp_path, tmp_path / "x.jsonl"):
+        folder.mkdir(exist_ok=True)
+        with pytest.raises(BenchmarkError, match="is a folder, not a file"):
+            parse_benchmark_option(f"toy={folder}")
+
+
+@pytest.mark.parametrize(
+    ("answer", "choices", "is_index"),
+    [
+        (1, ["4", "5"], True),
+        ("1", '["4", "5"]', True),
+        ("1", ["1", "2"], False),
+        (2, ["4", "5"], False),
+        ("B", ["4", "5"], False),
+        ("4", None, False),
+    ],
+)
+def test_the_index_of_a_choice_is_not_an_answer(
+    tmp_path: Path, answer: object, choices: object, is_index: bool
+) -> None:
+    """Rows of MMLU hold the index of the right choice; it was taken for the answer."""
+    row = json.dumps({"question": "2 + 3?", "choices": choices, "answer": answer})
+    if is_index:
+        assert "is 1, probably the index of one of its 2 choices" in error_of(tmp_path, row)
+    else:
+        path = tmp_path / "x.jsonl"
+        path.write_text(row)
+        assert load(path).problems[0].answers == (str(answer),)
+
+
+def test_a_mapping_and_a_truth_value_as_answers_are_refused_with_a_fix(tmp_path: Path) -> None:
+    mapping = error_of(tmp_path, '{"problem": "p", "answer": {"value": 5}}')
+    assert 'Name the field within it: answer = "answer.NAME"' in mapping
+    truth = error_of(tmp_path, '{"problem": "p", "answer": true}')
+    assert 'Write it as a text, such as "True", or as a number' in truth
+
+
 def test_limits_hold_before_the_memory_is_spent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
