@@ -79,6 +79,8 @@ _SUBJECT = re.compile(
     r"|[A-Za-z](?:\^\{?[0-9]\}?)?(?:\s*(?:[-+*/:]|\\cdot|\\times)?\s*[A-Za-z](?:\^\{?[0-9]\}?)?)+"
     r"|\\frac\s*\{\s*[A-Za-z]+\s*\}\s*\{\s*[A-Za-z]+\s*\}"
 )
+_CROSS = re.compile(r"[A-Za-z]\s*\\times\s*[A-Za-z]")
+_DOT = re.compile(r"[A-Za-z]\s*\\cdot\s*[A-Za-z]")
 
 
 class Comparison:
@@ -93,9 +95,9 @@ class Comparison:
         decided = settled(gold, answer, self._tolerance)
         if decided is not None:
             return decided
-        for one, other in ((gold, answer), (with_signs(gold), with_signs(answer))):
-            if one != gold or other != answer:
-                return self.equal(one, other)
+        signed = with_signs(gold), with_signs(answer)
+        if signed != (gold, answer):
+            return self.equal(*signed)
         if CLAUSE.search(gold) or CLAUSE.search(answer):
             return self._equal_with_clauses(gold, answer)
         return self._equal_forms(gold, answer)
@@ -169,9 +171,12 @@ class Comparison:
         point, other = named_point(gold), named_point(answer)
         if point and other and point[0] == other[0]:
             return self.equal(point[1], other[1])
-        gold, answer = _as_formula(gold), _as_formula(answer)
-        if _are_other_products(gold, answer) or _are_other_products(answer, gold):
-            return False
+        # The parser takes upright letters as plain ones.
+        gold, answer = LETTER_WORD.sub(r" \1 ", gold), LETTER_WORD.sub(r" \1 ", answer)
+        # A cross product and a dot product of letters, which may be vectors.
+        for one, other in ((gold, answer), (answer, gold)):
+            if _CROSS.search(one) and _DOT.search(other):
+                return False
         if self._tolerance and self._algebra.is_within(gold, answer, self._tolerance):
             return True
         return self._algebra.same_formula(gold, answer)
@@ -423,17 +428,3 @@ def _equal_ratios(gold: str, answer: str) -> bool | None:
             return equal_numbers(number, other_number)
         return False
     return None
-
-
-_CROSS = re.compile(r"[A-Za-z]\s*\\times\s*[A-Za-z]")
-_DOT = re.compile(r"[A-Za-z]\s*\\cdot\s*[A-Za-z]")
-
-
-def _are_other_products(gold: str, answer: str) -> bool:
-    """Whether one is a cross product and the other a dot product of letters, perhaps vectors."""
-    return bool(_CROSS.search(gold) and _DOT.search(answer))
-
-
-def _as_formula(text: str) -> str:
-    """The text for the parser: upright letters as letters, degrees beside a function in radians."""
-    return LETTER_WORD.sub(r" \1 ", text)

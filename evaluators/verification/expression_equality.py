@@ -1,13 +1,13 @@
-"""Whether two formulas are equal, by numbers rather than by simplification.
+"""Equality of two formulas, decided by numbers rather than by simplification.
 
     1/2004! and 1/2006!                 exact fractions, however small
     cos(pi/7)cos(2pi/7)cos(3pi/7)       400 bits, compared to 1/8 relative to its size
     (x+1)^2 and x^2+2x+1                the same at random points (Schwartz 1980, Zippel 1979)
     ln(ab) and ln a + ln b              the same wherever both sides are real
 
-math-verify rounds to six decimals, so that all that is small is equal, and otherwise asks sympy
-to simplify, which may take for ever. Here expressions are compared by their `values`, each in
-bounded time. What has no value here (sums, integrals, remainders) is left to math-verify.
+math-verify rounds to six decimals, so that all small numbers are equal, and otherwise asks sympy to
+simplify, which may never end. Here expressions are compared by their values (`expression_values`),
+each in bounded time. Expressions without a value (sums, integrals) are left to math-verify.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ MAX_DECIMAL_BITS = 50_000
 MAX_DECIMAL_PLACES = 40
 # Floors differ between numbers that no random point may hit.
 N_INTEGER_POINTS = 60
+_DIRECTIONS = {"<": -1, "<=": -1, ">": 1, ">=": 1}
 # Size of the points at which functions are compared, and whether some of them are negative.
 _POINTS = (
     (1, False),
@@ -77,8 +78,9 @@ def same_constants(
     Raises:
         TooLarge, Unknown: as `PointEvaluator.value`.
     """
-    one = gold_number or _numeral(exact_value(gold))
-    other = number or _numeral(exact_value(answer))
+    exact, other_exact = exact_value(gold), exact_value(answer)
+    one = gold_number or (None if exact is None else Numeral(exact))
+    other = number or (None if other_exact is None else Numeral(other_exact))
     if one and other:
         return equal_numerals(one, other)
     same, is_sure, _ = compare_at(gold, answer, {})
@@ -89,10 +91,6 @@ def same_constants(
     if other and number:
         return _is_rounding_of(other, gold)
     return False
-
-
-def _numeral(value: Fraction | None) -> Numeral | None:
-    return None if value is None else Numeral(value)
 
 
 def _is_rounding_of(decimal: Numeral, node: Any) -> bool:
@@ -107,21 +105,14 @@ def _is_rounding_of(decimal: Numeral, node: Any) -> bool:
     size = context.mpf(written.numerator) / written.denominator
     if not value or not size or abs(context.mag(value) - context.mag(size)) > 1:
         return False
-    fraction = _fraction(context, context.re(value))
-    return not _is_near_decimal(fraction) and is_rounding(written, decimal.digits, fraction)
-
-
-def _fraction(context: Any, value: Any) -> Fraction:
-    mantissa, exponent = context.frexp(value)
+    mantissa, exponent = context.frexp(context.re(value))
     if abs(exponent) > MAX_DECIMAL_BITS:
         raise TooLarge(f"a decimal beside a number of {abs(exponent)} bits")
     digits = int(context.ldexp(mantissa, PRECISION_BITS))
-    return Fraction(digits) * Fraction(2) ** int(exponent - PRECISION_BITS)
-
-
-def _is_near_decimal(value: Fraction) -> bool:
-    scaled = value * 10**MAX_DECIMAL_PLACES
-    return bool(abs(scaled - round(scaled)) * 10**20 < 1)
+    fraction = Fraction(digits) * Fraction(2) ** int(exponent - PRECISION_BITS)
+    scaled = fraction * 10**MAX_DECIMAL_PLACES
+    is_near_decimal = abs(scaled - round(scaled)) * 10**20 < 1
+    return not is_near_decimal and is_rounding(written, decimal.digits, fraction)
 
 
 # --- expressions with symbols -----------------------------------------------------------------
@@ -192,13 +183,13 @@ def _point(names: Sequence[str], k: int) -> dict[str, complex]:
 
 
 class FormulaAlgebra:
-    """Decides about formulas for `Comparison`, and holds what it has parsed.
+    """Comparison of formulas for `Comparison`, with a cache of parsed formulas.
 
-    Raises `values.TooLarge` where an expression is beyond the bounds of this module.
+    Its methods raise `TooLarge` for an expression beyond the limits.
 
     Args:
-        fallback: decides about two parsed formulas that have no values; decimals, which
-            math-verify rounds, are not put to it.
+        fallback: compares two parsed formulas that have no values. It never gets decimals, because
+            math-verify rounds them.
     """
 
     def __init__(self, fallback: Callable[[Any, Any], bool]) -> None:
@@ -218,7 +209,7 @@ class FormulaAlgebra:
         return comparison.equal(gold, answer)
 
     def require_within_limits(self, text: str) -> None:
-        """Pass if every formula in a rewritten text is within the bounds."""
+        """Return if every formula in a rewritten text is within the limits."""
         tree = self._tree(text)
         if tree is not None:
             require_within_limits(tree)
@@ -236,7 +227,7 @@ class FormulaAlgebra:
         require_within_limits(gold_tree)
         require_within_limits(tree)
         if _is_unbounded(gold_tree) or _is_unbounded(tree):
-            return _same_infinity(gold_tree, tree)
+            return gold_tree == tree and _is_infinity(gold_tree)
         if not (_is_scalar(gold_tree) and _is_scalar(tree)):
             return self._without_values(gold_tree, tree)
         try:
@@ -265,18 +256,29 @@ class FormulaAlgebra:
         forms = read_structure(gold), read_structure(answer)
         if any(form.kind != "relation" or len(form.parts) != 2 for form in forms):
             return False
-        trees = [self._tree(part) for form in forms for part in form.parts]
-        if any(tree is None or not _is_scalar(tree) or _is_unbounded(tree) for tree in trees):
-            return False
-        for tree in trees:
-            require_within_limits(tree)
-        sign = _direction(forms[0].mark) * _direction(forms[1].mark)
-        strict = [mark.rstrip("=") == mark for mark in (forms[0].mark, forms[1].mark)]
-        if sign == 0 and forms[0].mark != forms[1].mark:
-            return False
-        if sign and strict[0] != strict[1]:
+        trees = self._scalar_trees([*forms[0].parts, *forms[1].parts])
+        marks = forms[0].mark, forms[1].mark
+        sign = _DIRECTIONS.get(marks[0], 0) * _DIRECTIONS.get(marks[1], 0)
+        if sign:
+            are_alike = marks[0].endswith("=") == marks[1].endswith("=")
+        else:
+            are_alike = marks[0] == marks[1]
+        if trees is None or not are_alike:
             return False
         return _is_multiple(trees, sign)
+
+    def _scalar_trees(self, texts: Sequence[str]) -> list[Any] | None:
+        """Return the parsed formulas; None if one of them is not a finite scalar formula.
+
+        Raises:
+            TooLarge: if one of them is beyond the limits.
+        """
+        trees = [self._tree(text) for text in texts]
+        if any(tree is None or not _is_scalar(tree) or _is_unbounded(tree) for tree in trees):
+            return None
+        for tree in trees:
+            require_within_limits(tree)
+        return trees
 
     def same_set(self, gold: Structure, answer: Structure) -> bool | None:
         """Whether two sets of real numbers are equal; None if one of them cannot be read."""
@@ -292,30 +294,27 @@ class FormulaAlgebra:
     def _is_solution(self, condition: Structure, solution: RealSet) -> bool | None:
         """Whether a set solves an inequality in one variable; None for other conditions."""
         signs = condition.mark.split()
-        trees = [self._tree(part) for part in condition.parts]
-        if condition.kind != "relation" or not set(signs) <= {"<", "<=", ">", ">=", "!="}:
+        if condition.kind != "relation" or not set(signs) <= {*_DIRECTIONS, "!="}:
             return None
-        if any(tree is None or not _is_scalar(tree) or _is_unbounded(tree) for tree in trees):
+        trees = self._scalar_trees(condition.parts)
+        if trees is None:
             return None
         names = {symbol.name for tree in trees for symbol in tree.free_symbols}
         if len(names) != 1 or (solution.name and solution.name not in names):
             return None
-        for tree in trees:
-            require_within_limits(tree)
         name = names.pop()
         return is_described_by(
             solution.pieces, lambda point: _holds(trees, signs, {name: point}), self._number
         )
 
     def _number(self, text: str) -> Any:
-        """The real number that a closed formula is, with 100 bits; None if it is none."""
-        tree = self._tree(text)
-        if tree is None or _is_unbounded(tree) or not _is_scalar(tree) or tree.free_symbols:
+        """Return the real number that a closed formula equals; None if there is none."""
+        trees = self._scalar_trees([text])
+        if trees is None or trees[0].free_symbols:
             return None
-        require_within_limits(tree)
         try:
             evaluator = PointEvaluator({})
-            value = evaluator.value(tree)
+            value = evaluator.value(trees[0])
         except Unknown:
             return None
         return evaluator.context.re(value) if not evaluator.context.im(value) else None
@@ -343,10 +342,6 @@ def _holds(trees: Sequence[Any], signs: Sequence[str], at: dict[str, Any]) -> bo
     return True
 
 
-def _direction(mark: str) -> int:
-    return {"<": -1, "<=": -1, ">": 1, ">=": 1}.get(mark, 0)
-
-
 def _is_scalar(tree: Any) -> bool:
     from sympy import Expr
 
@@ -372,10 +367,10 @@ def _is_unbounded(tree: Any) -> bool:
     return False
 
 
-def _same_infinity(gold: Any, answer: Any) -> bool:
+def _is_infinity(tree: Any) -> bool:
     from sympy import S
 
-    return gold in (S.Infinity, S.NegativeInfinity) and gold == answer
+    return tree in (S.Infinity, S.NegativeInfinity)
 
 
 def _has_undefined(*trees: Any) -> bool:

@@ -43,35 +43,38 @@ class Undefined(Unknown):
 
 
 def exact_value(node: Any) -> Fraction | None:
-    """The rational number that a closed expression is; None if it is none or too long to write."""
+    """Return the rational number that a closed expression equals.
+
+    Returns:
+        None if it is not rational, or too long to write out.
+    """
     if node.is_Rational:
         return Fraction(int(node.p), int(node.q))
     if node.is_Float:
         return Fraction(_decimal_text(node))
     name = type(node).__name__
-    if name == "UnevaluatedExpr":
-        return exact_value(node.args[0])
-    if name not in ("Add", "Mul", "Pow", "factorial"):
+    if name not in ("UnevaluatedExpr", "Add", "Mul", "Pow", "factorial"):
         return None
     values = [exact_value(part) for part in node.args]
-    if any(value is None for value in values):
+    exact = [value for value in values if value is not None]
+    if len(exact) < len(values):
         return None
-    return _EXACT[name]([value for value in values if value is not None])
+    if name == "Pow":
+        return _exact_power(*exact)
+    if name == "factorial":
+        return _exact_factorial(*exact)
+    if name == "Mul":
+        product = Fraction(1)
+        for value in exact:
+            product *= value
+            if _bits(product) > MAX_EXACT_BITS:
+                return None
+        return product
+    total = sum(exact, Fraction(0))
+    return total if name == "UnevaluatedExpr" or _bits(total) <= MAX_EXACT_BITS else None
 
 
-def _exact_sum(values: list[Fraction]) -> Fraction | None:
-    return _short(sum(values, Fraction(0)))
-
-
-def _exact_product(values: list[Fraction]) -> Fraction | None:
-    product: Fraction | None = Fraction(1)
-    for value in values:
-        product = None if product is None else _short(product * value)
-    return product
-
-
-def _exact_power(values: list[Fraction]) -> Fraction | None:
-    base, exponent = values
+def _exact_power(base: Fraction, exponent: Fraction) -> Fraction | None:
     if exponent.denominator != 1 or (base == 0 and exponent <= 0):
         return None
     if _bits(base) * abs(exponent.numerator) > MAX_EXACT_BITS:
@@ -79,28 +82,15 @@ def _exact_power(values: list[Fraction]) -> Fraction | None:
     return base ** int(exponent)
 
 
-def _exact_factorial(values: list[Fraction]) -> Fraction | None:
+def _exact_factorial(n: Fraction) -> Fraction | None:
     # log2(n!) < n log2 n
-    n = values[0]
     if n.denominator != 1 or n < 0 or n.numerator * n.numerator.bit_length() > MAX_EXACT_BITS:
         return None
     return Fraction(math.factorial(n.numerator))
 
 
-_EXACT: dict[str, Callable[[list[Fraction]], Fraction | None]] = {
-    "Add": _exact_sum,
-    "Mul": _exact_product,
-    "Pow": _exact_power,
-    "factorial": _exact_factorial,
-}
-
-
 def _bits(value: Fraction) -> int:
     return value.numerator.bit_length() + value.denominator.bit_length()
-
-
-def _short(value: Fraction) -> Fraction | None:
-    return value if _bits(value) <= MAX_EXACT_BITS else None
 
 
 def _decimal_text(number: Any) -> str:
@@ -135,6 +125,22 @@ class PointEvaluator:
         self.context.prec = precision
         self.at, self._salt = at, salt
         self.scale = 0  # largest |binary exponent| met
+        context = self.context
+        self._rules: dict[str, Callable[..., Any]] = {
+            "Add": lambda *values: context.fsum(values),
+            "Mul": lambda *values: context.fprod(values),
+            "Pow": self._power,
+            "log": lambda x, base=None: context.ln(x) / (1 if base is None else context.ln(base)),
+            "factorial": self._factorial,
+            "binomial": self._binomial,
+            "Abs": abs,
+            "floor": lambda x: context.floor(self._on_grid(x)),
+            "ceiling": lambda x: context.ceil(self._on_grid(x)),
+            "UnevaluatedExpr": lambda x: x,
+            "Max": max,
+            "Min": min,
+            "Mod": self._remainder,
+        }
 
     def value(self, node: Any) -> Any:
         """The (complex) number that the expression is at this point.
@@ -165,16 +171,16 @@ class PointEvaluator:
         if name == "ImaginaryUnit":
             return context.mpc(0, 1)
         if name == "Symbol" and node.name in self.at:
-            return self.context.convert(self.at[node.name])
+            return context.convert(self.at[node.name])
         values = [self.value(part) for part in node.args]
         if is_undefined(node):
             return self._undefined(name, values)
-        rule = getattr(self, f"_{name}", None)
+        rule = self._rules.get(name)
         if rule is None and name not in _PLAIN + _PERIODIC:
             raise Unknown(name)
         if name == "Pow" and self._is_odd_root(values[0], node):
             sign = -1 if exact_value(node.exp).numerator % 2 else 1  # type: ignore[union-attr]
-            return sign * self._Pow(-values[0], values[1])
+            return sign * self._power(-values[0], values[1])
         try:
             return rule(*values) if rule else self._function(name, *values)
         except (ArithmeticError, ValueError, TypeError) as error:
@@ -184,7 +190,7 @@ class PointEvaluator:
         if name in _PERIODIC and x and self.context.mag(x) > MAX_PERIODIC_BITS:
             raise TooLarge(f"{name} of a number of {self.context.mag(x)} bits")
         if name == "exp":
-            return self._Pow(+self.context.e, x)
+            return self._power(+self.context.e, x)
         return getattr(self.context, name)(x)
 
     def _is_odd_root(self, base: Any, node: Any) -> bool:
@@ -200,13 +206,7 @@ class PointEvaluator:
         rng = random.Random(f"{name} {rounded} {self._salt}")
         return 1 + self.context.mpf(rng.getrandbits(200)) / self.context.mpf(2) ** 200
 
-    def _Add(self, *values: Any) -> Any:
-        return self.context.fsum(values)
-
-    def _Mul(self, *values: Any) -> Any:
-        return self.context.fprod(values)
-
-    def _Pow(self, base: Any, exponent: Any) -> Any:
+    def _power(self, base: Any, exponent: Any) -> Any:
         context = self.context
         if not base:
             if context.re(exponent) <= 0:
@@ -219,28 +219,15 @@ class PointEvaluator:
             raise TooLarge("a power beyond the exponent's range")
         return context.power(base, exponent)
 
-    def _log(self, x: Any, base: Any = None) -> Any:
-        return self.context.ln(x) if base is None else self.context.ln(x) / self.context.ln(base)
-
     def _factorial(self, x: Any) -> Any:
         if x and self.context.mag(x) > MAX_FACTORIAL_BITS:
             raise TooLarge(f"a factorial of over {MAX_FACTORIAL_BITS} bits")
         return self.context.factorial(x)
 
     def _binomial(self, n: Any, k: Any) -> Any:
-        for x in (n, k):
-            if x and self.context.mag(x) > MAX_FACTORIAL_BITS:
-                raise TooLarge(f"a binomial of over {MAX_FACTORIAL_BITS} bits")
+        if any(x and self.context.mag(x) > MAX_FACTORIAL_BITS for x in (n, k)):
+            raise TooLarge(f"a binomial of over {MAX_FACTORIAL_BITS} bits")
         return self.context.binomial(n, k)
-
-    def _Abs(self, x: Any) -> Any:
-        return abs(x)
-
-    def _floor(self, x: Any) -> Any:
-        return self.context.floor(self._on_grid(x))
-
-    def _ceiling(self, x: Any) -> Any:
-        return self.context.ceil(self._on_grid(x))
 
     def _on_grid(self, x: Any) -> Any:
         # log_2(8) comes as 3 - 2^-399.
@@ -248,16 +235,7 @@ class PointEvaluator:
         near = abs(x - nearest) < self.context.mpf(2) ** (GUARD_BITS - self.context.prec)
         return nearest if near else x
 
-    def _UnevaluatedExpr(self, x: Any) -> Any:
-        return x
-
-    def _Max(self, *values: Any) -> Any:
-        return max(values)
-
-    def _Min(self, *values: Any) -> Any:
-        return min(values)
-
-    def _Mod(self, x: Any, modulus: Any) -> Any:
+    def _remainder(self, x: Any, modulus: Any) -> Any:
         if x and self.context.mag(x) > self.context.prec - GUARD_BITS:
             raise TooLarge("a remainder of a number longer than the precision")
         return x - modulus * self.context.floor(self._on_grid(x / modulus))
