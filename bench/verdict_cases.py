@@ -29,7 +29,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the shared cases only")
     parser.add_argument("--json", action="store_true", help="print the last line only")
-    parser.add_argument("--wrong", action="store_true", help="print each case judged otherwise")
+    parser.add_argument(
+        "--wrong", action="store_true", help="print each case with another verdict than expected"
+    )
     parser.add_argument("--before", type=Path, help="last line of an earlier run with --json")
     arguments = parser.parse_args()
 
@@ -49,7 +51,7 @@ def _measure(path: Path) -> dict[str, Any]:
     rows = [row for row in rows if not row.get("disputable")]
     with Verifier() as verifier:
         checked = verifier.check([(tuple(row["golds"]), row["completion"]) for row in rows])
-    ours = [str(found.verdict).upper() for found in checked]
+    ours = [str(result.verdict).upper() for result in checked]
     peer = ["CORRECT" if _math_verify(row) else "INCORRECT" for row in rows]
     kinds: dict[str, Counts] = defaultdict(Counter)
     wrong = []
@@ -60,7 +62,7 @@ def _measure(path: Path) -> dict[str, Any]:
         counts["right"] += mine == expected
         counts["false_correct"] += mine == "CORRECT" != expected
         counts["unscored"] += mine == "UNSCORED"
-        # math-verify has no word for an answer that it cannot find.
+        # math-verify does not distinguish a missing answer from a wrong one.
         counts["math_verify_right"] += (theirs == "CORRECT") == (expected == "CORRECT")
         counts["math_verify_false_correct"] += theirs == "CORRECT" != expected
         if mine != expected:
@@ -70,7 +72,7 @@ def _measure(path: Path) -> dict[str, Any]:
 
 
 def _math_verify(row: dict[str, Any]) -> bool:
-    """math-verify's own verdict, with its defaults; the gold is boxed, as it advises."""
+    """Return math-verify's own verdict, with its defaults; the gold is boxed, as it advises."""
     from math_verify import parse, verify
 
     logging.disable(logging.CRITICAL)

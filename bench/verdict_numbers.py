@@ -5,9 +5,9 @@ scientific notation, equal or nearly so. The generator knows both values as frac
 by the rule in `evaluators/answers/numerals.py`, written out a second time here. Target: 100 %
 agreement.
 
-Fuzz: strings cut and joined from real answers, commands, brackets and Unicode. Every verdict is
-asked for twice, the second time in another order and in fresh processes. Target: no verdict that
-differs, and no answer UNSCORED for anything but its own time, memory or size.
+Fuzz: strings cut and joined from real answers, commands, brackets and Unicode. Every answer is
+checked twice, the second time in another order and in fresh processes. Target: no verdict that
+differs, and no answer UNSCORED for any reason but its own time, memory or size.
 
     python bench/verdict_numbers.py [--quick] [--json] [--seed 0]
 """
@@ -219,10 +219,10 @@ def measure_fuzz(rng: random.Random, n_strings: int) -> dict[str, Any]:
     rng.shuffle(order)
     with Verifier(n_workers=1) as verifier:
         second = dict(zip(order, verifier.check([items[i] for i in order]), strict=True))
-        # Pairs that were settled once are not asked for again: what failed is.
-        known = verifier._known
+        # Holds the reasons of the pairs that failed.
+        results = verifier._results
     differ = [i for i, found in enumerate(first) if found.verdict is not second[i].verdict]
-    reasons = sorted({str(r) for r in known.values() if not isinstance(r, bool)})
+    reasons = sorted({str(r) for r in results.values() if not isinstance(r, bool)})
     return {
         "n_strings": n_strings,
         "n_correct": sum(found.verdict is Verdict.CORRECT for found in first),

@@ -1,9 +1,9 @@
 """Claim: checking 256 samples a problem is at least ten times math-verify called one by one.
 
-The answers are what samples of one problem look like: the gold in several notations for a part of
-them, a few popular wrong answers, a tail of rare ones, each at the end of some 1,000 characters of
-reasoning, some cut short without an answer. Both sides see the same completions in the same run;
-ours includes starting its processes and parsing each gold. math-verify is timed on a random share
+The answers resemble the samples of one problem: some are the gold in several notations, some are
+popular wrong answers, some are rare ones, each at the end of about 1,000 characters of reasoning;
+a few are cut short without an answer. Both sides check the same completions in the same run; our
+time includes starting the processes and parsing each gold. math-verify is timed on a random share
 of the completions (`--share`), gold and completion parsed each time, as its own metric does.
 
     python bench/verification.py [--quick] [--json] [--seed 0]

@@ -1,9 +1,9 @@
-"""Files that are read back in a later run, with a digest of their content in them.
+"""Files that are read in a later run and contain a digest of their content.
 
 A number from a disk is a result only if it is the number that was written: a flipped bit or an
-edited digit must not be logged as a new one. What does not match its digest is put aside under the
-suffix `.damaged`, named in a warning, and made again by the caller. A file without a digest, as
-earlier versions wrote them, is read as it is, and gets one when it is written the next time.
+edited digit must not be logged as a result. A file that does not match its digest is renamed to the
+suffix `.damaged`, named in a warning, and made again by the caller. Files without a digest, from
+earlier versions, are accepted, and get one when they are written the next time.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class DamagedError(Exception):
 
 
 def read_back(path: Path, read: Callable[[Path], T], warn: Callable[[str], None]) -> T | None:
-    """What a reader makes of a file; None if there is no file, or it was damaged and put aside.
+    """Return what a reader returns for a file; None if it is missing, or damaged and renamed.
 
     Args:
         path: the file.
-        read: the reader; whatever it raises means that the file is damaged.
-        warn: told the name of a damaged file.
+        read: the reader; any error of it means that the file is damaged.
+        warn: called with a message about a damaged file.
     """
     if not path.is_file():
         return None
@@ -52,20 +52,20 @@ def read_back(path: Path, read: Callable[[Path], T], warn: Callable[[str], None]
 
 
 def put_aside(path: Path) -> Path:
-    """Rename a damaged file, in place of an older one of that name; returns the new path."""
+    """Rename a damaged file, replacing an older file of the new name; return the new path."""
     return path.replace(path.with_suffix(".damaged"))
 
 
 def with_digest(values: Mapping[str, Any]) -> str:
-    """JSON text of an object and of its digest."""
+    """Return the JSON text of an object and its digest."""
     return json.dumps({**values, _DIGEST: _digest(values)})
 
 
 def without_digest(text: str) -> dict[str, Any]:
-    """The object that `with_digest` wrote.
+    """Return the object that `with_digest` wrote.
 
     Raises:
-        DamagedError: if its digest is another one.
+        DamagedError: if its digest does not match.
         ValueError: if the text is not a JSON object.
     """
     values = parse_json(text, constant=float)
@@ -78,12 +78,12 @@ def without_digest(text: str) -> dict[str, Any]:
 
 
 def table_with_digest(table: pa.Table) -> pa.Table:
-    """The table with a digest of all its columns in its metadata."""
+    """Return the table with a digest of all its columns in its metadata."""
     return table.replace_schema_metadata({_TABLE_DIGEST: _table_digest(table)})
 
 
 def check_table(table: pa.Table) -> None:
-    """Return if a table is as it was written, or has no digest.
+    """Return if a table is unchanged, or has no digest.
 
     Raises:
         DamagedError: if a column, a name or a value has changed.

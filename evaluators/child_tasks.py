@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 
 class OutOfTime(BaseException):
-    """Raised by the alarm. No `Exception`: the libraries that do the work swallow those."""
+    """Raised by the alarm. It is not an `Exception`, which libraries may catch."""
 
 
 def child_arguments(factory: str, timeout_s: float, memory_mb: int) -> list[str]:
@@ -43,7 +43,7 @@ def main() -> None:
     factory, timeout_s, memory_mb = sys.argv[1:]
     module, _, name = factory.partition(":")
     requests, replies = _private_pipes()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     signal.signal(signal.SIGALRM, _on_alarm)
     handler = getattr(importlib.import_module(module), name)(int(memory_mb))
     _send(replies, ["ready"])
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def limit_memory(n_bytes: int) -> None:
-    """Let this process have so much address space, and leave no core file."""
+    """Limit the address space of this process, and let it leave no core file."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -72,7 +72,7 @@ def _within(timeout_s: float, handler: Callable[..., Any], fields: list[Any]) ->
         return handler(*fields)
     except OutOfTime:
         return f"not done within {timeout_s:g} s"
-    except Exception as error:  # whatever the work raises: this task failed, and says why
+    except Exception as error:  # any error of the work is the failure of this task
         return f"it raised {type(error).__name__}"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -83,7 +83,7 @@ def _on_alarm(signum: int, frame: object) -> NoReturn:
 
 
 def _private_pipes() -> tuple[Any, Any]:
-    """The pipes to the parent; whatever a library prints goes nowhere."""
+    """Return the pipes to the parent; anything that a library prints is discarded."""
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)

@@ -1,4 +1,4 @@
-"""Child processes that do one kind of small task, may hang or die, and are replaced.
+"""Child processes for small tasks of one kind. A child that hangs or dies is replaced.
 
 `Pool.run` gives every task a result: the child's answer, or a `TaskFailure` for the one task during
 which it hung or died. Children are fresh interpreters (no fork, no import of the caller's
@@ -24,9 +24,9 @@ from rlready.registry.errors import EvaluationError
 
 # Starting takes about a second; on a machine that swaps, far longer.
 START_TIMEOUT_S = 120.0
-# A request stays below a pipe's 64 KiB, and small enough that no child is left with a long tail.
+# A request fits into a pipe (64 KiB), and is so small that all children finish at about one time.
 TASKS_PER_REQUEST = 16
-# A child takes a second to start, and its parser some hundred answers to warm up.
+# A child takes a second to start, and its parser about a hundred answers to warm up.
 TASKS_PER_WORKER = 150
 MAX_FAILED_STARTS = 3
 
@@ -57,11 +57,11 @@ class Pool:
     """Replaceable child processes. Not safe for use by two threads at once.
 
     Args:
-        arguments: of the child, after the interpreter's name.
+        arguments: command-line arguments of the child, after the name of the interpreter.
         environment: variables set for the child in addition to the parent's.
-        n_workers: most children at a time.
-        timeout_s: a task that takes longer is given up and its child is killed.
-        name: of the work, for people.
+        n_workers: largest number of children at a time.
+        timeout_s: limit for one task; beyond it the task fails and its child is killed.
+        name: what the work is called in messages.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Pool:
         self._died_once: set[int] = set()
 
     def run(self, tasks: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Any]]:
-        """Index and result (or `TaskFailure`) of each task, as they finish.
+        """Yield index and result (or `TaskFailure`) of each task, as they finish.
 
         Raises:
             EvaluationError: if no child can be started.
@@ -98,7 +98,7 @@ class Pool:
                     n_left -= 1
                     yield index, result
         finally:
-            if n_left:  # the caller stopped listening: later replies would be taken for others
+            if n_left:  # the caller stopped: later replies would be taken for those of other tasks
                 self.close()
 
     def close(self) -> None:
@@ -124,7 +124,7 @@ class Pool:
                 self._requeue(child, waiting)
 
     def _collect(self, waiting: deque[int]) -> Iterator[tuple[int, Any]]:
-        """Results of whatever happens next: replies, an end, or a deadline."""
+        """Yield the results of the next event: replies, the end of a child, or a deadline."""
         with selectors.DefaultSelector() as selector:
             for child in self._children:
                 selector.register(child.output, selectors.EVENT_READ, child)
@@ -142,11 +142,11 @@ class Pool:
     def _read(self, child: _Child, waiting: deque[int]) -> Iterator[tuple[int, Any]]:
         data = os.read(child.output, 1 << 16)
         if not data:
-            # The first death may be another's doing: a child that was killed while it was idle,
-            # or by a machine out of memory. The second, in a fresh child, is the task's.
-            suspect = child.pending[0] if child.is_ready and child.pending else None
-            if suspect is not None and suspect not in self._died_once:
-                self._died_once.add(suspect)
+            # The first death may have another cause: a child that was killed while it was idle, or
+            # a machine out of memory. The second, in a fresh child, is caused by the task.
+            task = child.pending[0] if child.is_ready and child.pending else None
+            if task is not None and task not in self._died_once:
+                self._died_once.add(task)
                 self._requeue(child, waiting)
             else:
                 yield from self._give_up(child, waiting, "its process died, twice")
@@ -169,10 +169,10 @@ class Pool:
     ) -> Iterator[tuple[int, TaskFailure]]:
         if not child.is_ready:
             self._note_failed_start(child)
-        guilty = child.pending.popleft() if child.pending else None
+        failed_task = child.pending.popleft() if child.pending else None
         self._requeue(child, waiting)
-        if guilty is not None:
-            yield guilty, TaskFailure(reason)
+        if failed_task is not None:
+            yield failed_task, TaskFailure(reason)
 
     def _requeue(self, child: _Child, waiting: deque[int]) -> None:
         waiting.extendleft(reversed(child.pending))
@@ -198,10 +198,10 @@ class Pool:
         if self._n_failed_starts < MAX_FAILED_STARTS:
             return
         child.errors.seek(0)
-        said = child.errors.read()[-2000:].decode(errors="replace").strip()
+        message = child.errors.read()[-2000:].decode(errors="replace").strip()
         raise EvaluationError(
             f"{self._name} cannot start a process ({' '.join(self._command[1:])})",
-            why=said.splitlines()[-1] if said else "it ended, or gave no sign of life",
+            why=message.splitlines()[-1] if message else "it ended or did not react",
             fix="Raise its memory limit, or run the command by hand to see more",
         )
 

@@ -1,4 +1,4 @@
-r"""What stands round an answer and belongs to it: signs, factors, units, and the rest of a list.
+r"""The surroundings of a box that belong to its answer: signs, factors, units, the rest of a list.
 
     r"so $x = -\boxed{5}$"                       "-5"
     r"$\boxed{5} \times 10^{3}$ tons"            r"5 \times 10^{3}"
@@ -7,8 +7,8 @@ r"""What stands round an answer and belongs to it: signs, factors, units, and th
     r"$\frac{\boxed{3}}{4}$"                     r"\frac{3}{4}"
     r"$\boxed{4}$, $\boxed{9}$ and $\boxed{25}$" "4, 9, 25"
 
-Inside a formula everything up to the next relation, comma or word belongs to the box. Outside,
-only what touches it without a space, and a unit after it.
+Inside a formula, everything up to the next relation, comma or word belongs to the box. Outside a
+formula, only text that touches the box without a space, and a unit after it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Box(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """What stands between two boxes of one answer.
+    """The text between two boxes of one answer.
 
     Args:
         after: belongs to the box before it, for example a percent sign.
@@ -57,7 +57,7 @@ _UNIT = (
     r"(?:[ ]?\^[ ]?\{?[23]\}?|[²³]|[ ]squared|[ ]cubed)?(?:[ ]?/[ ]?(?:h|s|hr|min)\b)?"
     r"(?:[ ]per[ ](?:hour|minute|second|day|week|month|year))?"
 )
-# A number with one of these is another number, so that they may not be left out.
+# These words change a number, so they cannot be left out.
 _BOUND = r"or[ ](?:more|less|fewer|greater|higher|lower)"
 _AFTER = re.compile(
     rf"[ \t~]{{0,3}}(?:(?P<percent>{_PERCENT})|(?P<words>{_SCALE}|{_UNIT}|{_BOUND}))"
@@ -67,12 +67,12 @@ _AFTER = re.compile(
 
 
 def _unit_after(text: str) -> str:
-    """The unit, percent sign or scale word that a text begins with, as LaTeX; or nothing."""
+    """Return the unit, percent sign or scale word that a text begins with, as LaTeX."""
     return _with_rest(text)[0]
 
 
 def _with_rest(text: str) -> tuple[str, str]:
-    """The unit that a text begins with, as LaTeX, and the text after it."""
+    """Return the unit that a text begins with, as LaTeX, and the text after it."""
     found = _AFTER.match(text)
     if not found:
         return "", text
@@ -99,7 +99,7 @@ _GAP = re.compile(
 # "3 hours and 20 minutes", each number in a box.
 _GAP_WITH_WORDS = re.compile(r"[^.!?\n]{0,50}[ ](?P<word>and|or)", re.IGNORECASE)
 # `\frac{\boxed{1}}{\boxed{2}}` or `\boxed{1} < x < \boxed{2}`: one expression. Words, an equals
-# sign or nothing but space are none.
+# sign or spaces alone do not make one expression.
 _GLUE = re.compile(
     r"(?:[-+*/^_{}()!|:<>\u2264\u2265]|\\(?:times|cdot|div|pm|sqrt|pi|leq?|geq?|lt|gt)(?![A-Za-z])"
     r"|[ ]|\^?[0-9]|(?<![A-Za-z])[A-Za-z](?![A-Za-z]))*"
@@ -108,7 +108,7 @@ _OPERATOR = re.compile(r"[-+*/^_{}()|:<>\u2264\u2265]|\\[a-z]")
 
 
 def gap_between(text: str) -> Gap | None:
-    """What joins two boxes, given the text between them; None if they are two answers."""
+    """Return what joins two boxes, given the text between them; None for two separate answers."""
     if len(text) > _LONGEST_GAP:
         return None
     plain = " ".join(_NO_INK.sub(" ", _TEXT_WORDS.sub(r" \1 ", text)).split())
@@ -127,11 +127,11 @@ def gap_between(text: str) -> Gap | None:
 
 
 def joined_boxes(text: str, boxes: Sequence[Box], gaps: Sequence[Gap]) -> str:
-    """The answer that boxes give together with what stands round them.
+    """Return the answer that boxes give together with their surroundings.
 
     Args:
-        text: where they stand.
-        boxes: in their order; at least one.
+        text: the completion.
+        boxes: at least one, in the order of the text.
         gaps: between each box and the next.
     """
     if len(boxes) == 1 and _is_alone(text, boxes[0]):
@@ -166,7 +166,7 @@ def joined_boxes(text: str, boxes: Sequence[Box], gaps: Sequence[Gap]) -> str:
 
 
 def _is_alone(text: str, box: Box) -> bool:
-    """Whether a box is a whole formula at the end of a sentence: most are, and soon read."""
+    """Return whether a box is a whole formula at the end of a sentence, as most boxes are."""
     is_formula = text[box.begin - 1 : box.begin] == "$" == text[box.end : box.end + 1]
     is_touched = text[max(0, box.begin - 2) : box.begin - 1] in ("-", "\u2212", "$", "\\")
     return is_formula and not is_touched and text[box.end + 1 : box.end + 2] in ("", ".", "\n")
@@ -176,7 +176,7 @@ _ATOM = re.compile(r"[0-9][0-9.,]*|[A-Za-z]|\\[A-Za-z]+\s*(?:\{[^{}]*\}){0,2}")
 
 
 def _grouped(content: str, before: str, after: str) -> str:
-    """A box's content in its place, in parentheses where it would fall apart without them."""
+    """Return a box's content, in parentheses where its neighbours would break it up."""
     content = content.strip("$ ").removeprefix(r"\(").removesuffix(r"\)").strip()
     before, after = before.rstrip(), after.lstrip()
     is_bound_left = bool(before) and before[-1] not in "{([,;=$"
@@ -189,7 +189,7 @@ def _grouped(content: str, before: str, after: str) -> str:
     return content if _ATOM.fullmatch(content) and not touches_digit else f"({content})"
 
 
-# --- round boxes ------------------------------------------------------------------------------
+# --- around boxes -----------------------------------------------------------------------------
 
 _MATH = (
     r"\\(?:[cdt]?frac|sqrt|pi|pm|mp|cdot|times|div|circ|degree|infty|log|ln|lg|exp|a?(?:rc)?"
@@ -218,8 +218,8 @@ _BARE_RIGHT = re.compile(
 
 
 def _context(text: str, begin: int, end: int) -> tuple[str, str]:
-    """What stands before and after and belongs to the answer between two places; often nothing."""
-    left, right, behind, is_math = _formula_round(text, begin, end)
+    """Return the text before and after two positions that belongs to the answer between them."""
+    left, right, rest, is_math = _formula_around(text, begin, end)
     while (look := _LOOK.search(left)) and right.lstrip().startswith("}"):
         left, right = left[: look.start()], right.lstrip()[1:]
     kept_left, opened = _kept_left(left, is_math)
@@ -233,12 +233,12 @@ def _context(text: str, begin: int, end: int) -> tuple[str, str]:
     if kept_left.strip() == "{" and kept_right.strip() == "}":
         kept_left = kept_right = ""
     if is_whole and not kept_right.strip(r"\ "):
-        kept_right = _unit_after(behind)
+        kept_right = _unit_after(rest)
     return kept_left, kept_right
 
 
-def _formula_round(text: str, begin: int, end: int) -> tuple[str, str, str, bool]:
-    """The formula's parts before and after, the text behind it, and whether it has fences."""
+def _formula_around(text: str, begin: int, end: int) -> tuple[str, str, str, bool]:
+    """Return the formula before and after a box, the text after it, and whether it has fences."""
     left, right = text[max(0, begin - _WINDOW) : begin], text[end : end + _WINDOW]
     if (other := max(left.rfind(r"\boxed"), left.rfind(r"\fbox"))) >= 0:
         left = left[max(other + 1, left.rfind("}") + 1) :]
@@ -267,7 +267,7 @@ def _formula_round(text: str, begin: int, end: int) -> tuple[str, str, str, bool
 
 
 def _kept_left(left: str, is_math: bool) -> tuple[str, int]:
-    """The end of a formula's left part that belongs to the box; how many brackets it opens."""
+    """Return the end of the left part that belongs to the box, and how many brackets it opens."""
     tokens = list(_TOKEN.finditer(left))
     depth = opened = 0
     keep = soft = group_end = len(left)  # where to begin; where the last comma and group end
@@ -299,7 +299,7 @@ def _kept_left(left: str, is_math: bool) -> tuple[str, int]:
 
 
 def _kept_right(right: str, opened: int, is_math: bool) -> tuple[str, bool, bool]:
-    """The beginning of a formula's right part that belongs to the box.
+    """Return the beginning of the right part that belongs to the box.
 
     Returns:
         The text, whether it closes the brackets that the left part opened, and whether nothing
@@ -361,11 +361,11 @@ _AROUND = " \t\r\n,;:*_`\"'"
 
 
 def plain_answer(text: str) -> str | None:
-    """The answer that a line of text begins with: up to the end of its sentence, without words
-    that only say what was counted; None if there is nothing.
+    """Return the answer that a line of text begins with; None if there is none.
 
-        "72 clips in all. I hope ..." -> "72"        "5 or more" -> "5 or more"
-    """  # noqa: D205 - one sentence
+    It ends with its sentence, and words that only say what was counted are left out:
+    "72 clips in all. I hope ..." gives "72", but "5 or more" stays whole.
+    """
     text = text.lstrip(_AROUND + ">")
     while filler := _FILLER.match(text):
         text = text[filler.end() :]
@@ -384,14 +384,14 @@ def plain_answer(text: str) -> str | None:
 
 
 def counted(value: str, rest: str) -> str | None:
-    """A value with the unit after it, without words that only say what was counted.
+    """Return a value with the unit after it, without words that only say what was counted.
 
     Args:
         value: a number or formula.
         rest: what follows it in its sentence.
 
     Returns:
-        None where the rest makes it another value: "5 or more", "3 hours 20 minutes".
+        None if the rest changes the value: "5 or more", "3 hours 20 minutes".
     """
     end = _SENTENCE_END.search(rest)
     rest = rest[: end.start()] if end else rest

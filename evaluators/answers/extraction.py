@@ -1,16 +1,16 @@
-r"""Where the final answer of a completion stands, and what belongs to it.
+r"""Extraction of the final answer from a completion.
 
     r"... so the total is $\boxed{1\,000}$."    boxed    r"1\,000"
     r"\boxed{2} and $-\boxed{3}$"               boxed    "2, -3"
     "She sold 24 clips.\n#### 72"               hash     "72"
     "So the answer is 72 clips."                phrase   "72"
 
-First the completion is cut to what counts: what follows the reasoning (`</think>`), and of a
-completion that runs on into another problem ("Problem: ...", "User: ...") what comes before it.
-Then one of five formats says where to look; `auto` takes the first that is there.
+The reasoning (everything before `</think>`) is cut off first. If the completion runs on into
+another problem ("Problem: ...", "User: ..."), the text before it counts. Then one of five formats
+says where to look; `auto` takes the first format that is present.
 
-Everything here works on plain text, takes time linear in the length of the text and is safe on
-hostile input. Whether two answers are equal is decided elsewhere (`verify`).
+Everything here works on plain text, in time linear in its length, and is safe on hostile input.
+Whether two answers are equal is decided elsewhere (`verification`).
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ _NEXT_PROBLEM = re.compile(
 
 
 def extract(text: str, answer_format: AnswerFormat = "boxed") -> str | None:
-    r"""The final answer of a completion as text; None if there is none in this format.
+    r"""Return the final answer of a completion as text; None if it has none in this format.
 
     Args:
         text: the completion.
-        answer_format: `boxed`, the last `\boxed{...}` with what touches it; `hash`, what follows
-            `####`; `phrase`, what follows "the answer is"; `last`, the last number or formula;
-            `auto`, the first of these that is there.
+        answer_format: `boxed`, the last `\boxed{...}` and its surroundings; `hash`, the text after
+            `####`; `phrase`, the text after "the answer is"; `last`, the last number or formula;
+            `auto`, the first of these that is present.
     """
     text = final_part(text)
     if _has_nothing_to_choose(text, answer_format) and (answer := extract_boxed(text)):
@@ -85,7 +85,7 @@ def extract(text: str, answer_format: AnswerFormat = "boxed") -> str | None:
 
 
 def final_part(text: str) -> str:
-    """What follows the reasoning; nothing if the reasoning never ends."""
+    """Return the text after the reasoning; an empty text if the reasoning never ends."""
     if not any(mark in text for mark in _REASONING_MARKS):
         return text
     ends = [found.end() for found in _REASONING_ENDS.finditer(text)]
@@ -96,17 +96,17 @@ def final_part(text: str) -> str:
 
 
 def is_withdrawn(text: str) -> bool:
-    r"""Whether the only boxes of a completion stand in its reasoning.
+    r"""Return whether a completion has boxes in its reasoning only.
 
-    Such a completion did answer in a box, and then something else or nothing: it is wrong rather
-    than without an answer.
+    Such a completion gave an answer in a box and did not repeat it: it is wrong rather than
+    without an answer.
     """
     reasoning = text[: len(text) - len(final_part(text))] or text
     return final_part(text) != text and bool(extract_boxed(reasoning))
 
 
 def _has_nothing_to_choose(text: str, answer_format: AnswerFormat) -> bool:
-    """Whether a single box is the only answer: nearly always, and there is no time to lose."""
+    """Return whether a single box is the only answer, as it nearly always is: a fast path."""
     if text.count(r"\boxed") + text.count(r"\fbox") != 1:
         return False
     if answer_format == "auto":
@@ -116,7 +116,7 @@ def _has_nothing_to_choose(text: str, answer_format: AnswerFormat) -> bool:
 
 
 def _turns(text: str) -> list[str]:
-    """The text, cut wherever another problem or turn may begin."""
+    """Return the text, cut at each place where another problem or turn may begin."""
     cuts = [0, *(found.start() for found in _NEXT_PROBLEM.finditer(text)), len(text)]
     return [text[begin:end] for begin, end in pairwise(cuts)]
 
@@ -140,11 +140,11 @@ _MOST_BOXES = 64
 
 
 def extract_boxed(text: str) -> str | None:
-    r"""The answer in the last balanced `\boxed{...}` or `\fbox{...}`; None if there is none.
+    r"""Return the answer in the last balanced `\boxed{...}` or `\fbox{...}`; None without one.
 
-    Of nested boxes the inner one counts. `\boxed 5` is read as `\boxed{5}`. Boxes between which
-    only a comma, "and", "or" or the like stands are one list. A sign, factor, unit or percent
-    sign that touches a box belongs to the answer.
+    The inner one of nested boxes counts. `\boxed 5` is read as `\boxed{5}`. Boxes that are joined
+    by a comma, "and" or "or" are one list. A sign, factor, unit or percent sign that touches a box
+    belongs to the answer.
     """
     commands = [found.start() for found in _BOX_COMMAND.finditer(text)]
     if not commands:
@@ -169,7 +169,7 @@ def extract_boxed(text: str) -> str | None:
 
 
 def _last_box(text: str, begin: int, end: int) -> Box | None:
-    """The last balanced box that lies between two places."""
+    """Return the last balanced box between two positions."""
     opened: list[tuple[int, int]] = []  # content start of each open brace; where its box begins
     best_start, best = -1, None
     command, box_end = -1, -1  # the box command that only spaces have followed
@@ -205,7 +205,7 @@ _PHRASE = re.compile(
     r"[ \t]{0,3}[:*_]{0,4}\s{0,4}(?!not\b)",
     re.IGNORECASE,
 )
-# A formula between fences: no prose may stand between two dollar signs, which may be currency.
+# A formula between fences. Prose between two dollar signs means that they are currency.
 _FORMULA = re.compile(
     r"\$\$(?P<a>[^$]{1,2000})\$\$|\\\((?P<b>(?:(?!\\[()]).){1,2000})\\\)"
     r"|\\\[(?P<c>(?:(?!\\[\[\]]).){1,2000})\\\]|(?<!\\)\$(?P<d>(?:[^$\n\\]|\\.){1,500})\$(?![0-9])",
@@ -221,7 +221,7 @@ _EQUALS = re.compile(r"(?<![<>!\\])=(?!=)|\\approx(?![A-Za-z])")
 
 
 def hash_answer(text: str) -> str | None:
-    """What follows the last `####`, as in the reference solutions of GSM8K; None if none does."""
+    """Return the text after the last `####`, as in the solutions of GSM8K; None without one."""
     for found in reversed(list(_HASH.finditer(text))):
         line = found.group(1).strip()
         is_number = re.match(r"[-+\u2212]?\s*\\?[$€£]?\s*\.?[0-9]", line)
@@ -234,7 +234,7 @@ def hash_answer(text: str) -> str | None:
 
 
 def phrase_answer(text: str) -> str | None:
-    """What follows the last "the answer is" or "answer:"; None if there is nothing."""
+    """Return the text after the last "the answer is" or "answer:"; None without one."""
     for found in reversed(list(_PHRASE.finditer(text))):
         rest = text[found.end() : found.end() + 2_000]
         if _BOX_COMMAND.search(rest.split("\n", 1)[0]):
@@ -243,14 +243,14 @@ def phrase_answer(text: str) -> str | None:
         if formula and not _PROSE.search(_inside(formula)):
             formulas, end = _listed(rest, formula)
             answer = counted(formulas, rest[end:])
-        # What changes a formula's value ("or more") makes the sentence the answer.
+        # With words that change the value ("or more"), the whole sentence is the answer.
         if answer := answer or plain_answer(rest):
             return answer
     return None
 
 
 def last_value(text: str) -> str | None:
-    """The last number, or formula between fences, whichever comes later; None if none does."""
+    """Return the last number or fenced formula, whichever comes later; None without either."""
     formulas = [f for f in _FORMULA.finditer(text) if not _PROSE.search(_inside(f))]
     begin = formulas[-1].end() if formulas else 0
     words = [w for w in _WORD.finditer(text, begin) if any(c.isdecimal() for c in w.group())]
@@ -260,15 +260,15 @@ def last_value(text: str) -> str | None:
     if not words:
         return _last_side(_inside(formulas[-1])) if formulas else None
     number = words[-1].group().strip(_AROUND)
-    behind = text[words[-1].start() + words[-1].group().rfind(number) + len(number) :]
+    rest = text[words[-1].start() + words[-1].group().rfind(number) + len(number) :]
     if number.endswith(")") and "(" not in number:
-        pair = _PAIR.search(text[: len(text) - len(behind)][-_LONGEST_PAIR:])
+        pair = _PAIR.search(text[: len(text) - len(rest)][-_LONGEST_PAIR:])
         return pair.group() if pair else number.rstrip(")")
     if number.startswith("(") and number.endswith(")"):
         number = number[1:-1]
     if len(words) > 1 and _SIMPLE_FRACTION.fullmatch(number) and words[-2].group().isdecimal():
         number = f"{words[-2].group()} {number}"
-    return plain_answer(_last_side(number) + behind.split("\n", 1)[0][:40])
+    return plain_answer(_last_side(number) + rest.split("\n", 1)[0][:40])
 
 
 def _inside(formula: re.Match[str]) -> str:
@@ -276,7 +276,7 @@ def _inside(formula: re.Match[str]) -> str:
 
 
 def _listed(text: str, first: re.Match[str]) -> tuple[str, int]:
-    """A formula with those that follow it after a comma, "and" or "or", and where they end."""
+    """Return a formula with those joined to it by a comma, "and" or "or", and where they end."""
     parts, end = [_inside(first)], first.end()
     while len(parts) < _MOST_BOXES:
         comma = re.compile(r"\s*(?:,|;)?\s*(?:and|or)?\s*").match(text, end)
@@ -289,7 +289,7 @@ def _listed(text: str, first: re.Match[str]) -> tuple[str, int]:
 
 
 def _last_side(formula: str) -> str:
-    """The last side of an equation: its value, where the others say what it is."""
+    """Return the last side of an equation, which is its value."""
     return _EQUALS.split(formula)[-1].strip(_AROUND)
 
 

@@ -32,13 +32,13 @@ def _is_name(text: str) -> bool:
 
 
 def name_of(text: str) -> str:
-    """Return the name before the sign in `x = 5`; an empty text if there is none."""
+    """Return the name in `x = 5`; an empty text if the text has no name."""
     form = read_structure(text)
     return name_and_value(form)[0] if form.kind == "relation" else ""
 
 
 def name_and_value(relation: Structure) -> tuple[str, str]:
-    """Name and value of `x = 5`, `5 = x` and `A = x y = 5`; an empty name if there is none."""
+    """Return name and value of `x = 5`, `5 = x` and `A = x y = 5`; empty texts without a name."""
     first, last = relation.parts[0], relation.parts[-1]
     if _is_name(first):
         return first, last
@@ -48,7 +48,7 @@ def name_and_value(relation: Structure) -> tuple[str, str]:
 
 
 def values_of_one_name(parts: tuple[str, ...]) -> Sequence[str]:
-    """The values of a list whose members all have one name; the same list if they have not."""
+    """Return the values of a list whose members share one name; otherwise the same list."""
     forms = [read_structure(part) for part in parts]
     named = [
         name_and_value(form) if form.kind == "relation" and form.mark == "=" else None
@@ -77,19 +77,19 @@ def stem_of(name: str) -> str:
 
 
 def has_names(parts: tuple[str, ...]) -> bool:
-    """Whether each part has a name of its own: x = 1, y = 2."""
+    """Return whether each part has a name of its own: x = 1, y = 2."""
     names = [name_of(part) for part in parts]
     return "" not in names and len(set(map(stem_of, names))) == len(names)
 
 
 def has_indices(parts: tuple[str, ...]) -> bool:
-    """Whether every part has a name, and some of the names an index: x_1 = 1, x_2 = 4."""
+    """Return whether every part has a name, and some of the names an index: x_1 = 1, x_2 = 4."""
     names = [name_of(part) for part in parts]
     return "" not in names and any("_" in name for name in names)
 
 
 def named_values(parts: tuple[str, ...]) -> tuple[str, ...] | None:
-    """Return the values of `x=2, y=5`; None if their names do not stand in order."""
+    """Return the values of `x=2, y=5`; None if the names are not in alphabetical order."""
     forms = [read_structure(part) for part in parts]
     if any(form.kind != "relation" or form.mark != "=" for form in forms):
         return None
@@ -101,7 +101,7 @@ def named_values(parts: tuple[str, ...]) -> tuple[str, ...] | None:
 
 
 def are_ordinates(name: str, other: str) -> bool:
-    """Whether of two names one is y and the other `f(x)`."""
+    """Return whether one of two names is y and the other `f(x)`."""
     names = {re.sub(r"\s", "", name), re.sub(r"\s", "", other)}
     return "y" in names and bool(names & {"f(x)", "y(x)", "g(x)"})
 

@@ -22,7 +22,7 @@ _E_NOTATION = re.compile(
 )
 _SPACED_E = re.compile(r"([0-9.]) e (?=\{?[+-]?[0-9])")
 _POWER = re.compile(r"\^\s*([-+]?\s*[0-9]+)")
-# People write x1 for x_1; nobody writes x1 for the product.
+# People write x1 for x_1; x1 is never written for the product.
 _INDEX_DIGITS = re.compile(r"(?<![A-Za-z0-9\\{_^])([A-Za-z])([0-9]+)(?![0-9.}])")
 _X_FOR_TIMES = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)|(?<=[0-9}])\s+x\s+(?=[0-9])")
 _DOTTED = re.compile(r"(?<=[0-9.])((?:\\dot\s*\{[0-9]\})(?:[0-9]*\\dot\s*\{[0-9]\})?)")

@@ -28,7 +28,7 @@ from rlready.evaluators.answers.tables import TABLES
 
 # Powers of ten beyond this are left to floating point with a wide exponent.
 MAX_EXACT_EXPONENT = 5_000
-# A decimal with fewer significant digits says too little about a value that it cannot write out.
+# A decimal with fewer significant digits is too rough for a value without a finite decimal.
 MIN_DECIMAL_DIGITS = 5
 
 
@@ -71,7 +71,7 @@ _OPPOSITE = re.compile(r"-\s*\(\s*([^(),]*)\)|\(\s*([^(),]*)\)")
 
 
 def read_number(text: str) -> Numeral | None:
-    r"""Return the number that a rewritten text is; None if it is not just one number.
+    r"""Return the number that a rewritten text writes; None for anything but one number.
 
     Integers with or without thousands separators, decimals, repeating decimals, `a \times 10^{k}`,
     quotients of two numbers, mixed numbers; each with a percent sign or without.
@@ -108,7 +108,7 @@ def _quotient(match: re.Match[str]) -> Numeral | None:
         return None
     value = Fraction(re.sub(r"[\s,]", "", top)) / divisor
     if match["whole"]:
-        # 2 7/3 and 2 -1/3 are not mixed numbers; what they mean is left open.
+        # 2 7/3 and 2 -1/3 are not mixed numbers; their meaning is not clear.
         if not 0 <= value < 1 or "." in top + bottom:
             return None
         value += int(match["whole"])
@@ -133,7 +133,7 @@ def _decimal(match: re.Match[str]) -> Numeral | None:
 
 
 def has_finite_decimal(value: Fraction) -> bool:
-    """Whether the number can be written as a decimal: no prime factor but 2 and 5 below."""
+    """Return whether the number has a finite decimal: no prime factor but 2 and 5 below."""
     divisor = value.denominator
     power_of_two = (divisor & -divisor).bit_length() - 1
     divisor >>= power_of_two
@@ -145,7 +145,7 @@ def has_finite_decimal(value: Fraction) -> bool:
 
 
 def is_rounding(decimal: Fraction, digits: int | None, value: Fraction) -> bool:
-    """Whether a decimal of so many significant digits is the correct rounding of a value.
+    """Return whether a decimal of so many significant digits is the correct rounding of a value.
 
     Args:
         decimal: as written.
@@ -154,7 +154,7 @@ def is_rounding(decimal: Fraction, digits: int | None, value: Fraction) -> bool:
     """
     if digits is None or digits < MIN_DECIMAL_DIGITS or decimal * value <= 0:
         return False
-    # The last digit's unit: floor(log10) is found within one and corrected.
+    # The last digit's unit. The estimate of floor(log10) may be one too high and is corrected.
     size = abs(decimal)
     exponent = len(str(size.numerator)) - len(str(size.denominator))
     exponent -= size < Fraction(10) ** exponent
@@ -163,7 +163,7 @@ def is_rounding(decimal: Fraction, digits: int | None, value: Fraction) -> bool:
 
 
 def equal_numbers(a: Numeral, b: Numeral) -> bool:
-    """Whether two numbers are the same, by rules 2 and 3 of this module."""
+    """Return whether two numbers are the same, by rules 2 and 3 of this module."""
     if a.value == b.value:
         return True
     if not has_finite_decimal(a.value):
@@ -172,7 +172,7 @@ def equal_numbers(a: Numeral, b: Numeral) -> bool:
 
 
 def equal_numerals(gold: Numeral, answer: Numeral, tolerance: Fraction = Fraction(0)) -> bool:
-    """Whether an answer is the gold's number, a percent sign of the gold's included.
+    """Return whether an answer is the gold's number, with or without the gold's percent sign.
 
     Args:
         gold: number of the reference answer.

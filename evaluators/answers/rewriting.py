@@ -1,11 +1,11 @@
-r"""One notation for what people write in several: the step before anything is compared or parsed.
+r"""One notation for answers, which people write in many: the step before comparing and parsing.
 
     rewrite(r"**１½**")                         ->  r"1\frac{1}{2}"
     rewrite(r"\textcolor{red}{\nicefrac12}")    ->  r"\frac{1}{2}"
     rewrite(r"odd $n$"), rewrite(r"\text{odd } n")  ->  r"\text{odd} n"
 
-The result is LaTeX without decoration. Every word stands in its own `\text{}`, so that no word can
-be taken for a product of letters, and none is dropped. Linear in the length of the answer.
+The result is LaTeX without decoration. Every word gets its own `\text{}`, so that no word is read
+as a product of letters or dropped. Takes time linear in the length of the answer.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _START = re.compile(r"^(?:\s|[,;:])+")
 
 @functools.lru_cache(maxsize=1024)
 def rewrite(answer: str) -> str:
-    """Return the answer in the one notation of this module; never fails, whatever it holds."""
+    """Return the answer in the notation of this module, without errors for any text."""
     text = from_unicode(answer)
     if "begin" not in text:
         text = _LINE_END.sub(" ", _ESCAPED_COMMAND.sub(r"\\", text))
@@ -63,7 +63,7 @@ def rewrite(answer: str) -> str:
 
 
 def _strip(text: str) -> str:
-    # An ellipsis at the end is no decoration.
+    # An ellipsis at the end is part of the answer.
     end = text if text.endswith("...") else _END.sub("", text)
     return _START.sub("", end)
 
@@ -73,7 +73,7 @@ _DOLLARS = re.compile(r"\\\$|(?<![0-9A-Za-z}$\\])\$(?=\s*[0-9.])")
 
 
 def _words_outside_fences(text: str) -> str:
-    r"""Put the words that stand outside `$...$` into `\text{}`; take the fences away."""
+    r"""Return the text without fences, with the words outside of `$...$` in `\text{}`."""
     marks = list(_FENCE.finditer(text))
     opening = [m for m in marks if m[0] in ("$", "$$", r"\(", r"\[")]
     is_balanced = len(marks) % 2 == 0 and len(opening) * 2 >= len(marks)
@@ -96,7 +96,7 @@ def _outside(piece: str) -> str:
 
 
 class _TooDeepError(Exception):
-    """Raised for groups nested beyond all use; the answer is then compared as it stands."""
+    """Raised for groups nested too deep; the answer is then compared without rewriting."""
 
 
 class _Rewriter:
@@ -235,7 +235,7 @@ class _Rewriter:
         return rf" \text{{{run}}} " if is_long or is_short or is_unit else run
 
     def _stands_alone(self, run: str, before: list[str]) -> bool:
-        """Whether no formula touches a short word; a unit may follow its number at once."""
+        """Return whether no formula touches a short word; a unit may touch its number."""
         last, following = before[-1] if before else " ", self._next() or " "
         is_free_before = bool(re.search(r"[\s(,;]$", last))
         if run in _SHORT_UNITS:
@@ -252,7 +252,7 @@ class _Rewriter:
             self._place += 1
 
     def _argument(self, *, is_number_whole: bool = False) -> str:
-        """What TeX takes as an argument: a group, a command, or one character."""
+        """Return what TeX takes as an argument: a group, a command, or one character."""
         self._skip_space()
         piece = self._next()
         self._place += 1
@@ -307,7 +307,7 @@ _LETTER_NAMES = frozenset("eid")
 
 
 def _words(raw: str, command: str) -> str:
-    r"""A text's content, with each of its words in `\text{}` and its formulas as formulas."""
+    r"""Return a text's content, with each word in its own `\text{}`, and formulas rewritten."""
     name = raw.strip()
     is_unit = name in ("min", "sec") and command != "operatorname"
     if (name in FUNCTIONS or name in _PLAIN_NAMES) and not is_unit:

@@ -1,12 +1,11 @@
-r"""The form of a rewritten answer: a list, a set, an interval, a relation, a quantity, words.
+r"""The structure of a rewritten answer: a list, set, interval, relation, matrix or quantity.
 
     read_structure(r"\{1, 2\}")  ->  Structure("set", ("1", "2"))
     read_structure(r"x=1 \text{or} x=2")  ->  Structure("list", ("x=1", "x=2"), "or")
     read_structure("]0,1[")  ->  Structure("pair", ("0", "1"), "()")
     read_structure(r"2 < x \le 5")  ->  Structure("relation", ("2", "x", "5"), "< <=")
 
-Only what stands at the top level is read; the parts are texts again. Everything here is plain text,
-linear in its length.
+Only the top level is read; the parts are texts again. Takes time linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from rlready.evaluators.answers.units import Unit, read_unit
 
 @dataclass(frozen=True)
 class Structure:
-    """What kind of answer a text is.
+    """The kind and the parts of an answer.
 
     Args:
         kind: list, set, tuple, pair, union, builder, relation, matrix or single.
-        parts: the texts that it is made of.
+        parts: its members, ends, sides or cells, as texts.
         mark: of a list "", "or" or "and"; of a pair or tuple its brackets; of a relation its signs.
     """
 
@@ -70,7 +69,7 @@ _LIST_MARKS = frozenset({",", ";", r"\text{or}", r"\text{and}", r"\text{Or}", r"
 
 
 def read_structure(text: str) -> Structure:
-    """Return the form of a rewritten text; what has none of the others is `single`."""
+    """Return the structure of a rewritten text; `single` if it has no other."""
     text = _without_outer_braces(text.strip())
     if read_number(text) is not None:
         return Structure("single", (text,))
@@ -107,7 +106,7 @@ def _is_set(text: str) -> bool:
 
 
 def _encloses(text: str) -> bool:
-    """Whether the first bracket is closed by the last one."""
+    """Return whether the first bracket is closed by the last one."""
     inner = [t for t in top_level(text)]
     return len(inner) == 2
 
@@ -223,7 +222,7 @@ class Quantity:
     Args:
         values: text of each value.
         units: of each value; None if it has none.
-        scale: what each value is to be multiplied by (million); its word is not in the text.
+        scale: factor of each value, from a word such as "million" that is not in the values.
     """
 
     values: tuple[str, ...]
@@ -260,7 +259,7 @@ _BARE_UNIT = re.compile(
 
 
 def read_quantity(text: str) -> Quantity | None:
-    r"""Return the quantity that a text is, whole; None if a word in it is not of a unit."""
+    r"""Return the quantity that a text writes; None if one of its words is not part of a unit."""
     text = text.strip()
     if r"\text" not in text:
         return None
@@ -300,10 +299,10 @@ def _sum(text: str) -> Quantity | None:
 
 
 def with_bare_unit(text: str, *, is_gold: bool) -> str | None:
-    r"""Return `576\pi m^{2}` as `576\pi \text{m}^{2}`; None if its last letter is no unit.
+    r"""Return `576\pi m^{2}` as `576\pi \text{m}^{2}`; None if its last letter is not a unit.
 
-    A letter may be a unit or a variable. It is a unit after a space, with a power, or where an
-    answer to a gold without letters has it; and only where no other letter stands.
+    A letter may be a unit or a variable. It is a unit after a space, with a power, or in an answer
+    to a gold without letters, and only if the value has no other letter.
     """
     match = _BARE_UNIT.fullmatch(text.strip())
     is_letter = match is not None and len(match["unit"]) == 1 and not match["gap"]

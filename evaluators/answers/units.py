@@ -1,12 +1,12 @@
-r"""Units after a number: which words are one, and which two are the same.
+r"""Units after a number: which words are units, and how they convert.
 
     read_unit(r"\text{square} \text{centimeters}")  ->  Unit((("m", 2),), 1/10000)
     read_unit(r"/ \text{cm}^{3}")                   ->  Unit((("m", -3),), 10^6)
     read_unit(r"\text{or} \text{more}")             ->  None
 
-A text that holds any word that is not a unit is not a quantity, and is compared as text. Where both
-sides have a unit, they must be of one kind, and their sizes count (3 hours are 180 minutes). Where
-only one side has a unit, the numbers alone are compared.
+A text with any word that is not a unit is not a quantity, and is compared as text. If both sides
+have a unit, the units must be of one kind, and their sizes count (3 hours are 180 minutes). If only
+one side has a unit, the numbers alone are compared.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Unit:
 
     Args:
         powers: name and power of each base unit, sorted, without zeros.
-        size: how many of this product one unit is.
+        size: the unit in terms of this product.
     """
 
     powers: tuple[tuple[str, int], ...]
@@ -59,8 +59,8 @@ def _table() -> dict[str, tuple[str, Fraction]]:
     return table
 
 
-def _known(word: str) -> tuple[str, Fraction] | None:
-    """Base unit and size of one word; symbols (`m`, `kg`) are spelled as they are."""
+def _listed_unit(word: str) -> tuple[str, Fraction] | None:
+    """Return base unit and size of one word. Symbols (`m`, `kg`) keep their case."""
     table = _table()
     if word in table:
         return table[word]
@@ -72,7 +72,7 @@ def _known(word: str) -> tuple[str, Fraction] | None:
 
 
 def _noun(word: str) -> tuple[str, Fraction] | None:
-    # Whatever is counted: 9 apples. One that this module does not know must be a plural.
+    # Anything may be counted: 9 apples. A word that is not in the tables must be a plural.
     if not re.fullmatch(r"[a-z]{2,}(?<!u)(?<!i)(?<!s)s", word) or word in _NOT_NOUNS:
         return None
     return (word[:-2] if word.endswith(("ches", "shes", "xes")) else word[:-1], Fraction(1))
@@ -91,10 +91,10 @@ def _in_text(match: re.Match[str]) -> str:
 
 
 def read_unit(text: str) -> Unit | None:
-    r"""Return the unit that a text is, whole; None if any part of it is not a unit.
+    r"""Return the unit that a text writes; None if any part of it is not a unit.
 
     Args:
-        text: rewritten, so that each word stands in its own `\text{}`.
+        text: rewritten, with each word in its own `\text{}`.
     """
     text = text.strip()
     if re.fullmatch(r"\([^()]*\)", text):
@@ -133,5 +133,5 @@ def read_unit(text: str) -> Unit | None:
 def _factor(word: str) -> Unit | None:
     if word.casefold() in _COMPOUND or word in _COMPOUND:
         return read_unit(_COMPOUND.get(word) or _COMPOUND[word.casefold()])
-    base_unit = _known(word)
+    base_unit = _listed_unit(word)
     return Unit(((base_unit[0], 1),), base_unit[1]) if base_unit else None

@@ -1,4 +1,4 @@
-r"""Answers in words: fixed phrases, choices, sentences; and what text and numbers alone settle.
+r"""Answers in words: fixed phrases, choices, sentences; and what text and numbers alone decide.
 
 settled(r"\text{no} \text{solution}", r"\emptyset")  ->  True
 settled("B", r"( \text{B} ) 12")                     ->  True
@@ -26,7 +26,7 @@ LETTER_WORD = re.compile(r"\\text\{([A-Za-z])\}")
 
 
 def same_text(gold: str, answer: str) -> bool:
-    """Whether two rewritten texts differ in spaces, braces and the case of words alone."""
+    """Return whether two rewritten texts differ only in spaces, braces and the case of words."""
     return _bare_text(gold) == _bare_text(answer)
 
 
@@ -46,7 +46,7 @@ REALS = (r"\mathbb{R}", r"\R")
 
 
 def read_phrase(text: str) -> str | None:
-    """Return which of a few fixed answers in words (or as a sign) a rewritten text is, or None."""
+    """Return the name of the fixed phrase (or sign) that a rewritten text is, or None."""
     text = text.strip()
     if text in _EMPTY or re.fullmatch(r"\\\{\s*\\\}", text):
         return "none"
@@ -74,7 +74,7 @@ _LABEL = re.compile(r"\(\s*(?:\\text\{)?([A-J])\}?\s*\)|(?:\\text\{)?\b([A-J])\}
 
 
 def same_choice(gold: str, answer: str) -> bool | None:
-    """Whether an answer names the gold's letter; None if the gold is not a choice.
+    """Return whether an answer names the gold's letter; None if the gold is not a choice.
 
     `(B)`, `B)`, `b`, `B.` and `(B) 12` name B; `(A) or (B)` and `B*2` do not.
     """
@@ -114,12 +114,15 @@ ANY_SYMBOL = re.compile(
 
 
 def settled(gold: str, answer: str, tolerance: Fraction = Fraction(0)) -> bool | None:
-    """Whether text, numbers, phrases and choices alone settle it; None if they do not.
+    """Return whether two answers are equal, as far as text, numbers and phrases decide.
 
     Args:
         gold: rewritten.
         answer: rewritten.
         tolerance: largest difference of numbers that the gold allows.
+
+    Returns:
+        None if algebra is needed.
     """
     if same_text(gold, answer):
         return True
@@ -148,12 +151,12 @@ def _number(text: str) -> Numeral | None:
 
 
 def bare_answer(text: str) -> str:
-    r"""Return what a rewritten text says the answer is: no "the answer is", no `\approx`."""
+    r"""Return the answer in a rewritten text, without "the answer is" and `\approx`."""
     return _exact_part(_without_lead(text))
 
 
 def _exact_part(text: str) -> str:
-    r"""The text before `\approx`; what follows if nothing comes before it."""
+    r"""Return the text before `\approx`, or after it if nothing comes before."""
     before, sign, after = text.partition(r"\approx")
     return (before.strip() or after.strip()) if sign else text
 
@@ -183,7 +186,7 @@ def split_clause(text: str) -> tuple[str, str]:
 
 
 def words_and_formulas(text: str) -> list[tuple[str, str]]:
-    """Words and formulas of a text, in turn, each with its kind."""
+    """Return the words and formulas of a text in their order, each with its kind."""
     segments: list[tuple[str, str]] = []
     place = 0
     text = _without_lead(LETTER_WORD.sub(r" \1 ", text))
@@ -205,7 +208,7 @@ def words_and_formulas(text: str) -> list[tuple[str, str]]:
 
 
 def predicate_of(segments: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """What a sentence says of its subject: all that follows its first "is"."""
+    """Return the predicate of a sentence: everything after its first "is"."""
     for index, (kind, words) in enumerate(segments):
         if kind == "words" and (match := re.search(r"(?:^| )(?:is|are) (.+)", words)):
             return [("words", match[1]), *segments[index + 1 :]]

@@ -1,8 +1,8 @@
 """Chat templates of checkpoints, rendered by a child process within limits of time and memory.
 
-A chat template is a program: two nested loops run for days, a text times 10 ** 9 takes gigabytes.
-The sandbox of transformers keeps it from the disk and from Python's internals, not from that. The
-child calls the same function as `tokenizer.apply_chat_template`, so the texts are the same.
+A chat template is a program: two nested loops may run for days, a text times 10 ** 9 takes
+gigabytes. The sandbox of transformers protects the disk and Python's internals only. The child
+calls the same function as `tokenizer.apply_chat_template`, so the texts are the same.
 
     text = render_chat(tokenizer, [{"role": "user", "content": "2 + 2?"}])
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 10.0
 """For one conversation. A long one takes milliseconds."""
 MEMORY_MB = 512
-"""What a template may take in addition to the interpreter."""
+"""Memory of a template in addition to the interpreter."""
 
 _GRACE_S = 5.0
 _ENVIRONMENT = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -48,11 +48,11 @@ class TemplateRefusalError(Exception):
 
 @dataclass(frozen=True)
 class RenderedChat:
-    """A conversation as the template writes it.
+    """A rendered conversation.
 
     Args:
-        text: all of it.
-        spans: first and last character (exclusive) of what stands in `{% generation %}`.
+        text: the whole conversation.
+        spans: first and last character (exclusive) of each text in `{% generation %}`.
     """
 
     text: str
@@ -67,14 +67,14 @@ def render_chat(
     add_generation_prompt: bool = False,
     with_spans: bool = False,
 ) -> RenderedChat:
-    """A conversation as the tokenizer's chat template writes it.
+    """Return a conversation as the tokenizer's chat template writes it.
 
     Args:
         tokenizer: with a chat template.
         conversation: turns with role and content, JSON values. Entries that are None are left out.
         tools: JSON schemas, for templates that know tools.
         add_generation_prompt: end where the model's turn begins.
-        with_spans: also tell where the assistant's texts are.
+        with_spans: also return where the assistant's texts are.
 
     Raises:
         TemplateRefusalError: if the template cannot render this conversation.
@@ -100,7 +100,9 @@ def render_chat(
 
 
 def assistant_mask(encoded: BatchEncoding, spans: Sequence[tuple[int, int]]) -> list[int]:
-    """1 for each token of the assistant's texts, as `apply_chat_template` gives it.
+    """Return 1 for each token of the assistant's texts and 0 for the others.
+
+    The same mask as that of `apply_chat_template`.
 
     Args:
         encoded: one text, by a fast tokenizer.
@@ -122,7 +124,7 @@ def assistant_mask(encoded: BatchEncoding, spans: Sequence[tuple[int, int]]) -> 
 
 
 def checkpoint_name(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The checkpoint's name, for messages."""
+    """Return the checkpoint's name, for messages."""
     return tokenizer.name_or_path or "this checkpoint"
 
 
@@ -145,7 +147,7 @@ class _Renderer:
         atexit.register(self._pool.close)
 
     def render(self, task: Sequence[Any]) -> Any:
-        """The child's result, a text or a `TaskFailure` if it was stopped."""
+        """Return the child's result; a text or a `TaskFailure` if it was stopped."""
         with self._lock:
             ((_, result),) = self._pool.run([task])
         return result
@@ -153,5 +155,5 @@ class _Renderer:
 
 @functools.cache
 def _renderer(process_id: int) -> _Renderer:
-    """One for the whole process, since a child takes a second to start; another after a fork."""
+    """Return the renderer of this process, since a child takes a second to start."""
     return _Renderer()

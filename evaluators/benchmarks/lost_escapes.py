@@ -84,7 +84,7 @@ def lost_escape(text: str, kind: Kind) -> LostEscape | None:
 
 
 def _is_lost(text: str, at: int, kind: Kind) -> bool:
-    """Whether white space before a word or variable stands for a command's first letter."""
+    """Return whether white space before a word or variable stands for a command's first letter."""
     if kind == "answer":
         # An answer on several lines has environments or displayed formulas.
         return not _DISPLAYED.search(text)

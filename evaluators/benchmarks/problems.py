@@ -1,16 +1,15 @@
-"""Benchmarks as data: problems with reference answers, from local files or from the hub.
+"""Benchmarks as data: problems with reference answers, from local files or the hub.
 
     suite = load_suite("math7")
     suite = override(suite, [parse_benchmark_option("gsm8k=data/gsm8k_test.jsonl.gz")])
     benchmarks = [load_benchmark(source) for source in suite.sources]
 
-A suite is a TOML file; `suite_math7.toml` beside this module is the example, with the names of
-all keys in `SOURCE_KEYS`. Its local paths are relative to its own folder and stay under it.
+A suite is a TOML file, such as `suite_math7.toml` beside this module; `SOURCE_KEYS` has its keys.
+Its local paths are relative to its own folder and must stay in it.
 
-The digest of a benchmark covers the ids, texts and accepted answers of its problems, and neither
-the order of the problems, nor the order of a problem's answers, nor where they came from: the
-same content as JSON lines, CSV or Parquet is the same benchmark. `problem_fields.py` says which
-fields are read, and how.
+The digest of a benchmark covers the ids, texts and accepted answers of its problems. It ignores
+the order of problems and answers, and their source: the same content as JSON lines, CSV or Parquet
+is the same benchmark. `fields.py` describes the fields that are read.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ MAX_SUITE_BYTES = 1 << 20
 # `importlib.resources` cannot open a package without `__init__.py` in an editable install.
 _PACKAGED = Path(__file__).parent
 _HUB_ONLY = ("config", "split", "revision")
-# What MLflow takes as a dataset's name and as a part of a metric key, without spaces or slashes.
+# MLflow accepts such a text as the name of a dataset and as a part of a metric key.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 
@@ -67,9 +66,13 @@ class Benchmark:
     Args:
         name: letters, digits, `_`, `.` and `-`.
         problems: at least one, with unique ids, in the order of their source.
-        source: where they came from, for people.
-        answer_format: where the answers of its completions stand; None is what the protocol says.
-            No part of the digest, which is that of the content.
+        source: a description of where they came from.
+        answer_format: where to look for answers in completions; None for the format of the
+            protocol. It is not a part of the digest.
+
+    Example:
+        benchmark = load_benchmark(parse_benchmark_option("data/gsm8k.jsonl"))
+        benchmark.limit(100).digest
     """
 
     name: str
@@ -97,15 +100,15 @@ class Benchmark:
 
     @cached_property
     def digest(self) -> str:
-        """Id of the content: ids, texts and accepted answers, in no particular order."""
+        """Id of the content: ids, texts and accepted answers, in any order."""
         contents: list[tuple[str, str, list[str], str]] = [
             (p.id, p.text, sorted(set(p.answers)), p.error_tolerance or "") for p in self.problems
         ]
-        # A problem without a tolerance keeps the content, and so the digest, that it always had.
+        # The digest of a problem without a tolerance is the same as before tolerances existed.
         return digest([content if content[3] else content[:3] for content in sorted(contents)])
 
     def limit(self, n: int) -> Benchmark:
-        """The first n problems (all of them if there are fewer), with their own digest.
+        """Return the benchmark with its first n problems at most.
 
         Raises:
             ConfigError: if n < 1.
@@ -115,26 +118,21 @@ class Benchmark:
         return dataclasses.replace(self, problems=self.problems[:n])
 
     def without_golds(self, unreadable: Collection[tuple[str, str]]) -> Benchmark:
-        """The benchmark without some reference answers, under a name that says so.
+        """Return the benchmark without some reference answers, under another name.
 
-        A problem that keeps no reference answer is left out: `toy` of five problems, of which two
-        are left out, becomes `toy-readable3`.
+        A problem without any other reference answer is left out: `toy` with five problems, of which
+        two are left out, becomes `toy-readable3`.
 
         Args:
-            unreadable: id of the problem and reference answer, each.
+            unreadable: pairs of a problem's id and a reference answer.
 
         Raises:
             BenchmarkError: if no problem keeps a reference answer.
         """
-        kept = [
-            (
-                problem,
-                tuple(gold for gold in problem.answers if (problem.id, gold) not in unreadable),
-            )
-            for problem in self.problems
-        ]
         problems = tuple(
-            dataclasses.replace(problem, answers=golds) for problem, golds in kept if golds
+            dataclasses.replace(problem, answers=golds)
+            for problem in self.problems
+            if (golds := tuple(g for g in problem.answers if (problem.id, g) not in unreadable))
         )
         if not problems:
             raise BenchmarkError(
@@ -147,14 +145,14 @@ class Benchmark:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkSource:
-    """Where the problems of a benchmark are: a local file or a hub data set, and how to read it.
+    """The file or hub data set that holds a benchmark, and how to read it.
 
     Args:
         name: the benchmark's name.
         location: a path, or a `HubDataset`.
         fields: names of the fields.
         answers: how the answer field is read.
-        answer_format: where the answers of its completions stand; None is what the protocol says.
+        answer_format: where to look for answers in completions; None for the protocol's format.
     """
 
     name: str
@@ -169,7 +167,7 @@ class BenchmarkSource:
             check_answer_format(self.answer_format, f"answer_format of benchmark {self.name}")
 
     def rows(self) -> Rows:
-        """The rows as they stand in the file or data set.
+        """Return the rows of the file or data set, unchanged.
 
         Raises:
             BenchmarkError: if they cannot be read.
@@ -186,7 +184,7 @@ class Suite:
     Args:
         name: the suite's name.
         sources: at least one, with unique names.
-        description: for people.
+        description: free text.
     """
 
     name: str
@@ -206,11 +204,15 @@ class Suite:
 
 
 def load_benchmark(source: BenchmarkSource) -> Benchmark:
-    """The benchmark with all its problems.
+    """Return the benchmark with all its problems.
 
     Raises:
-        BenchmarkError: for anything that keeps a row from being a problem, with file, line or row
-            and field; for two rows with one id; for a source without rows.
+        BenchmarkError: if a row cannot be read as a problem (with file, line or row, and field), if
+            two rows have the same id, or if the source has no rows.
+
+    Example:
+        benchmark = load_benchmark(parse_benchmark_option("gsm8k=data/gsm8k_test.jsonl.gz"))
+        benchmark.problems[0].answers
     """
     rows = list(source.rows())
     form = source.answers.settled(rows, source.fields)
@@ -219,7 +221,12 @@ def load_benchmark(source: BenchmarkSource) -> Benchmark:
     for row in rows:
         problem = to_problem(row, source.fields, form)
         if problem.id in problems:
-            raise _same_id(problem, problems[problem.id], (row.where, places[problem.id]))
+            is_same = problem.text == problems[problem.id].text
+            raise BenchmarkError(
+                f"{row.where} has the id {problem.id!r} of {places[problem.id]}",
+                why="the same problem is there twice" if is_same else "ids must be unique",
+                fix="Remove one of them, or give each its own id",
+            )
         problems[problem.id], places[problem.id] = problem, row.where
     return Benchmark(
         name=source.name,
@@ -230,10 +237,14 @@ def load_benchmark(source: BenchmarkSource) -> Benchmark:
 
 
 def load_suite(name_or_path: str) -> Suite:
-    """A built-in suite by its name, or the suite of a TOML file.
+    """Return a built-in suite by its name, or the suite of a TOML file.
 
     Raises:
-        ConfigError: if there is no such suite, or its file says what cannot be meant.
+        ConfigError: if the suite does not exist, or its file is invalid.
+
+    Example:
+        suite = load_suite("math7")
+        benchmarks = [load_benchmark(source) for source in suite.sources]
     """
     if name_or_path in known_suites():
         text = (_PACKAGED / f"suite_{name_or_path}.toml").read_text(encoding="utf-8")
@@ -255,23 +266,23 @@ def load_suite(name_or_path: str) -> Suite:
 
 
 def known_suites() -> list[str]:
-    """Names of the built-in suites."""
+    """Return the names of the built-in suites."""
     names = (entry.name for entry in _PACKAGED.iterdir())
     pattern = re.compile(r"suite_(.+)\.toml")
     return sorted(found[1] for name in names if (found := pattern.fullmatch(name)))
 
 
 def parse_benchmark_option(text: str) -> BenchmarkSource:
-    """The source that `NAME=FILE`, `NAME:FORMAT=FILE` or `FILE` alone stands for.
+    """Return the source that `NAME=FILE`, `NAME:FORMAT=FILE` or `FILE` describes.
 
-    Without a name the file's name without its suffix is taken. What stands before the first `=`
-    is a name if it may be one, so `runs/lr=0.1/x.jsonl` is a file. FORMAT is the answer format of
-    this benchmark: `gsm8k:hash=gsm8k.jsonl`.
+    The default name is the name of the file without its suffix. The text before the first `=` is
+    a name only if it is a valid one, so `runs/lr=0.1/x.jsonl` is a file. FORMAT is the answer
+    format of this benchmark: `gsm8k:hash=gsm8k.jsonl`.
 
     Raises:
-        ConfigError: if the file's name cannot name a benchmark, nothing is named, or the answer
-            format is unknown.
-        BenchmarkError: if the file's suffix is unknown.
+        ConfigError: if the file is missing from the text, its name is not a valid name of a
+            benchmark, or the answer format is unknown.
+        BenchmarkError: if the suffix of the file is unknown, or it is a folder.
     """
     before, equals, file = text.partition("=")
     name, colon, answer_format = before.partition(":")
@@ -290,19 +301,19 @@ def parse_benchmark_option(text: str) -> BenchmarkSource:
         )
     if not colon:
         return BenchmarkSource(name=name, location=path)
-    known = check_answer_format(answer_format, f"answer format of --benchmark {text}")
-    return BenchmarkSource(name=name, location=path, answer_format=known)
+    checked = check_answer_format(answer_format, f"answer format of --benchmark {text}")
+    return BenchmarkSource(name=name, location=path, answer_format=checked)
 
 
 def check_answer_format(text: str, what: str) -> AnswerFormat:
-    """The answer format of a name.
+    """Return the answer format with this name.
 
     Args:
         text: the name.
-        what: whose it is, for the message.
+        what: the setting that holds it, for the message.
 
     Raises:
-        ConfigError: if there is no such format; it names the known ones.
+        ConfigError: if the format is unknown; the message lists the known ones.
     """
     for known in ANSWER_FORMATS:
         if text == known:
@@ -311,46 +322,36 @@ def check_answer_format(text: str, what: str) -> AnswerFormat:
 
 
 def override(suite: Suite, sources: Iterable[BenchmarkSource]) -> Suite:
-    """The suite with each of the sources in place of its namesake, or added at the end.
+    """Return the suite with each source in place of the one with its name, or added at the end.
 
-    A replaced benchmark keeps how its answers are read, its answer format if the other names none,
-    and its unusual field names are tried
-    first: the file may be a copy of the original data, or one's own with the usual names. The
-    mark before the answer (`answer_after`) is then needed in all answers or in none.
+    A replacement reads answers as the original does, and uses its answer format unless it has one.
+    The original's unusual field names are tried first: the file may be a copy of the original data,
+    or a user's own file with the usual names. The mark before the answer (`answer_after`) may then
+    be missing, if it is missing from all answers.
 
     Raises:
-        ConfigError: if two of the sources have one name.
+        ConfigError: if two of the sources have the same name.
     """
-    given = Suite(name=suite.name, sources=tuple(sources)) if (sources := [*sources]) else None
-    by_name = {source.name: source for source in given.sources} if given else {}
-    kept = [
-        _stand_in(source, by_name.pop(source.name)) if source.name in by_name else source
+    sources = tuple(sources)
+    if not sources:
+        return suite
+    by_name = {source.name: source for source in Suite(name=suite.name, sources=sources).sources}
+    merged = [
+        _replacement(source, by_name.pop(source.name)) if source.name in by_name else source
         for source in suite.sources
     ]
-    return dataclasses.replace(suite, sources=(*kept, *by_name.values()))
+    return dataclasses.replace(suite, sources=(*merged, *by_name.values()))
 
 
-def _stand_in(original: BenchmarkSource, given: BenchmarkSource) -> BenchmarkSource:
-    if given.answer_format is None:
-        given = dataclasses.replace(given, answer_format=original.answer_format)
-    if (given.fields, given.answers) != (Fields(), AnswerForm()):
-        return given
+def _replacement(original: BenchmarkSource, source: BenchmarkSource) -> BenchmarkSource:
+    if source.answer_format is None:
+        source = dataclasses.replace(source, answer_format=original.answer_format)
+    if (source.fields, source.answers) != (Fields(), AnswerForm()):
+        return source
     return dataclasses.replace(
-        given,
+        source,
         fields=original.fields.for_other_file(),
         answers=dataclasses.replace(original.answers, is_marker_required=False),
-    )
-
-
-def _same_id(second: Problem, first: Problem, places: tuple[str, str]) -> BenchmarkError:
-    if second.text == first.text:
-        why = "the same problem stands there twice"
-    else:
-        why = "the id must be unique in its benchmark"
-    return BenchmarkError(
-        f"{places[0]} has the id {second.id!r} of {places[1]}",
-        why=why,
-        fix="Remove one of them, or give each its own id",
     )
 
 
@@ -362,7 +363,7 @@ def _to_suite(name: str, text: str, folder: Path) -> Suite:
     _check_keys(f"suite {name}", values, SUITE_KEYS)
     tables = values.get("benchmark", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise ConfigError(f"benchmark in suite {name} is no list", fix="Write [[benchmark]]")
+        raise ConfigError(f"benchmark in suite {name} is not a list", fix="Write [[benchmark]]")
     return Suite(
         name=name,
         sources=tuple(_to_source(name, table, folder) for table in tables),
@@ -376,7 +377,7 @@ def _to_source(suite: str, table: Mapping[str, Any], folder: Path) -> BenchmarkS
     for key, value in table.items():
         if not isinstance(value, SOURCE_KEYS[key]):
             expected = " or ".join(kind.__name__ for kind in SOURCE_KEYS[key])
-            raise ConfigError(f"{key} of {where} is {value!r}", why=f"it is no {expected}")
+            raise ConfigError(f"{key} of {where} is {value!r}", why=f"it is not of type {expected}")
     if "name" not in table:
         raise ConfigError(f"a benchmark of suite {suite} has no name", fix='Add name = "..."')
     names = {
@@ -399,9 +400,8 @@ def _to_location(where: str, table: Mapping[str, Any], folder: Path) -> Path | H
     if ("path" in table) == ("hub" in table):
         raise ConfigError(f"{where} needs either path or hub", fix="Give exactly one of them")
     if "path" in table:
-        given = [key for key in _HUB_ONLY if key in table]
-        if given:
-            raise ConfigError(f"{where} has a path and {', '.join(given)}", fix="Leave them out")
+        if hub_keys := [key for key in _HUB_ONLY if key in table]:
+            raise ConfigError(f"{where} has a path and {', '.join(hub_keys)}", fix="Leave them out")
         return _path_under(where, folder, table["path"])
     if not _HUB_ID.fullmatch(table["hub"]):
         raise ConfigError(f"hub of {where} is {table['hub']!r}", fix='Give "owner/name"')
@@ -420,12 +420,12 @@ def _to_location(where: str, table: Mapping[str, Any], folder: Path) -> Path | H
 
 
 def _path_under(where: str, folder: Path, text: str) -> Path:
-    """The path that a suite file names; a suite from elsewhere reads nothing outside its folder."""
+    """Return the path that a suite file names; it must stay in the folder of the suite."""
     relative = os.path.normpath(text)
     if not text or os.path.isabs(text) or relative.split(os.sep)[0] == os.pardir:
         raise ConfigError(
             f"path of {where} is {text!r}",
-            why="paths of a suite stay under the suite's folder",
+            why="paths of a suite must stay in its folder",
             fix="Move the file there, or name it on the command line: --benchmark NAME=FILE",
         )
     return folder / relative
@@ -444,6 +444,6 @@ def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"benchmark name {name!r} cannot be used",
-            why="it becomes a part of MLflow keys and of file names",
+            why="it becomes a part of MLflow keys and file names",
             fix="Use letters, digits, '_', '.' and '-', 100 at most",
         )

@@ -1,13 +1,13 @@
-r"""From a problem to the tokens that the model continues.
+r"""Prompts: from a problem to the token ids that the model continues.
 
-A template is a text with `{problem}` in it. Nothing else in it is special: the braces of
-`\boxed{}` stand for themselves, and a problem that contains `{problem}` is left as it is.
+A template is a text that contains `{problem}`. Nothing else in it is special: the braces of
+`\boxed{}` are ordinary text, and so is `{problem}` in the text of a problem.
 
-A model with a chat template gets the text as the user's message, one without gets it as it is.
-Which special tokens stand before it is decided once, here, as transformers and vLLM do for chats:
-a rendered chat template brings its own, so none are added; a plain text gets those that the
-tokenizer adds. Engines that take texts instead of token ids add them a second time: two BOS
-tokens lower a model's accuracy without any sign. Give them the ids.
+A model with a chat template gets the text as a user's message, a model without one as plain text.
+The special tokens before it are decided here, as transformers and vLLM do for chats: a rendered
+chat template has its own, so none are added; a plain text gets those that the tokenizer adds.
+Engines that take texts instead of token ids add them a second time: two BOS tokens lower the
+accuracy of a model without any error. Give them the ids.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MAX_TEMPLATE_BYTES = 1 << 20
 
 
 def load_template(path: str | Path) -> str:
-    """The template in a file, without the line end that editors put at the end of a file.
+    """Return the template in a file, without the line end at its end.
 
     Raises:
         ConfigError: if the file is missing, not UTF-8, empty, too large, or lacks `{problem}`.
@@ -64,12 +64,12 @@ def load_template(path: str | Path) -> str:
 
 
 def fill(template: str, problem_text: str) -> str:
-    """The template with the problem in place of each `{problem}`."""
+    """Return the template with the problem in place of each `{problem}`."""
     return template.replace(PLACEHOLDER, problem_text)
 
 
 def render(tokenizer: PreTrainedTokenizerBase, template: str, problem_text: str) -> str:
-    """The prompt's text, up to where the model's turn begins.
+    """Return the text of the prompt, up to the beginning of the model's turn.
 
     Raises:
         CheckpointError: if the tokenizer's chat template cannot render a user's message, or was
@@ -91,15 +91,15 @@ def render(tokenizer: PreTrainedTokenizerBase, template: str, problem_text: str)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a rendered prompt, with one BOS at most and no EOS at its end.
+    """Return the token ids of a rendered prompt, with at most one BOS and no EOS at the end.
 
     Raises:
-        CheckpointError: if the tokenizer makes no token of it.
+        CheckpointError: if the tokenizer returns no token.
     """
     has_own = bool(tokenizer.chat_template) or _begins_with_bos(tokenizer, text)
     ids = [int(token) for token in tokenizer.encode(text, add_special_tokens=not has_own)]
     eos = tokenizer.eos_token_id
-    # Some tokenizers close what they encode; a closed prompt asks the model for nothing.
+    # Some tokenizers add EOS to every text; a model does not continue a text after EOS.
     if not has_own and ids and ids[-1] == eos and not text.endswith(str(tokenizer.eos_token)):
         ids.pop()
     if not ids:

@@ -228,7 +228,7 @@ def _boxed_answer(text: str) -> str | None:
 
 
 def _is_answer(rest: str, before: str) -> bool:
-    """Whether what stands around boxes, and before the first one, belongs to an answer."""
+    """Return whether what stands around boxes, and before the first one, belongs to an answer."""
     around = _QUOTED_WORDS.sub("", rest).strip(" \t\n$\\[]().")
     n_words = len(_WORD.findall(around))
     # `x = `, or a unit behind the box.
@@ -237,7 +237,7 @@ def _is_answer(rest: str, before: str) -> bool:
 
 
 def _are_one_list(text: str, first: tuple[int, int, str], second: tuple[int, int, str]) -> bool:
-    """Whether only separators, or `x =` before both, stand between two boxes."""
+    """Return whether only separators, or `x =` before both, stand between two boxes."""
     between = text[first[1] : second[0]]
     names = [_NAME_BEFORE.search(part) for part in (text[: first[0]][-40:], between)]
     if names[1] and (not names[0] or names[0][1] != names[1][1]):

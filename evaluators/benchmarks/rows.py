@@ -1,9 +1,9 @@
-"""Rows out of benchmark files and hub data sets, each with the place it stands at.
+"""Rows of benchmark files and hub data sets, each with its place (file and line or row).
 
 Local files are JSON lines (`.jsonl`, `.jsonl.gz`), CSV with a header (`.csv`), Parquet
 (`.parquet`) and JSON lists (`.json`; JSON lines if no bracket comes first), UTF-8 throughout. They
-may come from anywhere, so what one line, one row count and one file may cost is bounded before it
-is spent. A field that is absent, null, or an empty CSV cell is the same thing: not there.
+may come from any source, so the size of lines and files and the number of rows are limited before
+they are read. An absent field, a null and an empty CSV cell mean the same: there is no value.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _BATCH_ROWS = 1024
 
 
 class Row(NamedTuple):
-    """A row and where it stands, for example `aime.jsonl, line 3`."""
+    """A row and its place, for example `aime.jsonl, line 3`."""
 
     where: str
     values: Mapping[str, Any]
@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
 Rows = Iterator[Row]
 Columns = Callable[[str, Sequence[str]], list[str]]
-"""Given where a table is and its columns, which of them to read; raises if one is missing."""
+"""Returns the columns to read, given the place of a table and its columns; raises without one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +51,9 @@ class HubDataset:
 
     Args:
         id: `owner/name`. `datasets` looks for a local folder of that name first.
-        configs: their rows follow each other in this order; empty means the default one.
+        configs: read in this order; empty for the default config.
         split: name of the split.
-        revision: commit or branch; None is what the hub calls the newest.
+        revision: commit or branch; None for the newest.
     """
 
     id: str
@@ -68,10 +68,10 @@ class HubDataset:
 
 
 def file_rows(path: Path, columns: Columns) -> Rows:
-    """The rows of a local file, in its order.
+    """Return the rows of a local file, in their order.
 
     Raises:
-        BenchmarkError: if the file is missing, of unknown form, damaged, or over a limit.
+        BenchmarkError: if the file is missing, of an unknown form, damaged, or over a limit.
     """
     suffix = suffix_of(path)
     if not path.is_file():
@@ -97,13 +97,13 @@ def suffix_of(path: Path) -> str:
             return suffix
     raise BenchmarkError(
         f"the form of {path} is unknown",
-        why=f"its name ends in none of {', '.join(SUFFIXES)}",
+        why=f"its name ends with none of {', '.join(SUFFIXES)}",
         fix="Convert the file, or correct its name",
     )
 
 
 def hub_rows(name: str, hub: HubDataset, columns: Columns) -> Rows:
-    """The rows of all configs of a hub data set. Code from the hub is never run.
+    """Yield the rows of all configs of a hub data set, without running code from the hub.
 
     Raises:
         BenchmarkError: if `datasets` is not installed, or the hub, the data set, a config or the
@@ -114,7 +114,7 @@ def hub_rows(name: str, hub: HubDataset, columns: Columns) -> Rows:
         import datasets
     except ImportError as error:
         raise BenchmarkError(
-            f"benchmark {name} lies on the hub ({hub}), which needs `datasets`",
+            f"benchmark {name} is on the hub ({hub}), which needs `datasets`",
             why=str(error),
             fix=f"Install rlready[local], or: {local}",
         ) from error
@@ -124,8 +124,8 @@ def hub_rows(name: str, hub: HubDataset, columns: Columns) -> Rows:
             table = datasets.load_dataset(
                 hub.id, name=config, split=hub.split, revision=hub.revision
             )
-        # Not found, offline, no rights, a server error, a broken file: each library below has
-        # its own exceptions for them, and for a user they all mean the same.
+        # Not found, offline, no rights, a server error, a broken file: each library below has its
+        # own exceptions, and they all mean the same to a user.
         except Exception as error:
             raise BenchmarkError(
                 f"benchmark {name} cannot be loaded from the hub ({hub})",
@@ -134,7 +134,7 @@ def hub_rows(name: str, hub: HubDataset, columns: Columns) -> Rows:
             ) from error
         if len(table) > MAX_ROWS:
             raise _too_many_rows(where)
-        # Only what is needed is read: a picture in another column would be decoded otherwise.
+        # Only these columns are read: otherwise pictures in other columns would be decoded.
         table = table.select_columns(columns(where, table.column_names))
         for number, values in enumerate(table, start=1):
             yield Row(f"{where}, row {number}", values)
@@ -186,7 +186,7 @@ def _object_row(where: str, values: object) -> Row:
         fix = 'Write one object a line, such as {"problem": "...", "answer": "..."}'
         if isinstance(values, list):
             fix += ", or name a file that holds one list .json"
-        raise BenchmarkError(f"{where} is no JSON object but a {type(values).__name__}", fix=fix)
+        raise BenchmarkError(f"{where} is not a JSON object but a {type(values).__name__}", fix=fix)
     return Row(where, values)
 
 
@@ -215,7 +215,7 @@ def _csv_rows(path: Path, columns: Columns) -> Rows:
             yield Row(where, {field: cell if cell.strip() else None for field, cell in values})
     except csv.Error as error:
         raise BenchmarkError(
-            f"{path} is no CSV after line {reader.line_num}",
+            f"{path} is not CSV after line {reader.line_num}",
             why=str(error),
             fix="Write it comma-separated, with double quotes",
         ) from error
@@ -246,7 +246,7 @@ def _parquet_rows(path: Path, columns: Columns) -> Rows:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Decoded lines with their line ends, none of them read further than a limit allows."""
+    """Yield decoded lines with their line ends; none is read beyond the limits."""
     n_bytes = 0
     with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
         for number, line in enumerate(_bounded(file.readline, path), start=1):

@@ -5,8 +5,8 @@ r"""The golds of a problem: its reference answers, and what the problem says abo
     accepted_answers(Problem(id="b", text="Find g.", answers=("4.2",), error_tolerance="0.1"))
         ->  ("4.2 [error tolerance 0.1]",)
 
-A verdict is a function of golds, answer and checker version alone. What else decides, the wish of a
-problem for a percentage and a tolerance of its own, is therefore made part of the golds.
+A verdict depends on the golds, the answer and the checker version alone. Other facts of a problem
+(it asks for a percentage, or has its own tolerance) are therefore made part of the golds.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _TOLERANCE = re.compile(r"(.*) \[error tolerance ([0-9.eE+-]+)\]", re.DOTALL)
 
 
 def accepted_answers(problem: Problem) -> tuple[str, ...]:
-    """Return what a verdict on this problem's completions is a function of.
+    """Return the golds that this problem's completions are checked against.
 
     Args:
-        problem: its answers stay the first of the golds, in their order; its digest does not move.
+        problem: its own answers come first, in their order; its digest does not change.
     """
     golds = problem.answers
     if asks_for_percentage(problem.text):
@@ -45,7 +45,7 @@ def accepted_answers(problem: Problem) -> tuple[str, ...]:
 
 
 def asks_for_percentage(text: str) -> bool:
-    """Whether one of a problem's questions, or its last sentence, asks for a percentage."""
+    """Return whether one of a problem's questions, or its last sentence, asks for a percentage."""
     sentences = _SENTENCE_END.split(text.strip())
     questions = [s for s in sentences if s.rstrip().endswith("?")]
     return any(_ASKS_FOR_PERCENTAGE.search(sentence) for sentence in [*questions, sentences[-1]])

@@ -1,12 +1,12 @@
-r"""Whether two rewritten answers are one: their forms first, then their parts, down to formulas.
+r"""Equality of two rewritten answers: their structures first, then their parts, down to formulas.
 
     Comparison(same_formula).equal("1, 2", "2, 1")       ->  True
     Comparison(same_formula).equal("(1, 2)", "(2, 1)")   ->  False
     Comparison(same_formula).equal(r"\text{odd} n", r"\text{even} n")  ->  False
 
-A formula is handed on (to `equality`) only if it consists of nothing but what the parser reads. A
-text with anything else, above all with words, equals only a text with the same words around equal
-formulas. In doubt two answers are not equal.
+A formula is passed on (to `expression_equality`) only if the parser can read all of it. Any other
+text, above all one with words, equals only a text with the same words around equal formulas. In
+doubt two answers are not equal.
 """
 
 from __future__ import annotations
@@ -53,27 +53,27 @@ from rlready.evaluators.answers.words import (
 
 
 class Algebra(Protocol):
-    """What decides about formulas."""
+    """Comparison of formulas, as `FormulaAlgebra` does it."""
 
     def same_formula(self, gold: str, answer: str) -> bool:
-        """Whether two formulas without words are equal."""
+        """Return whether two formulas without words are equal."""
         ...
 
     def is_within(self, gold: str, answer: str, tolerance: Fraction) -> bool:
-        """Whether two closed formulas differ by no more than a tolerance."""
+        """Return whether two closed formulas differ by no more than a tolerance."""
         ...
 
     def same_equation(self, gold: str, answer: str) -> bool:
-        """Whether two equations or inequalities have the same solutions."""
+        """Return whether two equations or inequalities have the same solutions."""
         ...
 
     def same_set(self, gold: Structure, answer: Structure) -> bool | None:
-        """Whether two sets of real numbers are equal; None if one of them cannot be read."""
+        """Return whether two sets of real numbers are equal; None if one of them cannot be read."""
         ...
 
 
-# What may be asked for as a whole: a + b, x^2 + y^2, sin A. The left side of an equation that is
-# to be solved (2x = 6) is not.
+# Expressions that a problem may ask for as a whole: a + b, x^2 + y^2, sin A. The left side of an
+# equation to solve (2x = 6) is not one of them.
 _SUBJECT = re.compile(
     r"\\(?:sin|cos|tan)\s*\(?\s*(?:[A-Z]|\\[a-z]+)\s*\)?"
     r"|[A-Za-z](?:\^\{?[0-9]\}?)?(?:\s*(?:[-+*/:]|\\cdot|\\times)?\s*[A-Za-z](?:\^\{?[0-9]\}?)?)+"
@@ -84,13 +84,13 @@ _DOT = re.compile(r"[A-Za-z]\s*\\cdot\s*[A-Za-z]")
 
 
 class Comparison:
-    """Compares rewritten texts; formulas are left to the algebra."""
+    """Comparison of rewritten texts; formulas are left to the algebra."""
 
     def __init__(self, algebra: Algebra, tolerance: Fraction = Fraction(0)) -> None:
         self._algebra, self._tolerance = algebra, tolerance
 
     def equal(self, gold: str, answer: str) -> bool:
-        """Whether an answer is the gold's, both of them rewritten."""
+        """Return whether an answer is the gold's, both of them rewritten."""
         gold, answer = bare_answer(gold), bare_answer(answer)
         decided = settled(gold, answer, self._tolerance)
         if decided is not None:
@@ -116,7 +116,7 @@ class Comparison:
         return self._equal_words(gold, answer)
 
     def _equal_words(self, gold: str, answer: str) -> bool:
-        """Whether two texts have the same words around equal formulas."""
+        """Return whether two texts have the same words around equal formulas."""
         one, other = words_and_formulas(gold), words_and_formulas(answer)
         if len(one) == len(other) and all(
             a_kind == b_kind and (a == b if a_kind == "words" else self._equal_segment(a, b))
@@ -184,7 +184,7 @@ class Comparison:
     def _one_of_a_kind(
         self, gold: str, gold_structure: Structure, answer: str, form: Structure
     ) -> bool:
-        """Whether a structure and a formula are one, as `{5}` and 5, `P(3,4)` and `(3,4)` are."""
+        """Return whether a structure equals a formula, as `{5}` equals 5."""
         if any(
             re.match(r"\\(?:emptyset|\{)", part) for part in (*gold_structure.parts, *form.parts)
         ):
@@ -198,7 +198,7 @@ class Comparison:
     def _point_equals(
         self, gold: str, gold_structure: Structure, answer: str, form: Structure
     ) -> bool:
-        """Whether `P(3,4)` and `(3,4)` are one: only one of both is named."""
+        """Return whether `P(3,4)` equals `(3,4)`: only one of the two has a name."""
         gold_point, point = named_point(gold), named_point(answer)
         if gold_point and form.kind in ("pair", "tuple"):
             return self.equal(gold_point[1], answer)
@@ -242,7 +242,7 @@ class Comparison:
             return self._same_members(gold.parts, answer.parts)
         golds, answers = values_of_one_name(gold.parts), values_of_one_name(answer.parts)
         if (golds is gold.parts) != (answers is answer.parts):
-            # One of both has a name for all: n = 2, 3, 4 and 2, 3, 4.
+            # Only one of the two has a name for all: n = 2, 3, 4 and 2, 3, 4.
             return self._same_members(golds, answers)
         if golds is not gold.parts and stem_of(name_of(gold.parts[0])) != stem_of(
             name_of(answer.parts[0])
@@ -384,7 +384,7 @@ def _total(quantity: Quantity) -> tuple[Fraction, object] | None:
 
 
 def _ascending(form: Structure) -> tuple[str, Sequence[str]] | None:
-    """Signs and parts of a chain of inequalities, turned so that they ascend."""
+    """Return signs and parts of a chain of inequalities, turned so that they ascend."""
     signs = form.mark.split()
     if set(signs) <= {"<", "<="}:
         return form.mark, form.parts
@@ -396,7 +396,7 @@ def _ascending(form: Structure) -> tuple[str, Sequence[str]] | None:
 
 
 def _is_set(form: Structure) -> bool:
-    """Whether a form may be a set of real numbers that is written as interval or inequality."""
+    """Return whether a structure may be a set of real numbers, as an interval or inequality is."""
     if form.kind in ("pair", "union", "builder"):
         return True
     if form.kind == "relation":

@@ -3,7 +3,7 @@
     1/2004! and 1/2006!                 exact fractions, however small
     cos(pi/7)cos(2pi/7)cos(3pi/7)       400 bits, compared to 1/8 relative to its size
     (x+1)^2 and x^2+2x+1                the same at random points (Schwartz 1980, Zippel 1979)
-    ln(ab) and ln a + ln b              the same wherever both sides are real
+    ln(ab) and ln a + ln b              the same at points where both sides are real
 
 math-verify rounds to six decimals, so that all small numbers are equal, and otherwise asks sympy to
 simplify, which may never end. Here expressions are compared by their values (`expression_values`),
@@ -67,7 +67,7 @@ _POINTS = (
 def same_constants(
     gold: Any, answer: Any, gold_number: Numeral | None, number: Numeral | None
 ) -> bool | None:
-    """Whether two closed expressions are the same number; None if this is not known.
+    """Return whether two closed expressions are the same number; None if it cannot decide.
 
     Args:
         gold: parsed.
@@ -94,7 +94,7 @@ def same_constants(
 
 
 def _is_rounding_of(decimal: Numeral, node: Any) -> bool:
-    """Whether a written decimal is the correct rounding of a value without a finite decimal."""
+    """Return whether a decimal is the correct rounding of a value without a finite decimal."""
     if decimal.digits is None:
         return False
     evaluator = PointEvaluator({})
@@ -119,11 +119,11 @@ def _is_rounding_of(decimal: Numeral, node: Any) -> bool:
 
 
 def same_functions(gold: Any, answer: Any) -> bool | None:
-    """Whether two expressions agree as functions of their symbols; None if this is not known.
+    """Return whether two expressions are the same function; None if it cannot decide.
 
-    They agree if they do at every random point, positive or negative, where both are real. A chance
-    agreement is below 1e-50. Where `i` occurs, or where neither is ever real, they must agree as
-    complex numbers.
+    They are compared at random points, positive and negative, where both are real. The chance of
+    an accidental agreement is below 1e-50. If `i` occurs, or neither is ever real, they must agree
+    as complex numbers.
 
     Raises:
         TooLarge, Unknown: as `PointEvaluator.value`.
@@ -147,7 +147,7 @@ def same_functions(gold: Any, answer: Any) -> bool | None:
 
 
 def _agree_at_integers(gold: Any, answer: Any, names: Sequence[str]) -> bool:
-    """Whether two expressions agree at whole numbers too, where one of them has steps."""
+    """Return whether two expressions agree at whole numbers too, if one of them has steps."""
     steps = ("floor", "ceiling", "Mod")
     if not any(type(node).__name__ in steps for tree in (gold, answer) for node in nodes(tree)):
         return True
@@ -198,7 +198,7 @@ class FormulaAlgebra:
         self._comparison = Comparison(self)
 
     def equal(self, gold: str, answer: str, tolerance: Fraction = Fraction(0)) -> bool:
-        """Whether two rewritten answers are equal.
+        """Return whether two rewritten answers are equal.
 
         Args:
             gold: rewritten, without its tolerance.
@@ -220,7 +220,7 @@ class FormulaAlgebra:
                 self.require_within_limits(part)
 
     def same_formula(self, gold: str, answer: str) -> bool:
-        """Whether two formulas without words are equal."""
+        """Return whether two formulas without words are equal."""
         gold_tree, tree = self._tree(gold), self._tree(answer)
         if gold_tree is None or tree is None:
             return False
@@ -245,14 +245,14 @@ class FormulaAlgebra:
         return self._fallback(gold, answer)
 
     def is_within(self, gold: str, answer: str, tolerance: Fraction) -> bool:
-        """Whether two closed formulas differ by no more than a tolerance."""
+        """Return whether two closed formulas differ by no more than a tolerance."""
         one, other = self._number(gold), self._number(answer)
         if one is None or other is None:
             return False
         return bool(abs(one - other) * tolerance.denominator <= tolerance.numerator)
 
     def same_equation(self, gold: str, answer: str) -> bool:
-        """Whether one equation (or inequality) is a constant times the other."""
+        """Return whether one equation (or inequality) is a constant times the other."""
         forms = read_structure(gold), read_structure(answer)
         if any(form.kind != "relation" or len(form.parts) != 2 for form in forms):
             return False
@@ -281,7 +281,7 @@ class FormulaAlgebra:
         return trees
 
     def same_set(self, gold: Structure, answer: Structure) -> bool | None:
-        """Whether two sets of real numbers are equal; None if one of them cannot be read."""
+        """Return whether two sets of real numbers are equal; None if one of them cannot be read."""
         one, other = read_set(gold, self._number), read_set(answer, self._number)
         if one is not None and other is None:
             return self._is_solution(answer, one)
@@ -292,7 +292,7 @@ class FormulaAlgebra:
         return same_sets(one, other, self._comparison.equal)
 
     def _is_solution(self, condition: Structure, solution: RealSet) -> bool | None:
-        """Whether a set solves an inequality in one variable; None for other conditions."""
+        """Return whether a set solves an inequality in one variable; None for other conditions."""
         signs = condition.mark.split()
         if condition.kind != "relation" or not set(signs) <= {*_DIRECTIONS, "!="}:
             return None
@@ -321,7 +321,7 @@ class FormulaAlgebra:
 
 
 def _holds(trees: Sequence[Any], signs: Sequence[str], at: dict[str, Any]) -> bool | None:
-    """Whether a chain of inequalities holds at a point; None where a side is not real."""
+    """Return whether a chain of inequalities holds at a point; None where a side is not real."""
     evaluator = PointEvaluator(at)
     context = evaluator.context
     try:
@@ -351,7 +351,7 @@ def _is_scalar(tree: Any) -> bool:
 
 
 def _is_unbounded(tree: Any) -> bool:
-    """Whether an infinity or an undefined number stands in the tree, other than as a limit."""
+    """Return whether the tree holds an infinity or undefined number, other than as a limit."""
     from sympy import S
 
     bad = (S.Infinity, S.NegativeInfinity, S.ComplexInfinity, S.NaN)
@@ -378,7 +378,12 @@ def _has_undefined(*trees: Any) -> bool:
 
 
 def _is_multiple(trees: Sequence[Any], sign: int) -> bool:
-    """Whether left minus right of one is a constant (of this sign, if not 0) times the other's."""
+    """Return whether one equation is a constant times the other.
+
+    Args:
+        trees: left and right side of both.
+        sign: required sign of the constant; 0 for any.
+    """
     names = sorted({symbol.name for tree in trees for symbol in tree.free_symbols})
     if not names and not _has_undefined(*trees):
         return False

@@ -1,8 +1,8 @@
 """Values of parsed expressions: exact fractions, or floating point with a wide exponent.
 
 Every operation is bounded. `2^{10^9}` is a float with an exponent of a billion, never an integer
-of a billion bits; what would not even fit there raises `TooLarge` at once. What has no rule here
-(sums, derivatives, words) raises `Unknown`.
+of a billion bits; a number beyond that range raises `TooLarge` at once. Expressions without a rule
+(sums, derivatives, words) raise `Unknown`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 # Exact fractions up to this size (about 30,000 digits) cost milliseconds.
 MAX_EXACT_BITS = 100_000
-# Beyond 2^(10^9) a number is too large to be compared, and larger than any that can be.
+# Numbers beyond 2^(10^9) are not compared.
 MAX_EXPONENT_BITS = 1_000_000_000
 # sin(10^50) needs 170 bits more than sin(1); far larger arguments need them without bound.
 MAX_PERIODIC_BITS = 200
@@ -23,7 +23,7 @@ MAX_FACTORIAL_BITS = 40
 PRECISION_BITS = 400
 # Two numbers are one if they agree in all but these bits of the working precision.
 GUARD_BITS = 60
-# Intermediate results beyond 2^(10^5) are not given the bits to see a difference of one.
+# For intermediate results beyond 2^(10^5) the precision is not raised to see a difference of one.
 MAX_SCALE_BITS = 100_000
 
 
@@ -32,7 +32,7 @@ class TooLarge(Exception):
 
 
 class Unknown(Exception):
-    """Something that this module does not evaluate."""
+    """An expression that this module does not evaluate."""
 
 
 class Undefined(Unknown):
@@ -113,7 +113,7 @@ class PointEvaluator:
     Args:
         at: value of each symbol by name.
         precision: in bits.
-        salt: gives a function that is only a name other values.
+        salt: changes the values of functions that are only names.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class PointEvaluator:
         return getattr(self.context, name)(x)
 
     def _is_odd_root(self, base: Any, node: Any) -> bool:
-        """Whether a real root is meant: the cube root of -8 is -2."""
+        """Return whether a real root is meant: the cube root of -8 is -2."""
         exponent = exact_value(node.exp) if node.exp.is_number else None
         if exponent is None or exponent.denominator == 1 or exponent.denominator % 2 == 0:
             return False
@@ -242,16 +242,18 @@ class PointEvaluator:
 
 
 def is_undefined(node: Any) -> bool:
-    """Whether a node is a function by name alone, as `f(5)` is."""
+    """Return whether a node is a function by name alone, as `f(5)` is."""
     from sympy.core.function import AppliedUndef
 
     return isinstance(node, AppliedUndef)
 
 
 def compare_at(one: Any, other: Any, at: dict[str, complex]) -> tuple[bool, bool, int]:
-    """Whether two expressions agree at a point, whether that is sure, how many are real there.
+    """Compare two expressions at a point.
 
-    Not sure are values that agree in their leading bits but are too long to see the last.
+    Returns:
+        Whether they agree, whether that is certain, and how many of the two are real. Values that
+        agree in their leading bits, but are too long to see the last, are not certain.
 
     Raises:
         TooLarge, Unknown: as `PointEvaluator.value`.

@@ -4,9 +4,9 @@ r"""Formulas as the parser reads them, and only those that it reads whole.
     parse_formula(r"3 \text{hours}")        ->  None: a word
     parse_formula(r"f'(x)")                 ->  None: the parser would drop the prime
 
-math-verify's own preparation drops what follows a first `\text`, rewrites words and signs, and cuts
-chains of equations. None of it runs here: the parser is given a text of nothing but what it knows,
-and its grammar takes all of it or none.
+math-verify's own preparation drops everything after a first `\text`, rewrites words and signs, and
+cuts chains of equations. None of it runs here: the parser gets a text of known tokens only, and its
+grammar accepts all of it or nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _DETERMINANT = re.compile(r"\\(?:begin|end)\{vmatrix\}|&|\\\\")
 _FUNCTION = rf"\\(?:{'|'.join(FUNCTION_NAMES.split())})(?![a-z])"
 # The parser reads `\sin x \cdot \cos x` as the sine of a product.
 _TIMES_BEFORE_FUNCTION = re.compile(rf"(?:\\cdot|\\times|\*)\s*(?={_FUNCTION})")
-# What the grammar takes and drops: the index in 5_3, |x|_2 or \sin_2 x. It reads 5!! as (5!)!.
+# Indices that the grammar accepts and drops: 5_3, |x|_2 or \sin_2 x. It reads 5!! as (5!)!.
 _DROPPED = re.compile(r"(?<![A-Za-z\s])\s*_|!\s*!")
 # The parser takes letters for polynomials: gcd(a, b) for 1, lcm(a, b) for ab.
 _DIVISOR_OF_LETTERS = re.compile(
@@ -92,7 +92,7 @@ def parse_formula(text: str) -> Any:
 
 
 def _with_named_derivatives(tree: Any) -> Any:
-    """The tree with dy/dx as a name of its own: y is no constant there, so that it is not 0."""
+    """Return the tree with dy/dx as a symbol: y is not a constant there, so dy/dx is not 0."""
     from sympy import Derivative, Symbol
 
     named = {
@@ -104,7 +104,7 @@ def _with_named_derivatives(tree: Any) -> Any:
 
 
 def _drops_index(text: str) -> bool:
-    """Whether the parser would read the text without one of its indices."""
+    """Return whether the parser would read the text without one of its indices."""
     commands = (match[1] for match in _INDEXED_COMMAND.finditer(text))
     return bool(_DROPPED.search(text)) or any(name not in _INDEXED for name in commands)
 
@@ -122,14 +122,14 @@ def _is_readable(text: str) -> bool:
         ):
             return False
         place = token.end()
-    # Two numbers side by side (5 5, 1.5.2) are not a product to anybody but the parser.
+    # Two numbers side by side (5 5, 1.5.2) are a product for the parser only.
     return bool(text.strip()) and not re.search(
         r"[0-9.]\s+[0-9.]|[0-9]\.[0-9]*\.|[-+*/^]\s*$", text
     )
 
 
 def _with_products(text: str) -> str:
-    """The text with a sign between numbers that stand side by side."""
+    """Return the text with a sign between adjacent numbers."""
     text = _MIXED.sub(
         lambda m: f"({m[1]}+{m[2]})" if int(m[3]) < int(m[4]) else rf"{m[1]} \cdot {m[2]}", text
     )

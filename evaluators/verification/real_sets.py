@@ -1,4 +1,4 @@
-r"""Sets of real numbers as intervals, unions, inequalities or conditions: one form for all.
+r"""Sets of real numbers as intervals, unions, inequalities or conditions: in one form.
 
 read_set(read_structure("(2,5]"))              ->  RealSet("", (Piece("2", "5", True, False),))
 read_set(read_structure(r"2 < x \le 5"))       ->  RealSet("x", (Piece("2", "5", True, False),))
@@ -43,11 +43,11 @@ _WHOLE = (Piece(LOWEST, HIGHEST, True, True),)
 
 
 def read_set(form: Structure, value: Value) -> RealSet | None:
-    """Return the set; None if the form is not one that this module reads.
+    """Return the set; None if this module cannot read the structure.
 
     Args:
-        form: of a rewritten text.
-        value: the number that a text is; None if it is none.
+        form: structure of a rewritten text.
+        value: returns the number that a text writes; None if it writes none.
     """
     if form.kind == "pair":
         low, high = form.parts
@@ -188,7 +188,7 @@ def _intersection(sets: Sequence[RealSet | None], value: Value) -> RealSet | Non
 
 
 def _crossed(one: Piece, other: Piece, value: Value) -> Piece | str | None:
-    """The common part; "" if there is none, None if an end is not a number."""
+    """Return the common part; "" if it is empty, None if an end is not a number."""
     ends = [_end(text, value) for text in (one.low, one.high, other.low, other.high)]
     if any(end is None for end in ends):
         return None
@@ -202,7 +202,7 @@ def _crossed(one: Piece, other: Piece, value: Value) -> Piece | str | None:
 
 
 def same_sets(gold: RealSet, answer: RealSet, equal: Callable[[str, str], bool]) -> bool:
-    """Whether two sets have the same pieces; variables count only where both name one."""
+    """Return whether two sets have the same pieces; variables count only where both name one."""
     if gold.name and answer.name and gold.name != answer.name:
         return False
     return len(gold.pieces) == len(answer.pieces) and all(
@@ -219,9 +219,9 @@ def same_sets(gold: RealSet, answer: RealSet, equal: Callable[[str, str], bool])
 def is_described_by(
     pieces: Sequence[Piece], holds: Callable[[Any], bool | None], value: Value
 ) -> bool:
-    """Whether a condition holds in these intervals and nowhere else, as far as points can tell.
+    """Return whether a condition holds exactly in these intervals, tested at points.
 
-    Tried are every end, both its sides, and points of all sizes.
+    Tested are every end, both sides of it, and points of all sizes.
 
     Args:
         pieces: of the set, with ends that are numbers.

@@ -1,24 +1,20 @@
-r"""The verdict on each completion: its final answer against the reference answers.
+"""The verdict on each completion: its final answer against the reference answers.
 
-    with Verifier() as verifier:
-        verifier.check([(("1/2",), r"... so \boxed{0.5}.")])    # [CheckedAnswer(CORRECT, "0.5")]
+The rules, in this order:
+1. A completion without an answer in the answer format (`answers.extraction`; by default a box) is
+   UNPARSED. With a box in its reasoning only it is INCORRECT: it gave an answer and dropped it.
+2. Equal texts, plain numbers, fixed phrases and choices are decided without a child process
+   (`answers.words`). The rule for numbers is in `answers.numerals`.
+3. An answer over a size limit (length, nesting, digits; later: nodes, exponents, factorials) is
+   INCORRECT if the gold is within it. The limit is a rule, known in advance, for what counts as an
+   answer: dropping such answers would raise the accuracy of a model that rambles. If the gold is
+   over a limit too, only the same text is CORRECT, and everything else is UNSCORED.
+4. Otherwise a child process compares lists, sets, intervals, relations, quantities and words
+   (`comparison`). Formulas are compared by their values (`expression_equality`), and by math-verify
+   if they have none. A text that the parser cannot read completely equals only the same text.
+5. If the check runs out of time or memory, or its process dies, the answer is UNSCORED.
 
-What decides, in this order:
-1. No answer where the answer format looks (`answer_place`; by default in a box): UNPARSED. A box
-   that stands in the reasoning only is INCORRECT: it was given, and not kept.
-2. Same text, both plain numbers, a fixed phrase or a choice: decided here (`answer_words`). The
-   rule for numbers stands in `numerals`.
-3. An answer over a cap (length, nesting, digits; later: nodes, exponents, factorials) is INCORRECT
-   where the gold keeps it. The cap is a rule about what counts as an answer, known beforehand, and
-   dropping such answers would raise the accuracy of a model that rambles. If the gold breaks a
-   cap too, only the same text counts, and everything else is UNSCORED.
-4. The forms of both, in a child process: lists, sets, intervals, relations, quantities, words
-   (`comparison`). Formulas are compared by their values (`equality`), and by math-verify where they
-   have none. A text that the parser does not read whole equals only the same text.
-5. The check ran out of time or memory, or its process died: UNSCORED.
-
-This module alone knows math-verify; its processes need a POSIX system. Each distinct pair of gold
-and answer is checked once.
+The child processes need a POSIX system. Each distinct pair of gold and answer is checked once.
 """
 
 from __future__ import annotations
@@ -47,14 +43,14 @@ RULES_VERSION = "2"
 _DECIDES = ("math-verify", "latex2sympy2_extended", "sympy", "antlr4-python3-runtime")
 
 MAX_WORKERS = 8
-# Between the alarm inside a worker and its kill from outside.
+# Between the alarm inside a worker and the kill from outside.
 GRACE_S = 2.0
-# Of an extracted answer, in what `check` gives back.
+# Of an extracted answer, in the result of `check`.
 MAX_EXTRACTED_CHARS = 500
-_NAMED = 5
+_MAX_LISTED_GOLDS = 5
 
-# gmpy2 does not look for signals while it computes; Python's integers do. The hash seed holds
-# the order of symbols, and so what sympy makes of them, the same in every run.
+# gmpy2 does not react to signals while it computes; Python's integers do. The hash seed fixes the
+# order of symbols, and with it the results of sympy, in every run.
 _WORKER_ENVIRONMENT = {
     "SYMPY_GROUND_TYPES": "python",
     "MPMATH_NOGMPY": "1",
@@ -69,18 +65,18 @@ Result = bool | TaskFailure
 
 @functools.cache
 def checker_version() -> str:
-    """Our rules and the versions of the libraries that decide; verdicts of two never mix."""
+    """Return the versions of our rules and libraries; verdicts of two versions never mix."""
     libraries = " ".join(f"{name} {version(name)}" for name in _DECIDES)
     return f"rlready-rules {RULES_VERSION} {libraries}"
 
 
 @dataclass(frozen=True)
 class CheckedAnswer:
-    """What the check of one completion found.
+    """The result of checking one completion.
 
     Args:
-        verdict: one of four; only CORRECT and INCORRECT are judgements.
-        extracted: the answer that was judged, cut to 500 characters; None if there is none.
+        verdict: CORRECT, INCORRECT, or why there is no judgement (UNPARSED, UNSCORED).
+        extracted: the answer that was judged, cut to 500 characters; None without an answer.
     """
 
     verdict: Verdict
@@ -88,14 +84,19 @@ class CheckedAnswer:
 
 
 class Verifier:
-    """Checks completions in child processes, which start when they are first needed.
+    r"""Check of completions in child processes, which start when they are first needed.
 
-    Safe to call from any thread (calls wait for each other). To be closed, or used in `with`.
+    Safe to call from any thread (calls wait for each other). Close it, or use it in `with`.
 
     Args:
         n_workers: child processes; by default one per usable core, at most 8.
-        timeout_s: for one answer against one gold. Beyond it the answer is UNSCORED.
+        timeout_s: limit for one answer against one gold. Beyond it the answer is UNSCORED.
         memory_mb: address space of a child.
+
+    Example:
+        with Verifier() as verifier:
+            (checked,) = verifier.check([(("1/2",), r"... so \boxed{0.5}.")])
+        checked.verdict  # Verdict.CORRECT
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Verifier:
         for name, value in (("workers", n_workers), ("timeout", timeout_s), ("memory", memory_mb)):
             if value is not None and not value > 0:
                 raise ConfigError(f"verifier {name} is {value}", fix="Give a positive number")
-        self._known: dict[tuple[str, str], Result] = {}
+        self._results: dict[tuple[str, str], Result] = {}
         self._lock = threading.Lock()
         self._pool = Pool(
             child_arguments("rlready.evaluators.verification.judge:Judge", timeout_s, memory_mb),
@@ -135,12 +136,13 @@ class Verifier:
         on_progress: Callable[[int], None] | None = None,
         answer_format: AnswerFormat = "boxed",
     ) -> list[CheckedAnswer]:
-        """Verdicts in the order of the items.
+        """Return the result for each item, in the order of the items.
 
         Args:
-            items: accepted reference answers and a completion. Any reference counts.
-            on_progress: told, now and then, how many more items are finished.
-            answer_format: where the answer stands in a completion. The same answer found by two
+            items: accepted reference answers and a completion. It is CORRECT if its answer equals
+                any of them.
+            on_progress: called now and then with the number of newly finished items.
+            answer_format: where to look for the answer in a completion. The same answer in two
                 formats is checked once.
 
         Raises:
@@ -152,11 +154,10 @@ class Verifier:
             users: dict[tuple[str, str], list[int]] = {}
             for index, ((golds, _), answer) in enumerate(zip(items, extracted, strict=True)):
                 pairs = {(gold, answer) for gold in golds} if answer is not None else set()
-                unknown = {pair for pair in pairs if not self._is_known(pair)}
-                if unknown:
-                    open_pairs[index] = unknown
-                for pair in unknown:
-                    users.setdefault(pair, []).append(index)
+                for pair in pairs:
+                    if not self._is_settled(pair):
+                        open_pairs.setdefault(index, set()).add(pair)
+                        users.setdefault(pair, []).append(index)
             report = on_progress or (lambda _: None)
             report(len(items) - len(open_pairs))
             for pair in self._judge_all(list(users)):
@@ -169,24 +170,24 @@ class Verifier:
             ]
 
     def check_golds(self, problems: Sequence[Problem]) -> None:
-        """Pass if every gold can be read and accepts itself.
+        """Return if every gold can be read and accepts itself.
 
         Raises:
-            BenchmarkError: with every problem whose gold does not (five by name).
+            BenchmarkError: with the number of the other golds, and the first five of them.
         """
         unreadable = self.unreadable_golds(problems)
         if unreadable:
             raise BenchmarkError(
                 f"{len(unreadable)} reference answers cannot be checked: {list_golds(unreadable)}",
-                why="they hold nothing that can be parsed, or do not equal their own boxed form",
+                why="they cannot be parsed, or do not equal themselves in a box",
                 fix="Write them as LaTeX, or leave them out with --skip-unreadable-golds",
             )
 
     def unreadable_golds(self, problems: Sequence[Problem]) -> list[tuple[str, str]]:
-        """The id and reference answer of each gold that nothing can be compared with."""
+        """Return problem id and reference answer of each gold that cannot be compared."""
         golds = [(problem.id, gold) for problem in problems for gold in problem.answers]
         distinct = list(dict.fromkeys(gold for _, gold in golds))
-        # Unbalanced braces parse as text, but no completion can hold such a box.
+        # Unbalanced braces parse as text, but they cannot occur in a box.
         boxes = {gold: extract_boxed(f"\\boxed{{{gold}}}") for gold in distinct}
         wrong = {gold for gold, box in boxes.items() if box is None}
         distinct = [gold for gold in distinct if gold not in wrong]
@@ -195,28 +196,28 @@ class Verifier:
         wrong |= {distinct[i] for i, result in accepted.items() if result is not True}
         return [(problem, gold) for problem, gold in golds if gold in wrong]
 
-    def _is_known(self, pair: tuple[str, str]) -> bool:
-        if pair not in self._known:
+    def _is_settled(self, pair: tuple[str, str]) -> bool:
+        if pair not in self._results:
             result = judge_without_algebra(*pair)
             if result is None:
                 return False
-            self._known[pair] = result
+            self._results[pair] = result
         return True
 
     def _judge_all(self, pairs: Sequence[tuple[str, str]]) -> Any:
-        """Each pair once it is known. Same golds stand together: they are parsed once."""
+        """Yield each pair when it is judged. Equal golds are neighbours and so parsed once."""
         ordered = sorted(pairs)
         for index, result in self._pool.run([("answer", *pair) for pair in ordered]):
-            self._known[ordered[index]] = TaskFailure(result) if isinstance(result, str) else result
+            self._results[ordered[index]] = (
+                TaskFailure(result) if isinstance(result, str) else result
+            )
             yield ordered[index]
 
     def _checked(self, golds: Sequence[str], answer: str) -> CheckedAnswer:
-        results = [self._known[gold, answer] for gold in golds]
-        verdict = Verdict.INCORRECT
-        if True in results:
-            verdict = Verdict.CORRECT
-        elif any(isinstance(result, TaskFailure) for result in results):
-            verdict = Verdict.UNSCORED
+        results = [self._results[gold, answer] for gold in golds]
+        is_failed = any(isinstance(result, TaskFailure) for result in results)
+        verdict = Verdict.UNSCORED if is_failed else Verdict.INCORRECT
+        verdict = Verdict.CORRECT if True in results else verdict
         return CheckedAnswer(verdict, answer[:MAX_EXTRACTED_CHARS])
 
 
@@ -225,9 +226,11 @@ def _without_answer(text: str) -> CheckedAnswer:
 
 
 def list_golds(golds: Sequence[tuple[str, str]]) -> str:
-    """The first few of some golds, each with its problem, for a message."""
-    shown = "; ".join(f"problem {problem} has {gold[:80]!r}" for problem, gold in golds[:_NAMED])
-    return shown + ("; ..." if len(golds) > _NAMED else "")
+    """Return the first few golds with their problems, for a message."""
+    shown = "; ".join(
+        f"problem {problem} has {gold[:80]!r}" for problem, gold in golds[:_MAX_LISTED_GOLDS]
+    )
+    return shown + ("; ..." if len(golds) > _MAX_LISTED_GOLDS else "")
 
 
 def _usable_cores() -> int:
