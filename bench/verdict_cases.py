@@ -55,18 +55,18 @@ def _measure(path: Path) -> dict[str, Any]:
     peer = ["CORRECT" if _math_verify(row) else "INCORRECT" for row in rows]
     kinds: dict[str, Counts] = defaultdict(Counter)
     wrong = []
-    for row, mine, theirs in zip(rows, ours, peer, strict=True):
+    for row, verdict, peer_verdict in zip(rows, ours, peer, strict=True):
         expected = row["expected"]
         counts = kinds[row["kind"]]
         counts["n"] += 1
-        counts["right"] += mine == expected
-        counts["false_correct"] += mine == "CORRECT" != expected
-        counts["unscored"] += mine == "UNSCORED"
+        counts["right"] += verdict == expected
+        counts["false_correct"] += verdict == "CORRECT" != expected
+        counts["unscored"] += verdict == "UNSCORED"
         # math-verify does not distinguish a missing answer from a wrong one.
-        counts["math_verify_right"] += (theirs == "CORRECT") == (expected == "CORRECT")
-        counts["math_verify_false_correct"] += theirs == "CORRECT" != expected
-        if mine != expected:
-            wrong.append([row["kind"], row["golds"], row["completion"], expected, mine])
+        counts["math_verify_right"] += (peer_verdict == "CORRECT") == (expected == "CORRECT")
+        counts["math_verify_false_correct"] += peer_verdict == "CORRECT" != expected
+        if verdict != expected:
+            wrong.append([row["kind"], row["golds"], row["completion"], expected, verdict])
     total: Counts = dict(sum(map(Counter, kinds.values()), Counter()))
     return {"total": total, "kinds": {k: dict(c) for k, c in sorted(kinds.items())}, "wrong": wrong}
 

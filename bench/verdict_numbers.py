@@ -71,9 +71,9 @@ def measure_numbers(rng: random.Random, n_pairs: int) -> dict[str, Any]:
             [((gold[0],), rf"\boxed{{{answer[0]}}}") for gold, answer in pairs]
         )
     differ = [
-        (gold[0], answer[0], str(found.verdict), _expected(gold, answer))
-        for (gold, answer), found in zip(pairs, checked, strict=True)
-        if (found.verdict is Verdict.CORRECT) is not _expected(gold, answer)
+        (gold[0], answer[0], str(result.verdict), _expected(gold, answer))
+        for (gold, answer), result in zip(pairs, checked, strict=True)
+        if (result.verdict is Verdict.CORRECT) is not _expected(gold, answer)
     ]
     return {"n_pairs": n_pairs, "n_agree": n_pairs - len(differ), "differ": differ[:10]}
 
@@ -143,10 +143,10 @@ def _decimal_text(value: Fraction) -> tuple[str, int] | None:
 
 
 def _as_decimal(rng: random.Random, value: Fraction) -> Written | None:
-    found = _decimal_text(value)
-    if found is None:
+    decimal = _decimal_text(value)
+    if decimal is None:
         return None
-    text, digits = found
+    text, digits = decimal
     whole, point, decimals = text.partition(".")
     if rng.random() < 0.3:
         separator = rng.choice((",", "{,}", r"\,", " "))
@@ -163,11 +163,11 @@ def _as_percent(rng: random.Random, value: Fraction) -> Written | None:
 
 def _as_scientific(rng: random.Random, value: Fraction) -> Written | None:
     exponent = rng.randrange(-6, 7)
-    found = _decimal_text(value / Fraction(10) ** exponent)
-    if found is None:
+    decimal = _decimal_text(value / Fraction(10) ** exponent)
+    if decimal is None:
         return None
     form = rng.choice((r"{0} \times 10^{{{1}}}", r"{0} \cdot 10^{{{1}}}", "{0}e{1}"))
-    return form.format(found[0], exponent), value, found[1], False
+    return form.format(decimal[0], exponent), value, decimal[1], False
 
 
 def _rounded(rng: random.Random, value: Fraction) -> Written:
@@ -221,12 +221,12 @@ def measure_fuzz(rng: random.Random, n_strings: int) -> dict[str, Any]:
         second = dict(zip(order, verifier.check([items[i] for i in order]), strict=True))
         # Holds the reasons of the pairs that failed.
         results = verifier._results
-    differ = [i for i, found in enumerate(first) if found.verdict is not second[i].verdict]
+    differ = [i for i, result in enumerate(first) if result.verdict is not second[i].verdict]
     reasons = sorted({str(r) for r in results.values() if not isinstance(r, bool)})
     return {
         "n_strings": n_strings,
-        "n_correct": sum(found.verdict is Verdict.CORRECT for found in first),
-        "n_unscored": sum(found.verdict is Verdict.UNSCORED for found in first),
+        "n_correct": sum(result.verdict is Verdict.CORRECT for result in first),
+        "n_unscored": sum(result.verdict is Verdict.UNSCORED for result in first),
         "n_order": len(differ),
         "differ": [items[i] for i in differ[:5]],
         "reasons": reasons[:20],

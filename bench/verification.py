@@ -36,7 +36,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="24 problems instead of 40")
     parser.add_argument("--json", action="store_true", help="print the last line only")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--share", type=float, default=0.1, help="completions given to math-verify")
+    parser.add_argument(
+        "--share", type=float, default=0.1, help="share of the completions for math-verify"
+    )
     parser.add_argument("--workers", type=int, help="by default one per core")
     arguments = parser.parse_args()
 
@@ -65,23 +67,23 @@ def _measure(items: list[Any], rng: random.Random, share: float, workers: int | 
     ours_s = time.perf_counter() - began
 
     chosen = rng.sample(range(len(items)), max(1, int(share * len(items))))
-    theirs, theirs_s = _one_by_one([(items[i][0][0], items[i][1]) for i in chosen])
+    peer, peer_s = _one_by_one([(items[i][0][0], items[i][1]) for i in chosen])
     differ = [
         (items[i][0][0], checked[i].extracted, str(checked[i].verdict), accepted)
-        for i, accepted in zip(chosen, theirs, strict=True)
+        for i, accepted in zip(chosen, peer, strict=True)
         if (checked[i].verdict is Verdict.CORRECT) != accepted
     ]
-    rate, their_rate = len(items) / ours_s, len(chosen) / theirs_s
+    rate, their_rate = len(items) / ours_s, len(chosen) / peer_s
     return {
         "bench": "verification",
         "n_items": len(items),
-        "n_distinct": len({(items[i][0], found.extracted) for i, found in enumerate(checked)}),
+        "n_distinct": len({(items[i][0], result.extracted) for i, result in enumerate(checked)}),
         "items_per_s": round(rate, 1),
         "math_verify_items_per_s": round(their_rate, 1),
         "ratio": round(rate / their_rate, 2),
         "agreement": round(1 - len(differ) / len(chosen), 5),
         "differ": sorted(set(map(str, differ)))[:8],
-        "n_unscored": sum(found.verdict is Verdict.UNSCORED for found in checked),
+        "n_unscored": sum(result.verdict is Verdict.UNSCORED for result in checked),
         "target": TARGET,
         "reached": rate / their_rate >= TARGET,
     }

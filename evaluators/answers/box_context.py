@@ -73,11 +73,11 @@ def _unit_after(text: str) -> str:
 
 def _with_rest(text: str) -> tuple[str, str]:
     """Return the unit that a text begins with, as LaTeX, and the text after it."""
-    found = _AFTER.match(text)
-    if not found:
+    match = _AFTER.match(text)
+    if not match:
         return "", text
-    unit = r"\%" if found["percent"] else rf" \text{{ {found['words']}}}"
-    return unit, text[found.end() :]
+    unit = r"\%" if match["percent"] else rf" \text{{ {match['words']}}}"
+    return unit, text[match.end() :]
 
 
 # --- between boxes ----------------------------------------------------------------------------
@@ -112,15 +112,15 @@ def gap_between(text: str) -> Gap | None:
     if len(text) > _LONGEST_GAP:
         return None
     plain = " ".join(_NO_INK.sub(" ", _TEXT_WORDS.sub(r" \1 ", text)).split())
-    if found := _GAP.fullmatch(plain):
-        is_choice = re.search(r"(?i)or|\\lor|\\vee|alternatively", found["between"])
-        after = found["after"].strip()
-        before = found["before"].replace("\u2212", "-")
+    if match := _GAP.fullmatch(plain):
+        is_choice = re.search(r"(?i)or|\\lor|\\vee|alternatively", match["between"])
+        after = match["after"].strip()
+        before = match["before"].replace("\u2212", "-")
         before += " " if before.endswith("=") else ""
         unit = _unit_after(after) or after
         return Gap(unit, r" \text{ or } " if is_choice else ", ", before)
-    if found := _GAP_WITH_WORDS.fullmatch(plain):
-        return Gap("", r" \text{ or } " if found["word"].lower() == "or" else ", ", "")
+    if match := _GAP_WITH_WORDS.fullmatch(plain):
+        return Gap("", r" \text{ or } " if match["word"].lower() == "or" else ", ", "")
     if "\n" not in text and "$" not in text and _OPERATOR.search(text) and _GLUE.fullmatch(text):
         return Gap("", text, "")
     return None
@@ -222,19 +222,19 @@ def _context(text: str, begin: int, end: int) -> tuple[str, str]:
     left, right, rest, is_math = _formula_around(text, begin, end)
     while (look := _LOOK.search(left)) and right.lstrip().startswith("}"):
         left, right = left[: look.start()], right.lstrip()[1:]
-    kept_left, opened = _kept_left(left, is_math)
-    kept_right, is_closed, is_whole = _kept_right(right, opened, is_math)
+    left_part, opened = _left_of_box(left, is_math)
+    right_part, is_closed, is_whole = _right_of_box(right, opened, is_math)
     # `3 \times \boxed{4} = 12` fills a gap; `-\boxed{5} = x` does not.
-    is_gap = right[len(kept_right) :].lstrip().startswith("=") and bool(
-        re.search(r"[0-9A-Za-z)}]", kept_left.replace(r"\pm", ""))
+    is_gap = right[len(right_part) :].lstrip().startswith("=") and bool(
+        re.search(r"[0-9A-Za-z)}]", left_part.replace(r"\pm", ""))
     )
     if not is_closed or is_gap:
         return "", ""
-    if kept_left.strip() == "{" and kept_right.strip() == "}":
-        kept_left = kept_right = ""
-    if is_whole and not kept_right.strip(r"\ "):
-        kept_right = _unit_after(rest)
-    return kept_left, kept_right
+    if left_part.strip() == "{" and right_part.strip() == "}":
+        left_part = right_part = ""
+    if is_whole and not right_part.strip(r"\ "):
+        right_part = _unit_after(rest)
+    return left_part, right_part
 
 
 def _formula_around(text: str, begin: int, end: int) -> tuple[str, str, str, bool]:
@@ -261,12 +261,12 @@ def _formula_around(text: str, begin: int, end: int) -> tuple[str, str, str, boo
     elif re.search(r"(?<![\\A-Za-z])[A-Za-z]{2,}[-\u2212]?$", inside):
         inside = ""
     inside = inside.lstrip("*_")
-    found = _BARE_RIGHT.match(right)
-    within = found.group() if found else ""
+    match = _BARE_RIGHT.match(right)
+    within = match.group() if match else ""
     return inside, within, right[len(within) :], False
 
 
-def _kept_left(left: str, is_math: bool) -> tuple[str, int]:
+def _left_of_box(left: str, is_math: bool) -> tuple[str, int]:
     """Return the end of the left part that belongs to the box, and how many brackets it opens."""
     tokens = list(_TOKEN.finditer(left))
     depth = opened = 0
@@ -298,7 +298,7 @@ def _kept_left(left: str, is_math: bool) -> tuple[str, int]:
     return re.sub(r"\\[,;:! ]|~", " ", left[keep:]).lstrip(), opened
 
 
-def _kept_right(right: str, opened: int, is_math: bool) -> tuple[str, bool, bool]:
+def _right_of_box(right: str, opened: int, is_math: bool) -> tuple[str, bool, bool]:
     """Return the beginning of the right part that belongs to the box.
 
     Returns:
@@ -333,10 +333,10 @@ def _kept_right(right: str, opened: int, is_math: bool) -> tuple[str, bool, bool
         ):
             stop = token.start()
             break
-    kept = right[:stop].rstrip()
+    part = right[:stop].rstrip()
     is_whole = not right[stop:].strip(" *")
-    kept = re.sub(r"(?:\\[,;:! ]|[-+*/^_~]|\\(?:times|cdot)|\s)+$", "", kept)
-    return kept, depth == 0, is_whole
+    part = re.sub(r"(?:\\[,;:! ]|[-+*/^_~]|\\(?:times|cdot)|\s)+$", "", part)
+    return part, depth == 0, is_whole
 
 
 # --- an answer in a line of text --------------------------------------------------------------
@@ -376,10 +376,10 @@ def plain_answer(text: str) -> str | None:
         sentence = next(inner for inner in fenced.groups() if inner).strip()
     if fenced:
         return sentence or None
-    found = _NUMBER_START.match(sentence)
-    number = found["number"].strip() if found else ""
-    if found and any(c.isdecimal() for c in number) and found["rest"][:1] in ("", *" ,(*\\"):
-        return counted(number, found["rest"]) or sentence
+    match = _NUMBER_START.match(sentence)
+    number = match["number"].strip() if match else ""
+    if match and any(c.isdecimal() for c in number) and match["rest"][:1] in ("", *" ,(*\\"):
+        return counted(number, match["rest"]) or sentence
     return sentence or None
 
 

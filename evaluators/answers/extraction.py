@@ -88,7 +88,7 @@ def final_part(text: str) -> str:
     """Return the text after the reasoning; an empty text if the reasoning never ends."""
     if not any(mark in text for mark in _REASONING_MARKS):
         return text
-    ends = [found.end() for found in _REASONING_ENDS.finditer(text)]
+    ends = [match.end() for match in _REASONING_ENDS.finditer(text)]
     if ends:
         text = text[ends[-1] :]
     begins = _REASONING_BEGINS.search(text)
@@ -117,7 +117,7 @@ def _has_nothing_to_choose(text: str, answer_format: AnswerFormat) -> bool:
 
 def _turns(text: str) -> list[str]:
     """Return the text, cut at each place where another problem or turn may begin."""
-    cuts = [0, *(found.start() for found in _NEXT_PROBLEM.finditer(text)), len(text)]
+    cuts = [0, *(match.start() for match in _NEXT_PROBLEM.finditer(text)), len(text)]
     return [text[begin:end] for begin, end in pairwise(cuts)]
 
 
@@ -146,7 +146,7 @@ def extract_boxed(text: str) -> str | None:
     by a comma, "and" or "or" are one list. A sign, factor, unit or percent sign that touches a box
     belongs to the answer.
     """
-    commands = [found.start() for found in _BOX_COMMAND.finditer(text)]
+    commands = [match.start() for match in _BOX_COMMAND.finditer(text)]
     if not commands:
         return None
     # Nearly always the last box is balanced and one look at the end of the text is enough.
@@ -222,8 +222,8 @@ _EQUALS = re.compile(r"(?<![<>!\\])=(?!=)|\\approx(?![A-Za-z])")
 
 def hash_answer(text: str) -> str | None:
     """Return the text after the last `####`, as in the solutions of GSM8K; None without one."""
-    for found in reversed(list(_HASH.finditer(text))):
-        line = found.group(1).strip()
+    for match in reversed(list(_HASH.finditer(text))):
+        line = match.group(1).strip()
         is_number = re.match(r"[-+\u2212]?\s*\\?[$€£]?\s*\.?[0-9]", line)
         heading = _HEADING.match(line) if is_number else _HEADING.search(line)
         if _BOX_COMMAND.search(line):
@@ -235,8 +235,8 @@ def hash_answer(text: str) -> str | None:
 
 def phrase_answer(text: str) -> str | None:
     """Return the text after the last "the answer is" or "answer:"; None without one."""
-    for found in reversed(list(_PHRASE.finditer(text))):
-        rest = text[found.end() : found.end() + 2_000]
+    for match in reversed(list(_PHRASE.finditer(text))):
+        rest = text[match.end() : match.end() + 2_000]
         if _BOX_COMMAND.search(rest.split("\n", 1)[0]):
             return extract_boxed(rest.split("\n\n", 1)[0])
         formula, answer = _FORMULA.match(rest), None

@@ -1,30 +1,30 @@
-"""From a row of a benchmark to a `Problem`: which fields, and how an answer is read.
+"""From a row of a benchmark to a `Problem`: which fields are read, and how.
 
-Names are tried in the order in which they stand here, first as written and then without regard
-to case; a mapping that the user gives replaces them:
+Names are tried in this order, first as written and then ignoring case; names in a suite file
+replace them:
 
     id        id, unique_id, idx
     problem   problem, question, prompt
     answer    answers_latex, answers, answer, final_answer, expected_answer, ground_truth,
               reward_model.ground_truth, solution
-    error_tolerance   may be missing: how far an answer may be from the reference (1e-1)
+    error_tolerance   optional: largest difference from the reference (1e-1)
 
 A dot leads into a field: `reward_model.ground_truth` is the `ground_truth` of the mapping in the
 field `reward_model`, unless a field has that whole name. A mapping may be JSON or a Python `repr`.
 
-A problem may be a list of messages, as verl and TRL write prompts. It is the text of the user's
-turn, behind that of a system turn and a blank line if there is one.
+A problem may be a list of messages, as verl and TRL write prompts. It becomes the text of the
+user's turn, after that of a system turn and a blank line if it has one.
 
-Lists of accepted answers come before a single one, since the single one may be a raw form: 96 of
-the 272 raw `answer`s of Minerva do not accept their own LaTeX form, their `answers_latex` do.
+Lists of accepted answers come before a single answer, which may be a raw form: 96 of the 272 raw
+`answer`s of Minerva do not accept their own LaTeX form, but their `answers_latex` do.
 
-A row without an id gets `text-` and 16 hexadecimal digits of its text's digest: the id survives
-another order of the rows and a corrected answer.
+A row without an id gets `text-` and 16 hexadecimal digits of the digest of its text. This id does
+not depend on the order of the rows or on the answer.
 
-A number becomes its exact decimal text without trailing zeros (27.0 -> `27`, 1e-3 -> `0.001`). Of
-a text, the white space around it is dropped; `reference_answers.py` tells what becomes of a list
-that was written as a text and of a whole solution. A list in a row with `is_multiple_answer`
-(OlympiadBench) is one answer with several parts.
+A number becomes its exact decimal text without trailing zeros (27.0 -> `27`, 1e-3 -> `0.001`). A
+text loses the white space around it; `reference_answers.py` describes lists that were written as a
+text, and whole solutions. A list in a row with `is_multiple_answer` (OlympiadBench) is one answer
+with several parts.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from rlready.evaluators.benchmarks.reference_answers import (
 from rlready.evaluators.benchmarks.row_fields import (
     columns_of,
     decoded,
-    given,
+    field_values,
     joined_text,
     unwrapped,
 )
@@ -87,11 +87,10 @@ class Fields:
     """Names of the fields that hold a problem, in the order in which they are tried.
 
     Args:
-        id: may be missing from a row unless `is_id_required`.
+        id: optional unless `is_id_required`.
         problem: the question.
         answer: one reference answer or a list of them.
-        error_tolerance: largest difference from the answer that a problem allows; rows without it
-            have none.
+        error_tolerance: largest difference from the answer that a problem allows; may be missing.
         is_id_required: whether a row without any of the id fields is an error.
     """
 
@@ -102,10 +101,10 @@ class Fields:
     is_id_required: bool = False
 
     def for_other_file(self) -> Fields:
-        """The fields of a file that stands in for the one these were written for.
+        """Return the fields for a file that replaces the one these were written for.
 
-        It may be a copy with the same names or a file of one's own with the usual ones, so names
-        that are not usual are tried first and the usual ones after them.
+        It may be a copy with the same names, or a user's file with the usual names, so unusual
+        names are tried first and the usual ones after them.
         """
         return Fields(
             id=_first_unusual(self.id, ID_FIELDS),
@@ -115,7 +114,7 @@ class Fields:
         )
 
     def columns(self, where: str, names: Sequence[str]) -> list[str]:
-        """Those of a table's columns that are read.
+        """Return the columns of a table that are read.
 
         Raises:
             BenchmarkError: if no column can hold the problem, the answer, or a required id.
@@ -133,14 +132,14 @@ class AnswerForm:
     """How the answer field is read.
 
     Args:
-        after: the answer is what follows the last occurrence of this text, and commas between
-            thousands are removed from it (GSM8K: `... #### 1,234` is `1234`). None: all of it.
-        is_marker_required: if False, a file none of whose answers holds `after` is read as it
-            stands; one that has it in some answers must have it in all.
+        after: the answer follows the last occurrence of this text, and commas between thousands
+            are removed (GSM8K: `... #### 1,234` is `1234`). None: the answer is the whole text.
+        is_marker_required: if False, `after` may be missing, if it is missing from all answers of
+            the file.
         list_means: "any": each element of a list is an accepted answer. "all": the elements are
             parts of one answer, which is then `a, b, c`.
-        is_json: the field's text is JSON: a list, a text or a number. A CSV cell can hold several
-            answers that way.
+        is_json: the field is JSON: a list, a text or a number. This allows several answers in a CSV
+            cell.
     """
 
     after: str | None = None
@@ -155,17 +154,19 @@ class AnswerForm:
             raise ConfigError(f"answer_list is {self.list_means!r}", fix='Give "any" or "all"')
 
     def settled(self, rows: Sequence[Row], fields: Fields) -> AnswerForm:
-        """The form for exactly these rows: a marker that is not required is in all or in none."""
+        """Return the form for these rows: all answers need an optional marker, or none does."""
         if self.after is None or self.is_marker_required:
             return self
-        answers = (value for row in rows for _, value in given(row.values, fields.answer)[:1])
+        answers = (
+            value for row in rows for _, value in field_values(row.values, fields.answer)[:1]
+        )
         if any(self.after in str(answer) for answer in answers):
             return dataclasses.replace(self, is_marker_required=True)
         return dataclasses.replace(self, after=None)
 
 
 class _Cell(NamedTuple):
-    """A value, what it is for, and where it stands: row and name of the field."""
+    """A value with its role and its place: the row and the name of the field."""
 
     where: str
     role: str
@@ -180,15 +181,15 @@ class _Cell(NamedTuple):
 
 
 def to_problem(row: Row, fields: Fields, form: AnswerForm) -> Problem:
-    """The problem of a row.
+    """Return the problem of a row.
 
     Raises:
-        BenchmarkError: if a field is missing, empty, or of a type that cannot be read, if a LaTeX
-            command in it lost its backslash, or if the answer is a solution without a mark.
+        BenchmarkError: if a field is missing, empty, or of another type, if a LaTeX command in it
+            lost its backslash, or if the answer is a solution without a mark.
     """
     text = _problem_text(_cell(row, fields, "problem"))
     answers = _answers(row, _cell(row, fields, "answer"), form)
-    if fields.is_id_required or given(row.values, fields.id):
+    if fields.is_id_required or field_values(row.values, fields.id):
         name = _scalar(_cell(row, fields, "id"))
     else:
         name = f"text-{digest(text)[:_ID_DIGITS]}"
@@ -197,16 +198,16 @@ def to_problem(row: Row, fields: Fields, form: AnswerForm) -> Problem:
 
 
 def decimal_text(value: int | float | Decimal) -> str:
-    """The exact decimal text of a number: no exponent, no trailing zeros, no `-0`.
+    """Return the exact decimal text of a number: no exponent, no trailing zeros, no `-0`.
 
-    A float is what its shortest decimal form says (0.1 is `0.1`).
+    The value of a float is its shortest decimal form (0.1 is `0.1`).
 
     Raises:
         ValueError: for NaN, an infinity, or a power of ten beyond `MAX_EXPONENT`.
     """
     number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
     if not number.is_finite():
-        raise ValueError(f"{value} is no number")
+        raise ValueError(f"{value} is not a number")
     if abs(number.adjusted()) > MAX_EXPONENT and number:
         raise ValueError(f"its size is beyond 1e{MAX_EXPONENT}")
     text = format(number, "f") if number else "0"
@@ -231,7 +232,7 @@ def _problem_text(cell: _Cell) -> str:
 
 
 def _decoded_messages(cell: _Cell) -> object:
-    """The messages that a table's cell holds as a text; None for an ordinary text."""
+    """Return the messages that a cell holds as a text; None for an ordinary text."""
     text = unwrapped(cell.value)
     if not _MESSAGES_TEXT.match(text):
         return None
@@ -253,7 +254,7 @@ def _is_messages(value: object) -> bool:
 
 
 def _prompt_of(cell: _Cell, messages: Sequence[Mapping[str, Any]]) -> str:
-    """The text of a user's turn, behind that of a system turn."""
+    """Return the text of the user's turn, after that of a system turn."""
     texts = [joined_text(turn.get("content")) for turn in messages]
     roles = [turn["role"] for turn in messages]
     if roles not in _PROMPT_ROLES or None in texts:
@@ -266,8 +267,8 @@ def _prompt_of(cell: _Cell, messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _error_tolerance(row: Row, fields: Fields) -> str | None:
-    """The row's tolerance as a decimal text; None if the field is missing, null, empty or 0."""
-    name, value = next(iter(given(row.values, fields.error_tolerance)), ("", ""))
+    """Return the tolerance as a decimal text; None if the field is missing, null, empty or 0."""
+    name, value = next(iter(field_values(row.values, fields.error_tolerance)), ("", ""))
     if isinstance(value, str) and not value.strip():
         return None
     try:
@@ -291,7 +292,7 @@ def _answers(row: Row, cell: _Cell, form: AnswerForm) -> tuple[str, ...]:
     texts = [text for part in parts for text in _answer_texts(cell, part, len(parts), form)]
     if not texts:
         raise BenchmarkError(f"{row.where} has an empty list of answers in {cell.field!r}")
-    is_multiple = any(_is_true(value) for _, value in given(row.values, MULTIPLE_FIELDS))
+    is_multiple = any(_is_true(value) for _, value in field_values(row.values, MULTIPLE_FIELDS))
     if form.list_means == "all" or is_multiple:
         texts = [", ".join(texts)]
     return tuple(dict.fromkeys(texts))
@@ -299,7 +300,7 @@ def _answers(row: Row, cell: _Cell, form: AnswerForm) -> tuple[str, ...]:
 
 def _require_no_index(row: Row, cell: _Cell) -> None:
     """Return unless the answer is the index of a choice, as in MMLU: a model never writes that."""
-    for name, choices in given(row.values, CHOICE_FIELDS):
+    for name, choices in field_values(row.values, CHOICE_FIELDS):
         choices = decoded(choices) if isinstance(choices, str) else choices
         is_text = isinstance(cell.value, str)
         if not isinstance(choices, list) or (is_text and cell.value in map(str, choices)):
@@ -319,7 +320,7 @@ def _is_true(value: object) -> bool:
 
 
 def _answer_texts(cell: _Cell, part: object, n_parts: int, form: AnswerForm) -> list[str]:
-    """The reference answers in an element of the answer's list, or in its only value."""
+    """Return the reference answers in one element of a list of answers."""
     try:
         elements = listed(part) if isinstance(part, str) else None
         if elements is not None and n_parts > 1:
@@ -349,7 +350,7 @@ def _gold(cell: _Cell) -> str:
     if not isinstance(cell.value, str):
         return text
     answer = answer_of(text, cell.field)
-    # A whole solution has ordinary line breaks; an answer seldom has one.
+    # A solution has ordinary line breaks; an answer rarely has one.
     _check_escapes(cell, cell.value if answer == text else answer, "answer")
     return answer
 
@@ -366,7 +367,7 @@ def _from_json(cell: _Cell) -> object:
 
 
 def _scalar(cell: _Cell) -> str:
-    """The text of an id or of one answer."""
+    """Return the text of an id or of one answer."""
     value = cell.value
     if isinstance(value, str):
         _check_text(cell, value)
@@ -392,8 +393,8 @@ def _check_text(cell: _Cell, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        # JSON may hold half of a surrogate pair, which is no text and has no digest.
-        raise cell.error(f"is no valid Unicode: {_shown(text)}", why=error.reason) from error
+        # JSON may hold half of a surrogate pair, which is not text and has no digest.
+        raise cell.error(f"is not valid Unicode: {_shown(text)}", why=error.reason) from error
     _check_escapes(cell, text, "problem")
 
 
@@ -403,19 +404,19 @@ def _check_escapes(cell: _Cell, text: str, kind: Literal["answer", "problem"]) -
 
 
 def _cell(row: Row, fields: Fields, role: str) -> _Cell:
-    """The best of the fields that hold this role."""
-    places = given(row.values, getattr(fields, role))
+    """Return the best field that has a value for this role."""
+    places = field_values(row.values, getattr(fields, role))
     if not places:
         raise _missing(row.where, row.values, fields, role)
     return _Cell(row.where, role, *places[0])
 
 
 def _missing(where: str, names: Iterable[str], fields: Fields, role: str) -> BenchmarkError:
-    there = ", ".join(map(repr, names)) or "none"
+    present = ", ".join(map(repr, names)) or "none"
     tried = ", ".join(map(repr, getattr(fields, role)))
     return BenchmarkError(
         f"{where} has no {role}",
-        why=f"none of the fields {tried} holds anything; the fields there are {there}",
+        why=f"none of the fields {tried} has a value; the row has the fields {present}",
         fix=f'Fill it, or name the field in a suite file: {role} = "..."',
     )
 

@@ -1,14 +1,14 @@
-r"""LaTeX commands that lost their backslash where JSON or Python read an escape.
+r"""LaTeX commands that lost their backslash because JSON or Python read an escape.
 
     {"answer": "\frac{1}{2}"}     JSON reads \f as a form feed, so the answer becomes `rac{1}{2}`
 
 JSON has five such escapes (`\b`, `\f`, `\n`, `\r`, `\t`), Python two more (`\a`, `\v`). Any other
-single backslash is an error in JSON, so these pass in silence: `\beta`, `\frac`, `\neq`, `\right`,
+single backslash is an error in JSON, but these give no error: `\beta`, `\frac`, `\neq`, `\right`,
 `\times`.
 
-Control characters other than tabs and line ends are never part of a text. A tab or a line end may
-be; it is refused only if the letters behind it complete a LaTeX command. Where they are an ordinary
-word or variable too (`\ne`: a line that begins with e), it depends on the kind of text.
+Control characters other than tabs and line ends are never part of a text. A tab or a line end is
+refused only if the letters after it complete a LaTeX command. If they are an ordinary word or
+variable too (`\ne`: a line that begins with e), it depends on the kind of text.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import re
 from typing import Literal, NamedTuple
 
 Kind = Literal["answer", "problem", "example"]
-"""What a text is: a reference answer, a problem, or a held-out example. The last may hold program
-code and tables, so that only what is hardly anything else than a lost command is refused there."""
+"""A reference answer, a problem, or a held-out example. Examples may hold program code and tables,
+so only clear cases of lost commands are refused in them."""
 
 
 class LostEscape(NamedTuple):
-    """What stands in a text in place of a backslash, why, and what to write in the file."""
+    """The character in place of a backslash, why it is there, and what to write in the file."""
 
     what: str
     why: str
@@ -84,7 +84,7 @@ def lost_escape(text: str, kind: Kind) -> LostEscape | None:
 
 
 def _is_lost(text: str, at: int, kind: Kind) -> bool:
-    """Return whether white space before a word or variable stands for a command's first letter."""
+    """Return whether white space before a word replaces the first letter of a command."""
     if kind == "answer":
         # An answer on several lines has environments or displayed formulas.
         return not _DISPLAYED.search(text)
@@ -99,7 +99,7 @@ def _described(text: str, at: int) -> LostEscape:
     if character not in _ESCAPES:
         return LostEscape(
             f"holds the control character U+{ord(character):04X} before {rest!a}",
-            "it is not a part of any text",
+            "control characters do not belong into a text",
             "Remove the character",
         )
     name, letter = _ESCAPES[character]
@@ -109,7 +109,7 @@ def _described(text: str, at: int) -> LostEscape:
     if character in "\t\n\r":
         fix = (
             rf"Write \\{command} with two backslashes in the file. If {name} is meant, put a space "
-            "behind it"
+            "after it"
         )
     return LostEscape(
         f"holds {name} before {rest!a}",

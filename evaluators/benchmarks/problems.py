@@ -269,7 +269,7 @@ def known_suites() -> list[str]:
     """Return the names of the built-in suites."""
     names = (entry.name for entry in _PACKAGED.iterdir())
     pattern = re.compile(r"suite_(.+)\.toml")
-    return sorted(found[1] for name in names if (found := pattern.fullmatch(name)))
+    return sorted(match[1] for name in names if (match := pattern.fullmatch(name)))
 
 
 def parse_benchmark_option(text: str) -> BenchmarkSource:
@@ -315,9 +315,9 @@ def check_answer_format(text: str, what: str) -> AnswerFormat:
     Raises:
         ConfigError: if the format is unknown; the message lists the known ones.
     """
-    for known in ANSWER_FORMATS:
-        if text == known:
-            return known
+    for answer_format in ANSWER_FORMATS:
+        if text == answer_format:
+            return answer_format
     raise ConfigError(f"{what} is {text!r}", fix=f"Known formats: {', '.join(ANSWER_FORMATS)}")
 
 
@@ -431,12 +431,12 @@ def _path_under(where: str, folder: Path, text: str) -> Path:
     return folder / relative
 
 
-def _check_keys(where: str, values: Mapping[str, Any], known: Sequence[str]) -> None:
-    unknown = sorted(set(values) - set(known))
+def _check_keys(where: str, values: Mapping[str, Any], allowed: Sequence[str]) -> None:
+    unknown = sorted(set(values) - set(allowed))
     if unknown:
         raise ConfigError(
             f"{where} has the unknown key {', '.join(unknown)}",
-            fix=f"Known keys: {', '.join(known)}",
+            fix=f"Known keys: {', '.join(allowed)}",
         )
 
 

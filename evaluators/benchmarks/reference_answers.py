@@ -1,4 +1,4 @@
-r"""Reference answers out of what benchmark files hold in their place.
+r"""Reference answers from lists and solutions that benchmark files hold in their place.
 
 Several answers in one text, as data frames and JSON dumps leave them:
 
@@ -6,18 +6,18 @@ Several answers in one text, as data frames and JSON dumps leave them:
 
 Only quoted elements make a list, since `[1, 2]` is an interval or a vector; `[70]` is 70.
 
-A whole solution in place of the answer. The first of these rules that applies takes the answer out:
+A whole solution in place of the answer. The first rule that applies gives the answer:
 
 1. `... \boxed{5} ...`: the content of the box, with a sign, a percent or a degree sign that touches
    it. Boxes with only commas or "and" between them are one answer. A text that is just an answer
    with a box (`\boxed{5}`, `x = \boxed{5}`) is left as it is.
-2. `... #### 1,234`: what follows the last mark, without commas between thousands (GSM8K). A line
+2. `... #### 1,234`: the text after the last mark, without commas between thousands (GSM8K). A line
    "The answer is: 1234" may follow it (MetaMath).
-3. A solution whose last sentence is "The answer is 5.": what is said there.
+3. A solution whose last sentence is "The answer is 5.": the end of that sentence.
 
-A solution for which these rules give several answers, or none, is refused. Without any of the three
-marks a text is a solution only if it has the calculator marks of GSM8K (`<<2+3=5>>`), or if its
-field is called `solution` and holds sentences: otherwise the answer may be a sentence itself.
+A solution with several answers, or none, by these rules is refused. Without any of the three marks
+a text is a solution only if it has the calculator marks of GSM8K (`<<2+3=5>>`), or if its field is
+called `solution` and holds sentences. Any other sentence may be the answer itself.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _FACTOR_AFTER = re.compile(
 _QUOTED_WORDS = re.compile(r"\\(?:text\w*|mbox|mathrm|operatorname)\s*\{[^{}]*\}")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _SENTENCE_END = re.compile(r"[A-Za-z0-9)}$][.!?](?:\s|$)|\n")
-_SAID = re.compile(
+_STATED = re.compile(
     r"(?:^|(?<=[.!?\n]))\s*(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+|our\s+)?(?:final\s+)?"
     r"answer\s*(?:is|:|=)\s*:?\s*(?P<answer>[^\n]*\S)\s*$",
     re.IGNORECASE,
@@ -79,7 +79,7 @@ _SAID = re.compile(
 
 
 class UnreadableAnswer(ValueError):
-    """Why a text gives no reference answer, and what to write instead.
+    """Raised for a text without a usable reference answer.
 
     Args:
         why: what is wrong with the text.
@@ -167,9 +167,9 @@ def answer_of(text: str, field: str) -> str:
                 f"Write the answer alone, or end the text in {MARK} and the answer",
             )
         return answer
-    said = _SAID.search(text)
-    if said and text[: said.start()].strip():
-        return said["answer"].removesuffix(".").strip()
+    statement = _STATED.search(text)
+    if statement and text[: statement.start()].strip():
+        return statement["answer"].removesuffix(".").strip()
     if _CALCULATOR.search(text) or (_is_solution_field(field) and _has_sentence(text)):
         raise UnreadableAnswer(
             "it is a whole solution without a mark before its answer, so that no model could "
@@ -189,21 +189,21 @@ def _has_sentence(text: str) -> bool:
 
 
 def _marked_answer(text: str) -> str | None:
-    """What stands behind the last mark; None if that is nothing, or more than an answer."""
+    """Return the text after the last mark; None if it is empty, or more than an answer."""
     answer, _, rest = text.rpartition(MARK)[2].strip().partition("\n")
     answer = without_thousands(_CALCULATOR.sub("", answer)).removesuffix(".")
-    said = _SAID.fullmatch(rest.strip())
-    is_repeated = said and without_thousands(said["answer"].removesuffix(".")) == answer
+    statement = _STATED.fullmatch(rest.strip())
+    is_repeated = statement and without_thousands(statement["answer"].removesuffix(".")) == answer
     return answer if answer and (is_repeated or not rest.strip()) else None
 
 
 def without_thousands(text: str) -> str:
-    """The text without the commas between thousands and the white space around it."""
+    """Return the text without commas between thousands and white space around it."""
     return _THOUSANDS.sub("", text.strip())
 
 
 def _boxed_answer(text: str) -> str | None:
-    """The answer in the boxes of a solution; None for an answer that has a box around a part."""
+    """Return the answer in the boxes of a solution; None if the text is just an answer."""
     boxes = list(_boxes(text))
     rest = "".join(_outside(text, boxes))
     if _is_answer(rest, rest[: boxes[0][0]]):
@@ -228,16 +228,16 @@ def _boxed_answer(text: str) -> str | None:
 
 
 def _is_answer(rest: str, before: str) -> bool:
-    """Return whether what stands around boxes, and before the first one, belongs to an answer."""
+    """Return whether the text around boxes, and before the first one, belongs to an answer."""
     around = _QUOTED_WORDS.sub("", rest).strip(" \t\n$\\[]().")
     n_words = len(_WORD.findall(around))
-    # `x = `, or a unit behind the box.
+    # `x = `, or a unit after the box.
     is_short = len(around) <= MAX_CHARS_AROUND_BOX and around.count("=") <= 1
     return is_short and n_words <= (0 if before.strip(" \t\n$\\[(") else 1)
 
 
 def _are_one_list(text: str, first: tuple[int, int, str], second: tuple[int, int, str]) -> bool:
-    """Return whether only separators, or `x =` before both, stand between two boxes."""
+    """Return whether only separators are between two boxes, or `x =` is before both."""
     between = text[first[1] : second[0]]
     names = [_NAME_BEFORE.search(part) for part in (text[: first[0]][-40:], between)]
     if names[1] and (not names[0] or names[0][1] != names[1][1]):
@@ -256,7 +256,7 @@ def _outside(text: str, boxes: list[tuple[int, int, str]]) -> Iterator[str]:
 
 
 def _boxes(text: str) -> Iterator[tuple[int, int, str]]:
-    """Start, end and content of each box that is not inside another one."""
+    """Yield start, end and content of each box that is not inside another one."""
     at = 0
     while box := _BOX.search(text, at):
         if bare := _BARE_BOX.match(text, box.end()):
@@ -274,7 +274,7 @@ def _boxes(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def _closed(text: str, start: int) -> int:
-    """Index behind the brace that closes the one at `start`; -1 if there is none."""
+    """Return the index after the brace that closes the one at `start`; -1 without one."""
     depth = 0
     for token in re.compile(r"\\.|[{}]|.", re.DOTALL).finditer(text, start):
         depth += (token[0] == "{") - (token[0] == "}")
@@ -284,7 +284,7 @@ def _closed(text: str, start: int) -> int:
 
 
 def _with_neighbours(text: str, box: tuple[int, int, str]) -> str:
-    """A box's content with the sign and the percent or degree sign that belong to it."""
+    """Return a box's content with the sign and the percent or degree sign that belong to it."""
     start, end, content = box
     before, sign = text[max(0, start - 80) : start], ""
     if touching := _SIGN_BEFORE.search(before):

@@ -1,10 +1,10 @@
-"""Values of a row by the names that they may have, with dots that lead into mappings.
+"""Values of a row by a list of possible names, with dots that lead into mappings.
 
     row = {"prompt": [...], "reward_model": {"style": "rule", "ground_truth": "5"}}
-    given(row, ("answer", "reward_model.ground_truth"))  ->  [("reward_model.ground_truth", "5")]
+    field_values(row, ("reward_model.ground_truth",))  ->  [("reward_model.ground_truth", "5")]
 
-Names are compared as written first, then without regard to case. A mapping may also be a text, JSON
-or a Python `repr`, as tables hold it that were saved as CSV. What is null is not given.
+Names are compared as written first, then ignoring case. A mapping may also be a text, JSON or a
+Python `repr`, as in tables that were saved as CSV. Fields that are null are left out.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ MAX_LITERAL_CHARS = 1 << 18
 _ARRAY = re.compile(r"(?:(?:np|numpy)\.)?array\((.*?)(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
 
 
-def given(values: Mapping[str, Any], candidates: Sequence[str]) -> list[tuple[str, Any]]:
-    """Full names and values of the fields that hold something, best first."""
+def field_values(values: Mapping[str, Any], candidates: Sequence[str]) -> list[tuple[str, Any]]:
+    """Return full names and values of the fields that are not null, best first."""
     places: dict[str, Any] = {}
     for same in (str.__eq__, _same_folded):
         for candidate in candidates:
@@ -35,7 +35,7 @@ def given(values: Mapping[str, Any], candidates: Sequence[str]) -> list[tuple[st
 
 
 def joined_text(value: object) -> str | None:
-    """The text of a message's content: a string, or a list of text parts; None for another value.
+    """Return the text of a message's content, a string or a list of text parts; None for others.
 
     Parts are strings or, as OpenAI writes them, `{"type": "text", "text": ...}`.
     """
@@ -46,20 +46,20 @@ def joined_text(value: object) -> str | None:
 
 
 def unwrapped(text: str) -> str:
-    """The text without white space around it and without numpy's `array(..., dtype=object)`."""
+    """Return the text without white space around it and without numpy's `array(...)`."""
     array = _ARRAY.fullmatch(text.strip())
     return array[1].strip() if array else text.strip()
 
 
 def columns_of(names: Sequence[str], candidates: Sequence[str]) -> list[str]:
-    """Those of a table's columns that may hold one of the fields, in no particular order."""
+    """Return the columns of a table that may hold one of the fields, in the table's order."""
     wanted = {candidate.casefold() for candidate in candidates}
     wanted |= {candidate.partition(".")[0] for candidate in wanted}
     return [name for name in names if name.casefold() in wanted]
 
 
 def decoded(text: str) -> object:
-    """The value that a text writes as JSON or as a Python literal; None if it is neither."""
+    """Return the value of a text as JSON or a Python literal; None if it is neither."""
     try:
         return parse_json(text, exact=True)
     except ValueError:
@@ -68,7 +68,7 @@ def decoded(text: str) -> object:
         return None
     try:
         value: object = ast.literal_eval(text)
-    # All that `literal_eval` raises for text that is too deep, too odd or no literal.
+    # The errors of `literal_eval` for a text that is too deep or not a literal.
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return None
     return value
@@ -83,8 +83,8 @@ def _lookup(
         return
     for name, value in values.items():
         if same(name, head) and isinstance(mapping := _mapping(value), Mapping):
-            for inner, found in _lookup(mapping, tail, same):
-                yield f"{name}.{inner}", found
+            for inner, inner_value in _lookup(mapping, tail, same):
+                yield f"{name}.{inner}", inner_value
 
 
 def _mapping(value: object) -> object:

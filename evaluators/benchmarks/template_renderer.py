@@ -23,7 +23,7 @@ def make_renderer(memory_mb: int) -> Callable[..., Any]:
     Args:
         memory_mb: what a template may take in addition to the interpreter.
     """
-    # The function that `apply_chat_template` calls, without a tokenizer and without torch.
+    # `apply_chat_template` calls this function too; it needs neither a tokenizer nor torch.
     from transformers.utils import chat_template_utils
 
     render_template: Any = chat_template_utils.render_jinja_template
@@ -48,7 +48,7 @@ def make_renderer(memory_mb: int) -> Callable[..., Any]:
             )
         except MemoryError:
             raise
-        except Exception as error:  # a template's own refusal, or whatever its code raises
+        except Exception as error:  # a refusal by the template, or any error of its code
             return _refusal(error)
         n_given = sum(len(str(message)) for message in conversation) + len(str(tools))
         if len(texts[0]) > _MAX_CHARS + 4 * n_given:

@@ -44,11 +44,11 @@ READ_PROBLEMS: dict[str, list[tuple[str, ...]]] = {
 """Accepted answers of each problem."""
 
 REFUSED_PROBLEMS = {
-    "b_array": "line 1 is no JSON object but a list",
+    "b_array": "line 1 is not a JSON object but a list",
     "b_bare_backslash": r"the problem of .*line 1 holds a form feed.*\(field 'problem'\)",
     "b_bool": "line 1 is bool, neither text nor number: True",
     "b_cr": "line 1 is not JSON",
-    "b_dup_noid": "line 2 has the id .*the same problem stands there twice",
+    "b_dup_noid": "line 2 has the id .*the same problem is there twice",
     "b_dup_other": "line 2 has the id 'a' of .*line 1",
     "b_dup_same": "line 2 has the id 'a' of .*line 1",
     "b_empty": "has no problems",
@@ -57,7 +57,7 @@ REFUSED_PROBLEMS = {
     "b_nan": "line 1 is not JSON. NaN is no JSON number",
     "b_nested": "line 1 is a dict, not a text",
     "b_pretty": "line 1 is not JSON",
-    "b_surrogate": "line 1 is no valid Unicode",
+    "b_surrogate": "line 1 is not valid Unicode",
     "b_two_objects": "line 1 is not JSON",
     "b_utf16": "line 1 is not UTF-8",
 }

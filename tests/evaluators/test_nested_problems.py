@@ -16,7 +16,7 @@ from rlready.evaluators.benchmarks.problems import (
     load_benchmark,
     load_suite,
 )
-from rlready.evaluators.benchmarks.row_fields import given
+from rlready.evaluators.benchmarks.row_fields import field_values
 from rlready.registry.errors import BenchmarkError
 
 
@@ -133,10 +133,10 @@ def test_a_dotted_name_leads_into_mappings(tmp_path: Path) -> None:
 
 def test_a_field_with_the_whole_name_goes_before_the_mapping() -> None:
     row = {"a": {"b": 1}, "a.b": 2}
-    assert given(row, ("a.b",)) == [("a.b", 2)]
-    assert given({"a": {"b": None}}, ("a.b",)) == []
-    assert given({"a": "{'b': 1}"}, ("a.b",)) == [("a.b", 1)]
-    assert given({"a": "{" * 10_000}, ("a.b",)) == []
+    assert field_values(row, ("a.b",)) == [("a.b", 2)]
+    assert field_values({"a": {"b": None}}, ("a.b",)) == []
+    assert field_values({"a": "{'b': 1}"}, ("a.b",)) == [("a.b", 1)]
+    assert field_values({"a": "{" * 10_000}, ("a.b",)) == []
 
 
 def test_several_answers_are_one_answer_where_the_row_says_so(tmp_path: Path) -> None:

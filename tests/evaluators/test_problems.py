@@ -103,7 +103,7 @@ def test_a_json_list_is_read_like_lines(tmp_path: Path, monkeypatch: pytest.Monk
     assert "x.json, item 2 has no answer" in error_of(
         tmp_path, json.dumps([ROWS[0], {"problem": "p"}]), "x.json"
     )
-    assert "x.json, item 1 is no JSON object but a int" in error_of(tmp_path, "[1]", "x.json")
+    assert "x.json, item 1 is not a JSON object but a int" in error_of(tmp_path, "[1]", "x.json")
     assert "x.json is not JSON" in error_of(tmp_path, "[" * 100_000, "x.json")
     assert "x.json is not UTF-8" in error_of(tmp_path, b"[\xff]", "x.json")
     assert "has no problems" in error_of(tmp_path, "[]", "x.json")
@@ -201,7 +201,7 @@ def test_made_up_ids_do_not_depend_on_the_order_of_rows_or_on_the_answer(tmp_pat
 def test_repeated_ids_are_told_with_both_places(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match=r"line 3 has the id 'a' of .*line 1"):
         load_rows(tmp_path, ROWS[0], ROWS[1], {**ROWS[2], "id": "a"})
-    with pytest.raises(BenchmarkError, match=r"line 2 .*of .*line 1\. the same problem stands"):
+    with pytest.raises(BenchmarkError, match=r"line 2 .*of .*line 1\. the same problem is there"):
         load_rows(tmp_path, {"problem": "p", "answer": "1"}, {"problem": "p", "answer": "1"})
 
 
@@ -295,7 +295,7 @@ def test_a_csv_cell_may_hold_several_answers_as_json(tmp_path: Path) -> None:
         ('{"problem": "p", "answer": 1e999999999}', "answer of .*line 1 cannot be written out"),
         ('{"problem": "p", "answer": NaN}', "line 1 is not JSON. NaN"),
         ('{"problem": "p", "answer": "1", "id": ""}', "the id of .*line 1 is empty"),
-        ('{"problem": "p \\ud800", "answer": "1"}', "no valid Unicode"),
+        ('{"problem": "p \\ud800", "answer": "1"}', "not valid Unicode"),
         ('{"problem": "p", "answer": ' + "9" * 5000 + "}", "line 1 is not JSON"),
     ],
 )
@@ -309,7 +309,7 @@ def test_what_cannot_be_meant_is_named(tmp_path: Path, row: str, message: str) -
 def test_a_broken_line_is_named_by_its_number(tmp_path: Path) -> None:
     good = json.dumps(ROWS[0]) + "\n"
     assert "line 3 is not JSON" in error_of(tmp_path, good + "\n" + '{"problem": "p", ')
-    assert "line 2 is no JSON object but a list" in error_of(tmp_path, good + "[1]")
+    assert "line 2 is not a JSON object but a list" in error_of(tmp_path, good + "[1]")
     assert "line 2 is not JSON" in error_of(tmp_path, good + "[" * 100_000)
 
 
@@ -330,7 +330,7 @@ def test_a_csv_needs_a_header_and_full_rows(tmp_path: Path) -> None:
     assert "its first line must be the header" in error_of(tmp_path, "1,What?,2\n", "x.csv")
     head = 'problem,answer\n"two\nlines",1\n'
     assert "line 4 has 3 cells, the header 2" in error_of(tmp_path, head + "p,1,2\n", "x.csv")
-    assert "x.csv is no CSV after line 4" in error_of(tmp_path, head + '"p"q,1\n', "x.csv")
+    assert "x.csv is not CSV after line 4" in error_of(tmp_path, head + '"p"q,1\n', "x.csv")
     assert "['answer'] more than once" in error_of(tmp_path, "problem,answer,answer\n", "x.csv")
     assert "x.csv, line 4 has no problem" in error_of(tmp_path, head + ",1\n", "x.csv")
 
@@ -578,8 +578,8 @@ HUB = '[[benchmark]]\nname = "a"\nhub = "o/d"\nsplit = "test"\n'
         ("benchmarks = 1", "unknown key benchmarks. Known keys: description, benchmark"),
         (HUB + 'field = "x"', "unknown key field. Known keys: name, path, hub, config"),
         (HUB + HUB, "names the benchmarks a more than once"),
-        (HUB + "id = 3", "id of benchmark 'a' .* is 3. it is no str"),
-        (HUB + "answer_json = 1", "answer_json .* is no bool"),
+        (HUB + "id = 3", "id of benchmark 'a' .* is 3. it is not of type str"),
+        (HUB + "answer_json = 1", "answer_json .* is not of type bool"),
         (HUB + 'answer_format = "box"', "'box'.*boxed, hash, phrase, last, auto"),
         (HUB + 'path = "x.csv"', "either path or hub"),
         (HUB + "config = [1]", "config of benchmark 'a'"),
@@ -591,9 +591,9 @@ HUB = '[[benchmark]]\nname = "a"\nhub = "o/d"\nsplit = "test"\n'
         (HUB.replace('split = "test"', ""), "has no split"),
         ('[[benchmark]]\nname = "a"\n', "either path or hub"),
         ('[[benchmark]]\nname = "a"\npath = "x.csv"\nsplit = "test"', "has a path and split"),
-        ('[[benchmark]]\nname = "a"\npath = "/x.csv"', "stay under the suite's folder"),
-        ('[[benchmark]]\nname = "a"\npath = "b/../../x.csv"', "stay under the suite's folder"),
-        ("[benchmark]\n", "is no list"),
+        ('[[benchmark]]\nname = "a"\npath = "/x.csv"', "must stay in its folder"),
+        ('[[benchmark]]\nname = "a"\npath = "b/../../x.csv"', "must stay in its folder"),
+        ("[benchmark]\n", "is not a list"),
         ("", "holds no benchmark"),
         ("a = ", "is not TOML"),
     ],
