@@ -49,26 +49,21 @@ def name_and_value(relation: Structure) -> tuple[str, str]:
 
 def values_of_one_name(parts: tuple[str, ...]) -> Sequence[str]:
     """Return the values of a list whose members share one name; otherwise the same list."""
-    forms = [read_structure(part) for part in parts]
-    named = [
-        name_and_value(form) if form.kind == "relation" and form.mark == "=" else None
-        for form in forms
-    ]
-    if (
-        named[0]
-        and named[0][0]
-        and not any(named[1:])
-        and not any(form.kind == "relation" for form in forms[1:])
-    ):
-        return [named[0][1], *parts[1:]]
-    names = [pair[0] for pair in named if pair and pair[0]]
-    if len(names) != len(parts):
-        return parts
+    relations = [_equation(part) for part in parts]
+    names = [name for name, _ in relations]
+    if names[0] and not any(read_structure(part).kind == "relation" for part in parts[1:]):
+        return [relations[0][1], *parts[1:]]
     # x_1 = 1, x_2 = 4 are the roots of one equation.
-    stems = set(map(stem_of, names))
-    if len(stems) == 1 and (len(set(names)) == 1 or "(" not in names[0]):
-        return [pair[1] for pair in named if pair]
+    is_one_name = "" not in names and len(set(map(stem_of, names))) == 1
+    if is_one_name and (len(set(names)) == 1 or "(" not in names[0]):
+        return [value for _, value in relations]
     return parts
+
+
+def _equation(text: str) -> tuple[str, str]:
+    """Return name and value of `x = 5`; empty texts for anything but one named equation."""
+    form = read_structure(text)
+    return name_and_value(form) if (form.kind, form.mark) == ("relation", "=") else ("", "")
 
 
 def stem_of(name: str) -> str:
@@ -90,14 +85,11 @@ def has_indices(parts: tuple[str, ...]) -> bool:
 
 def named_values(parts: tuple[str, ...]) -> tuple[str, ...] | None:
     """Return the values of `x=2, y=5`; None if the names are not in alphabetical order."""
-    forms = [read_structure(part) for part in parts]
-    if any(form.kind != "relation" or form.mark != "=" for form in forms):
+    relations = [_equation(part) for part in parts]
+    names = [name for name, _ in relations]
+    if "" in names or names != sorted(set(names)):
         return None
-    named = [name_and_value(form) for form in forms]
-    names = [name for name, _ in named]
-    if "" in names or len(set(names)) != len(names) or names != sorted(names):
-        return None
-    return tuple(value for _, value in named)
+    return tuple(value for _, value in relations)
 
 
 def are_ordinates(name: str, other: str) -> bool:

@@ -95,7 +95,8 @@ def read_structure(text: str) -> Structure:
 
 
 def _without_outer_braces(text: str) -> str:
-    while text.startswith("{") and text.endswith("}") and _encloses(text) and not _is_set(text):
+    # With two tokens at the top level, the first bracket is closed by the last one.
+    while text[:1] + text[-1:] == "{}" and len(top_level(text)) == 2 and not _is_set(text):
         text = text[1:-1].strip()
     return text
 
@@ -103,12 +104,6 @@ def _without_outer_braces(text: str) -> str:
 def _is_set(text: str) -> bool:
     inner = {token for token, _, _ in top_level(text[1:-1])}
     return bool({",", ";"} & inner) or bool(re.match(r"\{\s*[A-Za-z]\s*(?:\\in[^|:]*)?[|:]", text))
-
-
-def _encloses(text: str) -> bool:
-    """Return whether the first bracket is closed by the last one."""
-    inner = [t for t in top_level(text)]
-    return len(inner) == 2
 
 
 def _list(parts: list[str], marks: list[str]) -> Structure:

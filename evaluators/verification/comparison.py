@@ -174,8 +174,8 @@ class Comparison:
         # The parser takes upright letters as plain ones.
         gold, answer = LETTER_WORD.sub(r" \1 ", gold), LETTER_WORD.sub(r" \1 ", answer)
         # A cross product and a dot product of letters, which may be vectors.
-        for one, other in ((gold, answer), (answer, gold)):
-            if _CROSS.search(one) and _DOT.search(other):
+        for left, right in ((gold, answer), (answer, gold)):
+            if _CROSS.search(left) and _DOT.search(right):
                 return False
         if self._tolerance and self._algebra.is_within(gold, answer, self._tolerance):
             return True
@@ -226,8 +226,8 @@ class Comparison:
             return values is not None and self._all_equal(values, answer.parts)
         if answer.kind == "list" and gold.kind in ("tuple", "pair") and gold.mark == "()":
             values = named_values(answer.parts)
-            if values is None and not any("=" in part for part in answer.parts):
-                values = answer.parts if not answer.mark else None
+            if values is None and not answer.mark and "=" not in "".join(answer.parts):
+                values = answer.parts
             return values is not None and self._all_equal(gold.parts, values)
         return False
 
@@ -244,9 +244,8 @@ class Comparison:
         if (golds is gold.parts) != (answers is answer.parts):
             # Only one of the two has a name for all: n = 2, 3, 4 and 2, 3, 4.
             return self._same_members(golds, answers)
-        if golds is not gold.parts and stem_of(name_of(gold.parts[0])) != stem_of(
-            name_of(answer.parts[0])
-        ):
+        stems = [stem_of(name_of(form.parts[0])) for form in (gold, answer)]
+        if golds is not gold.parts and stems[0] != stems[1]:
             return False
         return self._same_members(golds, answers)
 
@@ -361,13 +360,8 @@ def _quantity(text: str, other: str, *, is_gold: bool) -> Quantity | None:
         is_equation = "=" in value and not name_of(value)
         return None if has_two_units or is_equation else quantity
     bare = with_bare_unit(text, is_gold=is_gold)
-    # A letter is a unit only beside a number, or a quantity, without one.
-    if bare is None or re.search(
-        r"[A-Za-z]",
-        re.sub(
-            r"\\text\{[^{}]*\}|\\[A-Za-z]+", "", with_bare_unit(other, is_gold=not is_gold) or other
-        ),
-    ):
+    # A letter is a unit only if the other side has no letters, or only those of its unit.
+    if bare is None or letters_in(with_bare_unit(other, is_gold=not is_gold) or other):
         return None
     return read_quantity(bare)
 
@@ -402,13 +396,10 @@ def _is_set(form: Structure) -> bool:
     if form.kind == "relation":
         return set(form.mark.split()) <= {"<", "<=", ">", ">=", "!=", "in"}
     if form.kind == "list":
-        return all(
-            _is_set(read_structure(part)) and read_structure(part).kind == "relation"
-            for part in form.parts
-        )
-    return (
-        form.parts[0] in REALS or r"\setminus" in form.parts[0] if form.kind == "single" else False
-    )
+        parts = [read_structure(part) for part in form.parts]
+        return all(part.kind == "relation" and _is_set(part) for part in parts)
+    is_single = form.kind == "single"
+    return is_single and (form.parts[0] in REALS or r"\setminus" in form.parts[0])
 
 
 _RATIO = re.compile(r"[0-9.]+(?:\s*:\s*[0-9.]+)+")
@@ -418,13 +409,8 @@ def _equal_ratios(gold: str, answer: str) -> bool | None:
     one, other = _RATIO.fullmatch(gold), _RATIO.fullmatch(answer)
     if one and other:
         return re.sub(r"\s", "", gold) == re.sub(r"\s", "", answer)
-    if answer.count(":") + gold.count(":") == 1 and (one or other):
-        number, other_number = (
-            read_number(gold.replace(":", "/")),
-            read_number(answer.replace(":", "/")),
-        )
-        fraction = answer if one else gold
-        if number and other_number and re.search(r"\\frac|/", fraction):
-            return equal_numbers(number, other_number)
-        return False
-    return None
+    if answer.count(":") + gold.count(":") != 1 or not (one or other):
+        return None
+    number, other_number = (read_number(text.replace(":", "/")) for text in (gold, answer))
+    is_fraction = re.search(r"\\frac|/", answer if one else gold)
+    return bool(number and other_number and is_fraction and equal_numbers(number, other_number))
