@@ -99,11 +99,7 @@ def same_choice(gold: str, answer: str) -> bool | None:
 
 # --- sentences ---
 
-_FILLERS = word_set(
-    "therefore thus hence so it this that is are was the answer answers final result solution "
-    "solutions we get "
-    "have obtain line curve equation value number function point equals following then required"
-)
+_FILLERS = word_set(TABLES["lead_words"])
 _LEAD = re.compile(r"\s*(?:\\text\{([^{}]*)\}\s*[,:]?|[=:,])\s*")
 CLAUSE = re.compile(r",?\s*\\text\{(?:where|with|for|if|when)\}", re.IGNORECASE)
 ANY_SYMBOL = re.compile(

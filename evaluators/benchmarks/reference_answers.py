@@ -26,6 +26,7 @@ import re
 from collections.abc import Iterator
 
 from rlready.evaluators.answers.extraction import extract_boxed
+from rlready.evaluators.answers.tables import TABLES
 from rlready.evaluators.benchmarks.row_fields import unwrapped
 
 MARK = "####"
@@ -71,8 +72,9 @@ _FACTOR_AFTER = re.compile(
 _QUOTED_WORDS = re.compile(r"\\(?:text\w*|mbox|mathrm|operatorname)\s*\{[^{}]*\}")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _SENTENCE_END = re.compile(r"[A-Za-z0-9)}$][.!?](?:\s|$)|\n")
+_CONNECTIVES = "|".join(TABLES["connectives"].split())
 _STATED = re.compile(
-    r"(?:^|(?<=[.!?\n]))\s*(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+|our\s+)?(?:final\s+)?"
+    rf"(?:^|(?<=[.!?\n]))\s*(?:(?:{_CONNECTIVES}),?\s+)?(?:the\s+|our\s+)?(?:final\s+)?"
     r"answer\s*(?:is|:|=)\s*:?\s*(?P<answer>[^\n]*\S)\s*$",
     re.IGNORECASE,
 )
