@@ -41,7 +41,7 @@ ROOMS = {
         "adaptive",
     ),
     "predictors": ("", "models", "validation", "calibration", "decisions", "search"),
-    "testbed": ("", "world", "training"),
+    "testbed": ("", "world", "training", "study"),
     "workflow": ("", "evaluate", "predict", "search", "testbed", "cli"),
 }
 """A room imports from itself and from those before it; "" is the package's own folder."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlready.workflow.testbed.summary import PRACTICE, Ranked, Summary
+from rlready.testbed.study.summary import PRACTICE, Ranked, Summary
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

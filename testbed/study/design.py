@@ -13,11 +13,11 @@ from typing import Any
 from rlready.registry.digest import digest, fingerprint
 from rlready.registry.errors import ConfigError
 from rlready.registry.foreign_files import parse_json
+from rlready.testbed.study.recipes import choose_recipes
+from rlready.testbed.study.unit import MEASURE_VERSION, Profile
 from rlready.testbed.training.base import shipped_base
-from rlready.testbed.training.design import design as choose_recipes
 from rlready.testbed.training.grpo import GRPO_VERSION, GrpoSettings
 from rlready.testbed.training.sft import SFT_VERSION, SftRecipe
-from rlready.workflow.testbed.unit import MEASURE_VERSION, Profile
 
 BASE = "base"
 """Name of the unit that measures the base model."""

@@ -2,7 +2,7 @@
 
     OUT/design.json                 what is done, written before it begins
     OUT/inputs                      benchmarks and held-out examples for `rlready evaluate`
-    OUT/sft, OUT/proxies, OUT/rl    what the workers left (`testbed_unit.py`)
+    OUT/sft, OUT/proxies, OUT/rl    what the workers left (`unit.py`)
     OUT/costs.jsonl                 CPU seconds of every stage that was run
 
 Anything may be killed at any time; the same command ends with the same registry.
@@ -17,25 +17,20 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rlready.evaluators.metrics.pass_at_k import EVALUATOR_VERSION
 from rlready.registry.digest import digest, fingerprint
 from rlready.registry.errors import EvaluationError
 from rlready.registry.records import Checkpoint, Evaluation, Outcome, Proxy
 from rlready.registry.store import Store
-from rlready.testbed.training.base import shipped_base
-from rlready.testbed.training.grpo import CurveRow, GrpoResult, GrpoSettings, grpo
-from rlready.testbed.training.sft import SftRecipe
-from rlready.testbed.world.benchmarks import benchmarks
-from rlready.testbed.world.measure import protocol
-from rlready.workflow.progress import Clock
-from rlready.workflow.testbed.design_file import BASE, Design, write_design
-from rlready.workflow.testbed.unit import (
+from rlready.testbed.study.design import BASE, Design, write_design
+from rlready.testbed.study.unit import (
     content_digest,
     proxies_path,
     read_proxies,
@@ -43,6 +38,11 @@ from rlready.workflow.testbed.unit import (
     sft_folder,
     write_inputs,
 )
+from rlready.testbed.training.base import shipped_base
+from rlready.testbed.training.grpo import CurveRow, GrpoResult, GrpoSettings, grpo
+from rlready.testbed.training.sft import SftRecipe
+from rlready.testbed.world.benchmarks import benchmarks
+from rlready.testbed.world.measure import protocol
 
 AFTER = "after"
 """What a benchmark's name ends with on the half that is measured after RL."""
@@ -51,6 +51,15 @@ WORLD_AFTER = f"world_{AFTER}"
 """Name of the mean over the benchmarks of the half `after`."""
 
 _ATTEMPTS = 3
+
+
+class Progress(Protocol):
+    """Shows how far a run is; the command line gives its own clock."""
+
+    def stage(
+        self, name: str, label: str, total: int, unit: str
+    ) -> AbstractContextManager[Callable[[int], None]]:
+        """Enter a stage of so many units; what it yields is called with the number finished."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +79,7 @@ class Made:
     runs: dict[int, GrpoResult]
 
 
-def make(out: Path, design: Design, clock: Clock) -> None:
+def make(out: Path, design: Design, progress: Progress) -> None:
     """Run every unit that is not there yet, in `design.n_workers` processes.
 
     Raises:
@@ -85,7 +94,7 @@ def make(out: Path, design: Design, clock: Clock) -> None:
             return
         label = f"Testbed {design.profile_name}, {design.n_workers} workers"
         with (
-            clock.stage("testbed", label, n_stages, "stages") as advance,
+            progress.stage("testbed", label, n_stages, "stages") as advance,
             (out / "costs.jsonl").open("a", encoding="utf-8", buffering=1) as costs,
         ):
             for line in _worker_lines(out, design.n_workers):
@@ -149,7 +158,9 @@ def collect(out: Path, design: Design) -> list[Made]:
     return made
 
 
-def register(out: Path, design: Design, made: Sequence[Made], store: Store, clock: Clock) -> None:
+def register(
+    out: Path, design: Design, made: Sequence[Made], store: Store, progress: Progress
+) -> None:
     """Put base, SFT and RL checkpoints with their proxies, and the outcomes, into the registry."""
     found = read_proxies(proxies_path(out, BASE))
     assert found is not None
@@ -158,7 +169,7 @@ def register(out: Path, design: Design, made: Sequence[Made], store: Store, cloc
         Evaluation(checkpoint=base_checkpoint(), proxies=tuple(found[0]), config=config)
     )
     label = "Registering"
-    with clock.stage("registering", label, len(made), "checkpoints") as advance:
+    with progress.stage("registering", label, len(made), "checkpoints") as advance:
         for entry in made:
             first = next(iter(entry.runs.values()), None)
             after = () if first is None else curve_proxies(design, first.curve, 0)
@@ -262,7 +273,7 @@ def _worker_lines(out: Path, n_workers: int) -> Iterator[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
     workers = [
         subprocess.Popen(
-            [sys.executable, "-m", "rlready.workflow.testbed.worker", str(out), str(index)],
+            [sys.executable, "-m", "rlready.testbed.study.worker", str(out), str(index)],
             stdout=writing,
             env=environment,
         )

@@ -15,11 +15,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from rlready.registry.failures import EXIT_FAULT, EXIT_USAGE, fault, foreseen
+from rlready.testbed.study.design import BASE, Design, read_design
+from rlready.testbed.study.unit import measure_unit, run_unit
 from rlready.testbed.training.base import shipped_base
 from rlready.testbed.training.sft import SftRecipe
-from rlready.workflow.failures import EXIT_FAULT, EXIT_USAGE, fault, foreseen
-from rlready.workflow.testbed.design_file import BASE, Design, read_design
-from rlready.workflow.testbed.unit import measure_unit, run_unit
 
 
 def main(out: Path, index: int) -> int:

@@ -29,7 +29,7 @@ AXES: Mapping[str, tuple[Any, ...]] = {
 """Levels of each axis; `epochs` stands for n_unique = budget / epochs."""
 
 
-def design(n: int, seed: int = 0) -> list[SftRecipe]:
+def choose_recipes(n: int, seed: int = 0) -> list[SftRecipe]:
     """Different recipes; the first ones are those of every smaller n.
 
     Args:

@@ -29,7 +29,7 @@ from rlready.evaluators.sampling.sampler import Draw
 from rlready.registry.digest import digest
 from rlready.registry.foreign_files import parse_json
 from rlready.registry.records import Proxy, Sample, Verdict
-from rlready.testbed.training.design import AXES, search_space
+from rlready.testbed.study.recipes import AXES, search_space
 from rlready.testbed.training.grpo import GrpoSettings, grpo
 from rlready.testbed.training.sft import SftRecipe, sft
 from rlready.testbed.training.train import one_thread

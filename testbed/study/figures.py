@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlready.workflow.testbed.design_file import Design
-from rlready.workflow.testbed.run import Made
-from rlready.workflow.testbed.summary import PRACTICE, Summary, proxy_values
+from rlready.testbed.study.design import Design
+from rlready.testbed.study.run import Made
+from rlready.testbed.study.summary import PRACTICE, Summary, proxy_values
 
 _STYLE_COLOURS = {
     "canonical": "#1b6ca8",

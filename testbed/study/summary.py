@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlready.workflow.testbed.design_file import BASE, Design
-from rlready.workflow.testbed.run import Made
-from rlready.workflow.testbed.unit import MEAN, proxies_path, read_proxies
+from rlready.testbed.study.design import BASE, Design
+from rlready.testbed.study.run import Made
+from rlready.testbed.study.unit import MEAN, proxies_path, read_proxies
 
 _RESAMPLINGS = 2000
 _FEWEST = 8
