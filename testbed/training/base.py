@@ -2,7 +2,7 @@
 
     python -m rlready.testbed.training.base --out FOLDER
 
-makes again what lies in `base_model/` beside this module: an ordinary checkpoint with float16
+makes again what lies in `testbed/base_model/`: an ordinary checkpoint with float16
 weights, under 1 MB, with settings, losses and the digest of the weights in `base.json`. It takes
 about six minutes on one core. Other machines may round sums in another way and so give other
 weights.
