@@ -30,11 +30,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rlready.registry.mlflow_store import codec
+from rlready.registry.mlflow_store.mlflow_output import quiet
 from rlready.registry.mlflow_store.put_outcome import outcome_tags
-from rlready.registry.mlflow_store.quiet import quiet
+from rlready.registry.mlflow_store.record_tags import (
+    checkpoint_tags,
+    evaluation_tags,
+    metrics_by_dataset,
+    model_name,
+)
 from rlready.registry.mlflow_store.store import MlflowStore
-from rlready.registry.records import Checkpoint, Evaluation, Outcome, Proxy, Recipe
+from rlready.registry.outcomes import Outcome
+from rlready.registry.records import Checkpoint, Evaluation, Proxy, Recipe
 from rlready.registry.table import checkpoint_table, table_bytes
 
 WRITE_TO_REACH = 1.2
@@ -99,7 +105,7 @@ def bare(client: Any, experiment_id: str, evaluation: Evaluation, shared_run: st
     checkpoint = evaluation.checkpoint
     model = client.create_logged_model(
         experiment_id,
-        name=codec.model_name(checkpoint),
+        name=model_name(checkpoint),
         source_run_id=run_id,
         tags={"weights_uri": checkpoint.uri, "fingerprint": checkpoint.id, "kind": checkpoint.kind},
         params={key: str(value) for key, value in checkpoint.recipe.to_dict().items()},
@@ -108,7 +114,7 @@ def bare(client: Any, experiment_id: str, evaluation: Evaluation, shared_run: st
     now = time.time_ns() // 1_000_000
     metrics = [
         Metric(key, value, now + offset, 0, model.model_id, dataset.name, dataset.digest)
-        for offset, dataset in enumerate(codec.metrics_by_dataset(evaluation))
+        for offset, dataset in enumerate(metrics_by_dataset(evaluation))
         for key, value in dataset.values.items()
     ]
     client.log_batch(run_id, metrics=metrics)
@@ -165,14 +171,14 @@ def load(path: Path, experiment_id: int, n_checkpoints: int) -> None:
         for number in range(n_checkpoints):
             evaluation, id_ = an_evaluation(number), f"m-{number:032x}"
             models.append((id_, experiment_id, f"n{number}", "x", number, number, 2, "active"))
-            held = codec.checkpoint_tags(evaluation.checkpoint)
-            held |= codec.evaluation_tags(evaluation, evaluation.id, number, run)
+            held = checkpoint_tags(evaluation.checkpoint)
+            held |= evaluation_tags(evaluation, evaluation.id, number, run)
             for seed, outcome in enumerate(outcomes(number)):
                 held |= outcome_tags(outcome, number + seed, run)
             tags += [(id_, experiment_id, key, value) for key, value in held.items()]
             metrics += [
                 (id_, key, offset, 0, value, experiment_id, run, dataset.name, dataset.digest)
-                for offset, dataset in enumerate(codec.metrics_by_dataset(evaluation))
+                for offset, dataset in enumerate(metrics_by_dataset(evaluation))
                 for key, value in dataset.values.items()
             ]
             if len(models) == 500 or number == n_checkpoints - 1:

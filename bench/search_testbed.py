@@ -57,7 +57,8 @@ from scipy import stats
 from rlready.predictors.search.proposer import anywhere
 from rlready.predictors.search.space import RecipeSpace
 from rlready.registry.mlflow_store.store import MlflowStore
-from rlready.registry.records import Checkpoint, Evaluation, Outcome, Proxy
+from rlready.registry.outcomes import Outcome
+from rlready.registry.records import Checkpoint, Evaluation, Proxy
 from rlready.testbed.study.design import BASE, PROFILES, Design
 from rlready.testbed.study.recipes import AXES, choose_recipes, search_space
 from rlready.testbed.study.run import (

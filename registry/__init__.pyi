@@ -17,11 +17,11 @@ from .mlflow_store.predictors.store import (
     put_predictor,
 )
 from .mlflow_store.store import MlflowStore
+from .outcomes import Outcome
 from .readiness_tag import Readiness, ReadinessTag
 from .records import (
     Checkpoint,
     Evaluation,
-    Outcome,
     Problem,
     Protocol,
     Proxy,

@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import Any
 
 from rlready.registry.errors import RecordError, StoreError
-from rlready.registry.mlflow_store import codec
+from rlready.registry.mlflow_store.record_tags import FORMAT, printable, read_tag_json, tag_json
 from rlready.registry.mlflow_store.registered_models import fact_lines, page, wrapped
 from rlready.registry.records import Checkpoint
 
@@ -123,10 +123,10 @@ class ReadinessTag:
 def version_tags(tag: ReadinessTag, checkpoint: Checkpoint) -> dict[str, str]:
     """A readiness tag as tags of a version, the short ones first, as MLflow lists them."""
     record = {**asdict(tag), "made_at": _utc(tag.made_at)}
-    text = codec.to_json({"format": codec.FORMAT, **record}, f"tag of {tag.checkpoint_id}")
+    text = tag_json({"format": FORMAT, **record}, f"tag of {tag.checkpoint_id}")
     return {
         RL_READY: tag.readiness.value,
-        "rlready.checkpoint": codec.shown(checkpoint.name),
+        "rlready.checkpoint": printable(checkpoint.name),
         "rlready.predicted": _number(tag.predicted),
         "rlready.interval": tag.interval,
         "rlready.predictor": f"{tag.predictor}/{tag.predictor_version}",
@@ -142,7 +142,7 @@ def read_tag(tags: Mapping[str, str]) -> ReadinessTag | None:
     """
     if TAG not in tags:
         return None
-    values = codec.from_json(tags[TAG], TAG)
+    values = read_tag_json(tags[TAG], TAG)
     try:
         made_at = datetime.fromisoformat(values.pop("made_at"))
         reasons = tuple(values.pop("reasons"))
@@ -180,7 +180,7 @@ def version_description(tag: ReadinessTag, checkpoint: Checkpoint) -> str:
     reasons = [
         line
         for reason in tag.reasons[:_MAX_REASONS]
-        for line in wrapped("- ", codec.shown(reason), "  ")
+        for line in wrapped("- ", printable(reason), "  ")
     ]
     said = f"{tag.readiness.name}: {_number(tag.predicted)}, interval {tag.interval}"
     return page(said, "\n".join([*reasons, "", *fact_lines(facts)]))
@@ -197,11 +197,11 @@ def family_description(base: str, ranked: Sequence[tuple[int, str, ReadinessTag]
     rows = [("version", "checkpoint", "rl_ready", "predicted", "interval", "domain")]
     for version, name, tag in ranked:
         decided = (tag.readiness.name, _number(tag.predicted), tag.interval, tag.domain)
-        rows.append((str(version), codec.shown(name)[:_NAME_CHARACTERS], *decided))
+        rows.append((str(version), printable(name)[:_NAME_CHARACTERS], *decided))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     said = (
-        f"Checkpoints of `{codec.shown(base).replace('`', '')}`, ranked by predicted outcome after "
+        f"Checkpoints of `{printable(base).replace('`', '')}`, ranked by predicted outcome after "
         "RL. A version is a checkpoint; its tag `rl_ready` and its page say what was decided and "
         f"why; the alias `{ALIAS}` is on the best one. Weights are referenced, not copied: "
         "`rlready resolve` prints their path."

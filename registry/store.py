@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlready.registry.errors import StoreError
-from rlready.registry.records import Checkpoint, Evaluation, Outcome, Proxy
+from rlready.registry.outcomes import Outcome
+from rlready.registry.records import Checkpoint, Evaluation, Proxy
 
 MIN_PREFIX = 4
 """Shortest prefix of an id that `find` accepts."""

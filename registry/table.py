@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 from rlready.registry.digest import digest
 from rlready.registry.errors import ConfigError
-from rlready.registry.outcome_conflicts import conflicts, current, how_rl_was_done, variant
-from rlready.registry.records import Outcome, Recipe
+from rlready.registry.outcomes import Outcome, conflicts, current, how_rl_was_done, variant
+from rlready.registry.records import Recipe
 from rlready.registry.store import StoredCheckpoint
 
 if TYPE_CHECKING:

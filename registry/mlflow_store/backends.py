@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_store.codec import CHECKPOINT, EVALUATION, KEY, OUTCOME
+from rlready.registry.mlflow_store.descriptions import NOTE
 from rlready.registry.mlflow_store.locks import advisory_lock, claim, file_lock
-from rlready.registry.mlflow_store.page import NOTE
+from rlready.registry.mlflow_store.record_tags import CHECKPOINT, EVALUATION, KEY, OUTCOME
 from rlready.registry.mlflow_store.schema import holds_mlflow
 from rlready.registry.mlflow_store.sql import (
     ModelRow,

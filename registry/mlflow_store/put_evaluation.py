@@ -27,8 +27,18 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_store import codec
-from rlready.registry.mlflow_store.page import note_tag
+from rlready.registry.mlflow_store.descriptions import note_tag
+from rlready.registry.mlflow_store.record_tags import (
+    EVALUATION,
+    Published,
+    checkpoint_tags,
+    evaluation_tags,
+    metrics_by_dataset,
+    model_name,
+    model_type,
+    printable,
+    safe_key,
+)
 from rlready.registry.mlflow_store.sql import ModelRow
 from rlready.registry.records import Checkpoint, Evaluation
 from rlready.registry.redaction import redacted, redacted_values
@@ -60,7 +70,7 @@ class Known:
 
     stored: StoredCheckpoint | None
     pending: ModelRow | None
-    published: Mapping[str, codec.Published]
+    published: Mapping[str, Published]
     parents: tuple[str, ...]
     note: str | None = None
 
@@ -104,7 +114,7 @@ def store(
     """
     run_id, at_ms = run.info.run_id, int(run.data.tags[AT])
     # The time in the record only orders evaluations; a resumed run may be older than others.
-    published = codec.evaluation_tags(put.evaluation, put.id, max(at_ms, known.next_ms), run_id)
+    published = evaluation_tags(put.evaluation, put.id, max(at_ms, known.next_ms), run_id)
     model_id = _model(client, experiment_id, put, known, run_id, published)
     # Before the metrics: MLflow loads run and model, with all metrics, to learn where files go.
     _log_artifacts(client, run_id, put)
@@ -157,7 +167,7 @@ def evaluation_run(
     project = project_run(client)
     tags = _run_tags(put, known)
     if project is not None:
-        if project.data.tags.get(codec.EVALUATION, put.id) == put.id:
+        if project.data.tags.get(EVALUATION, put.id) == put.id:
             if AT not in project.data.tags:
                 tag_run(client, project.info.run_id, tags)
                 project = client.get_run(project.info.run_id)
@@ -166,7 +176,7 @@ def evaluation_run(
         tags["mlflow.parentRunId"] = project.info.run_id
     if left_over is not None:
         return client.get_run(left_over)
-    name = f"evaluate {codec.shown(put.checkpoint.name)}"
+    name = f"evaluate {printable(put.checkpoint.name)}"
     return client.create_run(experiment_id, tags=tags, run_name=name)
 
 
@@ -213,13 +223,13 @@ def project_run(client: MlflowClient) -> Run | None:
 def _run_tags(put: Put, known: Known) -> dict[str, str]:
     at_ms = max(time.time_ns() // 1_000_000, known.next_ms)
     samples = {
-        f"rlready.samples.{codec.safe_key(name)}": redacted(uri)[:_TAG_CHARACTERS]
+        f"rlready.samples.{safe_key(name)}": redacted(uri)[:_TAG_CHARACTERS]
         for name, uri in put.evaluation.references.items()
     }
     return {
         **samples,
         AT: str(at_ms),
-        codec.EVALUATION: put.id,
+        EVALUATION: put.id,
         "rlready.checkpoint_id": put.checkpoint.id,
     }
 
@@ -244,14 +254,14 @@ def _model(
     if known.stored is not None:
         return known.stored.model_id
     checkpoint = put.checkpoint
-    kind = codec.model_type(checkpoint)
-    facts = {**codec.checkpoint_tags(checkpoint), "mlflow.model.isExternal": "true"}
+    kind = model_type(checkpoint)
+    facts = {**checkpoint_tags(checkpoint), "mlflow.model.isExternal": "true"}
     tags = {**facts, **published, **_note(put, known)}
     pending = known.pending
     if pending is not None and pending.model_type == kind:
         # The killed put may have been of other numbers, some of which were never written.
         for key in pending.tags:
-            if key.startswith(codec.EVALUATION + ".") and key not in published:
+            if key.startswith(EVALUATION + ".") and key not in published:
                 client.delete_logged_model_tag(pending.model_id, key)
         client.set_logged_model_tags(pending.model_id, tags)
         return pending.model_id
@@ -259,7 +269,7 @@ def _model(
         client.delete_logged_model(pending.model_id)  # a model's type cannot be changed
     model = client.create_logged_model(
         experiment_id,
-        name=codec.model_name(checkpoint),
+        name=model_name(checkpoint),
         source_run_id=run_id,
         tags=tags,
         model_type=kind,
@@ -278,7 +288,7 @@ def _note(put: Put, known: Known) -> Mapping[str, str]:
 def _news(known: Checkpoint, given: Checkpoint) -> dict[str, str]:
     """The checkpoint's tags, if this put adds to what they say."""
     after = merge(known, given)
-    return {} if after == known else codec.checkpoint_tags(after)
+    return {} if after == known else checkpoint_tags(after)
 
 
 def _log_metrics(client: MlflowClient, run: Run, model_id: str, evaluation: Evaluation) -> None:
@@ -309,7 +319,7 @@ def _metrics(evaluation: Evaluation, model_id: str, at_ms: int) -> list[Metric]:
             dataset_name=dataset.name,
             dataset_digest=dataset.digest,
         )
-        for offset, dataset in enumerate(codec.metrics_by_dataset(evaluation))
+        for offset, dataset in enumerate(metrics_by_dataset(evaluation))
         for key, value in dataset.values.items()
     ]
 

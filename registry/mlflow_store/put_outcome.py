@@ -21,11 +21,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlready.registry.mlflow_store import codec
-from rlready.registry.mlflow_store.page import note_tag
+from rlready.registry.mlflow_store.descriptions import note_tag
 from rlready.registry.mlflow_store.put_evaluation import AT, finalize, project_run, tag_run
-from rlready.registry.outcome_conflicts import how_rl_was_done
-from rlready.registry.records import Outcome
+from rlready.registry.mlflow_store.record_tags import (
+    FORMAT,
+    OUTCOME,
+    DatasetMetrics,
+    join_tags,
+    printable,
+    read_tag_json,
+    safe_key,
+    split_tags,
+    tag_json,
+)
+from rlready.registry.outcomes import Outcome, how_rl_was_done
 from rlready.registry.store import StoredCheckpoint, StoredOutcome
 
 if TYPE_CHECKING:
@@ -81,8 +90,8 @@ def read_outcomes(tags: Mapping[str, str]) -> list[PublishedOutcome]:
         StoreError: if a later version of rlready wrote one, or something else did.
     """
     found = []
-    for id_, text in codec.joined(codec.OUTCOME, tags):
-        values = codec.from_json(text, f"{codec.OUTCOME}.{id_}")
+    for id_, text in join_tags(OUTCOME, tags):
+        values = read_tag_json(text, f"{OUTCOME}.{id_}")
         at_ms, run_id = values.pop("at_ms"), values.pop("run")
         found.append(
             PublishedOutcome(outcome=Outcome(**values), id=id_, at_ms=at_ms, run_id=run_id)
@@ -92,19 +101,19 @@ def read_outcomes(tags: Mapping[str, str]) -> list[PublishedOutcome]:
 
 def outcome_tags(outcome: Outcome, at_ms: int, run_id: str) -> dict[str, str]:
     """The tags that publish an outcome on the model that RL began from."""
-    record = {"format": codec.FORMAT, "at_ms": at_ms, "run": run_id, **asdict(outcome)}
-    text = codec.to_json(record, f"outcome {outcome.id}")
-    return codec.cut(f"{codec.OUTCOME}.{outcome.id}", text)
+    record = {"format": FORMAT, "at_ms": at_ms, "run": run_id, **asdict(outcome)}
+    text = tag_json(record, f"outcome {outcome.id}")
+    return split_tags(f"{OUTCOME}.{outcome.id}", text)
 
 
-def outcome_metrics(outcome: Outcome) -> codec.DatasetMetrics:
+def outcome_metrics(outcome: Outcome) -> DatasetMetrics:
     """The metrics of an outcome. A missing error has none."""
-    key = codec.safe_key(f"outcome/{outcome.statistic}/{outcome.budget_text}")
+    key = safe_key(f"outcome/{outcome.statistic}/{outcome.budget_text}")
     values = {key: outcome.value}
     if outcome.se is not None:
         values[f"{key}_se"] = outcome.se
-    name = codec.shown(outcome.benchmark)
-    return codec.DatasetMetrics(name=name, digest=outcome.rl_digest, values=values)
+    name = printable(outcome.benchmark)
+    return DatasetMetrics(name=name, digest=outcome.rl_digest, values=values)
 
 
 def outcome_run(
@@ -128,16 +137,16 @@ def outcome_run(
     checkpoint = before.stored.checkpoint
     tags = {
         AT: str(max(time.time_ns() // 1_000_000, before.next_ms)),
-        codec.OUTCOME: outcome.id,
+        OUTCOME: outcome.id,
         "rlready.checkpoint_id": checkpoint.id,
-        "rlready.rl": codec.shown(how_rl_was_done(outcome)),
+        "rlready.rl": printable(how_rl_was_done(outcome)),
     }
     if outcome.seed is not None:
         tags["rlready.rl_seed"] = str(outcome.seed)
     project = project_run(client)
     if project is not None:
         tags["mlflow.parentRunId"] = project.info.run_id
-    name = codec.shown(f"{outcome.algorithm} {outcome.budget_text} of {checkpoint.name}")
+    name = printable(f"{outcome.algorithm} {outcome.budget_text} of {checkpoint.name}")
     return client.create_run(experiment_id, tags=tags, run_name=name)
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_store import codec
 from rlready.registry.mlflow_store import registered_models as versions
+from rlready.registry.mlflow_store.record_tags import CHECKPOINT, printable, read_checkpoint
 from rlready.registry.mlflow_store.registered_models import Version
 from rlready.registry.mlflow_store.sql import ModelRow
 from rlready.registry.mlflow_store.store import MlflowStore, Opened
@@ -160,14 +160,14 @@ def resolve(store: MlflowStore, reference: str) -> ResolvedCheckpoint:
         client = opened.client
         version = versions.locate(client, reference, ALIAS)
         model = versions.logged_model(client, version)
-        if model is None or codec.CHECKPOINT not in model.tags:
+        if model is None or CHECKPOINT not in model.tags:
             raise StoreError(
                 f"{version.uri} is no checkpoint of rlready",
-                why=f"it was made from {codec.shown(version.source)}",
+                why=f"it was made from {printable(version.source)}",
                 fix="Name a version that `rlready tag` registered",
             )
         return ResolvedCheckpoint(
-            checkpoint=codec.read_checkpoint(model.tags),
+            checkpoint=read_checkpoint(model.tags),
             version=version.uri,
             aliases=versions.aliases_of(client, version),
             tag=read_tag(version.tags),
@@ -194,7 +194,7 @@ def _members(
     opened: Opened, tags: Sequence[ReadinessTag], name: str | None, spent: Collection[str]
 ) -> list[_Member]:
     rows = _ready_rows(opened, [tag.checkpoint_id for tag in tags])
-    checkpoints = {id_: codec.read_checkpoint(row.tags) for id_, row in rows.items()}
+    checkpoints = {id_: read_checkpoint(row.tags) for id_, row in rows.items()}
     bases = _bases(opened, checkpoints)
     found = []
     for tag in tags:
@@ -225,7 +225,7 @@ def _ready_rows(opened: Opened, ids: Sequence[str]) -> dict[str, ModelRow]:
     """
     found: dict[str, list[ModelRow]] = {}
     for row in opened.rows(ids) if ids else []:
-        found.setdefault(codec.read_checkpoint(row.tags).id, []).append(row)
+        found.setdefault(read_checkpoint(row.tags).id, []).append(row)
     ready: dict[str, ModelRow] = {}
     for id_ in ids:
         complete = [row for row in found.get(id_, []) if row.is_ready]
@@ -255,7 +255,7 @@ def _bases(opened: Opened, checkpoints: Mapping[str, Checkpoint]) -> dict[str, s
         if not rows:
             break
         for row in rows:
-            found = codec.read_checkpoint(row.tags)
+            found = read_checkpoint(row.tags)
             known[found.id] = found
     return {id_: _base(checkpoint, known) or "unknown" for id_, checkpoint in checkpoints.items()}
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlready.registry.errors import StoreError
 from rlready.registry.foreign_files import parse_json
-from rlready.registry.mlflow_store.codec import shown
+from rlready.registry.mlflow_store.record_tags import printable
 from rlready.registry.mlflow_store.store import Opened
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def fact_lines(facts: Mapping[str, str]) -> list[str]:
     return [
         line
         for name, value in facts.items()
-        for line in wrapped(name.ljust(len(indent)), shown(value), indent)
+        for line in wrapped(name.ljust(len(indent)), printable(value), indent)
     ]
 
 

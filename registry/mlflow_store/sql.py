@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlready.registry.mlflow_store.codec import CHECKPOINT, EVALUATION, KEY, OUTCOME
-from rlready.registry.mlflow_store.page import NOTE
+from rlready.registry.mlflow_store.descriptions import NOTE
+from rlready.registry.mlflow_store.record_tags import CHECKPOINT, EVALUATION, KEY, OUTCOME
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

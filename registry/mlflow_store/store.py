@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_store import codec
 from rlready.registry.mlflow_store import put_evaluation as write
 from rlready.registry.mlflow_store import put_outcome as mlflow_outcome
 from rlready.registry.mlflow_store.backends import (
@@ -36,10 +35,19 @@ from rlready.registry.mlflow_store.backends import (
     SqliteBackend,
     open_backend,
 )
-from rlready.registry.mlflow_store.page import NOTE
-from rlready.registry.mlflow_store.quiet import import_quietly, quiet
+from rlready.registry.mlflow_store.descriptions import NOTE
+from rlready.registry.mlflow_store.mlflow_output import import_quietly, quiet
+from rlready.registry.mlflow_store.record_tags import (
+    EVALUATION,
+    OUTCOME,
+    Published,
+    read_checkpoint,
+    read_evaluations,
+    safe_key,
+)
 from rlready.registry.mlflow_store.sql import ModelRow
-from rlready.registry.records import Checkpoint, Evaluation, Outcome, Proxy
+from rlready.registry.outcomes import Outcome
+from rlready.registry.records import Checkpoint, Evaluation, Proxy
 from rlready.registry.redaction import redacted
 from rlready.registry.store import (
     StoredCheckpoint,
@@ -137,9 +145,7 @@ class MlflowStore:
                 known = self._known(experiment_id, put.checkpoint)
                 if put.id in known.published:
                     return write.repeat(client, put, known)
-                left_over = self._backend.run_of(
-                    self._client, experiment_id, codec.EVALUATION, put.id
-                )
+                left_over = self._backend.run_of(self._client, experiment_id, EVALUATION, put.id)
                 run = write.evaluation_run(client, experiment_id, put, known, left_over)
                 return write.store(client, experiment_id, put, known, run)
 
@@ -152,9 +158,7 @@ class MlflowStore:
                 before = self._before(experiment_id, outcome)
                 if outcome.id in before.published:
                     return mlflow_outcome.repeat(client, outcome.id, before)
-                left_over = self._backend.run_of(
-                    self._client, experiment_id, codec.OUTCOME, outcome.id
-                )
+                left_over = self._backend.run_of(self._client, experiment_id, OUTCOME, outcome.id)
                 run = mlflow_outcome.outcome_run(client, experiment_id, outcome, before, left_over)
                 return mlflow_outcome.store(client, outcome, before, run)
 
@@ -272,7 +276,7 @@ class MlflowStore:
 
         root = self._backend.artifact_root
         # MLflow would put them under the working directory of whoever comes first.
-        folder = None if root is None else root / codec.safe_key(self.experiment)
+        folder = None if root is None else root / safe_key(self.experiment)
         client = self._client()
         try:
             return str(
@@ -295,7 +299,7 @@ class MlflowStore:
         rows = self._backend.rows(self._client, experiment_id, keys, whole=True)
         by_key: dict[str, list[ModelRow]] = {}
         for row in rows:
-            by_key.setdefault(codec.read_checkpoint(row.tags).id, []).append(row)
+            by_key.setdefault(read_checkpoint(row.tags).id, []).append(row)
         ready = {key: [r for r in found if r.is_ready] for key, found in by_key.items()}
         for parent in checkpoint.parents:
             if not ready.get(parent):
@@ -304,7 +308,7 @@ class MlflowStore:
         own = _stored(own_rows)
         if own:
             merge(own[0].checkpoint, checkpoint)
-        published = [e for row in own_rows for e in codec.read_evaluations(row.tags)]
+        published = [e for row in own_rows for e in read_evaluations(row.tags)]
         pending = [r for r in by_key.get(checkpoint.id, []) if not r.is_ready]
         return write.Known(
             stored=own[0] if own else None,
@@ -321,7 +325,7 @@ class MlflowStore:
         ready = [row for row in rows if row.is_ready]
         stored = {found.checkpoint.id: found for found in _stored(ready)}
         known = check_outcome(outcome, stored)
-        own = [row for row in ready if codec.read_checkpoint(row.tags).id == outcome.checkpoint_id]
+        own = [row for row in ready if read_checkpoint(row.tags).id == outcome.checkpoint_id]
         rl = stored.get(outcome.rl_checkpoint_id or "")
         published = [found for row in own for found in mlflow_outcome.read_outcomes(row.tags)]
         return mlflow_outcome.Before(
@@ -335,11 +339,11 @@ class MlflowStore:
 def _stored(rows: Sequence[ModelRow]) -> list[StoredCheckpoint]:
     """READY models as checkpoints, the oldest first. Models of one key are one checkpoint."""
     by_key: dict[str, StoredCheckpoint] = {}
-    evaluations: dict[str, list[codec.Published]] = {}
+    evaluations: dict[str, list[Published]] = {}
     outcomes: dict[str, list[mlflow_outcome.PublishedOutcome]] = {}
     for row in rows:
-        checkpoint = codec.read_checkpoint(row.tags)
-        found = codec.read_evaluations(row.tags)
+        checkpoint = read_checkpoint(row.tags)
+        found = read_evaluations(row.tags)
         after_rl = mlflow_outcome.read_outcomes(row.tags)
         first = by_key.get(checkpoint.id)
         if first is not None:
@@ -359,7 +363,7 @@ def _stored(rows: Sequence[ModelRow]) -> list[StoredCheckpoint]:
     return list(by_key.values())
 
 
-def _newest(evaluations: Sequence[codec.Published]) -> tuple[Proxy, ...]:
+def _newest(evaluations: Sequence[Published]) -> tuple[Proxy, ...]:
     proxies: tuple[Proxy, ...] = evaluations[0].proxies if evaluations else ()
     for evaluation in evaluations[1:]:
         proxies = newest(proxies, evaluation.proxies)

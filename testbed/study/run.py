@@ -27,7 +27,8 @@ from typing import Any, Protocol
 from rlready.evaluators.metrics.pass_at_k import EVALUATOR_VERSION
 from rlready.registry.digest import digest, fingerprint
 from rlready.registry.errors import EvaluationError
-from rlready.registry.records import Checkpoint, Evaluation, Outcome, Proxy
+from rlready.registry.outcomes import Outcome
+from rlready.registry.records import Checkpoint, Evaluation, Proxy
 from rlready.registry.store import Store
 from rlready.testbed.study.design import BASE, Design, write_design
 from rlready.testbed.study.unit import (

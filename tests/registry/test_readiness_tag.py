@@ -17,7 +17,7 @@ from store_child import a_checkpoint, an_evaluation, forked
 from tag_examples import FAMILY, NOT_READY, NOW, UNDECIDED, a_tag
 
 from rlready.registry.errors import RecordError, StoreError
-from rlready.registry.mlflow_store.quiet import quiet
+from rlready.registry.mlflow_store.mlflow_output import quiet
 from rlready.registry.mlflow_store.readiness import TaggedFamily, family_name, put_tags, resolve
 from rlready.registry.mlflow_store.registered_models import SIGNATURE
 from rlready.registry.mlflow_store.store import MlflowStore

@@ -13,15 +13,8 @@ from hypothesis import strategies as st
 
 from rlready.registry.digest import canonical_json, digest
 from rlready.registry.errors import CheckpointError, RecordError
-from rlready.registry.records import (
-    Checkpoint,
-    Evaluation,
-    Outcome,
-    Problem,
-    Protocol,
-    Proxy,
-    Recipe,
-)
+from rlready.registry.outcomes import Outcome
+from rlready.registry.records import Checkpoint, Evaluation, Problem, Protocol, Proxy, Recipe
 
 JSON = st.recursive(
     st.none()

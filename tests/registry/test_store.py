@@ -26,9 +26,10 @@ from store_child import (
 )
 
 from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_store.quiet import quiet
+from rlready.registry.mlflow_store.mlflow_output import quiet
 from rlready.registry.mlflow_store.store import MlflowStore
-from rlready.registry.records import Checkpoint, Evaluation, Outcome, Proxy, Recipe
+from rlready.registry.outcomes import Outcome
+from rlready.registry.records import Checkpoint, Evaluation, Proxy, Recipe
 from rlready.registry.store import MemoryStore, Store
 
 SERVERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("server", "postgres")]

@@ -17,8 +17,8 @@ from store_child import AIME, GSM8K, PROTOCOL, a_checkpoint, a_proxy, an_evaluat
 
 from rlready.registry.digest import digest
 from rlready.registry.errors import ConfigError
-from rlready.registry.outcome_conflicts import conflicts, current
-from rlready.registry.records import Evaluation, Outcome, Proxy, Recipe
+from rlready.registry.outcomes import Outcome, conflicts, current
+from rlready.registry.records import Evaluation, Proxy, Recipe
 from rlready.registry.store import MemoryStore
 from rlready.registry.table import (
     CheckpointTable,

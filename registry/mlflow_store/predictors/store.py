@@ -34,9 +34,8 @@ import numpy as np
 from rlready.registry.digest import digest
 from rlready.registry.errors import StoreError
 from rlready.registry.foreign_files import parse_json
-from rlready.registry.mlflow_store import codec
 from rlready.registry.mlflow_store import registered_models as versions
-from rlready.registry.mlflow_store.predictors.files import (
+from rlready.registry.mlflow_store.predictors.logged_predictor import (
     MODEL_TYPE,
     PREDICTOR,
     RECORD,
@@ -47,6 +46,7 @@ from rlready.registry.mlflow_store.predictors.files import (
 from rlready.registry.mlflow_store.predictors.served_predictor import MODEL_FILE
 from rlready.registry.mlflow_store.predictors.skops_file import check_files, load_estimator
 from rlready.registry.mlflow_store.put_evaluation import checked_artifacts
+from rlready.registry.mlflow_store.record_tags import join_tags, printable, read_tag_json
 from rlready.registry.mlflow_store.registered_models import SIGNATURE, Version
 from rlready.registry.mlflow_store.store import MlflowStore, Opened
 
@@ -264,18 +264,18 @@ def check_columns(meta: PredictorMeta, table_versions: Mapping[str, str]) -> Non
 
 def _logged_model(opened: Opened, version: Version) -> LoggedModel:
     model = versions.logged_model(opened.client, version)
-    if model is None or SHA256 not in model.tags or not codec.joined(RECORD, model.tags):
+    if model is None or SHA256 not in model.tags or not join_tags(RECORD, model.tags):
         raise StoreError(
             f"{version.uri} is no predictor of rlready",
-            why=f"it was made from {codec.shown(version.source)}",
+            why=f"it was made from {printable(version.source)}",
             fix="Name a predictor that `rlready fit` stored",
         )
     return model
 
 
 def _meta(version: Version, model: LoggedModel) -> PredictorMeta:
-    records = codec.joined(RECORD, model.tags)
-    values = codec.from_json(records[0][1], RECORD)
+    records = join_tags(RECORD, model.tags)
+    values = read_tag_json(records[0][1], RECORD)
     try:
         return PredictorMeta(name=version.name, version=str(version.number), **values)
     except TypeError as error:
@@ -326,7 +326,7 @@ def _settings(estimator: Any) -> dict[str, str]:
 
 def _registered_description(target: str) -> str:
     return (
-        f"Predictors of a checkpoint's outcome after RL, the first of {codec.shown(target)}. The "
+        f"Predictors of a checkpoint's outcome after RL, the first of {printable(target)}. The "
         f"alias `{CHAMPION}` is on the one that was fitted last. Report, training table and "
         f"figures are artifacts of a version's source run.\n\n{SIGNATURE}"
     )

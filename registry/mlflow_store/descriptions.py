@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rlready.registry.outcome_conflicts import conflicts, current, how_rl_was_done
-from rlready.registry.records import Checkpoint, Outcome, Proxy
+from rlready.registry.outcomes import Outcome, conflicts, current, how_rl_was_done
+from rlready.registry.records import Checkpoint, Proxy
 
 NOTE = "mlflow.note.content"
 """MLflow's tag for a description."""

@@ -20,7 +20,6 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlready.registry.mlflow_store import codec
 from rlready.registry.mlflow_store.predictors.served_predictor import LOADER
 from rlready.registry.mlflow_store.predictors.skops_file import (
     check_types,
@@ -28,6 +27,13 @@ from rlready.registry.mlflow_store.predictors.skops_file import (
     unfamiliar_types,
 )
 from rlready.registry.mlflow_store.put_evaluation import finalize, project_run
+from rlready.registry.mlflow_store.record_tags import (
+    FORMAT,
+    printable,
+    safe_key,
+    split_tags,
+    tag_json,
+)
 from rlready.registry.mlflow_store.store import Opened
 
 if TYPE_CHECKING:
@@ -84,9 +90,7 @@ def model_of(
         name=name.replace(".", "-"),  # MLflow refuses a point here, not in the registered name
         source_run_id=run.info.run_id,
         tags={PREDICTOR: fitted.id, **facts(fitted)},
-        params={
-            key: codec.shown(value)[:_PARAM_CHARACTERS] for key, value in fitted.params.items()
-        },
+        params={key: printable(value)[:_PARAM_CHARACTERS] for key, value in fitted.params.items()},
         model_type=MODEL_TYPE,
     )
     digests = _save(model, run, fitted, folder / "model")
@@ -116,7 +120,7 @@ def _run(opened: Opened, fitted: FittedPredictor, name: str) -> Run:
 def facts(fitted: FittedPredictor) -> dict[str, str]:
     """Tags for the eye, on run, model and version."""
     return {
-        "rlready.target": codec.shown(fitted.target),
+        "rlready.target": printable(fitted.target),
         "rlready.table": fitted.table_digest,
         "rlready.estimator": type(fitted.estimator).__name__,
     }
@@ -157,7 +161,7 @@ def _requirements(trusted_types: Sequence[str]) -> list[str]:
 def _record(fitted: FittedPredictor, model: LoggedModel, run: Run) -> dict[str, str]:
     """The tags from which `PredictorMeta` is read back."""
     record = {
-        "format": codec.FORMAT,
+        "format": FORMAT,
         "id": fitted.id,
         "target": fitted.target,
         "table_digest": fitted.table_digest,
@@ -168,7 +172,7 @@ def _record(fitted: FittedPredictor, model: LoggedModel, run: Run) -> dict[str, 
         "model_id": model.model_id,
         "run_id": run.info.run_id,
     }
-    return codec.cut(f"{RECORD}.{fitted.id}", codec.to_json(record, "the predictor"))
+    return split_tags(f"{RECORD}.{fitted.id}", tag_json(record, "the predictor"))
 
 
 def _log_artifacts(
@@ -193,7 +197,7 @@ def _log_metrics(opened: Opened, run: Run, model: LoggedModel, fitted: FittedPre
 
     metrics: list[Metric] = [
         Metric(
-            codec.safe_key(name),
+            safe_key(name),
             float(value),
             run.info.start_time,
             0,

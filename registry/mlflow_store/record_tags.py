@@ -89,7 +89,7 @@ def model_type(checkpoint: Checkpoint) -> str:
 
 def model_name(checkpoint: Checkpoint) -> str:
     """A LoggedModel's name; MLflow refuses `/ : . % " '` in it, so Qwen2.5 becomes Qwen2-5."""
-    return shown(re.sub(r"[/:.%\"']", "-", checkpoint.name))[:_NAME_CHARACTERS] or "checkpoint"
+    return printable(re.sub(r"[/:.%\"']", "-", checkpoint.name))[:_NAME_CHARACTERS] or "checkpoint"
 
 
 def checkpoint_tags(checkpoint: Checkpoint) -> dict[str, str]:
@@ -103,12 +103,12 @@ def checkpoint_tags(checkpoint: Checkpoint) -> dict[str, str]:
         "parent": ",".join(checkpoint.parents) or None,
         **{f"recipe.{safe_key(key)}": value for key, value in recipe.items()},
     }
-    tags = {f"rlready.{key}": shown(value) for key, value in facts.items() if value is not None}
+    tags = {f"rlready.{key}": printable(value) for key, value in facts.items() if value is not None}
     record = {"format": FORMAT, **asdict(checkpoint)}
     return {
         **tags,
         KEY: checkpoint.id,
-        CHECKPOINT: to_json(record, f"checkpoint {checkpoint.name}"),
+        CHECKPOINT: tag_json(record, f"checkpoint {checkpoint.name}"),
     }
 
 
@@ -118,7 +118,7 @@ def read_checkpoint(tags: Mapping[str, str]) -> Checkpoint:
     Raises:
         StoreError: if a later version of rlready wrote it, or something else did.
     """
-    values = from_json(tags[CHECKPOINT], CHECKPOINT)
+    values = read_tag_json(tags[CHECKPOINT], CHECKPOINT)
     recipe = values.pop("recipe")
     parents = tuple(values.pop("parents"))
     return Checkpoint(**values, parents=parents, recipe=Recipe(**recipe) if recipe else None)
@@ -136,8 +136,8 @@ def evaluation_tags(
         "datasets": datasets,
         "proxies": [[*_row(p), datasets.index(_dataset(p))] for p in evaluation.proxies],
     }
-    text = to_json(record, f"evaluation {evaluation_id}")
-    return cut(f"{EVALUATION}.{evaluation_id}", text)
+    text = tag_json(record, f"evaluation {evaluation_id}")
+    return split_tags(f"{EVALUATION}.{evaluation_id}", text)
 
 
 def read_evaluations(tags: Mapping[str, str]) -> list[Published]:
@@ -146,11 +146,11 @@ def read_evaluations(tags: Mapping[str, str]) -> list[Published]:
     Raises:
         StoreError: if a later version of rlready wrote one, or something else did.
     """
-    found = [_read_evaluation(id_, text) for id_, text in joined(EVALUATION, tags)]
+    found = [_read_evaluation(id_, text) for id_, text in join_tags(EVALUATION, tags)]
     return sorted(found, key=lambda published: (published.at_ms, published.id))
 
 
-def cut(key: str, text: str) -> dict[str, str]:
+def split_tags(key: str, text: str) -> dict[str, str]:
     """Tags that hold a text of any length: `key`, and where it is too long `key.1`, `key.2`..."""
     starts = range(0, len(text), _TAG_CHARACTERS)
     return {
@@ -159,8 +159,8 @@ def cut(key: str, text: str) -> dict[str, str]:
     }
 
 
-def joined(prefix: str, tags: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Ids and texts that `cut` put under keys `<prefix>.<id>`."""
+def join_tags(prefix: str, tags: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Ids and texts that `split_tags` put under keys `<prefix>.<id>`."""
     parts: dict[str, list[tuple[int, str]]] = {}
     for key, text in tags.items():
         if key.startswith(prefix + "."):
@@ -189,7 +189,7 @@ def metrics_by_dataset(evaluation: Evaluation) -> list[DatasetMetrics]:
             beside[f"{key}_se_within"] = proxy.se_within
             beside[f"{key}_n"] = float(proxy.n_problems)
         errors = {k: float(x) for k, x in beside.items() if x is not None and k not in values}
-        name = shown(dataset[0]) or "unnamed"
+        name = printable(dataset[0]) or "unnamed"
         found.append(DatasetMetrics(name=name, digest=_digest(dataset), values=values | errors))
     return found
 
@@ -202,7 +202,7 @@ def safe_key(name: str) -> str:
     return key or "_"
 
 
-def shown(value: object) -> str:
+def printable(value: object) -> str:
     """A value as text for the eye: printable, one line, not endless."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return "".join(c if c.isprintable() else "?" for c in text[:_SHOWN_CHARACTERS])
@@ -226,11 +226,11 @@ def _digest(dataset: tuple[str, str, str | None]) -> str:
     _, benchmark, protocol = dataset
     if protocol is None:
         return benchmark
-    return f"{benchmark[:_DIGEST_HALF]}-{shown(protocol)[:_DIGEST_HALF]}"
+    return f"{benchmark[:_DIGEST_HALF]}-{printable(protocol)[:_DIGEST_HALF]}"
 
 
 def _read_evaluation(id_: str, text: str) -> Published:
-    values = from_json(text, f"{EVALUATION}.{id_}")
+    values = read_tag_json(text, f"{EVALUATION}.{id_}")
     datasets = values["datasets"]
     return Published(
         id=id_,
@@ -259,7 +259,7 @@ def _proxies(rows: list[list[Any]], datasets: list[list[Any]]) -> Iterator[Proxy
         )
 
 
-def to_json(record: Mapping[str, object], what: str) -> str:
+def tag_json(record: Mapping[str, object], what: str) -> str:
     """The JSON text of a record; raises StoreError if it holds what JSON cannot say."""
     try:
         # ASCII, because databases differ in what text they keep.
@@ -268,7 +268,7 @@ def to_json(record: Mapping[str, object], what: str) -> str:
         raise StoreError(f"{what} cannot be written as JSON", why=str(error)) from error
 
 
-def from_json(text: str, tag: str) -> dict[str, Any]:
+def read_tag_json(text: str, tag: str) -> dict[str, Any]:
     """The record in a tag; raises StoreError if it is not of this format."""
     try:
         values = json.loads(text)
