@@ -2,19 +2,37 @@
 
 A registered model stands for a family: the checkpoints of one base model. Each ranked checkpoint
 is one version of it, whose source is the checkpoint's LoggedModel (`models:/m-...`), so that no
-weights are copied. `tags` says what a version carries. The alias `rl-ready` is on the best READY
-checkpoint of the last ranking. Storing a ranking again that says the same changes nothing.
+weights are copied. The alias `rl-ready` is on the best READY checkpoint of the last ranking.
+Storing the same ranking again changes nothing. A version carries these tags:
+
+    rl_ready       true, false or undecided: the tag for automation
+    rlready.tag    the `ReadinessTag` as JSON, the only copy that is read back
+    rlready.predicted, .interval, .predictor, .checkpoint    shown in MLflow's list of versions
+
+Its description says the same in words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from rlready.registry.errors import StoreError
+from rlready.registry.errors import RecordError, StoreError
 from rlready.registry.mlflow_store import registered_models as versions
-from rlready.registry.mlflow_store.record_tags import CHECKPOINT, printable, read_checkpoint
+from rlready.registry.mlflow_store.descriptions import (
+    family_description,
+    tagged_version_description,
+)
+from rlready.registry.mlflow_store.record_tags import (
+    CHECKPOINT,
+    FORMAT,
+    printable,
+    read_checkpoint,
+    read_tag_json,
+    tag_json,
+)
 from rlready.registry.mlflow_store.registered_models import Version
 from rlready.registry.mlflow_store.sql import ModelRow
 from rlready.registry.mlflow_store.store import MlflowStore, Opened
@@ -22,17 +40,17 @@ from rlready.registry.readiness_tag import (
     ALIAS,
     Readiness,
     ReadinessTag,
-    family_description,
-    read_tag,
+    number_text,
     says_the_same,
-    version_description,
-    version_tags,
+    utc_text,
 )
 from rlready.registry.records import Checkpoint
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+RL_READY = "rl_ready"
+TAG = "rlready.tag"
 FAMILY = "rlready.family"
 """On a registered model: the base model whose checkpoints its versions are."""
 
@@ -173,6 +191,41 @@ def resolve(store: MlflowStore, reference: str) -> ResolvedCheckpoint:
             tag=read_tag(version.tags),
             model_id=model.model_id,
         )
+
+
+def version_tags(tag: ReadinessTag, checkpoint: Checkpoint) -> dict[str, str]:
+    """A readiness tag as tags of a version, the short ones first, as MLflow lists them."""
+    record = {**asdict(tag), "made_at": utc_text(tag.made_at)}
+    text = tag_json({"format": FORMAT, **record}, f"tag of {tag.checkpoint_id}")
+    return {
+        RL_READY: tag.readiness.value,
+        "rlready.checkpoint": printable(checkpoint.name),
+        "rlready.predicted": number_text(tag.predicted),
+        "rlready.interval": tag.interval,
+        "rlready.predictor": f"{tag.predictor}/{tag.predictor_version}",
+        TAG: text,
+    }
+
+
+def read_tag(tags: Mapping[str, str]) -> ReadinessTag | None:
+    """The readiness tag of a version; None if it has none.
+
+    Raises:
+        StoreError: if a later version of rlready wrote it, or somebody edited it.
+    """
+    if TAG not in tags:
+        return None
+    values = read_tag_json(tags[TAG], TAG)
+    try:
+        made_at = datetime.fromisoformat(values.pop("made_at"))
+        reasons = tuple(values.pop("reasons"))
+        return ReadinessTag(**values, reasons=reasons, made_at=made_at)
+    except (TypeError, ValueError, KeyError, RecordError) as error:
+        raise StoreError(
+            f"tag {TAG} holds {tags[TAG][:60]!r}",
+            why=f"it was edited: {error}",
+            fix="Tag the checkpoints again: rlready tag",
+        ) from error
 
 
 def _check_one_ranking(tags: Sequence[ReadinessTag]) -> None:
@@ -344,7 +397,7 @@ def _put_one(
 ) -> tuple[Version, bool, bool]:
     """The version of a checkpoint, whether it is new, and whether what it says has changed."""
     tag, checkpoint = member.tag, member.checkpoint
-    tags, text = version_tags(tag, checkpoint), version_description(tag, checkpoint)
+    tags, text = version_tags(tag, checkpoint), tagged_version_description(tag, checkpoint)
     if version is None:
         version, is_new = versions.find_or_create(
             opened, member.family, member.model_id, tags, text
@@ -354,7 +407,7 @@ def _put_one(
     kept = read_tag(version.tags)
     if kept is not None and says_the_same(kept, tag):
         # Only the time is new. What a killed call has not written yet follows from the old tag.
-        tags, text = version_tags(kept, checkpoint), version_description(kept, checkpoint)
+        tags, text = version_tags(kept, checkpoint), tagged_version_description(kept, checkpoint)
     return version, False, versions.update(opened.client, version, tags, text)
 
 

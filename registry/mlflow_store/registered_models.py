@@ -11,30 +11,23 @@ import contextlib
 import json
 import os
 import re
-import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlready.registry.errors import StoreError
 from rlready.registry.foreign_files import parse_json
-from rlready.registry.mlflow_store.record_tags import printable
+from rlready.registry.mlflow_store.descriptions import SIGNATURE
 from rlready.registry.mlflow_store.store import Opened
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
 
-SIGNATURE = "Written by rlready; edit this line away to keep your own text."
-"""Last line of a description that the next call may replace."""
-
 _SOURCE = "models:/"
 _CLAIM = "rlready-claim-"
 _PAGE = 1000
 _TOLD = 8
-_PAGE_CHARACTERS = 4800
-"""Of the 5,000 that databases keep of a description; PostgreSQL refuses a longer one."""
-_PAGE_WIDTH = 96
 _VERSIONS = "mlflow.modelVersions"
 _TRACKING_URI = "MLFLOW_TRACKING_URI"
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -88,37 +81,6 @@ def checked_name(name: str) -> str:
         why="it stands in references such as models:/NAME@ALIAS",
         fix="Use letters, digits, '.', '_' and '-' only",
     )
-
-
-def page(said: str, block: str) -> str:
-    """A description in Markdown: a text, a block of plain lines, and our signature.
-
-    Args:
-        said: ours alone; the beginning shows in MLflow's lists.
-        block: may hold names from files of others. Nothing in it can end the block.
-    """
-    room = _PAGE_CHARACTERS - len(said) - len(SIGNATURE)
-    plain = block.replace("`", "'")
-    if len(plain) > room:
-        plain = plain[:room].rpartition("\n")[0] + "\n..."
-    return f"{said}\n\n```text\n{plain}\n```\n\n{SIGNATURE}"
-
-
-def fact_lines(facts: Mapping[str, str]) -> list[str]:
-    """Lines for a page's block: names, and beside them their values, wrapped to its width."""
-    indent = " " * (max(map(len, facts)) + 2)
-    return [
-        line
-        for name, value in facts.items()
-        for line in wrapped(name.ljust(len(indent)), printable(value), indent)
-    ]
-
-
-def wrapped(first: str, text: str, indent: str) -> list[str]:
-    """Lines of a text, as wide as a page's block shows without scrolling."""
-    return textwrap.wrap(
-        text, _PAGE_WIDTH, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False
-    ) or [first.rstrip()]
 
 
 def registered(client: MlflowClient, name: str) -> Any | None:

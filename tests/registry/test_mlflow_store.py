@@ -22,7 +22,7 @@ from places import SUPPORT
 from store_child import GSM8K, PROTOCOL, a_checkpoint, a_proxy, an_evaluation, an_outcome
 
 from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_store.descriptions import description
+from rlready.registry.mlflow_store.descriptions import checkpoint_description
 from rlready.registry.mlflow_store.locks import _create, claim
 from rlready.registry.mlflow_store.mlflow_output import quiet
 from rlready.registry.mlflow_store.record_tags import (
@@ -628,7 +628,7 @@ def test_a_description_that_a_person_wrote_is_kept(store: MlflowStore, client: A
 
 
 def test_names_cannot_break_out_of_the_description() -> None:
-    text = description(a_checkpoint(1), [a_proxy(benchmark="x\n```\n<script>")])
+    text = checkpoint_description(a_checkpoint(1), [a_proxy(benchmark="x\n```\n<script>")])
     assert text.count("```") == 4  # a block of proxies and one of the recipe
 
 

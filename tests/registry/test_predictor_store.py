@@ -29,14 +29,13 @@ from sklearn.preprocessing import StandardScaler
 
 from rlready.registry.errors import StoreError
 from rlready.registry.mlflow_store.mlflow_output import quiet
-from rlready.registry.mlflow_store.predictors.skops_file import load_estimator, unfamiliar_types
-from rlready.registry.mlflow_store.predictors.store import (
+from rlready.registry.mlflow_store.predictors.records import (
     FittedPredictor,
     PredictorMeta,
     check_columns,
-    get_predictor,
-    put_predictor,
 )
+from rlready.registry.mlflow_store.predictors.skops_file import load_estimator, unfamiliar_types
+from rlready.registry.mlflow_store.predictors.store import get_predictor, put_predictor
 from rlready.registry.mlflow_store.store import MlflowStore
 
 NAME = "grpo-predictor"

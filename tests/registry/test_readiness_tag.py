@@ -17,21 +17,24 @@ from store_child import a_checkpoint, an_evaluation, forked
 from tag_examples import FAMILY, NOT_READY, NOW, UNDECIDED, a_tag
 
 from rlready.registry.errors import RecordError, StoreError
+from rlready.registry.mlflow_store.descriptions import (
+    SIGNATURE,
+    family_description,
+    tagged_version_description,
+)
 from rlready.registry.mlflow_store.mlflow_output import quiet
-from rlready.registry.mlflow_store.readiness import TaggedFamily, family_name, put_tags, resolve
-from rlready.registry.mlflow_store.registered_models import SIGNATURE
-from rlready.registry.mlflow_store.store import MlflowStore
-from rlready.registry.readiness_tag import (
-    ALIAS,
+from rlready.registry.mlflow_store.readiness import (
     RL_READY,
     TAG,
-    ReadinessTag,
-    family_description,
+    TaggedFamily,
+    family_name,
+    put_tags,
     read_tag,
-    says_the_same,
-    version_description,
+    resolve,
     version_tags,
 )
+from rlready.registry.mlflow_store.store import MlflowStore
+from rlready.registry.readiness_tag import ALIAS, ReadinessTag, says_the_same
 from rlready.registry.records import Recipe
 
 
@@ -400,7 +403,7 @@ def test_a_description_is_no_longer_than_databases_keep() -> None:
     tag = a_tag(reasons=tuple(f"{number} " + "x" * 2000 for number in range(20)))
     checkpoint = a_checkpoint(1, name=name, uri="file:///" + "y" * 2000)
     for text in (
-        version_description(tag, checkpoint),
+        tagged_version_description(tag, checkpoint),
         family_description(name, [(number, name, tag) for number in range(1, 500)]),
     ):
         assert len(text) <= 5000

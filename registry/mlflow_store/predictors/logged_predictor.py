@@ -20,6 +20,7 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlready.registry.mlflow_store.predictors.records import FittedPredictor
 from rlready.registry.mlflow_store.predictors.served_predictor import LOADER
 from rlready.registry.mlflow_store.predictors.skops_file import (
     check_types,
@@ -38,8 +39,6 @@ from rlready.registry.mlflow_store.store import Opened
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Metric, Run
-
-    from rlready.registry.mlflow_store.predictors.store import FittedPredictor
 
 MODEL_TYPE = "grpo-predictor"
 
