@@ -31,12 +31,12 @@ from pathlib import Path
 from typing import Any
 
 from rlready.registry.mlflow_store.mlflow_output import quiet
-from rlready.registry.mlflow_store.put_outcome import outcome_tags
 from rlready.registry.mlflow_store.record_tags import (
     checkpoint_tags,
     evaluation_tags,
     metrics_by_dataset,
     model_name,
+    outcome_tags,
 )
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.outcomes import Outcome
@@ -134,7 +134,7 @@ def write_times(folder: Path, rounds: int) -> dict[str, Any]:
     """Medians over rounds in which each way writes one checkpoint."""
     store = MlflowStore(f"sqlite:///{folder / 'write.db'}")
     store.put_evaluation(an_evaluation(0))
-    client: Any = store._client()
+    client: Any = store._backend.client()
     other = client.create_experiment("bare", artifact_location=(folder / "bare").as_uri())
     shared = client.create_run(other).info.run_id
     ways: dict[str, Callable[[Evaluation], object]] = {
@@ -172,7 +172,7 @@ def load(path: Path, experiment_id: int, n_checkpoints: int) -> None:
             evaluation, id_ = an_evaluation(number), f"m-{number:032x}"
             models.append((id_, experiment_id, f"n{number}", "x", number, number, 2, "active"))
             held = checkpoint_tags(evaluation.checkpoint)
-            held |= evaluation_tags(evaluation, evaluation.id, number, run)
+            held |= evaluation_tags(evaluation, number, run)
             for seed, outcome in enumerate(outcomes(number)):
                 held |= outcome_tags(outcome, number + seed, run)
             tags += [(id_, experiment_id, key, value) for key, value in held.items()]
@@ -218,7 +218,7 @@ def read_times(folder: Path, n_checkpoints: int) -> dict[str, Any]:
     """Seconds to read a registry by each way, and whether ours came back whole."""
     path = folder / "read.db"
     store = MlflowStore(f"sqlite:///{path}")
-    experiment_id = store._writable_experiment()
+    experiment_id = store._experiment_to_write()
     load(path, int(experiment_id), n_checkpoints)
     began = time.perf_counter()
     read = store.checkpoints()
@@ -235,7 +235,7 @@ def read_times(folder: Path, n_checkpoints: int) -> dict[str, Any]:
     )
     del read
     began = time.perf_counter()
-    found = sum(pages(store._client(), experiment_id))
+    found = sum(pages(store._backend.client(), experiment_id))
     theirs = time.perf_counter() - began
     return {
         "n_checkpoints": n_checkpoints,

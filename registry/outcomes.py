@@ -27,20 +27,19 @@ _TRAINING_REWARD = re.compile(r"(train(ing)?[/_. -]?)?(mean[/_. -]?)?rewards?([/
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The number after RL from a checkpoint: what a predictor is to foresee.
+    """The score after RL from a checkpoint, which predictors predict.
 
-    Measured on a benchmark, never the training reward, which rises with what the run learns to
-    exploit as well.
+    It is measured on a benchmark. The training reward is refused, as it also rises with what the
+    run learns to exploit.
 
     Args:
         checkpoint_id: the checkpoint that RL began from.
         algorithm: of the RL run, for example "grpo".
-        rl_recipe: everything else about how RL was done (data, group size, temperature, ...),
-            JSON values.
-        budget: what was spent on RL, above 0; statistics over a curve look no further.
+        rl_recipe: all other settings of RL (data, group size, temperature, ...), JSON values.
+        budget: spent on RL, above 0; statistics over a curve end there.
         budget_unit: steps, gpu_hours, exaflop or samples.
-        statistic: which number of the RL curve it is (`predictors/rl_curve.py`).
-        benchmark: name of what it was measured on.
+        statistic: of the RL curve (`predictors/rl_curve.py`).
+        benchmark: name of the benchmark that it was measured on.
         value: finite.
         se: standard error over problems; None if it is not known.
         seed: of the RL run; None if it is not known.
@@ -50,6 +49,12 @@ class Outcome:
         evaluator_version: of the measurement, if it is known.
         rl_checkpoint_id: the checkpoint after RL, if it is registered.
         replaces: id of an outcome that this one corrects.
+
+    Example:
+        >>> outcome = Outcome(checkpoint_id=checkpoint.id, algorithm="grpo", budget=60,
+        ...     budget_unit="steps", statistic="value_at_budget", benchmark="gsm8k", value=0.61)
+        >>> outcome.key
+        'value_at_budget/60steps@gsm8k'
     """
 
     checkpoint_id: str
@@ -70,7 +75,7 @@ class Outcome:
     replaces: str | None = None
 
     def __post_init__(self) -> None:
-        # Adding 0.0 makes 0.0 of -0.0: equal values have one text, hence one id.
+        # Adding 0.0 turns -0.0 into 0.0: equal values have one text, hence one id.
         for key in ("budget", "value", "se"):
             number = getattr(self, key)
             object.__setattr__(self, key, None if number is None else float(number) + 0.0)
@@ -85,7 +90,7 @@ class Outcome:
 
     @property
     def key(self) -> str:
-        """The column it stands in, for example `value_at_budget/60steps@gsm8k`."""
+        """Its column in the table, for example `value_at_budget/60steps@gsm8k`."""
         return f"{self.statistic}/{self.budget_text}@{self.benchmark}"
 
     @property
@@ -104,7 +109,7 @@ class Outcome:
             return dict(json.loads(canonical_json(dict(self.rl_recipe))))
         except (TypeError, ValueError) as error:
             raise RecordError(
-                f"the RL recipe of checkpoint {self.checkpoint_id[:12]} is no JSON",
+                f"the RL recipe of checkpoint {self.checkpoint_id[:12]} is not JSON",
                 why=str(error),
                 fix="Use texts, finite numbers, lists and tables; write dates as texts",
             ) from error
@@ -116,14 +121,14 @@ class Outcome:
         if _TRAINING_REWARD.fullmatch(self.benchmark):
             raise RecordError(
                 f"{self.benchmark!r} is given as the benchmark of an outcome",
-                why="the training reward is no outcome: it also rises with what RL exploits",
+                why="the training reward is not an outcome: it also rises with what RL exploits",
                 fix="Evaluate on held-out problems, and give that benchmark's name",
             )
-        for known, given in ((BudgetUnit, self.budget_unit), (Statistic, self.statistic)):
-            if given not in get_args(known):
-                what = "budget unit" if known is BudgetUnit else "statistic"
+        for literal, value in ((BudgetUnit, self.budget_unit), (Statistic, self.statistic)):
+            if value not in get_args(literal):
+                what = "budget unit" if literal is BudgetUnit else "statistic"
                 raise RecordError(
-                    f"there is no {what} {given!r}", fix=f"Known: {', '.join(get_args(known))}"
+                    f"unknown {what} {value!r}", fix=f"Known: {', '.join(get_args(literal))}"
                 )
         ids = ("checkpoint_id", "rl_checkpoint_id", "benchmark_digest", "replaces")
         for key in ids:
@@ -151,12 +156,12 @@ class Outcome:
 
 
 def slot(outcome: Outcome) -> tuple[object, ...]:
-    """What can have one value only: checkpoint, RL run (recipe, seed), statistic, measurement."""
+    """Return what has one value only: checkpoint, RL run (recipe, seed), statistic, measurement."""
     return (outcome.checkpoint_id, outcome.seed, outcome.key, *variant(outcome))
 
 
 def variant(outcome: Outcome) -> tuple[str, str | None, str | None, str | None]:
-    """How RL was done and how it was measured: what outcomes of one column must share."""
+    """Return how RL was done and measured: what outcomes of one column must share."""
     return (
         outcome.rl_digest,
         outcome.benchmark_digest,
@@ -166,17 +171,17 @@ def variant(outcome: Outcome) -> tuple[str, str | None, str | None, str | None]:
 
 
 def current(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """The outcomes that no other one replaces, in the order given."""
-    given = list(outcomes)
-    replaced = {outcome.replaces for outcome in given} - {None}
+    """Return the outcomes that no other one replaces, in their order."""
+    all_outcomes = list(outcomes)
+    replaced = {outcome.replaces for outcome in all_outcomes} - {None}
     if not replaced:
-        return given  # spares the digests, of which a large registry has many
-    return [outcome for outcome in given if outcome.id not in replaced]
+        return all_outcomes  # without computing ids, which takes long in a large registry
+    return [outcome for outcome in all_outcomes if outcome.id not in replaced]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conflict:
-    """Outcomes with different values where there can be one value only.
+    """Outcomes with different values of what has one value only.
 
     Args:
         outcomes: two or more, in the order in which they were put.
@@ -194,18 +199,18 @@ class Conflict:
 
 
 def conflicts(outcomes: Iterable[Outcome]) -> list[Conflict]:
-    """The contradictions among the outcomes that hold."""
+    """Return the conflicts among the outcomes that are not replaced."""
     by_slot: dict[tuple[object, ...], list[Outcome]] = {}
     for outcome in current(outcomes):
         by_slot.setdefault(slot(outcome), []).append(outcome)
     return [
-        Conflict(outcomes=tuple(found))
-        for found in by_slot.values()
-        if len({outcome.value for outcome in found}) > 1
+        Conflict(outcomes=tuple(rivals))
+        for rivals in by_slot.values()
+        if len({outcome.value for outcome in rivals}) > 1
     ]
 
 
 def how_rl_was_done(outcome: Outcome) -> str:
-    """Algorithm and recipe in one line, for people."""
+    """Return algorithm and recipe in one line, for people."""
     recipe = outcome.rl_recipe
     return outcome.algorithm + (f" {json.dumps(recipe, ensure_ascii=False)}" if recipe else "")

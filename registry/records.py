@@ -1,4 +1,4 @@
-"""The nouns of rlready: frozen values, checked when they are made, without any I/O.
+"""The records of rlready: frozen values, validated when they are created, without any I/O.
 
 A record's id is the digest of its canonical JSON, so the same thing put twice is one record.
 Records are never edited.
@@ -27,14 +27,19 @@ _WEIGHTS_TOLERANCE = 1e-6
 
 
 class Verdict(StrEnum):
-    """What the check of one sample found. Four values, never folded into a bool."""
+    """The result of checking one sample: four values, never reduced to a bool.
+
+    Example:
+        >>> Verdict("unparsed") is Verdict.UNPARSED
+        True
+    """
 
     CORRECT = "correct"
     INCORRECT = "incorrect"
     UNPARSED = "unparsed"
     """The sample holds no answer. It counts as not correct."""
     UNSCORED = "unscored"
-    """The check itself failed (time, memory, crash). It is not counted at all."""
+    """The check itself failed (time, memory, crash). The sample is not counted at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +52,9 @@ class Problem:
         answers: reference answers; any of them counts. At least one.
         error_tolerance: largest difference from a reference answer, as a decimal ("0.1"). None:
             the rule of the answer check for numbers.
+
+    Example:
+        >>> Problem(id="sum-1", text="What is 1 + 1?", answers=("2",))
     """
 
     id: str
@@ -68,7 +76,7 @@ class Sample:
     Args:
         problem_id: whose completion it is.
         sample_index: 0, 1, ...; unique in (problem, benchmark, protocol, checkpoint).
-        seed: of this sample's own stream of random numbers.
+        seed: of this sample's stream of random numbers.
         text: decoded completion without special tokens.
         n_tokens: drawn tokens, the end-of-sequence token included.
         finish_reason: "stop" at an end token, "length" if it was cut.
@@ -76,6 +84,10 @@ class Sample:
             temperature 1 without truncation; None if the engine does not give it.
         entropy_sum: sum over the drawn positions of the next-token entropy at temperature 1,
             nats; None if the engine does not give it.
+
+    Example:
+        >>> Sample(problem_id="gsm8k/3", sample_index=0, seed=7, text="It is 42.", n_tokens=9,
+        ...        finish_reason="stop")
     """
 
     problem_id: str
@@ -90,22 +102,26 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How samples are drawn, and where in them the answer is looked for.
+    """How samples are drawn, and where in them the answer is searched.
 
-    `draws_digest` keys the samples, `digest` the numbers that come from them. How many samples are
-    drawn is no part of either.
+    `draws_digest` identifies the samples, `digest` the numbers computed from them. The number of
+    samples is part of neither.
 
     Args:
         prompt_template: text with the placeholder `{problem}`; becomes the user's message.
         temperature: 0 is greedy.
         top_p: share of the probability mass that is kept, in (0, 1].
-        max_tokens: completions are cut after so many tokens.
+        max_tokens: length in tokens after which completions are cut.
         stop: texts that end a completion; the end-of-sequence tokens of the model always do.
         seed: base of the per-sample seeds.
         seed_rule: name of the rule that makes a sample's seed and stream from the base seed.
         answer_format: where the answer of a completion stands: `boxed`, `hash` (after `####`),
             `phrase` (after "the answer is"), `last` (the last number or formula), or `auto`, the
-            first of these that is there.
+            first of these that occurs.
+
+    Example:
+        >>> Protocol(prompt_template="{problem}", max_tokens=512).temperature
+        1.0
     """
 
     prompt_template: str
@@ -149,7 +165,7 @@ class Protocol:
     def to_dict(self) -> dict[str, Any]:
         """The protocol as JSON values; the default answer format is left out.
 
-        So protocols from before there were answer formats keep their digest.
+        So protocols from before answer formats existed keep their digest.
         """
         values = dataclasses.asdict(self)
         if self.answer_format == "boxed":
@@ -173,6 +189,10 @@ class Recipe:
         loss_weighting: none, pear_sequence, pear_block, pear_token, iw or tail_filter.
         seed: of the SFT run.
         extra: everything else that was varied, JSON values.
+
+    Example:
+        >>> Recipe.from_dict({"epochs": 3, "lora_rank": 16}).extra
+        {'lora_rank': 16}
     """
 
     base_model: str | None = None
@@ -205,7 +225,7 @@ class Recipe:
                 raise RecordError(f"recipe {name} is {value}", fix="Give a positive number")
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as JSON, without the keys that are not given."""
+        """Return the recipe as JSON values, without keys that have no value."""
         values = {key: getattr(self, key) for key in _RECIPE_KEYS}
         values = {key: value for key, value in values.items() if value is not None}
         values["sources"] = dict(self.sources)
@@ -216,27 +236,29 @@ class Recipe:
         """A recipe from JSON or TOML values; unknown keys go to `extra`.
 
         Raises:
-            RecordError: if a known key has a value of another type or range, or another key one
-                that JSON does not have.
+            RecordError: if a known key has a value of the wrong type or range, or if another key
+                has a value that JSON does not support.
         """
-        known = {key: values[key] for key in _RECIPE_KEYS if key in values}
-        for key, value in known.items():
+        fields = {key: values[key] for key in _RECIPE_KEYS if key in values}
+        for key, value in fields.items():
             expected = _RECIPE_TYPES.get(key, str)
             if isinstance(value, bool) or not isinstance(value, expected):
-                raise RecordError(f"recipe {key} is {value!r}", why=f"it is no {_said(expected)}")
-        for name, weight in known.get("sources", {}).items():
+                raise RecordError(
+                    f"recipe {key} is {value!r}", why=f"it is not a {_type_name(expected)}"
+                )
+        for name, weight in fields.get("sources", {}).items():
             if isinstance(weight, bool) or not isinstance(weight, int | float):
-                raise RecordError(f"recipe sources.{name} is {weight!r}", why="it is no number")
+                raise RecordError(f"recipe sources.{name} is {weight!r}", why="it is not a number")
         extra = {key: value for key, value in values.items() if key not in _RECIPE_KEYS}
         try:
             canonical_json(extra).encode()
         except (TypeError, ValueError) as error:
             raise RecordError(
-                "a recipe holds a value that JSON does not have",
+                "a recipe holds a value that JSON does not support",
                 why=str(error),
                 fix="Write dates as texts, and finite numbers",
             ) from error
-        return cls(**known, extra=extra)
+        return cls(**fields, extra=extra)
 
     @property
     def digest(self) -> str:
@@ -255,7 +277,7 @@ _RECIPE_TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def _said(types: tuple[type, ...] | type) -> str:
+def _type_name(types: tuple[type, ...] | type) -> str:
     kinds = types if isinstance(types, tuple) else (types,)
     names = {dict: "table", int: "whole number", float: "number", str: "text"}
     return names[kinds[-1]]
@@ -263,7 +285,7 @@ def _said(types: tuple[type, ...] | type) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Weights that a recipe gave at one step, and where they lie.
+    """Weights that a recipe gave at one step, and their location.
 
     Args:
         uri: where the weights are: an absolute `file://` URI, or `hf://org/name@commit`.
@@ -273,6 +295,10 @@ class Checkpoint:
         step: optimizer step at which it was saved.
         recipe: how it was made.
         parents: ids of the checkpoints it was made from.
+
+    Example:
+        >>> folder = Path("runs/sft/step-500")
+        >>> Checkpoint(uri=folder.resolve().as_uri(), fingerprint=fingerprint(folder), name="a")
     """
 
     uri: str
@@ -315,7 +341,12 @@ class Proxy:
             device that they were computed in, None for float32 on a CPU.
         n_problems: problems (or examples) that the value averages over.
         n_samples: samples (or response tokens) that it rests on.
-        evaluator_version: rises when the value of this proxy may move.
+        evaluator_version: increases when the value of this proxy may change.
+
+    Example:
+        >>> Proxy(name="pass_at_1", value=0.5, se=0.02, unit="probability", benchmark="gsm8k",
+        ...       benchmark_digest=benchmark.digest, n_problems=200, n_samples=800,
+        ...       evaluator_version="1")
     """
 
     name: str
@@ -344,14 +375,17 @@ class Proxy:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """All proxies of one checkpoint from one call, with what is needed to read them.
+    """All proxies of one checkpoint from one call, with their configuration.
 
     Args:
         checkpoint: what was measured.
         proxies: the numbers; unique in (name, benchmark, benchmark digest, protocol digest).
-        config: the resolved configuration and versions, JSON values; informative, no part of
+        config: the resolved configuration and versions, JSON values; informative, not part of
             the id.
-        references: names and URIs of what stays on disk (the samples).
+        references: names and URIs of files that stay on disk (the samples).
+
+    Example:
+        >>> store.put_evaluation(Evaluation(checkpoint=checkpoint, proxies=(pass_at_1,)))
     """
 
     checkpoint: Checkpoint
@@ -379,5 +413,5 @@ def check_id(what: str, value: str) -> None:
 
 
 def counts_by_verdict(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """How many samples of each verdict, all four named."""
+    """Return the number of samples by verdict, all four included."""
     return {verdict.value: sum(v is verdict for v in verdicts) for verdict in Verdict}

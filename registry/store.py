@@ -152,9 +152,9 @@ class MemoryStore:
         for parent in checkpoint.parents:
             if parent not in self._stored:
                 raise unknown_parent(checkpoint, parent)
-        known = self._stored.get(checkpoint.id)
-        if known is not None:
-            merge(known.checkpoint, checkpoint)
+        stored = self._stored.get(checkpoint.id)
+        if stored is not None:
+            merge(stored.checkpoint, checkpoint)
 
     def put_evaluation(
         self, evaluation: Evaluation, artifacts: Mapping[str, Path] | None = None
@@ -163,18 +163,18 @@ class MemoryStore:
         checkpoint = evaluation.checkpoint
         self.check(checkpoint)
         self._clock += 1
-        known = self._stored.get(checkpoint.id)
-        proxies = () if known is None else known.proxies
-        done = self._evaluations.get(evaluation.id)
+        before = self._stored.get(checkpoint.id)
+        proxies = () if before is None else before.proxies
+        earlier = self._evaluations.get(evaluation.id)
         self._stored[checkpoint.id] = StoredCheckpoint(
-            checkpoint=checkpoint if known is None else merge(known.checkpoint, checkpoint),
+            checkpoint=checkpoint if before is None else merge(before.checkpoint, checkpoint),
             model_id=f"memory-{checkpoint.id[:12]}",
-            proxies=proxies if done else newest(proxies, evaluation.proxies),
+            proxies=proxies if earlier else newest(proxies, evaluation.proxies),
             updated_ms=self._clock,
-            outcomes=() if known is None else known.outcomes,
+            outcomes=() if before is None else before.outcomes,
         )
-        if done:
-            return dataclasses.replace(done, is_new=False)
+        if earlier:
+            return dataclasses.replace(earlier, is_new=False)
         stored = StoredEvaluation(
             evaluation_id=evaluation.id,
             model_id=self._stored[checkpoint.id].model_id,
@@ -186,16 +186,16 @@ class MemoryStore:
 
     def put_outcome(self, outcome: Outcome) -> StoredOutcome:
         """See `Store.put_outcome`."""
-        known = check_outcome(outcome, self._stored)
-        is_new = outcome.id not in {other.id for other in known.outcomes}
+        stored = check_outcome(outcome, self._stored)
+        is_new = outcome.id not in {other.id for other in stored.outcomes}
         if is_new:
             self._clock += 1
-            self._stored[known.checkpoint.id] = dataclasses.replace(
-                known, outcomes=(*known.outcomes, outcome), updated_ms=self._clock
+            self._stored[stored.checkpoint.id] = dataclasses.replace(
+                stored, outcomes=(*stored.outcomes, outcome), updated_ms=self._clock
             )
         return StoredOutcome(
             outcome_id=outcome.id,
-            model_id=known.model_id,
+            model_id=stored.model_id,
             run_id=f"memory-outcome-{outcome.id[:12]}",
             is_new=is_new,
         )
@@ -220,26 +220,26 @@ def proxy_key(proxy: Proxy) -> tuple[str, str, str, str | None]:
     return (proxy.name, proxy.benchmark, proxy.benchmark_digest, proxy.protocol_digest)
 
 
-def merge(known: Checkpoint, given: Checkpoint) -> Checkpoint:
+def merge(stored: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
     """What is known about a checkpoint after another put of it.
 
     Raises:
         StoreError: if the two contradict each other.
     """
-    added: dict[str, Any] = {"uri": given.uri}
+    added: dict[str, Any] = {"uri": checkpoint.uri}
     for field, unknown in (("kind", None), ("step", None), ("recipe", None), ("parents", ())):
-        before, now = getattr(known, field), getattr(given, field)
+        before, now = getattr(stored, field), getattr(checkpoint, field)
         if now in (unknown, before):
             continue
         if before != unknown:
             raise StoreError(
-                f"checkpoint {known.id[:12]} ({known.name}) is registered with "
+                f"checkpoint {stored.id[:12]} ({stored.name}) is registered with "
                 f"{field} {_said(before)}, and is put now with {_said(now)}",
                 why="the same weights have one history",
                 fix=f"Leave {field} out, or correct it",
             )
         added[field] = now
-    return dataclasses.replace(known, **added)
+    return dataclasses.replace(stored, **added)
 
 
 def check_outcome(outcome: Outcome, stored: Mapping[str, StoredCheckpoint]) -> StoredCheckpoint:
@@ -252,28 +252,28 @@ def check_outcome(outcome: Outcome, stored: Mapping[str, StoredCheckpoint]) -> S
     Raises:
         StoreError: see `Store.put_outcome`.
     """
-    known = stored.get(outcome.checkpoint_id)
-    if known is None:
+    parent = stored.get(outcome.checkpoint_id)
+    if parent is None:
         raise StoreError(
             f"checkpoint {outcome.checkpoint_id} of outcome {outcome.key} is not in the registry",
             fix="Evaluate it first, or give an id that `rlready list` shows",
         )
     if outcome.rl_checkpoint_id is not None:
-        found = stored.get(outcome.rl_checkpoint_id)
-        if found is None:
+        rl_checkpoint = stored.get(outcome.rl_checkpoint_id)
+        if rl_checkpoint is None:
             raise StoreError(
                 f"RL checkpoint {outcome.rl_checkpoint_id} is not in the registry",
-                fix=how_to_register(known.checkpoint),
+                fix=how_to_register(parent.checkpoint),
             )
-        check_rl_checkpoint(known.checkpoint, found.checkpoint)
-    others = {other.id for other in known.outcomes}
+        check_rl_checkpoint(parent.checkpoint, rl_checkpoint.checkpoint)
+    others = {other.id for other in parent.outcomes}
     if outcome.replaces is not None and outcome.replaces not in others:
         raise StoreError(
-            f"outcome {outcome.replaces} is not one of checkpoint {known.checkpoint.id[:12]} "
-            f"({known.checkpoint.name})",
+            f"outcome {outcome.replaces} is not one of checkpoint {parent.checkpoint.id[:12]} "
+            f"({parent.checkpoint.name})",
             fix="Replace one that `rlready show` lists",
         )
-    return known
+    return parent
 
 
 def check_rl_checkpoint(parent: Checkpoint, child: Checkpoint) -> None:
@@ -286,7 +286,7 @@ def check_rl_checkpoint(parent: Checkpoint, child: Checkpoint) -> None:
         return
     parents = ", ".join(id_[:12] for id_ in child.parents) or "no parent"
     raise StoreError(
-        f"checkpoint {child.id[:12]} ({child.name}) is no RL checkpoint of {parent.id[:12]} "
+        f"checkpoint {child.id[:12]} ({child.name}) is not an RL checkpoint of {parent.id[:12]} "
         f"({parent.name})",
         why=f"it is registered with kind {child.kind} and {parents}"
         if not child.parents
@@ -315,16 +315,18 @@ def pick(reference: str, stored: list[StoredCheckpoint]) -> StoredCheckpoint:
         if len(reference) >= MIN_PREFIX
         else []
     )
-    found = exact or [s for s in stored if s.checkpoint.name == reference] or by_prefix
-    if len(found) == 1:
-        return found[0]
-    if found:
-        ids = ", ".join(s.checkpoint.id[:12] for s in found[:5])
-        raise StoreError(f"{reference!r} names {len(found)} checkpoints", fix=f"Give an id: {ids}")
-    known = ", ".join(f"{s.checkpoint.id[:12]} ({s.checkpoint.name})" for s in stored[-5:])
+    matches = exact or [s for s in stored if s.checkpoint.name == reference] or by_prefix
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        ids = ", ".join(s.checkpoint.id[:12] for s in matches[:5])
+        raise StoreError(
+            f"{reference!r} names {len(matches)} checkpoints", fix=f"Give an id: {ids}"
+        )
+    newest_names = ", ".join(f"{s.checkpoint.id[:12]} ({s.checkpoint.name})" for s in stored[-5:])
     raise StoreError(
         f"no checkpoint {reference!r} in the registry",
-        why=f"it holds {len(stored)}" + (f", the newest: {known}" if known else ""),
+        why=f"it holds {len(stored)}" + (f", the newest: {newest_names}" if newest_names else ""),
         fix="`rlready list` shows them; `rlready evaluate` adds one",
     )
 

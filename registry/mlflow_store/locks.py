@@ -156,11 +156,11 @@ def _process(pid: int) -> dict[str, object]:
 def _is_gone(holder: str) -> bool:
     """True if the holder ran beside us and runs no more; False if that cannot be known."""
     try:
-        known = parse_json(holder)
-        pid, scope = int(known["pid"]), known["scope"]
+        facts = parse_json(holder)
+        pid, scope = int(facts["pid"]), facts["scope"]
     except (ValueError, KeyError, TypeError):
         return False
     ours = _process(os.getpid())
     if scope != ours.get("scope"):
         return False
-    return bool(_process(pid).get("started") != known.get("started"))
+    return bool(_process(pid).get("started") != facts.get("started"))

@@ -23,9 +23,9 @@ def quiet() -> Iterator[None]:
     Everything is as before afterwards. Log lines of other threads are lost meanwhile.
     """
     network = logging.getLogger("urllib3")
-    level, own = network.level, set(_SILENT) - set(os.environ)
+    level, unset = network.level, set(_SILENT) - set(os.environ)
     was_loud = _set_loud(False)
-    os.environ.update({name: _SILENT[name] for name in own})
+    os.environ.update({name: _SILENT[name] for name in unset})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -34,7 +34,7 @@ def quiet() -> Iterator[None]:
         finally:
             network.setLevel(level)
             _set_loud(was_loud)
-            for name in own:
+            for name in unset:
                 os.environ.pop(name, None)
 
 

@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rlready.registry.errors import StoreError
+from rlready.registry.outcomes import Outcome
 from rlready.registry.records import Checkpoint, Evaluation, Proxy, Recipe
 
 KEY = "rlready.key"
@@ -65,6 +66,23 @@ class Published:
     run_id: str
     n_datasets: int
     proxies: tuple[Proxy, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedOutcome:
+    """An outcome as a model's tag holds it.
+
+    Args:
+        outcome: the record.
+        id: its id.
+        at_ms: when it was put; grows from one outcome of a model to the next.
+        run_id: MLflow's run.
+    """
+
+    outcome: Outcome
+    id: str
+    at_ms: int
+    run_id: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,10 +142,8 @@ def read_checkpoint(tags: Mapping[str, str]) -> Checkpoint:
     return Checkpoint(**values, parents=parents, recipe=Recipe(**recipe) if recipe else None)
 
 
-def evaluation_tags(
-    evaluation: Evaluation, evaluation_id: str, at_ms: int, run_id: str
-) -> dict[str, str]:
-    """The tags that publish an evaluation on its model. ASCII JSON, cut where it is too long."""
+def evaluation_tags(evaluation: Evaluation, at_ms: int, run_id: str) -> dict[str, str]:
+    """Return the tags that publish an evaluation on its model: ASCII JSON, split if too long."""
     datasets = _datasets(evaluation)
     record = {
         "format": FORMAT,
@@ -136,8 +152,8 @@ def evaluation_tags(
         "datasets": datasets,
         "proxies": [[*_row(p), datasets.index(_dataset(p))] for p in evaluation.proxies],
     }
-    text = tag_json(record, f"evaluation {evaluation_id}")
-    return split_tags(f"{EVALUATION}.{evaluation_id}", text)
+    text = tag_json(record, f"evaluation {evaluation.id}")
+    return split_tags(f"{EVALUATION}.{evaluation.id}", text)
 
 
 def read_evaluations(tags: Mapping[str, str]) -> list[Published]:
@@ -146,8 +162,41 @@ def read_evaluations(tags: Mapping[str, str]) -> list[Published]:
     Raises:
         StoreError: if a later version of rlready wrote one, or something else did.
     """
-    found = [_read_evaluation(id_, text) for id_, text in join_tags(EVALUATION, tags)]
-    return sorted(found, key=lambda published: (published.at_ms, published.id))
+    evaluations = [_read_evaluation(id_, text) for id_, text in join_tags(EVALUATION, tags)]
+    return sorted(evaluations, key=lambda published: (published.at_ms, published.id))
+
+
+def read_outcomes(tags: Mapping[str, str]) -> list[PublishedOutcome]:
+    """The outcomes in a model's tags, in the order in which they were put.
+
+    Raises:
+        StoreError: if a later version of rlready wrote one, or something else did.
+    """
+    outcomes = []
+    for id_, text in join_tags(OUTCOME, tags):
+        values = read_tag_json(text, f"{OUTCOME}.{id_}")
+        at_ms, run_id = values.pop("at_ms"), values.pop("run")
+        outcomes.append(
+            PublishedOutcome(outcome=Outcome(**values), id=id_, at_ms=at_ms, run_id=run_id)
+        )
+    return sorted(outcomes, key=lambda published: (published.at_ms, published.id))
+
+
+def outcome_tags(outcome: Outcome, at_ms: int, run_id: str) -> dict[str, str]:
+    """The tags that publish an outcome on the model that RL began from."""
+    record = {"format": FORMAT, "at_ms": at_ms, "run": run_id, **asdict(outcome)}
+    text = tag_json(record, f"outcome {outcome.id}")
+    return split_tags(f"{OUTCOME}.{outcome.id}", text)
+
+
+def outcome_metrics(outcome: Outcome) -> DatasetMetrics:
+    """The metrics of an outcome. A missing error has none."""
+    key = safe_key(f"outcome/{outcome.statistic}/{outcome.budget_text}")
+    values = {key: outcome.value}
+    if outcome.se is not None:
+        values[f"{key}_se"] = outcome.se
+    name = printable(outcome.benchmark)
+    return DatasetMetrics(name=name, digest=outcome.rl_digest, values=values)
 
 
 def split_tags(key: str, text: str) -> dict[str, str]:
@@ -166,7 +215,7 @@ def join_tags(prefix: str, tags: Mapping[str, str]) -> list[tuple[str, str]]:
         if key.startswith(prefix + "."):
             id_, _, part = key[len(prefix) + 1 :].partition(".")
             parts.setdefault(id_, []).append((int(part or 0), text))
-    return [(id_, "".join(text for _, text in sorted(found))) for id_, found in parts.items()]
+    return [(id_, "".join(text for _, text in sorted(numbered))) for id_, numbered in parts.items()]
 
 
 def metrics_by_dataset(evaluation: Evaluation) -> list[DatasetMetrics]:
@@ -175,23 +224,23 @@ def metrics_by_dataset(evaluation: Evaluation) -> list[DatasetMetrics]:
     Two names that MLflow cannot tell apart get a number; an error whose key is another proxy's
     name is left to the tag.
     """
-    found = []
+    datasets = []
     for dataset in _datasets(evaluation):
         proxies = [proxy for proxy in evaluation.proxies if _dataset(proxy) == dataset]
         values: dict[str, float] = {}
-        beside: dict[str, float | None] = {}
+        details: dict[str, float | None] = {}
         for proxy in proxies:
             key = safe_key(proxy.name)
             while key in values:
                 key += "_2"
             values[key] = float(proxy.value)
-            beside[f"{key}_se"] = proxy.se
-            beside[f"{key}_se_within"] = proxy.se_within
-            beside[f"{key}_n"] = float(proxy.n_problems)
-        errors = {k: float(x) for k, x in beside.items() if x is not None and k not in values}
+            details[f"{key}_se"] = proxy.se
+            details[f"{key}_se_within"] = proxy.se_within
+            details[f"{key}_n"] = float(proxy.n_problems)
+        errors = {k: float(x) for k, x in details.items() if x is not None and k not in values}
         name = printable(dataset[0]) or "unnamed"
-        found.append(DatasetMetrics(name=name, digest=_digest(dataset), values=values | errors))
-    return found
+        datasets.append(DatasetMetrics(name=name, digest=_digest(dataset), values=values | errors))
+    return datasets
 
 
 def safe_key(name: str) -> str:
@@ -272,16 +321,16 @@ def read_tag_json(text: str, tag: str) -> dict[str, Any]:
     """The record in a tag; raises StoreError if it is not of this format."""
     try:
         values = json.loads(text)
-        found = values.pop("format")
+        version = values.pop("format")
     except (ValueError, RecursionError, KeyError, AttributeError) as error:
         raise StoreError(
             f"tag {tag} holds {text[:60]!r}",
             why="rlready did not write it, or it was edited",
             fix="Delete the tag, and evaluate the checkpoint again",
         ) from error
-    if found != FORMAT:
+    if version != FORMAT:
         raise StoreError(
-            f"tag {tag} has format {found}",
+            f"tag {tag} has format {version}",
             why=f"this rlready reads format {FORMAT}",
             fix="Use the version of rlready that wrote it, or a newer one",
         )

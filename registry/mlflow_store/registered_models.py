@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rlready.registry.errors import StoreError
 from rlready.registry.foreign_files import parse_json
 from rlready.registry.mlflow_store.descriptions import SIGNATURE
-from rlready.registry.mlflow_store.store import Opened
+from rlready.registry.mlflow_store.opened import Opened
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -110,14 +110,14 @@ def ensure_registered(
 
 def versions_of(client: MlflowClient, name: str, source: str | None = None) -> list[Version]:
     """The versions of a registered model, the oldest first; all, or those of one source."""
-    wanted = f"name = '{name}'" + (f" AND source_path = '{source}'" if source else "")
-    found, token = [], None
+    query = f"name = '{name}'" + (f" AND source_path = '{source}'" if source else "")
+    versions, token = [], None
     while True:
-        page = client.search_model_versions(wanted, max_results=_PAGE, page_token=token)
-        found += [_version(each) for each in page]
+        page = client.search_model_versions(query, max_results=_PAGE, page_token=token)
+        versions += [_version(each) for each in page]
         token = page.token
         if not token:
-            return sorted(found, key=lambda version: version.number)
+            return sorted(versions, key=lambda version: version.number)
 
 
 def find_or_create(
@@ -134,11 +134,11 @@ def find_or_create(
     """
     source = _SOURCE + model_id
     with opened.lock(model_id):
-        found = versions_of(opened.client, name, source)
-        if found:
-            return found[0], False
+        versions = versions_of(opened.client, name, source)
+        if versions:
+            return versions[0], False
         with _tracking_at(opened.client.tracking_uri):
-            made = _version(
+            version = _version(
                 opened.client.create_model_version(
                     name,
                     source=source,
@@ -148,8 +148,8 @@ def find_or_create(
                     await_creation_for=0,  # there are no files to wait for
                 )
             )
-        _link(opened.client, model_id, made)
-        return made, True
+        _link(opened.client, model_id, version)
+        return version, True
 
 
 def update(client: MlflowClient, version: Version, tags: Mapping[str, str], text: str) -> bool:
@@ -158,14 +158,14 @@ def update(client: MlflowClient, version: Version, tags: Mapping[str, str], text
     What is right already is not written again: every write is an event for webhooks. A
     description that a person has written stays.
     """
-    news = {key: value for key, value in tags.items() if version.tags.get(key) != value}
-    for key, value in news.items():
+    changes = {key: value for key, value in tags.items() if version.tags.get(key) != value}
+    for key, value in changes.items():
         client.set_model_version_tag(version.name, str(version.number), key, value)
     is_ours = not version.description or SIGNATURE in version.description
     is_new_text = is_ours and text != version.description
     if is_new_text:
         client.update_model_version(version.name, str(version.number), description=text)
-    return bool(news) or is_new_text
+    return bool(changes) or is_new_text
 
 
 def update_family(client: MlflowClient, name: str, text: str) -> None:
@@ -204,8 +204,8 @@ def locate(client: MlflowClient, reference: str, default_alias: str) -> Version:
 def aliases_of(client: MlflowClient, version: Version) -> tuple[str, ...]:
     """The aliases that point to a version."""
     model = registered(client, version.name)
-    found = {} if model is None else model.aliases or {}
-    return tuple(sorted(key for key, value in found.items() if int(value) == version.number))
+    aliases = {} if model is None else model.aliases or {}
+    return tuple(sorted(key for key, value in aliases.items() if int(value) == version.number))
 
 
 def logged_model(client: MlflowClient, version: Version) -> LoggedModel | None:
@@ -268,24 +268,24 @@ def _tracking_at(uri: str) -> Iterator[None]:
 
 def _link(client: MlflowClient, model_id: str, version: Version) -> None:
     """Have the model's page show the version, as MLflow's server and its `register_model` do."""
-    said = client.get_logged_model(model_id).tags.get(_VERSIONS)
+    text = client.get_logged_model(model_id).tags.get(_VERSIONS)
     try:
-        known = parse_json(said) if said else []
-        linked = [(entry["name"], int(entry["version"])) for entry in known]
+        entries = parse_json(text) if text else []
+        linked = [(entry["name"], int(entry["version"])) for entry in entries]
     except (ValueError, TypeError, KeyError):  # edited by hand: only the page's links are lost
-        known, linked = [], []
+        entries, linked = [], []
     if (version.name, version.number) not in linked:
-        known.append({"name": version.name, "version": version.number})
-        client.set_logged_model_tags(model_id, {_VERSIONS: json.dumps(known)})
+        entries.append({"name": version.name, "version": version.number})
+        client.set_logged_model_tags(model_id, {_VERSIONS: json.dumps(entries)})
 
 
-def _version(found: Any) -> Version:
+def _version(version: Any) -> Version:
     return Version(
-        name=str(found.name),
-        number=int(found.version),  # a text over HTTP
-        source=str(found.source),
-        tags=dict(found.tags or {}),
-        description=str(found.description or ""),
+        name=str(version.name),
+        number=int(version.version),  # a text over HTTP
+        source=str(version.source),
+        tags=dict(version.tags or {}),
+        description=str(version.description or ""),
     )
 
 
@@ -332,11 +332,11 @@ def _only(client: MlflowClient, name: str, aliases: Mapping[str, int], default: 
 
 def _unknown_name(client: MlflowClient, name: str, reference: str) -> StoreError:
     models = client.search_registered_models(max_results=_PAGE)
-    known = [m for m in models if not m.name.startswith(_CLAIM)]
-    said = [m.name + "".join(f" @{alias}" for alias in sorted(m.aliases or {})) for m in known]
+    others = [m for m in models if not m.name.startswith(_CLAIM)]
+    names = [m.name + "".join(f" @{alias}" for alias in sorted(m.aliases or {})) for m in others]
     return StoreError(
         f"no registered model {name!r}, which {reference!r} names",
-        why=f"there are {len(said)}: {_some(said)}" if said else "there is none",
+        why=f"there are {len(names)}: {_some(names)}" if names else "there is none",
         fix="`rlready tag` registers checkpoints, `rlready fit` a predictor",
     )
 
@@ -345,10 +345,10 @@ def _unknown_version(
     client: MlflowClient, name: str, aliases: Mapping[str, int], what: str
 ) -> StoreError:
     numbers = [str(version.number) for version in versions_of(client, name)]
-    said = [f"@{alias} (version {number})" for alias, number in sorted(aliases.items())]
+    numbered = [f"@{alias} (version {number})" for alias, number in sorted(aliases.items())]
     return StoreError(
         what,
-        why=f"its aliases: {_some(said) or 'none'}; its versions: {_some(numbers) or 'none'}",
+        why=f"its aliases: {_some(numbered) or 'none'}; its versions: {_some(numbers) or 'none'}",
         fix="Name one of them: models:/NAME@ALIAS or models:/NAME/VERSION",
     )
 

@@ -19,14 +19,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from rlready.registry.mlflow_store.descriptions import NOTE
-from rlready.registry.mlflow_store.put_evaluation import project_run, tag_run
 from rlready.registry.mlflow_store.record_tags import printable, safe_key
+from rlready.registry.mlflow_store.runs import project_run, tag_run
 from rlready.registry.records import Recipe
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param
 
-    from rlready.registry.mlflow_store.store import MlflowStore, Opened
+    from rlready.registry.mlflow_store.opened import Opened
+    from rlready.registry.mlflow_store.store import MlflowStore
 
 SEARCH = "rlready.search"
 """On a study's run: the study's id."""
@@ -187,7 +188,7 @@ class MirrorWriter:
     def _created(self, tags: Mapping[str, str], name: str, began_ms: int | None) -> str:
         opened = self._opened
         run = opened.client.create_run(
-            str(opened.experiment_id), start_time=began_ms, tags=dict(tags), run_name=name
+            opened.experiment_id, start_time=began_ms, tags=dict(tags), run_name=name
         )
         return str(run.info.run_id)
 
@@ -219,13 +220,13 @@ def _params(recipe: Recipe) -> list[Param]:
 
 def _keys(names: Sequence[str]) -> dict[str, str]:
     """A key that MLflow accepts for each name, different ones."""
-    found: dict[str, str] = {}
+    keys: dict[str, str] = {}
     for name in names:
         key = safe_key(name)
-        while key in found.values():
+        while key in keys.values():
             key += "_2"
-        found[name] = key
-    return found
+        keys[name] = key
+    return keys
 
 
 def _metrics(values: Mapping[str, float], at_ms: int, step: int) -> list[Metric]:

@@ -222,7 +222,7 @@ def test_models_of_one_key_are_read_as_one_checkpoint(store: MlflowStore, client
     first = store.put_evaluation(an_evaluation(value=0.1))
     other = an_evaluation(proxies=(a_proxy(name="token_entropy"),))
     experiment = client.get_experiment_by_name("rlready").experiment_id
-    tags = evaluation_tags(other, other.id, 2**41, first.run_id)
+    tags = evaluation_tags(other, 2**41, first.run_id)
     twin = client.create_logged_model(experiment, tags=tags | checkpoint_tags(a_checkpoint()))
     client.finalize_logged_model(twin.model_id, "READY")
     (read,) = store.checkpoints()
@@ -417,9 +417,9 @@ class TestFailures:
         store = MlflowStore(f"sqlite:///{path}")
         # MLflow takes seconds to create tables; what it would have created is copied instead.
         backend: Any = store._backend
-        monkeypatch.setattr(MlflowStore, "_client", _copying(empty_database))
+        monkeypatch.setattr(backend, "client", _copying(empty_database))
         assert store.checkpoints() == []
-        backend.prepare(store._client)
+        backend.prepare()
         monkeypatch.undo()
         store.put_evaluation(an_evaluation())
         assert len(store.checkpoints()) == 1
@@ -588,7 +588,7 @@ def test_every_proxy_keeps_a_metric_of_its_own(proxies: list[Any]) -> None:
 def test_long_evaluations_are_cut_into_tags_and_read_back() -> None:
     proxies = tuple(a_proxy(name=f"update_norm/{i}", value=i / 7) for i in range(900))
     evaluation = Evaluation(checkpoint=a_checkpoint(), proxies=proxies)
-    tags = evaluation_tags(evaluation, evaluation.id, 5, "run")
+    tags = evaluation_tags(evaluation, 5, "run")
     assert len(tags) > 2
     assert max(map(len, tags.values())) <= 15_000
     (read,) = read_evaluations(dict(reversed(tags.items())))
@@ -642,4 +642,4 @@ def _copying(database: Path) -> Any:
         def search_experiments(self, max_results: int) -> None:
             self._path.write_bytes(database.read_bytes())
 
-    return lambda _, uri=None: Client(uri)
+    return lambda uri=None: Client(uri)

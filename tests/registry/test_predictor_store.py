@@ -278,7 +278,7 @@ def test_a_reference_to_something_else_is_told(store: MlflowStore, client: Any) 
         get_predictor(store, "other")
     client.create_registered_model("theirs")
     client.create_model_version("theirs", source="file:///x", await_creation_for=0)
-    with pytest.raises(StoreError, match="is no predictor of rlready"):
+    with pytest.raises(StoreError, match="is not a predictor of rlready"):
         get_predictor(store, "theirs")
 
 

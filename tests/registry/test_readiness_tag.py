@@ -344,7 +344,7 @@ def test_a_name_alone_must_be_unambiguous(store: MlflowStore, client: Any) -> No
 def test_a_version_of_something_else_is_told(store: MlflowStore, client: Any) -> None:
     client.create_registered_model("theirs")
     client.create_model_version("theirs", source="file:///weights", await_creation_for=0)
-    with pytest.raises(StoreError, match="is no checkpoint of rlready"):
+    with pytest.raises(StoreError, match="is not a checkpoint of rlready"):
         resolve(store, "models:/theirs/1")
 
 

@@ -342,7 +342,7 @@ class TestContract:
         store = open_store()
         store.put_evaluation(an_evaluation(1))
         store.put_evaluation(an_evaluation(checkpoint=a_checkpoint(2, **changes)))
-        with pytest.raises(StoreError, match="is no RL checkpoint of"):
+        with pytest.raises(StoreError, match="is not an RL checkpoint of"):
             store.put_outcome(an_outcome(rl_checkpoint_id=a_checkpoint(2).id))
         assert [s.outcomes for s in store.checkpoints()] == [(), ()]
 

@@ -148,7 +148,7 @@ def test_an_rl_checkpoint_of_another_parent_is_refused(
     put(store, a_checkpoint(9), gsm8k=0.4)
     put(store, checkpoint, gsm8k=0.7)
     text = refused(run("outcome", NAME, *RL, "--rl-checkpoint", checkpoint.id))
-    assert "is no RL checkpoint of" in text
+    assert "is not an RL checkpoint of" in text
     assert message in text
     assert store.find(NAME).outcomes == ()
 

@@ -20,6 +20,7 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlready.registry.mlflow_store.opened import Opened
 from rlready.registry.mlflow_store.predictors.records import FittedPredictor
 from rlready.registry.mlflow_store.predictors.served_predictor import LOADER
 from rlready.registry.mlflow_store.predictors.skops_file import (
@@ -27,18 +28,18 @@ from rlready.registry.mlflow_store.predictors.skops_file import (
     file_digests,
     unfamiliar_types,
 )
-from rlready.registry.mlflow_store.put_evaluation import finalize, project_run
 from rlready.registry.mlflow_store.record_tags import (
     FORMAT,
+    DatasetMetrics,
     printable,
     safe_key,
     split_tags,
     tag_json,
 )
-from rlready.registry.mlflow_store.store import Opened
+from rlready.registry.mlflow_store.runs import create_run, finalize, log_metrics
 
 if TYPE_CHECKING:
-    from mlflow.entities import LoggedModel, Metric, Run
+    from mlflow.entities import LoggedModel, Run
 
 MODEL_TYPE = "grpo-predictor"
 
@@ -71,18 +72,18 @@ def model_of(
     Raises:
         StoreError: if skops cannot write the estimator, or it holds types that are not trusted.
     """
-    client, experiment = opened.client, str(opened.experiment_id)
-    found = list(
+    client, experiment = opened.client, opened.experiment_id
+    models = list(
         client.search_logged_models(
             [experiment], filter_string=f"tags.`{PREDICTOR}` = '{fitted.id}'"
         )
     )
-    ready = [model for model in found if str(model.status) == "READY"]
+    ready = [model for model in models if str(model.status) == "READY"]
     if ready:
         return ready[0], False
     check_types(unfamiliar_types(fitted.estimator), fitted.trusted_types, "the predictor")
-    for left_over in found:  # by a killed put; what it holds is written again
-        client.delete_logged_model(left_over.model_id)
+    for unfinished in models:  # by a killed put; what it holds is written again
+        client.delete_logged_model(unfinished.model_id)
     run = _run(opened, fitted, name)
     model = client.create_logged_model(
         experiment,
@@ -95,7 +96,11 @@ def model_of(
     digests = _save(model, run, fitted, folder / "model")
     client.log_model_artifacts(model.model_id, str(folder / "model"))
     _log_artifacts(opened, run, fitted, files, folder / "run")
-    _log_metrics(opened, run, model, fitted)
+    # MLflow would read NaN back as 0.
+    metrics = {safe_key(k): float(v) for k, v in fitted.metrics.items() if math.isfinite(v)}
+    digest = fitted.table_digest[:_DATASET_DIGEST]
+    dataset = DatasetMetrics(name="training table", digest=digest, values=metrics)
+    log_metrics(client, run, model.model_id, [dataset], run.info.start_time)
     tags = {SHA256: json.dumps(digests, sort_keys=True), **_record(fitted, model, run)}
     client.set_logged_model_tags(model.model_id, tags)
     _link(opened, run, model)
@@ -110,10 +115,7 @@ def _run(opened: Opened, fitted: FittedPredictor, name: str) -> Run:
     if left_over is not None:
         return opened.client.get_run(left_over)
     tags = {PREDICTOR: fitted.id, **facts(fitted)}
-    project = project_run(opened.client)
-    if project is not None:
-        tags["mlflow.parentRunId"] = project.info.run_id
-    return opened.client.create_run(str(opened.experiment_id), tags=tags, run_name=f"fit {name}")
+    return create_run(opened.client, opened.experiment_id, tags, f"fit {name}")
 
 
 def facts(fitted: FittedPredictor) -> dict[str, str]:
@@ -189,26 +191,6 @@ def _log_artifacts(
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     opened.client.log_artifacts(run.info.run_id, str(folder))
-
-
-def _log_metrics(opened: Opened, run: Run, model: LoggedModel, fitted: FittedPredictor) -> None:
-    from mlflow.entities import Metric
-
-    metrics: list[Metric] = [
-        Metric(
-            safe_key(name),
-            float(value),
-            run.info.start_time,
-            0,
-            model_id=model.model_id,
-            dataset_name="training table",
-            dataset_digest=fitted.table_digest[:_DATASET_DIGEST],
-        )
-        for name, value in fitted.metrics.items()
-        if math.isfinite(value)  # MLflow would read NaN back as 0
-    ]
-    for start in range(0, len(metrics), _METRICS_A_BATCH):
-        opened.client.log_batch(run.info.run_id, metrics=metrics[start : start + _METRICS_A_BATCH])
 
 
 def _link(opened: Opened, run: Run, model: LoggedModel) -> None:

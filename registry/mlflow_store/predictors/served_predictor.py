@@ -17,7 +17,9 @@ from rlready.registry.mlflow_store.predictors.skops_file import load_estimator
 if TYPE_CHECKING:
     import pandas as pd
 
-LOADER = "rlready.registry.mlflow_store.predictors.served_predictor"
+LOADER = "rlready.registry.served_predictor"
+"""Name in MLmodel files, the same in all versions; `registry/served_predictor.py` leads here."""
+
 MODEL_FILE = "model.skops"
 
 
@@ -40,10 +42,10 @@ class ServedPredictor:
         from mlflow.exceptions import MlflowException
 
         try:
-            found: pd.DataFrame = self._estimator.assess(data)
+            assessment: pd.DataFrame = self._estimator.assess(data)
         except RlreadyError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
-        return found
+        return assessment
 
     def get_raw_model(self) -> Any:
         """The estimator."""

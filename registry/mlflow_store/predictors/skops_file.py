@@ -52,16 +52,16 @@ def load_estimator(path: Path, trusted_types: Collection[str], what: str) -> Any
 
     try:
         content = with_current_names(path)
-        found = list(skops.io.get_untrusted_types(data=content))
+        types = list(skops.io.get_untrusted_types(data=content))
     except Exception as error:  # it raises whatever the file makes it raise
         raise StoreError(
             f"{path.name} of {what} is not a skops file",
             why=_brief(error),
             fix="Predictors are never loaded from a pickle. Fit again: rlready fit",
         ) from error
-    check_types(found, [current_name(name) for name in trusted_types], what)
+    check_types(types, [current_name(name) for name in trusted_types], what)
     try:
-        return skops.io.loads(content, trusted=found)
+        return skops.io.loads(content, trusted=types)
     except Exception as error:  # the same
         raise StoreError(
             f"{path.name} of {what} cannot be loaded",
@@ -70,13 +70,13 @@ def load_estimator(path: Path, trusted_types: Collection[str], what: str) -> Any
         ) from error
 
 
-def check_types(found: Collection[str], trusted_types: Collection[str], what: str) -> None:
+def check_types(types: Collection[str], trusted_types: Collection[str], what: str) -> None:
     """Return if all types are trusted.
 
     Raises:
         StoreError: naming those that are not.
     """
-    unknown = sorted(set(found) - set(trusted_types))
+    unknown = sorted(set(types) - set(trusted_types))
     if unknown:
         raise StoreError(
             f"{what} holds types that are not trusted: {', '.join(unknown[:5])}",
@@ -100,18 +100,20 @@ def check_files(folder: Path, wanted: Mapping[str, str], what: str) -> None:
     Raises:
         StoreError: naming what is missing, added or changed.
     """
-    found = file_digests(folder)
-    found.pop(_MLFLOWS_OWN, None)
+    digests = file_digests(folder)
+    digests.pop(_MLFLOWS_OWN, None)
     differences = {
-        "missing": set(wanted) - set(found),
-        "added": set(found) - set(wanted),
-        "changed": {name for name in set(wanted) & set(found) if wanted[name] != found[name]},
+        "missing": set(wanted) - set(digests),
+        "added": set(digests) - set(wanted),
+        "changed": {name for name in set(wanted) & set(digests) if wanted[name] != digests[name]},
     }
-    said = [f"{how}: {', '.join(sorted(names)[:5])}" for how, names in differences.items() if names]
-    if said:
+    problems = [
+        f"{how}: {', '.join(sorted(names)[:5])}" for how, names in differences.items() if names
+    ]
+    if problems:
         raise StoreError(
             f"the files of {what} are not those that were registered",
-            why="; ".join(said),
+            why="; ".join(problems),
             fix="Find out who wrote to the registry's artifacts; then fit again: rlready fit",
         )
 

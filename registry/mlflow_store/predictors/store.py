@@ -30,6 +30,7 @@ from rlready.registry.errors import StoreError
 from rlready.registry.foreign_files import parse_json
 from rlready.registry.mlflow_store import registered_models as versions
 from rlready.registry.mlflow_store.descriptions import SIGNATURE, fact_lines, version_page, wrapped
+from rlready.registry.mlflow_store.opened import Opened
 from rlready.registry.mlflow_store.predictors.logged_predictor import (
     MODEL_TYPE,
     PREDICTOR,
@@ -49,7 +50,7 @@ from rlready.registry.mlflow_store.predictors.skops_file import check_files, loa
 from rlready.registry.mlflow_store.put_evaluation import checked_artifacts
 from rlready.registry.mlflow_store.record_tags import join_tags, printable, read_tag_json
 from rlready.registry.mlflow_store.registered_models import Version
-from rlready.registry.mlflow_store.store import MlflowStore, Opened
+from rlready.registry.mlflow_store.store import MlflowStore
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -120,7 +121,7 @@ def _logged_model(opened: Opened, version: Version) -> LoggedModel:
     model = versions.logged_model(opened.client, version)
     if model is None or SHA256 not in model.tags or not join_tags(RECORD, model.tags):
         raise StoreError(
-            f"{version.uri} is no predictor of rlready",
+            f"{version.uri} is not a predictor of rlready",
             why=f"it was made from {printable(version.source)}",
             fix="Name a predictor that `rlready fit` stored",
         )
@@ -190,5 +191,5 @@ def _description(fitted: FittedPredictor) -> str:
     }
     summary = [line for text in fitted.summary for line in wrapped("", text, "  ")]
     n = len(fitted.column_versions)
-    said = f"Fitted on {len(fitted.X)} checkpoints, {n} {'proxy' if n == 1 else 'proxies'}"
-    return version_page(said, "\n".join([*summary, "", *fact_lines(about)]).strip())
+    headline = f"Fitted on {len(fitted.X)} checkpoints, {n} {'proxy' if n == 1 else 'proxies'}"
+    return version_page(headline, "\n".join([*summary, "", *fact_lines(about)]).strip())
