@@ -1,22 +1,21 @@
-"""Where checkpoints, proxies and outcomes are kept: the protocol, and a store in memory.
+"""The store of checkpoints, proxies and outcomes: its protocol, and a store in memory.
 
-Guarantees of every `Store`, held by one contract test (`tests/test_store.py`):
+Guarantees of every `Store`, checked by one contract test (`tests/registry/test_store.py`):
 
 - *One checkpoint, one record.* `put_evaluation` finds the checkpoint by its fingerprint or creates
-  it; eight processes that put the same one at the same time leave one.
+  it; eight processes that put the same checkpoint at the same time leave one.
 - *All or nothing for a reader.* A checkpoint is listed only once the evaluation that created it is
   complete. A writer killed at any moment leaves nothing a reader could mistake for a result, and
   putting the same evaluation again completes it.
 - *Idempotent.* An evaluation with the same id is stored once, however often it is put.
-- *Newest value wins* per (name, benchmark, benchmark digest, protocol digest); older ones are kept
-  by the backend where it can, and never mixed into the newest.
-- *What was not known may be added, what is known is not contradicted.* A put that names another
-  kind, step, recipe or parent for a known checkpoint raises `StoreError` and changes nothing. A
-  `None`, an empty tuple, or a new `uri` (the folder was moved) is no contradiction.
-- *Outcomes are kept, all of them.* An outcome is stored once by its id, whole or not at all for a
-  reader, under a checkpoint that is registered; two values under one key both stay
-  (`outcomes.conflicts` finds them), and one that is replaced stays too. Outcomes change no proxy,
-  and evaluations change no outcome.
+- *The newest value counts* per (name, benchmark, benchmark digest, protocol digest). Backends keep
+  older values if they can, and never mix them into the newest.
+- *Facts may be added, but not contradicted.* A put with another kind, step, recipe or parent than a
+  registered checkpoint has raises `StoreError` and changes nothing. A `None`, an empty tuple, or a
+  new `uri` (the folder was moved) is not a contradiction.
+- *All outcomes are kept.* An outcome is stored once by its id, under a registered checkpoint;
+  readers see all of it or nothing. Two values under one key both stay (`outcomes.conflicts` finds
+  them), and a replaced outcome stays too. Outcomes change no proxy, and evaluations no outcome.
 - *Nothing undefined is stored.* A missing standard error stays missing; it never reads as 0.
 """
 
@@ -38,14 +37,18 @@ MIN_PREFIX = 4
 
 @dataclass(frozen=True, kw_only=True)
 class StoredCheckpoint:
-    """A checkpoint as the store knows it.
+    """A registered checkpoint with its proxies and outcomes.
 
     Args:
-        checkpoint: the record, with everything known about it.
-        model_id: the backend's own id of it.
+        checkpoint: the record, with all facts that were put.
+        model_id: the backend's id of the checkpoint.
         proxies: the newest value of each proxy.
         updated_ms: when it last changed, milliseconds since 1970.
-        outcomes: everything recorded after RL, in the order in which it was put.
+        outcomes: in the order in which they were put.
+
+    Example:
+        >>> {proxy.name: proxy.value for proxy in store.find("step-500").proxies}
+        {'pass_at_1': 0.51, 'heldout_nll': 0.72}
     """
 
     checkpoint: Checkpoint
@@ -57,13 +60,17 @@ class StoredCheckpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredEvaluation:
-    """Where an evaluation went.
+    """The place of a stored evaluation.
 
     Args:
         evaluation_id: `Evaluation.id`.
         model_id: the backend's id of the checkpoint.
         run_id: the backend's id of the evaluation.
-        is_new: whether this call stored it; False if it was there.
+        is_new: whether this call stored it; False if it was stored before.
+
+    Example:
+        >>> store.put_evaluation(evaluation).is_new, store.put_evaluation(evaluation).is_new
+        (True, False)
     """
 
     evaluation_id: str
@@ -74,13 +81,17 @@ class StoredEvaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredOutcome:
-    """Where an outcome went.
+    """The place of a stored outcome.
 
     Args:
         outcome_id: `Outcome.id`.
         model_id: the backend's id of the checkpoint that RL began from.
         run_id: the backend's id of the RL run.
-        is_new: whether this call stored it; False if it was there.
+        is_new: whether this call stored it; False if it was stored before.
+
+    Example:
+        >>> store.put_outcome(outcome).is_new
+        True
     """
 
     outcome_id: str
@@ -90,17 +101,21 @@ class StoredOutcome:
 
 
 class Store(Protocol):
-    """A registry of checkpoints. The module's docstring is its specification."""
+    """A registry of checkpoints. The module's docstring is its specification.
+
+    Example:
+        >>> store: Store = MlflowStore("sqlite:///mlflow.db")  # or MemoryStore()
+    """
 
     def check(self, checkpoint: Checkpoint) -> None:
-        """Return if the store can be reached and would take this checkpoint.
+        """Check that the store can be reached and would accept this checkpoint.
 
-        Called before the expensive work, so that a contradiction or an unknown parent is told
-        before a sample is drawn.
+        It is called before the expensive work, so that contradictions and unknown parents are
+        reported before samples are drawn.
 
         Raises:
-            StoreError: if the store cannot be reached, if it knows other facts about the
-                checkpoint, or if it does not know one of its parents.
+            StoreError: if the store cannot be reached, if it holds other facts of the checkpoint,
+                or if one of its parents is not registered.
         """
 
     def put_evaluation(
@@ -110,8 +125,8 @@ class Store(Protocol):
 
         Args:
             evaluation: what was measured.
-            artifacts: small files (counts, figures) to keep with it, by name; the weights and
-                the samples are referenced, never copied.
+            artifacts: small files (counts, figures) to store with it, by name. Weights and
+                samples are referenced, never copied.
 
         Raises:
             StoreError: as `check`, or if the store fails while writing. Nothing is half done for
@@ -140,7 +155,12 @@ class Store(Protocol):
 
 
 class MemoryStore:
-    """A store that lasts as long as its process: for tests and notebooks."""
+    """A store that lasts as long as its process, for tests and notebooks.
+
+    Example:
+        >>> MemoryStore().checkpoints()
+        []
+    """
 
     def __init__(self) -> None:
         self._stored: dict[str, StoredCheckpoint] = {}
@@ -210,18 +230,18 @@ class MemoryStore:
 
 
 def newest(old: tuple[Proxy, ...], new: tuple[Proxy, ...]) -> tuple[Proxy, ...]:
-    """The proxies of `old` and `new`, those of `new` in place of older measurements."""
+    """Return the proxies of `old` and `new`; those of `new` replace older measurements."""
     merged = {proxy_key(proxy): proxy for proxy in (*old, *new)}
     return tuple(merged.values())
 
 
 def proxy_key(proxy: Proxy) -> tuple[str, str, str, str | None]:
-    """What makes two proxies measurements of the same thing."""
+    """Return what two measurements of the same quantity share."""
     return (proxy.name, proxy.benchmark, proxy.benchmark_digest, proxy.protocol_digest)
 
 
 def merge(stored: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
-    """What is known about a checkpoint after another put of it.
+    """Return a stored checkpoint with the facts that another put adds.
 
     Raises:
         StoreError: if the two contradict each other.
@@ -243,7 +263,7 @@ def merge(stored: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
 
 
 def check_outcome(outcome: Outcome, stored: Mapping[str, StoredCheckpoint]) -> StoredCheckpoint:
-    """The checkpoint that an outcome belongs to.
+    """Return the checkpoint of an outcome, after checks of what the outcome names.
 
     Args:
         outcome: about to be put.
@@ -277,10 +297,10 @@ def check_outcome(outcome: Outcome, stored: Mapping[str, StoredCheckpoint]) -> S
 
 
 def check_rl_checkpoint(parent: Checkpoint, child: Checkpoint) -> None:
-    """Return if a checkpoint is registered as what RL made of its parent.
+    """Raise an error unless a checkpoint is registered as a result of RL from a parent.
 
     Raises:
-        StoreError: if it is of another kind, or was made from others.
+        StoreError: if it has another kind or other parents.
     """
     if child.kind == "rl" and parent.id in child.parents:
         return
@@ -296,7 +316,7 @@ def check_rl_checkpoint(parent: Checkpoint, child: Checkpoint) -> None:
 
 
 def how_to_register(parent: Checkpoint) -> str:
-    """What makes a folder a registered RL checkpoint of this parent."""
+    """Return the command that registers a folder as an RL checkpoint of this parent."""
     return (
         f"Register it: rlready evaluate FOLDER --kind rl --parent {parent.id[:12]}, with the "
         "flags of its parent's evaluation"
@@ -304,7 +324,7 @@ def how_to_register(parent: Checkpoint) -> str:
 
 
 def pick(reference: str, stored: list[StoredCheckpoint]) -> StoredCheckpoint:
-    """The one checkpoint that a reference names.
+    """Return the one checkpoint that a reference names.
 
     Raises:
         StoreError: if there is none, or more than one.
@@ -332,7 +352,7 @@ def pick(reference: str, stored: list[StoredCheckpoint]) -> StoredCheckpoint:
 
 
 def unknown_parent(checkpoint: Checkpoint, parent: str) -> StoreError:
-    """The error for a parent that was never registered."""
+    """Return the error for a parent that is not registered."""
     return StoreError(
         f"parent {parent} of checkpoint {checkpoint.name} is not in the registry",
         fix="Evaluate the parent first, or give an id that `rlready list` shows",

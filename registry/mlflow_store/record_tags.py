@@ -1,17 +1,17 @@
-"""Records as MLflow holds them: tags that say everything, metrics that people read and search.
+"""Records as tags and metrics of MLflow: tags are read back, metrics are for people and searches.
 
 A LoggedModel carries (`...` stands for 32 hexadecimal digits):
 
-    rlready.key             the fingerprint; what find-or-create looks for
-    rlready.checkpoint      the `Checkpoint` as JSON, the one copy that is read back
+    rlready.key             the fingerprint, by which a checkpoint is found
+    rlready.checkpoint      the `Checkpoint` as JSON, the only copy that is read back
     rlready.evaluation...   an `Evaluation`'s proxies as JSON, set in one transaction once metrics,
-                            artifacts and links are written: who sees the tag sees all of it
-    rlready.outcome...      an `Outcome` as JSON, set in the same way (`mlflow_outcome`)
-    rlready.name, .kind, .step, .uri, .parent, .recipe.<field>    the same facts, for the eye
+                            artifacts and links are written: with the tag a reader sees all of it
+    rlready.outcome...      an `Outcome` as JSON, set in the same way (`put_outcome`)
+    rlready.name, .kind, .step, .uri, .parent, .recipe.<field>    the same facts, for people
 
 and the metrics `<name>`, `<name>_se`, `<name>_se_within` and `<name>_n` (problems) of every proxy.
-MLflow keys a metric by name, time and run alone and keeps no unit, version or protocol, so what is
-read back comes from the tag; one tag instead of 160 metric rows also makes reading fast.
+MLflow identifies a metric by name, time and run only, and stores no unit, version or protocol.
+Therefore the tag is read back; one tag instead of 160 metric rows also makes reading fast.
 
 A metric's dataset is the benchmark's name; its digest is the benchmark's, or, where a protocol drew
 samples, `<first 16 digits of the benchmark's>-<first 16 of the protocol's>`: MLflow allows 36
@@ -57,7 +57,7 @@ class Published:
         id: `Evaluation.id`.
         at_ms: when it was put; grows from one evaluation of a model to the next.
         run_id: MLflow's run.
-        n_datasets: it used the milliseconds `at_ms ... at_ms + n_datasets - 1`.
+        n_datasets: number of milliseconds that it used, from `at_ms` on.
         proxies: the numbers.
     """
 
@@ -111,7 +111,7 @@ def model_name(checkpoint: Checkpoint) -> str:
 
 
 def checkpoint_tags(checkpoint: Checkpoint) -> dict[str, str]:
-    """The tags of a checkpoint, for reading back and for the eye."""
+    """Return the tags of a checkpoint: the record, and facts for people."""
     recipe = {} if checkpoint.recipe is None else checkpoint.recipe.to_dict()
     facts: dict[str, object] = {
         "name": checkpoint.name,
@@ -131,10 +131,10 @@ def checkpoint_tags(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def read_checkpoint(tags: Mapping[str, str]) -> Checkpoint:
-    """The checkpoint of a model's tags.
+    """Return the checkpoint in a model's tags.
 
     Raises:
-        StoreError: if a later version of rlready wrote it, or something else did.
+        StoreError: if it was written by a later version of rlready, or by another program.
     """
     values = read_tag_json(tags[CHECKPOINT], CHECKPOINT)
     recipe = values.pop("recipe")
@@ -157,20 +157,20 @@ def evaluation_tags(evaluation: Evaluation, at_ms: int, run_id: str) -> dict[str
 
 
 def read_evaluations(tags: Mapping[str, str]) -> list[Published]:
-    """The evaluations in a model's tags, in the order in which they were put.
+    """Return the evaluations in a model's tags, in the order in which they were put.
 
     Raises:
-        StoreError: if a later version of rlready wrote one, or something else did.
+        StoreError: if one was written by a later version of rlready, or by another program.
     """
     evaluations = [_read_evaluation(id_, text) for id_, text in join_tags(EVALUATION, tags)]
     return sorted(evaluations, key=lambda published: (published.at_ms, published.id))
 
 
 def read_outcomes(tags: Mapping[str, str]) -> list[PublishedOutcome]:
-    """The outcomes in a model's tags, in the order in which they were put.
+    """Return the outcomes in a model's tags, in the order in which they were put.
 
     Raises:
-        StoreError: if a later version of rlready wrote one, or something else did.
+        StoreError: if one was written by a later version of rlready, or by another program.
     """
     outcomes = []
     for id_, text in join_tags(OUTCOME, tags):
@@ -183,14 +183,14 @@ def read_outcomes(tags: Mapping[str, str]) -> list[PublishedOutcome]:
 
 
 def outcome_tags(outcome: Outcome, at_ms: int, run_id: str) -> dict[str, str]:
-    """The tags that publish an outcome on the model that RL began from."""
+    """Return the tags that publish an outcome on the model that RL began from."""
     record = {"format": FORMAT, "at_ms": at_ms, "run": run_id, **asdict(outcome)}
     text = tag_json(record, f"outcome {outcome.id}")
     return split_tags(f"{OUTCOME}.{outcome.id}", text)
 
 
 def outcome_metrics(outcome: Outcome) -> DatasetMetrics:
-    """The metrics of an outcome. A missing error has none."""
+    """Return the metrics of an outcome. A missing error has no metric."""
     key = safe_key(f"outcome/{outcome.statistic}/{outcome.budget_text}")
     values = {key: outcome.value}
     if outcome.se is not None:
@@ -200,7 +200,7 @@ def outcome_metrics(outcome: Outcome) -> DatasetMetrics:
 
 
 def split_tags(key: str, text: str) -> dict[str, str]:
-    """Tags that hold a text of any length: `key`, and where it is too long `key.1`, `key.2`..."""
+    """Return tags that hold a text of any length: `key`, and for long texts `key.1`, `key.2`..."""
     starts = range(0, len(text), _TAG_CHARACTERS)
     return {
         key if part == 0 else f"{key}.{part}": text[start : start + _TAG_CHARACTERS]
@@ -209,7 +209,7 @@ def split_tags(key: str, text: str) -> dict[str, str]:
 
 
 def join_tags(prefix: str, tags: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Ids and texts that `split_tags` put under keys `<prefix>.<id>`."""
+    """Return ids and texts that `split_tags` put under keys `<prefix>.<id>`."""
     parts: dict[str, list[tuple[int, str]]] = {}
     for key, text in tags.items():
         if key.startswith(prefix + "."):
@@ -219,10 +219,10 @@ def join_tags(prefix: str, tags: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def metrics_by_dataset(evaluation: Evaluation) -> list[DatasetMetrics]:
-    """The metrics of an evaluation, a value for each dataset. A missing error has no metric.
+    """Return the metrics of an evaluation by dataset. A missing error has no metric.
 
-    Two names that MLflow cannot tell apart get a number; an error whose key is another proxy's
-    name is left to the tag.
+    Names with the same key in MLflow get a suffix. An error whose key is another proxy's name is
+    only stored in the tag.
     """
     datasets = []
     for dataset in _datasets(evaluation):
@@ -244,7 +244,7 @@ def metrics_by_dataset(evaluation: Evaluation) -> list[DatasetMetrics]:
 
 
 def safe_key(name: str) -> str:
-    """A name that MLflow accepts as a metric or tag key: ASCII, no `@` or `=`, no odd path."""
+    """Return a name that MLflow accepts as a key: ASCII, no `@` or `=`, a normalized path."""
     key = re.sub(r"[^A-Za-z0-9_\-./ ]", "_", name)[:_NAME_CHARACTERS]
     if posixpath.normpath(key) != key or key.startswith(("/", ".")):
         key = re.sub(r"[./]", "_", key)
@@ -252,7 +252,7 @@ def safe_key(name: str) -> str:
 
 
 def printable(value: object) -> str:
-    """A value as text for the eye: printable, one line, not endless."""
+    """Return a value as one printable line of limited length."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return "".join(c if c.isprintable() else "?" for c in text[:_SHOWN_CHARACTERS])
 
@@ -309,7 +309,7 @@ def _proxies(rows: list[list[Any]], datasets: list[list[Any]]) -> Iterator[Proxy
 
 
 def tag_json(record: Mapping[str, object], what: str) -> str:
-    """The JSON text of a record; raises StoreError if it holds what JSON cannot say."""
+    """Return the JSON text of a record; raise a StoreError if JSON cannot represent it."""
     try:
         # ASCII, because databases differ in what text they keep.
         return json.dumps(record, separators=(",", ":"), allow_nan=False)
@@ -318,7 +318,7 @@ def tag_json(record: Mapping[str, object], what: str) -> str:
 
 
 def read_tag_json(text: str, tag: str) -> dict[str, Any]:
-    """The record in a tag; raises StoreError if it is not of this format."""
+    """Return the record in a tag; raise a StoreError if it has another format."""
     try:
         values = json.loads(text)
         version = values.pop("format")

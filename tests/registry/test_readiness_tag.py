@@ -235,7 +235,7 @@ def test_another_teams_model_of_that_name_is_not_touched(store: MlflowStore, cli
 
 @pytest.mark.parametrize("name", ["a/b", "models:x", "a b", ".."])
 def test_a_name_that_no_reference_can_hold_is_refused(store: MlflowStore, name: str) -> None:
-    with pytest.raises(StoreError, match="no name for a registered model"):
+    with pytest.raises(StoreError, match="not a name for a registered model"):
         put(store, a_tag(1), name=name)
 
 
@@ -265,7 +265,7 @@ def test_tags_that_cannot_be_meant_are_refused(store: MlflowStore, client: Any) 
     ("changes", "message"),
     [
         ({"reasons": (" \n",)}, "no reasons"),
-        ({"made_at": datetime(2026, 1, 1)}, "no time zone"),
+        ({"made_at": datetime(2026, 1, 1)}, "has no time zone"),
         ({"predicted": float("nan")}, "predicted nan"),
         ({"high": float("inf")}, "high inf"),
         ({"low": 0.9}, "interval 0.9 to 0.67"),
@@ -320,9 +320,9 @@ def test_a_checkpoint_of_another_experiment_is_resolved_too(store: MlflowStore) 
         ("models:/nothing@rl-ready", rf"there are 1: {FAMILY} @rl-ready"),
         (f"models:/{FAMILY}@best", r"its aliases: @rl-ready \(version 2\); its versions: 1, 2"),
         (f"models:/{FAMILY}/7", r"has no version 7.*its versions: 1, 2"),
-        (f"models:/{FAMILY}/latest", "no reference to a registered model"),
-        ("runs:/abc/model", "no reference to a registered model"),
-        ("", "no reference to a registered model"),
+        (f"models:/{FAMILY}/latest", "not a reference to a registered model"),
+        ("runs:/abc/model", "not a reference to a registered model"),
+        ("", "not a reference to a registered model"),
     ],
 )
 def test_a_reference_to_nothing_says_what_there_is(
@@ -335,7 +335,7 @@ def test_a_reference_to_nothing_says_what_there_is(
 
 def test_a_name_alone_must_be_unambiguous(store: MlflowStore, client: Any) -> None:
     put(store, a_tag(1, readiness=NOT_READY), a_tag(2, readiness=NOT_READY))
-    with pytest.raises(StoreError, match="alone names no version"):
+    with pytest.raises(StoreError, match="alone does not name one version"):
         resolve(store, FAMILY)
     client.set_registered_model_alias(FAMILY, "mine", "2")
     assert resolve(store, FAMILY).checkpoint == a_checkpoint(1)

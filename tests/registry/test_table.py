@@ -254,7 +254,7 @@ def test_the_target_takes_its_own_column_and_drops_rows_without_it(store: Memory
     assert found.frame["target_se"].tolist() == [0.02, 0.02]
     assert found.frame["checkpoint_id"].tolist() == [a_checkpoint(n).id for n in (1, 3)]
     assert KEY not in found.frame
-    assert found.notes == (f"left out for want of {KEY}: 1 checkpoint",)
+    assert found.notes == (f"left out, as they have no {KEY}: 1 checkpoint",)
 
 
 def test_an_unknown_target_lists_the_known_ones(store: MemoryStore) -> None:

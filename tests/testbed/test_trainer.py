@@ -73,7 +73,7 @@ def test_what_the_testbed_cannot_train_is_refused(changes: dict[str, Any], said:
 def test_a_skill_that_runs_out_of_problems_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search may ask for more of one skill than there is; it drew for ever."""
     monkeypatch.setattr(skills, "_OLD_IN_A_ROW", 2000)
-    with pytest.raises(ConfigError, match=r"count3 has 3\d\d different problems"):
+    with pytest.raises(ConfigError, match=r"count3 has only 3\d\d different problems"):
         draw_different("count3", "test", 100_000, seed=0)
 
 

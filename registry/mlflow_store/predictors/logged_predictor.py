@@ -1,13 +1,13 @@
-"""One predictor into MLflow, step by step, each of which may be the last before a kill.
+"""How a predictor is put into MLflow, in steps. A kill may come after any of them.
 
-    1 run         found by the predictor's id if an earlier put was killed, else made; RUNNING
-    2 model       made; PENDING. One that a killed put left is deleted: what is in it is not known
+    1 run         found by the predictor's id if an earlier put was killed, else created; RUNNING
+    2 model       created; PENDING. A killed put's model is deleted, as its content is unknown
     3 files       `model.skops`, MLmodel with signature and example, requirements
     4 run's part  report.json, columns.json, the training table, figures, metrics
-    5 record      the model's tags: what is read back, and the SHA-256 of each of its files
+    5 record      the model's tags: the record, and the SHA-256 of each of its files
     6 finalize    the model becomes READY, the run FINISHED
 
-The version and its alias come after that (`predictor_store`).
+The version and its alias come after that (`store`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MODEL_TYPE = "grpo-predictor"
 PREDICTOR = "rlready.predictor"
 """On run, model and version: the predictor's id."""
 RECORD = "rlready.predictor_record"
-"""On the model: what `PredictorMeta` is read from, as JSON."""
+"""On the model: the `PredictorMeta` as JSON."""
 SHA256 = "rlready.sha256"
 """On the model: the SHA-256 of each of its files, as JSON."""
 
@@ -60,13 +60,13 @@ _LIBRARIES = ("mlflow", "numpy", "scikit-learn", "skops", "rlready")
 def model_of(
     opened: Opened, fitted: FittedPredictor, files: Mapping[str, Path], folder: Path, name: str
 ) -> tuple[LoggedModel, bool]:
-    """The READY model of a predictor, and whether this call made it. The caller holds the lock.
+    """Return a predictor's READY model and whether this call made it. The caller holds the lock.
 
     Args:
         opened: the registry.
         fitted: what to write.
-        files: figures, by the path that they get below the run's artifacts.
-        folder: empty, to write files into before they are logged.
+        files: figures by their path below the run's artifacts.
+        folder: empty, for files before they are logged.
         name: of the registered model that it will be a version of.
 
     Raises:
@@ -82,7 +82,7 @@ def model_of(
     if ready:
         return ready[0], False
     check_types(unfamiliar_types(fitted.estimator), fitted.trusted_types, "the predictor")
-    for unfinished in models:  # by a killed put; what it holds is written again
+    for unfinished in models:  # of a killed put; its content is written again
         client.delete_logged_model(unfinished.model_id)
     run = _run(opened, fitted, name)
     model = client.create_logged_model(
@@ -110,7 +110,7 @@ def model_of(
 
 
 def _run(opened: Opened, fitted: FittedPredictor, name: str) -> Run:
-    """The run to write into: the one that a killed put left, or a new one."""
+    """Return the run to write into: one that a killed put left, or a new one."""
     left_over = opened.run_of(PREDICTOR, fitted.id)
     if left_over is not None:
         return opened.client.get_run(left_over)
@@ -119,7 +119,7 @@ def _run(opened: Opened, fitted: FittedPredictor, name: str) -> Run:
 
 
 def facts(fitted: FittedPredictor) -> dict[str, str]:
-    """Tags for the eye, on run, model and version."""
+    """Return tags for people, on run, model and version."""
     return {
         "rlready.target": printable(fitted.target),
         "rlready.table": fitted.table_digest,
@@ -128,7 +128,7 @@ def facts(fitted: FittedPredictor) -> dict[str, str]:
 
 
 def _save(model: LoggedModel, run: Run, fitted: FittedPredictor, folder: Path) -> dict[str, str]:
-    """Write MLflow's model folder; returns the SHA-256 of each file in it."""
+    """Write MLflow's model folder; return the SHA-256 of each file in it."""
     import mlflow.sklearn
     from mlflow.models import Model, infer_signature
 
@@ -143,7 +143,7 @@ def _save(model: LoggedModel, run: Run, fitted: FittedPredictor, folder: Path) -
         skops_trusted_types=sorted(fitted.trusted_types) or None,
         signature=infer_signature(fitted.X, answer),
         input_example=fitted.X.head(_EXAMPLE_ROWS),
-        # Given, because MLflow finds them out by loading the model in a process of its own: 10 s.
+        # Without them MLflow loads the model in another process to infer them, which takes 10 s.
         pip_requirements=_requirements(fitted.trusted_types),
     )
     if can_assess:
@@ -160,7 +160,7 @@ def _requirements(trusted_types: Sequence[str]) -> list[str]:
 
 
 def _record(fitted: FittedPredictor, model: LoggedModel, run: Run) -> dict[str, str]:
-    """The tags from which `PredictorMeta` is read back."""
+    """Return the tags from which `PredictorMeta` is read back."""
     record = {
         "format": FORMAT,
         "id": fitted.id,

@@ -24,22 +24,28 @@ _DIGITS = 9
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FittedPredictor:
-    """A predictor with what it rests on.
+    """A fitted predictor with its training table, settings and validation.
 
     Args:
         estimator: fitted; its `predict` takes rows like those of `X`.
-        X: the rows it was fitted on, a column a proxy (and whatever else it takes).
-        table: the whole training table as it was read, for whoever wants to fit it again.
+        X: the rows it was fitted on, a column per proxy (and per other input).
+        table: the whole training table as it was read, for later fits.
         table_digest: id of the table's content.
-        target: key of the outcome that it foresees.
+        target: key of the outcome that it predicts.
         column_versions: how the numbers of each proxy's column were measured (see
             `table.CheckpointTable.versions`).
         trusted_types: types in the estimator beyond those of scikit-learn, by full name.
-        params: what it was asked to be (model, groups, seed, ...), shown on its page.
-        metrics: figures of its validation, by name; what is not finite is left out.
+        params: settings (model, groups, seed, ...), shown on its page.
+        metrics: figures of its validation, by name; values that are not finite are left out.
         report: the validation report, JSON values.
         figures: PNG files by name.
-        summary: what the report says, in a few lines, for the page.
+        summary: the report in a few lines, for the page.
+
+    Example:
+        >>> fitted = FittedPredictor(estimator=estimator.fit(X, y), X=X, table=table.frame,
+        ...     table_digest=digest, target=target, column_versions=table.versions)
+        >>> put_predictor(store, fitted).meta.uri
+        'models:/grpo-predictor/1'
     """
 
     estimator: Any
@@ -59,7 +65,7 @@ class FittedPredictor:
     def id(self) -> str:
         """Digest of table, target, parameters, and what it predicts for its own rows.
 
-        The bytes of the file are no help: skops writes other ones each time.
+        The file itself cannot identify it: skops writes different bytes each time.
         """
         predicted = np.asarray(self.estimator.predict(self.X), dtype=float).ravel()
         return digest(
@@ -76,7 +82,7 @@ class FittedPredictor:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorMeta:
-    """What is known of a stored predictor.
+    """Facts of a stored predictor.
 
     Args:
         name: of the registered model.
@@ -86,10 +92,14 @@ class PredictorMeta:
         table_digest: id of the training table's content.
         n_rows: of that table.
         column_versions: how the numbers of each column were measured.
-        params: what it was asked to be.
-        libraries: versions that wrote it.
+        params: settings of the fit.
+        libraries: versions at the time of the fit.
         model_id: MLflow's.
         run_id: MLflow's; holds the report, the table and the figures.
+
+    Example:
+        >>> get_predictor(store).meta.target
+        'value_at_budget/60steps@gsm8k'
     """
 
     name: str
@@ -106,16 +116,16 @@ class PredictorMeta:
 
     @property
     def uri(self) -> str:
-        """What MLflow takes."""
+        """Reference for MLflow."""
         return f"models:/{self.name}/{self.version}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredPredictor:
-    """Where a predictor went.
+    """The stored version of a predictor.
 
     Args:
-        meta: what is known of it.
+        meta: facts of it.
         is_new: whether this call stored it.
     """
 
@@ -129,7 +139,11 @@ class LoadedPredictor:
 
     Args:
         estimator: fitted.
-        meta: what is known of it.
+        meta: facts of it.
+
+    Example:
+        >>> loaded = get_predictor(store, "models:/grpo-predictor/3")
+        >>> loaded.estimator.predict(X)
     """
 
     estimator: Any
@@ -137,7 +151,7 @@ class LoadedPredictor:
 
 
 def check_columns(meta: PredictorMeta, table_versions: Mapping[str, str]) -> None:
-    """Return if a table's columns mean what the predictor was fitted on.
+    """Raise a StoreError if a table's columns differ from those of the training table.
 
     Args:
         meta: of the predictor.
@@ -165,7 +179,7 @@ def check_columns(meta: PredictorMeta, table_versions: Mapping[str, str]) -> Non
 
 
 def _settings(estimator: Any) -> dict[str, str]:
-    """What an estimator was asked to be, as texts without the addresses of objects."""
+    """Return an estimator's settings as texts, without the addresses of objects."""
     settings = {key: repr(value) for key, value in estimator.get_params(deep=True).items()}
     kind = f"{type(estimator).__module__}.{type(estimator).__qualname__}"
     return {"": kind, **{key: _ADDRESS.sub("", text) for key, text in settings.items()}}

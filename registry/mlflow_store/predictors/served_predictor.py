@@ -1,8 +1,8 @@
-"""What `mlflow models serve` and `mlflow.pyfunc.load_model` make of a stored predictor.
+"""A stored predictor behind `mlflow models serve` and `mlflow.pyfunc.load_model`.
 
-A predictor that can `assess` answers with a row for each checkpoint: prediction, interval, what the
-interval promises, domain and reasons. MLflow's own scikit-learn loader would answer with the bare
-number, and for a loss with its negative. MLflow finds this module by the name in MLmodel.
+A predictor with a method `assess` answers with a row per checkpoint: prediction, interval, its
+guarantee, domain and reasons. MLflow's scikit-learn loader would answer with the plain number, and
+for a loss with its negative. MLflow finds this module by the name in MLmodel.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ServedPredictor:
         self._estimator = estimator
 
     def predict(self, data: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """A row for each row of the data.
+        """Return a row for each row of the data.
 
         Raises:
             MlflowException: if the rows cannot be assessed, which a server answers with 400.

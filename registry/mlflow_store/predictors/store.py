@@ -1,4 +1,4 @@
-"""Fitted predictors in MLflow: stored without pickle, with everything that they rest on.
+"""Fitted predictors in MLflow, stored without pickle, with their training table and report.
 
 A predictor is a scikit-learn estimator, or a pipeline of them. It becomes
 
@@ -6,17 +6,16 @@ A predictor is a scikit-learn estimator, or a pipeline of them. It becomes
                         requirements; `mlflow models serve` and `mlflow.pyfunc.load_model` take it
     run                 its metrics, and artifacts: report.json, columns.json, the training table
                         (Parquet and CSV), figures/; the model is its output
-    registered model    a version a predictor, the alias `champion` on the last one that was put
+    registered model    a version per predictor; the last one that was put has the alias `champion`
 
-The model's tags hold what `PredictorMeta` says, and the SHA-256 of each of its files.
+The model's tags hold the `PredictorMeta` and the SHA-256 of each of its files.
 
-A put is done in this order, and may be killed anywhere: only a complete model becomes READY, only a
-READY one a version. The same predictor of the same table is one version, however often it is put.
+A put follows this order and may be killed anywhere: only a complete model becomes READY, and only a
+READY model a version. The same predictor of the same table is one version, however often it is put.
 
-Reading trusts no file: each must have the SHA-256 that the model's tags name, `model.skops` must be
-skops (never a pickle, whatever MLmodel says), and every type in it must be one that skops knows
-to be harmless or that the caller names. The list of trusted types that lies beside a model, and
-that MLflow believes, is not read.
+Reading trusts no file. Each must have the SHA-256 of the model's tags. `model.skops` must be a
+skops file, never a pickle, whatever MLmodel says. Every type in it must be harmless according to
+skops, or named by the caller. The list of trusted types beside a model is not read.
 """
 
 from __future__ import annotations
@@ -71,8 +70,12 @@ def put_predictor(
 
     Raises:
         StoreError: if the estimator holds types that are not trusted or that skops cannot write,
-            if a figure is not there, or if the store fails while writing; the same call may be
+            if a figure does not exist, or if the store fails while writing; the same call may be
             repeated.
+
+    Example:
+        >>> put_predictor(store, fitted, "my-predictor").is_new
+        True
     """
     versions.checked_name(name)
     files = checked_artifacts({f"figures/{key}": path for key, path in fitted.figures.items()})
@@ -94,7 +97,7 @@ def put_predictor(
 def get_predictor(
     store: MlflowStore, reference: str = DEFAULT_NAME, *, trusted_types: Collection[str] = ()
 ) -> LoadedPredictor:
-    """A stored predictor, checked before anything of it is run.
+    """Load a stored predictor, after checks that run none of its code.
 
     Args:
         store: the registry.
@@ -102,8 +105,12 @@ def get_predictor(
         trusted_types: types that may be in it beyond those of scikit-learn, by full name.
 
     Raises:
-        StoreError: if there is none, if its file is missing, was changed since it was registered,
-            is no skops file, or holds types that are not trusted.
+        StoreError: if it does not exist, or if its file is missing, was changed since it was
+            registered, is not a skops file, or holds types that are not trusted.
+
+    Example:
+        >>> get_predictor(MlflowStore("sqlite:///mlflow.db")).meta.version
+        '3'
     """
     with store.opened(f"loading predictor {reference}") as opened:
         version = versions.locate(opened.client, reference, CHAMPION)
@@ -181,7 +188,7 @@ def _registered_description(target: str) -> str:
 
 
 def _description(fitted: FittedPredictor) -> str:
-    """Markdown for a version's page; its first line is what the list of versions shows."""
+    """Return Markdown for a version's page; the list of versions shows its first line."""
     about = {
         "target": fitted.target,
         "estimator": type(fitted.estimator).__name__,
