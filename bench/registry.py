@@ -30,11 +30,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rlready.registry.mlflow_store import codec
-from rlready.registry.mlflow_store.put_outcome import outcome_tags
-from rlready.registry.mlflow_store.quiet import quiet
+from rlready.registry.mlflow_store.mlflow_output import quiet
+from rlready.registry.mlflow_store.record_tags import (
+    checkpoint_tags,
+    evaluation_tags,
+    metrics_by_dataset,
+    model_name,
+    outcome_tags,
+)
 from rlready.registry.mlflow_store.store import MlflowStore
-from rlready.registry.records import Checkpoint, Evaluation, Outcome, Proxy, Recipe
+from rlready.registry.outcomes import Outcome
+from rlready.registry.records import Checkpoint, Evaluation, Proxy, Recipe
 from rlready.registry.table import checkpoint_table, table_bytes
 
 WRITE_TO_REACH = 1.2
@@ -99,7 +105,7 @@ def bare(client: Any, experiment_id: str, evaluation: Evaluation, shared_run: st
     checkpoint = evaluation.checkpoint
     model = client.create_logged_model(
         experiment_id,
-        name=codec.model_name(checkpoint),
+        name=model_name(checkpoint),
         source_run_id=run_id,
         tags={"weights_uri": checkpoint.uri, "fingerprint": checkpoint.id, "kind": checkpoint.kind},
         params={key: str(value) for key, value in checkpoint.recipe.to_dict().items()},
@@ -108,7 +114,7 @@ def bare(client: Any, experiment_id: str, evaluation: Evaluation, shared_run: st
     now = time.time_ns() // 1_000_000
     metrics = [
         Metric(key, value, now + offset, 0, model.model_id, dataset.name, dataset.digest)
-        for offset, dataset in enumerate(codec.metrics_by_dataset(evaluation))
+        for offset, dataset in enumerate(metrics_by_dataset(evaluation))
         for key, value in dataset.values.items()
     ]
     client.log_batch(run_id, metrics=metrics)
@@ -128,7 +134,7 @@ def write_times(folder: Path, rounds: int) -> dict[str, Any]:
     """Medians over rounds in which each way writes one checkpoint."""
     store = MlflowStore(f"sqlite:///{folder / 'write.db'}")
     store.put_evaluation(an_evaluation(0))
-    client: Any = store._client()
+    client: Any = store._backend.client()
     other = client.create_experiment("bare", artifact_location=(folder / "bare").as_uri())
     shared = client.create_run(other).info.run_id
     ways: dict[str, Callable[[Evaluation], object]] = {
@@ -165,14 +171,14 @@ def load(path: Path, experiment_id: int, n_checkpoints: int) -> None:
         for number in range(n_checkpoints):
             evaluation, id_ = an_evaluation(number), f"m-{number:032x}"
             models.append((id_, experiment_id, f"n{number}", "x", number, number, 2, "active"))
-            held = codec.checkpoint_tags(evaluation.checkpoint)
-            held |= codec.evaluation_tags(evaluation, evaluation.id, number, run)
+            held = checkpoint_tags(evaluation.checkpoint)
+            held |= evaluation_tags(evaluation, number, run)
             for seed, outcome in enumerate(outcomes(number)):
                 held |= outcome_tags(outcome, number + seed, run)
             tags += [(id_, experiment_id, key, value) for key, value in held.items()]
             metrics += [
                 (id_, key, offset, 0, value, experiment_id, run, dataset.name, dataset.digest)
-                for offset, dataset in enumerate(codec.metrics_by_dataset(evaluation))
+                for offset, dataset in enumerate(metrics_by_dataset(evaluation))
                 for key, value in dataset.values.items()
             ]
             if len(models) == 500 or number == n_checkpoints - 1:
@@ -212,7 +218,7 @@ def read_times(folder: Path, n_checkpoints: int) -> dict[str, Any]:
     """Seconds to read a registry by each way, and whether ours came back whole."""
     path = folder / "read.db"
     store = MlflowStore(f"sqlite:///{path}")
-    experiment_id = store._writable_experiment()
+    experiment_id = store._experiment_to_write()
     load(path, int(experiment_id), n_checkpoints)
     began = time.perf_counter()
     read = store.checkpoints()
@@ -229,7 +235,7 @@ def read_times(folder: Path, n_checkpoints: int) -> dict[str, Any]:
     )
     del read
     began = time.perf_counter()
-    found = sum(pages(store._client(), experiment_id))
+    found = sum(pages(store._backend.client(), experiment_id))
     theirs = time.perf_counter() - began
     return {
         "n_checkpoints": n_checkpoints,

@@ -57,23 +57,24 @@ from scipy import stats
 from rlready.predictors.search.proposer import anywhere
 from rlready.predictors.search.space import RecipeSpace
 from rlready.registry.mlflow_store.store import MlflowStore
-from rlready.registry.records import Checkpoint, Evaluation, Outcome, Proxy
-from rlready.testbed.training.base import shipped_base
-from rlready.testbed.training.design import AXES, design, search_space
-from rlready.testbed.training.grpo import CurveRow
-from rlready.testbed.training.sft import SftRecipe
-from rlready.workflow.predict.predict import fit
-from rlready.workflow.search.ask import Search, SearchConfig, ask, open_search, tell
-from rlready.workflow.search.registry import RegistryValues
-from rlready.workflow.testbed.design_file import BASE, PROFILES, Design
-from rlready.workflow.testbed.run import (
+from rlready.registry.outcomes import Outcome
+from rlready.registry.records import Checkpoint, Evaluation, Proxy
+from rlready.testbed.study.design import BASE, PROFILES, Design
+from rlready.testbed.study.recipes import AXES, choose_recipes, search_space
+from rlready.testbed.study.run import (
     WORLD_AFTER,
     base_checkpoint,
     curve_proxies,
     rl_recipe,
 )
+from rlready.testbed.study.unit import proxies_path, read_proxies
+from rlready.testbed.training.base import shipped_base
+from rlready.testbed.training.grpo import CurveRow
+from rlready.testbed.training.sft import SftRecipe
+from rlready.workflow.predict.predict import fit
+from rlready.workflow.search.ask import Search, SearchConfig, ask, open_search, tell
+from rlready.workflow.search.registry import RegistryValues
 from rlready.workflow.testbed.trainer import Trained, design_of, train
-from rlready.workflow.testbed.unit import proxies_path, read_proxies
 
 TABLE = Path(__file__).parents[1] / "testbed" / "results" / "full.csv"
 BUDGET, N_START, BATCH, RL_SEEDS = 1600, 16, 3, (0, 1)
@@ -303,7 +304,7 @@ def registered_start(bed: Bed, store: MlflowStore, seed: int) -> list[tuple[str,
 
 
 def measured_base(bed: Bed) -> tuple[list[Proxy], float]:
-    from rlready.workflow.testbed.unit import measure_unit
+    from rlready.testbed.study.unit import measure_unit
 
     measure_unit(bed.folder, shipped_base(), BASE, bed.design.profile, lambda stage, s: None)
     found = read_proxies(proxies_path(bed.folder, BASE))
@@ -313,7 +314,7 @@ def measured_base(bed: Bed) -> tuple[list[Proxy], float]:
 
 def register_row(row: Mapping[str, str], like: Sequence[Proxy], store: MlflowStore) -> float:
     """A run of the table, measured as `like` was: same problems, protocol and versions."""
-    recipe = {recipe.id: recipe for recipe in design(48)}[row["name"]]
+    recipe = {recipe.id: recipe for recipe in choose_recipes(48)}[row["name"]]
     (base,) = row["parents"].split(",")
     checkpoint = Checkpoint(
         uri=f"file:///results/full/{recipe.id}",
@@ -356,8 +357,8 @@ def register_row(row: Mapping[str, str], like: Sequence[Proxy], store: MlflowSto
 
 def measured_after() -> Proxy:
     """How the mean of the half `after` is measured; its value means nothing."""
+    from rlready.testbed.study.design import make_design
     from rlready.testbed.world.skills import SKILLS
-    from rlready.workflow.testbed.design_file import make_design
 
     rows = [CurveRow(budget=0, benchmark=skill, value=0.0, se=0.0, n=100) for skill in SKILLS]
     *_, mean = curve_proxies(make_design("full", 0, 1), rows, 0)

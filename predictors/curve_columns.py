@@ -24,7 +24,7 @@ from typing import get_args
 
 from rlready.predictors.curve_file import VALUE, CurveTable
 from rlready.registry.errors import CurveError
-from rlready.registry.records import BudgetUnit
+from rlready.registry.outcomes import BudgetUnit
 
 _LISTED = 10
 """Columns that are listed in a note: a log may have hundreds."""

@@ -41,7 +41,7 @@ from rlready.predictors.curve_columns import Columns, choose, error_column
 from rlready.predictors.curve_file import CurveTable, Row, read_table
 from rlready.predictors.curve_scale import scaled, scaled_errors
 from rlready.registry.errors import CurveError
-from rlready.registry.records import BudgetUnit, Statistic
+from rlready.registry.outcomes import BudgetUnit, Statistic
 
 _WINDOW = 5
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d*,\d{3}")

@@ -9,19 +9,14 @@ from .errors import (
     SamplesError,
     StoreError,
 )
-from .mlflow_store.predictors.store import (
-    FittedPredictor,
-    LoadedPredictor,
-    PredictorMeta,
-    get_predictor,
-    put_predictor,
-)
+from .mlflow_store.predictors.records import FittedPredictor, LoadedPredictor, PredictorMeta
+from .mlflow_store.predictors.store import get_predictor, put_predictor
 from .mlflow_store.store import MlflowStore
+from .outcomes import Outcome
 from .readiness_tag import Readiness, ReadinessTag
 from .records import (
     Checkpoint,
     Evaluation,
-    Outcome,
     Problem,
     Protocol,
     Proxy,

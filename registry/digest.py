@@ -21,7 +21,7 @@ DIGEST_LENGTH = 32
 
 _CHUNK_BYTES = 1 << 22
 
-# What decides which tokens a checkpoint draws. Optimizer states and logs may lie beside them.
+# These decide which tokens a checkpoint draws. Optimizer states and logs may lie beside them.
 _TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
@@ -33,16 +33,16 @@ _TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
-# Rewritten by every `save_pretrained`, without a change of the function that the weights compute.
+# Every `save_pretrained` rewrites these keys, without an effect on what the weights compute.
 _VOLATILE_CONFIG_KEYS = ("_name_or_path", "transformers_version")
 
 
 def canonical_json(value: object) -> str:
-    """The one JSON text of a value: keys sorted, no spaces, no NaN.
+    """Return the canonical JSON text of a value: keys sorted, no spaces, no NaN.
 
     Raises:
-        ValueError: for NaN or an infinity, which JSON cannot say.
-        TypeError: for what JSON cannot hold.
+        ValueError: for NaN or an infinity, which JSON does not have.
+        TypeError: for values of types that JSON does not have.
     """
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
@@ -50,7 +50,7 @@ def canonical_json(value: object) -> str:
 
 
 def digest(value: object) -> str:
-    """The id of a JSON value: equal values, equal ids, whatever the order of their keys."""
+    """Return the id of a JSON value; the order of keys does not matter."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:DIGEST_LENGTH]
 
 
@@ -61,7 +61,7 @@ def file_sha256(path: Path, cache_dir: Path | None = None) -> str:
         path: the file.
         cache_dir: where digests are remembered by (path, size, modification time), so that the
             weights of a large model are read once. `None` reads the file every time. An entry
-            without a digest of its own, or with another one, counts for nothing.
+            with a wrong checksum, or without one, is ignored.
     """
     key = file_key(path)
     entry = None if cache_dir is None else cache_dir / f"{key}.sha256"
@@ -82,7 +82,7 @@ def file_sha256(path: Path, cache_dir: Path | None = None) -> str:
 
 
 def file_key(path: Path) -> str:
-    """The id of a file as long as its path, size and modification time stay the same."""
+    """Return an id of a file's path, size and modification time."""
     status = path.stat()
     return digest([str(path.resolve()), status.st_size, status.st_mtime_ns])
 

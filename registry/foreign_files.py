@@ -1,4 +1,4 @@
-"""JSON and TOML that other programs or people wrote: read within bounds.
+"""JSON and TOML that other programs or people wrote, read within limits.
 
 A checkpoint, a benchmark or a cache may come from anywhere. Python's readers follow nested
 brackets until the interpreter's stack ends (`RecursionError`), take `1e999` for infinity, and keep
@@ -24,7 +24,7 @@ from rlready.registry.errors import ConfigError, RlreadyError
 MAX_DEPTH = 100
 """Most levels of nesting. The deepest configuration of a model has about six."""
 MAX_DIGITS = 300
-"""Most digits of an integer: one more power of ten or so and it is no float."""
+"""Most digits of an integer: much longer ones cannot become a float."""
 MAX_JSON_BYTES = 64 << 20
 """Largest JSON file. The index of a model with 100,000 tensors has 10 MB."""
 MAX_TOML_BYTES = 1 << 20
@@ -47,8 +47,8 @@ def parse_json(
     Args:
         text: the JSON text.
         exact: read numbers with a point or an exponent as `Decimal`, of any size.
-        constant: what becomes of `NaN`, `Infinity` and `-Infinity`, which Python writes and JSON
-            does not have; None refuses them.
+        constant: called with `NaN`, `Infinity` and `-Infinity`, which Python writes although JSON
+            does not have them; None refuses them.
 
     Raises:
         ValueError: if it is not JSON, nested deeper than `MAX_DEPTH`, names a key twice, or holds a
@@ -83,7 +83,7 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise ValueError(_TOO_DEEP) from None
     except tomllib.TOMLDecodeError:
         raise
-    except ValueError:  # Python's own limit, whose message tells of an interpreter setting
+    except ValueError:  # Python's own limit, whose message names an interpreter setting
         raise ValueError(_LONG_INTEGER) from None
     _check_depth(values, len(text))
     if any(isinstance(value, int) and abs(value) >= 1 << 63 for value in _leaves(values)):
@@ -133,7 +133,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return parse_toml(text)
     except ValueError as error:
-        raise ConfigError(f"{path} is no TOML file", why=str(error)) from error
+        raise ConfigError(f"{path} is not a TOML file", why=str(error)) from error
 
 
 def _read_text(path: Path, kind: type[RlreadyError], fix: str, max_bytes: int) -> str:
@@ -145,7 +145,7 @@ def _read_text(path: Path, kind: type[RlreadyError], fix: str, max_bytes: int) -
     if len(content) > max_bytes:
         raise kind(
             f"{path} is larger than {max_bytes} bytes",
-            why="no file of its kind is",
+            why="files of its kind are smaller",
             fix=fix or "Check that it is the right file",
         )
     try:
@@ -155,7 +155,7 @@ def _read_text(path: Path, kind: type[RlreadyError], fix: str, max_bytes: int) -
 
 
 def _check_depth(value: Any, n_brackets: int) -> None:
-    """Raise a ValueError if containers are nested too deep. No recursion, as that may not end."""
+    """Raise a ValueError if containers are nested too deep. Recursion could exceed the stack."""
     if n_brackets <= MAX_DEPTH:
         return
     level = [value]
@@ -203,7 +203,7 @@ def _whole_number(text: str) -> int:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

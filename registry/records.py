@@ -1,4 +1,4 @@
-"""The nouns of rlready: frozen values, checked when they are made, without any I/O.
+"""The records of rlready: frozen values, validated when they are created, without any I/O.
 
 A record's id is the digest of its canonical JSON, so the same thing put twice is one record.
 Records are never edited.
@@ -7,9 +7,7 @@ Records are never edited.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -21,25 +19,27 @@ from rlready.registry.errors import RecordError
 
 CheckpointKind = Literal["base", "sft", "rl"]
 FinishReason = Literal["stop", "length"]
-BudgetUnit = Literal["steps", "gpu_hours", "exaflop", "samples"]
 AnswerFormat = Literal["boxed", "hash", "phrase", "last", "auto"]
-Statistic = Literal["value_at_budget", "peak", "smoothed_peak_5", "last_5_mean"]
 
 ANSWER_FORMATS: tuple[AnswerFormat, ...] = get_args(AnswerFormat)
 
 _WEIGHTS_TOLERANCE = 1e-6
-_TRAINING_REWARD = re.compile(r"(train(ing)?[/_. -]?)?(mean[/_. -]?)?rewards?([/_. -]?mean)?", re.I)
 
 
 class Verdict(StrEnum):
-    """What the check of one sample found. Four values, never folded into a bool."""
+    """The result of checking one sample: four values, never reduced to a bool.
+
+    Example:
+        >>> Verdict("unparsed") is Verdict.UNPARSED
+        True
+    """
 
     CORRECT = "correct"
     INCORRECT = "incorrect"
     UNPARSED = "unparsed"
     """The sample holds no answer. It counts as not correct."""
     UNSCORED = "unscored"
-    """The check itself failed (time, memory, crash). It is not counted at all."""
+    """The check itself failed (time, memory, crash). The sample is not counted at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,9 @@ class Problem:
         answers: reference answers; any of them counts. At least one.
         error_tolerance: largest difference from a reference answer, as a decimal ("0.1"). None:
             the rule of the answer check for numbers.
+
+    Example:
+        >>> Problem(id="sum-1", text="What is 1 + 1?", answers=("2",))
     """
 
     id: str
@@ -73,7 +76,7 @@ class Sample:
     Args:
         problem_id: whose completion it is.
         sample_index: 0, 1, ...; unique in (problem, benchmark, protocol, checkpoint).
-        seed: of this sample's own stream of random numbers.
+        seed: of this sample's stream of random numbers.
         text: decoded completion without special tokens.
         n_tokens: drawn tokens, the end-of-sequence token included.
         finish_reason: "stop" at an end token, "length" if it was cut.
@@ -81,6 +84,10 @@ class Sample:
             temperature 1 without truncation; None if the engine does not give it.
         entropy_sum: sum over the drawn positions of the next-token entropy at temperature 1,
             nats; None if the engine does not give it.
+
+    Example:
+        >>> Sample(problem_id="gsm8k/3", sample_index=0, seed=7, text="It is 42.", n_tokens=9,
+        ...        finish_reason="stop")
     """
 
     problem_id: str
@@ -95,22 +102,26 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How samples are drawn, and where in them the answer is looked for.
+    """How samples are drawn, and where in them the answer is searched.
 
-    `draws_digest` keys the samples, `digest` the numbers that come from them. How many samples are
-    drawn is no part of either.
+    `draws_digest` identifies the samples, `digest` the numbers computed from them. The number of
+    samples is part of neither.
 
     Args:
         prompt_template: text with the placeholder `{problem}`; becomes the user's message.
         temperature: 0 is greedy.
         top_p: share of the probability mass that is kept, in (0, 1].
-        max_tokens: completions are cut after so many tokens.
+        max_tokens: length in tokens after which completions are cut.
         stop: texts that end a completion; the end-of-sequence tokens of the model always do.
         seed: base of the per-sample seeds.
         seed_rule: name of the rule that makes a sample's seed and stream from the base seed.
         answer_format: where the answer of a completion stands: `boxed`, `hash` (after `####`),
             `phrase` (after "the answer is"), `last` (the last number or formula), or `auto`, the
-            first of these that is there.
+            first of these that occurs.
+
+    Example:
+        >>> Protocol(prompt_template="{problem}", max_tokens=512).temperature
+        1.0
     """
 
     prompt_template: str
@@ -154,7 +165,7 @@ class Protocol:
     def to_dict(self) -> dict[str, Any]:
         """The protocol as JSON values; the default answer format is left out.
 
-        So protocols from before there were answer formats keep their digest.
+        So protocols from before answer formats existed keep their digest.
         """
         values = dataclasses.asdict(self)
         if self.answer_format == "boxed":
@@ -178,6 +189,10 @@ class Recipe:
         loss_weighting: none, pear_sequence, pear_block, pear_token, iw or tail_filter.
         seed: of the SFT run.
         extra: everything else that was varied, JSON values.
+
+    Example:
+        >>> Recipe.from_dict({"epochs": 3, "lora_rank": 16}).extra
+        {'lora_rank': 16}
     """
 
     base_model: str | None = None
@@ -210,7 +225,7 @@ class Recipe:
                 raise RecordError(f"recipe {name} is {value}", fix="Give a positive number")
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as JSON, without the keys that are not given."""
+        """Return the recipe as JSON values, without keys that have no value."""
         values = {key: getattr(self, key) for key in _RECIPE_KEYS}
         values = {key: value for key, value in values.items() if value is not None}
         values["sources"] = dict(self.sources)
@@ -221,27 +236,29 @@ class Recipe:
         """A recipe from JSON or TOML values; unknown keys go to `extra`.
 
         Raises:
-            RecordError: if a known key has a value of another type or range, or another key one
-                that JSON does not have.
+            RecordError: if a known key has a value of the wrong type or range, or if another key
+                has a value that JSON does not support.
         """
-        known = {key: values[key] for key in _RECIPE_KEYS if key in values}
-        for key, value in known.items():
+        fields = {key: values[key] for key in _RECIPE_KEYS if key in values}
+        for key, value in fields.items():
             expected = _RECIPE_TYPES.get(key, str)
             if isinstance(value, bool) or not isinstance(value, expected):
-                raise RecordError(f"recipe {key} is {value!r}", why=f"it is no {_said(expected)}")
-        for name, weight in known.get("sources", {}).items():
+                raise RecordError(
+                    f"recipe {key} is {value!r}", why=f"it is not a {_type_name(expected)}"
+                )
+        for name, weight in fields.get("sources", {}).items():
             if isinstance(weight, bool) or not isinstance(weight, int | float):
-                raise RecordError(f"recipe sources.{name} is {weight!r}", why="it is no number")
+                raise RecordError(f"recipe sources.{name} is {weight!r}", why="it is not a number")
         extra = {key: value for key, value in values.items() if key not in _RECIPE_KEYS}
         try:
             canonical_json(extra).encode()
         except (TypeError, ValueError) as error:
             raise RecordError(
-                "a recipe holds a value that JSON does not have",
+                "a recipe holds a value that JSON does not support",
                 why=str(error),
                 fix="Write dates as texts, and finite numbers",
             ) from error
-        return cls(**known, extra=extra)
+        return cls(**fields, extra=extra)
 
     @property
     def digest(self) -> str:
@@ -260,7 +277,7 @@ _RECIPE_TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def _said(types: tuple[type, ...] | type) -> str:
+def _type_name(types: tuple[type, ...] | type) -> str:
     kinds = types if isinstance(types, tuple) else (types,)
     names = {dict: "table", int: "whole number", float: "number", str: "text"}
     return names[kinds[-1]]
@@ -268,7 +285,7 @@ def _said(types: tuple[type, ...] | type) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Weights that a recipe gave at one step, and where they lie.
+    """Weights that a recipe gave at one step, and their location.
 
     Args:
         uri: where the weights are: an absolute `file://` URI, or `hf://org/name@commit`.
@@ -278,6 +295,10 @@ class Checkpoint:
         step: optimizer step at which it was saved.
         recipe: how it was made.
         parents: ids of the checkpoints it was made from.
+
+    Example:
+        >>> folder = Path("runs/sft/step-500")
+        >>> Checkpoint(uri=folder.resolve().as_uri(), fingerprint=fingerprint(folder), name="a")
     """
 
     uri: str
@@ -291,7 +312,7 @@ class Checkpoint:
     def __post_init__(self) -> None:
         if self.kind not in get_args(CheckpointKind):
             raise RecordError(f"checkpoint kind is {self.kind!r}", fix="Known kinds: base, sft, rl")
-        _check_id("fingerprint", self.fingerprint)
+        check_id("fingerprint", self.fingerprint)
         if self.fingerprint in self.parents:
             raise RecordError(f"checkpoint {self.fingerprint[:12]} is its own parent")
         if self.step is not None and self.step < 0:
@@ -320,7 +341,12 @@ class Proxy:
             device that they were computed in, None for float32 on a CPU.
         n_problems: problems (or examples) that the value averages over.
         n_samples: samples (or response tokens) that it rests on.
-        evaluator_version: rises when the value of this proxy may move.
+        evaluator_version: increases when the value of this proxy may change.
+
+    Example:
+        >>> Proxy(name="pass_at_1", value=0.5, se=0.02, unit="probability", benchmark="gsm8k",
+        ...       benchmark_digest=benchmark.digest, n_problems=200, n_samples=800,
+        ...       evaluator_version="1")
     """
 
     name: str
@@ -344,19 +370,22 @@ class Proxy:
         for kind, se in (("se", self.se), ("se_within", self.se_within)):
             if se is not None and not 0.0 <= se < math.inf:
                 raise RecordError(f"{kind} of proxy {self.name} on {self.benchmark} is {se}")
-        _check_id("benchmark digest", self.benchmark_digest)
+        check_id("benchmark digest", self.benchmark_digest)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """All proxies of one checkpoint from one call, with what is needed to read them.
+    """All proxies of one checkpoint from one call, with their configuration.
 
     Args:
         checkpoint: what was measured.
         proxies: the numbers; unique in (name, benchmark, benchmark digest, protocol digest).
-        config: the resolved configuration and versions, JSON values; informative, no part of
+        config: the resolved configuration and versions, JSON values; informative, not part of
             the id.
-        references: names and URIs of what stays on disk (the samples).
+        references: names and URIs of files that stay on disk (the samples).
+
+    Example:
+        >>> store.put_evaluation(Evaluation(checkpoint=checkpoint, proxies=(pass_at_1,)))
     """
 
     checkpoint: Checkpoint
@@ -373,145 +402,16 @@ class Evaluation:
     @cached_property
     def id(self) -> str:
         """Digest of the checkpoint and of every proxy: the same numbers, the same evaluation."""
-        proxies = sorted(canonical(proxy) for proxy in self.proxies)
+        proxies = sorted(digest(dataclasses.asdict(proxy)) for proxy in self.proxies)
         return digest([self.checkpoint.id, proxies])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """The number after RL from a checkpoint: what a predictor is to foresee.
-
-    Measured on a benchmark, never the training reward, which rises with what the run learns to
-    exploit as well.
-
-    Args:
-        checkpoint_id: the checkpoint that RL began from.
-        algorithm: of the RL run, for example "grpo".
-        rl_recipe: everything else about how RL was done (data, group size, temperature, ...),
-            JSON values.
-        budget: what was spent on RL, above 0; statistics over a curve look no further.
-        budget_unit: steps, gpu_hours, exaflop or samples.
-        statistic: which number of the RL curve it is (`predictors/rl_curve.py`).
-        benchmark: name of what it was measured on.
-        value: finite.
-        se: standard error over problems; None if it is not known.
-        seed: of the RL run; None if it is not known.
-        n_evaluations: evaluations of the RL run that the value rests on.
-        benchmark_digest: of the benchmark's content, if it is known.
-        protocol_digest: of the protocol that drew the samples, if it is known.
-        evaluator_version: of the measurement, if it is known.
-        rl_checkpoint_id: the checkpoint after RL, if it is registered.
-        replaces: id of an outcome that this one corrects.
-    """
-
-    checkpoint_id: str
-    algorithm: str
-    budget: float
-    budget_unit: BudgetUnit
-    statistic: Statistic
-    benchmark: str
-    value: float
-    se: float | None = None
-    seed: int | None = None
-    n_evaluations: int = 1
-    rl_recipe: Mapping[str, Any] = field(default_factory=dict)
-    benchmark_digest: str | None = None
-    protocol_digest: str | None = None
-    evaluator_version: str | None = None
-    rl_checkpoint_id: str | None = None
-    replaces: str | None = None
-
-    def __post_init__(self) -> None:
-        # Adding 0.0 makes 0.0 of -0.0: equal values have one text, hence one id.
-        for key in ("budget", "value", "se"):
-            number = getattr(self, key)
-            object.__setattr__(self, key, None if number is None else float(number) + 0.0)
-        object.__setattr__(self, "rl_recipe", self._plain_recipe())
-        self._check_names()
-        self._check_numbers()
-
-    @cached_property
-    def id(self) -> str:
-        """Digest of every field: the same number put twice is one outcome."""
-        return digest(dataclasses.asdict(self))
-
-    @property
-    def key(self) -> str:
-        """The column it stands in, for example `value_at_budget/60steps@gsm8k`."""
-        return f"{self.statistic}/{self.budget_text}@{self.benchmark}"
-
-    @property
-    def budget_text(self) -> str:
-        """The budget with its unit, exact: `60steps`, `1.5gpu_hours`."""
-        return f"{self.budget!r}".removesuffix(".0") + self.budget_unit
-
-    @cached_property
-    def rl_digest(self) -> str:
-        """Id of how RL was done: algorithm and recipe, without budget and seed."""
-        return digest({"algorithm": self.algorithm, "recipe": self.rl_recipe})
-
-    def _plain_recipe(self) -> dict[str, Any]:
-        """The recipe as JSON gives it back: lists for tuples, texts for keys."""
-        try:
-            return dict(json.loads(canonical_json(dict(self.rl_recipe))))
-        except (TypeError, ValueError) as error:
-            raise RecordError(
-                f"the RL recipe of checkpoint {self.checkpoint_id[:12]} is no JSON",
-                why=str(error),
-                fix="Use texts, finite numbers, lists and tables; write dates as texts",
-            ) from error
-
-    def _check_names(self) -> None:
-        for what, name in (("algorithm", self.algorithm), ("benchmark", self.benchmark)):
-            if not name.strip():
-                raise RecordError(f"an outcome has no {what}")
-        if _TRAINING_REWARD.fullmatch(self.benchmark):
-            raise RecordError(
-                f"{self.benchmark!r} is given as the benchmark of an outcome",
-                why="the training reward is no outcome: it also rises with what RL exploits",
-                fix="Evaluate on held-out problems, and give that benchmark's name",
-            )
-        for known, given in ((BudgetUnit, self.budget_unit), (Statistic, self.statistic)):
-            if given not in get_args(known):
-                what = "budget unit" if known is BudgetUnit else "statistic"
-                raise RecordError(
-                    f"there is no {what} {given!r}", fix=f"Known: {', '.join(get_args(known))}"
-                )
-        ids = ("checkpoint_id", "rl_checkpoint_id", "benchmark_digest", "replaces")
-        for key in ids:
-            if getattr(self, key) is not None:
-                _check_id(key.replace("_", " "), getattr(self, key))
-        if self.rl_checkpoint_id == self.checkpoint_id:
-            raise RecordError(f"checkpoint {self.checkpoint_id[:12]} is named as its own outcome")
-
-    def _check_numbers(self) -> None:
-        if not math.isfinite(self.value):
-            raise RecordError(
-                f"outcome {self.key} is {self.value}",
-                why="an outcome that is undefined is left out, never recorded as a number",
-            )
-        if not 0.0 < self.budget < math.inf:
-            raise RecordError(
-                f"the budget of an outcome is {self.budget} {self.budget_unit}",
-                why="without RL a number is a proxy",
-                fix="Give more than 0",
-            )
-        if self.se is not None and not 0.0 <= self.se < math.inf:
-            raise RecordError(f"the standard error of outcome {self.key} is {self.se}")
-        if self.n_evaluations < 1:
-            raise RecordError(f"outcome {self.key} rests on {self.n_evaluations} evaluations")
-
-
-def canonical(record: Proxy) -> str:
-    """Sortable text of a proxy, the same for equal proxies."""
-    return digest(dataclasses.asdict(record))
-
-
-def _check_id(what: str, value: str) -> None:
+def check_id(what: str, value: str) -> None:
+    """Raise a RecordError unless the value is a digest as `registry.digest` makes them."""
     if len(value) != DIGEST_LENGTH or not set(value) <= set("0123456789abcdef"):
         raise RecordError(f"{what} {value!r} is not a digest of {DIGEST_LENGTH} hex digits")
 
 
 def counts_by_verdict(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """How many samples of each verdict, all four named."""
+    """Return the number of samples by verdict, all four included."""
     return {verdict.value: sum(v is verdict for v in verdicts) for verdict in Verdict}

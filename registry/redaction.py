@@ -1,4 +1,4 @@
-"""Text without the passwords, tokens and keys in it: for whatever is shown or stored.
+"""Redaction of passwords, tokens and keys in texts that are shown or stored.
 
     postgresql://me:hunter2@host/db      postgresql://me:***@host/db
     http://sk-123@host:5000              http://***@host:5000
@@ -6,8 +6,8 @@
     Authorization: Bearer sk-123         Authorization: Bearer ***
     hunter2, if it is $MLFLOW_TRACKING_PASSWORD                ***
 
-What surrounds them stays, so that a message still says which server or file it is about. Errors of
-ours pass through here when they are made (`errors.RlreadyError`); libraries quote URIs as well.
+The surrounding text stays, so that a message still names its server or file. Every `RlreadyError`
+is redacted when it is created, because libraries quote URIs too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 HIDDEN = "***"
 
-# No pattern begins with a repetition, and each is bounded: long texts take milliseconds.
+# No pattern starts with a repetition, and all are bounded: long texts take milliseconds.
 _NAME = (
     r"(?:passw(?:or)?d|pwd|passphrase|secret|(?<!eos_)(?<!bos_)(?<!pad_)(?<!unk_)(?<!max_)token"
     r"|(?:api|access|private)[_-]?key|credentials?|signature)"
@@ -33,9 +33,9 @@ _MIN_CHARACTERS = 4
 """Shorter secrets are hidden where they stand in a URI, not wherever the same letters occur."""
 
 _USER = r"(?P<before>://[^\s:/?#@'\"]{0,256}:)(?!\d+(?:[/?#\s]|$))"
-"""The part of a URI before its password; a port is no password."""
+"""The part of a URI before its password; a port is not a password."""
 
-# A password may hold `@`, `/`, quotes and even spaces: too much is hidden rather than too little.
+# A password may contain `@`, `/`, quotes and even spaces: rather too much is hidden.
 _IN_URI = (
     re.compile(rf"\A[\w+.\-]{{1,32}}{_USER}(?P<secret>.{{1,1024}})(?=@)", re.DOTALL),
     re.compile(rf"{_USER}(?P<secret>[^\s'\"]{{1,1024}}(?=@)|\S{{1,1024}}?(?=@))"),
@@ -72,7 +72,7 @@ def redacted(text: str, *uris: str | None) -> str:
             to those of the environment (`*_PASSWORD`, `*_TOKEN`, `*_API_KEY`, ...).
     """
     for secret in _known_secrets(uris):
-        # Between letters it is a part of another word: a password `post` is not in `posterior`.
+        # Whole words only: the password `post` does not hide part of `posterior`.
         text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(secret)}(?![A-Za-z0-9])", HIDDEN, text)
     for pattern in (*_IN_URI, *_ELSEWHERE):
         text = pattern.sub(_hide, text)
@@ -80,7 +80,7 @@ def redacted(text: str, *uris: str | None) -> str:
 
 
 def redacted_values(value: Any) -> Any:
-    """JSON values with every text redacted; what stands under a secret's name is hidden whole."""
+    """Return JSON values with every text redacted, and values under a secret's name hidden."""
     if isinstance(value, str):
         return redacted(value)
     if isinstance(value, Mapping):
@@ -111,9 +111,11 @@ def _hide(match: re.Match[str]) -> str:
 def _known_secrets(uris: Iterable[str | None]) -> list[str]:
     """Secrets of the environment and of some URIs, in every spelling, the longest first."""
     variables = [value for name, value in os.environ.items() if _SECRET_VARIABLE.fullmatch(name)]
-    given = [uri for uri in (*uris, *_uris_of_environment()) if uri]
-    found = {spelling for one in (*variables, *_of_uris(given)) for spelling in _spellings(one)}
-    long = (one for one in found if len(one) >= _MIN_CHARACTERS and one != HIDDEN)
+    all_uris = [uri for uri in (*uris, *_uris_of_environment()) if uri]
+    secrets = {
+        spelling for one in (*variables, *_of_uris(all_uris)) for spelling in _spellings(one)
+    }
+    long = (one for one in secrets if len(one) >= _MIN_CHARACTERS and one != HIDDEN)
     return sorted(long, key=len, reverse=True)
 
 

@@ -1,6 +1,6 @@
-"""The place where MLflow looks for the loader of predictors that earlier versions stored.
+"""The place where MLflow looks for the loader of stored predictors.
 
-The name stands in their MLmodel files; the loader itself is in
+This name is in their MLmodel files; the loader itself is in
 `registry/mlflow_store/predictors/served_predictor.py`.
 """
 

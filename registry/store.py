@@ -1,22 +1,21 @@
-"""Where checkpoints, proxies and outcomes are kept: the protocol, and a store in memory.
+"""The store of checkpoints, proxies and outcomes: its protocol, and a store in memory.
 
-Guarantees of every `Store`, held by one contract test (`tests/test_store.py`):
+Guarantees of every `Store`, checked by one contract test (`tests/registry/test_store.py`):
 
 - *One checkpoint, one record.* `put_evaluation` finds the checkpoint by its fingerprint or creates
-  it; eight processes that put the same one at the same time leave one.
+  it; eight processes that put the same checkpoint at the same time leave one.
 - *All or nothing for a reader.* A checkpoint is listed only once the evaluation that created it is
   complete. A writer killed at any moment leaves nothing a reader could mistake for a result, and
   putting the same evaluation again completes it.
 - *Idempotent.* An evaluation with the same id is stored once, however often it is put.
-- *Newest value wins* per (name, benchmark, benchmark digest, protocol digest); older ones are kept
-  by the backend where it can, and never mixed into the newest.
-- *What was not known may be added, what is known is not contradicted.* A put that names another
-  kind, step, recipe or parent for a known checkpoint raises `StoreError` and changes nothing. A
-  `None`, an empty tuple, or a new `uri` (the folder was moved) is no contradiction.
-- *Outcomes are kept, all of them.* An outcome is stored once by its id, whole or not at all for a
-  reader, under a checkpoint that is registered; two values under one key both stay
-  (`outcomes.conflicts` finds them), and one that is replaced stays too. Outcomes change no proxy,
-  and evaluations change no outcome.
+- *The newest value counts* per (name, benchmark, benchmark digest, protocol digest). Backends keep
+  older values if they can, and never mix them into the newest.
+- *Facts may be added, but not contradicted.* A put with another kind, step, recipe or parent than a
+  registered checkpoint has raises `StoreError` and changes nothing. A `None`, an empty tuple, or a
+  new `uri` (the folder was moved) is not a contradiction.
+- *All outcomes are kept.* An outcome is stored once by its id, under a registered checkpoint;
+  readers see all of it or nothing. Two values under one key both stay (`outcomes.conflicts` finds
+  them), and a replaced outcome stays too. Outcomes change no proxy, and evaluations no outcome.
 - *Nothing undefined is stored.* A missing standard error stays missing; it never reads as 0.
 """
 
@@ -29,7 +28,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlready.registry.errors import StoreError
-from rlready.registry.records import Checkpoint, Evaluation, Outcome, Proxy
+from rlready.registry.outcomes import Outcome
+from rlready.registry.records import Checkpoint, Evaluation, Proxy
 
 MIN_PREFIX = 4
 """Shortest prefix of an id that `find` accepts."""
@@ -37,14 +37,18 @@ MIN_PREFIX = 4
 
 @dataclass(frozen=True, kw_only=True)
 class StoredCheckpoint:
-    """A checkpoint as the store knows it.
+    """A registered checkpoint with its proxies and outcomes.
 
     Args:
-        checkpoint: the record, with everything known about it.
-        model_id: the backend's own id of it.
+        checkpoint: the record, with all facts that were put.
+        model_id: the backend's id of the checkpoint.
         proxies: the newest value of each proxy.
         updated_ms: when it last changed, milliseconds since 1970.
-        outcomes: everything recorded after RL, in the order in which it was put.
+        outcomes: in the order in which they were put.
+
+    Example:
+        >>> {proxy.name: proxy.value for proxy in store.find("step-500").proxies}
+        {'pass_at_1': 0.51, 'heldout_nll': 0.72}
     """
 
     checkpoint: Checkpoint
@@ -56,13 +60,17 @@ class StoredCheckpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredEvaluation:
-    """Where an evaluation went.
+    """The place of a stored evaluation.
 
     Args:
         evaluation_id: `Evaluation.id`.
         model_id: the backend's id of the checkpoint.
         run_id: the backend's id of the evaluation.
-        is_new: whether this call stored it; False if it was there.
+        is_new: whether this call stored it; False if it was stored before.
+
+    Example:
+        >>> store.put_evaluation(evaluation).is_new, store.put_evaluation(evaluation).is_new
+        (True, False)
     """
 
     evaluation_id: str
@@ -73,13 +81,17 @@ class StoredEvaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredOutcome:
-    """Where an outcome went.
+    """The place of a stored outcome.
 
     Args:
         outcome_id: `Outcome.id`.
         model_id: the backend's id of the checkpoint that RL began from.
         run_id: the backend's id of the RL run.
-        is_new: whether this call stored it; False if it was there.
+        is_new: whether this call stored it; False if it was stored before.
+
+    Example:
+        >>> store.put_outcome(outcome).is_new
+        True
     """
 
     outcome_id: str
@@ -89,17 +101,21 @@ class StoredOutcome:
 
 
 class Store(Protocol):
-    """A registry of checkpoints. The module's docstring is its specification."""
+    """A registry of checkpoints. The module's docstring is its specification.
+
+    Example:
+        >>> store: Store = MlflowStore("sqlite:///mlflow.db")  # or MemoryStore()
+    """
 
     def check(self, checkpoint: Checkpoint) -> None:
-        """Return if the store can be reached and would take this checkpoint.
+        """Check that the store can be reached and would accept this checkpoint.
 
-        Called before the expensive work, so that a contradiction or an unknown parent is told
-        before a sample is drawn.
+        It is called before the expensive work, so that contradictions and unknown parents are
+        reported before samples are drawn.
 
         Raises:
-            StoreError: if the store cannot be reached, if it knows other facts about the
-                checkpoint, or if it does not know one of its parents.
+            StoreError: if the store cannot be reached, if it holds other facts of the checkpoint,
+                or if one of its parents is not registered.
         """
 
     def put_evaluation(
@@ -109,8 +125,8 @@ class Store(Protocol):
 
         Args:
             evaluation: what was measured.
-            artifacts: small files (counts, figures) to keep with it, by name; the weights and
-                the samples are referenced, never copied.
+            artifacts: small files (counts, figures) to store with it, by name. Weights and
+                samples are referenced, never copied.
 
         Raises:
             StoreError: as `check`, or if the store fails while writing. Nothing is half done for
@@ -139,7 +155,12 @@ class Store(Protocol):
 
 
 class MemoryStore:
-    """A store that lasts as long as its process: for tests and notebooks."""
+    """A store that lasts as long as its process, for tests and notebooks.
+
+    Example:
+        >>> MemoryStore().checkpoints()
+        []
+    """
 
     def __init__(self) -> None:
         self._stored: dict[str, StoredCheckpoint] = {}
@@ -151,9 +172,9 @@ class MemoryStore:
         for parent in checkpoint.parents:
             if parent not in self._stored:
                 raise unknown_parent(checkpoint, parent)
-        known = self._stored.get(checkpoint.id)
-        if known is not None:
-            merge(known.checkpoint, checkpoint)
+        stored = self._stored.get(checkpoint.id)
+        if stored is not None:
+            merge(stored.checkpoint, checkpoint)
 
     def put_evaluation(
         self, evaluation: Evaluation, artifacts: Mapping[str, Path] | None = None
@@ -162,18 +183,18 @@ class MemoryStore:
         checkpoint = evaluation.checkpoint
         self.check(checkpoint)
         self._clock += 1
-        known = self._stored.get(checkpoint.id)
-        proxies = () if known is None else known.proxies
-        done = self._evaluations.get(evaluation.id)
+        before = self._stored.get(checkpoint.id)
+        proxies = () if before is None else before.proxies
+        earlier = self._evaluations.get(evaluation.id)
         self._stored[checkpoint.id] = StoredCheckpoint(
-            checkpoint=checkpoint if known is None else merge(known.checkpoint, checkpoint),
+            checkpoint=checkpoint if before is None else merge(before.checkpoint, checkpoint),
             model_id=f"memory-{checkpoint.id[:12]}",
-            proxies=proxies if done else newest(proxies, evaluation.proxies),
+            proxies=proxies if earlier else newest(proxies, evaluation.proxies),
             updated_ms=self._clock,
-            outcomes=() if known is None else known.outcomes,
+            outcomes=() if before is None else before.outcomes,
         )
-        if done:
-            return dataclasses.replace(done, is_new=False)
+        if earlier:
+            return dataclasses.replace(earlier, is_new=False)
         stored = StoredEvaluation(
             evaluation_id=evaluation.id,
             model_id=self._stored[checkpoint.id].model_id,
@@ -185,16 +206,16 @@ class MemoryStore:
 
     def put_outcome(self, outcome: Outcome) -> StoredOutcome:
         """See `Store.put_outcome`."""
-        known = check_outcome(outcome, self._stored)
-        is_new = outcome.id not in {other.id for other in known.outcomes}
+        stored = check_outcome(outcome, self._stored)
+        is_new = outcome.id not in {other.id for other in stored.outcomes}
         if is_new:
             self._clock += 1
-            self._stored[known.checkpoint.id] = dataclasses.replace(
-                known, outcomes=(*known.outcomes, outcome), updated_ms=self._clock
+            self._stored[stored.checkpoint.id] = dataclasses.replace(
+                stored, outcomes=(*stored.outcomes, outcome), updated_ms=self._clock
             )
         return StoredOutcome(
             outcome_id=outcome.id,
-            model_id=known.model_id,
+            model_id=stored.model_id,
             run_id=f"memory-outcome-{outcome.id[:12]}",
             is_new=is_new,
         )
@@ -209,40 +230,40 @@ class MemoryStore:
 
 
 def newest(old: tuple[Proxy, ...], new: tuple[Proxy, ...]) -> tuple[Proxy, ...]:
-    """The proxies of `old` and `new`, those of `new` in place of older measurements."""
+    """Return the proxies of `old` and `new`; those of `new` replace older measurements."""
     merged = {proxy_key(proxy): proxy for proxy in (*old, *new)}
     return tuple(merged.values())
 
 
 def proxy_key(proxy: Proxy) -> tuple[str, str, str, str | None]:
-    """What makes two proxies measurements of the same thing."""
+    """Return what two measurements of the same quantity share."""
     return (proxy.name, proxy.benchmark, proxy.benchmark_digest, proxy.protocol_digest)
 
 
-def merge(known: Checkpoint, given: Checkpoint) -> Checkpoint:
-    """What is known about a checkpoint after another put of it.
+def merge(stored: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
+    """Return a stored checkpoint with the facts that another put adds.
 
     Raises:
         StoreError: if the two contradict each other.
     """
-    added: dict[str, Any] = {"uri": given.uri}
+    added: dict[str, Any] = {"uri": checkpoint.uri}
     for field, unknown in (("kind", None), ("step", None), ("recipe", None), ("parents", ())):
-        before, now = getattr(known, field), getattr(given, field)
+        before, now = getattr(stored, field), getattr(checkpoint, field)
         if now in (unknown, before):
             continue
         if before != unknown:
             raise StoreError(
-                f"checkpoint {known.id[:12]} ({known.name}) is registered with "
+                f"checkpoint {stored.id[:12]} ({stored.name}) is registered with "
                 f"{field} {_said(before)}, and is put now with {_said(now)}",
                 why="the same weights have one history",
                 fix=f"Leave {field} out, or correct it",
             )
         added[field] = now
-    return dataclasses.replace(known, **added)
+    return dataclasses.replace(stored, **added)
 
 
 def check_outcome(outcome: Outcome, stored: Mapping[str, StoredCheckpoint]) -> StoredCheckpoint:
-    """The checkpoint that an outcome belongs to.
+    """Return the checkpoint of an outcome, after checks of what the outcome names.
 
     Args:
         outcome: about to be put.
@@ -251,41 +272,41 @@ def check_outcome(outcome: Outcome, stored: Mapping[str, StoredCheckpoint]) -> S
     Raises:
         StoreError: see `Store.put_outcome`.
     """
-    known = stored.get(outcome.checkpoint_id)
-    if known is None:
+    parent = stored.get(outcome.checkpoint_id)
+    if parent is None:
         raise StoreError(
             f"checkpoint {outcome.checkpoint_id} of outcome {outcome.key} is not in the registry",
             fix="Evaluate it first, or give an id that `rlready list` shows",
         )
     if outcome.rl_checkpoint_id is not None:
-        found = stored.get(outcome.rl_checkpoint_id)
-        if found is None:
+        rl_checkpoint = stored.get(outcome.rl_checkpoint_id)
+        if rl_checkpoint is None:
             raise StoreError(
                 f"RL checkpoint {outcome.rl_checkpoint_id} is not in the registry",
-                fix=how_to_register(known.checkpoint),
+                fix=how_to_register(parent.checkpoint),
             )
-        check_rl_checkpoint(known.checkpoint, found.checkpoint)
-    others = {other.id for other in known.outcomes}
+        check_rl_checkpoint(parent.checkpoint, rl_checkpoint.checkpoint)
+    others = {other.id for other in parent.outcomes}
     if outcome.replaces is not None and outcome.replaces not in others:
         raise StoreError(
-            f"outcome {outcome.replaces} is not one of checkpoint {known.checkpoint.id[:12]} "
-            f"({known.checkpoint.name})",
+            f"outcome {outcome.replaces} is not one of checkpoint {parent.checkpoint.id[:12]} "
+            f"({parent.checkpoint.name})",
             fix="Replace one that `rlready show` lists",
         )
-    return known
+    return parent
 
 
 def check_rl_checkpoint(parent: Checkpoint, child: Checkpoint) -> None:
-    """Return if a checkpoint is registered as what RL made of its parent.
+    """Raise an error unless a checkpoint is registered as a result of RL from a parent.
 
     Raises:
-        StoreError: if it is of another kind, or was made from others.
+        StoreError: if it has another kind or other parents.
     """
     if child.kind == "rl" and parent.id in child.parents:
         return
     parents = ", ".join(id_[:12] for id_ in child.parents) or "no parent"
     raise StoreError(
-        f"checkpoint {child.id[:12]} ({child.name}) is no RL checkpoint of {parent.id[:12]} "
+        f"checkpoint {child.id[:12]} ({child.name}) is not an RL checkpoint of {parent.id[:12]} "
         f"({parent.name})",
         why=f"it is registered with kind {child.kind} and {parents}"
         if not child.parents
@@ -295,7 +316,7 @@ def check_rl_checkpoint(parent: Checkpoint, child: Checkpoint) -> None:
 
 
 def how_to_register(parent: Checkpoint) -> str:
-    """What makes a folder a registered RL checkpoint of this parent."""
+    """Return the command that registers a folder as an RL checkpoint of this parent."""
     return (
         f"Register it: rlready evaluate FOLDER --kind rl --parent {parent.id[:12]}, with the "
         "flags of its parent's evaluation"
@@ -303,7 +324,7 @@ def how_to_register(parent: Checkpoint) -> str:
 
 
 def pick(reference: str, stored: list[StoredCheckpoint]) -> StoredCheckpoint:
-    """The one checkpoint that a reference names.
+    """Return the one checkpoint that a reference names.
 
     Raises:
         StoreError: if there is none, or more than one.
@@ -314,22 +335,24 @@ def pick(reference: str, stored: list[StoredCheckpoint]) -> StoredCheckpoint:
         if len(reference) >= MIN_PREFIX
         else []
     )
-    found = exact or [s for s in stored if s.checkpoint.name == reference] or by_prefix
-    if len(found) == 1:
-        return found[0]
-    if found:
-        ids = ", ".join(s.checkpoint.id[:12] for s in found[:5])
-        raise StoreError(f"{reference!r} names {len(found)} checkpoints", fix=f"Give an id: {ids}")
-    known = ", ".join(f"{s.checkpoint.id[:12]} ({s.checkpoint.name})" for s in stored[-5:])
+    matches = exact or [s for s in stored if s.checkpoint.name == reference] or by_prefix
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        ids = ", ".join(s.checkpoint.id[:12] for s in matches[:5])
+        raise StoreError(
+            f"{reference!r} names {len(matches)} checkpoints", fix=f"Give an id: {ids}"
+        )
+    newest_names = ", ".join(f"{s.checkpoint.id[:12]} ({s.checkpoint.name})" for s in stored[-5:])
     raise StoreError(
         f"no checkpoint {reference!r} in the registry",
-        why=f"it holds {len(stored)}" + (f", the newest: {known}" if known else ""),
+        why=f"it holds {len(stored)}" + (f", the newest: {newest_names}" if newest_names else ""),
         fix="`rlready list` shows them; `rlready evaluate` adds one",
     )
 
 
 def unknown_parent(checkpoint: Checkpoint, parent: str) -> StoreError:
-    """The error for a parent that was never registered."""
+    """Return the error for a parent that is not registered."""
     return StoreError(
         f"parent {parent} of checkpoint {checkpoint.name} is not in the registry",
         fix="Evaluate the parent first, or give an id that `rlready list` shows",

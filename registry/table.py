@@ -1,4 +1,4 @@
-"""The registry as one wide table: a row a checkpoint, a column a number.
+"""The registry as one wide table: a row per checkpoint, a column per number.
 
     checkpoint_id, name, kind, step, parents, recipe.<field>, recipe.sources.<name>
     <proxy>@<benchmark>, <proxy>_se@<benchmark>, <proxy>_n@<benchmark>
@@ -10,9 +10,9 @@ seeds or more), and the mean of their standard errors over problems, which they 
 
 Numbers that must not be compared never share a column. Where a benchmark was measured with several
 contents, protocols or evaluator versions, or an outcome came from several ways of doing RL, the
-most common way keeps the plain name and each other one ends in `#` and 6 digits of its digest; a
-note says what it is. A cell whose outcomes contradict each other is empty, and is named in the
-column `conflicts`.
+most common way keeps the plain name. The name of each other column ends in `#` and 6 digits of its
+digest, and a note explains it. A cell whose outcomes contradict each other is empty; the column
+`conflicts` lists it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 from rlready.registry.digest import digest
 from rlready.registry.errors import ConfigError
-from rlready.registry.outcome_conflicts import conflicts, current, how_rl_was_done, variant
-from rlready.registry.records import Outcome, Recipe
+from rlready.registry.outcomes import Outcome, conflicts, current, how_rl_was_done, variant
+from rlready.registry.records import Recipe
 from rlready.registry.store import StoredCheckpoint
 
 if TYPE_CHECKING:
@@ -47,11 +47,15 @@ class CheckpointTable:
     """The registry as a table.
 
     Args:
-        frame: a row a checkpoint, the oldest first.
-        outcome_keys: the outcome columns; with a target, that one is `target` in the frame.
-        notes: what a reader has to know, in words.
-        versions: how the numbers of each proxy's and outcome's column were measured, in words that
-            are equal only if the numbers can be compared.
+        frame: a row per checkpoint, the oldest first.
+        outcome_keys: the outcome columns; with a target, its column is called `target`.
+        notes: remarks that readers need, in words.
+        versions: how the numbers of each proxy's and outcome's column were measured. The texts are
+            equal only if the numbers can be compared.
+
+    Example:
+        >>> table = checkpoint_table(store.checkpoints())
+        >>> table.frame[["name", "pass_at_1@gsm8k"]]
     """
 
     frame: pd.DataFrame
@@ -63,15 +67,18 @@ class CheckpointTable:
 def checkpoint_table(
     stored: Sequence[StoredCheckpoint], target: str | None = None
 ) -> CheckpointTable:
-    """The table of these checkpoints.
+    """Return the table of these checkpoints.
 
     Args:
         stored: from `Store.checkpoints`.
-        target: an outcome column to give as `target`, with `target_se` and `target_n`; rows
+        target: outcome column to rename to `target`, with `target_se` and `target_n`; rows
             without it are left out.
 
     Raises:
-        ConfigError: if there is no such outcome.
+        ConfigError: if the registry has no such outcome.
+
+    Example:
+        >>> checkpoint_table(store.checkpoints(), "value_at_budget/60steps@gsm8k").frame
     """
     import pandas as pd
 
@@ -95,7 +102,7 @@ def checkpoint_table(
 
 
 def table_bytes(table: CheckpointTable, kind: str) -> bytes:
-    """The table as a CSV, Parquet or JSON file (an array of objects, null for an empty cell)."""
+    """Return the table as a CSV, Parquet or JSON file (array of objects, null for empty cells)."""
     import io
 
     import pyarrow as pa
@@ -114,7 +121,7 @@ def table_bytes(table: CheckpointTable, kind: str) -> bytes:
 
 
 def write_table(table: CheckpointTable, path: Path, kind: str) -> None:
-    """Write the table to a file: all of it, or nothing.
+    """Write the table to a file, completely or not at all.
 
     Raises:
         ConfigError: if it cannot be written there.
@@ -130,7 +137,7 @@ def write_table(table: CheckpointTable, path: Path, kind: str) -> None:
 
 
 def beside(key: str, what: str) -> str:
-    """The column next to a value's: `pass_at_1@gsm8k`, `se` give `pass_at_1_se@gsm8k`."""
+    """Return the column beside a value's: `pass_at_1@gsm8k`, `se` give `pass_at_1_se@gsm8k`."""
     name, at, benchmark = key.partition("@")
     return f"{name}_{what}{at}{benchmark}"
 
@@ -148,22 +155,22 @@ def _add_facts(columns: dict[str, list[Any]], stored: Sequence[StoredCheckpoint]
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's fields by column; lists as JSON."""
-    found: dict[str, Any] = {}
+    """Return the recipe's fields by column; lists as JSON."""
+    columns: dict[str, Any] = {}
 
     def add(name: str, value: Any) -> None:
         if isinstance(value, Mapping):
             for key, inner in value.items():
                 add(f"{name}.{key}", inner)
         else:
-            found[name] = json.dumps(value) if isinstance(value, list | tuple) else value
+            columns[name] = json.dumps(value) if isinstance(value, list | tuple) else value
 
     add("recipe", recipe.to_dict())
-    return found
+    return columns
 
 
 def _one_type(values: list[Any]) -> list[Any]:
-    """The values as they are if they are all numbers, all booleans or all texts; else as texts."""
+    """Return the values, as texts unless all are numbers, all booleans or all texts."""
     kinds = {_kind(value) for value in values if value is not None}
     if len(kinds) <= 1:
         return values
@@ -177,9 +184,9 @@ def _kind(value: object) -> type:
 def _add_proxies(
     columns: dict[str, list[Any]], stored: Sequence[StoredCheckpoint], notes: list[str]
 ) -> dict[str, Way]:
-    """Add three columns a proxy, benchmark and way of measuring; returns the way of each value.
+    """Add three columns per proxy, benchmark and way of measuring; return the way of each value.
 
-    Columns of a benchmark stand together.
+    Columns of a benchmark are adjacent.
     """
     # One pass over all proxies, of which there may be millions: everything else works on the few
     # different columns.
@@ -210,7 +217,7 @@ def _put(
     n: list[float],
     taken: Set[str],
 ) -> None:
-    """Add a value's three columns; a number beside it gives way to a value of the same name."""
+    """Add a value's three columns, except `_se` and `_n` that are the name of another value."""
     columns[name] = value
     for what, numbers in (("se", se), ("n", n)):
         if beside(name, what) not in taken:
@@ -220,7 +227,7 @@ def _put(
 def _proxy_columns(
     counts: Mapping[tuple[str, str, Way], int], notes: list[str]
 ) -> dict[tuple[str, str, Way], str]:
-    """The column's name of each (benchmark, proxy, way of measuring).
+    """Return the column's name of each (benchmark, proxy, way of measuring).
 
     Content and protocol are chosen once for all proxies of a benchmark that have a protocol, and
     once for those without, so that plain columns side by side come from the same samples.
@@ -228,8 +235,8 @@ def _proxy_columns(
     data: dict[tuple[str, bool], Counter[Way]] = {}
     for (benchmark, _, way), n in counts.items():
         # As many checkpoints have it as have its most frequent proxy.
-        found = data.setdefault((benchmark, way[1] is None), Counter())
-        found[way[:2]] = max(found[way[:2]], n)
+        contents = data.setdefault((benchmark, way[1] is None), Counter())
+        contents[way[:2]] = max(contents[way[:2]], n)
     main_data = {family: _most_common(ways) for family, ways in data.items()}
     versions: dict[tuple[str, str, Way], Counter[Way]] = {}
     for (benchmark, name, way), n in counts.items():
@@ -257,19 +264,20 @@ def _proxy_note(
     counts: Mapping[tuple[str, str, Way], int],
 ) -> str:
     content, protocol, version = keys[0][2]
-    said = f"benchmark content {str(content)[:12]}"
-    said += "" if protocol is None else f", protocol {protocol[:12]}"
+    measured = f"benchmark content {str(content)[:12]}"
+    measured += "" if protocol is None else f", protocol {protocol[:12]}"
     return (
-        f"columns ending {ending} were measured otherwise than the plain ones: {said}, evaluator "
-        f"version {version} ({len(keys)} proxies, {_count(max(counts[key] for key in keys))})"
+        f"columns ending {ending} were measured otherwise than the plain ones: {measured}, "
+        f"evaluator version {version} "
+        f"({len(keys)} proxies, {_count(max(counts[key] for key in keys))})"
     )
 
 
 def _way_said(way: Way) -> str:
-    """How a number was measured, in words."""
-    what = ("RL", "benchmark", "protocol")[4 - len(way) :]
-    said = [f"{name} {id_[:16]}" for name, id_ in zip(what, way[:-1], strict=True) if id_]
-    return ", ".join(said + ([f"evaluator {way[-1]}"] if way[-1] else []))
+    """Return how a number was measured, in words."""
+    labels = ("RL", "benchmark", "protocol")[4 - len(way) :]
+    parts = [f"{name} {id_[:16]}" for name, id_ in zip(labels, way[:-1], strict=True) if id_]
+    return ", ".join(parts + ([f"evaluator {way[-1]}"] if way[-1] else []))
 
 
 def _count(n: int) -> str:
@@ -279,10 +287,10 @@ def _count(n: int) -> str:
 def _add_outcomes(
     columns: dict[str, list[Any]], stored: Sequence[StoredCheckpoint], notes: list[str]
 ) -> dict[str, Way]:
-    """Add three columns an outcome and way of doing RL; returns the way of each value."""
+    """Add three columns per outcome and way of doing RL; return the way of each value."""
     cells: dict[tuple[str, Way], dict[int, list[Outcome]]] = {}
     disputed: dict[int, set[tuple[str, Way]]] = {}
-    told: list[str] = []
+    disputes: list[str] = []
     for row, entry in enumerate(stored):
         for outcome in current(entry.outcomes):
             key = (outcome.key, variant(outcome))
@@ -290,10 +298,12 @@ def _add_outcomes(
         for conflict in conflicts(entry.outcomes):
             first = conflict.outcomes[0]
             disputed.setdefault(row, set()).add((first.key, variant(first)))
-            told.append(f"left empty, conflict: {conflict}")
-    notes += told[:_CONFLICTS_TOLD]
-    if len(told) > _CONFLICTS_TOLD:
-        notes.append(f"{len(told) - _CONFLICTS_TOLD} more conflicts: see the column `conflicts`")
+            disputes.append(f"left empty, conflict: {conflict}")
+    notes += disputes[:_CONFLICTS_TOLD]
+    if len(disputes) > _CONFLICTS_TOLD:
+        notes.append(
+            f"{len(disputes) - _CONFLICTS_TOLD} more conflicts: see the column `conflicts`"
+        )
     names = _outcome_columns(cells, notes)
     taken = set(names.values())
     for cell in sorted(cells, key=lambda cell: _natural(names[cell])):
@@ -313,7 +323,7 @@ def _add_outcomes(
 def _outcome_columns(
     cells: Mapping[tuple[str, Way], Mapping[int, Sequence[Outcome]]], notes: list[str]
 ) -> dict[tuple[str, Way], str]:
-    """The column's name of each (outcome key, way of doing RL and measuring)."""
+    """Return the column's name of each (outcome key, way of doing RL and measuring)."""
     # How RL was done is chosen once for a benchmark, so that plain columns of several budgets come
     # from the same RL; how it was measured is chosen for each column.
     rl: dict[str, Counter[Way]] = {}
@@ -345,12 +355,12 @@ def _benchmark(key: str) -> str:
 
 
 def _outcome_note(ending: str, outcome: Outcome, n: int) -> str:
-    known = (
+    facts = (
         ("benchmark content", outcome.benchmark_digest),
         ("protocol", outcome.protocol_digest),
         ("evaluator version", outcome.evaluator_version),
     )
-    measured = ", ".join(f"{what} {value[:12] if value else 'not known'}" for what, value in known)
+    measured = ", ".join(f"{what} {value[:12] if value else 'not facts'}" for what, value in facts)
     return (
         f"outcome columns ending {ending} come from another RL or measurement than the plain "
         f"ones: {how_rl_was_done(outcome)}; {measured} ({_count(n)})"
@@ -358,9 +368,9 @@ def _outcome_note(ending: str, outcome: Outcome, n: int) -> str:
 
 
 def _over_seeds(outcomes: Sequence[Outcome]) -> tuple[float, float, float]:
-    """Mean, standard error (NaN if it is not known) and number of RL seeds.
+    """Return mean, standard error (NaN if unknown) and number of RL seeds.
 
-    Several outcomes of a seed have one value, else the cell would be in conflict; the last counts.
+    Several outcomes of one seed are equal, else the cell would be in conflict; the last one counts.
     """
     by_seed = {outcome.seed: outcome for outcome in outcomes}
     values = [outcome.value for outcome in by_seed.values()]
@@ -368,11 +378,11 @@ def _over_seeds(outcomes: Sequence[Outcome]) -> tuple[float, float, float]:
     mean = math.fsum(values) / n
     errors = [outcome.se for outcome in by_seed.values() if outcome.se is not None]
     # All seeds were measured on the same problems, so more seeds do not lower this part.
-    found = [math.fsum(errors) / n] if len(errors) == n else []
+    candidates = [math.fsum(errors) / n] if len(errors) == n else []
     if n > 1:
         spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-        found.append(spread / math.sqrt(n))
-    return mean, max(found, default=math.nan), float(n)
+        candidates.append(spread / math.sqrt(n))
+    return mean, max(candidates, default=math.nan), float(n)
 
 
 def _with_target(
@@ -382,20 +392,20 @@ def _with_target(
         known = ", ".join(keys) or "none yet; `rlready outcome` records one"
         raise ConfigError(f"no outcome {target!r} in the registry", fix=f"It holds {known}")
     new = {target: "target", beside(target, "se"): "target_se", beside(target, "n"): "target_n"}
-    kept = frame.rename(columns=new).dropna(subset="target")
-    if len(kept) < len(frame):
-        n = _count(len(frame) - len(kept))
-        notes.append(f"left out for want of {target}: {n}")
-    return kept.reset_index(drop=True)
+    rows = frame.rename(columns=new).dropna(subset="target")
+    if len(rows) < len(frame):
+        n = _count(len(frame) - len(rows))
+        notes.append(f"left out, as they have no {target}: {n}")
+    return rows.reset_index(drop=True)
 
 
 def _most_common(ways: Counter[Way]) -> Way:
-    """The most frequent; of equally frequent ones always the same, whatever the order."""
+    """Return the most frequent way; ties are broken by the way itself, whatever the order."""
     return max(ways, key=lambda way: (ways[way], [part or "" for part in way]))
 
 
 def _natural(name: str) -> list[tuple[int, float, str]]:
-    """A sort key by which pass_at_4 comes before pass_at_16."""
+    """Return a sort key by which pass_at_4 comes before pass_at_16."""
     import re
 
     parts = re.split(r"(\d+(?:\.\d+)?)", name)

@@ -1,4 +1,4 @@
-"""Results that are folders: each appears all at once, and is found again instead of made twice."""
+"""Results that are folders: each appears all at once, and an existing result is reused."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rlready.registry.foreign_files import read_json_object
 
 
 def find_result(folder: Path, mark: str, key: str) -> dict[str, Any] | None:
-    """The report of the result in a folder; None if there is no folder, or an empty one.
+    """Return the report of the result in a folder; None if the folder is missing or empty.
 
     Args:
-        folder: where it may be.
+        folder: of the result.
         mark: name of the report's file.
-        key: digest of all that decides the result.
+        key: digest of everything that determines the result.
 
     Raises:
         ConfigError: if the folder holds something else.
@@ -40,21 +40,21 @@ def find_result(folder: Path, mark: str, key: str) -> dict[str, Any] | None:
 def find_or_make(
     folder: Path, mark: str, key: str, make: Callable[[Path], Mapping[str, Any]]
 ) -> tuple[dict[str, Any], bool]:
-    """The report of the result in a folder, and whether this call made it.
+    """Return the report of the result in a folder, and whether this call made the result.
 
     Args:
-        folder: does not exist, is empty, or holds this very result.
+        folder: does not exist, is empty, or holds the result of this key.
         mark: name of the report's file.
-        key: digest of all that decides the result.
-        make: writes the result into the draft that it is given, and returns the report. The draft
-            becomes the folder when that is done; after an error nothing is left of it.
+        key: digest of everything that determines the result.
+        make: writes the result into the draft folder that it gets, and returns the report. The
+            draft then becomes the folder; after an error it is removed.
 
     Raises:
-        ConfigError: if the folder holds something else. Nothing is changed.
+        ConfigError: if the folder holds something else. It is not changed then.
     """
-    found = find_result(folder, mark, key)
-    if found is not None:
-        return found, False
+    report = find_result(folder, mark, key)
+    if report is not None:
+        return report, False
     with _appearing(folder, mark, key) as draft:
         report = {"key": key, **make(draft)}
         (draft / mark).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -63,9 +63,9 @@ def find_or_make(
 
 @contextlib.contextmanager
 def _appearing(folder: Path, mark: str, key: str) -> Iterator[Path]:
-    """A draft that becomes the folder when the block ends; after an error nothing is left.
+    """Yield a draft that becomes the folder when the block ends; after an error it is removed.
 
-    Where another process finished the same result first, its folder stays.
+    If another process finished the same result first, its folder stays.
     """
     folder = folder.resolve()  # "." has neither a name nor a parent to make the draft in
     folder.parent.mkdir(parents=True, exist_ok=True)

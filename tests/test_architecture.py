@@ -41,7 +41,7 @@ ROOMS = {
         "adaptive",
     ),
     "predictors": ("", "models", "validation", "calibration", "decisions", "search"),
-    "testbed": ("", "world", "training"),
+    "testbed": ("", "world", "training", "study"),
     "workflow": ("", "evaluate", "predict", "search", "testbed", "cli"),
 }
 """A room imports from itself and from those before it; "" is the package's own folder."""
@@ -49,7 +49,6 @@ ROOMS = {
 # MLflow looks for the loader of old predictors under this name.
 OUT_OF_ORDER = {
     "registry.served_predictor",
-    "registry.readiness_tag",  # until its MLflow half moves to mlflow_store/readiness
     "workflow.testbed.trainer",  # until its options are its own
 }
 HEAVY = {"torch", "transformers", "datasets", "mlflow", "pandas", "pyarrow", "sklearn", "rich"}

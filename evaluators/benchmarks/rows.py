@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rlready.registry.compressed_files import DAMAGE, check_expansion
 from rlready.registry.errors import BenchmarkError
-from rlready.registry.expansion import DAMAGE, check_expansion
 from rlready.registry.foreign_files import parse_json
 
 MAX_LINE_BYTES = 4 << 20

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlready.evaluators.heldout.rows import FORMATS, KEYS
+from rlready.registry.compressed_files import DAMAGE, check_expansion
 from rlready.registry.errors import BenchmarkError
-from rlready.registry.expansion import DAMAGE, check_expansion
 from rlready.registry.foreign_files import parse_json
 
 MAX_LIST_BYTES = 256 << 20

@@ -1,9 +1,9 @@
-"""One writer a checkpoint at a time, over whatever the store has to offer.
+"""Locks: one writer per checkpoint at a time, by the means of each backend.
 
-MLflow makes nothing unique: eight processes that log one key leave five models. A lock round
-find-or-create leaves one. None of the three outlives a killed holder for long: the kernel drops a
-file lock, PostgreSQL an advisory lock with its connection, and a claim on a server is broken when
-its holder is gone or its lease is over.
+MLflow enforces no uniqueness: eight processes that log one key leave five models. A lock around
+find-or-create leaves one. No lock outlives a killed holder for long: the kernel drops a file lock,
+PostgreSQL an advisory lock with its connection, and a claim on a server is broken when its holder
+is gone or its lease has expired.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def file_lock(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def advisory_lock(engine: Engine, key: str) -> Iterator[None]:
-    """Hold PostgreSQL's advisory lock of this text, on a connection of its own.
+    """Hold PostgreSQL's advisory lock of this text, on a separate connection.
 
     The lock belongs to a transaction, not to a session, so that it also works through a pooler.
     """
@@ -60,16 +60,16 @@ def advisory_lock(engine: Engine, key: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def claim(client: MlflowClient, key: str, *, lease_s: float = LEASE_S) -> Iterator[None]:
-    """Hold a registered model's name, the one thing that an MLflow server creates only once.
+    """Hold a registered model's name, the only thing that an MLflow server creates once.
 
-    Between breaking a stale claim and making a new one two waiters can, very rarely, both win.
-    They then leave two models of one key, which readers take as one (`MlflowStore`).
+    Very rarely, two waiters both win between breaking a stale claim and creating a new one. They
+    leave two models of one key, which readers treat as one (`stored_checkpoints`).
 
     Args:
         client: of the server.
         key: what is claimed.
-        lease_s: a claim that has not changed for so long is broken. Measured on the waiter's own
-            clock, so that hosts need not agree on the time.
+        lease_s: a claim that has not changed for this long is broken. The waiter's clock measures
+            it, so the clocks of hosts may differ.
     """
     from mlflow.exceptions import MlflowException
 
@@ -79,7 +79,7 @@ def claim(client: MlflowClient, key: str, *, lease_s: float = LEASE_S) -> Iterat
     try:
         yield
     finally:
-        # Nobody is helped if the put fails over its own claim: it runs out by itself.
+        # The put has succeeded, and the claim expires by itself.
         with contextlib.suppress(MlflowException):
             _release(client, name, owner)
 
@@ -142,7 +142,7 @@ def _release(client: MlflowClient, name: str, owner: str) -> None:
 
 
 def _process(pid: int) -> dict[str, object]:
-    """What tells a process from every other, and whether another process can look it up."""
+    """Return what identifies a process, and the scope in which others can look it up."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = os.readlink("/proc/self/ns/pid")
@@ -154,13 +154,13 @@ def _process(pid: int) -> dict[str, object]:
 
 
 def _is_gone(holder: str) -> bool:
-    """True if the holder ran beside us and runs no more; False if that cannot be known."""
+    """Return True if the holder ran on this machine and has ended; False if unknown."""
     try:
-        known = parse_json(holder)
-        pid, scope = int(known["pid"]), known["scope"]
+        facts = parse_json(holder)
+        pid, scope = int(facts["pid"]), facts["scope"]
     except (ValueError, KeyError, TypeError):
         return False
     ours = _process(os.getpid())
     if scope != ours.get("scope"):
         return False
-    return bool(_process(pid).get("started") != known.get("started"))
+    return bool(_process(pid).get("started") != facts.get("started"))

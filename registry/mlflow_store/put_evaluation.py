@@ -1,22 +1,21 @@
-"""One put into MLflow, step by step, each of which may be the last before a kill.
+"""How an evaluation is put into MLflow, in steps. A kill may come after any of them.
 
-    1 run        found by the evaluation's id if an earlier put was killed, else made; RUNNING
-    2 model      found by its key, else made; PENDING
-    3 artifacts  evaluation.json, config.json and what the caller gave; MLmodel for a new model
+    1 run        found by the evaluation's id if an earlier put was killed, else created; RUNNING
+    2 model      found by its key, else created; PENDING
+    3 artifacts  evaluation.json, config.json and the caller's files; MLmodel for a new model
     4 metrics    on run and model, in batches of 1,000
     5 links      outputs and inputs of the run
-    6 publish    a READY model gets the tag that holds the evaluation; a new one, which nobody
+    6 publish    a READY model gets the tag that holds the evaluation; a new model, which nobody
                  reads yet, has it since step 2
-    7 finalize   a new model becomes READY; for an old one its time of update moves
+    7 finalize   a new model becomes READY; a known one gets a new time of update
     8 end        the run becomes FINISHED
 
 Each step can be done twice: the run's tag keeps the time of the first try, by which metrics that
-are there already are known. The caller holds the lock of the checkpoint.
+were already written are recognised. All steps hold the lock of the checkpoint.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -24,25 +23,49 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_store import codec
-from rlready.registry.mlflow_store.page import note_tag
-from rlready.registry.mlflow_store.sql import ModelRow
+from rlready.registry.mlflow_store.backends import ModelRow
+from rlready.registry.mlflow_store.descriptions import NOTE, note_tag
+from rlready.registry.mlflow_store.opened import Opened, stored_checkpoints
+from rlready.registry.mlflow_store.record_tags import (
+    EVALUATION,
+    Published,
+    checkpoint_tags,
+    evaluation_tags,
+    metrics_by_dataset,
+    model_name,
+    model_type,
+    printable,
+    read_checkpoint,
+    read_evaluations,
+    safe_key,
+)
+from rlready.registry.mlflow_store.runs import (
+    AT,
+    create_run,
+    finalize,
+    log_metrics,
+    project_run,
+    tag_run,
+    write_json,
+)
 from rlready.registry.records import Checkpoint, Evaluation
 from rlready.registry.redaction import redacted, redacted_values
-from rlready.registry.store import StoredCheckpoint, StoredEvaluation, merge, newest
+from rlready.registry.store import (
+    StoredCheckpoint,
+    StoredEvaluation,
+    merge,
+    newest,
+    unknown_parent,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import Run
 
-AT = "rlready.at_ms"
-OWN_ARTIFACTS = ("evaluation.json", "config.json")
-
-_METRICS_A_BATCH = 1000  # MLflow writes so many in one transaction
-_TAGS_A_BATCH = 100
+_OWN_ARTIFACTS = ("evaluation.json", "config.json")
 _TAG_CHARACTERS = 5000  # what every backend keeps of a run's tag
 
 
@@ -60,9 +83,9 @@ class Known:
 
     stored: StoredCheckpoint | None
     pending: ModelRow | None
-    published: Mapping[str, codec.Published]
+    published: Mapping[str, Published]
     parents: tuple[str, ...]
-    note: str | None = None
+    note: str | None
 
     @property
     def next_ms(self) -> int:
@@ -70,116 +93,75 @@ class Known:
         return max((e.at_ms + e.n_datasets for e in self.published.values()), default=0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Put:
-    """What is to be stored.
+def find_known(opened: Opened, checkpoint: Checkpoint) -> Known:
+    """Return what is known of a checkpoint.
+
+    Raises:
+        StoreError: if a parent is unknown, or the registry holds other facts of the checkpoint.
+    """
+    by_id: dict[str, list[ModelRow]] = {}
+    for row in opened.rows([checkpoint.id, *checkpoint.parents], whole=True):
+        by_id.setdefault(read_checkpoint(row.tags).id, []).append(row)
+    ready = {id_: [row for row in rows if row.is_ready] for id_, rows in by_id.items()}
+    for parent in checkpoint.parents:
+        if not ready.get(parent):
+            raise unknown_parent(checkpoint, parent)
+    models = ready.get(checkpoint.id, [])
+    stored = stored_checkpoints(models)[0] if models else None
+    if stored is not None:
+        merge(stored.checkpoint, checkpoint)
+    pending = [row for row in by_id.get(checkpoint.id, []) if not row.is_ready]
+    return Known(
+        stored=stored,
+        pending=pending[0] if pending else None,
+        published={e.id: e for row in models for e in read_evaluations(row.tags)},
+        parents=tuple(ready[parent][0].model_id for parent in checkpoint.parents),
+        note=models[0].tags.get(NOTE) if models else None,
+    )
+
+
+def put(opened: Opened, evaluation: Evaluation, files: Mapping[str, Path]) -> StoredEvaluation:
+    """Put an evaluation, or finish what a killed put of it left.
 
     Args:
+        opened: the registry, for writing.
         evaluation: the record.
-        id: its id, which takes a millisecond to compute.
         files: artifacts, from `checked_artifacts`.
     """
-
-    evaluation: Evaluation
-    id: str
-    files: Mapping[str, Path]
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        """What was evaluated."""
-        return self.evaluation.checkpoint
-
-
-def store(
-    client: MlflowClient, experiment_id: str, put: Put, known: Known, run: Run
-) -> StoredEvaluation:
-    """Where an evaluation went that was not published before.
-
-    Args:
-        client: of the registry.
-        experiment_id: MLflow's.
-        put: what to write.
-        known: what is there.
-        run: of the evaluation, from `evaluation_run`.
-    """
-    run_id, at_ms = run.info.run_id, int(run.data.tags[AT])
-    # The time in the record only orders evaluations; a resumed run may be older than others.
-    published = codec.evaluation_tags(put.evaluation, put.id, max(at_ms, known.next_ms), run_id)
-    model_id = _model(client, experiment_id, put, known, run_id, published)
-    # Before the metrics: MLflow loads run and model, with all metrics, to learn where files go.
-    _log_artifacts(client, run_id, put)
-    if known.stored is None:
-        _log_reference(client, run_id, model_id, put.checkpoint)
-    _log_metrics(client, run, model_id, put.evaluation)
-    _link(client, run, model_id, put.checkpoint, known)
-    if known.stored is not None:
-        facts = _news(known.stored.checkpoint, put.checkpoint)
-        client.set_logged_model_tags(model_id, {**facts, **published, **_note(put, known)})
-    finalize(client, model_id)
-    if not is_project_run(run_id):
-        client.set_terminated(run_id)
-    return StoredEvaluation(evaluation_id=put.id, model_id=model_id, run_id=run_id, is_new=True)
-
-
-def repeat(client: MlflowClient, put: Put, known: Known) -> StoredEvaluation:
-    """Where a published evaluation is; does what a killed put left to do after publishing."""
-    assert known.stored is not None  # nothing else is published
-    model_id, run_id = known.stored.model_id, known.published[put.id].run_id
-    facts = _news(known.stored.checkpoint, put.checkpoint)
-    if facts:
-        client.set_logged_model_tags(model_id, facts)
+    client, checkpoint = opened.client, evaluation.checkpoint
+    with opened.lock(checkpoint.id):
+        known = find_known(opened, checkpoint)
+        if evaluation.id in known.published:
+            return _repeat(client, evaluation, known)
+        run = _evaluation_run(opened, evaluation, known)
+        run_id, at_ms = run.info.run_id, int(run.data.tags[AT])
+        # The time in the record only orders evaluations; a resumed run may be older than others.
+        published = evaluation_tags(evaluation, max(at_ms, known.next_ms), run_id)
+        model_id = _model(opened, evaluation, known, run_id, published)
+        # Before the metrics: MLflow loads run and model with all metrics to learn where files go.
+        _log_artifacts(client, run_id, evaluation, files)
+        if known.stored is None:
+            _log_reference(client, run_id, model_id, checkpoint)
+        datasets, step = metrics_by_dataset(evaluation), checkpoint.step or 0
+        log_metrics(client, run, model_id, datasets, at_ms, step)
+        _link(client, run, model_id, checkpoint, known)
+        if known.stored is not None:
+            facts = _new_facts(known.stored.checkpoint, checkpoint)
+            tags = {**facts, **published, **_note(evaluation, known)}
+            client.set_logged_model_tags(model_id, tags)
         finalize(client, model_id)
-    project = project_run(client)
-    if project is not None and project.info.run_id != run_id:
-        pointers = {"rlready.repeats_run": run_id, "rlready.model_id": model_id}
-        tag_run(client, project.info.run_id, pointers)
-    if not is_project_run(run_id) and client.get_run(run_id).info.status == "RUNNING":
-        client.set_terminated(run_id)
-    return StoredEvaluation(evaluation_id=put.id, model_id=model_id, run_id=run_id, is_new=False)
-
-
-def evaluation_run(
-    client: MlflowClient,
-    experiment_id: str,
-    put: Put,
-    known: Known,
-    left_over: str | None,
-) -> Run:
-    """The run to write into, RUNNING, tagged with the evaluation.
-
-    Args:
-        client: of the registry.
-        experiment_id: MLflow's.
-        put: what will be written.
-        known: what is there.
-        left_over: id of the run that a killed put of this evaluation left.
-    """
-    project = project_run(client)
-    tags = _run_tags(put, known)
-    if project is not None:
-        if project.data.tags.get(codec.EVALUATION, put.id) == put.id:
-            if AT not in project.data.tags:
-                tag_run(client, project.info.run_id, tags)
-                project = client.get_run(project.info.run_id)
-            return project
-        # The project evaluates several checkpoints: each later one gets a run below the project's.
-        tags["mlflow.parentRunId"] = project.info.run_id
-    if left_over is not None:
-        return client.get_run(left_over)
-    name = f"evaluate {codec.shown(put.checkpoint.name)}"
-    return client.create_run(experiment_id, tags=tags, run_name=name)
-
-
-def is_project_run(run_id: str) -> bool:
-    """True for the run of a surrounding `mlflow run`, which sets the final status itself."""
-    return os.environ.get("MLFLOW_RUN_ID") == run_id
+        if not _is_project_run(run_id):
+            client.set_terminated(run_id)
+        return StoredEvaluation(
+            evaluation_id=evaluation.id, model_id=model_id, run_id=run_id, is_new=True
+        )
 
 
 def checked_artifacts(artifacts: Mapping[str, Path]) -> dict[str, Path]:
-    """The artifacts by the path that they get below the run's artifacts.
+    """Return the artifacts by their path below the run's artifacts.
 
     Raises:
-        StoreError: if a file is not there, or its name leads elsewhere or is taken.
+        StoreError: if a file does not exist, or its name leads elsewhere or is taken.
     """
     for name, path in artifacts.items():
         parts = PurePosixPath(name).parts
@@ -187,79 +169,93 @@ def checked_artifacts(artifacts: Mapping[str, Path]) -> dict[str, Path]:
             raise StoreError(
                 f"artifact name {name!r} leads out of the run", fix="Give a plain name"
             )
-        if name in OWN_ARTIFACTS:
+        if name in _OWN_ARTIFACTS:
             raise StoreError(f"artifact name {name!r} is taken", fix="Give another name")
         if not path.is_file():
             raise StoreError(f"artifact {name} is not stored", why=f"there is no file {path}")
     return dict(artifacts)
 
 
-def project_run(client: MlflowClient) -> Run | None:
-    """The run that `mlflow run` made for this process, if this registry holds it."""
-    from mlflow.exceptions import MlflowException
+def _repeat(client: MlflowClient, evaluation: Evaluation, known: Known) -> StoredEvaluation:
+    """Return where a published evaluation is; finish what a killed put left after publishing."""
+    assert known.stored is not None  # only READY models have published evaluations
+    model_id, run_id = known.stored.model_id, known.published[evaluation.id].run_id
+    facts = _new_facts(known.stored.checkpoint, evaluation.checkpoint)
+    if facts:
+        client.set_logged_model_tags(model_id, facts)
+        finalize(client, model_id)
+    project = project_run(client)
+    if project is not None and project.info.run_id != run_id:
+        pointers = {"rlready.repeats_run": run_id, "rlready.model_id": model_id}
+        tag_run(client, project.info.run_id, pointers)
+    if not _is_project_run(run_id) and client.get_run(run_id).info.status == "RUNNING":
+        client.set_terminated(run_id)
+    return StoredEvaluation(
+        evaluation_id=evaluation.id, model_id=model_id, run_id=run_id, is_new=False
+    )
 
-    run_id = os.environ.get("MLFLOW_RUN_ID")
-    if not run_id:
-        return None
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
-    return run if run.info.status == "RUNNING" else None
+
+def _evaluation_run(opened: Opened, evaluation: Evaluation, known: Known) -> Run:
+    """Return the run to write into: the project's, one that a killed put left, or a new one."""
+    client, project = opened.client, project_run(opened.client)
+    tags = _run_tags(evaluation, known)
+    left_over = opened.run_of(EVALUATION, evaluation.id)
+    # A project may evaluate several checkpoints: each later one gets a run below the project's.
+    if project is not None and project.data.tags.get(EVALUATION, evaluation.id) == evaluation.id:
+        if AT not in project.data.tags:
+            tag_run(client, project.info.run_id, tags)
+            project = client.get_run(project.info.run_id)
+        return project
+    if left_over is not None:
+        return client.get_run(left_over)
+    name = f"evaluate {printable(evaluation.checkpoint.name)}"
+    return create_run(client, opened.experiment_id, tags, name)
 
 
-def _run_tags(put: Put, known: Known) -> dict[str, str]:
-    at_ms = max(time.time_ns() // 1_000_000, known.next_ms)
+def _run_tags(evaluation: Evaluation, known: Known) -> dict[str, str]:
     samples = {
-        f"rlready.samples.{codec.safe_key(name)}": redacted(uri)[:_TAG_CHARACTERS]
-        for name, uri in put.evaluation.references.items()
+        f"rlready.samples.{safe_key(name)}": redacted(uri)[:_TAG_CHARACTERS]
+        for name, uri in evaluation.references.items()
     }
     return {
         **samples,
-        AT: str(at_ms),
-        codec.EVALUATION: put.id,
-        "rlready.checkpoint_id": put.checkpoint.id,
+        AT: str(max(time.time_ns() // 1_000_000, known.next_ms)),
+        EVALUATION: evaluation.id,
+        "rlready.checkpoint_id": evaluation.checkpoint.id,
     }
 
 
-def tag_run(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
-    """Set tags of a run."""
-    from mlflow.entities import RunTag
-
-    items = [RunTag(key, value) for key, value in tags.items()]
-    for start in range(0, len(items), _TAGS_A_BATCH):
-        client.log_batch(run_id, tags=items[start : start + _TAGS_A_BATCH])
+def _is_project_run(run_id: str) -> bool:
+    """Return True for the run of a surrounding `mlflow run`, which sets the final status itself."""
+    return os.environ.get("MLFLOW_RUN_ID") == run_id
 
 
 def _model(
-    client: MlflowClient,
-    experiment_id: str,
-    put: Put,
+    opened: Opened,
+    evaluation: Evaluation,
     known: Known,
     run_id: str,
     published: Mapping[str, str],
 ) -> str:
+    """Return the id of the model to write to, which exists afterwards."""
     if known.stored is not None:
         return known.stored.model_id
-    checkpoint = put.checkpoint
-    kind = codec.model_type(checkpoint)
-    facts = {**codec.checkpoint_tags(checkpoint), "mlflow.model.isExternal": "true"}
-    tags = {**facts, **published, **_note(put, known)}
-    pending = known.pending
+    client, checkpoint, pending = opened.client, evaluation.checkpoint, known.pending
+    kind = model_type(checkpoint)
+    facts = {**checkpoint_tags(checkpoint), "mlflow.model.isExternal": "true"}
+    tags = {**facts, **published, **_note(evaluation, known)}
     if pending is not None and pending.model_type == kind:
         # The killed put may have been of other numbers, some of which were never written.
         for key in pending.tags:
-            if key.startswith(codec.EVALUATION + ".") and key not in published:
+            if key.startswith(EVALUATION + ".") and key not in published:
                 client.delete_logged_model_tag(pending.model_id, key)
         client.set_logged_model_tags(pending.model_id, tags)
         return pending.model_id
     if pending is not None:
         client.delete_logged_model(pending.model_id)  # a model's type cannot be changed
     model = client.create_logged_model(
-        experiment_id,
-        name=codec.model_name(checkpoint),
+        opened.experiment_id,
+        name=model_name(checkpoint),
         source_run_id=run_id,
         tags=tags,
         model_type=kind,
@@ -267,59 +263,27 @@ def _model(
     return str(model.model_id)
 
 
-def _note(put: Put, known: Known) -> Mapping[str, str]:
+def _note(evaluation: Evaluation, known: Known) -> Mapping[str, str]:
     if known.stored is None:
-        return note_tag(put.checkpoint, put.evaluation.proxies, known.note)
-    checkpoint = merge(known.stored.checkpoint, put.checkpoint)
-    proxies = newest(known.stored.proxies, put.evaluation.proxies)
+        return note_tag(evaluation.checkpoint, evaluation.proxies, known.note)
+    checkpoint = merge(known.stored.checkpoint, evaluation.checkpoint)
+    proxies = newest(known.stored.proxies, evaluation.proxies)
     return note_tag(checkpoint, proxies, known.note, outcomes=known.stored.outcomes)
 
 
-def _news(known: Checkpoint, given: Checkpoint) -> dict[str, str]:
-    """The checkpoint's tags, if this put adds to what they say."""
-    after = merge(known, given)
-    return {} if after == known else codec.checkpoint_tags(after)
+def _new_facts(stored: Checkpoint, checkpoint: Checkpoint) -> dict[str, str]:
+    """Return the checkpoint's tags, if this put adds to them."""
+    merged = merge(stored, checkpoint)
+    return {} if merged == stored else checkpoint_tags(merged)
 
 
-def _log_metrics(client: MlflowClient, run: Run, model_id: str, evaluation: Evaluation) -> None:
-    run_id, at_ms = run.info.run_id, int(run.data.tags[AT])
-    metrics = _metrics(evaluation, model_id, at_ms)
-    if run.data.metrics:
-        # A killed put wrote some. MLflow takes a row a second time, but fails (3.17) if more than
-        # 100 keys of a model come again at once.
-        there = client.get_logged_model(model_id).metrics or []
-        written = {(m.key, m.timestamp) for m in there if m.run_id == run_id}
-        metrics = [m for m in metrics if (m.key, m.timestamp) not in written]
-    for start in range(0, len(metrics), _METRICS_A_BATCH):
-        client.log_batch(run_id, metrics=metrics[start : start + _METRICS_A_BATCH])
-
-
-def _metrics(evaluation: Evaluation, model_id: str, at_ms: int) -> list[Metric]:
-    from mlflow.entities import Metric
-
-    step = evaluation.checkpoint.step or 0
-    return [
-        # A model's metric has no dataset in its key: two in one millisecond would clash.
-        Metric(
-            key,
-            value,
-            at_ms + offset,
-            step,
-            model_id=model_id,
-            dataset_name=dataset.name,
-            dataset_digest=dataset.digest,
-        )
-        for offset, dataset in enumerate(codec.metrics_by_dataset(evaluation))
-        for key, value in dataset.values.items()
-    ]
-
-
-def _log_artifacts(client: MlflowClient, run_id: str, put: Put) -> None:
-    evaluation = put.evaluation
-    records: dict[str, Any] = {
+def _log_artifacts(
+    client: MlflowClient, run_id: str, evaluation: Evaluation, files: Mapping[str, Path]
+) -> None:
+    records = {
         "evaluation.json": {
-            "id": put.id,
-            "checkpoint": asdict(put.checkpoint),
+            "id": evaluation.id,
+            "checkpoint": asdict(evaluation.checkpoint),
             "proxies": [vars(proxy) for proxy in evaluation.proxies],
             "references": redacted_values(evaluation.references),
         },
@@ -327,9 +291,8 @@ def _log_artifacts(client: MlflowClient, run_id: str, put: Put) -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         for name, record in records.items():
-            text = json.dumps(record, indent=2, default=str)
-            Path(folder, name).write_text(text + "\n", encoding="utf-8")
-        for name, path in put.files.items():
+            write_json(Path(folder, name), record, default=str)
+        for name, path in files.items():
             target = Path(folder, name)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
@@ -358,18 +321,11 @@ def _link(
     outputs = run.outputs.model_outputs if run.outputs else []
     inputs: Iterable[str] = known.parents
     if known.stored is not None:
-        news = known.stored.checkpoint.parents == ()
-        inputs = (model_id, *(known.parents if news else ()))
+        has_new_parents = known.stored.checkpoint.parents == ()
+        inputs = (model_id, *(known.parents if has_new_parents else ()))
     elif model_id not in {output.model_id for output in outputs}:
         step = checkpoint.step or 0
         client.log_outputs(run.info.run_id, [LoggedModelOutput(model_id, step=step)])
     models = [LoggedModelInput(id_) for id_ in inputs]
     if models:
         client.log_inputs(run.info.run_id, models=models)
-
-
-def finalize(client: MlflowClient, model_id: str) -> None:
-    """Make a model READY; of one that is, move the time of update."""
-    from mlflow.entities import LoggedModelStatus
-
-    client.finalize_logged_model(model_id, LoggedModelStatus.READY)

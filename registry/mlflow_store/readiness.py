@@ -2,51 +2,70 @@
 
 A registered model stands for a family: the checkpoints of one base model. Each ranked checkpoint
 is one version of it, whose source is the checkpoint's LoggedModel (`models:/m-...`), so that no
-weights are copied. `tags` says what a version carries. The alias `rl-ready` is on the best READY
-checkpoint of the last ranking. Storing a ranking again that says the same changes nothing.
+weights are copied. The alias `rl-ready` is on the best READY checkpoint of the last ranking.
+Storing the same ranking again changes nothing. A version carries these tags:
+
+    rl_ready       true, false or undecided: the tag for automation
+    rlready.tag    the `ReadinessTag` as JSON, the only copy that is read back
+    rlready.predicted, .interval, .predictor, .checkpoint    shown in MLflow's list of versions
+
+Its description says the same in words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_store import codec
+from rlready.registry.errors import RecordError, StoreError
 from rlready.registry.mlflow_store import registered_models as versions
+from rlready.registry.mlflow_store.backends import ModelRow
+from rlready.registry.mlflow_store.descriptions import (
+    family_description,
+    tagged_version_description,
+)
+from rlready.registry.mlflow_store.opened import Opened
+from rlready.registry.mlflow_store.record_tags import (
+    CHECKPOINT,
+    FORMAT,
+    printable,
+    read_checkpoint,
+    read_tag_json,
+    tag_json,
+)
 from rlready.registry.mlflow_store.registered_models import Version
-from rlready.registry.mlflow_store.sql import ModelRow
-from rlready.registry.mlflow_store.store import MlflowStore, Opened
+from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.readiness_tag import (
     ALIAS,
     Readiness,
     ReadinessTag,
-    family_description,
-    read_tag,
+    number_text,
     says_the_same,
-    version_description,
-    version_tags,
+    utc_text,
 )
 from rlready.registry.records import Checkpoint
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+RL_READY = "rl_ready"
+TAG = "rlready.tag"
 FAMILY = "rlready.family"
 """On a registered model: the base model whose checkpoints its versions are."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaggedVersion:
-    """Where a tag went.
+    """The version that a tag was put on.
 
     Args:
-        tag: what was put.
-        name: the checkpoint's.
-        uri: `models:/NAME/VERSION`; None for a version that a dry run would have made.
-        is_new: whether this call made the version.
-        is_changed: whether this call changed what the version says.
+        tag: the tag.
+        name: of the checkpoint.
+        uri: `models:/NAME/VERSION`; None for a version that a dry run would create.
+        is_new: whether this call created the version.
+        is_changed: whether this call changed the version's content.
     """
 
     tag: ReadinessTag
@@ -58,12 +77,12 @@ class TaggedVersion:
 
 @dataclass(frozen=True, kw_only=True)
 class TaggedFamily:
-    """What became of the checkpoints of one base model.
+    """The tagged checkpoints of one base model.
 
     Args:
         name: of the registered model.
         tagged: in the order of the ranking.
-        chosen: id of the checkpoint that the alias is on afterwards; None if it is on none.
+        chosen: id of the checkpoint that has the alias afterwards; None if none has it.
         note: what happened to the alias, in words.
     """
 
@@ -81,7 +100,7 @@ class ResolvedCheckpoint:
         checkpoint: the record; its `uri` says where the weights are.
         version: `models:/NAME/VERSION`.
         aliases: that are on it.
-        tag: what the last ranking said; None if nobody ranked it.
+        tag: from the last ranking; None if it was never ranked.
         model_id: MLflow's id of the checkpoint.
     """
 
@@ -94,7 +113,7 @@ class ResolvedCheckpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class _Member:
-    """A checkpoint to tag, the model that holds it, its family, and whether RL was run from it."""
+    """A checkpoint to tag, with its model and family, and whether RL was run from it."""
 
     tag: ReadinessTag
     checkpoint: Checkpoint
@@ -112,20 +131,20 @@ def put_tags(
     spent: Collection[str] = (),
     dry_run: bool = False,
 ) -> tuple[TaggedFamily, ...]:
-    """Tag the checkpoints of a ranking; returns where everything went, a family each.
+    """Tag the checkpoints of a ranking; return the tagged families.
 
     Args:
-        store: that holds the checkpoints.
+        store: holds the checkpoints.
         tags: of one ranking, the best checkpoint first.
         name: of one registered model for all of them. By default there is one for each base model,
             named after it: `Qwen/Qwen2.5-7B` gives `Qwen2.5-7B-sft`.
-        spent: ids of checkpoints that had their RL run. The alias says who gets the next one, so it
-            is on one of them only if no other one is READY.
-        dry_run: say what would happen, and write nothing.
+        spent: ids of checkpoints that had their RL run. They get the alias, which marks the
+            checkpoint for the next run, only if no other checkpoint is READY.
+        dry_run: return what would happen, and write nothing.
 
     Raises:
         StoreError: if a checkpoint is not registered or its first put is not complete, if the tags
-            are not of one ranking, or if a family's name is taken by somebody else's model;
+            are not of one ranking, or if another program's model has a family's name;
             nothing is written then. If the store fails while writing, the same call may be
             repeated.
     """
@@ -140,12 +159,13 @@ def put_tags(
         for family in families:
             if name is None:
                 _check_ours(opened.client, family)
-        put = _would_put if dry_run else _put
-        return tuple(put(opened, family, found) for family, found in families.items())
+        return tuple(
+            _put(opened, family, ranked, dry_run=dry_run) for family, ranked in families.items()
+        )
 
 
 def resolve(store: MlflowStore, reference: str) -> ResolvedCheckpoint:
-    """The checkpoint that a reference names.
+    """Return the checkpoint that a reference names.
 
     Args:
         store: the registry.
@@ -153,21 +173,21 @@ def resolve(store: MlflowStore, reference: str) -> ResolvedCheckpoint:
             alias `rl-ready`, or else for the only alias or version that it has.
 
     Raises:
-        StoreError: if there is no such version (says what there is), if it is no checkpoint of
-            rlready, or if the checkpoint was deleted or never completed.
+        StoreError: if there is no such version (the message lists them), if it is not a checkpoint
+            of rlready, or if the checkpoint was deleted or never completed.
     """
     with store.opened(f"looking for {reference}") as opened:
         client = opened.client
         version = versions.locate(client, reference, ALIAS)
         model = versions.logged_model(client, version)
-        if model is None or codec.CHECKPOINT not in model.tags:
+        if model is None or CHECKPOINT not in model.tags:
             raise StoreError(
-                f"{version.uri} is no checkpoint of rlready",
-                why=f"it was made from {codec.shown(version.source)}",
+                f"{version.uri} is not a checkpoint of rlready",
+                why=f"it was made from {printable(version.source)}",
                 fix="Name a version that `rlready tag` registered",
             )
         return ResolvedCheckpoint(
-            checkpoint=codec.read_checkpoint(model.tags),
+            checkpoint=read_checkpoint(model.tags),
             version=version.uri,
             aliases=versions.aliases_of(client, version),
             tag=read_tag(version.tags),
@@ -175,13 +195,48 @@ def resolve(store: MlflowStore, reference: str) -> ResolvedCheckpoint:
         )
 
 
+def version_tags(tag: ReadinessTag, checkpoint: Checkpoint) -> dict[str, str]:
+    """Return a readiness tag as tags of a version, the short ones first, as MLflow lists them."""
+    record = {**asdict(tag), "made_at": utc_text(tag.made_at)}
+    text = tag_json({"format": FORMAT, **record}, f"tag of {tag.checkpoint_id}")
+    return {
+        RL_READY: tag.readiness.value,
+        "rlready.checkpoint": printable(checkpoint.name),
+        "rlready.predicted": number_text(tag.predicted),
+        "rlready.interval": tag.interval,
+        "rlready.predictor": f"{tag.predictor}/{tag.predictor_version}",
+        TAG: text,
+    }
+
+
+def read_tag(tags: Mapping[str, str]) -> ReadinessTag | None:
+    """Return the readiness tag of a version; None if it has none.
+
+    Raises:
+        StoreError: if a later version of rlready wrote it, or a person edited it.
+    """
+    if TAG not in tags:
+        return None
+    values = read_tag_json(tags[TAG], TAG)
+    try:
+        made_at = datetime.fromisoformat(values.pop("made_at"))
+        reasons = tuple(values.pop("reasons"))
+        return ReadinessTag(**values, reasons=reasons, made_at=made_at)
+    except (TypeError, ValueError, KeyError, RecordError) as error:
+        raise StoreError(
+            f"tag {TAG} holds {tags[TAG][:60]!r}",
+            why=f"it was edited: {error}",
+            fix="Tag the checkpoints again: rlready tag",
+        ) from error
+
+
 def _check_one_ranking(tags: Sequence[ReadinessTag]) -> None:
     rankings = {tag.ranking for tag in tags}
     if len(rankings) > 1:
-        said = "; ".join(" ".join(ranking) for ranking in sorted(rankings)[:3])
+        names = "; ".join(" ".join(ranking) for ranking in sorted(rankings)[:3])
         raise StoreError(
             "the tags are not of one ranking",
-            why=f"they name several targets, predictors or rules: {said}",
+            why=f"they name several targets, predictors or rules: {names}",
             fix="Tag one ranking at a time",
         )
     ids = [tag.checkpoint_id for tag in tags]
@@ -194,45 +249,44 @@ def _members(
     opened: Opened, tags: Sequence[ReadinessTag], name: str | None, spent: Collection[str]
 ) -> list[_Member]:
     rows = _ready_rows(opened, [tag.checkpoint_id for tag in tags])
-    checkpoints = {id_: codec.read_checkpoint(row.tags) for id_, row in rows.items()}
+    checkpoints = {id_: read_checkpoint(row.tags) for id_, row in rows.items()}
     bases = _bases(opened, checkpoints)
-    found = []
-    for tag in tags:
-        base = bases[tag.checkpoint_id]
-        found.append(
-            _Member(
-                tag=tag,
-                checkpoint=checkpoints[tag.checkpoint_id],
-                model_id=rows[tag.checkpoint_id].model_id,
-                base=base,
-                family=name or family_name(base),
-                is_spent=tag.checkpoint_id in spent,
-            )
+    return [
+        _Member(
+            tag=tag,
+            checkpoint=checkpoints[tag.checkpoint_id],
+            model_id=rows[tag.checkpoint_id].model_id,
+            base=bases[tag.checkpoint_id],
+            family=name or family_name(bases[tag.checkpoint_id]),
+            is_spent=tag.checkpoint_id in spent,
         )
-    return found
+        for tag in tags
+    ]
 
 
 def family_name(base: str) -> str:
-    """The registered model of the checkpoints of a base model, given by name, id or path."""
+    """Return the registered model for checkpoints of a base model (name, id or path)."""
     last = base.rstrip("/").rpartition("/")[2].partition("@")[0]
     return f"{versions.safe_name(last) or 'unnamed'}-sft"
 
 
 def _ready_rows(opened: Opened, ids: Sequence[str]) -> dict[str, ModelRow]:
-    """The model of each checkpoint, the oldest one that is READY.
+    """Return the oldest READY model of each checkpoint.
 
-    MLflow itself registers models that are PENDING or FAILED without a word.
+    MLflow itself would register PENDING and FAILED models without an error.
     """
-    found: dict[str, list[ModelRow]] = {}
+    rows_by_id: dict[str, list[ModelRow]] = {}
     for row in opened.rows(ids) if ids else []:
-        found.setdefault(codec.read_checkpoint(row.tags).id, []).append(row)
+        rows_by_id.setdefault(read_checkpoint(row.tags).id, []).append(row)
     ready: dict[str, ModelRow] = {}
     for id_ in ids:
-        complete = [row for row in found.get(id_, []) if row.is_ready]
+        complete = [row for row in rows_by_id.get(id_, []) if row.is_ready]
         if complete:
             ready[id_] = complete[0]
-        elif id_ in found:
-            raise versions.not_ready(f"checkpoint {id_[:12]}", found[id_][0].model_id, "not READY")
+        elif id_ in rows_by_id:
+            raise versions.not_ready(
+                f"checkpoint {id_[:12]}", rows_by_id[id_][0].model_id, "not READY"
+            )
         else:
             raise StoreError(
                 f"checkpoint {id_} is not in the registry",
@@ -242,22 +296,24 @@ def _ready_rows(opened: Opened, ids: Sequence[str]) -> dict[str, ModelRow]:
 
 
 def _bases(opened: Opened, checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
-    """The base model of each checkpoint: by its recipe, else by its line of parents."""
-    known = dict(checkpoints)
+    """Return the base model of each checkpoint, from its recipe or from its ancestors."""
+    ancestry = dict(checkpoints)
     while True:
         missing = {
             parent
-            for checkpoint in known.values()
+            for checkpoint in ancestry.values()
             if _named_base(checkpoint) is None
             for parent in checkpoint.parents
-        } - set(known)
+        } - set(ancestry)
         rows = [row for row in opened.rows(sorted(missing)) if row.is_ready] if missing else []
         if not rows:
             break
         for row in rows:
-            found = codec.read_checkpoint(row.tags)
-            known[found.id] = found
-    return {id_: _base(checkpoint, known) or "unknown" for id_, checkpoint in checkpoints.items()}
+            ancestor = read_checkpoint(row.tags)
+            ancestry[ancestor.id] = ancestor
+    return {
+        id_: _base(checkpoint, ancestry) or "unknown" for id_, checkpoint in checkpoints.items()
+    }
 
 
 def _named_base(checkpoint: Checkpoint) -> str | None:
@@ -266,14 +322,14 @@ def _named_base(checkpoint: Checkpoint) -> str | None:
     return checkpoint.name if checkpoint.kind == "base" else None
 
 
-def _base(checkpoint: Checkpoint, known: Mapping[str, Checkpoint]) -> str | None:
+def _base(checkpoint: Checkpoint, ancestry: Mapping[str, Checkpoint]) -> str | None:
     named = _named_base(checkpoint)
-    parents = (known[id_] for id_ in checkpoint.parents if id_ in known)
-    return named or next(filter(None, (_base(parent, known) for parent in parents)), None)
+    parents = (ancestry[id_] for id_ in checkpoint.parents if id_ in ancestry)
+    return named or next(filter(None, (_base(parent, ancestry) for parent in parents)), None)
 
 
 def _check_ours(client: MlflowClient, family: str) -> None:
-    """Return if the name is free, or a family of ours has it."""
+    """Raise a StoreError if a registered model of another program has the family's name."""
     model = versions.registered(client, family)
     if model is not None and FAMILY not in (model.tags or {}):
         raise StoreError(
@@ -284,27 +340,39 @@ def _check_ours(client: MlflowClient, family: str) -> None:
         )
 
 
-def _put(opened: Opened, family: str, members: Sequence[_Member]) -> TaggedFamily:
-    client, base = opened.client, members[0].base
-    versions.ensure_registered(client, family, {FAMILY: base}, "")
-    known = _known(client, family)
-    # The best one last: MLflow lists the newest version first.
-    placed = [_put_one(opened, m, known.get(m.model_id)) for m in reversed(members)][::-1]
-    numbers = {m.checkpoint.id: p[0].number for m, p in zip(members, placed, strict=True)}
-    with opened.lock(f"alias-{family}"):
-        present = _aliased(client, family)
-        chosen, note = _choose(members, present)
-        if chosen is None and present is not None:
-            client.delete_registered_model_alias(family, ALIAS)
-        elif chosen in numbers and (present is None or present.number != numbers[chosen]):
-            client.set_registered_model_alias(family, ALIAS, str(numbers[chosen]))
-    ranked = [(numbers[m.checkpoint.id], m.checkpoint.name, m.tag) for m in members]
-    versions.update_family(client, family, family_description(base, ranked))
+def _put(opened: Opened, family: str, members: Sequence[_Member], *, dry_run: bool) -> TaggedFamily:
+    """Tag the members of a family; a dry run only says what would change."""
+    client = opened.client
+    if not dry_run:
+        versions.ensure_registered(client, family, {FAMILY: members[0].base}, "")
+    # Of two versions of one model the older one stays.
+    newest_first = reversed(versions.versions_of(client, family))
+    present = {version.model_id: version for version in newest_first if version.model_id}
+    if dry_run:
+        placed = [_would_place(present.get(member.model_id), member.tag) for member in members]
+        chosen, note = _choose(members, _aliased(client, family))
+    else:
+        # The best one last: MLflow lists the newest version first.
+        placed = [_place(opened, m, present.get(m.model_id)) for m in reversed(members)][::-1]
+        numbers = {
+            member.checkpoint.id: version.number
+            for member, (version, *_) in zip(members, placed, strict=True)
+            if version is not None
+        }
+        with opened.lock(f"alias-{family}"):
+            aliased = _aliased(client, family)
+            chosen, note = _choose(members, aliased)
+            if chosen is None and aliased is not None:
+                client.delete_registered_model_alias(family, ALIAS)
+            elif chosen in numbers and (aliased is None or aliased.number != numbers[chosen]):
+                client.set_registered_model_alias(family, ALIAS, str(numbers[chosen]))
+        ranked = [(numbers[m.checkpoint.id], m.checkpoint.name, m.tag) for m in members]
+        versions.update_family(client, family, family_description(members[0].base, ranked))
     tagged = tuple(
         TaggedVersion(
             tag=member.tag,
             name=member.checkpoint.name,
-            uri=version.uri,
+            uri=None if version is None else version.uri,
             is_new=is_new,
             is_changed=is_changed,
         )
@@ -313,48 +381,29 @@ def _put(opened: Opened, family: str, members: Sequence[_Member]) -> TaggedFamil
     return TaggedFamily(name=family, tagged=tagged, chosen=chosen, note=note)
 
 
-def _would_put(opened: Opened, family: str, members: Sequence[_Member]) -> TaggedFamily:
-    """What `_put` would do."""
-    known = _known(opened.client, family)
-    chosen, note = _choose(members, _aliased(opened.client, family))
-    tagged = []
-    for member in members:
-        version = known.get(member.model_id)
-        is_same = version is not None and says_the_same(read_tag(version.tags), member.tag)
-        tagged.append(
-            TaggedVersion(
-                tag=member.tag,
-                name=member.checkpoint.name,
-                uri=None if version is None else version.uri,
-                is_new=version is None,
-                is_changed=not is_same,
-            )
-        )
-    return TaggedFamily(name=family, tagged=tuple(tagged), chosen=chosen, note=note)
+def _would_place(version: Version | None, tag: ReadinessTag) -> tuple[Version | None, bool, bool]:
+    """Return what `_place` would return; no version where it would create one."""
+    is_same = version is not None and says_the_same(read_tag(version.tags), tag)
+    return version, version is None, not is_same
 
 
-def _known(client: MlflowClient, family: str) -> dict[str, Version]:
-    """The versions of a family by model id; of two of one model the older."""
-    found = reversed(versions.versions_of(client, family))
-    return {version.model_id: version for version in found if version.model_id}
-
-
-def _put_one(
+def _place(
     opened: Opened, member: _Member, version: Version | None
-) -> tuple[Version, bool, bool]:
-    """The version of a checkpoint, whether it is new, and whether what it says has changed."""
+) -> tuple[Version | None, bool, bool]:
+    """Return the version of a checkpoint, whether it is new, and whether its content changed."""
     tag, checkpoint = member.tag, member.checkpoint
-    tags, text = version_tags(tag, checkpoint), version_description(tag, checkpoint)
+    tags, text = version_tags(tag, checkpoint), tagged_version_description(tag, checkpoint)
     if version is None:
         version, is_new = versions.find_or_create(
             opened, member.family, member.model_id, tags, text
         )
         if is_new:
             return version, True, True
-    kept = read_tag(version.tags)
-    if kept is not None and says_the_same(kept, tag):
+    earlier = read_tag(version.tags)
+    if earlier is not None and says_the_same(earlier, tag):
         # Only the time is new. What a killed call has not written yet follows from the old tag.
-        tags, text = version_tags(kept, checkpoint), version_description(kept, checkpoint)
+        tags = version_tags(earlier, checkpoint)
+        text = tagged_version_description(earlier, checkpoint)
     return version, False, versions.update(opened.client, version, tags, text)
 
 
@@ -365,7 +414,7 @@ def _aliased(client: MlflowClient, family: str) -> Version | None:
 
 
 def _choose(members: Sequence[_Member], present: Version | None) -> tuple[str | None, str]:
-    """Id of the checkpoint that the alias belongs on, and what becomes of the alias, in words."""
+    """Return the id of the checkpoint that should have the alias, and what changes, in words."""
     ranked = {member.checkpoint.id: member for member in members}
     tag = None if present is None else read_tag(present.tags)
     before = tag.checkpoint_id if tag else present.source if present else None

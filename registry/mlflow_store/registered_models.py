@@ -1,8 +1,8 @@
-"""Registered models of MLflow: a version a model, aliases, and the references that people write.
+"""Registered models of MLflow: one version per model, aliases, and references to versions.
 
-MLflow registers any model, a half-written one too; makes another version each time it is asked;
-and lists no aliases when it lists versions. What `tags` and `predictor_store` need beyond that is
-here. A version's source is `models:/<model id>`, so nothing is copied.
+MLflow registers any model, even a half-written one, creates a new version at each call, and lists
+versions without their aliases. This module adds what `readiness` and `predictors/store` need beyond
+that. A version's source is `models:/<model id>`, so nothing is copied.
 """
 
 from __future__ import annotations
@@ -11,30 +11,23 @@ import contextlib
 import json
 import os
 import re
-import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rlready.registry.errors import StoreError
 from rlready.registry.foreign_files import parse_json
-from rlready.registry.mlflow_store.codec import shown
-from rlready.registry.mlflow_store.store import Opened
+from rlready.registry.mlflow_store.descriptions import SIGNATURE
+from rlready.registry.mlflow_store.opened import Opened
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
 
-SIGNATURE = "Written by rlready; edit this line away to keep your own text."
-"""Last line of a description that the next call may replace."""
-
 _SOURCE = "models:/"
 _CLAIM = "rlready-claim-"
 _PAGE = 1000
 _TOLD = 8
-_PAGE_CHARACTERS = 4800
-"""Of the 5,000 that databases keep of a description; PostgreSQL refuses a longer one."""
-_PAGE_WIDTH = 96
 _VERSIONS = "mlflow.modelVersions"
 _TRACKING_URI = "MLFLOW_TRACKING_URI"
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -47,7 +40,7 @@ class Version:
     Args:
         name: of the registered model.
         number: MLflow's, counted from 1.
-        source: what it was made from.
+        source: of the version.
         tags: MLflow's.
         description: Markdown on its page; empty if there is none.
     """
@@ -60,69 +53,38 @@ class Version:
 
     @property
     def uri(self) -> str:
-        """What MLflow and `rlready resolve` take."""
+        """Reference for MLflow and `rlready resolve`."""
         return f"{_SOURCE}{self.name}/{self.number}"
 
     @property
     def model_id(self) -> str | None:
-        """The LoggedModel it was made from; None if it was made from files."""
+        """The LoggedModel of the version; None if it was made from files."""
         id_ = self.source.removeprefix(_SOURCE)
         return id_ if id_ != self.source and "/" not in id_ else None
 
 
 def safe_name(text: str) -> str:
-    """A registered model's name that also stands in a URI and a shell as it is."""
+    """Return a registered model's name that needs no quoting in a URI or a shell."""
     return _UNSAFE.sub("-", text).strip("-.")[:200]
 
 
 def checked_name(name: str) -> str:
-    """The name, if MLflow can keep it and a reference can hold it.
+    """Return the name if it is valid for MLflow and in references.
 
     Raises:
-        StoreError: if it cannot.
+        StoreError: if it is not.
     """
     if name and not _UNSAFE.search(name) and name.strip("."):
         return name
     raise StoreError(
-        f"{name!r} is no name for a registered model",
-        why="it stands in references such as models:/NAME@ALIAS",
+        f"{name!r} is not a name for a registered model",
+        why="it is part of references such as models:/NAME@ALIAS",
         fix="Use letters, digits, '.', '_' and '-' only",
     )
 
 
-def page(said: str, block: str) -> str:
-    """A description in Markdown: a text, a block of plain lines, and our signature.
-
-    Args:
-        said: ours alone; the beginning shows in MLflow's lists.
-        block: may hold names from files of others. Nothing in it can end the block.
-    """
-    room = _PAGE_CHARACTERS - len(said) - len(SIGNATURE)
-    plain = block.replace("`", "'")
-    if len(plain) > room:
-        plain = plain[:room].rpartition("\n")[0] + "\n..."
-    return f"{said}\n\n```text\n{plain}\n```\n\n{SIGNATURE}"
-
-
-def fact_lines(facts: Mapping[str, str]) -> list[str]:
-    """Lines for a page's block: names, and beside them their values, wrapped to its width."""
-    indent = " " * (max(map(len, facts)) + 2)
-    return [
-        line
-        for name, value in facts.items()
-        for line in wrapped(name.ljust(len(indent)), shown(value), indent)
-    ]
-
-
-def wrapped(first: str, text: str, indent: str) -> list[str]:
-    """Lines of a text, as wide as a page's block shows without scrolling."""
-    return textwrap.wrap(
-        text, _PAGE_WIDTH, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False
-    ) or [first.rstrip()]
-
-
 def registered(client: MlflowClient, name: str) -> Any | None:
-    """MLflow's registered model with its tags and aliases; None if there is none."""
+    """Return MLflow's registered model with its tags and aliases; None if it does not exist."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -136,7 +98,7 @@ def registered(client: MlflowClient, name: str) -> Any | None:
 def ensure_registered(
     client: MlflowClient, name: str, tags: Mapping[str, str], description: str
 ) -> None:
-    """Make a registered model if there is none; one that is there stays as it is."""
+    """Create a registered model unless it exists; an existing one is not changed."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -147,21 +109,21 @@ def ensure_registered(
 
 
 def versions_of(client: MlflowClient, name: str, source: str | None = None) -> list[Version]:
-    """The versions of a registered model, the oldest first; all, or those of one source."""
-    wanted = f"name = '{name}'" + (f" AND source_path = '{source}'" if source else "")
-    found, token = [], None
+    """Return the versions of a registered model, the oldest first; all, or those of one source."""
+    query = f"name = '{name}'" + (f" AND source_path = '{source}'" if source else "")
+    versions, token = [], None
     while True:
-        page = client.search_model_versions(wanted, max_results=_PAGE, page_token=token)
-        found += [_version(each) for each in page]
+        page = client.search_model_versions(query, max_results=_PAGE, page_token=token)
+        versions += [_version(each) for each in page]
         token = page.token
         if not token:
-            return sorted(found, key=lambda version: version.number)
+            return sorted(versions, key=lambda version: version.number)
 
 
 def find_or_create(
     opened: Opened, name: str, model_id: str, tags: Mapping[str, str], description: str
 ) -> tuple[Version, bool]:
-    """The version made from a model, and whether this call made it; parallel callers make one.
+    """Return the version of a model and whether this call created it; parallel callers create one.
 
     Args:
         opened: the registry.
@@ -172,11 +134,11 @@ def find_or_create(
     """
     source = _SOURCE + model_id
     with opened.lock(model_id):
-        found = versions_of(opened.client, name, source)
-        if found:
-            return found[0], False
+        versions = versions_of(opened.client, name, source)
+        if versions:
+            return versions[0], False
         with _tracking_at(opened.client.tracking_uri):
-            made = _version(
+            version = _version(
                 opened.client.create_model_version(
                     name,
                     source=source,
@@ -186,28 +148,28 @@ def find_or_create(
                     await_creation_for=0,  # there are no files to wait for
                 )
             )
-        _link(opened.client, model_id, made)
-        return made, True
+        _link(opened.client, model_id, version)
+        return version, True
 
 
 def update(client: MlflowClient, version: Version, tags: Mapping[str, str], text: str) -> bool:
-    """Bring tags and description of a version up to date; returns whether they were not.
+    """Update tags and description of a version; return whether anything changed.
 
-    What is right already is not written again: every write is an event for webhooks. A
-    description that a person has written stays.
+    Only differences are written, because every write is an event for webhooks. A description that a
+    person has written stays.
     """
-    news = {key: value for key, value in tags.items() if version.tags.get(key) != value}
-    for key, value in news.items():
+    changes = {key: value for key, value in tags.items() if version.tags.get(key) != value}
+    for key, value in changes.items():
         client.set_model_version_tag(version.name, str(version.number), key, value)
     is_ours = not version.description or SIGNATURE in version.description
     is_new_text = is_ours and text != version.description
     if is_new_text:
         client.update_model_version(version.name, str(version.number), description=text)
-    return bool(news) or is_new_text
+    return bool(changes) or is_new_text
 
 
 def update_family(client: MlflowClient, name: str, text: str) -> None:
-    """Bring a registered model's description up to date, unless a person wrote it."""
+    """Update a registered model's description, unless a person wrote it."""
     model = registered(client, name)
     present = "" if model is None else model.description or ""
     if text != present and (not present or SIGNATURE in present):
@@ -215,17 +177,16 @@ def update_family(client: MlflowClient, name: str, text: str) -> None:
 
 
 def locate(client: MlflowClient, reference: str, default_alias: str) -> Version:
-    """The version that a reference names.
+    """Return the version that a reference names.
 
     Args:
         client: of the registry.
-        reference: `models:/NAME@ALIAS`, `models:/NAME/3`, or NAME alone, which stands for the
-            default alias, or else for the only alias or version that there is; with or without
-            `models:/`.
-        default_alias: the alias that is meant where none is named.
+        reference: `models:/NAME@ALIAS`, `models:/NAME/3`, or NAME alone, which means the
+            default alias, or else the only alias or version; with or without `models:/`.
+        default_alias: alias of a reference that names none.
 
     Raises:
-        StoreError: if there is no such version; says what there is.
+        StoreError: if there is no such version; the message lists what exists.
     """
     name, alias, number = _parse(reference)
     model = registered(client, name)
@@ -240,14 +201,14 @@ def locate(client: MlflowClient, reference: str, default_alias: str) -> Version:
 
 
 def aliases_of(client: MlflowClient, version: Version) -> tuple[str, ...]:
-    """The aliases that point to a version."""
+    """Return the aliases of a version."""
     model = registered(client, version.name)
-    found = {} if model is None else model.aliases or {}
-    return tuple(sorted(key for key, value in found.items() if int(value) == version.number))
+    aliases = {} if model is None else model.aliases or {}
+    return tuple(sorted(key for key, value in aliases.items() if int(value) == version.number))
 
 
 def logged_model(client: MlflowClient, version: Version) -> LoggedModel | None:
-    """The READY model that a version was made from; None if it was made from files.
+    """Return the READY model of a version; None if the version was made from files.
 
     Raises:
         StoreError: if the model was deleted, or was never completed.
@@ -263,7 +224,7 @@ def logged_model(client: MlflowClient, version: Version) -> LoggedModel | None:
             raise
         raise StoreError(
             f"{version.uri} leads nowhere",
-            why=f"the model {version.model_id} that it was made from was deleted",
+            why=f"its model {version.model_id} was deleted",
             fix=f"Name another version of {version.name}, and delete this one",
         ) from error
     if str(model.status) != "READY":
@@ -272,21 +233,20 @@ def logged_model(client: MlflowClient, version: Version) -> LoggedModel | None:
 
 
 def not_ready(what: str, model_id: str, status: str) -> StoreError:
-    """The error for a model that was never completed, which MLflow itself does not check."""
+    """Return the error for a model that was never completed, which MLflow does not check."""
     return StoreError(
         f"{what} is not complete: its model {model_id} is {status}",
-        why="the call that stores it was killed, or still runs",
+        why="the call that stores it was killed or is still running",
         fix="Repeat that call (rlready evaluate, rlready fit), which completes it",
     )
 
 
 @contextlib.contextmanager
 def _tracking_at(uri: str) -> Iterator[None]:
-    """Have MLflow look models up in this registry.
+    """Make MLflow look up models in this registry.
 
-    A database store looks the source of a version up by the process-wide tracking URI, whatever
-    URI the client was made with (3.17). Kept as short as can be, and put back as it was: what
-    other threads log meanwhile would go to this registry.
+    A database store looks up the source of a version by the process-wide tracking URI, whatever URI
+    the client has (3.17). Keep the block short: other threads would log to this registry meanwhile.
     """
     import mlflow
 
@@ -305,30 +265,30 @@ def _tracking_at(uri: str) -> Iterator[None]:
 
 
 def _link(client: MlflowClient, model_id: str, version: Version) -> None:
-    """Have the model's page show the version, as MLflow's server and its `register_model` do."""
-    said = client.get_logged_model(model_id).tags.get(_VERSIONS)
+    """Show the version on the model's page, as MLflow's server and its `register_model` do."""
+    text = client.get_logged_model(model_id).tags.get(_VERSIONS)
     try:
-        known = parse_json(said) if said else []
-        linked = [(entry["name"], int(entry["version"])) for entry in known]
-    except (ValueError, TypeError, KeyError):  # edited by hand: only the page's links are lost
-        known, linked = [], []
+        entries = parse_json(text) if text else []
+        linked = [(entry["name"], int(entry["version"])) for entry in entries]
+    except (ValueError, TypeError, KeyError):  # edited by hand: only links on the page are lost
+        entries, linked = [], []
     if (version.name, version.number) not in linked:
-        known.append({"name": version.name, "version": version.number})
-        client.set_logged_model_tags(model_id, {_VERSIONS: json.dumps(known)})
+        entries.append({"name": version.name, "version": version.number})
+        client.set_logged_model_tags(model_id, {_VERSIONS: json.dumps(entries)})
 
 
-def _version(found: Any) -> Version:
+def _version(version: Any) -> Version:
     return Version(
-        name=str(found.name),
-        number=int(found.version),  # a text over HTTP
-        source=str(found.source),
-        tags=dict(found.tags or {}),
-        description=str(found.description or ""),
+        name=str(version.name),
+        number=int(version.version),  # a text over HTTP
+        source=str(version.source),
+        tags=dict(version.tags or {}),
+        description=str(version.description or ""),
     )
 
 
 def _parse(reference: str) -> tuple[str, str | None, int | None]:
-    """Name, alias and number of a reference, one of the last two or neither."""
+    """Return name, alias and number of a reference; at most one of the last two is given."""
     text = reference.removeprefix(_SOURCE).strip("/")
     name, at, alias = text.rpartition("@")
     if at and alias and "/" not in text:
@@ -339,7 +299,7 @@ def _parse(reference: str) -> tuple[str, str | None, int | None]:
     if name and not slash and ":" not in name:
         return name, None, None
     raise StoreError(
-        f"{reference!r} is no reference to a registered model",
+        f"{reference!r} is not a reference to a registered model",
         fix="Write models:/NAME@ALIAS, models:/NAME/VERSION, or NAME",
     )
 
@@ -365,16 +325,16 @@ def _only(client: MlflowClient, name: str, aliases: Mapping[str, int], default: 
     versions = versions_of(client, name)
     if not aliases and len(versions) == 1:
         return versions[0].number
-    raise _unknown_version(client, name, aliases, f"{name} alone names no version")
+    raise _unknown_version(client, name, aliases, f"{name} alone does not name one version")
 
 
 def _unknown_name(client: MlflowClient, name: str, reference: str) -> StoreError:
     models = client.search_registered_models(max_results=_PAGE)
-    known = [m for m in models if not m.name.startswith(_CLAIM)]
-    said = [m.name + "".join(f" @{alias}" for alias in sorted(m.aliases or {})) for m in known]
+    others = [m for m in models if not m.name.startswith(_CLAIM)]
+    names = [m.name + "".join(f" @{alias}" for alias in sorted(m.aliases or {})) for m in others]
     return StoreError(
         f"no registered model {name!r}, which {reference!r} names",
-        why=f"there are {len(said)}: {_some(said)}" if said else "there is none",
+        why=f"there are {len(names)}: {_some(names)}" if names else "there is none",
         fix="`rlready tag` registers checkpoints, `rlready fit` a predictor",
     )
 
@@ -383,10 +343,10 @@ def _unknown_version(
     client: MlflowClient, name: str, aliases: Mapping[str, int], what: str
 ) -> StoreError:
     numbers = [str(version.number) for version in versions_of(client, name)]
-    said = [f"@{alias} (version {number})" for alias, number in sorted(aliases.items())]
+    numbered = [f"@{alias} (version {number})" for alias, number in sorted(aliases.items())]
     return StoreError(
         what,
-        why=f"its aliases: {_some(said) or 'none'}; its versions: {_some(numbers) or 'none'}",
+        why=f"its aliases: {_some(numbered) or 'none'}; its versions: {_some(numbers) or 'none'}",
         fix="Name one of them: models:/NAME@ALIAS or models:/NAME/VERSION",
     )
 

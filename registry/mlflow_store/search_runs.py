@@ -18,15 +18,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from rlready.registry.mlflow_store import codec
-from rlready.registry.mlflow_store.page import NOTE
-from rlready.registry.mlflow_store.put_evaluation import project_run, tag_run
+from rlready.registry.mlflow_store.descriptions import NOTE
+from rlready.registry.mlflow_store.record_tags import printable, safe_key
+from rlready.registry.mlflow_store.runs import project_run, tag_run
 from rlready.registry.records import Recipe
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param
 
-    from rlready.registry.mlflow_store.store import MlflowStore, Opened
+    from rlready.registry.mlflow_store.opened import Opened
+    from rlready.registry.mlflow_store.store import MlflowStore
 
 SEARCH = "rlready.search"
 """On a study's run: the study's id."""
@@ -135,7 +136,7 @@ class MirrorWriter:
         shown = {**_texts(tags), SEARCH: self._uid}
         run_id = run_id or self._opened.run_of(SEARCH, self._uid)
         if run_id is None:
-            name = codec.shown(f"search {study.name}")
+            name = printable(f"search {study.name}")
             run_id = self._created({**shown, NOTE: _ABOUT}, name, None)
             self._point_from_project(run_id)
         else:
@@ -187,7 +188,7 @@ class MirrorWriter:
     def _created(self, tags: Mapping[str, str], name: str, began_ms: int | None) -> str:
         opened = self._opened
         run = opened.client.create_run(
-            str(opened.experiment_id), start_time=began_ms, tags=dict(tags), run_name=name
+            opened.experiment_id, start_time=began_ms, tags=dict(tags), run_name=name
         )
         return str(run.info.run_id)
 
@@ -213,26 +214,26 @@ def _params(recipe: Recipe) -> list[Param]:
     values = recipe.to_dict()
     weights: Mapping[str, float] = values.pop("sources", {})
     texts = {f"sources.{name}": f"{weight:.4f}" for name, weight in weights.items()}
-    texts |= {key: codec.shown(value) for key, value in values.items()}
+    texts |= {key: printable(value) for key, value in values.items()}
     return [Param(key, texts[name]) for name, key in _keys(list(texts)).items()]
 
 
 def _keys(names: Sequence[str]) -> dict[str, str]:
     """A key that MLflow accepts for each name, different ones."""
-    found: dict[str, str] = {}
+    keys: dict[str, str] = {}
     for name in names:
-        key = codec.safe_key(name)
-        while key in found.values():
+        key = safe_key(name)
+        while key in keys.values():
             key += "_2"
-        found[name] = key
-    return found
+        keys[name] = key
+    return keys
 
 
 def _metrics(values: Mapping[str, float], at_ms: int, step: int) -> list[Metric]:
     from mlflow.entities import Metric
 
-    return [Metric(codec.safe_key(key), value, at_ms, step) for key, value in values.items()]
+    return [Metric(safe_key(key), value, at_ms, step) for key, value in values.items()]
 
 
 def _texts(values: Mapping[str, object]) -> dict[str, str]:
-    return {key: codec.shown(value) for key, value in values.items() if value not in (None, "")}
+    return {key: printable(value) for key, value in values.items() if value not in (None, "")}

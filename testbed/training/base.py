@@ -1,10 +1,10 @@
-"""The base model: pretrained in one stage on noisy solutions of all skills, and shipped.
+"""The base model: pretrained in one stage on noisy solutions of all skills; part of the package.
 
     python -m rlready.testbed.training.base --out FOLDER
 
-makes again what lies in `base_model/` beside this module: an ordinary checkpoint with float16
+creates the content of `testbed/base_model/` again: an ordinary checkpoint with float16
 weights, under 1 MB, with settings, losses and the digest of the weights in `base.json`. It takes
-about six minutes on one core. Other machines may round sums in another way and so give other
+about six minutes on one core. Other machines may round sums differently and so produce other
 weights.
 """
 
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BASE_VERSION = 1
-"""Rises when the same settings give another base."""
+"""Increases when the same settings give another base."""
 
 SHIPPED = Path(__file__).parents[1] / "base_model"
 MARK = "base.json"
 WEIGHTS = "model.safetensors"
 
-_LOSS_EVERY = 400  # steps; each loss told is the mean of the last hundred
+_LOSS_EVERY = 400  # steps; a reported loss is the mean of the last hundred
 
 _SKILLS: Mapping[str, float] = {
     "chain_easy": 0.15,
@@ -61,8 +61,8 @@ class BaseSettings:
     """How a base is pretrained.
 
     Args:
-        n_steps: optimizer steps, no example twice.
-        batch_size: examples a step.
+        n_steps: optimizer steps; no example is repeated.
+        batch_size: examples per step.
         learning_rate: peak.
         noise: share of the solutions with a wrong step.
         skills: shares of the skills and variants.
@@ -99,7 +99,7 @@ class BaseSettings:
 
 
 def corpus(settings: BaseSettings, tokenizer: PreTrainedTokenizerBase) -> Examples:
-    """The training examples: problems of the training split, solved in all styles."""
+    """Return the training examples: problems of the training split, solved in all styles."""
     rng = random.Random(f"base/{settings.seed}")
     n = settings.n_steps * settings.batch_size
     skills = rng.choices(list(settings.skills), list(settings.skills.values()), k=n)
@@ -113,18 +113,21 @@ def corpus(settings: BaseSettings, tokenizer: PreTrainedTokenizerBase) -> Exampl
 
 
 def shipped_base() -> Path:
-    """The folder of the shipped base, an ordinary checkpoint, its weights checked.
+    """Return the folder of the shipped base, an ordinary checkpoint, after checking its weights.
 
     Raises:
-        CheckpointError: if the weights are missing, or are others than were shipped.
+        CheckpointError: if the weights are missing or differ from the shipped ones.
+
+    Example:
+        >>> model, tokenizer = load(shipped_base())
     """
     mark, weights = SHIPPED / MARK, SHIPPED / WEIGHTS
     report = read_json_object(mark, CheckpointError) if mark.is_file() else {}
-    found = file_sha256(weights) if weights.is_file() else None
-    if found is None or found != report.get("weights_sha256"):
+    actual = file_sha256(weights) if weights.is_file() else None
+    if actual is None or actual != report.get("weights_sha256"):
         raise CheckpointError(
             f"the testbed's base in {SHIPPED} is incomplete or was changed",
-            why=f"the SHA-256 of {WEIGHTS} is {found}, {report.get('weights_sha256')} was shipped",
+            why=f"the SHA-256 of {WEIGHTS} is {actual}, {report.get('weights_sha256')} was shipped",
             fix="Install rlready again, or make it with "
             f"python -m rlready.testbed.training.base --out {SHIPPED}",
         )
@@ -134,15 +137,15 @@ def shipped_base() -> Path:
 def pretrain(
     settings: BaseSettings, folder: Path, on_step: Callable[[int, float], None] | None = None
 ) -> Path:
-    """The folder, now a base: pretrained now if this very base is not there.
+    """Pretrain a base in the folder, unless it holds the same base already; return the folder.
 
     Args:
-        settings: what is pretrained on, and how.
+        settings: data and settings of the pretraining.
         folder: does not exist, is empty, or holds this base.
         on_step: called after each step with the number of steps done and the loss.
 
     Raises:
-        ConfigError: if the folder holds anything else. Nothing is changed.
+        ConfigError: if the folder holds anything else. It is not changed then.
     """
     find_or_make(folder, MARK, settings.digest, lambda draft: _pretrain(settings, draft, on_step))
     return folder
@@ -161,8 +164,8 @@ def _pretrain(
     losses = train(model, corpus(settings, tokenizer), settings.training, on_step)
     cpu_seconds = time.process_time() - begin
     save_checkpoint(model.half(), tokenizer, folder)
-    # Saved as every later checkpoint's is: from a folder. transformers notes that in a file that
-    # the checkpoint's id is made of.
+    # Saved from a folder, as for every later checkpoint: transformers records that in a file that
+    # is part of the checkpoint's id.
     load_tokenizer(folder).save_pretrained(folder)
     ends = range(_LOSS_EVERY, len(losses) + 1, _LOSS_EVERY)
     return {
@@ -181,7 +184,7 @@ def _pretrain(
     "--out",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder to make. It must not exist, be empty, or hold this very base.",
+    help="Folder to create. It must not exist, be empty, or hold the same base.",
 )
 @click.option(
     "--steps", type=click.IntRange(min=1), default=BaseSettings.n_steps, show_default=True

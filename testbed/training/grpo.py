@@ -1,8 +1,8 @@
 """GRPO with verifiable rewards, on the project's own sampler.
 
-Each step draws groups of responses to prompts of a finite pool, and takes the reward of each
-against its group: A = (r - mean) / sd. Groups of equal reward have no advantage and are left out.
-The loss is the mean over all response tokens that are left of -min(ratio A, clip(ratio) A), with
+Each step draws groups of responses to prompts of a finite pool, and compares the reward of each
+response with its group: A = (r - mean) / sd. Groups of equal rewards have no advantage and are left
+out. The loss is the mean of -min(ratio A, clip(ratio) A) over all remaining response tokens, with
 ratio = pi / pi_old. There is no KL term. Shao et al. 2024 (arXiv 2402.03300), with the token mean
 of DAPO (arXiv 2503.14476).
 
@@ -17,7 +17,7 @@ import dataclasses
 import random
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ from rlready.registry.errors import ConfigError
 from rlready.testbed.folders import find_or_make
 from rlready.testbed.training.model import save_checkpoint
 from rlready.testbed.training.tokenizer import padded
-from rlready.testbed.training.train import Examples, one_thread
+from rlready.testbed.training.train import one_thread, response_loss
 from rlready.testbed.world.benchmarks import benchmarks
 from rlready.testbed.world.measure import Item, count, load, protocol
 from rlready.testbed.world.puzzles import reward
@@ -51,19 +51,20 @@ MARK = "grpo.json"
 _BETAS = (0.9, 0.99)
 _MAX_GRADIENT_NORM = 1.0
 _FINAL_SHARE = 0.1
-_ROWS = 64  # of a forward pass: more only takes memory
+_ROWS = 64  # of a forward pass: more rows only need more memory
+_POOL_SEED = 77
 
 
 @dataclass(frozen=True, kw_only=True)
 class GrpoSettings:
-    """How RL is done, and what is measured on the way.
+    """Settings of RL and of the measurements during it.
 
     Args:
         n_steps: optimizer steps.
-        n_prompts: prompts a step.
+        n_prompts: prompts per step.
         group_size: responses to each prompt.
         learning_rate: of Adam; constant in the first half, then falling linearly to a tenth.
-        pool_size: different prompts; they come round again in another order.
+        pool_size: different prompts. When all were used, they are used again in another order.
         mix: mixture of the pool's skills, a key of `MIXES`.
         clip: how far the ratio may be from 1 to either side.
         n_updates: optimizer updates on each batch of responses. With one the ratio is always 1.
@@ -72,6 +73,10 @@ class GrpoSettings:
         n_eval_samples: of each of them.
         seed: of the order of the prompts and of all samples in training. The pool and the samples
             of the measurements are the same for every seed.
+
+    Example:
+        >>> GrpoSettings(n_steps=30, budgets=(0, 30)).rate_share(0)
+        1.0
     """
 
     n_steps: int = 60
@@ -109,7 +114,7 @@ class GrpoSettings:
             raise ConfigError(f"mix is {self.mix!r}", fix=f"Known mixes: {', '.join(MIXES)}")
 
     def rate_share(self, step: int) -> float:
-        """The learning rate of step 0, 1, ... as a share of the first."""
+        """Return the learning rate of step 0, 1, ... as a share of the first."""
         progress = step / self.n_steps
         return 1.0 if progress < 0.5 else 1.0 - (1.0 - _FINAL_SHARE) * (progress - 0.5) / 0.5
 
@@ -135,15 +140,20 @@ class CurveRow:
 
 @dataclass(frozen=True, kw_only=True)
 class GrpoResult:
-    """An RL checkpoint and how it came about.
+    """An RL checkpoint and its training.
 
     Args:
         folder: the checkpoint, with `grpo.json` and `curve.csv` in it.
         curve: of the half `after`, ordered by budget.
         rewards: mean reward of each step's responses, on the training pool.
         signal_shares: share of each step's groups whose rewards were not all equal.
-        cpu_seconds: what sampling, training and measuring cost; of the first time, if it was found.
+        cpu_seconds: cost of sampling, training and measuring in the call that made it.
         is_new: whether this call made it.
+
+    Example:
+        >>> result = grpo(sft_folder, GrpoSettings(n_steps=60), Path("rl"))
+        >>> result.mean_at(60) - result.mean_at(0)
+        0.21
     """
 
     folder: Path
@@ -154,20 +164,20 @@ class GrpoResult:
     is_new: bool
 
     def mean_at(self, budget: int) -> float:
-        """Mean of the benchmarks at a budget that was measured."""
+        """Return the mean over the benchmarks at a budget that was measured."""
         return statistics.fmean(row.value for row in self.curve if row.budget == budget)
 
 
 def grpo(sft_folder: Path, settings: GrpoSettings, folder: Path) -> GrpoResult:
-    """The checkpoint after RL with its curve, made now if it is not there.
+    """Run RL, unless the folder has the result already; return the checkpoint with its curve.
 
     Args:
-        sft_folder: the checkpoint to begin from.
-        settings: how.
-        folder: does not exist, is empty, or holds this very result.
+        sft_folder: the checkpoint to start from.
+        settings: of RL.
+        folder: does not exist, is empty, or holds the result of the same settings.
 
     Raises:
-        ConfigError: if the folder holds anything else. Nothing is changed.
+        ConfigError: if the folder holds anything else. It is not changed then.
     """
     key = digest([GRPO_VERSION, fingerprint(sft_folder), dataclasses.asdict(settings)])
     report, is_new = find_or_make(
@@ -183,37 +193,16 @@ def grpo(sft_folder: Path, settings: GrpoSettings, folder: Path) -> GrpoResult:
     )
 
 
-def write_curve(rows: Iterable[CurveRow], path: Path) -> None:
-    """Write a curve as CSV: budget, benchmark, value, se, n."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(CurveRow)])
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(row) for row in rows)
-
-
 def advantages(rewards_PG: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Rewards against their group: less its mean, divided by its standard deviation.
+    """Return rewards minus the mean of their group, divided by its standard deviation.
 
-    Zero throughout a group of equal rewards. Shape (prompts, group) as the rewards.
+    All zero in a group of equal rewards. Shape (prompts, group), as the rewards.
     """
     centred_PG: npt.NDArray[np.float64] = rewards_PG - rewards_PG.mean(axis=1, keepdims=True)
     spread_P1 = rewards_PG.std(axis=1, keepdims=True)
-    found_PG = np.zeros(centred_PG.shape)
-    np.divide(centred_PG, spread_P1, out=found_PG, where=spread_P1 > 0)
-    return found_PG
-
-
-def response_log_probs(
-    model: Qwen3ForCausalLM, examples: Examples, rows: torch.Tensor
-) -> torch.Tensor:
-    """Log-probabilities of the response tokens of these rows, one after the other, nats."""
-    import torch
-
-    width = int(examples.lengths[rows].max())
-    ids, is_target = examples.ids[rows, :width], examples.is_response[rows, 1:width]
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
-    logits = model.lm_head(hidden[:, :-1][is_target])
-    return -torch.nn.functional.cross_entropy(logits, ids[:, 1:][is_target], reduction="none")
+    advantages_PG = np.zeros(centred_PG.shape)
+    np.divide(centred_PG, spread_P1, out=advantages_PG, where=spread_P1 > 0)
+    return advantages_PG
 
 
 def _run(sft_folder: Path, settings: GrpoSettings, folder: Path) -> dict[str, Any]:
@@ -225,7 +214,10 @@ def _run(sft_folder: Path, settings: GrpoSettings, folder: Path) -> dict[str, An
             run.step(step)
         run.measure_if_due(settings.n_steps)
     save_checkpoint(model, tokenizer, folder)
-    write_curve(run.curve, folder / "curve.csv")
+    with (folder / "curve.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(CurveRow)])
+        writer.writeheader()
+        writer.writerows(map(dataclasses.asdict, run.curve))
     return {
         "settings": dataclasses.asdict(settings),
         "cpu_seconds": {name: round(seconds, 2) for name, seconds in run.cpu_seconds.items()},
@@ -270,15 +262,15 @@ class _Run:
                 n_samples=settings.n_eval_samples,
                 drawn_by=protocol(),
             )
-        for name, some in counts.items():
-            estimate = mean_pass_at_k(some, 1, name)
+        for name, problems in counts.items():
+            estimate = mean_pass_at_k(problems, 1, name)
             self.curve.append(
                 CurveRow(
                     budget=budget,
                     benchmark=name,
                     value=estimate.value,
                     se=estimate.se or 0.0,
-                    n=len(some),
+                    n=len(problems),
                 )
             )
 
@@ -325,7 +317,7 @@ class _Run:
         for _ in range(self._settings.n_updates):
             self._optimizer.zero_grad()
             for i, rows in enumerate(by_length):
-                log_probs = response_log_probs(self._model, examples, rows)
+                log_probs = -response_loss(self._model, examples, rows, "none")
                 if len(old) == i:
                     old.append(log_probs.detach())
                 n_each = examples.is_response[rows].sum(1)
@@ -346,21 +338,18 @@ class _Run:
 
 
 def pool(settings: GrpoSettings) -> list[Item]:
-    """The prompts of training: problems of the training split, the same for every seed."""
+    """Return the prompts of training: problems of the training split, the same for every seed."""
     drawn = draw_mixture(MIXES[settings.mix], "train", settings.pool_size, seed=_POOL_SEED)
     return [Item(id=f"pool-{i:05d}", puzzle=puzzle) for i, (_, puzzle) in enumerate(drawn)]
 
 
-_POOL_SEED = 77
-
-
 def prompts_of_steps(settings: GrpoSettings) -> Iterator[list[Item]]:
-    """The prompts of each step; the whole pool is used before one comes again."""
+    """Yield the prompts of each step; the whole pool is used before a prompt is repeated."""
     items, rng = pool(settings), random.Random(f"grpo/{settings.seed}")
     queue: list[Item] = []
     while True:
         if len(queue) < settings.n_prompts:
-            # A rest would put a prompt twice into one step.
+            # Using up the rest could put a prompt twice into one step.
             queue = rng.sample(items, len(items))
         yield queue[: settings.n_prompts]
         queue = queue[settings.n_prompts :]

@@ -27,6 +27,10 @@ class ModelSize:
         width: of the residual stream; a multiple of 32, the width of a head.
         n_layers: decoder layers.
         mlp_width: inner width of the gated MLP.
+
+    Example:
+        >>> ModelSize(width=96).n_heads
+        3
     """
 
     width: int = 64
@@ -42,12 +46,15 @@ class ModelSize:
 def build_model(
     tokenizer: PreTrainedTokenizerBase, size: ModelSize | None = None, *, seed: int
 ) -> Qwen3ForCausalLM:
-    """A model with random float32 weights, the same for the same seed, in evaluation mode.
+    """Build a model with random float32 weights, the same for the same seed, in evaluation mode.
 
     Args:
         tokenizer: gives the number of tokens, the end token and the padding token.
         size: its shape; None is the default one.
-        seed: of the weights. torch's global random state is left as it was.
+        seed: of the weights. torch's global random state is not changed.
+
+    Example:
+        >>> model = build_model(world_tokenizer(), ModelSize(n_layers=1), seed=0)
     """
     import torch
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
@@ -82,13 +89,13 @@ def build_model(
 def save_checkpoint(
     model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> Path:
-    """The folder, now an ordinary checkpoint: weights, configurations, tokenizer, chat template."""
+    """Save an ordinary checkpoint (weights, configurations, tokenizer, chat template)."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
 def untrained_checkpoint(folder: Path, seed: int = 0) -> Path:
-    """The folder, now a complete checkpoint with random weights, for whoever needs a model fast."""
+    """Save a complete checkpoint with random weights, for tests and demonstrations."""
     tokenizer = world_tokenizer()
     return save_checkpoint(build_model(tokenizer, seed=seed), tokenizer, folder)

@@ -40,17 +40,20 @@ _OWN_KEYS = ("budget", "style", "noise", "mix", "warmup_steps")
 
 @dataclass(frozen=True, kw_only=True)
 class SftRecipe:
-    """What is varied between SFT runs.
+    """The settings that vary between SFT runs.
 
     Args:
         budget: examples seen, repetitions included.
         n_unique: different examples; budget / n_unique is the number of epochs.
         style: how the solutions are written.
-        noise: share of the examples with a wrong step; which ones they are stays the same in
-            every epoch.
+        noise: share of the examples with a wrong step; the same examples in every epoch.
         mix: a key of `MIXES`, or the shares of the skills.
         learning_rate: peak of the schedule.
         seed: of the examples and of their order.
+
+    Example:
+        >>> SftRecipe(budget=1600, n_unique=200, style="terse").n_steps
+        50
     """
 
     budget: int = 6400
@@ -82,7 +85,7 @@ class SftRecipe:
 
     @property
     def id(self) -> str:
-        """All axes in one readable word, which names folders and runs; shares by their digest."""
+        """All axes in one readable word for folders and runs; shares as their digest."""
         mix = self.mix if isinstance(self.mix, str) else f"m{digest(self.mix)[:10]}"
         return (
             f"b{self.budget}-u{self.n_unique}-{self.style}-n{self.noise:g}-{mix}"
@@ -100,7 +103,7 @@ class SftRecipe:
         return max(1, round(self.budget / BATCH_SIZE))
 
     def record(self, base_model: str, base_revision: str | None = None) -> Recipe:
-        """The recipe as the registry keeps it."""
+        """Return the recipe as a record of the registry."""
         return Recipe(
             base_model=base_model,
             base_revision=base_revision,
@@ -123,27 +126,27 @@ class SftRecipe:
 
     @classmethod
     def from_record(cls, record: Recipe) -> SftRecipe:
-        """The recipe that a record describes; shares that have a name in `MIXES` get it.
+        """Return the recipe that a record describes; shares that have a name in `MIXES` get it.
 
-        What the record leaves open is as in the class, with the budget n_unique x epochs.
+        Missing fields have the defaults of the class; the budget is n_unique x epochs.
 
         Raises:
-            ConfigError: if it asks for something that the testbed cannot do, or leaves out sources
-                or n_unique.
+            ConfigError: if the testbed does not support the record, or if it has no sources or no
+                n_unique.
         """
         _check_record(record)
         assert record.n_unique is not None
-        given = {name: record.extra[name] for name in ("style", "noise") if name in record.extra}
+        fields = {name: record.extra[name] for name in ("style", "noise") if name in record.extra}
         if record.learning_rate is not None:
-            given["learning_rate"] = record.learning_rate
-        # The id has six digits of a number: recipes that share it are to be one.
-        given |= {k: float(f"{v:.6g}") for k, v in given.items() if not isinstance(v, str)}
+            fields["learning_rate"] = record.learning_rate
+        # The id has six digits of a number: recipes with the same id must be equal.
+        fields |= {k: float(f"{v:.6g}") for k, v in fields.items() if not isinstance(v, str)}
         epochs = 1.0 if record.epochs is None else record.epochs
         budget = record.extra.get("budget", round(record.n_unique * epochs))
         if abs(budget / (record.n_unique * epochs) - 1.0) > _BUDGET_SLACK:
             raise ConfigError(
                 f"the recipe has a budget of {budget} examples",
-                why=f"{epochs:g} epochs of {record.n_unique} are others",
+                why=f"{epochs:g} epochs of {record.n_unique} examples give another number",
             )
         shares = _shares(record.sources)
         return cls(
@@ -151,7 +154,7 @@ class SftRecipe:
             n_unique=record.n_unique,
             mix=next((name for name in MIXES if _is_same(MIXES[name], shares)), shares),
             seed=record.seed or 0,
-            **given,
+            **fields,
         )
 
 
@@ -161,9 +164,13 @@ class SftResult:
 
     Args:
         folder: the checkpoint, with `sft.json` in it.
-        losses: of every step, nats a response token.
-        cpu_seconds: what it cost; of the first time, if it was found.
+        losses: of every step, nats per response token.
+        cpu_seconds: cost of the call that made it.
         is_new: whether this call made it.
+
+    Example:
+        >>> sft(shipped_base(), SftRecipe(budget=64, n_unique=64), Path("sft")).is_new
+        True
     """
 
     folder: Path
@@ -173,7 +180,7 @@ class SftResult:
 
 
 def examples_of(recipe: SftRecipe) -> list[tuple[str, str]]:
-    """The recipe's different examples: questions with the responses to learn."""
+    """Return the recipe's different examples: questions with the responses to learn."""
     rng = random.Random(f"sft/{recipe.seed}")
     puzzles = draw_mixture(recipe.shares, "train", recipe.n_unique, recipe.seed)
     n_wrong = round(recipe.noise * recipe.n_unique)
@@ -185,15 +192,15 @@ def examples_of(recipe: SftRecipe) -> list[tuple[str, str]]:
 
 
 def sft(base: Path, recipe: SftRecipe, folder: Path) -> SftResult:
-    """The checkpoint that the recipe gives, made now if it is not there.
+    """Train a recipe in the folder, unless it holds the result already; return the checkpoint.
 
     Args:
-        base: folder of the checkpoint to begin from.
-        recipe: what is trained on, and how.
-        folder: does not exist, is empty, or holds this very result.
+        base: folder of the checkpoint to start from.
+        recipe: data and settings of the training.
+        folder: does not exist, is empty, or holds the result of the same recipe.
 
     Raises:
-        ConfigError: if the folder holds anything else. Nothing is changed.
+        ConfigError: if the folder holds anything else. It is not changed then.
     """
     key = digest([SFT_VERSION, fingerprint(base), dataclasses.asdict(recipe)])
     report, is_new = find_or_make(folder, MARK, key, lambda draft: _train(base, recipe, draft))
@@ -226,14 +233,14 @@ def _train(base: Path, recipe: SftRecipe, folder: Path) -> dict[str, Any]:
 
 
 def _shares(given: Mapping[str, float]) -> dict[str, float]:
-    """Shares in the skills' order, without those that are 0."""
+    """Return shares in the order of the skills, without those that are 0."""
     unknown = sorted(set(given) - set(SKILLS))
     if unknown:
         raise ConfigError(
             f"the mixture names {', '.join(unknown)}", fix=f"Known skills: {', '.join(SKILLS)}"
         )
     if not math.isclose(sum(given.values()), 1.0, abs_tol=1e-6) or min(given.values()) < 0.0:
-        raise ConfigError(f"the shares {dict(given)} are no mixture", fix="Let them sum to 1")
+        raise ConfigError(f"the shares {dict(given)} are not a mixture", fix="Let them sum to 1")
     return {skill: float(given[skill]) for skill in SKILLS if given.get(skill, 0.0) > 0.0}
 
 

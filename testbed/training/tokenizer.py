@@ -1,11 +1,11 @@
 """The world's tokenizer and the encoding of its examples.
 
-Every byte is a token, every digit its own, and phrases of the world are single tokens, which makes
-an example about half as long. It is an ordinary fast tokenizer: any text can be encoded and comes
-back unchanged, so a testbed checkpoint can be run on any benchmark.
+Every byte is a token, and phrases of the world are single tokens, which makes examples about half
+as long. It is an ordinary fast tokenizer: any text can be encoded and decoded unchanged, so a
+testbed checkpoint can be run on any benchmark.
 
-The chat template has one token a turn: an example is `question NEWLINE response END`. With the
-usual ChatML turns seven of forty tokens would say nothing.
+The chat template has one token per turn: an example is `question NEWLINE response END`. With the
+usual ChatML turns seven of forty tokens would carry no information.
 
 Ids: 0-255 are the bytes, then come the phrases, then the special tokens.
 """
@@ -55,7 +55,13 @@ CHAT_TEMPLATE = r"""
 
 
 def world_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer, the same at every call."""
+    """Return the tokenizer, the same at every call.
+
+    Example:
+        >>> tokenizer = world_tokenizer()
+        >>> tokenizer.decode(tokenizer("3+4").input_ids)
+        '3+4'
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
@@ -80,9 +86,9 @@ def world_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def byte_alphabet() -> list[str]:
-    """The 256 characters that stand for the bytes 0, 1, ..., 255 in byte-level vocabularies.
+    """Return the 256 characters that represent the bytes 0 to 255 in byte-level vocabularies.
 
-    Printable Latin-1 characters stand for themselves, the others for U+0100 and up, in order:
+    Printable Latin-1 characters represent themselves, the others are U+0100 and up, in order:
     GPT-2's mapping, which the byte-level pre-tokenizer and decoder assume.
     """
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
@@ -91,9 +97,9 @@ def byte_alphabet() -> list[str]:
 
 
 def encode_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]]) -> Examples:
-    """Questions with their responses as the chat template writes them, the responses marked.
+    """Encode questions and responses as the chat template does, with the responses marked.
 
-    Ten times as fast as the template itself; a test holds the two equal.
+    Ten times as fast as the template itself; a test checks that the results are equal.
     """
     prompts = _ids(tokenizer, [f"{question}\n" for question, _ in pairs])
     responses = _ids(tokenizer, [f"{response}{TURN_END}" for _, response in pairs])
@@ -101,7 +107,7 @@ def encode_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, 
 
 
 def padded(rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> Examples:
-    """Prompts with their responses, as token ids, in one array padded on the right."""
+    """Return prompts with their responses, as token ids, in one array padded on the right."""
     import torch
 
     lengths = torch.tensor([len(prompt) + len(response) for prompt, response in rows])
@@ -116,9 +122,9 @@ def padded(rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     # In parts: the tokenizer's own records of a text are fifty times as large as its ids.
-    found: list[list[int]] = []
+    ids: list[list[int]] = []
     for begin in range(0, len(texts), _TEXTS):
-        some = texts[begin : begin + _TEXTS]
-        encoded: Any = tokenizer(some, add_special_tokens=False, return_attention_mask=False)
-        found += encoded["input_ids"]
-    return found
+        part = texts[begin : begin + _TEXTS]
+        encoded: Any = tokenizer(part, add_special_tokens=False, return_attention_mask=False)
+        ids += encoded["input_ids"]
+    return ids

@@ -1,7 +1,7 @@
-"""Supervised training of testbed models on tokenized examples.
+"""Supervised training of the testbed's models on tokenized examples.
 
 The loss is the mean negative log-likelihood of the response tokens of a batch, the end token
-included, in nats. Rows are padded on the right, where a causal model cannot look, so no attention
+included, in nats. Rows are padded on the right, which a causal model does not see, so no attention
 mask is needed. On one machine the same seed gives the same losses bit for bit.
 """
 
@@ -11,7 +11,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rlready.registry.errors import ConfigError
 
@@ -36,8 +36,8 @@ class TrainSettings:
         warmup_steps: until the peak.
         weight_decay: of AdamW.
         seed: of the order of the examples.
-        n_bucketed: so many batches are filled together, like lengths in one batch, which saves
-            padding. 1 leaves the order to chance alone.
+        n_bucketed: this many batches are filled together, with similar lengths in each batch,
+            which saves padding. With 1 the order is random.
     """
 
     n_steps: int
@@ -54,7 +54,7 @@ class TrainSettings:
                 raise ConfigError(f"{name} is {getattr(self, name)}", fix="Give a positive number")
 
     def rate_share(self, step: int) -> float:
-        """The learning rate of step 0, 1, ... as a share of the peak."""
+        """Return the learning rate of step 0, 1, ... as a share of the peak."""
         progress = min(step / self.n_steps, 1.0)
         cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
         warmup = min((step + 1) / max(self.warmup_steps, 1), 1.0)
@@ -82,12 +82,12 @@ def train(
     settings: TrainSettings,
     on_step: Callable[[int, float], None] | None = None,
 ) -> list[float]:
-    """The loss of every step, nats a response token; the model is changed in place.
+    """Train the model in place; return the loss of every step in nats per response token.
 
     Args:
-        model: trained on the device it is on, and left in evaluation mode.
-        examples: what it learns from.
-        settings: how.
+        model: trained on its present device, and left in evaluation mode.
+        examples: to learn from.
+        settings: number of steps, rates and order.
         on_step: called after each step with the number of steps done and the loss.
     """
     import torch
@@ -118,8 +118,20 @@ def train(
     return losses
 
 
-def response_loss(model: Qwen3ForCausalLM, examples: Examples, rows: torch.Tensor) -> torch.Tensor:
-    """Mean negative log-likelihood of the response tokens of these rows, nats a token."""
+def response_loss(
+    model: Qwen3ForCausalLM,
+    examples: Examples,
+    rows: torch.Tensor,
+    reduction: Literal["mean", "none"] = "mean",
+) -> torch.Tensor:
+    """Return the negative log-likelihood of the response tokens of these rows, in nats.
+
+    Args:
+        model: on any device.
+        examples: tokenized.
+        rows: indices of the examples.
+        reduction: the mean over all tokens, or none: one value for each token, row after row.
+    """
     import torch
 
     width = int(examples.lengths[rows].max())
@@ -127,11 +139,11 @@ def response_loss(model: Qwen3ForCausalLM, examples: Examples, rows: torch.Tenso
     is_target = examples.is_response[rows, 1:width].to(model.device)
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
     logits = model.lm_head(hidden[:, :-1][is_target])
-    return torch.nn.functional.cross_entropy(logits, ids[:, 1:][is_target])
+    return torch.nn.functional.cross_entropy(logits, ids[:, 1:][is_target], reduction=reduction)
 
 
 def batches(lengths: torch.Tensor, settings: TrainSettings) -> Iterator[torch.Tensor]:
-    """The rows of each step's examples, without end.
+    """Yield the rows of each step's examples, without end.
 
     Args:
         lengths: (examples,) tokens of each.
@@ -159,8 +171,8 @@ def batches(lengths: torch.Tensor, settings: TrainSettings) -> Iterator[torch.Te
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Let torch work with one thread inside the block."""
-    # Matrices this small gain nothing from a second thread, and sums that are split over threads
-    # in another way are other sums.
+    # Such small matrices gain nothing from a second thread, and sums that are split over threads
+    # differently have other rounding errors.
     import torch
 
     n_threads = torch.get_num_threads()

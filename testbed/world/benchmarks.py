@@ -1,14 +1,14 @@
 """The world's benchmarks: test problems in two disjoint halves, and as files.
 
-The half `before` is measured before RL, the half `after` after it, so that an outcome shares no
-problem with what it is predicted from; `all` is both, for measures that should share them.
+The half `before` is measured before RL, the half `after` after RL, so that an outcome shares no
+problems with the proxies that predict it; `all` is both halves.
 
 Benchmarks whose answers are numbers are written as JSONL for `rlready evaluate`. Countdown is
-not: its answers are expressions, and a verifier that compares values would take the bare target
-for right; `measure.count` judges them.
+not: its answers are expressions, and a verifier that compares values would accept the target
+itself; `measure.count` judges them.
 
 Held-out examples are correct solutions of held-out problems, a file for each style: a loss on
-another style than the recipe's says more of the style than of the skill.
+another style than the recipe's measures the style more than the skill.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _SEED = 0
 
 
 def benchmark(skill: str, half: Half, n_per_half: int = N_PER_HALF) -> list[Item]:
-    """Test problems of a skill; a problem has one id, whatever the half.
+    """Return test problems of a skill. A problem has the same id in `before`, `after` and `all`.
 
     Args:
-        skill: the skill, which names the benchmark.
-        half: which half.
-        n_per_half: problems of each half. A smaller number gives the first of a larger one.
+        skill: the skill, also the name of the benchmark.
+        half: of the problems.
+        n_per_half: problems of each half. A smaller number gives the first of the same problems.
     """
-    # Taken in turn, so that a half does not change when the number does.
+    # Alternating, so that the problems of a half do not depend on the number.
     puzzles = draw_different(skill, "test", 2 * n_per_half, _SEED)
     items = [Item(id=f"{skill}-{i:04d}", puzzle=puzzle) for i, puzzle in enumerate(puzzles)]
     return {"before": items[::2], "after": items[1::2], "all": items}[half]
@@ -46,14 +46,18 @@ def benchmark(skill: str, half: Half, n_per_half: int = N_PER_HALF) -> list[Item
 def benchmarks(
     half: Half, n_per_half: int = N_PER_HALF, skills: Sequence[str] = SKILLS
 ) -> dict[str, list[Item]]:
-    """The benchmarks of several skills by name."""
+    """Return the benchmarks of several skills by name."""
     return {skill: benchmark(skill, half, n_per_half) for skill in skills}
 
 
 def write_benchmarks(folder: Path, n_per_half: int = N_PER_HALF) -> list[Path]:
-    """The files `<half>/<skill>.jsonl` of the benchmarks that `rlready evaluate` can judge.
+    """Write `<half>/<skill>.jsonl` for the benchmarks that `rlready evaluate` can judge.
 
     Each line has `id`, `problem` and `answer`.
+
+    Example:
+        >>> [path.name for path in write_benchmarks(Path("inputs"))][:2]
+        ['chain_easy.jsonl', 'chain_hard.jsonl']
     """
     written = []
     halves: tuple[Half, ...] = ("before", "after")
@@ -73,9 +77,13 @@ def write_benchmarks(folder: Path, n_per_half: int = N_PER_HALF) -> list[Path]:
 
 
 def write_heldout(folder: Path, n: int = 200) -> list[Path]:
-    """The files `heldout_<style>.jsonl`, each with n solved problems of all skills.
+    """Write `heldout_<style>.jsonl`, each with n solved problems of all skills.
 
     Each line has `id` and `messages`. The problems are the same in every style.
+
+    Example:
+        >>> [path.name for path in write_heldout(Path("inputs"), 60)][0]
+        'heldout_canonical.jsonl'
     """
     folder.mkdir(parents=True, exist_ok=True)
     puzzles = [puzzle for _, puzzle in draw_mixture(MIXES["mixed"], "heldout", n, _SEED)]

@@ -1,4 +1,4 @@
-"""Measuring world checkpoints: draw samples, judge them with the exact verifier, count.
+"""Measurements of the world's checkpoints: draw samples, check them exactly, count.
 
 The counts are those of `evaluators.pass_at_k`, so pass@k with its standard errors comes from there.
 `rlready evaluate` gives the same counts for the benchmarks whose answers are numbers, at the cost
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
 MAX_TOKENS = 48
-"""The longest right solution has 40."""
+"""The longest correct solution has 40."""
 
 
 def protocol(seed: int = 0, temperature: float = 1.0) -> records.Protocol:
-    """How the world's samples are drawn: the bare question, to an end token or 48 tokens."""
+    """Return how samples are drawn: the plain question, up to an end token or 48 tokens."""
     return records.Protocol(
         prompt_template="{problem}", temperature=temperature, max_tokens=MAX_TOKENS, seed=seed
     )
@@ -40,14 +40,14 @@ class Item:
     puzzle: AnyPuzzle
 
     def problem(self) -> records.Problem:
-        """The record that samplers take. What has no list of answers gets a stand-in."""
+        """Return the record for samplers; a puzzle without reference answers gets a placeholder."""
         return records.Problem(
             id=self.id, text=self.puzzle.text, answers=self.puzzle.answers or ("?",)
         )
 
 
 def load(folder: Path) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerBase]:
-    """Model in float32 on the CPU, in evaluation mode, and tokenizer of a checkpoint."""
+    """Load model and tokenizer of a checkpoint: float32, on the CPU, in evaluation mode."""
     import torch
 
     from rlready.evaluators.checkpoints.folder import check_folder, load_model, load_tokenizer
@@ -55,6 +55,27 @@ def load(folder: Path) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerBase]:
     check_folder(folder)
     model: Any = load_model(folder, "cpu", torch.float32)
     return model, load_tokenizer(folder)
+
+
+def draw_samples(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    benchmarks: Mapping[str, Sequence[Item]],
+    *,
+    n_samples: int,
+    drawn_by: records.Protocol,
+) -> dict[str, list[records.Sample]]:
+    """Return the samples of each problem by its id; the arguments are those of `count`."""
+    from rlready.evaluators.sampling.hf import HfSampler
+
+    items = [item for problems in benchmarks.values() for item in problems]
+    indices = tuple(range(n_samples))
+    draws = [Draw(problem=item.problem(), sample_indices=indices) for item in items]
+    samples: dict[str, list[records.Sample]] = {item.id: [] for item in items}
+    for part in HfSampler(model, tokenizer).draw(draws, drawn_by):
+        for sample in part:
+            samples[sample.problem_id].append(sample)
+    return samples
 
 
 def count(
@@ -65,37 +86,26 @@ def count(
     n_samples: int,
     drawn_by: records.Protocol,
 ) -> dict[str, list[ProblemCounts]]:
-    """Counts of right samples of each benchmark, problem by problem.
+    """Return the counts of correct samples, problem by problem, for each benchmark.
 
     Args:
         model: in evaluation mode.
         tokenizer: of the same checkpoint.
-        benchmarks: name -> problems with ids unique in all of them.
+        benchmarks: problems by benchmark; ids are unique over all benchmarks.
         n_samples: of each problem.
         drawn_by: the protocol.
     """
-    from rlready.evaluators.sampling.hf import HfSampler
-
-    items = {item.id: item for some in benchmarks.values() for item in some}
-    indices = tuple(range(n_samples))
-    draws = [Draw(problem=item.problem(), sample_indices=indices) for item in items.values()]
-    tallies = {key: [0, 0, 0] for key in items}
-    for part in HfSampler(model, tokenizer).draw(draws, drawn_by):
-        for sample in part:
-            tally = tallies[sample.problem_id]
-            tally[0] += reward(items[sample.problem_id].puzzle, sample.text)
-            tally[1] += boxed(sample.text) is None
-            tally[2] += sample.finish_reason == "length"
+    samples = draw_samples(model, tokenizer, benchmarks, n_samples=n_samples, drawn_by=drawn_by)
     return {
         name: [
             ProblemCounts(
                 problem_id=item.id,
                 n=n_samples,
-                c=tallies[item.id][0],
-                n_unparsed=tallies[item.id][1],
-                n_truncated=tallies[item.id][2],
+                c=sum(reward(item.puzzle, sample.text) for sample in samples[item.id]),
+                n_unparsed=sum(boxed(sample.text) is None for sample in samples[item.id]),
+                n_truncated=sum(s.finish_reason == "length" for s in samples[item.id]),
             )
-            for item in some
+            for item in items
         ]
-        for name, some in benchmarks.items()
+        for name, items in benchmarks.items()
     }

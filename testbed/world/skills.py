@@ -1,7 +1,7 @@
 """The world's skills: which problems there are, how they are drawn, and mixtures of them.
 
-Each skill is a distribution of problems. SFT and RL are about the six of `SKILLS`; the variants of
-the chain rule, which neither meets, show what either does to problems out of distribution.
+Each skill is a distribution of problems. SFT and RL use the six skills of `SKILLS`. The variants of
+the chain rule, which neither uses, measure the effect on problems out of distribution.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from rlready.testbed.world.solutions import AnyPuzzle
 SKILLS = ("chain_easy", "chain_hard", "count3", "count4", "add2", "add3")
 """Skills of SFT and RL."""
 VARIANTS = ("chain_seven", "chain_leftward")
-"""Out of distribution: other rules, met in pretraining alone."""
+"""Out of distribution: other rules, used in pretraining only."""
 
-# Of 10,000 problems the last one is missed so often in a row once in 20,000 times.
+# With 10,000 problems, this many draws in a row miss the last one once in 20,000 times.
 _OLD_IN_A_ROW = 100_000
 
 MIXES: Mapping[str, Mapping[str, float]] = {
@@ -70,7 +70,7 @@ _DRAW: Mapping[str, Callable[[random.Random], AnyPuzzle]] = {
 
 
 def draw_any(skill: str, split: Split, rng: random.Random) -> AnyPuzzle:
-    """A random problem of a skill and split; one that came before may come again.
+    """Return a random problem of a skill and split; repeated calls may return it again.
 
     Raises:
         ConfigError: if there is no such skill.
@@ -84,10 +84,10 @@ def draw_any(skill: str, split: Split, rng: random.Random) -> AnyPuzzle:
 
 
 def different(skill: str, split: Split, seed: int) -> Iterator[AnyPuzzle]:
-    """Different random problems of one skill and split.
+    """Yield different random problems of one skill and split.
 
     Raises:
-        ConfigError: when all of them have come.
+        ConfigError: when there are no more.
     """
     rng = random.Random(f"{skill}/{split}/{seed}")
     seen: set[str] = set()
@@ -100,25 +100,25 @@ def different(skill: str, split: Split, seed: int) -> Iterator[AnyPuzzle]:
             n_old = 0
             yield puzzle
     raise ConfigError(
-        f"skill {skill} has {len(seen)} different problems for the split {split}, no more",
+        f"skill {skill} has only {len(seen)} different problems for the split {split}",
         fix="Give it a smaller share, or ask for fewer examples",
     )
 
 
 def draw_different(skill: str, split: Split, n: int, seed: int) -> list[AnyPuzzle]:
-    """The first n of `different`."""
+    """Return the first n problems of `different`."""
     return list(itertools.islice(different(skill, split, seed), n))
 
 
 def draw_mixture(
     weights: Mapping[str, float], split: Split, n: int, seed: int
 ) -> list[tuple[str, AnyPuzzle]]:
-    """Different problems with their skills, in random order.
+    """Return different problems with their skills, in random order.
 
     Args:
         weights: shares of the skills, summing to 1.
-        split: where they come from.
-        n: how many.
+        split: of the problems.
+        n: number of problems.
         seed: of the draw. The first problems of a longer draw are not those of a shorter one.
     """
     exact = [(weight * n, skill) for skill, weight in weights.items()]

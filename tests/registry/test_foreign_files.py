@@ -46,8 +46,8 @@ BAD_JSON = {
     "9" * 10_000: "has 10000 digits",
     '{"a": 1, "a": 2}': "has the key 'a' more than once",
     '[{"b": {"\\ud800": 1, "\\ud800": 1}}]': "more than once",
-    "NaN": "NaN is no JSON number",
-    "[-Infinity]": "-Infinity is no JSON number",
+    "NaN": "NaN is not a JSON number",
+    "[-Infinity]": "-Infinity is not a JSON number",
     '"\0"': "Invalid control character",
     "": "Expecting value",
     "{": "Expecting property name",
@@ -155,7 +155,7 @@ def test_every_reader_of_toml_refuses_it(tmp_path: Path, text: str) -> None:
 def test_a_recipe_holds_only_what_json_can_say(tmp_path: Path, text: str) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(text)
-    with pytest.raises(RlreadyError, match=r"JSON does not have|sources\.a is 'much'"):
+    with pytest.raises(RlreadyError, match=r"JSON does not support|sources\.a is 'much'"):
         load_recipe(path)
 
 

@@ -22,10 +22,17 @@ from places import SUPPORT
 from store_child import GSM8K, PROTOCOL, a_checkpoint, a_proxy, an_evaluation, an_outcome
 
 from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_store import codec
+from rlready.registry.mlflow_store.descriptions import checkpoint_description
 from rlready.registry.mlflow_store.locks import _create, claim
-from rlready.registry.mlflow_store.page import description
-from rlready.registry.mlflow_store.quiet import quiet
+from rlready.registry.mlflow_store.mlflow_output import quiet
+from rlready.registry.mlflow_store.record_tags import (
+    CHECKPOINT,
+    checkpoint_tags,
+    evaluation_tags,
+    metrics_by_dataset,
+    read_evaluations,
+    safe_key,
+)
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.records import Evaluation
 
@@ -215,8 +222,8 @@ def test_models_of_one_key_are_read_as_one_checkpoint(store: MlflowStore, client
     first = store.put_evaluation(an_evaluation(value=0.1))
     other = an_evaluation(proxies=(a_proxy(name="token_entropy"),))
     experiment = client.get_experiment_by_name("rlready").experiment_id
-    tags = codec.evaluation_tags(other, other.id, 2**41, first.run_id)
-    twin = client.create_logged_model(experiment, tags=tags | codec.checkpoint_tags(a_checkpoint()))
+    tags = evaluation_tags(other, 2**41, first.run_id)
+    twin = client.create_logged_model(experiment, tags=tags | checkpoint_tags(a_checkpoint()))
     client.finalize_logged_model(twin.model_id, "READY")
     (read,) = store.checkpoints()
     assert read.model_id == first.model_id
@@ -410,9 +417,9 @@ class TestFailures:
         store = MlflowStore(f"sqlite:///{path}")
         # MLflow takes seconds to create tables; what it would have created is copied instead.
         backend: Any = store._backend
-        monkeypatch.setattr(MlflowStore, "_client", _copying(empty_database))
+        monkeypatch.setattr(backend, "client", _copying(empty_database))
         assert store.checkpoints() == []
-        backend.prepare(store._client)
+        backend.prepare()
         monkeypatch.undo()
         store.put_evaluation(an_evaluation())
         assert len(store.checkpoints()) == 1
@@ -466,7 +473,7 @@ class TestFailures:
         self, store: MlflowStore, client: Any, text: str, says: str
     ) -> None:
         stored = store.put_evaluation(an_evaluation())
-        client.set_logged_model_tags(stored.model_id, {codec.CHECKPOINT: text})
+        client.set_logged_model_tags(stored.model_id, {CHECKPOINT: text})
         with pytest.raises(StoreError, match=says):
             store.checkpoints()
 
@@ -561,7 +568,7 @@ class TestClaims:
 def test_any_name_becomes_a_key_that_mlflow_takes(name: str) -> None:
     from mlflow.utils.validation import _validate_metric_name
 
-    _validate_metric_name(codec.safe_key(name) + "_se_within")
+    _validate_metric_name(safe_key(name) + "_se_within")
 
 
 @given(
@@ -574,17 +581,17 @@ def test_every_proxy_keeps_a_metric_of_its_own(proxies: list[Any]) -> None:
     """Names that MLflow cannot tell apart, or that look like another's error, lose no value."""
     numbered = [a_proxy(name=p.name, value=float(i + 10)) for i, p in enumerate(proxies)]
     evaluation = Evaluation(checkpoint=a_checkpoint(), proxies=tuple(numbered))
-    values = [v for d in codec.metrics_by_dataset(evaluation) for v in d.values.values()]
+    values = [v for d in metrics_by_dataset(evaluation) for v in d.values.values()]
     assert {proxy.value for proxy in numbered} <= set(values)
 
 
 def test_long_evaluations_are_cut_into_tags_and_read_back() -> None:
     proxies = tuple(a_proxy(name=f"update_norm/{i}", value=i / 7) for i in range(900))
     evaluation = Evaluation(checkpoint=a_checkpoint(), proxies=proxies)
-    tags = codec.evaluation_tags(evaluation, evaluation.id, 5, "run")
+    tags = evaluation_tags(evaluation, 5, "run")
     assert len(tags) > 2
     assert max(map(len, tags.values())) <= 15_000
-    (read,) = codec.read_evaluations(dict(reversed(tags.items())))
+    (read,) = read_evaluations(dict(reversed(tags.items())))
     assert (read.id, read.at_ms, read.run_id, read.proxies) == (evaluation.id, 5, "run", proxies)
 
 
@@ -621,7 +628,7 @@ def test_a_description_that_a_person_wrote_is_kept(store: MlflowStore, client: A
 
 
 def test_names_cannot_break_out_of_the_description() -> None:
-    text = description(a_checkpoint(1), [a_proxy(benchmark="x\n```\n<script>")])
+    text = checkpoint_description(a_checkpoint(1), [a_proxy(benchmark="x\n```\n<script>")])
     assert text.count("```") == 4  # a block of proxies and one of the recipe
 
 
@@ -635,4 +642,4 @@ def _copying(database: Path) -> Any:
         def search_experiments(self, max_results: int) -> None:
             self._path.write_bytes(database.read_bytes())
 
-    return lambda _, uri=None: Client(uri)
+    return lambda uri=None: Client(uri)

@@ -28,15 +28,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_store.predictors.skops_file import load_estimator, unfamiliar_types
-from rlready.registry.mlflow_store.predictors.store import (
+from rlready.registry.mlflow_store.mlflow_output import quiet
+from rlready.registry.mlflow_store.predictors.records import (
     FittedPredictor,
     PredictorMeta,
     check_columns,
-    get_predictor,
-    put_predictor,
 )
-from rlready.registry.mlflow_store.quiet import quiet
+from rlready.registry.mlflow_store.predictors.skops_file import load_estimator, unfamiliar_types
+from rlready.registry.mlflow_store.predictors.store import get_predictor, put_predictor
 from rlready.registry.mlflow_store.store import MlflowStore
 
 NAME = "grpo-predictor"
@@ -211,7 +210,7 @@ def test_a_pickle_is_never_unpickled(
     store: MlflowStore, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even if the digests in the registry were made to fit it."""
-    from rlready.registry.mlflow_store.predictors.files import SHA256
+    from rlready.registry.mlflow_store.predictors.logged_predictor import SHA256
     from rlready.registry.mlflow_store.predictors.skops_file import file_digests
 
     monkeypatch.chdir(tmp_path)
@@ -279,7 +278,7 @@ def test_a_reference_to_something_else_is_told(store: MlflowStore, client: Any) 
         get_predictor(store, "other")
     client.create_registered_model("theirs")
     client.create_model_version("theirs", source="file:///x", await_creation_for=0)
-    with pytest.raises(StoreError, match="is no predictor of rlready"):
+    with pytest.raises(StoreError, match="is not a predictor of rlready"):
         get_predictor(store, "theirs")
 
 

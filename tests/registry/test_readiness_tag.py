@@ -17,21 +17,24 @@ from store_child import a_checkpoint, an_evaluation, forked
 from tag_examples import FAMILY, NOT_READY, NOW, UNDECIDED, a_tag
 
 from rlready.registry.errors import RecordError, StoreError
-from rlready.registry.mlflow_store.quiet import quiet
-from rlready.registry.mlflow_store.readiness import TaggedFamily, family_name, put_tags, resolve
-from rlready.registry.mlflow_store.registered_models import SIGNATURE
-from rlready.registry.mlflow_store.store import MlflowStore
-from rlready.registry.readiness_tag import (
-    ALIAS,
+from rlready.registry.mlflow_store.descriptions import (
+    SIGNATURE,
+    family_description,
+    tagged_version_description,
+)
+from rlready.registry.mlflow_store.mlflow_output import quiet
+from rlready.registry.mlflow_store.readiness import (
     RL_READY,
     TAG,
-    ReadinessTag,
-    family_description,
+    TaggedFamily,
+    family_name,
+    put_tags,
     read_tag,
-    says_the_same,
-    version_description,
+    resolve,
     version_tags,
 )
+from rlready.registry.mlflow_store.store import MlflowStore
+from rlready.registry.readiness_tag import ALIAS, ReadinessTag, says_the_same
 from rlready.registry.records import Recipe
 
 
@@ -232,7 +235,7 @@ def test_another_teams_model_of_that_name_is_not_touched(store: MlflowStore, cli
 
 @pytest.mark.parametrize("name", ["a/b", "models:x", "a b", ".."])
 def test_a_name_that_no_reference_can_hold_is_refused(store: MlflowStore, name: str) -> None:
-    with pytest.raises(StoreError, match="no name for a registered model"):
+    with pytest.raises(StoreError, match="not a name for a registered model"):
         put(store, a_tag(1), name=name)
 
 
@@ -262,7 +265,7 @@ def test_tags_that_cannot_be_meant_are_refused(store: MlflowStore, client: Any) 
     ("changes", "message"),
     [
         ({"reasons": (" \n",)}, "no reasons"),
-        ({"made_at": datetime(2026, 1, 1)}, "no time zone"),
+        ({"made_at": datetime(2026, 1, 1)}, "has no time zone"),
         ({"predicted": float("nan")}, "predicted nan"),
         ({"high": float("inf")}, "high inf"),
         ({"low": 0.9}, "interval 0.9 to 0.67"),
@@ -317,9 +320,9 @@ def test_a_checkpoint_of_another_experiment_is_resolved_too(store: MlflowStore) 
         ("models:/nothing@rl-ready", rf"there are 1: {FAMILY} @rl-ready"),
         (f"models:/{FAMILY}@best", r"its aliases: @rl-ready \(version 2\); its versions: 1, 2"),
         (f"models:/{FAMILY}/7", r"has no version 7.*its versions: 1, 2"),
-        (f"models:/{FAMILY}/latest", "no reference to a registered model"),
-        ("runs:/abc/model", "no reference to a registered model"),
-        ("", "no reference to a registered model"),
+        (f"models:/{FAMILY}/latest", "not a reference to a registered model"),
+        ("runs:/abc/model", "not a reference to a registered model"),
+        ("", "not a reference to a registered model"),
     ],
 )
 def test_a_reference_to_nothing_says_what_there_is(
@@ -332,7 +335,7 @@ def test_a_reference_to_nothing_says_what_there_is(
 
 def test_a_name_alone_must_be_unambiguous(store: MlflowStore, client: Any) -> None:
     put(store, a_tag(1, readiness=NOT_READY), a_tag(2, readiness=NOT_READY))
-    with pytest.raises(StoreError, match="alone names no version"):
+    with pytest.raises(StoreError, match="alone does not name one version"):
         resolve(store, FAMILY)
     client.set_registered_model_alias(FAMILY, "mine", "2")
     assert resolve(store, FAMILY).checkpoint == a_checkpoint(1)
@@ -341,7 +344,7 @@ def test_a_name_alone_must_be_unambiguous(store: MlflowStore, client: Any) -> No
 def test_a_version_of_something_else_is_told(store: MlflowStore, client: Any) -> None:
     client.create_registered_model("theirs")
     client.create_model_version("theirs", source="file:///weights", await_creation_for=0)
-    with pytest.raises(StoreError, match="is no checkpoint of rlready"):
+    with pytest.raises(StoreError, match="is not a checkpoint of rlready"):
         resolve(store, "models:/theirs/1")
 
 
@@ -400,7 +403,7 @@ def test_a_description_is_no_longer_than_databases_keep() -> None:
     tag = a_tag(reasons=tuple(f"{number} " + "x" * 2000 for number in range(20)))
     checkpoint = a_checkpoint(1, name=name, uri="file:///" + "y" * 2000)
     for text in (
-        version_description(tag, checkpoint),
+        tagged_version_description(tag, checkpoint),
         family_description(name, [(number, name, tag) for number in range(1, 500)]),
     ):
         assert len(text) <= 5000

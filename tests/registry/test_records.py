@@ -13,15 +13,8 @@ from hypothesis import strategies as st
 
 from rlready.registry.digest import canonical_json, digest
 from rlready.registry.errors import CheckpointError, RecordError
-from rlready.registry.records import (
-    Checkpoint,
-    Evaluation,
-    Outcome,
-    Problem,
-    Protocol,
-    Proxy,
-    Recipe,
-)
+from rlready.registry.outcomes import Outcome
+from rlready.registry.records import Checkpoint, Evaluation, Problem, Protocol, Proxy, Recipe
 
 JSON = st.recursive(
     st.none()
@@ -146,9 +139,9 @@ def test_a_recipe_comes_back_from_its_values_with_unknown_keys() -> None:
     [
         ({"sources": {"a": 0.5, "b": 0.4}}, "sum to 0.9"),
         ({"sources": {"a": 1.5, "b": -0.5}}, "outside"),
-        ({"sources": "easy"}, "no table"),
-        ({"n_unique": "many"}, "no whole number"),
-        ({"epochs": True}, "no number"),
+        ({"sources": "easy"}, "not a table"),
+        ({"n_unique": "many"}, "not a whole number"),
+        ({"epochs": True}, "not a number"),
         ({"learning_rate": 0.0}, "learning_rate is 0"),
     ],
 )
@@ -250,8 +243,8 @@ def test_an_rl_recipe_is_what_json_gives_back(recipe: dict[str, Any]) -> None:
         ({"checkpoint_id": "x"}, "is not a digest"),
         ({"replaces": "x"}, "is not a digest"),
         ({"rl_checkpoint_id": ID}, "its own outcome"),
-        ({"rl_recipe": {"temperature": math.nan}}, "no JSON"),
-        ({"rl_recipe": {"when": object()}}, "no JSON"),
+        ({"rl_recipe": {"temperature": math.nan}}, "is not JSON"),
+        ({"rl_recipe": {"when": object()}}, "is not JSON"),
     ],
 )
 def test_an_outcome_that_cannot_be_meant_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -271,5 +264,5 @@ def test_the_training_reward_is_no_outcome(name: str) -> None:
 @pytest.mark.parametrize("weight", [{}, "1", None, True, [1.0]])
 def test_a_source_whose_share_is_no_number_is_refused(weight: object) -> None:
     """A space of the search, `[sources.gsm8k]`, given as a recipe."""
-    with pytest.raises(RecordError, match=r"recipe sources.gsm8k is .* no number"):
+    with pytest.raises(RecordError, match=r"recipe sources.gsm8k is .* not a number"):
         Recipe.from_dict({"sources": {"gsm8k": weight}})

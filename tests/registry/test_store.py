@@ -26,9 +26,10 @@ from store_child import (
 )
 
 from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_store.quiet import quiet
+from rlready.registry.mlflow_store.mlflow_output import quiet
 from rlready.registry.mlflow_store.store import MlflowStore
-from rlready.registry.records import Checkpoint, Evaluation, Outcome, Proxy, Recipe
+from rlready.registry.outcomes import Outcome
+from rlready.registry.records import Checkpoint, Evaluation, Proxy, Recipe
 from rlready.registry.store import MemoryStore, Store
 
 SERVERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("server", "postgres")]
@@ -341,7 +342,7 @@ class TestContract:
         store = open_store()
         store.put_evaluation(an_evaluation(1))
         store.put_evaluation(an_evaluation(checkpoint=a_checkpoint(2, **changes)))
-        with pytest.raises(StoreError, match="is no RL checkpoint of"):
+        with pytest.raises(StoreError, match="is not an RL checkpoint of"):
             store.put_outcome(an_outcome(rl_checkpoint_id=a_checkpoint(2).id))
         assert [s.outcomes for s in store.checkpoints()] == [(), ()]
 

@@ -17,8 +17,8 @@ from store_child import AIME, GSM8K, PROTOCOL, a_checkpoint, a_proxy, an_evaluat
 
 from rlready.registry.digest import digest
 from rlready.registry.errors import ConfigError
-from rlready.registry.outcome_conflicts import conflicts, current
-from rlready.registry.records import Evaluation, Outcome, Proxy, Recipe
+from rlready.registry.outcomes import Outcome, conflicts, current
+from rlready.registry.records import Evaluation, Proxy, Recipe
 from rlready.registry.store import MemoryStore
 from rlready.registry.table import (
     CheckpointTable,
@@ -254,7 +254,7 @@ def test_the_target_takes_its_own_column_and_drops_rows_without_it(store: Memory
     assert found.frame["target_se"].tolist() == [0.02, 0.02]
     assert found.frame["checkpoint_id"].tolist() == [a_checkpoint(n).id for n in (1, 3)]
     assert KEY not in found.frame
-    assert found.notes == (f"left out for want of {KEY}: 1 checkpoint",)
+    assert found.notes == (f"left out, as they have no {KEY}: 1 checkpoint",)
 
 
 def test_an_unknown_target_lists_the_known_ones(store: MemoryStore) -> None:

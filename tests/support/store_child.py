@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 from rlready.registry.mlflow_store.store import MlflowStore
-from rlready.registry.records import Checkpoint, Evaluation, Outcome, Proxy, Recipe
+from rlready.registry.outcomes import Outcome
+from rlready.registry.records import Checkpoint, Evaluation, Proxy, Recipe
 
 GSM8K, AIME, PROTOCOL = "a1" * 16, "b2" * 16, "c3" * 16
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
-from rlready.testbed.training.design import AXES, design
+from rlready.testbed.study.recipes import AXES, choose_recipes
 from rlready.testbed.training.sft import SftRecipe, examples_of
 from rlready.testbed.world.benchmarks import benchmark, benchmarks, write_benchmarks, write_heldout
 from rlready.testbed.world.chains import Chain
@@ -265,15 +265,15 @@ def test_a_recipe_that_cannot_be_is_refused(wrong: dict[str, object]) -> None:
 
 
 def test_a_smaller_design_is_the_beginning_of_a_larger_one() -> None:
-    full = design(48)
-    assert design(12) == full[:12]
+    full = choose_recipes(48)
+    assert choose_recipes(12) == full[:12]
     assert len({recipe.id for recipe in full}) == 48
     assert all(re.fullmatch(r"[a-z0-9.-]+", recipe.id) for recipe in full)
-    assert design(12, seed=1) != full[:12]
+    assert choose_recipes(12, seed=1) != full[:12]
 
 
 def test_the_full_design_is_balanced_on_every_axis() -> None:
-    full = design(48)
+    full = choose_recipes(48)
     for axis in ("budget", "style", "noise", "mix", "learning_rate"):
         counts = Counter(getattr(recipe, axis) for recipe in full)
         assert len(counts) == len(AXES[axis])
@@ -284,4 +284,4 @@ def test_the_full_design_is_balanced_on_every_axis() -> None:
 
 def test_a_design_larger_than_the_crossing_is_refused() -> None:
     with pytest.raises(ConfigError, match="721"):
-        design(721)
+        choose_recipes(721)

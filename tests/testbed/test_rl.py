@@ -38,11 +38,11 @@ from rlready.testbed.training.base import (
     pretrain,
     shipped_base,
 )
-from rlready.testbed.training.grpo import GrpoSettings, advantages, grpo, pool, response_log_probs
+from rlready.testbed.training.grpo import GrpoSettings, advantages, grpo, pool
 from rlready.testbed.training.model import ModelSize
 from rlready.testbed.training.sft import SftRecipe, sft
 from rlready.testbed.training.tokenizer import encode_pairs, padded, world_tokenizer
-from rlready.testbed.training.train import TrainSettings, batches, train
+from rlready.testbed.training.train import TrainSettings, batches, response_loss, train
 from rlready.testbed.world.benchmarks import benchmark, benchmarks, write_benchmarks
 from rlready.testbed.world.measure import count, load, protocol
 from rlready.testbed.world.skills import SKILLS, draw_any
@@ -200,7 +200,7 @@ def test_the_samplers_log_probs_equal_the_training_forwards(shipped: tuple[Any, 
     ]
     examples = padded([(s.prompt, s.response) for s in drawn], tokenizer.pad_token_id)
     with torch.inference_mode():
-        log_probs = response_log_probs(model, examples, torch.arange(len(drawn)))
+        log_probs = -response_loss(model, examples, torch.arange(len(drawn)), "none")
     sums = [float(some.sum()) for some in log_probs.split([len(s.response) for s in drawn])]
     assert len(drawn) == 4 * len(items)
     for sample, total in zip(drawn, sums, strict=True):
@@ -300,7 +300,7 @@ def test_an_update_makes_rewarded_responses_likelier(shipped: tuple[Any, Any]) -
 
     def log_probs() -> list[float]:
         with torch.inference_mode():
-            found = response_log_probs(model, examples, torch.arange(2))
+            found = -response_loss(model, examples, torch.arange(2), "none")
         return [float(some.sum()) for some in found.chunk(2)]
 
     before = log_probs()

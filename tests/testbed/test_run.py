@@ -22,12 +22,12 @@ from places import ROOT
 
 from rlready.registry.errors import ConfigError
 from rlready.registry.store import MemoryStore
+from rlready.testbed.study.design import PROFILES, make_design, read_design, write_design
+from rlready.testbed.study.run import collect, make, missing, register
+from rlready.testbed.study.summary import rank_proxies, spearman, summarize
+from rlready.testbed.study.unit import Profile
 from rlready.workflow.cli.main import main
 from rlready.workflow.progress import Clock
-from rlready.workflow.testbed.design_file import PROFILES, make_design, read_design, write_design
-from rlready.workflow.testbed.run import collect, make, missing, register
-from rlready.workflow.testbed.summary import rank_proxies, spearman, summarize
-from rlready.workflow.testbed.unit import Profile
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_a_killed_worker_changes_nothing_in_the_end(finished: Path, tmp_path: Pa
     out = tmp_path / "run"
     write_design(out, make_design("smoke", 0, 1))
     worker = subprocess.Popen(
-        [sys.executable, "-m", "rlready.workflow.testbed.worker", str(out), "0"],
+        [sys.executable, "-m", "rlready.testbed.study.worker", str(out), "0"],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -17,7 +17,7 @@ from rlready.predictors.search.space_file import parse_space
 from rlready.registry.errors import ConfigError
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.records import Recipe
-from rlready.testbed.training.design import design, search_space
+from rlready.testbed.study.recipes import choose_recipes, search_space
 from rlready.testbed.training.sft import SftRecipe, examples_of
 from rlready.testbed.world import skills
 from rlready.testbed.world.skills import MIXES, draw_different
@@ -31,7 +31,7 @@ TARGET = "value_at_budget/8steps@world_after"
 
 
 def test_a_record_gives_the_recipe_that_it_came_from() -> None:
-    for recipe in design(48):
+    for recipe in choose_recipes(48):
         assert SftRecipe.from_record(recipe.record("base")) == recipe
     own = SftRecipe(budget=1600, n_unique=253, mix={"add2": 0.25, "count4": 0.75}, noise=0.1)
     assert SftRecipe.from_record(own.record("base")) == own
@@ -73,7 +73,7 @@ def test_what_the_testbed_cannot_train_is_refused(changes: dict[str, Any], said:
 def test_a_skill_that_runs_out_of_problems_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search may ask for more of one skill than there is; it drew for ever."""
     monkeypatch.setattr(skills, "_OLD_IN_A_ROW", 2000)
-    with pytest.raises(ConfigError, match=r"count3 has 3\d\d different problems"):
+    with pytest.raises(ConfigError, match=r"count3 has only 3\d\d different problems"):
         draw_different("count3", "test", 100_000, seed=0)
 
 
@@ -82,7 +82,7 @@ def test_the_space_holds_the_runs_of_its_budget_and_proposes_what_can_be_trained
     table = ROOT / "testbed" / "results" / "full.csv"
     with table.open(newline="") as file:
         names = {row["name"] for row in csv.DictReader(file)}
-    for recipe in design(48):
+    for recipe in choose_recipes(48):
         assert recipe.id in names
         record = recipe.record("testbed-base")
         if recipe.budget == 1600:
@@ -168,7 +168,7 @@ def test_a_search_trains_its_recipes_and_is_told_their_true_outcomes(
 def test_a_folder_of_another_profile_is_left_alone(tmp_path: Path, sqlite_uri: str) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text("n_unique = 64\n[sources]\nadd2 = 1.0\n")
-    from rlready.workflow.testbed.design_file import make_design, write_design
+    from rlready.testbed.study.design import make_design, write_design
 
     write_design(tmp_path / "bed", make_design("smoke", 0, 1))
     flags = ["--recipe", str(recipe), "--out", str(tmp_path), "--testbed", str(tmp_path / "bed")]

@@ -148,7 +148,7 @@ def test_an_rl_checkpoint_of_another_parent_is_refused(
     put(store, a_checkpoint(9), gsm8k=0.4)
     put(store, checkpoint, gsm8k=0.7)
     text = refused(run("outcome", NAME, *RL, "--rl-checkpoint", checkpoint.id))
-    assert "is no RL checkpoint of" in text
+    assert "is not an RL checkpoint of" in text
     assert message in text
     assert store.find(NAME).outcomes == ()
 
@@ -201,7 +201,7 @@ def test_conflicts_are_kept_shown_and_ended_by_a_correction(run: Run, store: Mlf
         (["--value", "nan", "--benchmark", "a"], "is nan"),
         (["--value", "high", "--benchmark", "a"], "is not a valid float"),
         (["--value", 0.5, "--benchmark", "a", "--se", -1], "standard error"),
-        (["--value", 0.5, "--benchmark", "train/reward"], "the training reward is no outcome"),
+        (["--value", 0.5, "--benchmark", "train/reward"], "the training reward is"),
         (["--value", 0.5, "--benchmark", "a", "--budget", 0], "without RL a number is a proxy"),
         (["--value", 0.5, "--benchmark", "a", "--budget-unit", "days"], "is not one of"),
         (["--value", 0.5, "--benchmark", "a", "--statistic", "best"], "no statistic 'best'"),
@@ -245,7 +245,7 @@ def test_the_table_goes_to_stdout_as_csv(run: Run, store: MlflowStore) -> None:
     frame = pd.read_csv(io.StringIO(done.stdout))
     assert frame["target"].tolist() == [0.5]
     assert frame["pass_at_1@gsm8k"].tolist() == [0.4]
-    assert f"left out for want of {KEY}: 1 checkpoint" in done.stderr
+    assert f"left out, as they have no {KEY}: 1 checkpoint" in done.stderr
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "json"])

@@ -209,7 +209,7 @@ def test_evaluations_at_a_time_share_the_gpus(monkeypatch: pytest.MonkeyPatch) -
         ("[[checkpoint]]\ncheckpoint = 'a'\nparents = [1]", "Give a list of texts"),
         ("[[checkpoint]]\ncheckpoint = 'a'\nkind = 'best'", "Take base, sft or rl"),
         ("[[checkpoint]]\ncheckpoint = 'a'\nheld_out = ['x y=h']", "held-out set has the name"),
-        ("[[checkpoint]", "is no TOML file"),
+        ("[[checkpoint]", "is not a TOML file"),
     ],
 )
 def test_a_list_that_cannot_be_meant_is_told(tmp_path: Path, text: str, message: str) -> None:

@@ -16,11 +16,11 @@ import yaml
 from places import ROOT
 
 from rlready.registry.mlflow_store.store import MlflowStore
+from rlready.testbed.study.unit import protocol
 from rlready.testbed.training.model import untrained_checkpoint
 from rlready.testbed.world.benchmarks import write_benchmarks, write_heldout
 from rlready.workflow.cli import project_run
 from rlready.workflow.cli.project_run import DEMONSTRATION, command_words
-from rlready.workflow.testbed.unit import protocol
 
 ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
 MANAGERS = os.environ.get("RLREADY_TEST_MLFLOW_ENVS", "").split()

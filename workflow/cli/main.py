@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlready.registry.errors import ConfigError
+from rlready.registry.failures import EXIT_FAULT, EXIT_USAGE
 from rlready.workflow.cli.options import (
     FILE,
     TEXT,
@@ -32,7 +33,6 @@ from rlready.workflow.cli.search import search
 from rlready.workflow.cli.tags import resolve, tag
 from rlready.workflow.cli.testbed import testbed
 from rlready.workflow.cli.validate import validate
-from rlready.workflow.failures import EXIT_FAULT, EXIT_USAGE
 from rlready.workflow.terminal import echo
 
 if TYPE_CHECKING:

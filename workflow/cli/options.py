@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlready.registry.redaction import has_secret
-from rlready.workflow.failures import (
+from rlready.registry.failures import (
     EXIT_FAULT,
     EXIT_INTERRUPTED,
     EXIT_PIPE_CLOSED,
@@ -24,6 +23,7 @@ from rlready.workflow.failures import (
     fault,
     foreseen,
 )
+from rlready.registry.redaction import has_secret
 from rlready.workflow.terminal import console as terminal
 from rlready.workflow.terminal import echo, prepare_streams
 

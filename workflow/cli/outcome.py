@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import click
 
-from rlready.registry.records import BudgetUnit, Statistic
+from rlready.registry.outcomes import BudgetUnit, Statistic
 from rlready.workflow.cli.options import (
     FILE,
     TEXT,

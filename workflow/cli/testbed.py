@@ -19,8 +19,8 @@ from rlready.workflow.cli.options import (
 from rlready.workflow.terminal import echo
 
 if TYPE_CHECKING:
+    from rlready.testbed.study.summary import Summary
     from rlready.workflow.progress import Clock
-    from rlready.workflow.testbed.summary import Summary
 
 
 @click.command()
@@ -93,10 +93,10 @@ def _run(
     clock: Clock,
 ) -> tuple[Summary, list[Path]]:
     from rlready.registry.table import checkpoint_table, write_table
-    from rlready.workflow.testbed.design_file import make_design
-    from rlready.workflow.testbed.figures import draw_figures
-    from rlready.workflow.testbed.run import base_checkpoint, collect, make, register
-    from rlready.workflow.testbed.summary import summarize
+    from rlready.testbed.study.design import make_design
+    from rlready.testbed.study.figures import draw_figures
+    from rlready.testbed.study.run import base_checkpoint, collect, make, register
+    from rlready.testbed.study.summary import summarize
 
     design = make_design(profile, seed, jobs)
     store = open_store(tracking_uri, experiment)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlready.workflow.testbed.summary import PRACTICE, Ranked, Summary
+from rlready.testbed.study.summary import POST_SFT_PASS_AT_1, Ranked, Summary
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -38,7 +38,7 @@ def _ranking(ranked: Sequence[Ranked], which: str) -> Any:
         table.add_column(heading, justify="left" if heading == "proxy" else "right", no_wrap=True)
     for row in ranked:
         table.add_row(
-            f"{row.proxy} *" if row.proxy == PRACTICE else row.proxy,
+            f"{row.proxy} *" if row.proxy == POST_SFT_PASS_AT_1 else row.proxy,
             f"{row.spearman:.3f}",
             _interval(row.interval),
             f"{row.difference:+.3f}",

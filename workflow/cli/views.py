@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from rlready.registry.outcome_conflicts import conflicts, current, how_rl_was_done
+from rlready.registry.outcomes import conflicts, current, how_rl_was_done
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from rlready.registry.records import Outcome, Proxy
+    from rlready.registry.outcomes import Outcome
+    from rlready.registry.records import Proxy
     from rlready.registry.store import StoredCheckpoint
     from rlready.workflow.evaluate.report import Report
     from rlready.workflow.predict.outcome import OutcomeReport

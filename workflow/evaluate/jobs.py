@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from rlready.registry.errors import ConfigError
+from rlready.registry.failures import fault, foreseen
 from rlready.registry.redaction import redacted
 from rlready.workflow.evaluate.config import EvaluateConfig
 from rlready.workflow.evaluate.engines import ray_options
-from rlready.workflow.failures import fault, foreseen
 
 _PATHS = ("samples_dir", "recipe", "prompt_template")
 _LAST_WORDS = 2_000

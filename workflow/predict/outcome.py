@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from rlready.registry.digest import default_cache_dir, fingerprint
 from rlready.registry.errors import ConfigError, CurveError, StoreError
 from rlready.registry.foreign_files import read_toml
-from rlready.registry.outcome_conflicts import Conflict, conflicts
-from rlready.registry.records import BudgetUnit, Outcome, Proxy, Statistic
+from rlready.registry.outcomes import BudgetUnit, Conflict, Outcome, Statistic, conflicts
+from rlready.registry.records import Proxy
 from rlready.registry.store import (
     Store,
     StoredCheckpoint,

@@ -39,14 +39,13 @@ from rlready.predictors.training_table import FloatArray, TrainingTable
 from rlready.predictors.validation.validate import ValidationReport, validate
 from rlready.registry.digest import digest
 from rlready.registry.errors import ConfigError
-from rlready.registry.mlflow_store.predictors.store import (
+from rlready.registry.mlflow_store.predictors.records import (
     FittedPredictor,
     LoadedPredictor,
     StoredPredictor,
     check_columns,
-    get_predictor,
-    put_predictor,
 )
+from rlready.registry.mlflow_store.predictors.store import get_predictor, put_predictor
 from rlready.registry.readiness_tag import ReadinessTag
 from rlready.workflow.predict.registry_table import PRACTICE, RegistryTable, registry_table
 

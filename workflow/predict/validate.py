@@ -11,8 +11,8 @@ import numpy as np
 
 from rlready.predictors.training_table import TrainingTable, training_table
 from rlready.predictors.validation.fold_runs import Progress
+from rlready.registry.compressed_files import DAMAGE, check_expansion
 from rlready.registry.errors import ConfigError
-from rlready.registry.expansion import DAMAGE, check_expansion
 from rlready.workflow.predict.registry_table import (
     PRACTICE,
     default_features,

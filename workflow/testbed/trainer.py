@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlready.registry.errors import ConfigError
+from rlready.registry.failures import EXIT_FAULT, EXIT_USAGE, fault, foreseen
 from rlready.workflow.cli.options import TEXT, open_store, registry_options
-from rlready.workflow.failures import EXIT_FAULT, EXIT_USAGE, fault, foreseen
 from rlready.workflow.terminal import echo
 
 if TYPE_CHECKING:
     from rlready.registry.store import Store
+    from rlready.testbed.study.design import Design
+    from rlready.testbed.study.run import Made
     from rlready.testbed.training.sft import SftRecipe
-    from rlready.workflow.testbed.design_file import Design
-    from rlready.workflow.testbed.run import Made
 
 OnStage = Callable[[str, float], None]
 
@@ -56,7 +56,7 @@ def design_of(testbed: Path, profile: str | None) -> Design:
     Raises:
         ConfigError: if there is no such profile, or the folder holds a run of another.
     """
-    from rlready.workflow.testbed.design_file import make_design, read_design, write_design
+    from rlready.testbed.study.design import make_design, read_design, write_design
 
     if (testbed / "design.json").is_file():
         design = read_design(testbed)
@@ -101,11 +101,11 @@ def train(
         rl_seeds: of GRPO; none: no RL.
         on_stage: called with each finished stage and the CPU seconds that it took now.
     """
+    from rlready.testbed.study.design import BASE
+    from rlready.testbed.study.run import collect, register
+    from rlready.testbed.study.unit import measure_unit, run_unit, sft_folder
     from rlready.testbed.training.base import shipped_base
     from rlready.workflow.progress import Clock
-    from rlready.workflow.testbed.design_file import BASE
-    from rlready.workflow.testbed.run import collect, register
-    from rlready.workflow.testbed.unit import measure_unit, run_unit, sft_folder
 
     spent: dict[str, float] = {}
 
@@ -199,10 +199,10 @@ def _run(
     n_seeds: int,
     store: Store,
 ) -> dict[str, Any]:
+    from rlready.testbed.study.run import base_checkpoint
     from rlready.testbed.training.sft import SftRecipe
     from rlready.workflow.evaluate.config import load_recipe
     from rlready.workflow.search.folder import write_status
-    from rlready.workflow.testbed.run import base_checkpoint
 
     wanted = SftRecipe.from_record(load_recipe(recipe))
     design = design_of(testbed, profile)

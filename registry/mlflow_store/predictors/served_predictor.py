@@ -1,8 +1,8 @@
-"""What `mlflow models serve` and `mlflow.pyfunc.load_model` make of a stored predictor.
+"""A stored predictor behind `mlflow models serve` and `mlflow.pyfunc.load_model`.
 
-A predictor that can `assess` answers with a row for each checkpoint: prediction, interval, what the
-interval promises, domain and reasons. MLflow's own scikit-learn loader would answer with the bare
-number, and for a loss with its negative. MLflow finds this module by the name in MLmodel.
+A predictor with a method `assess` answers with a row per checkpoint: prediction, interval, its
+guarantee, domain and reasons. MLflow's scikit-learn loader would answer with the plain number, and
+for a loss with its negative. MLflow finds this module by the name in MLmodel.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from rlready.registry.mlflow_store.predictors.skops_file import load_estimator
 if TYPE_CHECKING:
     import pandas as pd
 
-LOADER = "rlready.registry.mlflow_store.predictors.served_predictor"
+LOADER = "rlready.registry.served_predictor"
+"""Name in MLmodel files, the same in all versions; `registry/served_predictor.py` leads here."""
+
 MODEL_FILE = "model.skops"
 
 
@@ -32,7 +34,7 @@ class ServedPredictor:
         self._estimator = estimator
 
     def predict(self, data: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """A row for each row of the data.
+        """Return a row for each row of the data.
 
         Raises:
             MlflowException: if the rows cannot be assessed, which a server answers with 400.
@@ -40,10 +42,10 @@ class ServedPredictor:
         from mlflow.exceptions import MlflowException
 
         try:
-            found: pd.DataFrame = self._estimator.assess(data)
+            assessment: pd.DataFrame = self._estimator.assess(data)
         except RlreadyError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
-        return found
+        return assessment
 
     def get_raw_model(self) -> Any:
         """The estimator."""

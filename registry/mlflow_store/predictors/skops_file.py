@@ -1,7 +1,7 @@
 """Files that hold an estimator: written and read by skops, never by pickle.
 
-A pickle can run any code when it is loaded. A skops file names the types that are in it, and makes
-only those that skops knows to be harmless or that the reader names.
+Loading a pickle can run any code. A skops file lists the types in it, and only types that skops
+considers harmless or that the reader names are created.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from rlready.registry.errors import StoreError
 from rlready.registry.mlflow_store.predictors.moved_types import current_name, with_current_names
 
 _MLFLOWS_OWN = "registered_model_meta"
-"""MLflow puts this file, of a name and a version, beside a model whose artifacts are local when it
-loads it by a registered name."""
+"""File with name and version that MLflow adds to a local model when it loads it by its name."""
 
 
 def unfamiliar_types(estimator: Any) -> list[str]:
-    """Full names of the types in an estimator that skops does not trust by itself.
+    """Return the full names of types in an estimator that skops does not trust by default.
 
     Raises:
         StoreError: if skops cannot write the estimator.
@@ -29,7 +28,7 @@ def unfamiliar_types(estimator: Any) -> list[str]:
 
     try:
         return list(skops.io.get_untrusted_types(data=skops.io.dumps(estimator)))
-    except Exception as error:  # it raises whatever the estimator makes it raise
+    except Exception as error:  # the estimator can make it raise anything
         raise StoreError(
             f"predictor {type(estimator).__name__} cannot be stored without pickle",
             why=_brief(error),
@@ -38,30 +37,30 @@ def unfamiliar_types(estimator: Any) -> list[str]:
 
 
 def load_estimator(path: Path, trusted_types: Collection[str], what: str) -> Any:
-    """The estimator in a file. Types are looked at before any of them is made.
+    """Load the estimator in a file. All types are checked before any of them is created.
 
     Args:
         path: of the file.
-        trusted_types: full names of types that may be in it beyond those that skops trusts.
-        what: the file is, for messages.
+        trusted_types: full names of further types that may be in it.
+        what: name of the predictor for messages.
 
     Raises:
-        StoreError: if it is no skops file, holds other types, or cannot be loaded.
+        StoreError: if it is not a skops file, holds other types, or cannot be loaded.
     """
     import skops.io
 
     try:
         content = with_current_names(path)
-        found = list(skops.io.get_untrusted_types(data=content))
-    except Exception as error:  # it raises whatever the file makes it raise
+        types = list(skops.io.get_untrusted_types(data=content))
+    except Exception as error:  # the file can make it raise anything
         raise StoreError(
             f"{path.name} of {what} is not a skops file",
             why=_brief(error),
             fix="Predictors are never loaded from a pickle. Fit again: rlready fit",
         ) from error
-    check_types(found, [current_name(name) for name in trusted_types], what)
+    check_types(types, [current_name(name) for name in trusted_types], what)
     try:
-        return skops.io.loads(content, trusted=found)
+        return skops.io.loads(content, trusted=types)
     except Exception as error:  # the same
         raise StoreError(
             f"{path.name} of {what} cannot be loaded",
@@ -70,23 +69,23 @@ def load_estimator(path: Path, trusted_types: Collection[str], what: str) -> Any
         ) from error
 
 
-def check_types(found: Collection[str], trusted_types: Collection[str], what: str) -> None:
-    """Return if all types are trusted.
+def check_types(types: Collection[str], trusted_types: Collection[str], what: str) -> None:
+    """Raise an error unless all types are trusted.
 
     Raises:
-        StoreError: naming those that are not.
+        StoreError: with the types that are not trusted.
     """
-    unknown = sorted(set(found) - set(trusted_types))
+    unknown = sorted(set(types) - set(trusted_types))
     if unknown:
         raise StoreError(
             f"{what} holds types that are not trusted: {', '.join(unknown[:5])}",
-            why="making an object of an unknown type can run any code",
+            why="creating an object of an unknown type can run any code",
             fix="If they are yours, name them in trusted_types",
         )
 
 
 def file_digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder, by its path there."""
+    """Return the SHA-256 of every file below a folder, by its relative path."""
     return {
         path.relative_to(folder).as_posix(): file_sha256(path)
         for path in sorted(folder.rglob("*"))
@@ -95,23 +94,25 @@ def file_digests(folder: Path) -> dict[str, str]:
 
 
 def check_files(folder: Path, wanted: Mapping[str, str], what: str) -> None:
-    """Return if a folder holds the files with these digests, and no others.
+    """Raise an error unless a folder holds exactly the files with these digests.
 
     Raises:
-        StoreError: naming what is missing, added or changed.
+        StoreError: with the files that are missing, added or changed.
     """
-    found = file_digests(folder)
-    found.pop(_MLFLOWS_OWN, None)
+    digests = file_digests(folder)
+    digests.pop(_MLFLOWS_OWN, None)
     differences = {
-        "missing": set(wanted) - set(found),
-        "added": set(found) - set(wanted),
-        "changed": {name for name in set(wanted) & set(found) if wanted[name] != found[name]},
+        "missing": set(wanted) - set(digests),
+        "added": set(digests) - set(wanted),
+        "changed": {name for name in set(wanted) & set(digests) if wanted[name] != digests[name]},
     }
-    said = [f"{how}: {', '.join(sorted(names)[:5])}" for how, names in differences.items() if names]
-    if said:
+    problems = [
+        f"{how}: {', '.join(sorted(names)[:5])}" for how, names in differences.items() if names
+    ]
+    if problems:
         raise StoreError(
             f"the files of {what} are not those that were registered",
-            why="; ".join(said),
+            why="; ".join(problems),
             fix="Find out who wrote to the registry's artifacts; then fit again: rlready fit",
         )
 

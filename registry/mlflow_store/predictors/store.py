@@ -1,4 +1,4 @@
-"""Fitted predictors in MLflow: stored without pickle, with everything that they rest on.
+"""Fitted predictors in MLflow, stored without pickle, with their training table and report.
 
 A predictor is a scikit-learn estimator, or a pipeline of them. It becomes
 
@@ -6,37 +6,31 @@ A predictor is a scikit-learn estimator, or a pipeline of them. It becomes
                         requirements; `mlflow models serve` and `mlflow.pyfunc.load_model` take it
     run                 its metrics, and artifacts: report.json, columns.json, the training table
                         (Parquet and CSV), figures/; the model is its output
-    registered model    a version a predictor, the alias `champion` on the last one that was put
+    registered model    a version per predictor; the last one that was put has the alias `champion`
 
-The model's tags hold what `PredictorMeta` says, and the SHA-256 of each of its files.
+The model's tags hold the `PredictorMeta` and the SHA-256 of each of its files.
 
-A put is done in this order, and may be killed anywhere: only a complete model becomes READY, only a
-READY one a version. The same predictor of the same table is one version, however often it is put.
+A put follows this order and may be killed anywhere: only a complete model becomes READY, and only a
+READY model a version. The same predictor of the same table is one version, however often it is put.
 
-Reading trusts no file: each must have the SHA-256 that the model's tags name, `model.skops` must be
-skops (never a pickle, whatever MLmodel says), and every type in it must be one that skops knows
-to be harmless or that the caller names. The list of trusted types that lies beside a model, and
-that MLflow believes, is not read.
+Reading trusts no file. Each must have the SHA-256 of the model's tags. `model.skops` must be a
+skops file, never a pickle, whatever MLmodel says. Every type in it must be harmless according to
+skops, or named by the caller. The list of trusted types beside a model is not read.
 """
 
 from __future__ import annotations
 
-import re
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from rlready.registry.digest import digest
 from rlready.registry.errors import StoreError
 from rlready.registry.foreign_files import parse_json
-from rlready.registry.mlflow_store import codec
 from rlready.registry.mlflow_store import registered_models as versions
-from rlready.registry.mlflow_store.predictors.files import (
+from rlready.registry.mlflow_store.descriptions import SIGNATURE, fact_lines, version_page, wrapped
+from rlready.registry.mlflow_store.opened import Opened
+from rlready.registry.mlflow_store.predictors.logged_predictor import (
     MODEL_TYPE,
     PREDICTOR,
     RECORD,
@@ -44,136 +38,24 @@ from rlready.registry.mlflow_store.predictors.files import (
     facts,
     model_of,
 )
+from rlready.registry.mlflow_store.predictors.records import (
+    FittedPredictor,
+    LoadedPredictor,
+    PredictorMeta,
+    StoredPredictor,
+)
 from rlready.registry.mlflow_store.predictors.served_predictor import MODEL_FILE
 from rlready.registry.mlflow_store.predictors.skops_file import check_files, load_estimator
 from rlready.registry.mlflow_store.put_evaluation import checked_artifacts
-from rlready.registry.mlflow_store.registered_models import SIGNATURE, Version
-from rlready.registry.mlflow_store.store import MlflowStore, Opened
+from rlready.registry.mlflow_store.record_tags import join_tags, printable, read_tag_json
+from rlready.registry.mlflow_store.registered_models import Version
+from rlready.registry.mlflow_store.store import MlflowStore
 
 if TYPE_CHECKING:
-    import pandas as pd
     from mlflow.entities import LoggedModel
 
 DEFAULT_NAME = "grpo-predictor"
 CHAMPION = "champion"
-
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-_DIGITS = 9
-"""Of the predictions that tell two predictors apart; the last ones differ between machines."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FittedPredictor:
-    """A predictor with what it rests on.
-
-    Args:
-        estimator: fitted; its `predict` takes rows like those of `X`.
-        X: the rows it was fitted on, a column a proxy (and whatever else it takes).
-        table: the whole training table as it was read, for whoever wants to fit it again.
-        table_digest: id of the table's content.
-        target: key of the outcome that it foresees.
-        column_versions: how the numbers of each proxy's column were measured (see
-            `table.CheckpointTable.versions`).
-        trusted_types: types in the estimator beyond those of scikit-learn, by full name.
-        params: what it was asked to be (model, groups, seed, ...), shown on its page.
-        metrics: figures of its validation, by name; what is not finite is left out.
-        report: the validation report, JSON values.
-        figures: PNG files by name.
-        summary: what the report says, in a few lines, for the page.
-    """
-
-    estimator: Any
-    X: pd.DataFrame
-    table: pd.DataFrame
-    table_digest: str
-    target: str
-    column_versions: Mapping[str, str]
-    trusted_types: Sequence[str] = ()
-    params: Mapping[str, object] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    report: Mapping[str, Any] = field(default_factory=dict)
-    figures: Mapping[str, Path] = field(default_factory=dict)
-    summary: Sequence[str] = ()
-
-    @cached_property
-    def id(self) -> str:
-        """Digest of table, target, parameters, and what it predicts for its own rows.
-
-        The bytes of the file are no help: skops writes other ones each time.
-        """
-        predicted = np.asarray(self.estimator.predict(self.X), dtype=float).ravel()
-        return digest(
-            {
-                "table": self.table_digest,
-                "target": self.target,
-                "columns": dict(self.column_versions),
-                "params": {key: str(value) for key, value in self.params.items()},
-                "estimator": _settings(self.estimator),
-                "predicted": [f"{value:.{_DIGITS}g}" for value in predicted],
-            }
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictorMeta:
-    """What is known of a stored predictor.
-
-    Args:
-        name: of the registered model.
-        version: its number.
-        id: `FittedPredictor.id`.
-        target: key of the outcome.
-        table_digest: id of the training table's content.
-        n_rows: of that table.
-        column_versions: how the numbers of each column were measured.
-        params: what it was asked to be.
-        libraries: versions that wrote it.
-        model_id: MLflow's.
-        run_id: MLflow's; holds the report, the table and the figures.
-    """
-
-    name: str
-    version: str
-    id: str
-    target: str
-    table_digest: str
-    n_rows: int
-    column_versions: Mapping[str, str]
-    params: Mapping[str, str]
-    libraries: Mapping[str, str]
-    model_id: str
-    run_id: str
-
-    @property
-    def uri(self) -> str:
-        """What MLflow takes."""
-        return f"models:/{self.name}/{self.version}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredPredictor:
-    """Where a predictor went.
-
-    Args:
-        meta: what is known of it.
-        is_new: whether this call stored it.
-    """
-
-    meta: PredictorMeta
-    is_new: bool
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LoadedPredictor:
-    """A predictor that passed the checks.
-
-    Args:
-        estimator: fitted.
-        meta: what is known of it.
-    """
-
-    estimator: Any
-    meta: PredictorMeta
 
 
 def put_predictor(
@@ -188,8 +70,12 @@ def put_predictor(
 
     Raises:
         StoreError: if the estimator holds types that are not trusted or that skops cannot write,
-            if a figure is not there, or if the store fails while writing; the same call may be
+            if a figure does not exist, or if the store fails while writing; the same call may be
             repeated.
+
+    Example:
+        >>> put_predictor(store, fitted, "my-predictor").is_new
+        True
     """
     versions.checked_name(name)
     files = checked_artifacts({f"figures/{key}": path for key, path in fitted.figures.items()})
@@ -211,7 +97,7 @@ def put_predictor(
 def get_predictor(
     store: MlflowStore, reference: str = DEFAULT_NAME, *, trusted_types: Collection[str] = ()
 ) -> LoadedPredictor:
-    """A stored predictor, checked before anything of it is run.
+    """Load a stored predictor, after checks that run none of its code.
 
     Args:
         store: the registry.
@@ -219,8 +105,12 @@ def get_predictor(
         trusted_types: types that may be in it beyond those of scikit-learn, by full name.
 
     Raises:
-        StoreError: if there is none, if its file is missing, was changed since it was registered,
-            is no skops file, or holds types that are not trusted.
+        StoreError: if it does not exist, or if its file is missing, was changed since it was
+            registered, is not a skops file, or holds types that are not trusted.
+
+    Example:
+        >>> get_predictor(MlflowStore("sqlite:///mlflow.db")).meta.version
+        '3'
     """
     with store.opened(f"loading predictor {reference}") as opened:
         version = versions.locate(opened.client, reference, CHAMPION)
@@ -234,48 +124,20 @@ def get_predictor(
         return LoadedPredictor(estimator=estimator, meta=meta)
 
 
-def check_columns(meta: PredictorMeta, table_versions: Mapping[str, str]) -> None:
-    """Return if a table's columns mean what the predictor was fitted on.
-
-    Args:
-        meta: of the predictor.
-        table_versions: how the numbers of each column of the table were measured.
-
-    Raises:
-        StoreError: naming the columns that are missing or were measured otherwise.
-    """
-    wanted = meta.column_versions
-    missing = [name for name in wanted if name not in table_versions]
-    other = [
-        f"{name} (fitted: {wanted[name]}; table: {table_versions[name]})"
-        for name in wanted
-        if name in table_versions and table_versions[name] != wanted[name]
-    ]
-    if not missing and not other:
-        return
-    parts = [f"not in the table: {', '.join(missing)}"] if missing else []
-    parts += [f"measured otherwise: {'; '.join(other)}"] if other else []
-    raise StoreError(
-        f"predictor {meta.uri} does not fit this table",
-        why=". ".join(parts),
-        fix="Measure the checkpoints as then, or fit a new predictor: rlready fit",
-    )
-
-
 def _logged_model(opened: Opened, version: Version) -> LoggedModel:
     model = versions.logged_model(opened.client, version)
-    if model is None or SHA256 not in model.tags or not codec.joined(RECORD, model.tags):
+    if model is None or SHA256 not in model.tags or not join_tags(RECORD, model.tags):
         raise StoreError(
-            f"{version.uri} is no predictor of rlready",
-            why=f"it was made from {codec.shown(version.source)}",
+            f"{version.uri} is not a predictor of rlready",
+            why=f"it was made from {printable(version.source)}",
             fix="Name a predictor that `rlready fit` stored",
         )
     return model
 
 
 def _meta(version: Version, model: LoggedModel) -> PredictorMeta:
-    records = codec.joined(RECORD, model.tags)
-    values = codec.from_json(records[0][1], RECORD)
+    records = join_tags(RECORD, model.tags)
+    values = read_tag_json(records[0][1], RECORD)
     try:
         return PredictorMeta(name=version.name, version=str(version.number), **values)
     except TypeError as error:
@@ -317,23 +179,16 @@ def _registered_digests(version: Version, model: LoggedModel) -> dict[str, str]:
         ) from error
 
 
-def _settings(estimator: Any) -> dict[str, str]:
-    """What an estimator was asked to be, as texts without the addresses of objects."""
-    settings = {key: repr(value) for key, value in estimator.get_params(deep=True).items()}
-    kind = f"{type(estimator).__module__}.{type(estimator).__qualname__}"
-    return {"": kind, **{key: _ADDRESS.sub("", text) for key, text in settings.items()}}
-
-
 def _registered_description(target: str) -> str:
     return (
-        f"Predictors of a checkpoint's outcome after RL, the first of {codec.shown(target)}. The "
+        f"Predictors of a checkpoint's outcome after RL, the first of {printable(target)}. The "
         f"alias `{CHAMPION}` is on the one that was fitted last. Report, training table and "
         f"figures are artifacts of a version's source run.\n\n{SIGNATURE}"
     )
 
 
 def _description(fitted: FittedPredictor) -> str:
-    """Markdown for a version's page; its first line is what the list of versions shows."""
+    """Return Markdown for a version's page; the list of versions shows its first line."""
     about = {
         "target": fitted.target,
         "estimator": type(fitted.estimator).__name__,
@@ -341,7 +196,7 @@ def _description(fitted: FittedPredictor) -> str:
         **{key: str(value) for key, value in fitted.params.items()},
         "proxies": ", ".join(fitted.column_versions),
     }
-    summary = [line for text in fitted.summary for line in versions.wrapped("", text, "  ")]
+    summary = [line for text in fitted.summary for line in wrapped("", text, "  ")]
     n = len(fitted.column_versions)
-    said = f"Fitted on {len(fitted.X)} checkpoints, {n} {'proxy' if n == 1 else 'proxies'}"
-    return versions.page(said, "\n".join([*summary, "", *versions.fact_lines(about)]).strip())
+    headline = f"Fitted on {len(fitted.X)} checkpoints, {n} {'proxy' if n == 1 else 'proxies'}"
+    return version_page(headline, "\n".join([*summary, "", *fact_lines(about)]).strip())

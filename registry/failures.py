@@ -1,6 +1,6 @@
-"""What the command line says when something fails that no code of ours has foreseen.
+"""Messages for failures: one line for those that were foreseen, a log file for faults of rlready.
 
-People see one line. The traceback goes to a file that only they can read, without passwords.
+Users see one line. The traceback goes to a file that only they can read, without passwords.
 
     error: rlready failed with KeyError: 'x'. This is a fault of rlready. Details are in
     ~/.cache/rlready/errors/20261128-130459-k3x9.log; please report it with that file.
@@ -32,7 +32,7 @@ EXIT_PIPE_CLOSED = 128 + 13
 _SHOWN_CHARACTERS = 300
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _FIXES = {
-    **dict.fromkeys(_NO_SPACE, "Make room, and repeat the call: what was finished is kept"),
+    **dict.fromkeys(_NO_SPACE, "Make room, and repeat the call: finished results are kept"),
     **dict.fromkeys(
         (errno.EACCES, errno.EPERM, errno.EROFS),
         "Give a place where you may read and write, or ask its owner for the right",
@@ -46,7 +46,7 @@ _FIXES = {
 
 
 def foreseen(error: BaseException) -> str | None:
-    """One line for what a user or the machine can mend; None for a fault of ours."""
+    """Return one line for a failure that the user can fix; None for a fault of rlready."""
     if isinstance(error, RlreadyError):
         return str(error)
     if isinstance(error, OSError):
@@ -54,7 +54,7 @@ def foreseen(error: BaseException) -> str | None:
     if isinstance(error, UnicodeEncodeError):
         text = error.object[max(0, error.start - 40) : error.end + 40]
         return (
-            f"the text {text!r} holds something that is no character. A name or path is not UTF-8, "
+            f"the text {text!r} holds an invalid character. A name or path is not UTF-8, "
             "or a JSON file holds half of a character. Correct it."
         )
     if isinstance(error, ImportError) and not (error.name or "rlready").startswith("rlready"):
@@ -62,23 +62,23 @@ def foreseen(error: BaseException) -> str | None:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return (
             "the memory of this machine or device is used up. Give a smaller --batch-size or fewer "
-            "--jobs, and repeat the call: what was finished is kept."
+            "--jobs, and repeat the call: finished results are kept."
         )
     return None
 
 
 def fault(error: BaseException, uris: Sequence[str | None] = ()) -> str:
-    """One line for a fault of ours, with the file that its traceback was written to.
+    """Return one line for a fault of rlready, with the file that its traceback was written to.
 
     Args:
-        error: what was raised.
-        uris: whose passwords are left out of the file and the line.
+        error: the exception.
+        uris: their passwords are removed from the file and the line.
     """
     what = f"{type(error).__name__}: {error}".strip().partition("\n")[0][:_SHOWN_CHARACTERS]
     where = _written(redacted(_details(error), *uris))
     return (
         f"rlready failed with {redacted(what, *uris)}. This is a fault of rlready. {where}"
-        " What was finished is kept."
+        " Finished results are kept."
     )
 
 
@@ -101,12 +101,12 @@ def _details(error: BaseException) -> str:
 
 
 def _written(text: str) -> str:
-    """Say where the details are, for the message."""
+    """Write the details to a file; return a sentence that names it."""
     name = time.strftime("%Y%m%d-%H%M%S-")
     for folder in (default_cache_dir().parent / "errors", Path(tempfile.gettempdir())):
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # Made with mode 0600: a command line or a path may be private.
+            # mkstemp sets mode 0600: a command line or a path may be private.
             descriptor, path = tempfile.mkstemp(".log", f"rlready-{name}", folder)
             with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)

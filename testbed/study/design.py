@@ -1,4 +1,4 @@
-"""What a testbed run will do, written down before it begins: OUT/design.json."""
+"""The design of a testbed run, written to OUT/design.json before anything runs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 from rlready.registry.digest import digest, fingerprint
 from rlready.registry.errors import ConfigError
 from rlready.registry.foreign_files import parse_json
+from rlready.testbed.study.recipes import choose_recipes
+from rlready.testbed.study.unit import MEASURE_VERSION, Profile
 from rlready.testbed.training.base import shipped_base
-from rlready.testbed.training.design import design as choose_recipes
 from rlready.testbed.training.grpo import GRPO_VERSION, GrpoSettings
 from rlready.testbed.training.sft import SFT_VERSION, SftRecipe
-from rlready.workflow.testbed.unit import MEASURE_VERSION, Profile
 
 BASE = "base"
 """Name of the unit that measures the base model."""
@@ -48,15 +48,15 @@ PROFILES: Mapping[str, Profile] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Design:
-    """A run: which recipes, measured how, by how many workers.
+    """The recipes of a run, how they are measured, and by how many workers.
 
     Args:
         profile_name: a key of `PROFILES`.
         seed: of the choice of recipes.
         n_workers: processes that share the units.
-        profile: the sizes.
+        profile: sizes of the run.
         recipes: in the order of the design.
-        versions: of what decides the numbers.
+        versions: of the base, the code and the libraries that determine the numbers.
     """
 
     profile_name: str
@@ -68,20 +68,20 @@ class Design:
 
     @property
     def key(self) -> str:
-        """Digest of what decides the results: not of the number of workers."""
+        """Digest of everything that determines the results; the number of workers does not."""
         recipes = [recipe.id for recipe in self.recipes]
         return digest([self.profile.to_dict(), recipes, self.seed, dict(self.versions)])
 
 
 def make_design(profile_name: str, seed: int, n_workers: int) -> Design:
-    """The design of a profile.
+    """Return the design of a profile.
 
     Raises:
         ConfigError: if there is no such profile.
     """
     if profile_name not in PROFILES:
         raise ConfigError(
-            f"there is no profile {profile_name!r}", fix=f"Known profiles: {', '.join(PROFILES)}"
+            f"unknown profile {profile_name!r}", fix=f"Known profiles: {', '.join(PROFILES)}"
         )
     profile = PROFILES[profile_name]
     return Design(
@@ -102,18 +102,18 @@ def make_design(profile_name: str, seed: int, n_workers: int) -> Design:
 
 
 def write_design(out: Path, design: Design) -> None:
-    """Write the design, or find that the folder holds this very one.
+    """Write the design, unless the folder has the same design already.
 
     Raises:
         ConfigError: if the folder holds another run.
     """
     out.mkdir(parents=True, exist_ok=True)
     if (out / "design.json").is_file():
-        there = read_design(out)
-        if there.key != design.key:
+        present = read_design(out)
+        if present.key != design.key:
             raise ConfigError(
-                f"{out} holds another run (profile {there.profile_name}, seed {there.seed}, "
-                f"{dict(there.versions)})",
+                f"{out} holds another run (profile {present.profile_name}, seed {present.seed}, "
+                f"{dict(present.versions)})",
                 fix="Name another --out, or remove the folder",
             )
     values = {
@@ -130,10 +130,10 @@ def write_design(out: Path, design: Design) -> None:
 
 
 def read_design(out: Path) -> Design:
-    """The design of a run.
+    """Read the design of a run.
 
     Raises:
-        ConfigError: if the folder holds none.
+        ConfigError: if the folder has none.
     """
     try:
         values = parse_json((out / "design.json").read_text(encoding="utf-8"))

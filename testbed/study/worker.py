@@ -1,7 +1,7 @@
 """A process that works through the units of a testbed run: `python -m ... OUT INDEX`.
 
 Workers share the units by claims: a lock on OUT/claims/<recipe> that dies with its process, so a
-killed worker's unit is free at once. What is finished is told on stdout, one JSON object a line.
+killed worker's unit is free at once. A worker prints each finished stage as one line of JSON.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from rlready.registry.failures import EXIT_FAULT, EXIT_USAGE, fault, foreseen
+from rlready.testbed.study.design import BASE, Design, read_design
+from rlready.testbed.study.unit import measure_unit, run_unit
 from rlready.testbed.training.base import shipped_base
 from rlready.testbed.training.sft import SftRecipe
-from rlready.workflow.failures import EXIT_FAULT, EXIT_USAGE, fault, foreseen
-from rlready.workflow.testbed.design_file import BASE, Design, read_design
-from rlready.workflow.testbed.unit import measure_unit, run_unit
 
 
 def main(out: Path, index: int) -> int:
-    """Run units until none is left that no other worker holds; returns the exit code."""
+    """Run units until each is finished or held by another worker; return the exit code."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     design = read_design(out)
     units: list[SftRecipe | None] = [None, *design.recipes]
-    # Each worker begins elsewhere, so that they seldom meet.
+    # Each worker starts at another unit, so that they rarely compete for one.
     start = index * len(units) // max(1, design.n_workers)
     for unit in [*units[start:], *units[:start]]:
         name = BASE if unit is None else unit.id
@@ -49,7 +49,7 @@ def _run(out: Path, unit: SftRecipe | None, design: Design) -> None:
 
     def on_stage(stage: str, cpu_seconds: float) -> None:
         line = json.dumps({"unit": name, "stage": stage, "cpu_seconds": cpu_seconds})
-        # One write, which a pipe keeps whole: the workers share it.
+        # One write call, which a pipe keeps in one piece: the workers share the pipe.
         os.write(sys.stdout.fileno(), f"{line}\n".encode())
 
     if unit is None:
@@ -72,5 +72,5 @@ def _claim(out: Path, name: str) -> Iterator[bool]:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent says what is kept
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent process prints the message
     sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlready.workflow.testbed.design_file import Design
-from rlready.workflow.testbed.run import Made
-from rlready.workflow.testbed.summary import PRACTICE, Summary, proxy_values
+from rlready.testbed.study.design import Design
+from rlready.testbed.study.run import Made
+from rlready.testbed.study.summary import POST_SFT_PASS_AT_1, Summary, proxy_values
 
 _STYLE_COLOURS = {
     "canonical": "#1b6ca8",
@@ -21,7 +21,7 @@ _SHOWN_FLIPS = 8
 
 
 def draw_figures(out: Path, design: Design, made: Sequence[Made], summary: Summary) -> list[Path]:
-    """Draw both pictures; returns their paths."""
+    """Draw both pictures and return their paths."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -32,7 +32,7 @@ def _draw_flips(out: Path, design: Design, made: Sequence[Made], summary: Summar
     from matplotlib import pyplot as plt
 
     end = design.profile.grpo.n_steps
-    before = proxy_values(made)[PRACTICE]
+    before = proxy_values(made)[POST_SFT_PASS_AT_1]
     after = [statistics.fmean(run.mean_at(end) for run in m.runs.values()) for m in made]
     places = {m.recipe.id: (x, y) for m, x, y in zip(made, before, after, strict=True)}
     figure, axes = plt.subplots(figsize=(7, 6), layout="constrained")
@@ -40,9 +40,14 @@ def _draw_flips(out: Path, design: Design, made: Sequence[Made], summary: Summar
         (x0, y0), (x1, y1) = places[first], places[second]
         axes.plot([x0, x1], [y0, y1], color="#999999", linewidth=0.9, zorder=1)
     for style, colour in _STYLE_COLOURS.items():
-        own = [places[m.recipe.id] for m in made if m.recipe.style == style]
+        points = [places[m.recipe.id] for m in made if m.recipe.style == style]
         axes.scatter(
-            [x for x, _ in own], [y for _, y in own], color=colour, label=style, s=36, zorder=2
+            [x for x, _ in points],
+            [y for _, y in points],
+            color=colour,
+            label=style,
+            s=36,
+            zorder=2,
         )
     limit = max(*before, *after) * 1.05
     axes.plot([0, limit], [0, limit], color="#cccccc", linestyle="--", linewidth=0.8, zorder=0)
@@ -63,9 +68,14 @@ def _draw_curves(out: Path, design: Design, made: Sequence[Made]) -> Path:
     budgets = design.profile.grpo.budgets
     styles = [s for s in _STYLE_COLOURS if any(m.recipe.style == s for m in made)]
     figure, panels = plt.subplots(
-        1, len(styles), figsize=(3.2 * len(styles), 3.6), sharey=True, layout="constrained"
+        1,
+        len(styles),
+        figsize=(3.2 * len(styles), 3.6),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
-    for axes, style in zip(_as_list(panels), styles, strict=True):
+    for axes, style in zip(panels[0], styles, strict=True):
         for m in made:
             if m.recipe.style != style:
                 continue
@@ -82,13 +92,9 @@ def _draw_curves(out: Path, design: Design, made: Sequence[Made]) -> Path:
             )
         axes.set(title=style, xlabel="GRPO steps", xticks=list(budgets))
         axes.spines[["top", "right"]].set_visible(False)
-    _as_list(panels)[0].set_ylabel("pass@1 (half after)")
+    panels[0, 0].set_ylabel("pass@1 (half after)")
     figure.suptitle("RL curves by the style of the SFT data; dotted: with wrong steps in it")
     return _save(figure, out / "rl_curves.png")
-
-
-def _as_list(panels: Any) -> list[Any]:
-    return list(panels) if hasattr(panels, "__len__") else [panels]
 
 
 def _save(figure: Any, path: Path) -> Path:

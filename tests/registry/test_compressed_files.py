@@ -19,9 +19,9 @@ import pytest
 
 from rlready.evaluators.benchmarks.problems import load_benchmark, parse_benchmark_option
 from rlready.evaluators.heldout.examples import load_heldout
-from rlready.registry import expansion
+from rlready.registry import compressed_files
+from rlready.registry.compressed_files import check_expansion
 from rlready.registry.errors import BenchmarkError, ConfigError
-from rlready.registry.expansion import check_expansion
 from rlready.workflow.predict.validate import read_table
 
 ROW = json.dumps({"problem": "1 + 1?", "answer": "2", "prompt": "1 + 1?", "response": "2"}) + "\n"
@@ -99,7 +99,7 @@ PACKERS: dict[str, Callable[[bytes, Path], object]] = {
 def test_tables_are_bounded_however_they_are_packed(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expansion, "FREE_BYTES", 500_000)
+    monkeypatch.setattr(compressed_files, "FREE_BYTES", 500_000)
     path = tmp_path / name
     PACKERS[name](b"a,b\n" + b"1,2\n" * 400_000, path)
     with pytest.raises(ConfigError, match="expands to more than"):
@@ -155,7 +155,7 @@ def test_both_limits_and_what_they_do_not_look_at(
     content = random.Random(0).randbytes(100_000)
     path.write_bytes(gzip.compress(content))
     check_expansion(path, ConfigError)
-    monkeypatch.setattr(expansion, "MAX_EXPANDED_BYTES", 99_999)
+    monkeypatch.setattr(compressed_files, "MAX_EXPANDED_BYTES", 99_999)
     with pytest.raises(ConfigError, match="at most"):
         check_expansion(path, ConfigError)
     plain = tmp_path / "x.jsonl"

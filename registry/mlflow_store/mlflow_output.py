@@ -1,4 +1,4 @@
-"""MLflow without its talk: stdout carries our JSON, stderr our messages."""
+"""Silence for MLflow: stdout is for JSON, stderr for messages of rlready."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _SILENT = {
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep logs, printed links and warnings of MLflow and of what it calls to themselves.
+    """Suppress logs, printed links and warnings of MLflow and its dependencies inside the block.
 
-    What matters comes back as an exception. A user who sets MLFLOW_LOGGING_LEVEL hears the logs.
-    Everything is as before afterwards. Log lines of other threads are lost meanwhile.
+    Errors still arrive as exceptions. A user who sets MLFLOW_LOGGING_LEVEL sees the logs. Log lines
+    of other threads are lost meanwhile.
     """
     network = logging.getLogger("urllib3")
-    level, own = network.level, set(_SILENT) - set(os.environ)
+    level, unset = network.level, set(_SILENT) - set(os.environ)
     was_loud = _set_loud(False)
-    os.environ.update({name: _SILENT[name] for name in own})
+    os.environ.update({name: _SILENT[name] for name in unset})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -34,19 +34,19 @@ def quiet() -> Iterator[None]:
         finally:
             network.setLevel(level)
             _set_loud(was_loud)
-            for name in own:
+            for name in unset:
                 os.environ.pop(name, None)
 
 
 def import_quietly() -> None:
-    """Import MLflow inside `quiet`, which could not silence yet what was not there."""
+    """Import MLflow inside `quiet`, which can only silence an imported MLflow."""
     import mlflow  # noqa: F401  # for its effect on logging
 
     _set_loud(False)
 
 
 def _set_loud(is_loud: bool) -> bool:
-    """Open or close the stream of MLflow's logs; returns how it was."""
+    """Open or close the stream of MLflow's logs; return its previous state."""
     module = sys.modules.get("mlflow.utils.logging_utils")
     if module is None or "MLFLOW_LOGGING_LEVEL" in os.environ:
         return True

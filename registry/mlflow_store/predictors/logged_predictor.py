@@ -1,13 +1,13 @@
-"""One predictor into MLflow, step by step, each of which may be the last before a kill.
+"""How a predictor is put into MLflow, in steps. A kill may come after any of them.
 
-    1 run         found by the predictor's id if an earlier put was killed, else made; RUNNING
-    2 model       made; PENDING. One that a killed put left is deleted: what is in it is not known
+    1 run         found by the predictor's id if an earlier put was killed, else created; RUNNING
+    2 model       created; PENDING. A killed put's model is deleted, as its content is unknown
     3 files       `model.skops`, MLmodel with signature and example, requirements
     4 run's part  report.json, columns.json, the training table, figures, metrics
-    5 record      the model's tags: what is read back, and the SHA-256 of each of its files
+    5 record      the model's tags: the record, and the SHA-256 of each of its files
     6 finalize    the model becomes READY, the run FINISHED
 
-The version and its alias come after that (`predictor_store`).
+The version and its alias come after that (`store`).
 """
 
 from __future__ import annotations
@@ -20,27 +20,33 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlready.registry.mlflow_store import codec
+from rlready.registry.mlflow_store.opened import Opened
+from rlready.registry.mlflow_store.predictors.records import FittedPredictor
 from rlready.registry.mlflow_store.predictors.served_predictor import LOADER
 from rlready.registry.mlflow_store.predictors.skops_file import (
     check_types,
     file_digests,
     unfamiliar_types,
 )
-from rlready.registry.mlflow_store.put_evaluation import finalize, project_run
-from rlready.registry.mlflow_store.store import Opened
+from rlready.registry.mlflow_store.record_tags import (
+    FORMAT,
+    DatasetMetrics,
+    printable,
+    safe_key,
+    split_tags,
+    tag_json,
+)
+from rlready.registry.mlflow_store.runs import create_run, finalize, log_metrics
 
 if TYPE_CHECKING:
-    from mlflow.entities import LoggedModel, Metric, Run
-
-    from rlready.registry.mlflow_store.predictors.store import FittedPredictor
+    from mlflow.entities import LoggedModel, Run
 
 MODEL_TYPE = "grpo-predictor"
 
 PREDICTOR = "rlready.predictor"
 """On run, model and version: the predictor's id."""
 RECORD = "rlready.predictor_record"
-"""On the model: what `PredictorMeta` is read from, as JSON."""
+"""On the model: the `PredictorMeta` as JSON."""
 SHA256 = "rlready.sha256"
 """On the model: the SHA-256 of each of its files, as JSON."""
 
@@ -54,45 +60,47 @@ _LIBRARIES = ("mlflow", "numpy", "scikit-learn", "skops", "rlready")
 def model_of(
     opened: Opened, fitted: FittedPredictor, files: Mapping[str, Path], folder: Path, name: str
 ) -> tuple[LoggedModel, bool]:
-    """The READY model of a predictor, and whether this call made it. The caller holds the lock.
+    """Return a predictor's READY model and whether this call made it. The caller holds the lock.
 
     Args:
         opened: the registry.
         fitted: what to write.
-        files: figures, by the path that they get below the run's artifacts.
-        folder: empty, to write files into before they are logged.
+        files: figures by their path below the run's artifacts.
+        folder: empty, for files before they are logged.
         name: of the registered model that it will be a version of.
 
     Raises:
         StoreError: if skops cannot write the estimator, or it holds types that are not trusted.
     """
-    client, experiment = opened.client, str(opened.experiment_id)
-    found = list(
+    client, experiment = opened.client, opened.experiment_id
+    models = list(
         client.search_logged_models(
             [experiment], filter_string=f"tags.`{PREDICTOR}` = '{fitted.id}'"
         )
     )
-    ready = [model for model in found if str(model.status) == "READY"]
+    ready = [model for model in models if str(model.status) == "READY"]
     if ready:
         return ready[0], False
     check_types(unfamiliar_types(fitted.estimator), fitted.trusted_types, "the predictor")
-    for left_over in found:  # by a killed put; what it holds is written again
-        client.delete_logged_model(left_over.model_id)
+    for unfinished in models:  # of a killed put; its content is written again
+        client.delete_logged_model(unfinished.model_id)
     run = _run(opened, fitted, name)
     model = client.create_logged_model(
         experiment,
         name=name.replace(".", "-"),  # MLflow refuses a point here, not in the registered name
         source_run_id=run.info.run_id,
         tags={PREDICTOR: fitted.id, **facts(fitted)},
-        params={
-            key: codec.shown(value)[:_PARAM_CHARACTERS] for key, value in fitted.params.items()
-        },
+        params={key: printable(value)[:_PARAM_CHARACTERS] for key, value in fitted.params.items()},
         model_type=MODEL_TYPE,
     )
     digests = _save(model, run, fitted, folder / "model")
     client.log_model_artifacts(model.model_id, str(folder / "model"))
     _log_artifacts(opened, run, fitted, files, folder / "run")
-    _log_metrics(opened, run, model, fitted)
+    # MLflow would read NaN back as 0.
+    metrics = {safe_key(k): float(v) for k, v in fitted.metrics.items() if math.isfinite(v)}
+    digest = fitted.table_digest[:_DATASET_DIGEST]
+    dataset = DatasetMetrics(name="training table", digest=digest, values=metrics)
+    log_metrics(client, run, model.model_id, [dataset], run.info.start_time)
     tags = {SHA256: json.dumps(digests, sort_keys=True), **_record(fitted, model, run)}
     client.set_logged_model_tags(model.model_id, tags)
     _link(opened, run, model)
@@ -102,28 +110,25 @@ def model_of(
 
 
 def _run(opened: Opened, fitted: FittedPredictor, name: str) -> Run:
-    """The run to write into: the one that a killed put left, or a new one."""
+    """Return the run to write into: one that a killed put left, or a new one."""
     left_over = opened.run_of(PREDICTOR, fitted.id)
     if left_over is not None:
         return opened.client.get_run(left_over)
     tags = {PREDICTOR: fitted.id, **facts(fitted)}
-    project = project_run(opened.client)
-    if project is not None:
-        tags["mlflow.parentRunId"] = project.info.run_id
-    return opened.client.create_run(str(opened.experiment_id), tags=tags, run_name=f"fit {name}")
+    return create_run(opened.client, opened.experiment_id, tags, f"fit {name}")
 
 
 def facts(fitted: FittedPredictor) -> dict[str, str]:
-    """Tags for the eye, on run, model and version."""
+    """Return tags for people, on run, model and version."""
     return {
-        "rlready.target": codec.shown(fitted.target),
+        "rlready.target": printable(fitted.target),
         "rlready.table": fitted.table_digest,
         "rlready.estimator": type(fitted.estimator).__name__,
     }
 
 
 def _save(model: LoggedModel, run: Run, fitted: FittedPredictor, folder: Path) -> dict[str, str]:
-    """Write MLflow's model folder; returns the SHA-256 of each file in it."""
+    """Write MLflow's model folder; return the SHA-256 of each file in it."""
     import mlflow.sklearn
     from mlflow.models import Model, infer_signature
 
@@ -138,7 +143,7 @@ def _save(model: LoggedModel, run: Run, fitted: FittedPredictor, folder: Path) -
         skops_trusted_types=sorted(fitted.trusted_types) or None,
         signature=infer_signature(fitted.X, answer),
         input_example=fitted.X.head(_EXAMPLE_ROWS),
-        # Given, because MLflow finds them out by loading the model in a process of its own: 10 s.
+        # Without them MLflow loads the model in another process to infer them, which takes 10 s.
         pip_requirements=_requirements(fitted.trusted_types),
     )
     if can_assess:
@@ -155,9 +160,9 @@ def _requirements(trusted_types: Sequence[str]) -> list[str]:
 
 
 def _record(fitted: FittedPredictor, model: LoggedModel, run: Run) -> dict[str, str]:
-    """The tags from which `PredictorMeta` is read back."""
+    """Return the tags from which `PredictorMeta` is read back."""
     record = {
-        "format": codec.FORMAT,
+        "format": FORMAT,
         "id": fitted.id,
         "target": fitted.target,
         "table_digest": fitted.table_digest,
@@ -168,7 +173,7 @@ def _record(fitted: FittedPredictor, model: LoggedModel, run: Run) -> dict[str, 
         "model_id": model.model_id,
         "run_id": run.info.run_id,
     }
-    return codec.cut(f"{RECORD}.{fitted.id}", codec.to_json(record, "the predictor"))
+    return split_tags(f"{RECORD}.{fitted.id}", tag_json(record, "the predictor"))
 
 
 def _log_artifacts(
@@ -186,26 +191,6 @@ def _log_artifacts(
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     opened.client.log_artifacts(run.info.run_id, str(folder))
-
-
-def _log_metrics(opened: Opened, run: Run, model: LoggedModel, fitted: FittedPredictor) -> None:
-    from mlflow.entities import Metric
-
-    metrics: list[Metric] = [
-        Metric(
-            codec.safe_key(name),
-            float(value),
-            run.info.start_time,
-            0,
-            model_id=model.model_id,
-            dataset_name="training table",
-            dataset_digest=fitted.table_digest[:_DATASET_DIGEST],
-        )
-        for name, value in fitted.metrics.items()
-        if math.isfinite(value)  # MLflow would read NaN back as 0
-    ]
-    for start in range(0, len(metrics), _METRICS_A_BATCH):
-        opened.client.log_batch(run.info.run_id, metrics=metrics[start : start + _METRICS_A_BATCH])
 
 
 def _link(opened: Opened, run: Run, model: LoggedModel) -> None:

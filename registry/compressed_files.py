@@ -1,9 +1,9 @@
-"""How much a compressed file expands to, measured before anything is kept of it.
+"""Limits on the size of a compressed file's content, checked before anything is loaded.
 
 A gzip file of 1 MB can hold 1 GB, and a Parquet file more. Text in JSON lines shrinks by a factor
 of 3 to 10, with equal system prompts in all rows by 40, so a far larger factor means that the file
-is damaged or was made to fill the memory. Files that are not compressed have no such limit, hence
-the way round it for a file that one trusts: unpack it first.
+is damaged or was made to fill the memory. Uncompressed files have no such limit: a file that you
+trust can be unpacked first.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MAX_RATIO = 100
-"""Most bytes that a byte of a compressed file may become."""
+"""Largest ratio of the content's size to the file's size."""
 FREE_BYTES = 16 << 20
-"""So many bytes are accepted whatever the ratio: they fill no memory."""
+"""Content of this size is accepted whatever the ratio."""
 MAX_EXPANDED_BYTES = 4 << 30
 """Most bytes of a compressed file's content, whatever the ratio."""
 
@@ -41,17 +41,17 @@ DAMAGE = (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZip
 
 
 def check_expansion(path: Path, kind: type[RlreadyError]) -> None:
-    """Return if the file is not compressed, or expands by a plausible factor.
+    """Raise an error if a compressed file expands by an implausible factor.
 
-    A compressed file is read once to its end, or to where it passes a limit, and nothing of it is
-    kept. Damage is left to the reader that comes next.
+    The file is read once, up to the first limit that it exceeds, and its content is dropped. Damage
+    is reported by the reader that follows.
 
     Args:
-        path: of suffix .gz, .bz2, .xz, .zip or .parquet; other files are not looked at.
-        kind: of the error.
+        path: with suffix .gz, .bz2, .xz, .zip or .parquet; other files are not checked.
+        kind: class of the error.
 
     Raises:
-        RlreadyError: of the given kind, if the content passes a limit.
+        RlreadyError: of this kind, if the content exceeds a limit.
     """
     suffix = path.suffix.lower()
     n_packed = path.stat().st_size
@@ -74,7 +74,7 @@ def check_expansion(path: Path, kind: type[RlreadyError]) -> None:
 def check_size(
     path: Path, kind: type[RlreadyError], n_bytes: int, n_packed: int | None = None
 ) -> None:
-    """Return if the content of a compressed file may be so large.
+    """Raise an error if the content of a compressed file is too large.
 
     Args:
         path: the file.
@@ -83,7 +83,7 @@ def check_size(
         n_packed: of the file; None looks it up.
 
     Raises:
-        RlreadyError: of the given kind, if not.
+        RlreadyError: of this kind, if it is.
     """
     n_packed = path.stat().st_size if n_packed is None else n_packed
     limit = min(MAX_EXPANDED_BYTES, max(FREE_BYTES, MAX_RATIO * n_packed))
@@ -111,10 +111,10 @@ def _check_parquet(path: Path, kind: type[RlreadyError]) -> None:
         metadata = pyarrow.parquet.read_metadata(path)
         groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
-        # Equal values in a row take next to nothing in the file, and four bytes each as indices.
+        # Repeated values need almost no space in the file, but four bytes each as indices.
         sizes = (max(chunk.total_uncompressed_size, 4 * chunk.num_values) for chunk in chunks)
         check_size(path, kind, sum(sizes))
-        # As dictionaries, a text that all rows share is read once, however often it counts.
+        # Read as dictionaries, a text that all rows share is loaded once, but counted for each.
         texts = _text_leaves(metadata)
         with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as file:
             for batch in file.iter_batches(_BATCH_ROWS, columns=texts):
@@ -131,7 +131,7 @@ def _text_leaves(metadata: Any) -> list[str]:
 
 
 def _expanded_bytes(values: pa.Array) -> int:
-    """Bytes that the values take as Python objects, the texts above all."""
+    """Return the bytes of the values as Python objects, mainly those of texts."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

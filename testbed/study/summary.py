@@ -1,8 +1,8 @@
-"""What a testbed run says: which proxy ranks the checkpoints by their score after RL, how surely.
+"""The findings of a testbed run: which proxy ranks checkpoints by their score after RL, how surely.
 
-Every proxy is compared with the practice to beat, post-SFT pass@1, on the same checkpoints. Signs
-are fixed before looking: a lower loss is better, more of the rest is better; entropy and length
-have no sign, so their correlation is given as it is. Intervals are 95 % percentile intervals over
+Every proxy is compared with the common practice, post-SFT pass@1, on the same checkpoints. Signs
+are fixed beforehand: lower is better for losses, higher for the rest. Entropy and length have no
+sign, so their correlation is reported as it is. Intervals are 95 % percentile intervals over
 2,000 resamplings of the checkpoints, and the difference to pass@1 is taken inside each resampling.
 """
 
@@ -19,17 +19,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rlready.workflow.testbed.design_file import BASE, Design
-from rlready.workflow.testbed.run import Made
-from rlready.workflow.testbed.unit import MEAN, proxies_path, read_proxies
+from rlready.testbed.study.design import BASE, Design
+from rlready.testbed.study.run import Made
+from rlready.testbed.study.unit import MEAN, proxies_path, read_proxies
 
 _RESAMPLINGS = 2000
 _FEWEST = 8
-"""Checkpoints below which no interval is given."""
+"""Fewest checkpoints for which an interval is given."""
 _COLLAPSED_SHARE = 0.25
 """A checkpoint has collapsed if its pass@1 is below this share of the base's."""
 
-PRACTICE = f"pass_at_1@{MEAN}"
+POST_SFT_PASS_AT_1 = f"pass_at_1@{MEAN}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +37,11 @@ class Ranked:
     """How one proxy orders the checkpoints.
 
     Args:
-        proxy: `<name>@<benchmark>`; a minus before it where lower is better.
-        spearman: with the outcome.
-        interval: of it; None below `_FEWEST` checkpoints, where resampling says nothing.
-        difference: to the Spearman of post-SFT pass@1.
-        difference_interval: of that.
+        proxy: `<name>@<benchmark>`, after a minus sign where lower is better.
+        spearman: rank correlation with the outcome.
+        interval: of `spearman`; None below `_FEWEST` checkpoints, too few to resample.
+        difference: `spearman` minus that of post-SFT pass@1.
+        difference_interval: of `difference`.
         pairs_right: share of pairs of checkpoints that it orders as the outcome does.
     """
 
@@ -55,7 +55,7 @@ class Ranked:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """The findings of a run; see `to_dict` for what each is called."""
+    """The findings of a run; `to_dict` names each of them."""
 
     facts: Mapping[str, Any]
     ranked: tuple[Ranked, ...]
@@ -63,7 +63,7 @@ class Summary:
     flips: tuple[tuple[str, str], ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The summary as JSON values."""
+        """Return the summary as JSON values."""
         return {
             **self.facts,
             "proxies": [vars(row) for row in self.ranked],
@@ -73,12 +73,12 @@ class Summary:
 
 
 def summarize(out: Path, design: Design, made: Sequence[Made]) -> Summary:
-    """The findings of a finished run.
+    """Return the findings of a finished run.
 
     Args:
-        out: its folder.
+        out: folder of the run.
         design: of the run.
-        made: its results.
+        made: results of the run.
     """
     base_pass_at_1 = _base_pass_at_1(out)
     end = design.profile.grpo.n_steps
@@ -86,7 +86,7 @@ def summarize(out: Path, design: Design, made: Sequence[Made]) -> Summary:
     before_C = np.array([next(iter(m.runs.values())).mean_at(0) for m in made])
     outcome_C = outcomes_CS.mean(axis=1)
     proxies = proxy_values(made)
-    practice_C = proxies[PRACTICE]
+    practice_C = proxies[POST_SFT_PASS_AT_1]
     is_alive_C = practice_C >= _COLLAPSED_SHARE * base_pass_at_1
     gained = outcome_C[is_alive_C] > before_C[is_alive_C]
     flips = _flips(practice_C, outcome_C, _noise(made, end))
@@ -118,7 +118,7 @@ def summarize(out: Path, design: Design, made: Sequence[Made]) -> Summary:
 
 
 def proxy_values(made: Sequence[Made]) -> dict[str, npt.NDArray[np.float64]]:
-    """Each proxy of the mean over benchmarks, and each loss, as one value per checkpoint."""
+    """Return each proxy of the mean over benchmarks, and each loss: one value per checkpoint."""
     rows = [
         {f"{p.name}@{p.benchmark}": p.value for p in m.proxies if _is_used(p.name, p.benchmark)}
         for m in made
@@ -130,29 +130,29 @@ def proxy_values(made: Sequence[Made]) -> dict[str, npt.NDArray[np.float64]]:
 def rank_proxies(
     proxies: Mapping[str, npt.NDArray[np.float64]], outcome_C: npt.NDArray[np.float64]
 ) -> tuple[Ranked, ...]:
-    """Every proxy against the outcome, the best first; none for fewer than three checkpoints."""
+    """Compare every proxy with the outcome, the best first; none for under three checkpoints."""
     n = len(outcome_C)
     if n < 3:
         return ()
     rng = np.random.default_rng(0)
     resampled_RC = rng.integers(0, n, (_RESAMPLINGS, n))
-    practice_R = _resampled_spearman(proxies[PRACTICE], outcome_C, resampled_RC)
-    practice = spearman(proxies[PRACTICE], outcome_C)
+    practice_R = _resampled_spearman(proxies[POST_SFT_PASS_AT_1], outcome_C, resampled_RC)
+    practice = spearman(proxies[POST_SFT_PASS_AT_1], outcome_C)
     ranked = []
     for name, values_C in proxies.items():
         if values_C.std() == 0.0:
             continue
         sign = -1.0 if name.startswith("heldout") else 1.0
         signed_C = sign * values_C
-        found = spearman(signed_C, outcome_C)
-        found_R = _resampled_spearman(signed_C, outcome_C, resampled_RC)
+        correlation = spearman(signed_C, outcome_C)
+        correlation_R = _resampled_spearman(signed_C, outcome_C, resampled_RC)
         ranked.append(
             Ranked(
                 proxy=f"-{name}" if sign < 0 else name,
-                spearman=found,
-                interval=_interval(found_R, n),
-                difference=found - practice,
-                difference_interval=_interval(found_R - practice_R, n),
+                spearman=correlation,
+                interval=_interval(correlation_R, n),
+                difference=correlation - practice,
+                difference_interval=_interval(correlation_R - practice_R, n),
                 pairs_right=_pairs_right(signed_C, outcome_C),
             )
         )
@@ -160,7 +160,7 @@ def rank_proxies(
 
 
 def spearman(a_C: npt.NDArray[np.float64], b_C: npt.NDArray[np.float64]) -> float:
-    """Spearman's rank correlation, ties at their mean rank; nan if one side is constant."""
+    """Return Spearman's rank correlation, ties at their mean rank; nan if one side is constant."""
     from scipy.stats import rankdata
 
     a_ranks_C, b_ranks_C = rankdata(a_C), rankdata(b_C)
@@ -170,9 +170,9 @@ def spearman(a_C: npt.NDArray[np.float64], b_C: npt.NDArray[np.float64]) -> floa
 
 
 def _base_pass_at_1(out: Path) -> float:
-    found = read_proxies(proxies_path(out, BASE))
-    assert found is not None  # `make` has seen to it
-    return next(p.value for p in found[0] if f"{p.name}@{p.benchmark}" == PRACTICE)
+    measured = read_proxies(proxies_path(out, BASE))
+    assert measured is not None  # `make` returns when all exist
+    return next(p.value for p in measured[0] if f"{p.name}@{p.benchmark}" == POST_SFT_PASS_AT_1)
 
 
 def _is_used(name: str, benchmark: str) -> bool:
@@ -195,7 +195,7 @@ def _interval(values_R: npt.NDArray[np.float64], n_checkpoints: int) -> tuple[fl
 
 
 def _pairs_right(a_C: npt.NDArray[np.float64], b_C: npt.NDArray[np.float64]) -> float:
-    """Share of pairs ordered alike; a tie in the proxy is half right."""
+    """Return the share of pairs that both order alike; a tie of the proxy counts half."""
     scores = [
         0.5 if a_C[i] == a_C[j] else float((a_C[i] < a_C[j]) == (b_C[i] < b_C[j]))
         for i, j in itertools.combinations(range(len(a_C)), 2)
@@ -205,15 +205,15 @@ def _pairs_right(a_C: npt.NDArray[np.float64], b_C: npt.NDArray[np.float64]) -> 
 
 
 def _noise(made: Sequence[Made], end: int) -> npt.NDArray[np.float64]:
-    """Standard error of each checkpoint's mean outcome, from its problems and samples."""
+    """Return the standard error of each checkpoint's mean outcome over problems."""
     errors = []
     for m in made:
-        own = []
+        variances = []
         for run in m.runs.values():
             rows = [row for row in run.curve if row.budget == end]
-            own.append(math.fsum(row.se**2 for row in rows) / len(rows) ** 2)
+            variances.append(math.fsum(row.se**2 for row in rows) / len(rows) ** 2)
         # The seeds are measured on the same problems: their errors do not average out.
-        errors.append(math.sqrt(statistics.fmean(own)))
+        errors.append(math.sqrt(statistics.fmean(variances)))
     return np.array(errors)
 
 
@@ -222,17 +222,17 @@ def _flips(
     outcome_C: npt.NDArray[np.float64],
     se_C: npt.NDArray[np.float64],
 ) -> list[tuple[int, int]]:
-    """Pairs (i, j): i is ahead after SFT, j after RL by more than two standard errors."""
-    found = []
+    """Return pairs (i, j): i is ahead after SFT, j after RL by more than two standard errors."""
+    flips = []
     for i, j in itertools.permutations(range(len(outcome_C)), 2):
         gap = outcome_C[j] - outcome_C[i]
         if practice_C[i] > practice_C[j] and gap > 2.0 * math.hypot(se_C[i], se_C[j]):
-            found.append((gap, i, j))
-    return [(i, j) for _, i, j in sorted(found, reverse=True)]
+            flips.append((gap, i, j))
+    return [(i, j) for _, i, j in sorted(flips, reverse=True)]
 
 
 def _seed_facts(outcomes_CS: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """The ceiling that RL seeds set on any prediction; nothing for one seed."""
+    """Return the limit that RL seeds set on any prediction; None for one seed."""
     if outcomes_CS.shape[1] < 2:
         return {"rl_seed_sd": None, "rl_seed_spearman": None}
     sd = float(np.sqrt(outcomes_CS.var(axis=1, ddof=1).mean()))

@@ -1,17 +1,17 @@
-"""Records as MLflow holds them: tags that say everything, metrics that people read and search.
+"""Records as tags and metrics of MLflow: tags are read back, metrics are for people and searches.
 
 A LoggedModel carries (`...` stands for 32 hexadecimal digits):
 
-    rlready.key             the fingerprint; what find-or-create looks for
-    rlready.checkpoint      the `Checkpoint` as JSON, the one copy that is read back
+    rlready.key             the fingerprint, by which a checkpoint is found
+    rlready.checkpoint      the `Checkpoint` as JSON, the only copy that is read back
     rlready.evaluation...   an `Evaluation`'s proxies as JSON, set in one transaction once metrics,
-                            artifacts and links are written: who sees the tag sees all of it
-    rlready.outcome...      an `Outcome` as JSON, set in the same way (`mlflow_outcome`)
-    rlready.name, .kind, .step, .uri, .parent, .recipe.<field>    the same facts, for the eye
+                            artifacts and links are written: with the tag a reader sees all of it
+    rlready.outcome...      an `Outcome` as JSON, set in the same way (`put_outcome`)
+    rlready.name, .kind, .step, .uri, .parent, .recipe.<field>    the same facts, for people
 
 and the metrics `<name>`, `<name>_se`, `<name>_se_within` and `<name>_n` (problems) of every proxy.
-MLflow keys a metric by name, time and run alone and keeps no unit, version or protocol, so what is
-read back comes from the tag; one tag instead of 160 metric rows also makes reading fast.
+MLflow identifies a metric by name, time and run only, and stores no unit, version or protocol.
+Therefore the tag is read back; one tag instead of 160 metric rows also makes reading fast.
 
 A metric's dataset is the benchmark's name; its digest is the benchmark's, or, where a protocol drew
 samples, `<first 16 digits of the benchmark's>-<first 16 of the protocol's>`: MLflow allows 36
@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rlready.registry.errors import StoreError
+from rlready.registry.outcomes import Outcome
 from rlready.registry.records import Checkpoint, Evaluation, Proxy, Recipe
 
 KEY = "rlready.key"
@@ -56,7 +57,7 @@ class Published:
         id: `Evaluation.id`.
         at_ms: when it was put; grows from one evaluation of a model to the next.
         run_id: MLflow's run.
-        n_datasets: it used the milliseconds `at_ms ... at_ms + n_datasets - 1`.
+        n_datasets: number of milliseconds that it used, from `at_ms` on.
         proxies: the numbers.
     """
 
@@ -65,6 +66,23 @@ class Published:
     run_id: str
     n_datasets: int
     proxies: tuple[Proxy, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedOutcome:
+    """An outcome as a model's tag holds it.
+
+    Args:
+        outcome: the record.
+        id: its id.
+        at_ms: when it was put; grows from one outcome of a model to the next.
+        run_id: MLflow's run.
+    """
+
+    outcome: Outcome
+    id: str
+    at_ms: int
+    run_id: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +107,11 @@ def model_type(checkpoint: Checkpoint) -> str:
 
 def model_name(checkpoint: Checkpoint) -> str:
     """A LoggedModel's name; MLflow refuses `/ : . % " '` in it, so Qwen2.5 becomes Qwen2-5."""
-    return shown(re.sub(r"[/:.%\"']", "-", checkpoint.name))[:_NAME_CHARACTERS] or "checkpoint"
+    return printable(re.sub(r"[/:.%\"']", "-", checkpoint.name))[:_NAME_CHARACTERS] or "checkpoint"
 
 
 def checkpoint_tags(checkpoint: Checkpoint) -> dict[str, str]:
-    """The tags of a checkpoint, for reading back and for the eye."""
+    """Return the tags of a checkpoint: the record, and facts for people."""
     recipe = {} if checkpoint.recipe is None else checkpoint.recipe.to_dict()
     facts: dict[str, object] = {
         "name": checkpoint.name,
@@ -103,31 +121,29 @@ def checkpoint_tags(checkpoint: Checkpoint) -> dict[str, str]:
         "parent": ",".join(checkpoint.parents) or None,
         **{f"recipe.{safe_key(key)}": value for key, value in recipe.items()},
     }
-    tags = {f"rlready.{key}": shown(value) for key, value in facts.items() if value is not None}
+    tags = {f"rlready.{key}": printable(value) for key, value in facts.items() if value is not None}
     record = {"format": FORMAT, **asdict(checkpoint)}
     return {
         **tags,
         KEY: checkpoint.id,
-        CHECKPOINT: to_json(record, f"checkpoint {checkpoint.name}"),
+        CHECKPOINT: tag_json(record, f"checkpoint {checkpoint.name}"),
     }
 
 
 def read_checkpoint(tags: Mapping[str, str]) -> Checkpoint:
-    """The checkpoint of a model's tags.
+    """Return the checkpoint in a model's tags.
 
     Raises:
-        StoreError: if a later version of rlready wrote it, or something else did.
+        StoreError: if it was written by a later version of rlready, or by another program.
     """
-    values = from_json(tags[CHECKPOINT], CHECKPOINT)
+    values = read_tag_json(tags[CHECKPOINT], CHECKPOINT)
     recipe = values.pop("recipe")
     parents = tuple(values.pop("parents"))
     return Checkpoint(**values, parents=parents, recipe=Recipe(**recipe) if recipe else None)
 
 
-def evaluation_tags(
-    evaluation: Evaluation, evaluation_id: str, at_ms: int, run_id: str
-) -> dict[str, str]:
-    """The tags that publish an evaluation on its model. ASCII JSON, cut where it is too long."""
+def evaluation_tags(evaluation: Evaluation, at_ms: int, run_id: str) -> dict[str, str]:
+    """Return the tags that publish an evaluation on its model: ASCII JSON, split if too long."""
     datasets = _datasets(evaluation)
     record = {
         "format": FORMAT,
@@ -136,22 +152,55 @@ def evaluation_tags(
         "datasets": datasets,
         "proxies": [[*_row(p), datasets.index(_dataset(p))] for p in evaluation.proxies],
     }
-    text = to_json(record, f"evaluation {evaluation_id}")
-    return cut(f"{EVALUATION}.{evaluation_id}", text)
+    text = tag_json(record, f"evaluation {evaluation.id}")
+    return split_tags(f"{EVALUATION}.{evaluation.id}", text)
 
 
 def read_evaluations(tags: Mapping[str, str]) -> list[Published]:
-    """The evaluations in a model's tags, in the order in which they were put.
+    """Return the evaluations in a model's tags, in the order in which they were put.
 
     Raises:
-        StoreError: if a later version of rlready wrote one, or something else did.
+        StoreError: if one was written by a later version of rlready, or by another program.
     """
-    found = [_read_evaluation(id_, text) for id_, text in joined(EVALUATION, tags)]
-    return sorted(found, key=lambda published: (published.at_ms, published.id))
+    evaluations = [_read_evaluation(id_, text) for id_, text in join_tags(EVALUATION, tags)]
+    return sorted(evaluations, key=lambda published: (published.at_ms, published.id))
 
 
-def cut(key: str, text: str) -> dict[str, str]:
-    """Tags that hold a text of any length: `key`, and where it is too long `key.1`, `key.2`..."""
+def read_outcomes(tags: Mapping[str, str]) -> list[PublishedOutcome]:
+    """Return the outcomes in a model's tags, in the order in which they were put.
+
+    Raises:
+        StoreError: if one was written by a later version of rlready, or by another program.
+    """
+    outcomes = []
+    for id_, text in join_tags(OUTCOME, tags):
+        values = read_tag_json(text, f"{OUTCOME}.{id_}")
+        at_ms, run_id = values.pop("at_ms"), values.pop("run")
+        outcomes.append(
+            PublishedOutcome(outcome=Outcome(**values), id=id_, at_ms=at_ms, run_id=run_id)
+        )
+    return sorted(outcomes, key=lambda published: (published.at_ms, published.id))
+
+
+def outcome_tags(outcome: Outcome, at_ms: int, run_id: str) -> dict[str, str]:
+    """Return the tags that publish an outcome on the model that RL began from."""
+    record = {"format": FORMAT, "at_ms": at_ms, "run": run_id, **asdict(outcome)}
+    text = tag_json(record, f"outcome {outcome.id}")
+    return split_tags(f"{OUTCOME}.{outcome.id}", text)
+
+
+def outcome_metrics(outcome: Outcome) -> DatasetMetrics:
+    """Return the metrics of an outcome. A missing error has no metric."""
+    key = safe_key(f"outcome/{outcome.statistic}/{outcome.budget_text}")
+    values = {key: outcome.value}
+    if outcome.se is not None:
+        values[f"{key}_se"] = outcome.se
+    name = printable(outcome.benchmark)
+    return DatasetMetrics(name=name, digest=outcome.rl_digest, values=values)
+
+
+def split_tags(key: str, text: str) -> dict[str, str]:
+    """Return tags that hold a text of any length: `key`, and for long texts `key.1`, `key.2`..."""
     starts = range(0, len(text), _TAG_CHARACTERS)
     return {
         key if part == 0 else f"{key}.{part}": text[start : start + _TAG_CHARACTERS]
@@ -159,51 +208,51 @@ def cut(key: str, text: str) -> dict[str, str]:
     }
 
 
-def joined(prefix: str, tags: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Ids and texts that `cut` put under keys `<prefix>.<id>`."""
+def join_tags(prefix: str, tags: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return ids and texts that `split_tags` put under keys `<prefix>.<id>`."""
     parts: dict[str, list[tuple[int, str]]] = {}
     for key, text in tags.items():
         if key.startswith(prefix + "."):
             id_, _, part = key[len(prefix) + 1 :].partition(".")
             parts.setdefault(id_, []).append((int(part or 0), text))
-    return [(id_, "".join(text for _, text in sorted(found))) for id_, found in parts.items()]
+    return [(id_, "".join(text for _, text in sorted(numbered))) for id_, numbered in parts.items()]
 
 
 def metrics_by_dataset(evaluation: Evaluation) -> list[DatasetMetrics]:
-    """The metrics of an evaluation, a value for each dataset. A missing error has no metric.
+    """Return the metrics of an evaluation by dataset. A missing error has no metric.
 
-    Two names that MLflow cannot tell apart get a number; an error whose key is another proxy's
-    name is left to the tag.
+    Names with the same key in MLflow get a suffix. An error whose key is another proxy's name is
+    only stored in the tag.
     """
-    found = []
+    datasets = []
     for dataset in _datasets(evaluation):
         proxies = [proxy for proxy in evaluation.proxies if _dataset(proxy) == dataset]
         values: dict[str, float] = {}
-        beside: dict[str, float | None] = {}
+        details: dict[str, float | None] = {}
         for proxy in proxies:
             key = safe_key(proxy.name)
             while key in values:
                 key += "_2"
             values[key] = float(proxy.value)
-            beside[f"{key}_se"] = proxy.se
-            beside[f"{key}_se_within"] = proxy.se_within
-            beside[f"{key}_n"] = float(proxy.n_problems)
-        errors = {k: float(x) for k, x in beside.items() if x is not None and k not in values}
-        name = shown(dataset[0]) or "unnamed"
-        found.append(DatasetMetrics(name=name, digest=_digest(dataset), values=values | errors))
-    return found
+            details[f"{key}_se"] = proxy.se
+            details[f"{key}_se_within"] = proxy.se_within
+            details[f"{key}_n"] = float(proxy.n_problems)
+        errors = {k: float(x) for k, x in details.items() if x is not None and k not in values}
+        name = printable(dataset[0]) or "unnamed"
+        datasets.append(DatasetMetrics(name=name, digest=_digest(dataset), values=values | errors))
+    return datasets
 
 
 def safe_key(name: str) -> str:
-    """A name that MLflow accepts as a metric or tag key: ASCII, no `@` or `=`, no odd path."""
+    """Return a name that MLflow accepts as a key: ASCII, no `@` or `=`, a normalized path."""
     key = re.sub(r"[^A-Za-z0-9_\-./ ]", "_", name)[:_NAME_CHARACTERS]
     if posixpath.normpath(key) != key or key.startswith(("/", ".")):
         key = re.sub(r"[./]", "_", key)
     return key or "_"
 
 
-def shown(value: object) -> str:
-    """A value as text for the eye: printable, one line, not endless."""
+def printable(value: object) -> str:
+    """Return a value as one printable line of limited length."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return "".join(c if c.isprintable() else "?" for c in text[:_SHOWN_CHARACTERS])
 
@@ -226,11 +275,11 @@ def _digest(dataset: tuple[str, str, str | None]) -> str:
     _, benchmark, protocol = dataset
     if protocol is None:
         return benchmark
-    return f"{benchmark[:_DIGEST_HALF]}-{shown(protocol)[:_DIGEST_HALF]}"
+    return f"{benchmark[:_DIGEST_HALF]}-{printable(protocol)[:_DIGEST_HALF]}"
 
 
 def _read_evaluation(id_: str, text: str) -> Published:
-    values = from_json(text, f"{EVALUATION}.{id_}")
+    values = read_tag_json(text, f"{EVALUATION}.{id_}")
     datasets = values["datasets"]
     return Published(
         id=id_,
@@ -259,8 +308,8 @@ def _proxies(rows: list[list[Any]], datasets: list[list[Any]]) -> Iterator[Proxy
         )
 
 
-def to_json(record: Mapping[str, object], what: str) -> str:
-    """The JSON text of a record; raises StoreError if it holds what JSON cannot say."""
+def tag_json(record: Mapping[str, object], what: str) -> str:
+    """Return the JSON text of a record; raise a StoreError if JSON cannot represent it."""
     try:
         # ASCII, because databases differ in what text they keep.
         return json.dumps(record, separators=(",", ":"), allow_nan=False)
@@ -268,20 +317,20 @@ def to_json(record: Mapping[str, object], what: str) -> str:
         raise StoreError(f"{what} cannot be written as JSON", why=str(error)) from error
 
 
-def from_json(text: str, tag: str) -> dict[str, Any]:
-    """The record in a tag; raises StoreError if it is not of this format."""
+def read_tag_json(text: str, tag: str) -> dict[str, Any]:
+    """Return the record in a tag; raise a StoreError if it has another format."""
     try:
         values = json.loads(text)
-        found = values.pop("format")
+        version = values.pop("format")
     except (ValueError, RecursionError, KeyError, AttributeError) as error:
         raise StoreError(
             f"tag {tag} holds {text[:60]!r}",
             why="rlready did not write it, or it was edited",
             fix="Delete the tag, and evaluate the checkpoint again",
         ) from error
-    if found != FORMAT:
+    if version != FORMAT:
         raise StoreError(
-            f"tag {tag} has format {found}",
+            f"tag {tag} has format {version}",
             why=f"this rlready reads format {FORMAT}",
             fix="Use the version of rlready that wrote it, or a newer one",
         )

@@ -1,11 +1,11 @@
-"""One recipe of the testbed through all of its stages, each a result that is found again.
+"""One recipe of the testbed through all of its stages. Existing results are reused.
 
     OUT/sft/<recipe>/               the checkpoint
     OUT/proxies/<recipe>.json       its proxies, on the half `before`
     OUT/rl/<recipe>-seed<k>/        the checkpoint after GRPO, with curve.csv
 
-A stage that is there is not made again, and each appears by a rename, so a unit may be killed at
-any moment and run again, here or in another process.
+A stage whose result exists is not run again. Each result appears by a rename, so a unit may be
+killed at any moment and run again, here or in another process.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from typing import Any
 
 from rlready.evaluators.benchmarks.problems import Benchmark
 from rlready.evaluators.heldout.examples import load_heldout
+from rlready.evaluators.heldout.loss import context_tokens, example_losses, heldout_proxies
+from rlready.evaluators.heldout.tokens import tokenize_set
 from rlready.evaluators.metrics.proxies import macro_mean, sample_proxies
 from rlready.evaluators.metrics.sample_metrics import ProblemSamples
-from rlready.evaluators.sampling.hf import HfSampler
-from rlready.evaluators.sampling.sampler import Draw
 from rlready.registry.digest import digest
 from rlready.registry.foreign_files import parse_json
 from rlready.registry.records import Proxy, Sample, Verdict
-from rlready.testbed.training.design import AXES, search_space
+from rlready.testbed.study.recipes import AXES, search_space
 from rlready.testbed.training.grpo import GrpoSettings, grpo
 from rlready.testbed.training.sft import SftRecipe, sft
 from rlready.testbed.training.train import one_thread
 from rlready.testbed.world.benchmarks import benchmarks, write_benchmarks, write_heldout
-from rlready.testbed.world.measure import Item, load, protocol
+from rlready.testbed.world.measure import Item, draw_samples, load, protocol
 from rlready.testbed.world.puzzles import boxed, reward
 
 MEASURE_VERSION = 1
-"""Rises when the same checkpoint gives other proxies."""
+"""Increases when the same checkpoint gives other proxies."""
 
 MEAN = "world"
 """Name of the mean over the benchmarks of the half `before`."""
@@ -46,7 +46,7 @@ MEAN = "world"
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """How large a run of the testbed is.
+    """The size of a run of the testbed.
 
     Args:
         n_recipes: of the design.
@@ -65,13 +65,13 @@ class Profile:
     grpo: GrpoSettings = field(default_factory=GrpoSettings)
 
     def to_dict(self) -> dict[str, Any]:
-        """The profile as JSON values."""
+        """Return the profile as JSON values."""
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Profile:
-        """What `to_dict` gave."""
+        """Read what `to_dict` returned."""
         settings = dict(values["grpo"])
         settings["budgets"] = tuple(settings["budgets"])
         return cls(
@@ -84,26 +84,26 @@ class Profile:
 
 
 OnStage = Callable[[str, float], None]
-"""Called with a finished stage and the CPU seconds that it took now, 0 if it was there."""
+"""Called with a finished stage and the CPU seconds that it took now, 0 if its result existed."""
 
 
 def sft_folder(out: Path, recipe: SftRecipe) -> Path:
-    """Where the recipe's checkpoint is."""
+    """Return the folder of the recipe's checkpoint."""
     return out / "sft" / recipe.id
 
 
 def rl_folder(out: Path, recipe: SftRecipe, seed: int) -> Path:
-    """Where the checkpoint after GRPO is."""
+    """Return the folder of the checkpoint after GRPO."""
     return out / "rl" / f"{recipe.id}-seed{seed}"
 
 
 def proxies_path(out: Path, name: str) -> Path:
-    """Where the proxies of a recipe's checkpoint, or of the base, are."""
+    """Return the file of the proxies of a recipe's checkpoint, or of the base."""
     return out / "proxies" / f"{name}.json"
 
 
 def run_unit(out: Path, base: Path, recipe: SftRecipe, profile: Profile, on_stage: OnStage) -> None:
-    """Everything of one recipe that is not there yet."""
+    """Run all stages of one recipe whose results are missing."""
     with one_thread():
         begin = time.process_time()
         made = sft(base, recipe, sft_folder(out, recipe))
@@ -117,7 +117,7 @@ def run_unit(out: Path, base: Path, recipe: SftRecipe, profile: Profile, on_stag
 
 
 def measure_unit(out: Path, folder: Path, name: str, profile: Profile, on_stage: OnStage) -> None:
-    """The proxies of one checkpoint, written if they are not there."""
+    """Measure one checkpoint and write its proxies, unless they exist."""
     path = proxies_path(out, name)
     begin = time.process_time()
     key = digest([MEASURE_VERSION, profile.n_problems, profile.n_samples, profile.n_heldout])
@@ -136,7 +136,7 @@ def measure_unit(out: Path, folder: Path, name: str, profile: Profile, on_stage:
 
 
 def read_proxies(path: Path, key: str | None = None) -> tuple[list[Proxy], float] | None:
-    """Proxies in a file and the CPU seconds that they cost; None if they are not there."""
+    """Return the proxies in a file and the CPU seconds that they cost; None if there is no file."""
     try:
         report = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -147,36 +147,30 @@ def read_proxies(path: Path, key: str | None = None) -> tuple[list[Proxy], float
 
 
 def measure(folder: Path, profile: Profile) -> list[Proxy]:
-    """The proxies of a checkpoint: on each benchmark's half `before`, their mean, and losses."""
+    """Return a checkpoint's proxies: per benchmark (half `before`), their means, and losses."""
     model, tokenizer = load(folder)
     drawn_by = protocol()
     sets = benchmarks("before", profile.n_problems)
-    items = {item.id: item for own in sets.values() for item in own}
-    indices = tuple(range(profile.n_samples))
-    draws = [Draw(problem=item.problem(), sample_indices=indices) for item in items.values()]
-    samples: dict[str, list[Sample]] = {key: [] for key in items}
-    for part in HfSampler(model, tokenizer).draw(draws, drawn_by):
-        for sample in part:
-            samples[sample.problem_id].append(sample)
+    samples = draw_samples(model, tokenizer, sets, n_samples=profile.n_samples, drawn_by=drawn_by)
     ks = [k for k in (1, 4, 16, 64, 256) if k <= profile.n_samples]
     proxies: list[Proxy] = []
-    for name, own in sets.items():
-        problems = [_judged(item, samples[item.id]) for item in own]
-        found = sample_proxies(name, content_digest(own), drawn_by.digest, problems, ks)
-        assert not found.notes  # the exact verifier never fails
-        proxies += found.proxies
+    for name, items in sets.items():
+        problems = [_judged(item, samples[item.id]) for item in items]
+        computed = sample_proxies(name, content_digest(items), drawn_by.digest, problems, ks)
+        assert not computed.notes  # the exact verifier never fails
+        proxies += computed.proxies
     proxies += macro_mean(MEAN, proxies)
     return [*proxies, *_losses(model, tokenizer, profile)]
 
 
 def content_digest(items: Sequence[Item]) -> str:
-    """Id of a benchmark's problems; that of its file, where `write_inputs` makes one."""
+    """Return the id of a benchmark's problems, equal to that of the file by `write_inputs`."""
     problems = tuple(item.problem() for item in items)
     return Benchmark(name="world", problems=problems, source="testbed").digest
 
 
 def write_inputs(out: Path, profile: Profile) -> None:
-    """Write what `rlready evaluate` and `rlready search` take: OUT/inputs.
+    """Write the inputs of `rlready evaluate` and `rlready search` to OUT/inputs.
 
     Benchmarks whose answers are numbers in both halves, held-out solutions in each style, the
     prompt template, and the recipes of the smaller budget as a space.
@@ -190,9 +184,6 @@ def write_inputs(out: Path, profile: Profile) -> None:
 
 
 def _losses(model: Any, tokenizer: Any, profile: Profile) -> list[Proxy]:
-    from rlready.evaluators.heldout.loss import context_tokens, example_losses, heldout_proxies
-    from rlready.evaluators.heldout.tokens import tokenize_set
-
     with tempfile.TemporaryDirectory() as folder:
         paths = write_heldout(Path(folder), profile.n_heldout)
         heldout_sets = [load_heldout(path) for path in paths]
@@ -205,7 +196,7 @@ def _losses(model: Any, tokenizer: Any, profile: Profile) -> list[Proxy]:
 
 
 def _judged(item: Item, samples: Sequence[Sample]) -> ProblemSamples:
-    """Samples with the verdicts of the puzzle's own exact verifier."""
+    """Return samples with the verdicts of the puzzle's own exact verifier."""
     ordered = sorted(samples, key=lambda sample: sample.sample_index)
     return ProblemSamples(
         problem_id=item.id,

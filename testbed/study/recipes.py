@@ -1,8 +1,8 @@
 """The recipes of a run, listed before anything is run.
 
-A fixed selection from the full crossing of the axes. One recipe after the other is added, each
-time one whose pairs of levels are the rarest so far, so that all levels, and all pairs of them,
-appear about equally often; the first 12 of 48 are the 12.
+A fixed selection from all combinations of the axes' levels. Each step adds a recipe whose pairs of
+levels are the rarest so far, so that all levels, and all pairs of them, occur about equally often.
+The first 12 of 48 recipes are the design of 12.
 """
 
 from __future__ import annotations
@@ -29,38 +29,38 @@ AXES: Mapping[str, tuple[Any, ...]] = {
 """Levels of each axis; `epochs` stands for n_unique = budget / epochs."""
 
 
-def design(n: int, seed: int = 0) -> list[SftRecipe]:
-    """Different recipes; the first ones are those of every smaller n.
+def choose_recipes(n: int, seed: int = 0) -> list[SftRecipe]:
+    """Return different recipes; the first ones are those of every smaller n.
 
     Args:
-        n: 1 up to the size of the full crossing.
+        n: 1 up to the number of all combinations.
         seed: of the selection. The recipes themselves keep SFT seed 0.
 
     Raises:
-        ConfigError: if there are not so many.
+        ConfigError: if n is out of range.
     """
-    left = list(itertools.product(*(range(len(levels)) for levels in AXES.values())))
-    if not 1 <= n <= len(left):
-        raise ConfigError(f"a design of {n} recipes", fix=f"Give 1 to {len(left)}")
-    random.Random(f"design/{seed}").shuffle(left)
+    unused = list(itertools.product(*(range(len(levels)) for levels in AXES.values())))
+    if not 1 <= n <= len(unused):
+        raise ConfigError(f"a design of {n} recipes", fix=f"Give 1 to {len(unused)}")
+    random.Random(f"design/{seed}").shuffle(unused)
     seen: Counter[tuple[int, int, int, int]] = Counter()
     chosen = []
     for _ in range(n):
-        cell = min(left, key=lambda cell: sum(seen[pair] for pair in _pairs(cell)))
-        left.remove(cell)
+        cell = min(unused, key=lambda cell: sum(seen[pair] for pair in _pairs(cell)))
+        unused.remove(cell)
         seen.update(_pairs(cell))
         chosen.append(_recipe(cell))
     return chosen
 
 
 def search_space(budget: int) -> str:
-    """TOML of the recipes between the design's levels, for `rlready search --space`.
+    """Return TOML of the recipes between the design's levels, for `rlready search --space`.
 
-    Any mixture of the skills takes the place of the named ones; `n_unique` runs from as many epochs
-    as the design has to one.
+    Any mixture of the skills is allowed instead of the named ones. `n_unique` ranges from the value
+    with the design's largest number of epochs to that with one epoch.
 
     Args:
-        budget: examples that every recipe sees, repetitions included.
+        budget: examples that every recipe sees, including repetitions.
     """
     rates, noises = AXES["learning_rate"], AXES["noise"]
     styles = ", ".join(f'"{style}"' for style in AXES["style"])
@@ -77,7 +77,7 @@ def search_space(budget: int) -> str:
 
 
 def _pairs(cell: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
-    """The levels of every two axes: axis, level, other axis, level."""
+    """Return the levels of every two axes: axis, level, other axis, level."""
     return [(i, cell[i], j, cell[j]) for i, j in itertools.combinations(range(len(cell)), 2)]
 
 

@@ -1,11 +1,11 @@
 """A testbed run: several processes make the checkpoints, then one puts them into the registry.
 
-    OUT/design.json                 what is done, written before it begins
+    OUT/design.json                 the design, written before anything runs
     OUT/inputs                      benchmarks and held-out examples for `rlready evaluate`
-    OUT/sft, OUT/proxies, OUT/rl    what the workers left (`testbed_unit.py`)
-    OUT/costs.jsonl                 CPU seconds of every stage that was run
+    OUT/sft, OUT/proxies, OUT/rl    results of the workers (`unit.py`)
+    OUT/costs.jsonl                 CPU seconds of every stage that ran
 
-Anything may be killed at any time; the same command ends with the same registry.
+Any process may be killed at any time; the same command then completes the same registry.
 """
 
 from __future__ import annotations
@@ -17,25 +17,21 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rlready.evaluators.metrics.pass_at_k import EVALUATOR_VERSION
 from rlready.registry.digest import digest, fingerprint
 from rlready.registry.errors import EvaluationError
-from rlready.registry.records import Checkpoint, Evaluation, Outcome, Proxy
+from rlready.registry.outcomes import Outcome
+from rlready.registry.records import Checkpoint, Evaluation, Proxy
 from rlready.registry.store import Store
-from rlready.testbed.training.base import shipped_base
-from rlready.testbed.training.grpo import CurveRow, GrpoResult, GrpoSettings, grpo
-from rlready.testbed.training.sft import SftRecipe
-from rlready.testbed.world.benchmarks import benchmarks
-from rlready.testbed.world.measure import protocol
-from rlready.workflow.progress import Clock
-from rlready.workflow.testbed.design_file import BASE, Design, write_design
-from rlready.workflow.testbed.unit import (
+from rlready.testbed.study.design import BASE, Design, write_design
+from rlready.testbed.study.unit import (
     content_digest,
     proxies_path,
     read_proxies,
@@ -43,9 +39,14 @@ from rlready.workflow.testbed.unit import (
     sft_folder,
     write_inputs,
 )
+from rlready.testbed.training.base import shipped_base
+from rlready.testbed.training.grpo import CurveRow, GrpoResult, GrpoSettings, grpo
+from rlready.testbed.training.sft import SftRecipe
+from rlready.testbed.world.benchmarks import benchmarks
+from rlready.testbed.world.measure import protocol
 
 AFTER = "after"
-"""What a benchmark's name ends with on the half that is measured after RL."""
+"""Suffix of a benchmark's name on the half that is measured after RL."""
 
 WORLD_AFTER = f"world_{AFTER}"
 """Name of the mean over the benchmarks of the half `after`."""
@@ -53,12 +54,21 @@ WORLD_AFTER = f"world_{AFTER}"
 _ATTEMPTS = 3
 
 
+class Progress(Protocol):
+    """Shows how far a run is; the command line gives its own clock."""
+
+    def stage(
+        self, name: str, label: str, total: int, unit: str
+    ) -> AbstractContextManager[Callable[[int], None]]:
+        """Enter a stage with so many units; call what it yields with the number just finished."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Made:
     """One recipe's results.
 
     Args:
-        recipe: it.
+        recipe: of the SFT run.
         checkpoint: after SFT.
         proxies: measured before RL.
         runs: RL runs by seed.
@@ -70,8 +80,8 @@ class Made:
     runs: dict[int, GrpoResult]
 
 
-def make(out: Path, design: Design, clock: Clock) -> None:
-    """Run every unit that is not there yet, in `design.n_workers` processes.
+def make(out: Path, design: Design, progress: Progress) -> None:
+    """Run every unit without a result, in `design.n_workers` processes.
 
     Raises:
         ConfigError: if the folder holds another run.
@@ -85,24 +95,24 @@ def make(out: Path, design: Design, clock: Clock) -> None:
             return
         label = f"Testbed {design.profile_name}, {design.n_workers} workers"
         with (
-            clock.stage("testbed", label, n_stages, "stages") as advance,
+            progress.stage("testbed", label, n_stages, "stages") as advance,
             (out / "costs.jsonl").open("a", encoding="utf-8", buffering=1) as costs,
         ):
             for line in _worker_lines(out, design.n_workers):
                 if json.loads(line)["cpu_seconds"] > 0:
                     costs.write(line)
                     advance(1)
-    left = missing(out, design)
-    if left:
+    unfinished = missing(out, design)
+    if unfinished:
         raise EvaluationError(
-            f"{len(left)} stages of the testbed are not finished ({left[0]}, ...)",
-            why="their workers died or failed; what they said is above",
+            f"{len(unfinished)} stages of the testbed are not finished ({unfinished[0]}, ...)",
+            why="their workers died or failed; their messages are above",
             fix="Run the same command again: finished stages are kept",
         )
 
 
 def missing(out: Path, design: Design) -> list[str]:
-    """Stages whose result is not there."""
+    """Return the paths, below OUT, of the results that do not exist yet."""
     stages = [proxies_path(out, BASE)]
     for recipe in design.recipes:
         stages += [sft_folder(out, recipe), proxies_path(out, recipe.id)]
@@ -111,7 +121,7 @@ def missing(out: Path, design: Design) -> list[str]:
 
 
 def base_checkpoint() -> Checkpoint:
-    """The base model that every recipe begins from."""
+    """Return the base model that every recipe starts from."""
     base = shipped_base()
     return Checkpoint(
         uri=base.resolve().as_uri(),
@@ -122,12 +132,12 @@ def base_checkpoint() -> Checkpoint:
 
 
 def collect(out: Path, design: Design) -> list[Made]:
-    """The results of a finished run, in the order of the design."""
+    """Return the results of a finished run, in the order of the design."""
     base = shipped_base()
     made = []
     for recipe in design.recipes:
-        found = read_proxies(proxies_path(out, recipe.id))
-        assert found is not None  # `make` has seen to it
+        measured = read_proxies(proxies_path(out, recipe.id))
+        assert measured is not None  # `make` returns when all exist
         folder = sft_folder(out, recipe)
         runs = {
             seed: grpo(
@@ -145,20 +155,23 @@ def collect(out: Path, design: Design) -> list[Made]:
             recipe=recipe.record("testbed-base", fingerprint(base)),
             parents=(fingerprint(base),),
         )
-        made.append(Made(recipe=recipe, checkpoint=checkpoint, proxies=tuple(found[0]), runs=runs))
+        made.append(
+            Made(recipe=recipe, checkpoint=checkpoint, proxies=tuple(measured[0]), runs=runs)
+        )
     return made
 
 
-def register(out: Path, design: Design, made: Sequence[Made], store: Store, clock: Clock) -> None:
+def register(
+    out: Path, design: Design, made: Sequence[Made], store: Store, progress: Progress
+) -> None:
     """Put base, SFT and RL checkpoints with their proxies, and the outcomes, into the registry."""
-    found = read_proxies(proxies_path(out, BASE))
-    assert found is not None
+    measured = read_proxies(proxies_path(out, BASE))
+    assert measured is not None
     config = {"testbed": design.profile_name, "seed": design.seed, **dict(design.versions)}
     store.put_evaluation(
-        Evaluation(checkpoint=base_checkpoint(), proxies=tuple(found[0]), config=config)
+        Evaluation(checkpoint=base_checkpoint(), proxies=tuple(measured[0]), config=config)
     )
-    label = "Registering"
-    with clock.stage("registering", label, len(made), "checkpoints") as advance:
+    with progress.stage("registering", "Registering", len(made), "checkpoints") as advance:
         for entry in made:
             first = next(iter(entry.runs.values()), None)
             after = () if first is None else curve_proxies(design, first.curve, 0)
@@ -213,7 +226,7 @@ def _register_run(design: Design, entry: Made, seed: int, run: GrpoResult, store
 
 
 def rl_recipe(settings: GrpoSettings) -> dict[str, Any]:
-    """How RL was done, as an outcome says it: without the budget, the seed and the measurement."""
+    """Return how RL was done, as outcomes record it: without budget, seed and measurement."""
     recipe = dataclasses.asdict(settings)
     for key in ("seed", "n_steps", "budgets", "n_eval_problems", "n_eval_samples"):
         del recipe[key]
@@ -221,7 +234,7 @@ def rl_recipe(settings: GrpoSettings) -> dict[str, Any]:
 
 
 def curve_proxies(design: Design, curve: Sequence[CurveRow], budget: int) -> Iterator[Proxy]:
-    """pass@1 on every benchmark's half `after` at a budget, and their mean."""
+    """Yield pass@1 on every benchmark's half `after` at a budget, then their mean."""
     contents = _contents_after(design.profile.grpo.n_eval_problems)
     rows = [row for row in curve if row.budget == budget]
     digests = [contents[row.benchmark] for row in rows]
@@ -235,7 +248,7 @@ def curve_proxies(design: Design, curve: Sequence[CurveRow], budget: int) -> Ite
 
 @cache
 def _contents_after(n_problems: int) -> dict[str, str]:
-    """Digest of each benchmark's half `after`; drawing the problems takes a while."""
+    """Return the digest of each benchmark's half `after`; drawing the problems takes a while."""
     return {name: content_digest(items) for name, items in benchmarks("after", n_problems).items()}
 
 
@@ -257,12 +270,12 @@ def _pass_at_1(
 
 
 def _worker_lines(out: Path, n_workers: int) -> Iterator[str]:
-    """What the workers tell, until the last of them has ended. They share one pipe."""
+    """Yield the lines that the workers print to one pipe, until the last worker has ended."""
     reading, writing = os.pipe()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
     workers = [
         subprocess.Popen(
-            [sys.executable, "-m", "rlready.workflow.testbed.worker", str(out), str(index)],
+            [sys.executable, "-m", "rlready.testbed.study.worker", str(out), str(index)],
             stdout=writing,
             env=environment,
         )

@@ -1,0 +1,1 @@
+"""A study: recipes trained, measured, put through GRPO, registered and summarized."""
