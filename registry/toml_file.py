@@ -19,7 +19,8 @@ A validator of a model may raise `ValueError` (the message names the key) or any
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -50,14 +51,26 @@ def read_toml_file(path: Path, model: type[Table]) -> Table:
         ConfigError: if the file cannot be read, is not TOML, or does not fit the model.
     """
     values = read_toml(path)
-    try:
+    with naming_file(path):
         return check_table(values, model)
+
+
+@contextmanager
+def naming_file(path: Path | str) -> Iterator[None]:
+    """Put the path of a file before the message of any of our errors."""
+    try:
+        yield
     except RlreadyError as error:
         raise ConfigError(f"{path}: {error.what}", why=error.why, fix=error.fix) from error
 
 
-def check_table(values: Mapping[str, Any], model: type[Table]) -> Table:
+def check_table(values: Mapping[str, Any], model: type[Table], *, name: str = "") -> Table:
     """Return the model of a table that is already parsed.
+
+    Args:
+        values: keys and values of the table.
+        model: what they have to fit.
+        name: of the table in its file; empty for the whole file.
 
     Raises:
         ConfigError: at the first key that does not fit the model.
@@ -65,16 +78,16 @@ def check_table(values: Mapping[str, Any], model: type[Table]) -> Table:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise config_error(error, model) from error
+        raise config_error(error, model, name) from error
 
 
-def config_error(error: ValidationError, model: type[BaseModel]) -> ConfigError:
+def config_error(error: ValidationError, model: type[BaseModel], name: str = "") -> ConfigError:
     """Turn the first problem that pydantic names into our message."""
     problem = error.errors(include_url=False)[0]
-    *outer, last = location = problem["loc"] or ("the file",)
-    key = _key(location)
+    *outer, last = problem["loc"] or ("the file",)
+    key, table = (_key([name, *keys] if name else keys) for keys in ([*outer, last], outer))
     if problem["type"] == "extra_forbidden":
-        table = f"table [{_key(outer)}]" if outer else "the file"
+        table = f"[{table}]" if table else "the file"
         return ConfigError(
             f"{table} has the unknown key {last!r}",
             fix=f"Known keys: {', '.join(_known_keys(model, outer))}",

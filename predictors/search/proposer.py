@@ -18,7 +18,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rlready.predictors.search.space import BoolArray, Points, RecipeSpace
+from rlready.predictors.search.space import RecipeSpace
+from rlready.predictors.search.space_parts import BoolArray, Points
 from rlready.predictors.search.surrogate import Belief, MixtureModel
 from rlready.predictors.training_table import FloatArray
 from rlready.registry.errors import ConfigError

@@ -20,7 +20,8 @@ from rlready.predictors.search.proposer import (
     propose,
     representative,
 )
-from rlready.predictors.search.space import Points, RecipeSpace
+from rlready.predictors.search.space import RecipeSpace
+from rlready.predictors.search.space_parts import Points
 from rlready.predictors.search.study import current, senses
 from rlready.predictors.training_table import FloatArray
 

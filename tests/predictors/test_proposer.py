@@ -21,8 +21,9 @@ from rlready.predictors.search.proposer import (
     propose,
     propose_from,
 )
-from rlready.predictors.search.space import Points, RecipeSpace
+from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.space_file import parse_space
+from rlready.predictors.search.space_parts import Points
 from rlready.predictors.search.study import (
     Asked,
     KnownRun,

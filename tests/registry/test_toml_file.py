@@ -67,7 +67,7 @@ def test_a_file_becomes_a_model(tmp_path: Path) -> None:
         ("[named.'a.b']\nstep = 1\nshare = inf", r"named\.'a\.b'\.share is inf.*finite number"),
         (
             "[main]\nstep = 1\nlow = 2",
-            r"table \[main\] has the unknown key 'low'.*Known keys: step",
+            r"\[main\] has the unknown key 'low'.*Known keys: step",
         ),
         ("[main]\nstep = 1\nkind = 'unheard'", r"main\.kind is 'unheard'\. Take base, sft or rl"),
         ("[main]\nstep = 1\nkind = 'broken'", r"kind is broken\. Mend it"),

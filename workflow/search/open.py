@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlready.predictors.search.space import RecipeSpace
+from rlready.predictors.search.space_file import SpaceFile
 from rlready.predictors.search.study import (
     KnownRun,
     SamplerName,
@@ -19,10 +20,11 @@ from rlready.predictors.search.study import (
 )
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
+from rlready.registry.toml_file import naming_file, read_toml_file
 from rlready.workflow.search.leases import Leases, asking, open_storage
 from rlready.workflow.search.mirror import A_FEW, Mirror
 from rlready.workflow.search.registry import RegistryValues, differences
-from rlready.workflow.search.settings import TOKENS, LoopSettings, read_settings
+from rlready.workflow.search.settings import TOKENS, LoopSettings, loop_settings
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -149,8 +151,10 @@ def open_search(
     Raises:
         RlreadyError: for any mistake of the user or the environment.
     """
-    space = RecipeSpace.from_toml(config.space)
-    settings = read_settings(config.space)
+    file = read_toml_file(config.space, SpaceFile)
+    with naming_file(config.space):
+        space = file.recipe_space()
+    settings = loop_settings(file, config.space)
     known = {source.name for source in space.sources}
     unknown = sorted(set(config.data) - known)
     if unknown:

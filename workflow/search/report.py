@@ -17,7 +17,8 @@ import numpy as np
 
 from rlready.predictors.search.proposer import Guard, ProposerConfig, Runs
 from rlready.predictors.search.simplex import fill
-from rlready.predictors.search.space import Points, RecipeSpace
+from rlready.predictors.search.space import RecipeSpace
+from rlready.predictors.search.space_parts import Points
 from rlready.predictors.search.study import current, finished_runs, is_predicted, propose_recipes
 from rlready.predictors.search.surrogate import MixtureModel
 from rlready.predictors.training_table import FloatArray
