@@ -20,12 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
-from scipy.optimize import minimize
 from sklearn.base import BaseEstimator, RegressorMixin
 
+from rlready.predictors.models.matern import Matern, matern_of_many, most_probable
 from rlready.predictors.training_table import FloatArray
 
-_ROOT5 = np.sqrt(5.0)
 _JITTER = 1e-8
 # Centres and standard deviations of the logs of: linear variance, smooth variance, noise variance
 # (outcomes standardised), and each length over the median distance of the runs.
@@ -140,15 +139,7 @@ class MixtureModel(RegressorMixin, BaseEstimator):
     def _kernel(
         self, smooth: FloatArray, linear: FloatArray, smooth2: FloatArray, linear2: FloatArray
     ) -> FloatArray:
-        # In place: with 20,000 candidates the memory's speed is what counts.
-        scaled = _distances(smooth, smooth2)
-        scaled *= _ROOT5
-        kernel = scaled / 3.0
-        kernel += 1.0
-        kernel *= scaled
-        kernel += 1.0
-        np.negative(scaled, out=scaled)
-        kernel *= np.exp(scaled, out=scaled)
+        kernel = matern_of_many(_distances(smooth, smooth2))
         kernel *= self.smooth_variance_
         kernel += (self.linear_variance_ * linear) @ linear2.T
         return kernel
@@ -240,32 +231,22 @@ def _maximum_posterior(squares: FloatArray, rows: _Rows) -> FloatArray:
         linear, smooth, noise = np.exp(theta[:3])
         weight = np.exp(-2.0 * theta[3:])
         square = np.tensordot(weight, squares, axes=1)
-        scaled = _ROOT5 * np.sqrt(square)
-        decay = np.exp(-scaled)
-        matern = (1.0 + scaled + scaled**2 / 3.0) * decay
-        kernel = linear * gram + smooth * matern
+        matern = Matern(np.sqrt(square))
+        correlation = matern.value
+        kernel = linear * gram + smooth * correlation
         kernel[diagonal] += noise + rows.error2 + _JITTER
         factor = cho_factor(kernel, lower=True, check_finite=False)
         solved = cho_solve(factor, rows.y, check_finite=False)
         pull = 0.5 * (cho_solve(factor, np.eye(n), check_finite=False) - np.outer(solved, solved))
-        away = (theta - mean) / sd
         value = 0.5 * float(rows.y @ solved) + float(np.log(np.diag(factor[0])).sum())
-        slope = smooth * pull * (-5.0 / 6.0) * (1.0 + scaled) * decay
+        slope = smooth * pull * (-5.0 / 6.0) * (1.0 + matern.scaled) * matern.decay
         gradient = np.r_[
             linear * (pull * gram).sum(),
-            smooth * (pull * matern).sum(),
+            smooth * (pull * correlation).sum(),
             noise * np.trace(pull),
             -2.0 * weight * np.einsum("ij,gij->g", slope, squares),
         ]
-        return value + 0.5 * float(away @ away), gradient + away / sd
+        return value, gradient
 
-    bounds = [(m - 4.0 * s, m + 4.0 * s) for m, s in zip(mean, sd, strict=True)]
-    found = minimize(
-        objective,
-        mean,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=bounds,
-        options={"maxiter": _MAX_ITERATIONS},
-    )
-    return np.asarray(found.x, dtype=np.float64)
+    solution = most_probable(objective, mean, sd, reach=4.0 * sd, max_iterations=_MAX_ITERATIONS)
+    return np.asarray(solution.x, dtype=np.float64)

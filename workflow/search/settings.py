@@ -99,7 +99,8 @@ def _toml_type(hint: Any) -> Any:
     if hint is Path:
         return Annotated[Path, Strict(False)]
     if get_origin(hint) is tuple:
-        return Annotated[tuple[_toml_type(get_args(hint)[0]), ...], Strict(False)]
+        element = _toml_type(get_args(hint)[0])
+        return Annotated[tuple[element, ...], Strict(False)]  # type: ignore[valid-type]
     if type(None) in get_args(hint):
         (inner,) = (each for each in get_args(hint) if each is not type(None))
         return _toml_type(inner) | None
