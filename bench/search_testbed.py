@@ -54,7 +54,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from rlready.predictors.search.proposer import anywhere
+from rlready.predictors.search.candidates import anywhere
 from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.space_file import read_space
 from rlready.registry.mlflow_store.store import MlflowStore

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlready.predictors.search.proposer import Guard, ProposerConfig, Runs
+from rlready.predictors.search.guard import Guard
+from rlready.predictors.search.proposer import ProposerConfig, Runs
 from rlready.predictors.search.simplex import fill
 from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.space_parts import Points
