@@ -30,7 +30,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from rlready.predictors.search.proposer import ProposerConfig, Runs, propose_from
-from rlready.predictors.search.space import Points, RecipeSpace, Source
+from rlready.predictors.search.space import RecipeSpace
+from rlready.predictors.search.space_parts import Points, Source
 from rlready.predictors.search.surrogate import MixtureModel
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "regmix"

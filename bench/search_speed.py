@@ -35,7 +35,7 @@ import numpy as np
 import optuna
 from optuna.distributions import distribution_to_json
 
-from rlready.predictors.search.proposer import anywhere
+from rlready.predictors.search.candidates import anywhere
 from rlready.predictors.search.space_file import parse_space
 from rlready.predictors.search.study import (
     KnownRun,

@@ -54,8 +54,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from rlready.predictors.search.proposer import anywhere
+from rlready.predictors.search.candidates import anywhere
 from rlready.predictors.search.space import RecipeSpace
+from rlready.predictors.search.space_file import read_space
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.outcomes import Outcome
 from rlready.registry.records import Checkpoint, Evaluation, Proxy
@@ -172,7 +173,7 @@ def one_seed(bed: Bed, work: Path, space_name: str, n: int, seed: int) -> dict[s
     fit_s = time.process_time() - begin
     values = RegistryValues(store=store, target=target, predictor=PREDICTOR)
     searched, asking_s = search_arm(bed, store, values, work, n, seed)
-    drawn = random_arm(bed, store, values, RecipeSpace.from_toml(work / "space.toml"), n, seed)
+    drawn = random_arm(bed, store, values, read_space(work / "space.toml"), n, seed)
     arms = {
         "searched": max(searched, key=lambda c: c.predicted),
         "random by predictor": max(drawn, key=lambda c: c.predicted),

@@ -36,7 +36,8 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.neural_network import MLPRegressor
 
-from rlready.predictors.search.space import RecipeSpace, Source
+from rlready.predictors.search.space import RecipeSpace
+from rlready.predictors.search.space_parts import Source
 from rlready.predictors.search.study import ask, open_study
 
 BUDGETS = (24, 48, 72)

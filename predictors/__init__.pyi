@@ -6,8 +6,9 @@ from .models.catalogue import make_model, model_names
 from .predictive import Predictive
 from .rl_curve import Curve, CurvePoint
 from .search.sampler import SurrogateSampler
-from .search.space import RecipeSpace, Source
-from .search.space_file import parse_space
+from .search.space import RecipeSpace
+from .search.space_file import parse_space, read_space
+from .search.space_parts import Source
 from .training_table import TrainingTable, training_table
 from .validation.validate import ValidationReport, validate
 
@@ -29,6 +30,7 @@ __all__ = [
     "plan",
     "preflight",
     "rank",
+    "read_space",
     "training_table",
     "validate",
 ]

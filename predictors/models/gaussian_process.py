@@ -15,11 +15,11 @@ from typing import Any, Self
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
-from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from rlready.predictors.models.matern import Matern, most_probable
 from rlready.predictors.training_table import FloatArray
 
 _MIDDLE = np.log([0.5, 0.5, 1.0, 0.05])
@@ -85,7 +85,7 @@ class Process:
         rows = (plane - self.plane_mean) / self.plane_scale
         distance = cdist(smooth, self.smooth) / self.length_unit
         cross = _FLAT + self.hyper[0] * (rows @ self.plane.T)
-        cross = cross + self.hyper[1] * _matern(distance / self.hyper[2])
+        cross = cross + self.hyper[1] * Matern(distance / self.hyper[2]).value
         mean = self.y_mean + self.y_sd * (cross @ self.alpha)
         prior = _FLAT + self.hyper[0] * np.sum(rows**2, axis=1) + self.hyper[1]
         known = np.sum(solve_triangular(self.lower, cross.T, lower=True) ** 2, axis=0)
@@ -105,11 +105,10 @@ def fit_process(
     distance = cdist(smooth, smooth)
     length_unit = float(np.sqrt(np.mean(distance**2))) or 1.0
     kernel = _Kernel(rows @ rows.T, distance / length_unit, (y - y_mean) / y_sd, 1.0 / weight)
-    bounds = list(zip(_MIDDLE - 4 * _WIDTH, _MIDDLE + 4 * _WIDTH, strict=True))
-    found = minimize(kernel.loss, _MIDDLE, jac=True, method="L-BFGS-B", bounds=bounds)
-    lower, alpha = kernel.solve(found.x)
+    logs = most_probable(kernel.loss, _MIDDLE, _WIDTH, reach=4 * _WIDTH).x
+    lower, alpha = kernel.solve(logs)
     return Process(
-        hyper=np.exp(found.x),
+        hyper=np.exp(logs),
         plane=rows,
         smooth=smooth,
         plane_mean=plane_mean,
@@ -151,37 +150,25 @@ class _Kernel:
         return lower, np.asarray(cho_solve((lower, True), self.y))
 
     def loss(self, logs: FloatArray) -> tuple[float, FloatArray]:
-        """Minus the log of likelihood times prior, and its gradient."""
+        """Return minus the log of the likelihood, and its gradient."""
         hyper = np.exp(logs)
         factor = cho_factor(self._covariance(hyper), lower=True)
         inverse = cho_solve(factor, np.eye(len(self.y)))
         alpha = inverse @ self.y
-        away = (logs - _MIDDLE) / _WIDTH
         value = 0.5 * float(self.y @ alpha) + float(np.sum(np.log(np.diag(factor[0]))))
         spare = inverse - np.outer(alpha, alpha)
-        slope = _matern_slope(self.distance / hyper[2])
+        smooth = Matern(self.distance / hyper[2])
         by_part = (
             hyper[0] * np.sum(spare * self.product),
-            hyper[1] * np.sum(spare * _matern(self.distance / hyper[2])),
-            hyper[1] * np.sum(spare * slope),
+            hyper[1] * np.sum(spare * smooth.value),
+            hyper[1] * np.sum(spare * smooth.slope),
             hyper[3] * np.sum(np.diag(spare) * self.noise),
         )
-        return value + 0.5 * float(away @ away), 0.5 * np.array(by_part) + away / _WIDTH
+        return value, 0.5 * np.array(by_part)
 
     def _covariance(self, hyper: FloatArray) -> FloatArray:
-        smooth = hyper[1] * _matern(self.distance / hyper[2])
+        smooth = hyper[1] * Matern(self.distance / hyper[2]).value
         covariance: FloatArray = _FLAT + hyper[0] * self.product + smooth
         # The least noise of the bounds times the largest weight still lets Cholesky pass.
         covariance[np.diag_indices_from(covariance)] += hyper[3] * self.noise + 1e-8
         return covariance
-
-
-def _matern(r: FloatArray) -> FloatArray:
-    root = np.sqrt(5.0) * r
-    return np.asarray((1.0 + root + root**2 / 3.0) * np.exp(-root))
-
-
-def _matern_slope(r: FloatArray) -> FloatArray:
-    """Derivative of `_matern` by the logarithm of the length."""
-    root = np.sqrt(5.0) * r
-    return np.asarray(root**2 * (1.0 + root) / 3.0 * np.exp(-root))

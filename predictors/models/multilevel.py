@@ -25,12 +25,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
-from scipy.optimize import minimize
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from rlready.predictors.features import Features, PlainColumns, Views
 from rlready.predictors.fit_input import checked_outcomes
+from rlready.predictors.models.matern import most_probable
 from rlready.predictors.predictive import Predictive
 from rlready.predictors.training_table import FloatArray, TextArray
 
@@ -157,16 +157,15 @@ class Multilevel(RegressorMixin, BaseEstimator):
         def loss(chosen: FloatArray) -> tuple[float, FloatArray]:
             logs = np.concatenate([prior[:1], chosen])
             value, gradient = equations.loss(logs)
-            away = (chosen - prior[free]) / _PRIOR_WIDTH
-            return value + 0.5 * float(away @ away), gradient[free] + away / _PRIOR_WIDTH
+            return value, gradient[free]
 
-        bounds = [(middle - 8.0, middle + 8.0) for middle in prior[free]]
-        found = minimize(loss, prior[free], jac=True, method="L-BFGS-B", bounds=bounds)
-        logs = np.concatenate([prior[:1], found.x])
+        width = np.full(len(free), _PRIOR_WIDTH)
+        solution = most_probable(loss, prior[free], width, reach=8.0)
+        logs = np.concatenate([prior[:1], solution.x])
         self.variances_ = np.exp(logs)
         departure, self.covariance_ = equations.solve(logs)
         self.coef_ = expected + departure
-        self.n_iter_ = int(found.nit)
+        self.n_iter_ = int(solution.nit)
         self.group_sd_ = self.y_sd_ * float(np.sqrt(self._share("group")))
         self.residual_sd_ = self.y_sd_ * float(np.sqrt(self._share("residual")))
         used = float(np.sum(1.0 - np.diag(self.covariance_) / self.variances_[block_of]))

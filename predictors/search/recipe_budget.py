@@ -7,52 +7,69 @@ so both questions are linear programs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 
+from rlready.predictors.search.simplex import Simplex
+from rlready.predictors.search.space_parts import Source
 from rlready.predictors.training_table import FloatArray
 from rlready.registry.errors import ConfigError
 
-if TYPE_CHECKING:
-    from rlready.predictors.search.space import RecipeSpace, Source
 
+def check_budget(
+    sources: Sequence[Source],
+    simplex: Simplex,
+    budget: float,
+    n_unique_range: tuple[float, float] | None,
+    epochs_range: tuple[float, float],
+) -> None:
+    """Raise ConfigError, with the numbers, if no recipe can meet the budget.
 
-def check_budget(space: RecipeSpace, budget: float) -> None:
-    """Raise ConfigError, with the numbers, if no recipe of the space can meet the budget."""
-    most = sum(source.most_tokens for source in space.sources)
+    Args:
+        sources: of the recipes.
+        simplex: the mixtures that floors and caps allow.
+        budget: tokens that every recipe trains on.
+        n_unique_range: fewest and most different examples; None if they are not searched or fixed.
+        epochs_range: fewest and most epochs.
+    """
+    most = sum(source.most_tokens for source in sources)
     if most < budget:
         raise ConfigError(
             f"the budget of {budget:.4g} tokens cannot be filled: with the repetitions allowed all "
             f"sources together give {most:.4g}",
-            why="; ".join(map(_said, space.sources)),
+            why="; ".join(map(_supply, sources)),
             fix="Lower token_budget, raise max_repetitions, or add a source",
         )
-    nearest_allowed(space, budget, np.full(len(space.sources), 1.0 / len(space.sources)))
-    _check_epochs(space, budget)
+    nearest_allowed(sources, simplex, budget, np.full(len(sources), 1.0 / len(sources)))
+    if n_unique_range is not None:
+        _check_epochs(sources, budget, n_unique_range, epochs_range)
 
 
-def nearest_allowed(space: RecipeSpace, budget: float, wished: FloatArray) -> FloatArray:
-    """(sources,) the mixture within all limits whose weights differ least (L1) from the wished.
+def nearest_allowed(
+    sources: Sequence[Source], simplex: Simplex, budget: float, wished: FloatArray
+) -> FloatArray:
+    """Return the mixture (sources,) within all limits that is nearest (L1) to the wished one.
 
     Raises:
         ConfigError: if floors, caps, repetition limits and budget leave none.
     """
     from scipy.optimize import linprog
 
-    d = len(space.sources)
-    limited = [i for i, source in enumerate(space.sources) if np.isfinite(source.most_tokens)]
+    d = len(sources)
+    mean_tokens = np.array([source.mean_tokens for source in sources])
+    limited = [i for i, source in enumerate(sources) if np.isfinite(source.most_tokens)]
     # Variables: w, and t >= |w - wished|, whose sum is minimised.
     rows = [np.hstack([sign * np.eye(d), -np.eye(d)]) for sign in (1.0, -1.0)]
     bounds = [wished, -wished]
     for i in limited:
         row = np.zeros(2 * d)
-        row[:d] = -space.mean_tokens * space.sources[i].most_tokens / budget
-        row[i] += space.mean_tokens[i]
-        rows.append(row[None, :] / space.mean_tokens.max())
+        row[:d] = -mean_tokens * sources[i].most_tokens / budget
+        row[i] += mean_tokens[i]
+        rows.append(row[None, :] / mean_tokens.max())
         bounds.append(np.zeros(1))
-    box = [(source.floor, source.cap) for source in space.sources]
-    found = linprog(
+    box = [(source.floor, source.cap) for source in sources]
+    solution = linprog(
         np.r_[np.zeros(d), np.ones(d)],
         A_ub=np.vstack(rows),
         b_ub=np.concatenate(bounds),
@@ -60,29 +77,27 @@ def nearest_allowed(space: RecipeSpace, budget: float, wished: FloatArray) -> Fl
         b_eq=np.ones(1),
         bounds=[*box, *[(0.0, None)] * d],
     )
-    if found.x is None:
+    if solution.x is None:
         raise ConfigError(
             f"no mixture meets the floors and caps and fills the budget of {budget:.4g} tokens "
             "within the repetitions allowed",
-            why="; ".join(map(_said, space.sources)),
+            why="; ".join(map(_supply, sources)),
             fix="Lower token_budget or the floors, or raise caps or max_repetitions",
         )
-    weights = np.clip(found.x[:d], space.simplex.floors, space.simplex.caps)
+    weights = np.clip(solution.x[:d], simplex.floors, simplex.caps)
     return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
-def _check_epochs(space: RecipeSpace, budget: float) -> None:
-    axis, fixed = space.axis("n_unique"), space.fixed.n_unique
-    if axis is None and fixed is None:
-        return
-    if axis is not None and axis.kind == "categorical":
-        counts = [float(choice) for choice in axis.choices]
-        fewest, most = min(counts), max(counts)
-    else:
-        fewest, most = (axis.low, axis.high) if axis else (float(fixed or 0), float(fixed or 0))
-    lengths = [source.mean_tokens for source in space.sources if source.cap > 0.0]
+def _check_epochs(
+    sources: Sequence[Source],
+    budget: float,
+    n_unique_range: tuple[float, float],
+    epochs_range: tuple[float, float],
+) -> None:
+    fewest, most = n_unique_range
+    lengths = [source.mean_tokens for source in sources if source.cap > 0.0]
     least, greatest = budget / (most * max(lengths)), budget / (fewest * min(lengths))
-    low, high = space.epochs_range
+    low, high = epochs_range
     if greatest < low or least > high:
         raise ConfigError(
             f"the budget of {budget:.4g} tokens makes {least:.3g}..{greatest:.3g} epochs of "
@@ -91,7 +106,7 @@ def _check_epochs(space: RecipeSpace, budget: float) -> None:
         )
 
 
-def _said(source: Source) -> str:
+def _supply(source: Source) -> str:
     if not np.isfinite(source.most_tokens):
         return f"{source.name}: no limit, weight {source.floor:g}..{source.cap:g}"
     return (

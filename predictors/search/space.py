@@ -18,13 +18,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rlready.predictors.search.recipe_budget import check_budget, nearest_allowed
 from rlready.predictors.search.simplex import Parametrisation, Simplex, fill, simplex
+from rlready.predictors.search.space_parts import Axis, BoolArray, Points, Source
 from rlready.predictors.training_table import FloatArray
 from rlready.registry.digest import digest
 from rlready.registry.errors import ConfigError
@@ -33,153 +33,10 @@ from rlready.registry.records import Recipe
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-Choice = str | int | float | bool
-BoolArray = NDArray[np.bool_]
-
-LOSS_WEIGHTINGS = ("none", "pear_sequence", "pear_block", "pear_token", "iw", "tail_filter")
-RECIPE_FIELDS = (
-    "n_unique",
-    "epochs",
-    "learning_rate",
-    "schedule",
-    "batch_size",
-    "loss_weighting",
-)
-"""Axes that are fields of `Recipe`; every other axis goes to its `extra`."""
-
 # A whole number of examples cannot meet a budget exactly, and registries round epochs.
 _BUDGET_SLACK = 0.02
 _LIMIT_SLACK = 1e-6
 _MENDING_ROUNDS = 6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where examples come from.
-
-    Args:
-        name: as in `Recipe.sources`.
-        available_tokens: tokens of all its examples; None: no limit.
-        mean_tokens: mean length of an example.
-        floor: least weight.
-        cap: largest weight.
-        max_repetitions: how often its tokens may be seen; None: no limit.
-    """
-
-    name: str
-    available_tokens: float | None = None
-    mean_tokens: float = 1.0
-    floor: float = 0.0
-    cap: float = 1.0
-    max_repetitions: float | None = None
-
-    @property
-    def most_tokens(self) -> float:
-        """Tokens that it can give to a run, repetitions included."""
-        if self.available_tokens is None or self.max_repetitions is None:
-            return float("inf")
-        return self.available_tokens * self.max_repetitions
-
-
-@dataclass(frozen=True, kw_only=True)
-class Axis:
-    """A setting of the recipe that is searched: a range of numbers, or a list of choices.
-
-    Args:
-        name: one of `RECIPE_FIELDS`, or any other name.
-        kind: how its values are taken.
-        low: least value of a range.
-        high: largest value of a range.
-        log: whether equal ratios count as equal steps.
-        choices: values of a categorical axis.
-    """
-
-    name: str
-    kind: Literal["float", "int", "categorical"]
-    low: float = 0.0
-    high: float = 1.0
-    log: bool = False
-    choices: tuple[Choice, ...] = ()
-
-    def to_unit(self, value: Any) -> float:
-        """Position in [0, 1]; of a choice its index.
-
-        Raises:
-            ConfigError: if the value is none of the axis.
-        """
-        if self.kind == "categorical":
-            for index, choice in enumerate(self.choices):
-                if choice == value and isinstance(choice, bool) == isinstance(value, bool):
-                    return float(index)
-            raise ConfigError(f"{self.name} {value!r} is none of {list(self.choices)}")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigError(f"{self.name} {value!r} is no number")
-        slack = 1e-9 * max(abs(self.low), abs(self.high))
-        if not self.low - slack <= value <= self.high + slack:
-            raise ConfigError(f"{self.name} {value:g} is outside {self.low:g}..{self.high:g}")
-        if self.high == self.low:
-            return 0.0
-        low, high, at = self._scaled(self.low), self._scaled(self.high), self._scaled(value)
-        return float(np.clip((at - low) / (high - low), 0.0, 1.0))
-
-    def from_unit(self, position: float) -> Choice:
-        """The value at a position in [0, 1], or the choice of that index."""
-        if self.kind == "categorical":
-            return self.choices[round(position)]
-        value = float(self.values(np.array([position]))[0])
-        return int(value) if self.kind == "int" else value
-
-    def values(self, positions: FloatArray) -> FloatArray:
-        """Numbers at positions in [0, 1]."""
-        low, high = self._scaled(self.low), self._scaled(self.high)
-        values = low + (high - low) * positions
-        values = np.clip(np.exp(values) if self.log else values, self.low, self.high)
-        return np.asarray(np.round(values) if self.kind == "int" else values)
-
-    def distribution(self) -> BaseDistribution:
-        """The axis as Optuna has it."""
-        from optuna.distributions import (
-            CategoricalDistribution,
-            FloatDistribution,
-            IntDistribution,
-        )
-
-        if self.kind == "categorical":
-            return CategoricalDistribution(self.choices)
-        if self.kind == "int":
-            return IntDistribution(int(self.low), int(self.high), log=self.log)
-        return FloatDistribution(self.low, self.high, log=self.log)
-
-    def _scaled(self, value: float) -> float:
-        return float(np.log(value)) if self.log else float(value)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Points:
-    """n recipes as arrays.
-
-    Args:
-        weights: (n, sources) mixtures.
-        axes: (n, axes) positions in [0, 1]; of a categorical axis the index of its choice.
-    """
-
-    weights: FloatArray
-    axes: FloatArray
-
-    def __len__(self) -> int:
-        return len(self.weights)
-
-    def rows(self, chosen: NDArray[np.intp] | BoolArray | slice) -> Points:
-        """Some of them, by position or mask."""
-        return Points(weights=self.weights[chosen], axes=self.axes[chosen])
-
-    @staticmethod
-    def joined(parts: Sequence[Points]) -> Points:
-        """All rows of the parts, in their order."""
-        return Points(
-            weights=np.vstack([part.weights for part in parts]),
-            axes=np.vstack([part.axes for part in parts]),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,22 +63,12 @@ class RecipeSpace:
     fixed: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
-        _ = self.simplex
+        # The simplex checks the floors and caps when it is made.
+        simplex = self.simplex
         if self.token_budget is not None:
-            from rlready.predictors.search.recipe_budget import check_budget
-
-            check_budget(self, self.token_budget)
-
-    @classmethod
-    def from_toml(cls, path: Path | str) -> RecipeSpace:
-        """The space that a file describes; see `recipe_file` for its keys.
-
-        Raises:
-            ConfigError: if it cannot be read, has an unknown key, or allows no recipe.
-        """
-        from rlready.predictors.search.space_file import read_space
-
-        return read_space(Path(path))
+            check_budget(
+                self.sources, simplex, self.token_budget, self._n_unique_range(), self.epochs_range
+            )
 
     @cached_property
     def simplex(self) -> Simplex:
@@ -417,13 +264,13 @@ class RecipeSpace:
 
     def stratified(self) -> Points:
         """Equal weights of all sources, or the allowed mixture that is nearest to them."""
-        from rlready.predictors.search.recipe_budget import nearest_allowed
-
         even = np.full(len(self.sources), 1.0 / len(self.sources))
         start = self.start(self.simplex.project(even[None, :]))
         if self.token_budget is None or bool(self.keeps_limits(start)[0]):
             return start
-        return self.start(nearest_allowed(self, self.token_budget, even)[None, :])
+        return self.start(
+            nearest_allowed(self.sources, self.simplex, self.token_budget, even)[None, :]
+        )
 
     def _mend_epochs(self, weights: FloatArray, axes: FloatArray) -> None:
         """Move n_unique, in place, so that the budget leads into the range of epochs."""
@@ -435,6 +282,16 @@ class RecipeSpace:
         most = np.floor(each / max(self.epochs_range[0], 1e-9))
         wanted = np.clip(np.clip(axis.values(axes[:, at]), least, most), axis.low, axis.high)
         axes[:, at] = [axis.to_unit(float(value)) for value in wanted]
+
+    def _n_unique_range(self) -> tuple[float, float] | None:
+        """Fewest and most different examples; None if the space does not say."""
+        axis, fixed = self.axis("n_unique"), self.fixed.n_unique
+        if axis is None:
+            return None if fixed is None else (float(fixed), float(fixed))
+        if axis.kind == "categorical":
+            counts = [float(choice) for choice in axis.choices]
+            return min(counts), max(counts)
+        return axis.low, axis.high
 
     def _axis_values(self, name: str, points: Points, fixed: float | None) -> FloatArray | None:
         for k, axis in enumerate(self.axes):

@@ -1,10 +1,12 @@
-"""A recipe space from a TOML file.
+"""The space file: one TOML file that describes a search.
 
     token_budget = 2.0e8              # tokens over all epochs; epochs then follow from n_unique
-    max_repetitions = 4               # of any source that names none itself
-    simplex = "stick"                 # default: as the sampler likes it
+    max_repetitions = 4               # default of every source
+    simplex = "stick"                 # coordinates of mixtures; default: the sampler's choice
+    cost = "gpu_hours"                # second objective, less is better: a number in status.json;
+                                      # "tokens" is known from the recipe
 
-    [recipe]                          # what all recipes share
+    [recipe]                          # fields that all recipes share
     base_model = "org/base"
 
     [sources.gsm8k]                   # weights are shares of the examples
@@ -12,6 +14,7 @@
     mean_tokens = 310
     floor = 0.05
     cap = 0.8
+    path = "gsm8k.jsonl"              # local data: trials get a manifest of its rows
 
     [n_unique]
     low = 1000
@@ -27,197 +30,237 @@
     [length_filter]                   # tokens of an example, "all" or LOW-HIGH
     choices = ["all", "0-2048"]
 
-    [axes.warmup_share]               # anything else
+    [axes.warmup_share]               # any other setting
     low = 0.0
     high = 0.1
 
-An axis is a range (`low`, `high`, optional `log`, `int`) or a list of `choices`. What is tried how
-far is the table [ladder], see `ladder_file`. `cost`, `sources.NAME.path` and the table [evaluate]
-change no recipe: see `workflow/search_file`.
+    [evaluate]                        # how a trained folder is evaluated: as `rlready evaluate`
+    samples = 64
+
+An axis is a range (`low`, `high`, optional `log`, `int`) or a list of `choices`. `cost`,
+`sources.NAME.path` and [evaluate] do not change the recipes: `workflow/search/settings` uses them.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import AfterValidator, Field
 
-from rlready.predictors.search.ladder_file import parse_ladder
 from rlready.predictors.search.simplex import Parametrisation
-from rlready.predictors.search.space import (
-    LOSS_WEIGHTINGS,
-    RECIPE_FIELDS,
-    Axis,
-    RecipeSpace,
-    Source,
-)
-from rlready.predictors.search.toml_values import a_number, a_table, check_keys
+from rlready.predictors.search.space import RecipeSpace
+from rlready.predictors.search.space_parts import LOSS_WEIGHTINGS, RECIPE_FIELDS, Axis, Source
 from rlready.registry.errors import ConfigError, RecordError
-from rlready.registry.foreign_files import read_toml
 from rlready.registry.records import Recipe
+from rlready.registry.toml_file import TomlTable, check_table, naming_file, read_toml_file
 
 _FILTERS = ("length_filter", "difficulty_filter")
 _NAMED_AXES = (*RECIPE_FIELDS, *_FILTERS)
-_KEYS = (
-    *("token_budget", "max_repetitions", "simplex", "recipe", "sources"),
-    *(*_NAMED_AXES, "axes", "ladder", "cost", "evaluate"),
-)
-_SOURCE_KEYS = ("available_tokens", "mean_tokens", "floor", "cap", "max_repetitions", "path")
-_RANGE_KEYS = ("low", "high", "log", "int")
 _LOG_BY_DEFAULT = ("n_unique", "epochs", "learning_rate", "batch_size")
 _INT_BY_DEFAULT = ("n_unique", "batch_size")
 _RANGE = re.compile(r"([0-9.]*)-([0-9.]*)")
 
 
-def read_space(path: Path) -> RecipeSpace:
-    """The space that a TOML file describes.
+def _checked_choice(choice: Any) -> Any:
+    if not isinstance(choice, str | int | float):
+        raise ValueError("Choices are texts, numbers, true or false")
+    return choice
+
+
+Positive = Annotated[float, Field(gt=0.0)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class SourceTable(TomlTable):
+    """A table [sources.NAME]."""
+
+    available_tokens: Positive | None = None
+    mean_tokens: Positive | None = None
+    floor: float = 0.0
+    cap: float = 1.0
+    max_repetitions: Positive | None = None
+    path: Text | None = None
+
+
+class AxisTable(TomlTable):
+    """A table of a searched setting."""
+
+    low: float | None = None
+    high: float | None = None
+    is_log: bool | None = Field(default=None, alias="log")
+    is_int: bool | None = Field(default=None, alias="int")
+    choices: list[Annotated[Any, AfterValidator(_checked_choice)]] | None = Field(
+        default=None, min_length=1
+    )
+
+
+class SpaceFile(TomlTable):
+    """A space file, with the type of each value checked."""
+
+    token_budget: Positive | None = None
+    max_repetitions: Positive | None = None
+    simplex: Parametrisation | None = None
+    recipe: dict[str, Any] = Field(default={})
+    sources: dict[str, SourceTable] = Field(default={})
+    n_unique: AxisTable | None = None
+    epochs: AxisTable | None = None
+    learning_rate: AxisTable | None = None
+    schedule: AxisTable | None = None
+    batch_size: AxisTable | None = None
+    loss_weighting: AxisTable | None = None
+    length_filter: AxisTable | None = None
+    difficulty_filter: AxisTable | None = None
+    axes: dict[str, AxisTable] = Field(default={})
+    cost: Text | None = None
+    evaluate: dict[str, Any] | None = None
+
+    def recipe_space(self) -> RecipeSpace:
+        """Return the recipes that the file allows.
+
+        Raises:
+            ConfigError: if two keys contradict each other, or no recipe is allowed.
+        """
+        fixed = _recipe(self.recipe)
+        axes = self._axes()
+        fixed_axes = [axis.name for axis in axes if axis.name in fixed.to_dict()]
+        if fixed_axes:
+            raise ConfigError(f"{', '.join(fixed_axes)} is both searched and fixed in [recipe]")
+        if not self.sources:
+            raise ConfigError("the space names no sources", fix="Add a table [sources.NAME]")
+        budget = self.token_budget
+        space = RecipeSpace(
+            sources=tuple(
+                _source(name, table, self.max_repetitions) for name, table in self.sources.items()
+            ),
+            axes=tuple(axis for axis in axes if budget is None or axis.name != "epochs"),
+            token_budget=budget,
+            epochs_range=_epochs_range(budget, axes, fixed),
+            simplex_kind=self.simplex,
+            fixed=fixed,
+        )
+        _check_repetitions(space)
+        return space
+
+    def _axes(self) -> list[Axis]:
+        named = ((name, getattr(self, name)) for name in _NAMED_AXES)
+        axes = [_axis(name, table) for name, table in named if table is not None]
+        for name, table in self.axes.items():
+            if name in type(self).model_fields or ":" in name:
+                raise ConfigError(f"axes.{name} has a name that is taken", fix=f"Write [{name}]")
+            axes.append(_axis(name, table))
+        return axes
+
+
+def read_space(path: Path | str) -> RecipeSpace:
+    """Read the recipe space of a TOML file.
+
+    Example:
+        >>> space = read_space("mix.toml")
+        >>> space.recipe(space.stratified()).sources
+        {'gsm8k': 0.5, 'numina': 0.5}
 
     Raises:
         ConfigError: if it cannot be read, has an unknown key, or allows no recipe.
     """
-    values = read_toml(path)
-    try:
-        return parse_space(values)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error.what}", why=error.why, fix=error.fix) from error
+    file = read_toml_file(Path(path), SpaceFile)
+    with naming_file(path):
+        return file.recipe_space()
 
 
 def parse_space(values: Mapping[str, Any]) -> RecipeSpace:
-    """The space that TOML values describe.
+    """Return the recipe space of parsed TOML values.
+
+    Example:
+        >>> parse_space({"sources": {"gsm8k": {"floor": 0.1}, "numina": {}}}).simplex.floors
+        array([0.1, 0. ])
 
     Raises:
         ConfigError: at an unknown key, a value of another type, or if no recipe is allowed.
     """
-    check_keys("the space", values, _KEYS)
-    if "ladder" in values:
-        parse_ladder(values["ladder"])
-    fixed = _recipe(a_table("recipe", values.get("recipe", {}), "Write [recipe]"))
-    budget = _optional_number("token_budget", values)
-    axes = [_axis(name, values[name]) for name in _NAMED_AXES if name in values]
-    others = a_table("axes", values.get("axes", {}), "Write [axes]")
-    for name in others:
-        if name in _KEYS or ":" in name:
-            raise ConfigError(f"axes.{name} has a name that is taken", fix=f"Write [{name}]")
-    axes += [_axis(name, others[name]) for name in others]
-    twice = [axis.name for axis in axes if axis.name in fixed.to_dict()]
-    if twice:
-        raise ConfigError(f"{', '.join(twice)} is both searched and fixed in [recipe]")
-    space = RecipeSpace(
-        sources=_sources(values),
-        axes=tuple(axis for axis in axes if budget is None or axis.name != "epochs"),
-        token_budget=budget,
-        epochs_range=_epochs_range(budget, axes, fixed),
-        simplex_kind=_simplex(values.get("simplex")),
-        fixed=fixed,
-    )
-    _check_repetitions(space)
-    return space
+    return check_table(values, SpaceFile).recipe_space()
 
 
 def numeric_range(choice: str) -> tuple[float, float]:
-    """Lowest and highest value that a filter lets pass; "all" has no ends.
+    """Return the lowest and highest value that a filter lets pass; "all" has infinite ends.
 
     Raises:
         ConfigError: if the text is neither "all" nor LOW-HIGH.
     """
     if choice == "all":
         return -math.inf, math.inf
-    found = _RANGE.fullmatch(choice)
+    match = _RANGE.fullmatch(choice)
     try:
-        if found is None:
+        if match is None:
             raise ValueError(choice)
-        low = float(found[1]) if found[1] else -math.inf
-        high = float(found[2]) if found[2] else math.inf
+        low = float(match[1]) if match[1] else -math.inf
+        high = float(match[2]) if match[2] else math.inf
     except ValueError as error:
         raise ConfigError(
-            f"filter {choice!r} is no range", fix='Write "all", "0-2048", "512-" or "-2048"'
+            f"filter {choice!r} is not a range", fix='Write "all", "0-2048", "512-" or "-2048"'
         ) from error
     if low >= high:
         raise ConfigError(f"filter {choice!r} lets nothing pass")
     return low, high
 
 
-def _sources(values: Mapping[str, Any]) -> tuple[Source, ...]:
-    tables = a_table("sources", values.get("sources", {}), "Write [sources]")
-    if not tables:
-        raise ConfigError("the space names no sources", fix="Add a table [sources.NAME]")
-    default = _optional_number("max_repetitions", values)
-    return tuple(
-        _source(name, a_table(f"sources.{name}", tables[name], f"Write [sources.{name}]"), default)
-        for name in tables
-    )
-
-
-def _source(name: str, values: Mapping[str, Any], max_repetitions: float | None) -> Source:
-    check_keys(f"source {name!r}", values, _SOURCE_KEYS)
-    available = _optional_number("available_tokens", values)
-    length = _optional_number("mean_tokens", values)
-    if available is not None and length is None:
+def _source(name: str, table: SourceTable, default_repetitions: float | None) -> Source:
+    if table.available_tokens is not None and table.mean_tokens is None:
         raise ConfigError(
-            f"source {name!r} has available_tokens and no mean_tokens",
-            why="weights are shares of the examples; lengths turn them into tokens",
+            f"sources.{name} has available_tokens but no mean_tokens",
+            why="weights are shares of the examples; mean lengths turn them into tokens",
             fix="Add the mean number of tokens of its examples",
         )
-    own = _optional_number("max_repetitions", values)
     return Source(
         name=name,
-        available_tokens=available,
-        mean_tokens=1.0 if length is None else length,
-        floor=a_number("floor", values.get("floor", 0.0)),
-        cap=a_number("cap", values.get("cap", 1.0)),
-        max_repetitions=max_repetitions if own is None else own,
+        available_tokens=table.available_tokens,
+        mean_tokens=1.0 if table.mean_tokens is None else table.mean_tokens,
+        floor=table.floor,
+        cap=table.cap,
+        max_repetitions=table.max_repetitions or default_repetitions,
     )
 
 
-def _axis(name: str, given: Any) -> Axis:
-    values = a_table(name, given, f"Write [{name}]")
-    if "choices" in values:
-        check_keys(name, values, ("choices",))
-        return Axis(name=name, kind="categorical", choices=_choices(name, values["choices"]))
-    check_keys(name, values, (*_RANGE_KEYS, "choices"))
+def _axis(name: str, table: AxisTable) -> Axis:
+    if table.choices is not None:
+        if len(table.model_fields_set) > 1:
+            raise ConfigError(f"{name} has choices and a range", fix="Give one of them")
+        return Axis(name=name, kind="categorical", choices=_choices(name, table.choices))
     if name in ("schedule", "loss_weighting", *_FILTERS):
-        raise ConfigError(f"{name} is no range of numbers", fix="Give it a list of choices")
-    if "low" not in values or "high" not in values:
+        raise ConfigError(f"{name} is not a range of numbers", fix="Give it a list of choices")
+    low, high = table.low, table.high
+    if low is None or high is None:
         raise ConfigError(f"{name} has no low and high", fix="Give both, or a list of choices")
-    low, high = a_number(f"{name}.low", values["low"]), a_number(f"{name}.high", values["high"])
-    log = _flag(f"{name}.log", values.get("log", name in _LOG_BY_DEFAULT))
-    whole = _flag(f"{name}.int", values.get("int", name in _INT_BY_DEFAULT))
-    if low > high or ((log or name in RECIPE_FIELDS) and low <= 0.0):
+    is_log = name in _LOG_BY_DEFAULT if table.is_log is None else table.is_log
+    is_int = name in _INT_BY_DEFAULT if table.is_int is None else table.is_int
+    if low > high or ((is_log or name in RECIPE_FIELDS) and low <= 0.0):
         raise ConfigError(f"{name} goes from {low:g} to {high:g}", fix="Give 0 < low <= high")
-    if whole and (low != round(low) or high != round(high)):
+    if is_int and (low != round(low) or high != round(high)):
         raise ConfigError(f"{name} goes from {low:g} to {high:g}", fix="Give whole numbers")
-    return Axis(name=name, kind="int" if whole else "float", low=low, high=high, log=log)
+    return Axis(name=name, kind="int" if is_int else "float", low=low, high=high, log=is_log)
 
 
-def _choices(name: str, given: Any) -> tuple[Any, ...]:
-    if not isinstance(given, list) or not given:
-        raise ConfigError(f"{name}.choices is {given!r}", fix="Give a list of at least one")
-    for choice in given:
-        if not isinstance(choice, str | int | float):
-            raise ConfigError(f"{name} has the choice {choice!r}", fix="Give texts or numbers")
-    if len({(isinstance(choice, bool), choice) for choice in given}) < len(given):
-        raise ConfigError(f"{name} has a choice twice: {given}")
-    if name in _FILTERS:
-        for choice in given:
-            numeric_range(str(choice))
-    unknown = [choice for choice in given if choice not in LOSS_WEIGHTINGS]
+def _choices(name: str, choices: list[Any]) -> tuple[Any, ...]:
+    if len({(isinstance(choice, bool), choice) for choice in choices}) < len(choices):
+        raise ConfigError(f"{name} has a choice twice: {choices}")
+    unknown = [choice for choice in choices if choice not in LOSS_WEIGHTINGS]
     if name == "loss_weighting" and unknown:
         raise ConfigError(
             f"loss weighting {unknown[0]!r} is unknown", fix=f"Known: {', '.join(LOSS_WEIGHTINGS)}"
         )
-    for choice in given if name in RECIPE_FIELDS else ():
-        try:
-            Recipe.from_dict({name: choice})
-        except RecordError as error:
-            raise ConfigError(error.what, why=error.why, fix=error.fix) from error
-    return tuple(given)
+    for choice in choices:
+        if name in _FILTERS:
+            numeric_range(str(choice))
+        elif name in RECIPE_FIELDS:
+            _recipe({name: choice})
+    return tuple(choices)
 
 
-def _epochs_range(budget: float | None, axes: Iterable[Axis], fixed: Recipe) -> tuple[float, float]:
+def _epochs_range(budget: float | None, axes: list[Axis], fixed: Recipe) -> tuple[float, float]:
     axis = next((axis for axis in axes if axis.name == "epochs"), None)
     if budget is None or axis is None:
         if budget is not None and fixed.epochs is not None:
@@ -232,7 +275,7 @@ def _epochs_range(budget: float | None, axes: Iterable[Axis], fixed: Recipe) -> 
 
 
 def _check_repetitions(space: RecipeSpace) -> None:
-    """Refuse limits that would never be looked at."""
+    """Refuse repetition limits that no recipe can be checked against."""
     limited = [source.name for source in space.sources if source.max_repetitions is not None]
     if (
         limited
@@ -251,30 +294,4 @@ def _recipe(values: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.from_dict(values)
     except RecordError as error:
-        raise ConfigError(f"[recipe]: {error.what}", why=error.why, fix=error.fix) from error
-
-
-def _simplex(given: Any) -> Parametrisation | None:
-    if given is None:
-        return None
-    known: tuple[Literal["stick", "softmax", "sparse", "dirichlet"], ...]
-    known = get_args(Parametrisation)
-    for kind in known:
-        if given == kind:
-            return kind
-    raise ConfigError(f"simplex is {given!r}", fix=f"Known: {', '.join(known)}")
-
-
-def _optional_number(name: str, values: Mapping[str, Any]) -> float | None:
-    if name not in values:
-        return None
-    number = a_number(name, values[name])
-    if number <= 0.0:
-        raise ConfigError(f"{name} is {number:g}", fix="Give a positive number")
-    return number
-
-
-def _flag(name: str, given: Any) -> bool:
-    if not isinstance(given, bool):
-        raise ConfigError(f"{name} is {given!r}", fix="Give true or false")
-    return given
+        raise ConfigError(error.what, why=error.why, fix=error.fix) from error

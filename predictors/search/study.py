@@ -16,7 +16,8 @@ import numpy as np
 
 from rlready.predictors.search.proposer import ProposerConfig, Runs, propose
 from rlready.predictors.search.simplex import Parametrisation
-from rlready.predictors.search.space import Points, RecipeSpace
+from rlready.predictors.search.space import RecipeSpace
+from rlready.predictors.search.space_parts import Points
 from rlready.predictors.training_table import FloatArray
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe

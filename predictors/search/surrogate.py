@@ -1,14 +1,14 @@
-"""A model from recipes to outcomes that is sure where it may be: ridge and Gaussian process in one.
+"""The surrogate of a search: a Gaussian process from recipes to outcomes, with a linear part.
 
     outcome = level + a linear part in (w, sqrt w, other axes) + a smooth part + noise
     smooth part ~ Matern 5/2 of the distance  sum over groups g of |x_g - x'_g|^2 / l_g^2
 
-where the mixture enters as sqrt w: its distance is then Hellinger's, and the first percents of a
-source count for more than the last, as in RegMix's runs (ridge on raw weights ranks unseen mixtures
-at Spearman 0.90 from 512 runs, a process on sqrt w at 0.99). With few runs the linear part carries
-the prediction (a ridge regression), with many the smooth part. The four variances and a length for
-each group maximise the posterior under the log-normal priors below, by L-BFGS from the priors'
-centres: the fit is deterministic.
+The mixture enters as sqrt w. Its distance is then Hellinger's, and the first percent of a source
+counts more than the last, as in RegMix's runs: trained on 512 runs, ridge on raw weights ranks
+unseen mixtures at Spearman 0.90, a process on sqrt w at 0.99. With few runs the linear part (a
+ridge regression) dominates, with many the smooth part. The variances and the length of each group
+maximise the posterior under log-normal priors, by L-BFGS from the priors' centres, so the fit is
+deterministic.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
-from scipy.optimize import minimize
 from sklearn.base import BaseEstimator, RegressorMixin
 
+from rlready.predictors.models.matern import Matern, matern_of_many, most_probable
 from rlready.predictors.training_table import FloatArray
 
-_ROOT5 = np.sqrt(5.0)
 _JITTER = 1e-8
 # Centres and standard deviations of the logs of: linear variance, smooth variance, noise variance
 # (outcomes standardised), and each length over the median distance of the runs.
@@ -33,16 +32,16 @@ _PRIOR_MEAN = np.log([0.5, 0.5, 0.02])
 _PRIOR_SD = np.array([1.5, 1.5, 1.5])
 _LENGTH_SD = 0.7
 _MAX_ITERATIONS = 40
-# Hyperparameters settle long before; the posterior itself uses all rows.
+# Hyperparameters need no more rows; the posterior itself uses all of them.
 _ROWS_FOR_LENGTHS = 200
 
 
 class MixtureModel(RegressorMixin, BaseEstimator):
-    """Regressor of outcomes on recipe features, with standard deviations.
+    """Regressor of outcomes on recipe features, with a standard deviation for each prediction.
 
     Args:
-        groups: for each feature its group; group 0 is the mixture (weights), features of one group
-            share a length. None: all features are weights.
+        groups: group of each feature. Group 0 is the mixture; features of one group share a length.
+            None: all features belong to the mixture.
 
     Attributes:
         noise_sd_: standard deviation of an outcome around the model, in its unit.
@@ -64,23 +63,23 @@ class MixtureModel(RegressorMixin, BaseEstimator):
         self.level_, self.scale_ = float(y.mean()), float(max(y.std(), 1e-12))
         linear = self._linear_columns(X)
         self.linear_mean_ = linear.mean(axis=0)
-        # A source that no run has used must not blow up when a candidate uses it.
+        # The scale of a source that no run used must not be 0: a candidate may use it.
         spread = np.maximum(linear.std(axis=0), 0.02) * np.sqrt(linear.shape[1])
         self.linear_scale_ = spread
-        known = np.zeros(len(y)) if y_error is None else np.nan_to_num(y_error) / self.scale_
-        rows = _Rows(self._mapped(X), self._linear(X), (y - self.level_) / self.scale_, known**2)
+        error = np.zeros(len(y)) if y_error is None else np.nan_to_num(y_error) / self.scale_
+        rows = _Rows(self._mapped(X), self._linear(X), (y - self.level_) / self.scale_, error**2)
         self._fit_hyperparameters(rows)
         self.noise_sd_ = float(np.sqrt(self.noise_) * self.scale_)
         self._condition(rows)
         return self
 
     def predict(self, X: FloatArray, return_std: bool = False) -> Any:
-        """(n,) predicted outcomes, and with `return_std` (n,) standard deviations without noise."""
+        """Return (n,) predicted outcomes; with `return_std` also (n,) deviations without noise."""
         belief = self.belief(X)
         return (belief.mean, belief.sd) if return_std else belief.mean
 
     def belief(self, X: FloatArray) -> Belief:
-        """What is known of the outcomes of many recipes, ready to be asked "if one of them ran"."""
+        """Return the predicted outcomes of many recipes, ready for `Belief.assume_ran`."""
         X = np.asarray(X, dtype=np.float64)
         smooth, linear = self._smooth(X), self._linear(X)
         cross = self._kernel(smooth, linear, self.rows_.smooth, self.rows_.linear)
@@ -97,7 +96,7 @@ class MixtureModel(RegressorMixin, BaseEstimator):
         )
 
     def distance(self, X: FloatArray, Z: FloatArray) -> FloatArray:
-        """(n, m) distances in lengths of the smooth part: 1 is far."""
+        """Return (n, m) distances in lengths of the smooth part; 1 is far."""
         return _distances(self._smooth(X), self._smooth(Z))
 
     def _smooth(self, X: FloatArray) -> FloatArray:
@@ -140,15 +139,7 @@ class MixtureModel(RegressorMixin, BaseEstimator):
     def _kernel(
         self, smooth: FloatArray, linear: FloatArray, smooth2: FloatArray, linear2: FloatArray
     ) -> FloatArray:
-        # In place: with 20,000 candidates the memory's speed is what counts.
-        scaled = _distances(smooth, smooth2)
-        scaled *= _ROOT5
-        kernel = scaled / 3.0
-        kernel += 1.0
-        kernel *= scaled
-        kernel += 1.0
-        np.negative(scaled, out=scaled)
-        kernel *= np.exp(scaled, out=scaled)
+        kernel = matern_of_many(_distances(smooth, smooth2))
         kernel *= self.smooth_variance_
         kernel += (self.linear_variance_ * linear) @ linear2.T
         return kernel
@@ -156,7 +147,7 @@ class MixtureModel(RegressorMixin, BaseEstimator):
 
 @dataclass(kw_only=True, eq=False)
 class Belief:
-    """Outcomes of n recipes under a fitted model; `assume_ran` changes it.
+    """Predicted outcomes of n recipes; `assume_ran` updates them.
 
     Args:
         model: the fitted model.
@@ -183,13 +174,13 @@ class Belief:
 
     @property
     def unknown_share(self) -> FloatArray:
-        """(n,) posterior over prior standard deviation: near 1 nothing is known."""
+        """(n,) posterior over prior standard deviation; near 1 the runs say nothing."""
         return np.asarray(np.sqrt(self.variance / self.prior))
 
     def assume_ran(self, row: int) -> None:
-        """Take one of the recipes as run, with the outcome that is predicted for it.
+        """Treat one of the recipes as run, with its predicted outcome ("kriging believer").
 
-        Predictions stay, and what is unknown near it shrinks ("kriging believer").
+        The predictions stay the same; the standard deviations near the recipe shrink.
         """
         kernel = self.model._kernel(
             self.smooth[row : row + 1], self.linear[row : row + 1], self.smooth, self.linear
@@ -224,7 +215,7 @@ def _median_off_diagonal(squares: FloatArray) -> FloatArray:
     upper = np.triu_indices(squares.shape[1], 1)
     medians = np.median(squares[:, upper[0], upper[1]], axis=1)
     means = squares[:, upper[0], upper[1]].mean(axis=1)
-    # An axis that hardly varied: its whole range is one length.
+    # If an axis hardly varied, its whole range is one length.
     return np.where(medians > 1e-12, medians, np.where(means > 1e-12, means, 1.0))
 
 
@@ -240,32 +231,22 @@ def _maximum_posterior(squares: FloatArray, rows: _Rows) -> FloatArray:
         linear, smooth, noise = np.exp(theta[:3])
         weight = np.exp(-2.0 * theta[3:])
         square = np.tensordot(weight, squares, axes=1)
-        scaled = _ROOT5 * np.sqrt(square)
-        decay = np.exp(-scaled)
-        matern = (1.0 + scaled + scaled**2 / 3.0) * decay
-        kernel = linear * gram + smooth * matern
+        matern = Matern(np.sqrt(square))
+        correlation = matern.value
+        kernel = linear * gram + smooth * correlation
         kernel[diagonal] += noise + rows.error2 + _JITTER
         factor = cho_factor(kernel, lower=True, check_finite=False)
         solved = cho_solve(factor, rows.y, check_finite=False)
         pull = 0.5 * (cho_solve(factor, np.eye(n), check_finite=False) - np.outer(solved, solved))
-        away = (theta - mean) / sd
         value = 0.5 * float(rows.y @ solved) + float(np.log(np.diag(factor[0])).sum())
-        slope = smooth * pull * (-5.0 / 6.0) * (1.0 + scaled) * decay
+        slope = smooth * pull * (-5.0 / 6.0) * (1.0 + matern.scaled) * matern.decay
         gradient = np.r_[
             linear * (pull * gram).sum(),
-            smooth * (pull * matern).sum(),
+            smooth * (pull * correlation).sum(),
             noise * np.trace(pull),
             -2.0 * weight * np.einsum("ij,gij->g", slope, squares),
         ]
-        return value + 0.5 * float(away @ away), gradient + away / sd
+        return value, gradient
 
-    bounds = [(m - 4.0 * s, m + 4.0 * s) for m, s in zip(mean, sd, strict=True)]
-    found = minimize(
-        objective,
-        mean,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=bounds,
-        options={"maxiter": _MAX_ITERATIONS},
-    )
-    return np.asarray(found.x, dtype=np.float64)
+    solution = most_probable(objective, mean, sd, reach=4.0 * sd, max_iterations=_MAX_ITERATIONS)
+    return np.asarray(solution.x, dtype=np.float64)

@@ -12,17 +12,12 @@ import pytest
 from optuna.trial import TrialState
 from sklearn.base import clone
 
-from rlready.predictors.search.proposer import (
-    Domain,
-    Guard,
-    ProposerConfig,
-    Runs,
-    anywhere,
-    propose,
-    propose_from,
-)
-from rlready.predictors.search.space import Points, RecipeSpace
+from rlready.predictors.search.candidates import anywhere
+from rlready.predictors.search.guard import Guard, Proximity
+from rlready.predictors.search.proposer import ProposerConfig, Runs, propose, propose_from
+from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.space_file import parse_space
+from rlready.predictors.search.space_parts import Points
 from rlready.predictors.search.study import (
     Asked,
     KnownRun,
@@ -209,7 +204,7 @@ def test_without_runs_recipes_fill_the_space() -> None:
     )
     assert len(np.unique(found.points.weights.round(6), axis=0)) == 5
     assert np.isnan(found.mean).all()
-    assert set(found.domain) == {Domain.OUT}
+    assert set(found.domain) == {Proximity.OUT}
 
 
 def test_what_no_run_tells_about_is_marked_and_can_be_left_out() -> None:
@@ -222,14 +217,14 @@ def test_what_no_run_tells_about_is_marked_and_can_be_left_out() -> None:
     far = Points(weights=np.array([[0.0, 0.0, 1.0, 0.0]]), axes=np.array([[0.5, 0.0]]))
     unseen = Points(weights=near.weights[:1], axes=np.array([[0.5, 1.0]]))
     (domain,), (reason,) = guard.judge(far)
-    assert domain is Domain.OUT
+    assert domain is Proximity.OUT
     assert "nearest finished run" in reason
-    assert guard.judge(unseen)[0] == (Domain.OUT,)
-    assert guard.judge(near.rows(slice(0, 1)))[0] == (Domain.IN,)
+    assert guard.judge(unseen)[0] == (Proximity.OUT,)
+    assert guard.judge(near.rows(slice(0, 1)))[0] == (Proximity.IN,)
     runs = Runs(points=near, outcomes=near.weights[:, 2:3])
     config = ProposerConfig(n_candidates=2000, out_of_domain="exclude")
     found = propose(space, runs, 3, np.random.default_rng(0), config=config)
-    assert Domain.OUT not in found.domain
+    assert Proximity.OUT not in found.domain
 
 
 def test_two_objectives_spread_over_their_front() -> None:

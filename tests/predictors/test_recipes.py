@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlready.predictors.search.simplex import Parametrisation
-from rlready.predictors.search.space import Points, RecipeSpace
-from rlready.predictors.search.space_file import numeric_range, parse_space
+from rlready.predictors.search.space import RecipeSpace
+from rlready.predictors.search.space_file import numeric_range, parse_space, read_space
+from rlready.predictors.search.space_parts import Points
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
 
@@ -150,24 +151,37 @@ def test_a_file_and_its_values_give_the_same_space(tmp_path: Path) -> None:
         "sources": {"a": {"available_tokens": 1e8, "mean_tokens": 300}},
         "n_unique": {"low": 20000, "high": 600000},
     }
-    assert RecipeSpace.from_toml(path) == parse_space(values)
-    assert RecipeSpace.from_toml(path).digest == parse_space(values).digest
+    assert read_space(path) == parse_space(values)
+    assert read_space(path).digest == parse_space(values).digest
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"tokens": 1}, "unknown key 'tokens'.*Known: token_budget"),
-        ({"sources__a__weight": 1}, "source 'a' has the unknown key 'weight'.*floor"),
-        ({"learning_rate__lo": 1}, "learning_rate has the unknown key 'lo'.*low, high"),
+        ({"tokens": 1}, "the file has the unknown key 'tokens'.*Known keys: token_budget"),
+        ({"sources__a__weight": 1}, r"\[sources\.a\] has the unknown key 'weight'.*floor"),
+        ({"learning_rate__lo": 1}, r"\[learning_rate\] has the unknown key 'lo'.*low, high"),
         ({"sources__a__floor": 0.7, "sources__b__floor": 0.5}, "floors of the sources sum to 1.2"),
         ({"sources__a__cap": 0.2, "sources__b__cap": 0.2}, "caps of the sources sum to 0.9"),
-        ({"sources__c__floor": "much"}, "floor is 'much', no finite number"),
-        ({"sources__a__mean_tokens": None}, "has available_tokens and no mean_tokens"),
+        (
+            {"sources__c__floor": "much"},
+            r"sources\.c\.floor is 'much'\. It should be a valid number",
+        ),
+        ({"sources__a__mean_tokens": None}, "has available_tokens but no mean_tokens"),
         ({"loss_weighting__choices": ["pear"]}, "'pear' is unknown.*pear_sequence"),
-        ({"length_filter__choices": ["short"]}, "'short' is no range"),
+        ({"length_filter__choices": ["short"]}, "'short' is not a range"),
         ({"learning_rate__low": 1e-3}, "learning_rate goes from 0.001 to 0.0001"),
-        ({"simplex": "logit"}, "simplex is 'logit'.*stick, softmax"),
+        ({"axes__warmup_share__high": "x"}, r"axes\.warmup_share\.high is 'x'"),
+        ({"axes__epochs": {"low": 1, "high": 2}}, r"axes\.epochs has a name that is taken"),
+        ({"epochs__choices": [1, 2]}, "epochs has choices and a range"),
+        ({"batch_size__choices": []}, r"batch_size\.choices is \[\]"),
+        ({"batch_size__choices": [[1]]}, r"batch_size\.choices\[0\] is \[1\]\. Choices are texts"),
+        ({"learning_rate__log": 1}, r"learning_rate\.log is 1\. It should be a valid boolean"),
+        ({"token_budget": True}, "token_budget is True. It should be a valid number"),
+        ({"token_budget": float("inf")}, "token_budget is inf. It should be a finite number"),
+        ({"token_budget": -1}, "token_budget is -1. It should be greater than 0"),
+        ({"sources__a": 3}, r"sources\.a is 3\. It should be a table: write \[sources\.a\]"),
+        ({"simplex": "logit"}, "simplex is 'logit'.*'stick', 'softmax'"),
         ({"recipe__learning_rate": 1e-5}, "learning_rate is both searched and fixed"),
         ({"recipe__sources": {"a": 1.0}}, "fixes the sources"),
         ({"batch_size__choices": ["many"]}, "batch_size is 'many'"),
@@ -175,7 +189,7 @@ def test_a_file_and_its_values_give_the_same_space(tmp_path: Path) -> None:
         ({"n_unique__low": 400_000, "n_unique__high": 500_000, "epochs__low": 7}, "epochs of"),
     ],
 )
-def test_a_space_that_cannot_be_meant_is_refused(values: dict[str, Any], said: str) -> None:
+def test_an_invalid_space_is_refused(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         changed(**values)
 

@@ -12,12 +12,14 @@ import pytest
 from click.testing import CliRunner, Result
 from store_child import a_checkpoint, an_outcome
 
+from rlready.predictors.search.space_file import SpaceFile
 from rlready.registry.errors import ConfigError
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.records import Evaluation, Recipe
+from rlready.registry.toml_file import read_toml_file
 from rlready.testbed.training.model import untrained_checkpoint
 from rlready.workflow.cli.main import main
-from rlready.workflow.search.settings import read_settings
+from rlready.workflow.search.settings import LoopSettings, loop_settings
 
 SPACE = """
 {top}
@@ -54,6 +56,10 @@ def write_space(folder: Path, *, top: str = "", source: str = "", rest: str = ""
     path = folder / "mix.toml"
     path.write_text(SPACE.format(top=top, source=source, rest=rest))
     return path
+
+
+def read_settings(path: Path) -> LoopSettings:
+    return loop_settings(read_toml_file(path, SpaceFile), path)
 
 
 def answer(result: Result) -> Any:
@@ -93,9 +99,12 @@ prompt_template = "prompt.txt"
     ("rest", "said"),
     [
         ("[evaluate]\nsample = 8", r"unknown key 'sample'.*max_tokens.*held_out|held_out.*samples"),
-        ('[evaluate]\nsamples = "8"', "samples is '8', not a whole number"),
-        ("[evaluate]\nadaptive = 1", "adaptive is 1, not true or false"),
-        ('[evaluate]\nheld_out = "x"', "held_out is 'x'.*Give a list"),
+        ('[evaluate]\nsamples = "8"', r"evaluate\.samples is '8'\. It should be a valid integer"),
+        ("[evaluate]\nadaptive = 1", r"evaluate\.adaptive is 1\. It should be a valid boolean"),
+        ('[evaluate]\nheld_out = "x"', r"evaluate\.held_out is 'x'\. It should be a valid tuple"),
+        ('[evaluate]\nheld_out = [""]', r"evaluate\.held_out\[0\] is ''"),
+        ("[evaluate]\nprompt_template = 3", r"evaluate\.prompt_template is 3"),
+        ("[evaluate]\nsuite = ''", r"evaluate\.suite is ''"),
         ("[evaluate]\nsamples = 0", "--samples is 0"),
         ('[evaluate]\nrecipe = "x.toml"', "unknown key 'recipe'"),
     ],

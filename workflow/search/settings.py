@@ -1,7 +1,6 @@
-"""What a space file says beyond its recipes: how a search sees data, cost and checkpoints.
+"""Settings of a search in its space file that do not change the recipes: data, cost, evaluation.
 
-    cost = "gpu_hours"                # second objective, less is better: a number in status.json;
-                                      # "tokens" is known from the recipe
+    cost = "gpu_hours"                # second objective, less is better
     [sources.gsm8k]
     path = "gsm8k.jsonl"              # local data: trials get a manifest of its rows
 
@@ -10,36 +9,36 @@
     held_out = ["val.jsonl"]
     samples = 64
 
-Relative paths are taken from the file's own folder.
+Relative paths are relative to the folder of the file.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from pydantic import AfterValidator, Strict, create_model
 
 from rlready.evaluators.benchmarks.problems import parse_benchmark_option
 from rlready.evaluators.heldout.examples import parse_heldout_option
-from rlready.predictors.search.toml_values import a_text
-from rlready.registry.errors import ConfigError
-from rlready.registry.foreign_files import read_toml
+from rlready.predictors.search.space_file import SpaceFile
+from rlready.registry.toml_file import TomlTable, check_table, naming_file
 from rlready.workflow.evaluate.config import EvaluateConfig
 
 TOKENS = "tokens"
-"""The cost that every recipe of a space has, without being told."""
+"""The cost that follows from the recipe alone."""
 
-# Said by the trial, or by the search's own flags.
+# The trial, or the search's own flags, give these.
 _OF_THE_TRIAL = ("checkpoint", "recipe", "step", "kind", "name", "experiment", "tracking_uri")
-_KINDS: Mapping[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """What a space file says beyond its recipes.
+    """Settings of a search that do not change its recipes.
 
     Args:
         data: JSONL file of each source that is local.
@@ -52,74 +51,83 @@ class LoopSettings:
     evaluate: Mapping[str, Any] | None = None
 
 
-def read_settings(path: Path) -> LoopSettings:
-    """The settings in a space file that `recipe_file.read_space` has read without an error.
+def loop_settings(file: SpaceFile, path: Path) -> LoopSettings:
+    """Return the settings of a space file that was read from the path.
 
     Raises:
-        ConfigError: at an unknown key of [evaluate], or a value that cannot be meant.
+        ConfigError: at an unknown key or an invalid value of [evaluate].
     """
-    values = read_toml(path)
     folder = path.resolve().parent
-    try:
+    with naming_file(path):
         return LoopSettings(
             data={
-                name: _path(f"sources.{name}.path", source["path"], folder)
-                for name, source in values["sources"].items()
-                if "path" in source
+                name: folder / source.path
+                for name, source in file.sources.items()
+                if source.path is not None
             },
-            cost=a_text("cost", values["cost"]) if "cost" in values else None,
-            evaluate=_evaluate(values["evaluate"], folder) if "evaluate" in values else None,
+            cost=file.cost,
+            evaluate=None if file.evaluate is None else _evaluate(file.evaluate, folder),
         )
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error.what}", why=error.why, fix=error.fix) from error
 
 
-def _evaluate(given: Any, folder: Path) -> dict[str, Any]:
-    if not isinstance(given, Mapping):
-        raise ConfigError(f"evaluate is {given!r}, no table", fix="Write [evaluate]")
+def _evaluate(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    table = check_table(values, _evaluate_table(), name="evaluate")
+    settings = {
+        name: _with_absolute_paths(name, getattr(table, name), folder)
+        for name in table.model_fields_set
+    }
+    EvaluateConfig(checkpoint="of a trial", **settings)
+    return settings
+
+
+@cache
+def _evaluate_table() -> type[TomlTable]:
+    """Return the model of [evaluate]: the fields of `EvaluateConfig` that a file may give."""
     hints = get_type_hints(EvaluateConfig)
-    known = [f.name for f in dataclasses.fields(EvaluateConfig) if f.name not in _OF_THE_TRIAL]
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise ConfigError(
-            f"[evaluate] has the unknown key {', '.join(map(repr, unknown))}",
-            fix=f"Known: {', '.join(known)}",
-        )
-    found = {key: _value(key, hints[key], value, folder) for key, value in given.items()}
-    EvaluateConfig(checkpoint="of a trial", **found)
-    return found
+    fields: dict[str, Any] = {
+        each.name: (_toml_type(hints[each.name]), each.default)
+        for each in dataclasses.fields(EvaluateConfig)
+        if each.name not in _OF_THE_TRIAL
+    }
+    return create_model("EvaluateTable", __base__=TomlTable, **fields)
 
 
-def _value(key: str, hint: Any, given: Any, folder: Path) -> Any:
-    """A value of a field, of its type, with its paths made absolute."""
-    kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
+def _toml_type(hint: Any) -> Any:
+    """Return a type that takes a list for a tuple, and a text for a path."""
+    if hint is str:
+        return Annotated[str, AfterValidator(_not_empty)]
+    if hint is Path:
+        return Annotated[Path, Strict(False)]
     if get_origin(hint) is tuple:
-        if not isinstance(given, list):
-            raise ConfigError(f"evaluate.{key} is {given!r}", fix="Give a list")
-        return tuple(_value(key, kinds[0], one, folder) for one in given)
-    kind = kinds[0]
-    if kind is Path:
-        return _path(f"evaluate.{key}", given, folder)
-    if kind in _KINDS:
-        is_number = isinstance(given, int | float) and not isinstance(given, bool)
-        fits = is_number and math.isfinite(given) if kind is float else type(given) is kind
-        if not fits:
-            raise ConfigError(f"evaluate.{key} is {given!r}, not {_KINDS[kind]}")
-        return kind(given)
-    text = a_text(f"evaluate.{key}", given)
-    if key == "benchmarks":
-        source = parse_benchmark_option(text)
-        where = source.location
-        own = f":{source.answer_format}" if source.answer_format else ""
-        return f"{source.name}{own}={folder / where}" if isinstance(where, Path) else text
-    if key == "held_out":
-        name, file = parse_heldout_option(text)
-        return f"{name}={folder / file}"
-    is_file = (key == "suite" and text.endswith(".toml")) or (
-        key == "base" and (folder / text).is_dir()
+        element = _toml_type(get_args(hint)[0])
+        return Annotated[tuple[element, ...], Strict(False)]  # type: ignore[valid-type]
+    if type(None) in get_args(hint):
+        (inner,) = (each for each in get_args(hint) if each is not type(None))
+        return _toml_type(inner) | None
+    return hint
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise ValueError("It should not be empty")
+    return text
+
+
+def _with_absolute_paths(name: str, value: Any, folder: Path) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_with_absolute_paths(name, each, folder) for each in value)
+    if isinstance(value, Path):
+        return folder / value
+    if name == "benchmarks":
+        source = parse_benchmark_option(value)
+        if not isinstance(source.location, Path):
+            return value
+        answer_format = f":{source.answer_format}" if source.answer_format else ""
+        return f"{source.name}{answer_format}={folder / source.location}"
+    if name == "held_out":
+        set_name, file = parse_heldout_option(value)
+        return f"{set_name}={folder / file}"
+    is_file = (name == "suite" and value.endswith(".toml")) or (
+        name == "base" and (folder / value).is_dir()
     )
-    return str(folder / text) if is_file else text
-
-
-def _path(name: str, given: Any, folder: Path) -> Path:
-    return folder / a_text(name, given)
+    return str(folder / value) if is_file else value
