@@ -9,7 +9,8 @@ from .search.sampler import SurrogateSampler
 from .search.space import RecipeSpace, Source
 from .search.space_file import parse_space
 from .training_table import TrainingTable, training_table
-from .validation.validate import ValidationReport, validate
+from .validation.report import ValidationReport
+from .validation.validate import validate
 
 __all__ = [
     "CalibratedPredictor",
