@@ -62,7 +62,7 @@ from rlready.testbed.training.base import shipped_base
 from rlready.testbed.training.design import AXES, design, search_space
 from rlready.testbed.training.grpo import CurveRow
 from rlready.testbed.training.sft import SftRecipe
-from rlready.workflow.predict.predict import fit
+from rlready.workflow.predict.fit import fit
 from rlready.workflow.search.ask import Search, SearchConfig, ask, open_search, tell
 from rlready.workflow.search.registry import RegistryValues
 from rlready.workflow.testbed.design_file import BASE, PROFILES, Design
