@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 from simulation import PROXIES, World, simulate
 
-from rlready.predictors.calibration.domain import Domain, Place, domain_of
+from rlready.predictors.calibration.domain import Place, TrainingDomain, domain_of
 from rlready.predictors.training_table import FloatArray, Kind
 
 FLAGGED, FALSE = 0.95, 0.05
@@ -77,7 +77,7 @@ def _measure(
         known, new = table.rows(~is_new & (at >= n_rows)).X, table.rows(is_new & (at < N_ROWS)).X
 
         def judge(
-            name: str, X: pd.DataFrame, domain: Domain = domain, raw: pd.DataFrame = raw
+            name: str, X: pd.DataFrame, domain: TrainingDomain = domain, raw: pd.DataFrame = raw
         ) -> None:
             places = domain.place(X).places
             outside = (X[domain.names] < raw.min()) | (X[domain.names] > raw.max())
@@ -105,7 +105,7 @@ def _measure(
 
 def _judge_shifted(
     judge: Callable[[str, pd.DataFrame], None],
-    domain: Domain,
+    domain: TrainingDomain,
     known: pd.DataFrame,
     new: pd.DataFrame,
     world: World,
@@ -125,7 +125,7 @@ def _judge_shifted(
         judge(f"new group 3 sd whole, {way}", _shifted(domain, new, 3.0 * whole * sign))
 
 
-def _shifted(domain: Domain, X: pd.DataFrame, by: FloatArray) -> pd.DataFrame:
+def _shifted(domain: TrainingDomain, X: pd.DataFrame, by: FloatArray) -> pd.DataFrame:
     """Rows moved on the linear scale of each proxy."""
     X = X.copy()
     moves = np.broadcast_to(by, (len(X), len(domain.names)))

@@ -25,7 +25,8 @@ import pandas as pd
 from rlready.predictors.models.catalogue import BASELINES, DEFAULT_MODEL, MODELS, make_model
 from rlready.predictors.training_table import TrainingTable, training_table
 from rlready.predictors.validation.folds import MakeModel
-from rlready.predictors.validation.validate import ModelScores, validate
+from rlready.predictors.validation.report import ModelScores
+from rlready.predictors.validation.validate import validate
 
 TABLE = Path(__file__).parents[2] / "shared" / "data" / "retu" / "checkpoints.csv"
 TARGET, GROUP_COLUMN, SCORE = "post_overall_smooth5_peak", "sft_data", "pre_overall"

@@ -33,8 +33,8 @@ from simulation import PROXIES, World, simulate
 
 from rlready.predictors.models.catalogue import make_model
 from rlready.predictors.training_table import FloatArray, Kind, TrainingTable
-from rlready.predictors.validation.bootstrap import Bootstrapped, Verdict, resampling
-from rlready.predictors.validation.scores import Scorer
+from rlready.predictors.validation.bootstrap import Bootstrapped, Comparison, resampling
+from rlready.predictors.validation.scores import PredictionScorer
 
 N_GROUPS = (6, 9, 12)
 N_ROWS = 12
@@ -164,10 +164,10 @@ def _rivals(n: int, seed: int, *, is_refitted: bool) -> dict[str, Any]:
             else:
                 z = (_linked(table, "") - middle) / scale
                 predicted = 60.0 + 1.2 * z[:, column] + 1.2 * z[:, column + 2]
-            scorer = Scorer(table.y, predicted, table.groups)
+            scorer = PredictionScorer(table.y, predicted, table.groups)
             sides.append(Bootstrapped(scorer, shared, refits, names=NAMES))
         for name in NAMES:
-            said[name] += sides[0].minus(sides[1], name).verdict is not Verdict.UNDECIDED
+            said[name] += sides[0].minus(sides[1], name).verdict is not Comparison.UNDECIDED
     case = "refitted" if is_refitted else "kept"
     return {"case": case, **{name: said[name] / n for name in NAMES}}
 
@@ -186,7 +186,7 @@ class _Tally:
         truth: dict[str, float],
         seed: int,
     ) -> None:
-        scorer = Scorer(table.y, predicted, table.groups)
+        scorer = PredictionScorer(table.y, predicted, table.groups)
         shared = resampling(table.groups, N_DRAWS, seed)
         ours = Bootstrapped(scorer, shared, refits, names=NAMES)
         rows = resampling(np.zeros(len(table), dtype=np.str_), N_DRAWS, seed)

@@ -72,9 +72,11 @@ from rlready.testbed.study.unit import proxies_path, read_proxies
 from rlready.testbed.training.base import shipped_base
 from rlready.testbed.training.grpo import CurveRow
 from rlready.testbed.training.sft import SftRecipe
-from rlready.workflow.predict.predict import fit
-from rlready.workflow.search.ask import Search, SearchConfig, ask, open_search, tell
+from rlready.workflow.predict.fit import fit
+from rlready.workflow.search.ask import ask
+from rlready.workflow.search.open import Search, SearchConfig, open_search
 from rlready.workflow.search.registry import RegistryValues
+from rlready.workflow.search.trial import tell
 from rlready.workflow.testbed.trainer import Trained, design_of, train
 
 TABLE = Path(__file__).parents[1] / "testbed" / "results" / "full.csv"

@@ -10,7 +10,8 @@ from .search.space import RecipeSpace
 from .search.space_file import parse_space, read_space
 from .search.space_parts import Source
 from .training_table import TrainingTable, training_table
-from .validation.validate import ValidationReport, validate
+from .validation.report import ValidationReport
+from .validation.validate import validate
 
 __all__ = [
     "CalibratedPredictor",

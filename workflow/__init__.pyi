@@ -1,7 +1,8 @@
 from .evaluate.config import EvaluateConfig
 from .evaluate.evaluator import evaluate_checkpoint
+from .predict.fit import fit
 from .predict.outcome import OutcomeConfig
-from .predict.predict import fit, rank_registry
+from .predict.rank import rank_registry
 from .progress import Clock
 
 __all__ = [

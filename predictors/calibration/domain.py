@@ -88,7 +88,7 @@ class Placed:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Domain:
+class TrainingDomain:
     """What the training rows look like.
 
     Args:
@@ -279,7 +279,7 @@ class Domain:
                     )
 
 
-def domain_of(table: TrainingTable) -> Domain:
+def domain_of(table: TrainingTable) -> TrainingDomain:
     """What the rows of a table look like; their outcomes only weigh the proxies."""
     names = [column.name for column in table.columns]
     trials = [_trials(table, column) for column in table.columns]
@@ -317,7 +317,7 @@ def domain_of(table: TrainingTable) -> Domain:
     fences = np.array([_RANGE_FENCE, max(outer, 1e-9), np.sqrt(_LEVERAGE_FENCE)])
     held_out = np.column_stack([beyond_others(rows), nearest, loo_leverage]) / fences
     score = held_out.max(axis=1)
-    return Domain(
+    return TrainingDomain(
         names=names,
         kinds=[column.kind.value for column in table.columns],
         trials=trials,

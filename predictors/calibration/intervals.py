@@ -28,7 +28,15 @@ from numpy.typing import NDArray
 from rlready.predictors.calibration.error_law import ErrorLaw, error_law
 from rlready.predictors.predictive import Predictive
 from rlready.predictors.training_table import FloatArray, TextArray, TrainingTable
-from rlready.predictors.validation.folds import FoldFit, MakeModel, Rows, fit_folds, out_of_fold
+from rlready.predictors.validation.folds import (
+    FoldFit,
+    MakeModel,
+    Rows,
+    fit_folds,
+    group_folds,
+    out_of_fold,
+    row_folds,
+)
 from rlready.registry.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -151,37 +159,6 @@ def calibrate(make: MakeModel, table: TrainingTable, *, n_folds: int, seed: int 
     )
 
 
-def row_folds(table: TrainingTable, at_most: int, seed: int = 0) -> list[Rows]:
-    """Folds of rows, spread so that a fold takes few rows of any one group.
-
-    A row that is alone in its group stays in every fit: held out it would be a row of a new group.
-    Rows with the same proxies share a fold: one of them would tell the other's outcome.
-    """
-    rng = np.random.default_rng(seed)
-    groups = table.groups
-    twin_of = _twins(table)
-    names, sizes = np.unique(groups, return_counts=True)
-    size_of = dict(zip(names.tolist(), sizes.tolist(), strict=True))
-    order = rng.permutation(len(table))
-    order = order[np.argsort(groups[order], kind="stable")]
-    leaders = [row for row in order if twin_of[row] == row and size_of[groups[row]] > 1]
-    n_folds = min(at_most, len(leaders))
-    fold_of = {row: position % n_folds for position, row in enumerate(leaders)}
-    folds: list[list[int]] = [[] for _ in range(n_folds)]
-    for row in range(len(table)):
-        if twin_of[row] in fold_of:
-            folds[fold_of[twin_of[row]]].append(row)
-    return [np.array(fold, dtype=np.intp) for fold in folds]
-
-
-def group_folds(table: TrainingTable, at_most: int, seed: int = 0) -> list[Rows]:
-    """Folds of whole groups: each alone, or several where there are more than `at_most`."""
-    names, group_of = np.unique(table.groups, return_inverse=True)
-    order = np.random.default_rng(seed).permutation(len(names))
-    parts = np.array_split(order, min(at_most, len(names)))
-    return [np.flatnonzero(np.isin(group_of, part)).astype(np.intp) for part in parts]
-
-
 def has_hierarchical(n_groups: int, level: float) -> bool:
     """Whether so many groups give a finite hierarchical interval: G >= ceil(1 / alpha) - 1."""
     return n_groups >= math.ceil(round(1.0 / (1.0 - level), 9)) - 1
@@ -279,19 +256,6 @@ def _anchors_seen(groups: TextArray, by_row: Residuals) -> FloatArray:
     for fit in by_row.fits:
         sizes[fit.held_out] -= anchors_of(groups[fit.held_out], groups[fit.held_out])
     return sizes
-
-
-def _twins(table: TrainingTable) -> Rows:
-    """(n,) the first row of the same group with the same proxies."""
-    import pandas as pd
-
-    values = table.X[[column.name for column in table.columns]].copy()
-    values["__group"] = table.groups
-    first: dict[int, int] = {}
-    keys = pd.util.hash_pandas_object(values, index=False).to_numpy()
-    return np.array(
-        [first.setdefault(int(key), row) for row, key in enumerate(keys)], dtype=np.intp
-    )
 
 
 def _jackknife_plus(

@@ -15,14 +15,12 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_limits
 
-from rlready.predictors.calibration.domain import Domain, Place, Placed, domain_of
+from rlready.predictors.calibration.domain import Place, Placed, TrainingDomain, domain_of
 from rlready.predictors.calibration.intervals import (
     Regime,
     calibrate,
-    group_folds,
     intervals,
     predictive,
-    row_folds,
 )
 from rlready.predictors.calibration.signal_test import signal_report
 from rlready.predictors.features import PlainColumns, plain_columns
@@ -38,7 +36,13 @@ from rlready.predictors.training_table import (
     TrainingTable,
     describe_column,
 )
-from rlready.predictors.validation.folds import MakeModel, fit_model
+from rlready.predictors.validation.folds import (
+    MakeModel,
+    fit_model,
+    group_folds,
+    row_folds,
+    twins,
+)
 from rlready.registry.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -119,7 +123,7 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         self.ids_ = table.ids
         self.out_of_fold_ = table.y - self.calibration_.by_row.residuals
         self.committee_ = [fit_model(self._maker(name, table), table) for name in self.committee]
-        self.domain_: Domain = domain_of(table)
+        self.domain_: TrainingDomain = domain_of(table)
         self.signal_ = signal_report(table, seed=self.seed)
         self.notes_ = [*table.notes, *_notes(table)]
         self.n_features_in_ = len(self.columns_)
@@ -330,10 +334,9 @@ def _notes(table: TrainingTable) -> list[str]:
             "outcomes have no standard errors: the noise of RL runs cannot be told from what the "
             "proxies do not explain"
         )
-    proxies = table.X[[column.name for column in table.columns]].assign(**{GROUP: table.groups})
-    twins = int(proxies.duplicated().sum())
-    if twins:
-        notes.append(f"{twins} rows repeat the proxies of another row: they share a fold")
+    n_twins = len(table) - len(np.unique(twins(table)))
+    if n_twins:
+        notes.append(f"{n_twins} rows repeat the proxies of another row: they share a fold")
     return notes
 
 

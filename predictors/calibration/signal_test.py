@@ -80,11 +80,6 @@ class SignalReport:
         )
 
 
-def has_signal(table: TrainingTable, *, level: float = LEVEL, seed: int = 0) -> bool:
-    """Whether any proxy of the table orders outcomes inside groups better than chance."""
-    return signal_report(table, seed=seed).found(level)
-
-
 def signal_report(
     table: TrainingTable, *, n_permutations: int = N_PERMUTATIONS, seed: int = 0
 ) -> SignalReport:

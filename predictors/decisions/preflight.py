@@ -36,7 +36,7 @@ class Level(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class ProxyValue:
     """A proxy's value and its standard error, None where it is unknown."""
 
     value: float
@@ -93,13 +93,13 @@ class PreflightRule:
             )
 
 
-Proxies = Mapping[str, Measured]
+Proxies = Mapping[str, ProxyValue]
 """Proxies of a checkpoint by name, `<metric>@<benchmark>`."""
 
 _ERROR = re.compile(r"^(?P<metric>[^@]+)_se@(?P<where>.+)$")
 
 
-def proxies_of(row: Mapping[str, object]) -> dict[str, Measured]:
+def proxies_of(row: Mapping[str, object]) -> dict[str, ProxyValue]:
     """The proxies in a row of the registry's table, each with the error in its `_se` column.
 
     Cells that are empty or not numbers are left out, and so are columns without `@` and outcomes.
@@ -118,7 +118,7 @@ def proxies_of(row: Mapping[str, object]) -> dict[str, Measured]:
         if (found := _ERROR.match(name))
     }
     return {
-        name: Measured(value=value, se=errors.get(name))
+        name: ProxyValue(value=value, se=errors.get(name))
         for name, value in numbers.items()
         if not name.partition("@")[0].endswith(("_se", "_n"))
     }
@@ -189,7 +189,7 @@ def conflicts(
     )
 
 
-def mean_proxies(rows: Iterable[Proxies]) -> dict[str, Measured]:
+def mean_proxies(rows: Iterable[Proxies]) -> dict[str, ProxyValue]:
     """Mean of each proxy that all rows have, with the standard error of that mean."""
     every = list(rows)
     if not every:
@@ -199,7 +199,7 @@ def mean_proxies(rows: Iterable[Proxies]) -> dict[str, Measured]:
     for name in shared:
         errors = [row[name].se for row in every]
         known = [error for error in errors if error is not None]
-        means[name] = Measured(
+        means[name] = ProxyValue(
             value=math.fsum(row[name].value for row in every) / len(every),
             se=math.sqrt(math.fsum(e * e for e in known)) / len(every)
             if len(known) == len(every)
@@ -236,7 +236,7 @@ def _benchmark(proxies: Proxies, asked: str | None) -> str:
     return asked or "".join(names)
 
 
-def _metrics(proxies: Proxies, benchmark: str) -> dict[str, Measured]:
+def _metrics(proxies: Proxies, benchmark: str) -> dict[str, ProxyValue]:
     """The proxies of one benchmark, by metric."""
     split = {name: name.partition("@") for name in proxies}
     return {split[name][0]: proxies[name] for name in proxies if split[name][2] == benchmark}
@@ -248,7 +248,7 @@ def _from_samples(name: str) -> bool:
     )
 
 
-def _signal(here: Mapping[str, Measured], rule: PreflightRule) -> list[Finding]:
+def _signal(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Finding]:
     g = rule.group_size
     measured = {int(m[1]): here[name] for name in here if (m := _SIGNAL.match(name))}
     if not measured:
@@ -276,7 +276,7 @@ def _signal(here: Mapping[str, Measured], rule: PreflightRule) -> list[Finding]:
     return [Finding(level=Level.OK, topic="signal", text=text, source=source)]
 
 
-def _side(here: Mapping[str, Measured]) -> str:
+def _side(here: Mapping[str, ProxyValue]) -> str:
     """Which kind of groups without variance prevails."""
     if "pass_at_1" not in here:
         return ""
@@ -285,7 +285,7 @@ def _side(here: Mapping[str, Measured]) -> str:
     return f"; pass@1 is {p}, so most groups are {kind} would give one"
 
 
-def _rate(here: Mapping[str, Measured], rule: PreflightRule) -> list[Finding]:
+def _rate(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Finding]:
     if "pass_at_1" not in here:
         return []
     p, star = here["pass_at_1"], math.log(2.0) / rule.group_size
@@ -303,7 +303,7 @@ def _rate(here: Mapping[str, Measured], rule: PreflightRule) -> list[Finding]:
     return [Finding(level=level, topic="rate", text=text, source="arXiv 2606.18487")]
 
 
-def _coverage(here: Mapping[str, Measured], rule: PreflightRule) -> list[Finding]:
+def _coverage(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Finding]:
     found = []
     for name, ratio in here.items():
         if not (match := _COVERAGE.match(name)):
@@ -319,7 +319,7 @@ def _coverage(here: Mapping[str, Measured], rule: PreflightRule) -> list[Finding
     return found
 
 
-def _entropy(here: Mapping[str, Measured], rule: PreflightRule) -> list[Finding]:
+def _entropy(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Finding]:
     entropy = here.get("token_entropy")
     if entropy is None:
         return []
@@ -334,7 +334,7 @@ def _entropy(here: Mapping[str, Measured], rule: PreflightRule) -> list[Finding]
     return [Finding(level=level, topic="entropy", text=text, source="arXiv 2606.18487")]
 
 
-def _samples(here: Mapping[str, Measured], rule: PreflightRule) -> list[Finding]:
+def _samples(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Finding]:
     limits = {
         "truncated_share": (rule.warn_truncated, "cut at the token limit, reward 0 by length"),
         "unparsed_share": (rule.warn_unparsed, "without an answer, reward 0 by format"),
@@ -348,7 +348,7 @@ def _samples(here: Mapping[str, Measured], rule: PreflightRule) -> list[Finding]
     return found
 
 
-def _format(here: Mapping[str, Measured], rule: PreflightRule) -> list[Finding]:
+def _format(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Finding]:
     """Whether low scores come from the format of the answers or from the skill."""
     gap, lenient = here.get("format_gap"), here.get("lenient_pass_at_1")
     if gap is None or lenient is None:
@@ -380,7 +380,7 @@ def _regime(proxies: Proxies, rule: PreflightRule) -> list[Finding]:
     return found
 
 
-def _beyond(measured: Measured, limit: float, rule: PreflightRule, *, below: bool) -> bool:
+def _beyond(measured: ProxyValue, limit: float, rule: PreflightRule, *, below: bool) -> bool:
     margin = rule.n_errors * (measured.se or 0.0)
     return measured.value + margin < limit if below else measured.value - margin > limit
 

@@ -96,7 +96,7 @@ class RunValue:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class RlPlan:
     """Which checkpoints get the RL runs.
 
     Args:
@@ -163,7 +163,7 @@ def plan(
     incumbent: Incumbent | None = None,
     scores: Mapping[str, FloatArray] | None = None,
     rule: PlanRule | None = None,
-) -> Plan:
+) -> RlPlan:
     """The candidates that get the next RL runs, and what more or fewer runs would give.
 
     Args:
@@ -207,7 +207,7 @@ def plan(
     if policy not in policies:
         policy, notes = PREDICTED, (*notes, "one group alone needs no anchor")
     best = np.bincount(world.truth.argmax(axis=1), minlength=n) / rule.n_draws
-    return Plan(
+    return RlPlan(
         chosen=tuple(str(value.chosen) for value in policies[policy][:n_runs]),
         policy=policy,
         policies=policies,

@@ -1,22 +1,22 @@
-"""Intervals of scores that hold for new groups, and whether one prediction beats another.
+"""Intervals of scores that are valid for new groups, and whether one prediction beats another.
 
-Checkpoints of a group share their level, so a score over 6 groups x 12 rows rests on 6 things, not
-on 72. A bootstrap draws whole groups first and rows inside each second. Its plain percentiles are
-too narrow with few groups (0.83-0.93 at nominal 95 %; naive rows: 0.5-0.6), and it takes the
-predictions as given, while the models of other registries would be other models. So:
+Checkpoints of a group share their level, so a score over 6 groups x 12 rows rests on 6 independent
+units, not on 72. A bootstrap draws whole groups first and rows inside each second. Its plain
+percentiles are too narrow with few groups (0.83-0.93 at nominal 95 %; naive rows: 0.5-0.6),
+and it takes the predictions as given, while other registries would give other models. Therefore:
 
-1. Scale. Each score is moved where its errors are about normal: atanh for correlations, logit for
-   shares, log(1 - R2) (the log of errors over spread) for R2.
+1. Scale. Each score is put on a scale where its errors are about normal: atanh for correlations,
+   logit for shares, log(1 - R2) (the log of errors over spread) for R2.
 2. Standard error. The mean of two: the bootstrap's, and the jackknife's that leaves one group out.
    Where predictions come from leave-one-group-out fits, the jackknife repeats the whole validation
-   without that group (a model for each pair of groups). The bootstrap alone knows nothing of other
-   training sets and is too small; the jackknife is unsteady with few groups and on the large side.
+   without that group (a model for each pair of groups). The bootstrap alone ignores other training
+   sets and is too small; the jackknife is unsteady with few groups and on the large side.
 3. Quantile. Student's t with (groups - 1) degrees of freedom.
 
-The truth that is held: the score over endlessly many new groups of a predictor that stays as it is
-(`holdout`), or the expected score of models fitted to registries of this design (out-of-fold).
-`bench/score_intervals.py` measures how often. Regret is the loss of one choice, whose spread no
-normal scale describes: its interval is the middle of the bootstrap's draws, and nothing is claimed.
+The interval is for the score over endlessly many new groups of a predictor that stays as it is
+(`holdout`), or for the expected score of models fitted to registries of this design (out-of-fold).
+`bench/score_intervals.py` measures the coverage. Regret is the loss of one choice, whose spread no
+normal scale describes: its interval is the middle of the bootstrap's draws, without a guarantee.
 
 Sources: two-stage and t corrections with few clusters: Davison & Hinkley 1997, section 3.8;
 Cameron, Gelbach & Miller 2008 (Review of Economics and Statistics 90).
@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,22 +38,22 @@ from rlready.predictors.validation.scores import (
     ALL,
     MIN_ROWS,
     ORDER,
+    PredictionScorer,
     Score,
-    Scorer,
     lower_is_better,
 )
 
 FEW_GROUPS = 10
-"""Below so many groups an interval says mostly how few they are."""
+"""With fewer groups than this an interval mostly reflects how few they are."""
 
 LEVEL = 0.95
 
 MAX_BLOCKS = 12
-"""More groups than this are left out together, in so many blocks, by the jackknife."""
+"""The jackknife leaves out at most this many blocks of groups."""
 
 
-class Verdict(StrEnum):
-    """What a paired comparison of two predictions comes to."""
+class Comparison(StrEnum):
+    """The result of a paired comparison of two predictions."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -74,25 +75,34 @@ class Interval:
     hi: float | None = None
     jackknife: tuple[float, float] | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the interval as JSON values."""
+        values = {"value": self.score.value, "lo": self.lo, "hi": self.hi, "n": self.score.n}
+        return (
+            values
+            | ({"reason": self.score.reason} if self.score.reason else {})
+            | ({"one_left_out": list(self.jackknife)} if self.jackknife is not None else {})
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """What a prediction scores above another on the same rows, with its 95 % interval.
+    """Score of one prediction minus that of another on the same rows, with its 95 % interval.
 
     Args:
-        value: own score minus the other's; None where one of them is undefined.
-        verdict: better or worse only if the interval leaves out 0.
+        value: the difference; None where one of the scores is undefined.
+        verdict: better or worse only if the interval does not contain 0.
     """
 
     value: float | None
     lo: float | None = None
     hi: float | None = None
-    verdict: Verdict = Verdict.UNDECIDED
+    verdict: Comparison = Comparison.UNDECIDED
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Resampling:
-    """The draws that all predictions of a table share, so that they can be compared.
+    """Draws that all predictions of a table share, so that they can be compared.
 
     Args:
         draws: (n_draws, n) how often each row is in each draw.
@@ -108,12 +118,12 @@ class Resampling:
 
     @property
     def n_units(self) -> int:
-        """How many independent things the scores rest on."""
+        """How many independent units the scores rest on."""
         return self.n_groups if self.n_groups > 1 else len(self.blocks)
 
 
 def resampling(groups: TextArray, n_draws: int = 2000, seed: int = 0) -> Resampling:
-    """Draws of whole groups, and of rows inside them; of rows alone if there is one group."""
+    """Draw whole groups, and rows inside them; with one group, rows alone."""
     rng = np.random.default_rng(seed)
     names, group_of = np.unique(groups, return_inverse=True)
     n, n_groups = len(groups), len(names)
@@ -121,7 +131,9 @@ def resampling(groups: TextArray, n_draws: int = 2000, seed: int = 0) -> Resampl
         blocks = np.arange(n)
         draws = rng.multinomial(n, np.full(n, 1.0 / max(n, 1)), size=n_draws)
     else:
-        blocks = _blocks(group_of, n_groups, rng)
+        blocks = group_of
+        if n_groups > MAX_BLOCKS:
+            blocks = (rng.permutation(n_groups) % MAX_BLOCKS)[group_of]
         copies = rng.multinomial(n_groups, np.full(n_groups, 1.0 / n_groups), size=n_draws)
         draws = np.zeros((n_draws, n), dtype=np.int64)
         for group in range(n_groups):
@@ -134,31 +146,21 @@ def resampling(groups: TextArray, n_draws: int = 2000, seed: int = 0) -> Resampl
     )
 
 
-def _blocks(
-    group_of: NDArray[np.intp], n_groups: int, rng: np.random.Generator
-) -> NDArray[np.intp]:
-    if n_groups <= MAX_BLOCKS:
-        return group_of
-    block_of = rng.permutation(n_groups) % MAX_BLOCKS
-    found: NDArray[np.intp] = block_of[group_of]
-    return found
-
-
 class Bootstrapped:
-    """The scores of one prediction and of its resamples.
+    """Scores of one prediction and of its resamples.
 
     Args:
         scorer: the prediction.
         shared: the draws.
         refitted: (n_units, n) predictions in the registry without that unit, NaN for its rows;
             None if the predictor stays as it is.
-        no_order: why the order of the predictions means nothing; empty if it does mean something.
-        names: the scores wanted.
+        no_order: why the order of the predictions means nothing; empty if it has a meaning.
+        names: the scores to compute.
     """
 
     def __init__(
         self,
-        scorer: Scorer,
+        scorer: PredictionScorer,
         shared: Resampling,
         refitted: FloatArray | None = None,
         no_order: str = "",
@@ -174,49 +176,49 @@ class Bootstrapped:
                 self.scores[name] = Score(value=None, n=self.scores[name].n, reason=no_order)
 
     def interval(self, name: str) -> Interval:
-        """The score with its 95 % interval."""
+        """Return the score with its 95 % interval."""
         score = self.scores[name]
         if score.value is None:
             return Interval(score=score)
-        known = self._left_out[name][np.isfinite(self._left_out[name])]
-        spread = (float(known.min()), float(known.max())) if len(known) else None
-        limits = self._limits(name, score.value)
-        if limits is None:
-            return Interval(score=score, jackknife=spread)
-        return Interval(score=score, lo=limits[0], hi=limits[1], jackknife=spread)
+        left_out = self._left_out[name][np.isfinite(self._left_out[name])]
+        spread = (float(left_out.min()), float(left_out.max())) if len(left_out) else None
+        lo, hi = self._limits(name, score.value) or (None, None)
+        return Interval(score=score, lo=lo, hi=hi, jackknife=spread)
 
     def minus(self, other: Bootstrapped, name: str) -> Difference:
-        """What this prediction scores above another one."""
-        own, theirs = self.scores[name].value, other.scores[name].value
-        if own is None or theirs is None:
+        """Return by how much the score is above that of another prediction."""
+        score, other_score = self.scores[name].value, other.scores[name].value
+        if score is None or other_score is None:
             return Difference(value=None)
-        value = own - theirs
+        value = score - other_score
         draws = self._draws[name] - other._draws[name]
         if lower_is_better(name):
             limits = _percentiles(draws)
         else:
             error = _standard_error(draws, self._left_out[name] - other._left_out[name])
             reach = self._quantile() * error
-            limits = None if not np.isfinite(reach) else (value - reach, value + reach)
+            limits = (value - reach, value + reach) if np.isfinite(reach) else None
         if limits is None:
             return Difference(value=value)
-        verdict = Verdict.UNDECIDED
+        verdict = Comparison.UNDECIDED
         if limits[0] > 0 or limits[1] < 0:
-            is_higher = limits[0] > 0
-            verdict = Verdict.BETTER if is_higher != lower_is_better(name) else Verdict.WORSE
+            is_better = (limits[0] > 0) != lower_is_better(name)
+            verdict = Comparison.BETTER if is_better else Comparison.WORSE
         return Difference(value=value, lo=limits[0], hi=limits[1], verdict=verdict)
 
     def _limits(self, name: str, value: float) -> tuple[float, float] | None:
         if lower_is_better(name):
             return _percentiles(self._draws[name])
         scale = _scale(name, self.n)
-        error = _standard_error(scale.there(self._draws[name]), scale.there(self._left_out[name]))
+        error = _standard_error(
+            scale.forward(self._draws[name]), scale.forward(self._left_out[name])
+        )
         reach = self._quantile() * error
         if not np.isfinite(reach):
             return None
-        centre = float(scale.there(np.array([value]))[0])
+        centre = float(scale.forward(np.array([value]))[0])
         ends = scale.back(np.array([centre - reach, centre + reach]))
-        # A score of 1 stands beyond the scale's end; its interval still has to hold it.
+        # A score of 1 lies beyond the end of the scale, but its interval must contain it.
         return min(float(ends.min()), value), max(float(ends.max()), value)
 
     def _quantile(self) -> float:
@@ -224,32 +226,32 @@ class Bootstrapped:
 
 
 def _left_out(
-    scorer: Scorer, shared: Resampling, refitted: FloatArray | None, names: Sequence[str]
+    scorer: PredictionScorer, shared: Resampling, refitted: FloatArray | None, names: Sequence[str]
 ) -> dict[str, FloatArray]:
-    """(n_units,) of every score with one unit left out."""
+    """Return (n_units,) every score with one unit left out."""
     if refitted is None:
         return scorer.at(shared.left_out, names)
     if refitted.shape != shared.left_out.shape:
         raise ValueError(f"refits are {refitted.shape}, the units {shared.left_out.shape}")
-    found = []
+    parts = []
     for unit, predicted in enumerate(refitted):
         rows = shared.left_out[unit] > 0
-        found.append(scorer.of(rows, predicted).at(np.ones((1, int(rows.sum()))), names))
-    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+        parts.append(scorer.of(rows, predicted).at(np.ones((1, int(rows.sum()))), names))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 @dataclass(frozen=True)
 class _Scale:
-    """Where a score's errors are about normal, and the way back.
+    """A scale on which a score's errors are about normal, and the way back.
 
-    `end` keeps scores of exactly 0 or 1 on the scale: n rows that all agree do not tell 1 from
-    1 - 1 / (n + 1).
+    `end` keeps scores of exactly 0 or 1 on the scale: n rows that all agree cannot distinguish 1
+    from 1 - 1 / (n + 1).
     """
 
     kind: str
     end: float
 
-    def there(self, value: FloatArray) -> FloatArray:
+    def forward(self, value: FloatArray) -> FloatArray:
         if self.kind == "r2":
             return np.log(np.maximum(1.0 - value, 1e-12))
         if self.kind == "share":
@@ -270,28 +272,34 @@ def _scale(name: str, n: int) -> _Scale:
 
 
 def _standard_error(draws: FloatArray, left_out: FloatArray) -> float:
-    """Mean of the bootstrap's and the jackknife's; NaN if most draws leave the score undefined."""
-    known = draws[np.isfinite(draws)]
-    if len(known) < max(len(draws) / 2, MIN_ROWS):
+    """Return the mean of both errors; NaN if most draws leave the score undefined."""
+    defined = _defined(draws)
+    if defined is None:
         return np.nan
-    found = [float(known.std(ddof=1))]
+    errors = [float(defined.std(ddof=1))]
     rest = left_out[np.isfinite(left_out)]
     if len(rest) > 1:
         gaps = rest - rest.mean()
-        found.append(float(np.sqrt((len(rest) - 1) / len(rest) * (gaps @ gaps))))
-    return float(np.mean(found))
+        errors.append(float(np.sqrt((len(rest) - 1) / len(rest) * (gaps @ gaps))))
+    return float(np.mean(errors))
 
 
 def _percentiles(draws: FloatArray) -> tuple[float, float] | None:
-    known = draws[np.isfinite(draws)]
-    if len(known) < max(len(draws) / 2, MIN_ROWS):
+    defined = _defined(draws)
+    if defined is None:
         return None
-    lo, hi = np.quantile(known, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
+    lo, hi = np.quantile(defined, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2])
     return float(lo), float(hi)
 
 
+def _defined(draws: FloatArray) -> FloatArray | None:
+    """Return the draws with a score; None if they are too few."""
+    defined = draws[np.isfinite(draws)]
+    return None if len(defined) < max(len(draws) / 2, MIN_ROWS) else defined
+
+
 def units_note(shared: Resampling) -> str:
-    """What the intervals rest on, in words; empty if there is nothing to warn of."""
+    """Return what limits the intervals, in words; empty if there is nothing to warn of."""
     if shared.n_groups == 1:
         return (
             f"all {len(shared.blocks)} rows are one group: intervals hold for new rows of it, and "

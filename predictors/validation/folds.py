@@ -1,4 +1,4 @@
-"""Ways to hold rows out, and what models fitted on the rest say about them."""
+"""Ways to hold rows out, and models fitted to the other rows."""
 
 from __future__ import annotations
 
@@ -9,13 +9,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlready.predictors.training_table import FloatArray, TrainingTable
+from rlready.predictors.models.catalogue import make_model
+from rlready.predictors.training_table import GROUP, Column, FloatArray, TrainingTable
+from rlready.predictors.validation.row_weights import outcome_weights
 
 Rows = NDArray[np.intp]
 Model = Any
-"""A scikit-learn regressor: scikit-learn ships no types to say so."""
+"""A scikit-learn regressor. scikit-learn has no type for it."""
 MakeModel = Callable[[], Model]
-"""A new, unfitted regressor that takes `TrainingTable.X`."""
+"""Return a new, unfitted regressor that takes `TrainingTable.X`."""
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """Make a model of `models.make_model` by its name and its columns."""
+
+    name: str
+    columns: tuple[Column, ...]
+
+    def __call__(self) -> Model:
+        """Return the unfitted model."""
+        return make_model(self.name, self.columns)
+
+    def on(self, table: TrainingTable) -> NamedModel:
+        """Return the same without the columns that have no number in any row of the table."""
+        columns = tuple(c for c in self.columns if np.isfinite(table.X[c.name]).any())
+        return NamedModel(self.name, columns)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,43 +45,92 @@ class FoldFit:
     held_out: Rows
 
 
-def leave_one_out(table: TrainingTable, at_most: int | None = None, seed: int = 0) -> list[Rows]:
-    """Each row alone; with more rows than `at_most`, that many random folds of equal size."""
-    n = len(table)
-    if at_most is None or n <= at_most:
-        return [np.array([row], dtype=np.intp) for row in range(n)]
-    order = np.random.default_rng(seed).permutation(n)
-    return [np.sort(part).astype(np.intp) for part in np.array_split(order, at_most)]
+def twins(table: TrainingTable) -> Rows:
+    """Return (n,) the first row that has the same group and the same proxies as each row."""
+    proxies = table.X[[GROUP, *(column.name for column in table.columns)]]
+    kind = proxies.groupby(list(proxies.columns), dropna=False, sort=False).ngroup()
+    _, first, inverse = np.unique(kind, return_index=True, return_inverse=True)
+    return np.asarray(first[inverse], dtype=np.intp)
+
+
+def leave_one_out(table: TrainingTable, at_most: int, seed: int = 0) -> list[Rows]:
+    """Return each row with its twins; over `at_most` of them, that many random folds.
+
+    A row with the same proxies would tell the outcome of the one that is held out.
+    """
+    twin_of = twins(table)
+    leaders = np.unique(twin_of)
+    parts: Sequence[Any] = leaders
+    if len(leaders) > at_most:
+        order = np.random.default_rng(seed).permutation(len(leaders))
+        parts = [leaders[part] for part in np.array_split(order, at_most)]
+    return [np.flatnonzero(np.isin(twin_of, part)).astype(np.intp) for part in parts]
 
 
 def leave_group_out(table: TrainingTable) -> list[Rows]:
-    """All rows of each group."""
+    """Return the rows of each group."""
     groups = table.groups
     return [np.flatnonzero(groups == name).astype(np.intp) for name in np.unique(groups)]
 
 
-def fit_model(make: MakeModel, table: TrainingTable) -> Model:
-    """A model fitted on all rows of the table, weighted by what their errors allow."""
-    from rlready.predictors.validation.row_weights import outcome_weights
+def row_folds(table: TrainingTable, at_most: int, seed: int = 0) -> list[Rows]:
+    """Return folds of rows, each with few rows of any one group. Twins share a fold.
 
+    A row that is alone in its group stays in every fit: held out, it would be a row of a new group.
+    """
+    groups, twin_of = table.groups, twins(table)
+    names, sizes = np.unique(groups, return_counts=True)
+    size_of = dict(zip(names.tolist(), sizes.tolist(), strict=True))
+    order = np.random.default_rng(seed).permutation(len(table))
+    order = order[np.argsort(groups[order], kind="stable")]
+    leaders = [row for row in order if twin_of[row] == row and size_of[groups[row]] > 1]
+    n_folds = min(at_most, len(leaders))
+    fold_of = {row: position % n_folds for position, row in enumerate(leaders)}
+    folds: list[list[int]] = [[] for _ in range(n_folds)]
+    for row in range(len(table)):
+        if twin_of[row] in fold_of:
+            folds[fold_of[twin_of[row]]].append(row)
+    return [np.array(fold, dtype=np.intp) for fold in folds]
+
+
+def group_folds(table: TrainingTable, at_most: int, seed: int = 0) -> list[Rows]:
+    """Return folds of whole groups: one group each, or several if there are over `at_most`."""
+    names, group_of = np.unique(table.groups, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    parts = np.array_split(order, min(at_most, len(names)))
+    return [np.flatnonzero(np.isin(group_of, part)).astype(np.intp) for part in parts]
+
+
+def fit_model(make: MakeModel, table: TrainingTable) -> Model:
+    """Return a model fitted to all rows, weighted by the errors of the outcomes."""
+    if isinstance(make, NamedModel):
+        make = make.on(table)
     return make().fit(table.X, table.y, sample_weight=outcome_weights(table))
 
 
+def fit_without(make: MakeModel, table: TrainingTable, held_out: Rows) -> FoldFit:
+    """Return a model fitted to all rows but these."""
+    rest = np.setdiff1d(np.arange(len(table)), held_out)
+    return FoldFit(model=fit_model(make, table.rows(rest)), held_out=held_out)
+
+
 def fit_folds(make: MakeModel, table: TrainingTable, folds: Sequence[Rows]) -> list[FoldFit]:
-    """For each fold, a model fitted on all other rows."""
-    everything = np.arange(len(table))
-    return [
-        FoldFit(
-            model=fit_model(make, table.rows(np.setdiff1d(everything, held_out))),
-            held_out=held_out,
-        )
-        for held_out in folds
-    ]
+    """Return, for each fold, a model fitted to all other rows."""
+    return [fit_without(make, table, held_out) for held_out in folds]
 
 
 def out_of_fold(fits: Sequence[FoldFit], table: TrainingTable) -> FloatArray:
-    """(n,) prediction of each row by the model that has not seen it; NaN if none held it out."""
-    predicted = np.full(len(table), np.nan)
-    for fit in fits:
-        predicted[fit.held_out] = fit.model.predict(table.X.iloc[fit.held_out])
+    """Return (n,) each row's prediction by the model that has not seen it; NaN if there is none."""
+    return assembled(
+        len(table),
+        [fit.held_out for fit in fits],
+        [fit.model.predict(table.X.iloc[fit.held_out]) for fit in fits],
+    )
+
+
+def assembled(n: int, folds: Sequence[Rows], predictions: Sequence[FloatArray]) -> FloatArray:
+    """Return (n,) the predictions of all folds in the order of the table; NaN in no fold."""
+    predicted = np.full(n, np.nan)
+    for rows, values in zip(folds, predictions, strict=True):
+        predicted[rows] = values
     return predicted

@@ -1,8 +1,8 @@
-"""How well predictions tell outcomes: levels, order, decisions between two, the cost of a choice.
+"""Scores of predictions: levels, order, decisions between two rows, and the cost of a choice.
 
-All scores are over the rows that are given, pooled: with out-of-fold predictions this is what a
-user meets who has to choose among all checkpoints at once. Scores whose name ends in `_within`
-compare rows of the same group alone, the question whose answer needs no RL run.
+All scores are over the rows that are given, pooled. With out-of-fold predictions this is the
+question of a user who has to choose among all checkpoints at once. Scores whose name ends in
+`_within` compare rows of the same group only, a question that no RL run has to answer.
 
     r2                      1 - sum (y - p)^2 / sum (y - mean y)^2; below 0: worse than one number
     spearman, kendall       rank correlations, ties at their mean rank (kendall: tau-b)
@@ -13,8 +13,8 @@ compare rows of the same group alone, the question whose answer needs no RL run.
                             predictions tie, the expectation over which of them is taken
 
 A higher outcome is better. A row may have a weight: how often a bootstrap drew it. Copies of a row
-make no pair, and take one place among the k highest. What is undefined is None with a reason in a
-`Score`, and NaN in the arrays that a bootstrap works on.
+are not a pair, and take one place among the k highest. An undefined score is None with a reason in
+a `Score`, and NaN in the arrays of a bootstrap.
 
 Decision accuracy is DataDecide's (arXiv 2504.11393), with ties at a half; with all weights 1,
 spearman and kendall equal scipy's `spearmanr` and `kendalltau`.
@@ -52,15 +52,15 @@ WITHIN = (
     "regret_at_1_within",
     "regret_at_3_within",
 )
-"""Rows of a group among themselves: pairs pooled; rank correlation and regret, mean over groups."""
+"""Inside groups: pairs are pooled; rank correlation and regret are means over groups."""
 
 ALL = (*SCORES, *WITHIN)
 
 ORDER = tuple(name for name in ALL if name != "r2")
-"""Scores that only the order of the predictions decides."""
+"""Scores that depend only on the order of the predictions."""
 
 MIN_ROWS = 3
-"""Fewer rows have no score."""
+"""With fewer rows no score is defined."""
 
 _MAX_ROWS = 5_000
 _TIE = 1e-12
@@ -70,13 +70,13 @@ P = ParamSpec("P")
 
 
 def lower_is_better(name: str) -> bool:
-    """Whether a smaller value of this score is the better one."""
+    """Return whether a smaller value of this score is better."""
     return name.startswith("regret")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A score and what it is over.
+    """A score and the number of rows that it rests on.
 
     Args:
         value: None if it is undefined.
@@ -94,8 +94,8 @@ class ClearRule:
     """Which pairs of outcomes differ clearly.
 
     Args:
-        unit: those more than this apart.
-        by_error: instead those more than 2 standard errors of their difference apart.
+        unit: outcomes that differ by more than this.
+        by_error: use instead 2 standard errors of the difference.
     """
 
     unit: float = 1.0
@@ -107,7 +107,7 @@ class ClearRule:
         return f"outcomes more than {self.unit:g} apart"
 
     def pairs(self, y: FloatArray, y_error: FloatArray | None) -> Matrix:
-        """(n, n) 1 where two rows differ clearly."""
+        """Return (n, n) 1 where two rows differ clearly."""
         gap = np.abs(y[:, None] - y)
         if not self.by_error:
             # A difference of 1.0000000001 points is the rounding of one point.
@@ -118,19 +118,19 @@ class ClearRule:
 
 
 def clear_rule(y: FloatArray, y_error: FloatArray | None = None) -> ClearRule:
-    """The rule for these outcomes: by standard errors if all are known, else by one point.
+    """Return the rule for these outcomes: by standard errors if all are known, else by one point.
 
     A point is 1 unit of the target, or 0.01 where all outcomes are shares (between 0 and 1).
     """
-    known = np.isfinite(y)
-    if y_error is not None and known.any() and np.isfinite(y_error[known]).all():
+    has_outcome = np.isfinite(y)
+    if y_error is not None and has_outcome.any() and np.isfinite(y_error[has_outcome]).all():
         return ClearRule(by_error=True)
-    is_share = bool(known.any() and (np.abs(y[known]) <= 1.0).all())
+    is_share = bool(has_outcome.any() and (np.abs(y[has_outcome]) <= 1.0).all())
     return ClearRule(unit=0.01 if is_share else 1.0)
 
 
 def noise_ceiling_r2(y: FloatArray, y_error: FloatArray) -> float | None:
-    """The R2 of who knows every true outcome: 1 - mean(se^2) / var(y).
+    """Return the R2 of a predictor that knows every true outcome: 1 - mean(se^2) / var(y).
 
     None where an error is unknown, the outcomes do not differ, or there are fewer than 3.
     """
@@ -146,12 +146,12 @@ def score_of(
     groups: TextArray | None = None,
     y_error: ArrayLike | None = None,
 ) -> float | None:
-    """One score of `ALL`, each row counted once; None where it is undefined."""
-    return Scorer(y, predicted, groups, y_error).scores([name])[name].value
+    """Return one score of `ALL`, with each row counted once; None where it is undefined."""
+    return PredictionScorer(y, predicted, groups, y_error).scores([name])[name].value
 
 
-class Scorer:
-    """The scores of one prediction, for any weights of its rows.
+class PredictionScorer:
+    """Compute the scores of one prediction, for any weights of its rows.
 
     Args:
         y: (n,) outcomes.
@@ -161,7 +161,7 @@ class Scorer:
         rule: which pairs are clear; by default `clear_rule`.
 
     Raises:
-        ConfigError: if there are more rows than all pairs of them fit in memory.
+        ConfigError: if there are so many rows that their pairs do not fit in memory.
     """
 
     def __init__(
@@ -187,18 +187,18 @@ class Scorer:
         self._group_of: NDArray[np.intp] = np.unique(labels, return_inverse=True)[1]
 
     def scores(self, names: Sequence[str] = ALL) -> dict[str, Score]:
-        """The scores of these predictions, each row counted once."""
+        """Return the scores, with each row counted once."""
         values = self.at(np.ones((1, len(self.y))), names)
         return {name: self._score(name, float(value[0])) for name, value in values.items()}
 
-    def of(self, rows: NDArray[np.bool_], predicted: FloatArray) -> Scorer:
-        """The same outcomes of some rows under another prediction, which is NaN elsewhere."""
+    def of(self, rows: NDArray[np.bool_], predicted: FloatArray) -> PredictionScorer:
+        """Return a scorer of some rows with another prediction, which may be NaN elsewhere."""
         error = None if self._error is None else self._error[rows]
         labels = self._group_of[rows].astype(np.str_)
-        return Scorer(self.y[rows], predicted[rows], labels, error, rule=self.rule)
+        return PredictionScorer(self.y[rows], predicted[rows], labels, error, rule=self.rule)
 
     def at(self, weights: FloatArray, names: Sequence[str] = ALL) -> dict[str, FloatArray]:
-        """(n_draws,) of each score for (n_draws, n) weights; NaN where it is undefined."""
+        """Return (n_draws,) each score for (n_draws, n) weights; NaN where it is undefined."""
         if len(self.y) < MIN_ROWS:
             return {name: np.full(len(weights), np.nan) for name in names}
         return {name: self._at(weights, name) for name in names}
@@ -209,15 +209,15 @@ class Scorer:
         if name.startswith("regret"):
             k = int(name.removesuffix("_within")[-1])
             if name.endswith("_within"):
-                # A group of k rows or fewer has all of them taken: there is nothing to choose.
-                return self._over_groups(weights, k + 1, Scorer._regret, k)
+                # In a group of k rows or fewer all of them are chosen.
+                return self._over_groups(weights, k + 1, PredictionScorer._regret, k)
             return self._regret(weights, k)
         if name == "spearman_within":
-            return self._over_groups(weights, 2, Scorer._spearman)
+            return self._over_groups(weights, 2, PredictionScorer._spearman)
         return {"r2": self._r2, "spearman": self._spearman, "kendall": self._kendall}[name](weights)
 
     def _r2(self, weights: FloatArray) -> FloatArray:
-        # Differences to the mean of all rows, so that large outcomes lose no digits.
+        # Use differences to the mean, so that large outcomes lose no digits.
         gap = self.y - self.y.mean()
         mean = weights @ gap / weights.sum(axis=1)
         spread = weights @ gap**2 - weights.sum(axis=1) * mean**2
@@ -263,7 +263,7 @@ class Scorer:
         self,
         weights: FloatArray,
         at_least: int,
-        score: Callable[Concatenate[Scorer, FloatArray, P], FloatArray],
+        score: Callable[Concatenate[PredictionScorer, FloatArray, P], FloatArray],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> FloatArray:
@@ -272,24 +272,24 @@ class Scorer:
         for rows, part in self._parts:
             if len(rows) < at_least:
                 continue
-            own = weights[:, rows]
-            # Rows that no draw has stand for nothing: a dummy keeps the arithmetic defined.
-            drawn = own.sum(axis=1) > 0
+            part_weights = weights[:, rows]
+            is_drawn = part_weights.sum(axis=1) > 0
             values = np.full(len(weights), np.nan)
-            values[drawn] = score(part, own[drawn], *args, **kwargs)
-            share = np.where(np.isfinite(values), own.mean(axis=1), 0.0)
+            values[is_drawn] = score(part, part_weights[is_drawn], *args, **kwargs)
+            share = np.where(np.isfinite(values), part_weights.mean(axis=1), 0.0)
             total += share * np.nan_to_num(values)
             count += share
         return _ratio(total, count)
 
     @cached_property
-    def _parts(self) -> list[tuple[NDArray[np.intp], Scorer]]:
-        """Rows of each group, and their own scorer."""
-        found = []
+    def _parts(self) -> list[tuple[NDArray[np.intp], PredictionScorer]]:
+        """The rows of each group, with a scorer of these rows."""
+        parts = []
         for group in range(self._group_of.max(initial=-1) + 1):
             rows = np.flatnonzero(self._group_of == group)
-            found.append((rows, Scorer(self.y[rows], self.predicted[rows], rule=self.rule)))
-        return found
+            part = PredictionScorer(self.y[rows], self.predicted[rows], rule=self.rule)
+            parts.append((rows, part))
+        return parts
 
     @cached_property
     def _y_signs(self) -> Matrix:
@@ -301,7 +301,7 @@ class Scorer:
 
     @cached_property
     def _agreement(self) -> Matrix:
-        """(n, n) 1 where prediction and outcome order two rows alike, -1 contrarily, 0 at ties."""
+        """(n, n) 1 where prediction and outcome order two rows alike, -1 if not, 0 at ties."""
         return self._y_signs * self._p_signs
 
     @cached_property
@@ -311,7 +311,7 @@ class Scorer:
 
     @cached_property
     def _pairs(self) -> dict[str, Matrix]:
-        """The pairs that each kind of decision is about."""
+        """The pairs that each kind of decision compares."""
         differ = np.abs(self._y_signs)
         clear = self.rule.pairs(self.y, self._error)
         same = (self._group_of[:, None] == self._group_of).astype(np.float32)
@@ -351,7 +351,7 @@ class Scorer:
 
 
 def _without_last_bits(values: FloatArray) -> FloatArray:
-    """The values rounded to 12 digits of the largest: the last bits of a sum are no opinion."""
+    """Round to 12 digits of the largest: the last bits of a sum are rounding errors."""
     largest = float(np.max(np.abs(values), initial=0.0))
     return values if largest == 0.0 else np.round(values / (_TIE * largest))
 
@@ -367,10 +367,10 @@ def _signs(values: FloatArray) -> Matrix:
 
 
 def _pair_sum(of_pairs: Matrix, weights: FloatArray) -> FloatArray:
-    """(n_draws,) sum over pairs i < j of w_i w_j of_pairs[i, j]; copies of a row are no pair."""
+    """(n_draws,) sum over pairs i < j of w_i w_j of_pairs[i, j]; copies of a row are not a pair."""
     w = weights.astype(np.float32)
-    found: FloatArray = 0.5 * np.einsum("dn,dn->d", w @ of_pairs, w, dtype=np.float64)
-    return found
+    total: FloatArray = 0.5 * np.einsum("dn,dn->d", w @ of_pairs, w, dtype=np.float64)
+    return total
 
 
 def _weighted_ranks(signs: Matrix, weights: FloatArray) -> FloatArray:
@@ -403,5 +403,5 @@ def _chance_to_be_best(
 
 def _ratio(a: FloatArray, b: FloatArray) -> FloatArray:
     """Quotient a / b, NaN where b is not above 0."""
-    found: FloatArray = np.divide(a, b, out=np.full(np.shape(a), np.nan), where=b > 0)
-    return found
+    quotient: FloatArray = np.divide(a, b, out=np.full(np.shape(a), np.nan), where=b > 0)
+    return quotient

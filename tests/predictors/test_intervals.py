@@ -20,14 +20,12 @@ from rlready.predictors.calibration.intervals import (
     Regime,
     anchors_of,
     calibrate,
-    group_folds,
     has_hierarchical,
     intervals,
     predictive,
-    row_folds,
 )
 from rlready.predictors.training_table import GROUP, TrainingTable
-from rlready.predictors.validation.folds import fit_model
+from rlready.predictors.validation.folds import fit_model, group_folds, row_folds
 from rlready.registry.errors import ConfigError
 
 N_ROWS = 24

@@ -19,7 +19,7 @@ from rlready.registry.errors import ConfigError
 OWN_TYPES = [
     f"rlready.predictors.{name}"
     for name in (
-        "calibration.domain.Domain",
+        "calibration.domain.TrainingDomain",
         "calibration.error_law.ErrorLaw",
         "calibration.intervals.Calibration",
         "calibration.intervals.Residuals",

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from rlready.predictors.decisions.preflight import (
     Finding,
     Level,
-    Measured,
     PreflightRule,
+    ProxyValue,
     conflicts,
     mean_proxies,
     preflight,
@@ -23,10 +23,12 @@ from rlready.predictors.decisions.preflight import (
 from rlready.registry.errors import ConfigError
 
 
-def measured(**proxies: float | tuple[float, float]) -> dict[str, Measured]:
+def measured(**proxies: float | tuple[float, float]) -> dict[str, ProxyValue]:
     """Proxies on one benchmark, `x`; a pair is a value and its standard error."""
     return {
-        f"{name}@x": Measured(value=v[0], se=v[1]) if isinstance(v, tuple) else Measured(value=v)
+        f"{name}@x": ProxyValue(value=v[0], se=v[1])
+        if isinstance(v, tuple)
+        else ProxyValue(value=v)
         for name, v in proxies.items()
     }
 
@@ -133,7 +135,7 @@ def test_low_entropy_says_how_little_the_threshold_is_tested() -> None:
     ],
 )
 def test_regime_follows_the_ratio(ratio: float, level: Level, regime: str) -> None:
-    found = topic(preflight({"nll_ratio@heldout": Measured(value=ratio)}), "regime")
+    found = topic(preflight({"nll_ratio@heldout": ProxyValue(value=ratio)}), "regime")
     assert (found.level, regime in found.text) == (level, True)
 
 
@@ -187,7 +189,7 @@ def test_unknown_errors_name_no_conflict() -> None:
 
 def test_mean_of_checkpoints_has_the_error_of_a_mean() -> None:
     mean = mean_proxies([measured(a=(1.0, 0.3), b=1.0), measured(a=(3.0, 0.4), c=1.0)])
-    assert mean == {"a@x": Measured(value=2.0, se=pytest.approx(0.25))}
+    assert mean == {"a@x": ProxyValue(value=2.0, se=pytest.approx(0.25))}
     assert mean_proxies([]) == {}
 
 
@@ -203,13 +205,13 @@ def test_row_of_the_table_gives_its_proxies() -> None:
         "value_at_budget/60steps@x_after": 0.7,
     }
     assert proxies_of(row) == {
-        "pass_at_1@x": Measured(value=0.5, se=0.1),
-        "heldout_nll@y": Measured(value=1.5),
+        "pass_at_1@x": ProxyValue(value=0.5, se=0.1),
+        "heldout_nll@y": ProxyValue(value=1.5),
     }
 
 
 def test_benchmark_has_to_be_named_among_several() -> None:
-    proxies = {"pass_at_1@x": Measured(value=0.5), "pass_at_1@y": Measured(value=0.01)}
+    proxies = {"pass_at_1@x": ProxyValue(value=0.5), "pass_at_1@y": ProxyValue(value=0.01)}
     with pytest.raises(ConfigError, match="samples were drawn on x, y"):
         preflight(proxies)
     with pytest.raises(ConfigError, match=r"samples of 'z'\. Those there: x, y"):

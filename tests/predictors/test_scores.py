@@ -16,7 +16,7 @@ from rlready.predictors.validation.scores import (
     ORDER,
     SCORES,
     ClearRule,
-    Scorer,
+    PredictionScorer,
     clear_rule,
     noise_ceiling_r2,
     score_of,
@@ -47,7 +47,7 @@ def brute_force_decisions(y: list[int], predicted: list[int], apart: float) -> f
 @given(PAIRS)
 def test_scores_are_what_enumeration_gives(rows: list[tuple[int, int]]) -> None:
     y, predicted = [row[0] * 2 for row in rows], [row[1] for row in rows]
-    found = Scorer(y, predicted).scores()
+    found = PredictionScorer(y, predicted).scores()
     for k in (1, 2, 3):
         value = found[f"regret_at_{k}"].value
         assert value == pytest.approx(brute_force_regret(y, predicted, k), abs=1e-9)
@@ -84,13 +84,13 @@ def test_an_increasing_transform_of_the_predictions_changes_no_score_of_order(
 
 def test_a_perfect_prediction_scores_one_and_loses_nothing() -> None:
     y = [1.0, 5.0, 3.0, 9.0]
-    values = [Scorer(y, y).scores()[name].value for name in SCORES]
+    values = [PredictionScorer(y, y).scores()[name].value for name in SCORES]
     assert values == [1, 1, 1, 1, 1, 0, 0, 0]
 
 
 def test_known_values() -> None:
     y, predicted = [70.0, 72.0, 71.5, 75.0], [71.0, 73.0, 73.0, 72.0]
-    found = Scorer(y, predicted).scores()
+    found = PredictionScorer(y, predicted).scores()
     assert found["r2"].value == pytest.approx(1 - (1 + 1 + 2.25 + 9) / 13.1875)
     assert found["decision_accuracy"].value == pytest.approx((3 + 0.5) / 6)
     assert found["decision_accuracy"].n == 6
@@ -103,7 +103,7 @@ def test_known_values() -> None:
 
 def test_scores_within_groups_look_at_no_other_pair() -> None:
     groups = np.array(["a", "a", "b", "b"])
-    found = Scorer([1.0, 2.0, 11.0, 14.0], [2.0, 1.0, 7.0, 8.0], groups).scores()
+    found = PredictionScorer([1.0, 2.0, 11.0, 14.0], [2.0, 1.0, 7.0, 8.0], groups).scores()
     assert found["decision_accuracy_within"].value == 0.5
     assert found["decision_accuracy_within"].n == 2
     assert found["spearman_within"].value == 0
@@ -114,7 +114,7 @@ def test_scores_within_groups_look_at_no_other_pair() -> None:
 def test_clear_pairs_follow_the_standard_errors_if_they_are_known() -> None:
     y, error = np.array([1.0, 2.0, 9.0]), np.array([0.4, 0.4, 0.4])
     assert clear_rule(y, error) == ClearRule(by_error=True)
-    found = Scorer(y, y, y_error=error).scores()["decision_accuracy_clear"]
+    found = PredictionScorer(y, y, y_error=error).scores()["decision_accuracy_clear"]
     assert found.n == 2, "1 is less than 2 x 0.57"
     assert clear_rule(y, np.array([0.1, np.nan, 0.1])) == ClearRule(unit=1.0)
 
@@ -136,7 +136,7 @@ def test_a_point_of_a_share_is_a_hundredth() -> None:
 def test_what_is_undefined_is_none_and_says_why(
     y: list[float], predicted: list[float], undefined: tuple[str, ...], reason: str
 ) -> None:
-    found = Scorer(y, predicted).scores()
+    found = PredictionScorer(y, predicted).scores()
     for name in undefined:
         assert found[name].value is None
         assert found[name].reason == reason
@@ -144,7 +144,7 @@ def test_what_is_undefined_is_none_and_says_why(
 
 
 def test_a_constant_prediction_is_a_coin_and_a_blind_choice() -> None:
-    found = Scorer([1.0, 2.0, 6.0], [4.0, 4.0, 4.0]).scores()
+    found = PredictionScorer([1.0, 2.0, 6.0], [4.0, 4.0, 4.0]).scores()
     assert found["decision_accuracy"].value == 0.5
     assert found["regret_at_1"].value == pytest.approx(6 - 3)
 
@@ -168,8 +168,8 @@ def test_a_weight_is_a_number_of_copies(rows: list[tuple[int, int]], seed: int) 
     copies = np.random.default_rng(seed).integers(0, 3, len(y))
     if copies.sum() < 3:
         return
-    weighted = Scorer(y, predicted).at(copies[None].astype(float))
-    spelled = Scorer(np.repeat(y, copies), np.repeat(predicted, copies)).scores()
+    weighted = PredictionScorer(y, predicted).at(copies[None].astype(float))
+    spelled = PredictionScorer(np.repeat(y, copies), np.repeat(predicted, copies)).scores()
     for name in ("r2", "spearman", "kendall", "decision_accuracy"):
         expected = np.nan if spelled[name].value is None else spelled[name].value
         assert weighted[name][0] == pytest.approx(expected, abs=1e-6, nan_ok=True)
@@ -184,4 +184,4 @@ def test_the_noise_ceiling_is_one_minus_the_share_of_noise() -> None:
 
 def test_more_rows_than_their_pairs_fit_in_memory_are_refused() -> None:
     with pytest.raises(ConfigError, match="too many to compare all pairs"):
-        Scorer(np.arange(6000.0), np.arange(6000.0))
+        PredictionScorer(np.arange(6000.0), np.arange(6000.0))

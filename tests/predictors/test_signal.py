@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from simulation import simulate
 
-from rlready.predictors.calibration.signal_test import has_signal, signal_report
+from rlready.predictors.calibration.signal_test import signal_report
 from rlready.predictors.training_table import GROUP, Column, TrainingTable
 
 
@@ -49,8 +49,9 @@ def test_a_difference_between_groups_alone_is_no_signal() -> None:
     level = np.repeat(rng.normal(size=6), 10)
     X = table.X.assign(level=level * 10 + rng.normal(size=60))
     table = replace(table, X=X, columns=(Column(name="level"),), y=table.y + 100 * level)
-    assert not has_signal(table)
-    assert "no signal here" in signal_report(table).in_words()
+    report = signal_report(table)
+    assert not report.found()
+    assert "no signal here" in report.in_words()
 
 
 def test_no_increasing_transform_of_a_proxy_changes_the_report() -> None:
@@ -92,7 +93,7 @@ def test_missing_cells_constants_and_lonely_rows_do_not_break_the_test() -> None
 
 def test_three_rows_cannot_show_a_signal() -> None:
     table = simulate(1, 3, np.random.default_rng(8)).table
-    assert not has_signal(table)
+    assert not signal_report(table).found()
 
 
 def test_spearman_equals_scipys_in_one_group() -> None:

@@ -14,11 +14,12 @@ from simulation import simulate
 from sklearn.base import BaseEstimator, RegressorMixin
 
 from rlready.predictors.training_table import FloatArray, TrainingTable, training_table
-from rlready.predictors.validation.bootstrap import Bootstrapped, Verdict, resampling
+from rlready.predictors.validation.bootstrap import Bootstrapped, Comparison, resampling
 from rlready.predictors.validation.fold_runs import FoldRuns
 from rlready.predictors.validation.folds import leave_group_out
-from rlready.predictors.validation.scores import Scorer
-from rlready.predictors.validation.validate import ValidationReport, validate
+from rlready.predictors.validation.report import ValidationReport
+from rlready.predictors.validation.scores import PredictionScorer
+from rlready.predictors.validation.validate import validate
 from rlready.registry.errors import ConfigError
 
 N_DRAWS = 200
@@ -103,7 +104,7 @@ def test_out_of_fold_scores_are_those_of_the_folds() -> None:
         predicted[rows] = model.predict(table.X.iloc[rows])
     found = validated(table, splits=["group"]).splits["group"].models["line"]
     assert found.predicted == pytest.approx(predicted)
-    expected = Scorer(table.y, predicted, table.groups).scores()
+    expected = PredictionScorer(table.y, predicted, table.groups).scores()
     assert {name: i.score for name, i in found.scores.items()} == expected
 
 
@@ -131,7 +132,7 @@ def test_fits_in_other_processes_give_what_fits_here_do(monkeypatch: pytest.Monk
     folds = leave_group_out(table)
     runs = [FoldRuns(table, {"oracle": _oracle}, n_jobs=jobs) for jobs in (1, 2)]
     for run in runs:
-        run.run({"oracle": folds})
+        run.run(folds)
     for rows in folds:
         here, there = (run.without("oracle", rows) for run in runs)
         assert (here.predicted == there.predicted).all()
@@ -145,16 +146,16 @@ def test_a_clear_winner_beats_the_baseline_and_an_equal_one_is_undecided() -> No
     report = validated(table, models={"line": Line, "twin": lambda: Line("z")}, baseline="z")
     found = report.splits["group"].models
     assert report.baseline == "baseline"
-    assert found["line"].differences["spearman"].verdict is Verdict.BETTER
+    assert found["line"].differences["spearman"].verdict is Comparison.BETTER
     assert found["line"].differences["regret_at_1"].value <= 0
     assert found["twin"].differences["spearman"].value == pytest.approx(0, abs=1e-9)
-    assert found["twin"].differences["spearman"].verdict is Verdict.UNDECIDED
+    assert found["twin"].differences["spearman"].verdict is Comparison.UNDECIDED
     assert found["baseline"].differences == {}
 
 
 def test_worse_is_the_mirror_of_better() -> None:
     report = validated(a_table(n_groups=8), models={"bad": lambda: Line("z")}, baseline="x")
-    assert report.splits["group"].models["bad"].differences["spearman"].verdict is Verdict.WORSE
+    assert report.splits["group"].models["bad"].differences["spearman"].verdict is Comparison.WORSE
 
 
 def test_selected_takes_the_model_that_was_best_without_the_group() -> None:
@@ -255,7 +256,7 @@ def test_two_groups_get_intervals_as_wide_as_they_deserve() -> None:
 
 def test_a_perfect_score_of_few_rows_is_not_certain() -> None:
     shared = resampling(np.array(list("aabbcc")), 200)
-    found = Bootstrapped(Scorer(np.arange(6.0), np.arange(6.0)), shared)
+    found = Bootstrapped(PredictionScorer(np.arange(6.0), np.arange(6.0)), shared)
     interval = found.interval("spearman")
     assert interval.lo is not None
     assert interval.lo < 0.95
@@ -344,7 +345,7 @@ def test_intervals_hold_the_truth_where_rows_alone_would_not() -> None:
         level = rng.normal(size=(2, 6)).repeat(10, axis=1)
         y, predicted = level + rng.normal(size=(2, 60)) * 0.5
         groups = np.repeat(list("abcdef"), 10)
-        scorer = Scorer(y, predicted, groups)
+        scorer = PredictionScorer(y, predicted, groups)
         found = Bootstrapped(scorer, resampling(groups, 300), names=["spearman"])
         interval = found.interval("spearman")
         assert interval.lo is not None

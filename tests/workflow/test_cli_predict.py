@@ -14,12 +14,12 @@ from simulation import simulate
 from store_child import a_checkpoint, a_proxy, an_outcome
 
 from rlready.predictors.calibration.predictor import CalibratedPredictor
+from rlready.predictors.calibration.trusted_types import trusted_types
 from rlready.predictors.models.catalogue import model_names
 from rlready.registry.mlflow_store.predictors.skops_file import unfamiliar_types
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.records import Evaluation, Recipe
 from rlready.workflow.cli.main import main
-from rlready.workflow.predict.predict import trusted_types
 
 pytestmark = pytest.mark.slow
 

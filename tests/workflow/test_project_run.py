@@ -16,9 +16,9 @@ import yaml
 from places import ROOT
 
 from rlready.registry.mlflow_store.store import MlflowStore
-from rlready.testbed.study.unit import protocol
 from rlready.testbed.training.model import untrained_checkpoint
 from rlready.testbed.world.benchmarks import write_benchmarks, write_heldout
+from rlready.testbed.world.measure import protocol
 from rlready.workflow.cli import project_run
 from rlready.workflow.cli.project_run import DEMONSTRATION, command_words
 

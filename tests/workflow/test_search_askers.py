@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from backends import fresh_postgres_database
 
-from rlready.workflow.search.ask import Search, SearchConfig, ask, open_search
+from rlready.workflow.search.ask import ask
+from rlready.workflow.search.open import Search, SearchConfig, open_search
 
 SPACE = """
 [sources.gsm8k]

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from rlready.workflow.search.ask import SearchConfig, ask, open_search, tell
+from rlready.workflow.search.ask import ask
 from rlready.workflow.search.leases import open_storage
+from rlready.workflow.search.open import SearchConfig, open_search
+from rlready.workflow.search.trial import tell
 
 SPACE = "[sources.gsm8k]\n[sources.numina]\n[learning_rate]\nlow = 1e-6\nhigh = 1e-4\n"
 

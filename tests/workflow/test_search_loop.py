@@ -18,18 +18,12 @@ from backends import fresh_postgres_database
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
 from rlready.workflow.evaluate.config import load_recipe
-from rlready.workflow.search.ask import (
-    Search,
-    SearchConfig,
-    ask,
-    open_search,
-    settle,
-    sync,
-    tell,
-)
+from rlready.workflow.search.ask import ask, settle, sync
 from rlready.workflow.search.folder import manifest, read_status, recipe_toml, write_status
+from rlready.workflow.search.open import Search, SearchConfig, open_search
 from rlready.workflow.search.registry import check_match
 from rlready.workflow.search.run import command_words, run
+from rlready.workflow.search.trial import tell
 
 SPACE = """
 [recipe]

@@ -18,18 +18,11 @@ from store_child import a_checkpoint, a_proxy, an_outcome
 from rlready.registry.mlflow_store.mlflow_output import quiet
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.records import Evaluation, Recipe
-from rlready.workflow.search.ask import (
-    MirrorTo,
-    Search,
-    SearchConfig,
-    ask,
-    fail,
-    open_search,
-    settle,
-    tell,
-)
+from rlready.workflow.search.ask import ask, settle
+from rlready.workflow.search.open import MirrorTo, Search, SearchConfig, open_search
 from rlready.workflow.search.registry import RegistryValues
 from rlready.workflow.search.run import run
+from rlready.workflow.search.trial import fail, tell
 
 SPACE = """
 [recipe]

@@ -96,7 +96,7 @@ def fit(
     with the alias `champion`.
     """
     from rlready.workflow.cli.predict_view import fit_view
-    from rlready.workflow.predict.predict import fit as fit_predictor
+    from rlready.workflow.predict.fit import fit as fit_predictor
     from rlready.workflow.progress import Clock
 
     clock = Clock(None if as_json else console())
@@ -151,7 +151,7 @@ def rank(
     out of the predictor's domain have no rank, and without a signal in the proxies nothing has.
     """
     from rlready.workflow.cli.predict_view import ranking_view
-    from rlready.workflow.predict.predict import rank_registry
+    from rlready.workflow.predict.rank import rank_registry
 
     ranking, loaded = rank_registry(
         open_store(tracking_uri, experiment), predictor, groups=groups, top_n=top
@@ -208,7 +208,7 @@ def plan(
     from rlready.predictors.decisions.rl_plan import PlanRule
     from rlready.workflow.cli.predict_view import plan_view
     from rlready.workflow.predict.figures import draw_regret
-    from rlready.workflow.predict.predict import plan_registry
+    from rlready.workflow.predict.plan import plan_registry
 
     report = plan_registry(
         open_store(tracking_uri, experiment),

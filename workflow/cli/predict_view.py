@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rlready.predictors.decisions.ranking import RankedRow, Ranking
-from rlready.workflow.predict.predict import FitReport, Loaded, PlanReport
+from rlready.workflow.predict.fit import FitReport
+from rlready.workflow.predict.load import AppliedPredictor
+from rlready.workflow.predict.plan import PlanReport
 from rlready.workflow.predict.validate import Validated
 
 if TYPE_CHECKING:
@@ -45,13 +47,13 @@ def _validated(report: FitReport) -> Validated:
     return Validated(report=report.validation, table=table, model=report.model)
 
 
-def ranking_view(ranking: Ranking, loaded: Loaded) -> RenderableType:
+def ranking_view(ranking: Ranking, applied: AppliedPredictor) -> RenderableType:
     """The checkpoints in order, and why."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    title = f"{ranking.target} after RL, by {loaded.meta.uri}"
+    title = f"{ranking.target} after RL, by {applied.meta.uri}"
     table = Table(title=Text(title), caption=_caption(ranking))
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("checkpoint", no_wrap=True)
@@ -67,7 +69,7 @@ def ranking_view(ranking: Ranking, loaded: Loaded) -> RenderableType:
     table.add_column("ready", no_wrap=True)
     table.add_column("domain", no_wrap=True)
     for row in ranking.rows:
-        table.add_row(*(Text(cell) for cell in _cells(row, loaded.outcomes)))
+        table.add_row(*(Text(cell) for cell in _cells(row, applied.outcomes)))
     reasons = [
         Text(f"{row.id}: " + "; ".join(row.reasons[:_REASONS_SHOWN]))
         for row in ranking.rows[:_REASONS_SHOWN]

@@ -25,7 +25,8 @@ from rlready.workflow.cli.options import (
 from rlready.workflow.terminal import echo
 
 if TYPE_CHECKING:
-    from rlready.workflow.search.ask import Search, Told
+    from rlready.workflow.search.open import Search
+    from rlready.workflow.search.trial import Told
 
 _HOUR_S = 3600.0
 
@@ -198,7 +199,7 @@ def _check_flags(action: str, trial: int | None, flags: dict[str, Any]) -> None:
 
 def _opened(action: str, flags: dict[str, Any]) -> Search:
     from rlready.workflow.progress import Clock
-    from rlready.workflow.search.ask import MirrorTo, SearchConfig, open_search
+    from rlready.workflow.search.open import MirrorTo, SearchConfig, open_search
     from rlready.workflow.search.registry import RegistryValues
 
     registry = mirror = None
@@ -255,7 +256,7 @@ def _ask(search: Search, n: int, as_json: bool) -> dict[str, Any]:
 def _tell(
     search: Search, trial: int | None, flags: dict[str, Any], as_json: bool
 ) -> dict[str, Any]:
-    from rlready.workflow.search.ask import tell
+    from rlready.workflow.search.trial import tell
 
     assert trial is not None
     told = tell(

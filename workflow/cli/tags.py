@@ -54,7 +54,7 @@ def tag(
     from datetime import UTC, datetime
 
     from rlready.registry.mlflow_store.readiness import put_tags
-    from rlready.workflow.predict.predict import ranked_tags
+    from rlready.workflow.predict.tag import ranked_tags
 
     store = open_store(tracking_uri, experiment)
     tags, spent = ranked_tags(store, predictor, made_at=datetime.now(UTC))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rlready.predictors.validation.bootstrap import Difference, Interval, Verdict
+from rlready.predictors.validation.bootstrap import Comparison, Difference, Interval
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from rlready.predictors.validation.validate import ModelScores, SplitReport, ValidationReport
+    from rlready.predictors.validation.report import ModelScores, SplitReport, ValidationReport
     from rlready.workflow.predict.validate import Validated
 
 _SHOWN = {
@@ -63,10 +63,10 @@ def verdict_sentence(report: ValidationReport, model: str) -> str:
     if difference is None or difference.value is None or difference.lo is None:
         return f"{model} cannot be compared with {practice} on {split.n_rows} rows."
     said = {
-        Verdict.BETTER: f"Selecting by {model} beats {practice}",
-        Verdict.WORSE: f"Selecting by {model} is worse than {practice}",
-        Verdict.UNDECIDED: f"This table cannot tell whether selecting by {model} beats {practice}",
-    }[difference.verdict]
+        Comparison.BETTER: "Selecting by {} beats {}",
+        Comparison.WORSE: "Selecting by {} is worse than {}",
+        Comparison.UNDECIDED: "This table cannot tell whether selecting by {} beats {}",
+    }[difference.verdict].format(model, practice)
     decided = [_number(found.scores[_HEADLINE].score.value) for found in (own, theirs)]
     lost = [_cost(found.scores["regret_at_1"].score.value) for found in (own, theirs)]
     return (

@@ -12,7 +12,7 @@ from rlready.registry.errors import ConfigError
 
 if TYPE_CHECKING:
     from rlready.predictors.calibration.predictor import CalibratedPredictor
-    from rlready.predictors.decisions.rl_plan import Plan
+    from rlready.predictors.decisions.rl_plan import RlPlan
     from rlready.predictors.training_table import TrainingTable
 
 _COLOURS = ("#1b6ca8", "#2a9d5c", "#d98c1f", "#b03a5b", "#6b4fa0", "#5f6b6d")
@@ -73,7 +73,7 @@ def draw_predictions(path: Path, predictor: CalibratedPredictor, table: Training
     return _save(figure, path)
 
 
-def draw_regret(path: Path, plan: Plan, target: str) -> Path:
+def draw_regret(path: Path, plan: RlPlan, target: str) -> Path:
     """Draw the expected regret of each policy against the number of RL runs; returns the path."""
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(6.8, 4.6), layout="constrained")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rlready.predictors.calibration.predictor import VERSIONS
 from rlready.predictors.training_table import TrainingTable, training_table
+from rlready.predictors.validation.report import PRACTICE
 from rlready.registry.errors import ConfigError
 from rlready.registry.table import CheckpointTable, beside, checkpoint_table
 
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from rlready.registry.store import Store, StoredCheckpoint
-
-PRACTICE = "pass_at_1"
-"""What people choose by without a predictor."""
 
 _BASE_MODEL = "recipe.base_model"
 _PASS = re.compile(r"^pass_at_\d+$")
@@ -175,6 +173,11 @@ def default_features(frame: pd.DataFrame, target: str = "") -> tuple[str, ...]:
             fix=f"Name them with --features. Columns: {', '.join(map(str, frame.columns))}",
         )
     return tuple(chosen)
+
+
+def practice_column(table: TrainingTable) -> str | None:
+    """Return the proxy that people choose by, post-SFT pass@1, if it is among the columns."""
+    return next((c.name for c in table.columns if c.name.partition("@")[0] == PRACTICE), None)
 
 
 def default_groups(frame: pd.DataFrame) -> tuple[str, ...]:

@@ -11,10 +11,12 @@ import numpy as np
 
 from rlready.predictors.training_table import TrainingTable, training_table
 from rlready.predictors.validation.fold_runs import Progress
+from rlready.predictors.validation.report import PRACTICE, ValidationReport
+from rlready.predictors.validation.validate import SPLITS
+from rlready.predictors.validation.validate import validate as validate_models
 from rlready.registry.compressed_files import DAMAGE, check_expansion
 from rlready.registry.errors import ConfigError
 from rlready.workflow.predict.registry_table import (
-    PRACTICE,
     default_features,
     default_groups,
     registry_rows,
@@ -23,7 +25,6 @@ from rlready.workflow.predict.registry_table import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rlready.predictors.validation.validate import ValidationReport
     from rlready.registry.store import Store
 
 
@@ -81,8 +82,6 @@ def validate(
     Raises:
         ConfigError: if a file, column, model or split is not what it has to be.
     """
-    from rlready.predictors.validation import validate as validation
-
     asked, frame, notes = _asked(config, store)
     table = _table(asked, frame)
     table = replace(table, notes=(*notes, *table.notes))
@@ -97,10 +96,10 @@ def validate(
             raise ConfigError(
                 f"{config.holdout}: {error.what}", why=error.why, fix=error.fix
             ) from error
-    report = validation.validate(
+    report = validate_models(
         table,
         config.models or ("default",),
-        config.splits or validation.SPLITS,
+        config.splits or SPLITS,
         holdout,
         asked.baseline,
         seed=config.seed,

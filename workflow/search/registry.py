@@ -16,7 +16,7 @@ from rlready.registry.errors import ConfigError, RlreadyError
 if TYPE_CHECKING:
     from rlready.registry.mlflow_store.store import MlflowStore
     from rlready.registry.records import Recipe
-    from rlready.workflow.predict.predict import Loaded
+    from rlready.workflow.predict.load import AppliedPredictor
 
 # Trainers round: a learning rate is printed with a few digits, an example more or less is no other
 # recipe.
@@ -162,8 +162,8 @@ class RegistryValues:
             )
         return self._predicted(stored.checkpoint.id, found.target if found else self.target)
 
-    def _loaded(self, target: str | None) -> Loaded:
-        from rlready.workflow.predict.predict import load
+    def _loaded(self, target: str | None) -> AppliedPredictor:
+        from rlready.workflow.predict.load import load
 
         loaded = load(self.store, self.predictor)
         if target is not None and loaded.data.target != target:
@@ -192,7 +192,7 @@ class RegistryValues:
         return next((one.id for one in found if one.fingerprint == content), None)
 
 
-def _mean_and_sd(loaded: Loaded, row: int) -> tuple[float, float]:
+def _mean_and_sd(loaded: AppliedPredictor, row: int) -> tuple[float, float]:
     posterior = loaded.posterior
     return float(posterior.mean[row]), float(
         np.hypot(posterior.row_sd[row], posterior.group_sd[row])

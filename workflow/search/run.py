@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rlready.registry.errors import ConfigError, RlreadyError, StoreError
-from rlready.workflow.search.ask import Handed, Search, Told, ask, fail
+from rlready.workflow.search.ask import Handed, ask
 from rlready.workflow.search.folder import read_status, write_status
-from rlready.workflow.search.trial import tell_status
+from rlready.workflow.search.open import Search
+from rlready.workflow.search.trial import Told, fail, tell_status
 
 _LINES_KEPT = 12
 _KILL_AFTER_S = 10.0

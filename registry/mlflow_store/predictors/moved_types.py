@@ -15,7 +15,8 @@ from typing import Any
 _IN_PREDICTORS = {
     "baselines.OneProxy": "models.baselines.OneProxy",
     "baselines.RankAverage": "models.baselines.RankAverage",
-    "domain.Domain": "calibration.domain.Domain",
+    "calibration.domain.Domain": "calibration.domain.TrainingDomain",
+    "domain.Domain": "calibration.domain.TrainingDomain",
     "domain.Place": "calibration.domain.Place",
     "domain.Placed": "calibration.domain.Placed",
     "error_law.ErrorLaw": "calibration.error_law.ErrorLaw",

@@ -1,0 +1,124 @@
+"""Choose the checkpoints of the registry that get the next RL runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlready.predictors.calibration.posterior import run_noise, unseen
+from rlready.predictors.decisions.rl_plan import Incumbent, PlanRule, RlPlan, plan
+from rlready.predictors.training_table import FloatArray, TrainingTable
+from rlready.registry.errors import ConfigError
+from rlready.workflow.predict.load import AppliedPredictor, load
+from rlready.workflow.predict.registry_table import practice_column
+
+if TYPE_CHECKING:
+    from rlready.registry.mlflow_store.store import MlflowStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanReport:
+    """A plan, and its regret in hindsight if every outcome is recorded already.
+
+    Args:
+        plan: which checkpoints get the RL runs.
+        target: the outcome.
+        is_retrospective: whether all candidates have their outcome, and the plan was made as if
+            none had.
+        realised_regret: then, best recorded outcome less the best one of the chosen; else None.
+        meta: of the predictor.
+    """
+
+    plan: RlPlan
+    target: str
+    is_retrospective: bool
+    realised_regret: float | None
+    meta: Any
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as one JSON object: the contract of `rlready plan --json`."""
+        return {
+            **self.plan.to_dict(),
+            "target": self.target,
+            "predictor": self.meta.uri,
+            "is_retrospective": self.is_retrospective,
+            "realised_regret": self.realised_regret,
+        }
+
+
+def plan_registry(
+    store: MlflowStore,
+    reference: str,
+    n_runs: int,
+    *,
+    rl_noise: float | None = None,
+    rule: PlanRule | None = None,
+) -> PlanReport:
+    """Return the checkpoints that get the next RL runs, and what each run is worth.
+
+    Candidates are the checkpoints without an outcome. The best checkpoint with a recorded outcome
+    needs no further run. If all have an outcome, the plan is made as if none had, from predictions
+    by models that have not seen the row, and its realised regret is reported.
+
+    Args:
+        store: the registry.
+        reference: of the predictor: NAME, models:/NAME@ALIAS or models:/NAME/3.
+        n_runs: number of RL runs that can be paid.
+        rl_noise: standard deviation of one RL run's score; by default from the outcomes' errors.
+        rule: policy, draws, seed.
+
+    Raises:
+        RlreadyError: for any mistake of the user or the environment.
+    """
+    applied = load(store, reference)
+    table, predictor, names = applied.data.table, applied.predictor, applied.names
+    if not predictor.has_signal():
+        raise ConfigError(
+            "no plan can be made",
+            why=predictor.signal_.in_words(),
+            fix="Choose by other means, or record more outcomes and fit again",
+        )
+    is_retrospective = bool(applied.has_outcome.all())
+    rows = np.flatnonzero(applied.has_outcome == is_retrospective)
+    noise = run_noise(predictor) if rl_noise is None else rl_noise
+    chosen = plan(
+        unseen(predictor, table).rows(rows),
+        [names[i] for i in rows],
+        n_runs,
+        rl_noise=noise,
+        incumbent=None if is_retrospective else _incumbent(applied, noise),
+        scores=_practice_scores(table, rows),
+        rule=rule,
+    )
+    regret = None
+    if is_retrospective:
+        values = dict(zip(names, table.y.tolist(), strict=True))
+        regret = max(values.values()) - max(values[name] for name in chosen.chosen)
+    return PlanReport(
+        plan=chosen,
+        target=applied.data.target,
+        is_retrospective=is_retrospective,
+        realised_regret=regret,
+        meta=applied.meta,
+    )
+
+
+def _incumbent(applied: AppliedPredictor, noise: float) -> Incumbent | None:
+    rows = np.flatnonzero(applied.has_outcome)
+    if not len(rows):
+        return None
+    posterior = applied.posterior
+    best = int(rows[np.argmax(posterior.mean[rows])])
+    sd = min(float(posterior.row_sd[best]), noise)
+    return Incumbent(id=applied.names[best], value=float(posterior.mean[best]), sd=sd)
+
+
+def _practice_scores(table: TrainingTable, rows: NDArray[np.intp]) -> dict[str, FloatArray]:
+    practice = practice_column(table)
+    if practice is None:
+        return {}
+    values = table.X[practice].to_numpy(dtype=np.float64)[rows]
+    return {practice: np.where(np.isfinite(values), values, np.nanmin(values))}

@@ -1,0 +1,129 @@
+"""Rank the registry's checkpoints by a stored predictor and the recorded outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlready.predictors.calibration.contributions import contributions
+from rlready.predictors.calibration.posterior import normal_interval, run_noise
+from rlready.predictors.decisions.preflight import (
+    Finding,
+    conflicts,
+    mean_proxies,
+    preflight,
+    proxies_of,
+)
+from rlready.predictors.decisions.ranking import Candidates, Ranking, rank
+from rlready.predictors.decisions.readiness import ReadyRule, Recorded
+from rlready.registry.errors import ConfigError
+from rlready.workflow.predict.load import AppliedPredictor, load
+from rlready.workflow.predict.registry_table import RegistryTable
+
+if TYPE_CHECKING:
+    from rlready.registry.mlflow_store.store import MlflowStore
+
+
+def rank_registry(
+    store: MlflowStore,
+    reference: str,
+    *,
+    groups: Sequence[str] = (),
+    top_n: int = 3,
+    rule: ReadyRule | None = None,
+) -> tuple[Ranking, AppliedPredictor]:
+    """Rank the registry's checkpoints by their expected score after RL.
+
+    Args:
+        store: the registry.
+        reference: of the predictor: NAME, models:/NAME@ALIAS or models:/NAME/3.
+        groups: only these groups; by default all.
+        top_n: P(top N) is given for this N.
+        rule: when a checkpoint is ready.
+
+    Raises:
+        RlreadyError: for any mistake of the user or the environment.
+
+    Example:
+        >>> ranking, _ = rank_registry(MlflowStore(), "grpo-predictor")  # doctest: +SKIP
+        >>> [row.id for row in ranking.rows[:3]]  # doctest: +SKIP
+    """
+    applied = load(store, reference)
+    table = applied.data.table
+    unknown = sorted(set(groups) - set(table.groups.tolist()))
+    if unknown:
+        raise ConfigError(
+            f"there is no group {', '.join(unknown)}",
+            fix=f"Groups: {', '.join(np.unique(table.groups).tolist())}",
+        )
+    is_chosen = np.isin(table.groups, list(groups)) if groups else np.ones(len(table), dtype=bool)
+    ranking = rank(
+        _candidates(applied, np.flatnonzero(is_chosen)),
+        recorded=_recorded(applied),
+        rl_noise=run_noise(applied.predictor) or None,
+        signal_p=applied.predictor.signal_.p,
+        top_n=top_n,
+        rule=rule,
+    )
+    return ranking, applied
+
+
+def _candidates(applied: AppliedPredictor, rows: NDArray[np.intp]) -> Candidates:
+    """Return some rows with their intervals, domain, and what speaks for and against them."""
+    table, predictor = applied.data.table, applied.predictor
+    assessed, names = applied.assessed, applied.names
+    ends = np.sort([table.shown(assessed[end].to_numpy()) for end in ("low", "high")], axis=0)
+    # With an outcome the interval is of the true score; without one, of the score of an RL run.
+    true_ends = normal_interval(applied.posterior, predictor.level)
+    low, high = np.where(applied.has_outcome, true_ends, ends)
+    parts = contributions(predictor, table.X, [column.name for column in table.columns])
+    findings = _findings(applied.data)
+    return Candidates(
+        ids=[names[i] for i in rows],
+        predictive=applied.posterior.rows(rows),
+        low=low[rows],
+        high=high[rows],
+        interval=f"{predictor.level:.0%}",
+        domain=assessed["domain"].iloc[rows].tolist(),
+        domain_reasons=[[reason] for reason in assessed["reasons"].iloc[rows]],
+        contributions={name: values[rows] for name, values in parts.items()},
+        findings=[findings[i] for i in rows],
+        target=applied.data.target,
+        lower_is_better=table.lower_is_better,
+    )
+
+
+def _findings(data: RegistryTable) -> list[tuple[Finding, ...]]:
+    """Return the pre-flight findings of each row, on the benchmark of the predictor's proxies."""
+    rows = [
+        proxies_of({str(name): value for name, value in row.items()})
+        for row in data.frame.to_dict("records")
+    ]
+    sampled = [c.name.partition("@")[2] for c in data.table.columns if c.name.startswith("pass_at")]
+    if not sampled:
+        return [() for _ in rows]
+    mean = mean_proxies(rows)
+    findings: list[tuple[Finding, ...]] = []
+    for row in rows:
+        if not any(name.endswith(f"@{sampled[0]}") for name in row):
+            findings.append(())  # the checkpoint was not measured on this benchmark
+            continue
+        against = conflicts(row, mean, "the mean of all checkpoints", sampled[0])
+        findings.append((*preflight(row, sampled[0]), *against))
+    return findings
+
+
+def _recorded(applied: AppliedPredictor) -> list[Recorded]:
+    table = applied.data.table
+    return [
+        Recorded(
+            id=applied.names[i],
+            group=str(table.groups[i]),
+            value=float(table.y[i]),
+            se=float(table.y_error[i]) if np.isfinite(table.y_error[i]) else None,
+        )
+        for i in np.flatnonzero(applied.has_outcome)
+    ]
