@@ -139,11 +139,16 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         mean: FloatArray = np.asarray(self.model_.predict(self._checked(X)), dtype=np.float64)
         return mean
 
-    def assess(self, X: Any) -> pd.DataFrame:
-        """A row for each of X: all that is predicted of it, in the user's target.
+    def assess(self, X: Any, unseen: FloatArray | None = None) -> pd.DataFrame:
+        """Return one row for each row of X, with all that is predicted, in the user's target.
 
         Columns: `prediction`; `low` and `high`, the interval of the outcome of one RL run; `level`;
         `regime` and `promise` (see `Regime`); `domain` (in, edge, out) and `reasons`, in words.
+
+        Args:
+            X: rows; those of one group together.
+            unseen: (n,) predictions by models that have not seen the row, higher is better. They
+                replace those of the model where they are finite, and intervals move with them.
 
         Raises:
             ConfigError: if X misses columns, or has them measured in another way.
@@ -154,6 +159,9 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         mean = self.predict(X)
         low, high, regimes = intervals(self.calibration_, X, _groups(X), mean, self.level)
         placed = self.placed(X)
+        if unseen is not None:
+            shift = np.where(np.isfinite(unseen), unseen - mean, 0.0)
+            mean, low, high = mean + shift, low + shift, high + shift
         if self.lower_is_better_:
             mean, low, high = -mean, -high, -low
         return pd.DataFrame(

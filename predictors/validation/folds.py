@@ -60,7 +60,7 @@ def leave_one_out(table: TrainingTable, at_most: int, seed: int = 0) -> list[Row
     """
     twin_of = twins(table)
     leaders = np.unique(twin_of)
-    parts: Sequence[Any] = leaders
+    parts = list(leaders[:, None])
     if len(leaders) > at_most:
         order = np.random.default_rng(seed).permutation(len(leaders))
         parts = [leaders[part] for part in np.array_split(order, at_most)]

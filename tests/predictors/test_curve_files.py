@@ -338,8 +338,8 @@ def test_a_single_score_is_a_share(flags: dict[str, Any], expected: tuple[float,
         ({"value": -0.1}, "--value is -0.1"),
         ({"value": 161, "percent": True}, "--value is 161 with --percent.*from 0 to 100"),
         ({"value": 0.61, "percent": True}, "Leave --percent out; if 0.61 % is meant, give 0.0061"),
-        ({"value": 0.61, "se": 1.3}, "--se is 1.3, which is no standard error of --value 0.61"),
-        ({"value": 0.61, "se": -1}, "--se is -1, which is no standard error"),
+        ({"value": 0.61, "se": 1.3}, "--se is 1.3, not a standard error of --value 0.61"),
+        ({"value": 0.61, "se": -1}, "--se is -1, not a standard error"),
         ({"value": 0.61, "columns": ("gsm8k=a",)}, "--map is given without --curve"),
         ({"value": 0.61, "benchmark": "loss"}, "--benchmark loss is a number of the training"),
     ],
@@ -356,5 +356,5 @@ def test_a_file_without_an_end_is_refused() -> None:
 
 @pytest.mark.parametrize("text", ["gsm8k", "=a", "gsm8k=", " = "])
 def test_a_map_without_a_column_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(RlreadyError, match="does not say which column"):
+    with pytest.raises(RlreadyError, match="does not name a column"):
         recorded(write(tmp_path, "steps,a\n1,0.1\n"), columns=(text,))

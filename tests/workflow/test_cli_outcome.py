@@ -208,7 +208,7 @@ def test_conflicts_are_kept_shown_and_ended_by_a_correction(run: Run, store: Mlf
         (["--value", 0.5, "--benchmark", "a", "--statistic", "peak,last_5_mean"], "one number"),
         (["--value", 0.5, "--benchmark", "a", "--rl-recipe", "none.toml"], "cannot read none.toml"),
         (["--value", 0.5, "--benchmark", "a", "--rl-recipe", "date.toml"], "RL recipe"),
-        (["--value", 0.5, "--benchmark", "a", "--replaces", "abcd"], "names 0 outcomes"),
+        (["--value", 0.5, "--benchmark", "a", "--replaces", "abcd"], "matches 0 outcomes"),
         (["--curve", "none.csv"], "cannot read none.csv"),
         (["--curve", "curve.csv", "--se", 0.1], "--se is given without --value"),
         (["--curve", "curve.csv", "--budget-unit", "exaflop"], "no budget column in exaflop"),
@@ -222,7 +222,7 @@ def test_conflicts_are_kept_shown_and_ended_by_a_correction(run: Run, store: Mlf
         (["--rl-checkpoint", "x", "--statistic", "peak"], "one point of the curve"),
     ],
 )
-def test_an_outcome_that_cannot_be_meant_is_told(
+def test_an_invalid_outcome_is_refused_with_a_reason(
     run: Run, store: MlflowStore, tmp_path: Path, flags: list[object], message: str
 ) -> None:
     a_curve(tmp_path / "curve.csv")

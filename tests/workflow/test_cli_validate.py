@@ -146,7 +146,7 @@ def test_parquet_and_patterns_are_read_alike(run: Run, csv: Path, tmp_path: Path
     [
         (["--target", "nope"], "no column 'nope'. Its columns: model, set, val_loss"),
         (["--features", "nope"], "no column 'nope'. Its columns: model"),
-        (["--features", "zz*"], "no column of numbers fits 'zz*'. Columns: model"),
+        (["--features", "zz*"], "no column of numbers matches 'zz*'. Columns: model"),
         (["--features", "words"], "column 'words' is not numeric: row 1 holds 'text'"),
         (["--features", "post"], "'post' is the target"),
         (["--group", "nope"], "no column 'nope'"),

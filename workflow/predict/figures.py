@@ -1,19 +1,17 @@
-"""Pictures of a predictor: predicted against true outcomes, and regret against RL runs."""
+"""Draw figures of a predictor: predicted against true outcomes, and regret against RL runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
+from rlready.predictors.calibration.predictor import CalibratedPredictor
+from rlready.predictors.decisions.rl_plan import RlPlan
+from rlready.predictors.training_table import TrainingTable
 from rlready.registry.errors import ConfigError
-
-if TYPE_CHECKING:
-    from rlready.predictors.calibration.predictor import CalibratedPredictor
-    from rlready.predictors.decisions.rl_plan import RlPlan
-    from rlready.predictors.training_table import TrainingTable
 
 _COLOURS = ("#1b6ca8", "#2a9d5c", "#d98c1f", "#b03a5b", "#6b4fa0", "#5f6b6d")
 _POLICY_STYLE = {
@@ -23,17 +21,22 @@ _POLICY_STYLE = {
     "random": "#999999",
 }
 
+_POLICY_WORDS = {
+    "expected": "most expected best (plan)",
+    "predicted": "best predictions",
+    "anchor": "best predictions, one anchor",
+    "random": "at random",
+}
+
 
 def draw_predictions(path: Path, predictor: CalibratedPredictor, table: TrainingTable) -> Path:
-    """Draw each outcome against the prediction of a model that has not seen it; returns the path.
+    """Draw each outcome against the prediction of a model that has not seen it. Return the path.
 
     Args:
         path: of the PNG file.
         predictor: fitted on the table.
         table: rows with outcomes.
     """
-    from scipy.stats import spearmanr
-
     plt = _pyplot()
     predicted = table.shown(predictor.out_of_fold_)
     true = table.shown(table.y)
@@ -47,12 +50,12 @@ def draw_predictions(path: Path, predictor: CalibratedPredictor, table: Training
     axes.plot(ends, ends, color="#cccccc", linestyle="--", linewidth=0.9, zorder=0)
     names = np.unique(table.groups)
     for i, name in enumerate(names):
-        own = table.groups == name
+        rows = table.groups == name
         axes.errorbar(
-            predicted[own],
-            true[own],
-            xerr=half[own],
-            yerr=error[own],
+            predicted[rows],
+            true[rows],
+            xerr=half[rows],
+            yerr=error[rows],
             fmt="o",
             color=_COLOURS[i % len(_COLOURS)],
             ecolor="#d5dbe0",
@@ -60,12 +63,12 @@ def draw_predictions(path: Path, predictor: CalibratedPredictor, table: Training
             markersize=4.5,
             label=str(name) if len(names) > 1 else None,
         )
-    known = np.isfinite(predicted)
-    rank = spearmanr(predicted[known], true[known]).statistic
+    is_held_out = np.isfinite(predicted)
+    rank = spearmanr(predicted[is_held_out], true[is_held_out]).statistic
     axes.set(
         xlabel=f"predicted without having seen it, with {predictor.level:.0%} interval",
         ylabel=f"{table.target}, true",
-        title=f"{int(known.sum())} checkpoints held out: Spearman {rank:.2f}",
+        title=f"{int(is_held_out.sum())} checkpoints held out: Spearman {rank:.2f}",
     )
     if 1 < len(names) <= len(_COLOURS):
         axes.legend(frameon=False, fontsize=8)
@@ -74,7 +77,7 @@ def draw_predictions(path: Path, predictor: CalibratedPredictor, table: Training
 
 
 def draw_regret(path: Path, plan: RlPlan, target: str) -> Path:
-    """Draw the expected regret of each policy against the number of RL runs; returns the path."""
+    """Draw the expected regret of each policy against the number of RL runs. Return the path."""
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(6.8, 4.6), layout="constrained")
     for name, values in plan.policies.items():
@@ -100,14 +103,6 @@ def draw_regret(path: Path, plan: RlPlan, target: str) -> Path:
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return _save(figure, path)
-
-
-_POLICY_WORDS: Mapping[str, str] = {
-    "expected": "most expected best (plan)",
-    "predicted": "best predictions",
-    "anchor": "best predictions, one anchor",
-    "random": "at random",
-}
 
 
 def _pyplot() -> Any:

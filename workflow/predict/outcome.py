@@ -1,4 +1,4 @@
-"""What RL made of a checkpoint: from a number, a curve or an RL checkpoint into the registry."""
+"""Record the outcome of RL from a checkpoint: a number, a curve or an RL checkpoint."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
+from rlready.predictors.curve_columns import check_score, choose
+from rlready.predictors.curve_file import read_table
+from rlready.predictors.curve_scale import MAX_SE, as_share
+from rlready.predictors.rl_curve import Curve, curves, statistic
+from rlready.predictors.validation.report import PRACTICE
 from rlready.registry.digest import default_cache_dir, fingerprint
 from rlready.registry.errors import ConfigError, CurveError, StoreError
 from rlready.registry.foreign_files import read_toml
@@ -21,41 +26,41 @@ from rlready.registry.store import (
     how_to_register,
 )
 
-if TYPE_CHECKING:
-    from rlready.predictors.rl_curve import Curve
-
-MEASURE = "pass_at_1"
-"""The proxy of an RL checkpoint that is its parent's outcome."""
-
-_SCALE, _APART = 30.0, 0.1
-"""Two scores of the same weights whose ratio and difference exceed these are in two units."""
+_RATIO, _DIFFERENCE = 30.0, 0.1
+"""Two scores of the same weights that differ by more than both of these have different units."""
 
 _PROTOCOL_FLAGS = "--temperature, --top-p, --max-tokens, --prompt-template and --seed"
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutcomeConfig:
-    """What `rlready outcome` was asked for; one field a flag, the same defaults.
+    """Settings of `rlready outcome`: one field per flag, with the same defaults.
 
     Args:
-        checkpoint: the registered checkpoint that RL began from.
+        checkpoint: the registered checkpoint that RL started from.
         algorithm: of the RL run.
         budget: spent on RL.
         budget_unit: of the budget.
-        value: the number itself; or
-        curve: a CSV file of evaluations along the RL run; or
-        rl_checkpoint: folder or id of the registered checkpoint after RL.
+        value: the score itself.
+        curve: instead, a CSV file of evaluations along the RL run.
+        rl_checkpoint: instead, folder or id of the registered checkpoint after RL.
         benchmark: what was measured.
-        columns: `NAME=COLUMN` each: the curve's column of benchmark NAME, or of the budget if NAME
-            is its unit.
+        columns: `NAME=COLUMN` each: the curve's column with the scores of benchmark NAME, or with
+            the budget if NAME is its unit.
         percent: scores and standard errors are percentages, 0 to 100; they are divided by 100.
         statistics: which numbers of the curve.
         se: standard error of `value`.
         seed: of the RL run.
         rl_recipe: TOML file with everything else about the RL run.
-        replaces: id, or the beginning of one, of an outcome that this corrects.
+        replaces: id, or the beginning of an id, of the outcome that this one corrects.
         experiment: MLflow experiment.
         tracking_uri: of MLflow.
+
+    Example:
+        >>> OutcomeConfig(
+        ...     checkpoint="sft-3", algorithm="grpo", budget=200, budget_unit="steps",
+        ...     value=0.61, benchmark="gsm8k",
+        ... )  # doctest: +SKIP
     """
 
     checkpoint: str
@@ -77,10 +82,10 @@ class OutcomeConfig:
     tracking_uri: str | None = None
 
     def __post_init__(self) -> None:
-        given = [self.value is not None, self.curve is not None, self.rl_checkpoint is not None]
-        if sum(given) != 1:
+        n_sources = sum(v is not None for v in (self.value, self.curve, self.rl_checkpoint))
+        if n_sources != 1:
             raise ConfigError(
-                f"{sum(given)} of --value, --curve and --rl-checkpoint are given",
+                f"{n_sources} of --value, --curve and --rl-checkpoint are given",
                 fix="Give one: where the number comes from",
             )
         if not 0.0 < self.budget < float("inf"):
@@ -98,8 +103,8 @@ class OutcomeConfig:
             )
         for name in self.statistics:
             if name not in get_args(Statistic):
-                known = ", ".join(get_args(Statistic))
-                raise ConfigError(f"there is no statistic {name!r}", fix=f"Known: {known}")
+                names = ", ".join(get_args(Statistic))
+                raise ConfigError(f"there is no statistic {name!r}", fix=f"Known: {names}")
         self._check_curve_flags()
         if self.value is not None and len(self.statistics) > 1:
             raise ConfigError("--value is one number", fix="Give one --statistic with it")
@@ -120,24 +125,24 @@ class OutcomeConfig:
         for text in self.columns:
             if not all(part.strip() for part in text.partition("=")):
                 raise ConfigError(
-                    f"--map {text!r} does not say which column is meant",
+                    f"--map {text!r} does not name a column",
                     fix="Give --map NAME=COLUMN, for example --map gsm8k=eval/gsm8k/score",
                 )
 
     def column_names(self) -> dict[str, str]:
-        """Columns of the curve that the user names, by benchmark or budget unit."""
+        """Return the columns of the curve that the user names, by benchmark or budget unit."""
         pairs = [text.partition("=") for text in self.columns]
         return {name.strip(): column.strip() for name, _, column in pairs}
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutcomeReport:
-    """What was recorded.
+    """The outcomes that were recorded.
 
     Args:
-        checkpoint: as the registry knows it now.
-        outcomes: what was put, with where it went.
-        warnings: what a person should know.
+        checkpoint: with all outcomes that the registry has now.
+        outcomes: the recorded ones, with their runs.
+        warnings: for the user.
     """
 
     checkpoint: StoredCheckpoint
@@ -146,11 +151,11 @@ class OutcomeReport:
 
     @property
     def conflicts(self) -> list[Conflict]:
-        """Contradictions that the checkpoint's outcomes hold now."""
+        """Contradictions among the checkpoint's outcomes."""
         return conflicts(self.checkpoint.outcomes)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as one JSON object: the contract of `rlready outcome --json`."""
+        """Return the report as one JSON object: the contract of `rlready outcome --json`."""
         return {
             "checkpoint_id": self.checkpoint.checkpoint.id,
             "name": self.checkpoint.checkpoint.name,
@@ -165,14 +170,12 @@ class OutcomeReport:
 
 
 def outcome_dict(outcome: Outcome) -> dict[str, Any]:
-    """An outcome as JSON values, with its id and column."""
+    """Return an outcome as JSON values, with its id and column."""
     return {"id": outcome.id, "key": outcome.key, **dataclasses.asdict(outcome)}
 
 
 def record(config: OutcomeConfig, store: Store) -> OutcomeReport:
-    """The outcomes that the flags describe, stored.
-
-    All are made and checked before the first is put.
+    """Store the outcomes that the flags describe. All are checked before the first is stored.
 
     Raises:
         RlreadyError: for any mistake of the user or the environment.
@@ -199,18 +202,15 @@ def record(config: OutcomeConfig, store: Store) -> OutcomeReport:
     if config.replaces is not None and len(outcomes) > 1:
         raise ConfigError(
             f"--replaces with {len(outcomes)} outcomes",
-            fix="Give --benchmark and one --statistic, so that one takes the other's place",
+            fix="Give --benchmark and one --statistic, so that one outcome replaces the other",
         )
-    put = [(outcome, store.put_outcome(outcome)) for outcome in outcomes]
-    after = store.find(parent.checkpoint.id)
-    return OutcomeReport(checkpoint=after, outcomes=put, warnings=warnings)
+    stored = [(outcome, store.put_outcome(outcome)) for outcome in outcomes]
+    checkpoint = store.find(parent.checkpoint.id)
+    return OutcomeReport(checkpoint=checkpoint, outcomes=stored, warnings=warnings)
 
 
 def _number(config: OutcomeConfig) -> dict[str, Any]:
-    """The value that the flags give, as a share between 0 and 1, with its standard error."""
-    from rlready.predictors.curve_columns import check_score
-    from rlready.predictors.curve_scale import MAX_SE, as_share
-
+    """Return the value of the flags, as a share between 0 and 1, with its standard error."""
     assert config.value is not None
     assert config.benchmark is not None
     check_score(config.benchmark, f"--benchmark {config.benchmark}")
@@ -220,7 +220,7 @@ def _number(config: OutcomeConfig) -> dict[str, Any]:
         se = se / 100.0 if config.percent else se
         if not 0.0 <= se <= MAX_SE:
             raise ConfigError(
-                f"--se is {config.se:g}, which is no standard error of --value {config.value:g}",
+                f"--se is {config.se:g}, not a standard error of --value {config.value:g}",
                 fix="Give it in the unit of --value, 0 or more",
             )
     return {"value": value, "se": se, "benchmark": config.benchmark}
@@ -233,27 +233,23 @@ def _of_curve(
     common: Mapping[str, Any],
     warnings: list[str],
 ) -> list[Outcome]:
-    from rlready.predictors.curve_columns import choose
-    from rlready.predictors.curve_file import read_table
-    from rlready.predictors.rl_curve import curves, statistic
-
-    measured = _sampled_on(parent)
-    given = config.column_names()
     table = read_table(path)
-    columns = choose(table, config.budget_unit, config.benchmark, measured, given)
+    columns = choose(
+        table, config.budget_unit, config.benchmark, _sampled_on(parent), config.column_names()
+    )
     outcomes = []
     for benchmark, curve in curves(table, columns, percent=config.percent).items():
         _check_start(parent, benchmark, curve)
         for name in dict.fromkeys(config.statistics):
-            found = statistic(curve, name, config.budget)
+            estimate = statistic(curve, name, config.budget)
             outcomes.append(
                 Outcome(
                     **common,
                     benchmark=benchmark,
                     statistic=name,
-                    value=found.value,
-                    se=found.se,
-                    n_evaluations=found.n_evaluations,
+                    value=estimate.value,
+                    se=estimate.se,
+                    n_evaluations=estimate.n_evaluations,
                 )
             )
     warnings += columns.notes(path)
@@ -262,11 +258,11 @@ def _of_curve(
 
 
 def _check_start(parent: StoredCheckpoint, benchmark: str, curve: Curve) -> None:
-    """Return unless the curve's score before RL contradicts the checkpoint's own by its scale."""
+    """Refuse a curve whose score before RL has another unit than the checkpoint's own."""
     start = curve.points[0]
     for proxy in _by_benchmark(parent).get(benchmark, []):
         low, high = sorted((start.value, proxy.value))
-        if start.budget == 0.0 and high > _SCALE * low > 0.0 and high - low > _APART:
+        if start.budget == 0.0 and high > _RATIO * low > 0.0 and high - low > _DIFFERENCE:
             raise CurveError(
                 f"{curve.benchmark} begins with {start.value:g} at budget 0, and the checkpoint's "
                 f"pass@1 on {benchmark} is {proxy.value:g}",
@@ -277,7 +273,7 @@ def _check_start(parent: StoredCheckpoint, benchmark: str, curve: Curve) -> None
 
 
 def _unmeasured(parent: StoredCheckpoint, benchmarks: Sequence[str]) -> list[str]:
-    """A warning for each benchmark that the checkpoint has no pass@1 on: perhaps a wrong name."""
+    """Return a warning for each benchmark without samples of the checkpoint: a wrong name?"""
     measured = _sampled_on(parent)
     where = f"it was on {', '.join(measured)}" if measured else "it was never sampled"
     return [
@@ -295,10 +291,9 @@ def _of_rl_checkpoint(
     common: Mapping[str, Any],
     warnings: list[str],
 ) -> list[Outcome]:
-    """pass@1 of the RL checkpoint wherever its parent was measured in the same way."""
+    """Return pass@1 of the RL checkpoint wherever its parent was measured in the same way."""
     assert config.rl_checkpoint is not None
     child = _find_rl_checkpoint(store, config.rl_checkpoint, parent)
-    shared = _measured_alike(parent, child, config.benchmark, warnings)
     return [
         Outcome(
             **common,
@@ -311,7 +306,7 @@ def _of_rl_checkpoint(
             evaluator_version=proxy.evaluator_version,
             rl_checkpoint_id=child.checkpoint.id,
         )
-        for proxy in shared
+        for proxy in _measured_alike(parent, child, config.benchmark, warnings)
     ]
 
 
@@ -319,22 +314,22 @@ def _find_rl_checkpoint(store: Store, reference: str, parent: StoredCheckpoint) 
     folder = Path(reference)
     wanted = fingerprint(folder, default_cache_dir()) if folder.is_dir() else reference
     try:
-        found = store.find(wanted)
+        child = store.find(wanted)
     except StoreError as error:
         raise StoreError(
             f"RL checkpoint {reference} is not in the registry",
             why=error.what,
             fix=how_to_register(parent.checkpoint),
         ) from error
-    if found.checkpoint.id == parent.checkpoint.id:
+    if child.checkpoint.id == parent.checkpoint.id:
         raise ConfigError(
             f"RL checkpoint {reference} has the weights of {parent.checkpoint.name} itself",
-            why="RL changed nothing, or this is the folder that it began from",
+            why="RL changed nothing, or this is the folder that it started from",
             fix="Name another folder; or, if no reward was ever found, record the checkpoint's own "
             "pass@1 with --value",
         )
-    check_rl_checkpoint(parent.checkpoint, found.checkpoint)
-    return found
+    check_rl_checkpoint(parent.checkpoint, child.checkpoint)
+    return child
 
 
 def _measured_alike(
@@ -343,13 +338,12 @@ def _measured_alike(
     benchmark: str | None,
     warnings: list[str],
 ) -> list[Proxy]:
-    """The child's pass@1 on each benchmark and protocol that its parent's was measured with.
+    """Return the child's pass@1 on each benchmark and protocol of its parent's pass@1.
 
     Raises:
-        ConfigError: if there is none, or a benchmark was measured in another way only.
+        ConfigError: if there is none, or a benchmark was only measured in another way.
     """
-    before = _by_benchmark(parent)
-    after = _by_benchmark(child)
+    before, after = _by_benchmark(parent), _by_benchmark(child)
     wanted = list(before) if benchmark is None else [benchmark]
     if not before or wanted[0] not in before:
         raise ConfigError(
@@ -384,14 +378,10 @@ def _measured_otherwise(
     parent: StoredCheckpoint,
     child: StoredCheckpoint,
 ) -> ConfigError:
-    contents = {proxy.benchmark_digest for proxy in before}
-    other_content = all(proxy.benchmark_digest not in contents for proxy in after)
-    what = "other problems" if other_content else "another protocol"
-    flags = (
-        f"with the file of {name} and the --limit that were used for the parent"
-        if other_content
-        else f"with the parent's {_PROTOCOL_FLAGS}"
-    )
+    what, flags = "another protocol", f"with the parent's {_PROTOCOL_FLAGS}"
+    if {p.benchmark_digest for p in before}.isdisjoint(p.benchmark_digest for p in after):
+        what = "other problems"
+        flags = f"with the file of {name} and the --limit that were used for the parent"
     where = child.checkpoint.uri.removeprefix("file://")
     return ConfigError(
         f"RL checkpoint {child.checkpoint.id[:12]} was measured on {name} with {what} than its "
@@ -402,15 +392,16 @@ def _measured_otherwise(
 
 
 def _by_benchmark(stored: StoredCheckpoint) -> dict[str, list[Proxy]]:
-    found: dict[str, list[Proxy]] = {}
+    """Return every pass@1 of a checkpoint: the proxy that is the outcome of its parent after RL."""
+    proxies: dict[str, list[Proxy]] = {}
     for proxy in stored.proxies:
-        if proxy.name == MEASURE:
-            found.setdefault(proxy.benchmark, []).append(proxy)
-    return found
+        if proxy.name == PRACTICE:
+            proxies.setdefault(proxy.benchmark, []).append(proxy)
+    return proxies
 
 
 def _sampled_on(stored: StoredCheckpoint) -> list[str]:
-    """Benchmarks with a pass@k of any k."""
+    """Return the benchmarks with a pass@k of any k."""
     names = (proxy.benchmark for proxy in stored.proxies if proxy.name.startswith("pass_at_"))
     return list(dict.fromkeys(names))
 
@@ -420,12 +411,12 @@ def _way(proxy: Proxy) -> tuple[str, str | None]:
 
 
 def _replaced(parent: StoredCheckpoint, reference: str) -> str:
-    found = [o.id for o in parent.outcomes if o.id.startswith(reference)]
-    if len(found) != 1:
-        known = ", ".join(f"{o.id[:12]} ({o.key})" for o in parent.outcomes) or "none"
+    ids = [o.id for o in parent.outcomes if o.id.startswith(reference)]
+    if len(ids) != 1:
+        outcomes = ", ".join(f"{o.id[:12]} ({o.key})" for o in parent.outcomes) or "none"
         raise ConfigError(
-            f"--replaces {reference} names {len(found)} outcomes of checkpoint "
+            f"--replaces {reference} matches {len(ids)} outcomes of checkpoint "
             f"{parent.checkpoint.id[:12]}",
-            fix=f"It has {known}",
+            fix=f"It has {outcomes}",
         )
-    return found[0]
+    return ids[0]

@@ -1,4 +1,4 @@
-"""From the registry's table to what a predictor is fitted on: target, proxies, groups, rows."""
+"""Choose what a predictor is fitted on from the registry: target, proxies, groups, rows."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _PASS = re.compile(r"^pass_at_\d+$")
 _OTHERS = ("signal_share_8", "token_entropy")
 _LOSS = "heldout_nll"
 _COVERED = 0.5
-"""A proxy that fewer of the checkpoints have is left out of the default ones."""
+"""Share of the checkpoints that must have a proxy that is used by default."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RegistryRows:
     """SFT checkpoints, and base models that have the outcome.
 
-    A base model teaches where RL was run from it; it is no candidate for the choice among SFT
-    checkpoints. What came out of RL is neither.
+    A base model is a training row if RL was run from it, but not a candidate among the SFT
+    checkpoints. RL checkpoints are neither.
 
     Args:
         frame: a row each, as in the registry's table.
@@ -49,27 +49,32 @@ class RegistryRows:
 
 
 def registry_rows(stored: Sequence[StoredCheckpoint], target: str | None) -> RegistryRows:
-    """The registry's rows for a target, which may be left out if there is one only.
+    """Return the registry's rows for a target.
 
     Args:
         stored: what the registry holds.
-        target: column of the outcome.
+        target: column of the outcome; may be None if there is only one.
 
     Raises:
-        ConfigError: if there is no such outcome, or it has to be named.
+        ConfigError: if there is no such outcome, or it must be named.
     """
-    found = checkpoint_table([one for one in stored if one.checkpoint.kind != "rl"])
-    target = _chosen(found, target)
-    frame = found.frame[(found.frame["kind"] == "sft") | found.frame[target].notna()]
-    error = beside(target, "se")
-    has_error = error in frame and bool(frame[error].notna().any())
+    everything = checkpoint_table([one for one in stored if one.checkpoint.kind != "rl"])
+    target = _outcome_column(everything, target)
+    frame = everything.frame
+    frame = frame[(frame["kind"] == "sft") | frame[target].notna()].reset_index(drop=True)
     return RegistryRows(
-        frame=frame.reset_index(drop=True),
+        frame=frame,
         target=target,
-        target_error=error if has_error else None,
-        versions=dict(found.versions),
-        notes=tuple(note for note in found.notes if _concerns(note, target)),
+        target_error=known_errors(frame, [target]).get(target),
+        versions=dict(everything.versions),
+        notes=tuple(note for note in everything.notes if _concerns(note, target)),
     )
+
+
+def known_errors(frame: pd.DataFrame, names: Sequence[str]) -> dict[str, str]:
+    """Return the column of standard errors of each column that has one with numbers."""
+    errors = {name: beside(name, "se") for name in names}
+    return {name: se for name, se in errors.items() if se in frame and frame[se].notna().any()}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,11 +105,11 @@ def registry_table(
     features: Sequence[str] = (),
     groups: Sequence[str] = (),
 ) -> RegistryTable:
-    """The rows with proxies, groups and outcome.
+    """Return the registry's rows with proxies, groups and outcome.
 
     Args:
         store: the registry.
-        target: column of the outcome; may be left out if there is one only.
+        target: column of the outcome; may be left out if there is only one.
         features: columns of the proxies; default: see `default_features`.
         groups: columns that name the group; default: see `default_groups`.
 
@@ -112,67 +117,65 @@ def registry_table(
         ConfigError: if a column is unknown, no target was named and there are several, or no
             checkpoint has the outcome.
     """
-    found = registry_rows(store.checkpoints(), target)
-    frame = found.frame
-    features = tuple(features) or default_features(frame, found.target)
-    groups = tuple(groups) or default_groups(frame)
-    errors = {name: beside(name, "se") for name in features}
+    rows = registry_rows(store.checkpoints(), target)
+    features = tuple(features) or default_features(rows.frame, rows.target)
+    groups = tuple(groups) or default_groups(rows.frame)
     table = training_table(
-        frame,
-        target=found.target,
+        rows.frame,
+        target=rows.target,
         features=features,
-        errors={name: se for name, se in errors.items() if se in frame and frame[se].notna().any()},
-        target_error=found.target_error,
+        errors=known_errors(rows.frame, features),
+        target_error=rows.target_error,
         groups=groups,
         names="checkpoint_id",
     )
-    versions = {name: found.versions[name] for name in features if name in found.versions}
+    versions = {name: rows.versions[name] for name in features if name in rows.versions}
     table.X.attrs[VERSIONS] = versions
     return RegistryTable(
         table=table,
-        frame=frame,
-        target=found.target,
+        frame=rows.frame,
+        target=rows.target,
         groups=groups,
         versions=versions,
-        notes=(*found.notes, *table.notes),
+        notes=(*rows.notes, *table.notes),
     )
 
 
 def default_features(frame: pd.DataFrame, target: str = "") -> tuple[str, ...]:
-    """A small set of proxies: pass@k, signal and entropy on one benchmark, and every held-out loss.
+    """Return a small set of proxies: pass@k, signal and entropy on one benchmark, and all losses.
 
-    The benchmark is the one with most kinds of proxies (the problems that the outcome is measured
-    on may have nothing but the score before RL); of several the target's own, or else the one with
-    most problems, which is the mean of a suite where there is one. Few proxies that mean different
-    things serve small tables better than hundreds that mean the same.
+    The benchmark is the one with most kinds of proxies. (The problems of the outcome may have
+    nothing but the score before RL.) Among several it is the target's own, or else the one with
+    most problems, which is the mean of a suite if there is one. In small tables a few proxies that
+    measure different things are better than hundreds that measure the same.
 
     Raises:
-        ConfigError: if none is found by its name.
+        ConfigError: if no proxy has one of the usual names.
     """
-    found: dict[str, list[str]] = {}
+    by_benchmark: dict[str, list[str]] = {}
     for name in map(str, frame.columns):
         proxy, at, benchmark = name.partition("@")
         is_plain = at and "/" not in proxy and "#" not in name
         if is_plain and frame[name].notna().mean() >= _COVERED:
-            found.setdefault(benchmark, []).append(proxy)
-    sampled = {b: kept for b, proxies in found.items() if (kept := _compact(proxies))}
-    own = target.partition("@")[2]
+            by_benchmark.setdefault(benchmark, []).append(proxy)
+    sampled = {b: usual for b, proxies in by_benchmark.items() if (usual := _usual(proxies))}
+    target_benchmark = target.partition("@")[2]
 
     def merit(benchmark: str) -> tuple[int, bool, float]:
         counts = frame.get(f"{sampled[benchmark][0]}_n@{benchmark}")
         n_problems = 0.0 if counts is None or counts.isna().all() else float(counts.max())
-        return len(sampled[benchmark]), benchmark == own, n_problems
+        return len(sampled[benchmark]), benchmark == target_benchmark, n_problems
 
     best = max(sampled, key=merit, default="")
-    chosen = [f"{proxy}@{best}" for proxy in sampled.get(best, ())]
-    chosen += [f"{_LOSS}@{b}" for b, proxies in found.items() if _LOSS in proxies]
-    if not chosen:
+    features = [f"{proxy}@{best}" for proxy in sampled.get(best, ())]
+    features += [f"{_LOSS}@{b}" for b, proxies in by_benchmark.items() if _LOSS in proxies]
+    if not features:
         raise ConfigError(
             "no proxies are found by their names",
             why=f"a default one is known for at least {_COVERED:.0%} of the checkpoints",
             fix=f"Name them with --features. Columns: {', '.join(map(str, frame.columns))}",
         )
-    return tuple(chosen)
+    return tuple(features)
 
 
 def practice_column(table: TrainingTable) -> str | None:
@@ -181,42 +184,38 @@ def practice_column(table: TrainingTable) -> str | None:
 
 
 def default_groups(frame: pd.DataFrame) -> tuple[str, ...]:
-    """The base model, if there are several."""
+    """Return the column of the base model, if there are several."""
     several = _BASE_MODEL in frame and frame[_BASE_MODEL].nunique(dropna=False) > 1
     return (_BASE_MODEL,) if several else ()
 
 
-def _compact(proxies: Sequence[str]) -> list[str]:
+def _usual(proxies: Sequence[str]) -> list[str]:
     passes = [name for name in proxies if _PASS.match(name)]
     passes.sort(key=lambda name: int(name.removeprefix("pass_at_")))
     return passes + [name for name in _OTHERS if name in proxies]
 
 
-def _chosen(found: CheckpointTable, asked: str | None) -> str:
-    """The outcome's column."""
-    keys = found.outcome_keys
+def _outcome_column(table: CheckpointTable, target: str | None) -> str:
+    """Return the column of the outcome, by default the only one."""
+    keys = table.outcome_keys
     if not keys:
         raise ConfigError(
             "the registry holds no outcome",
-            why="a predictor learns from what RL made of some checkpoints",
+            why="a predictor learns from the RL outcomes of some checkpoints",
             fix="Record some: rlready outcome CHECKPOINT --value V --benchmark B ...",
         )
-    listed = ", ".join(keys)
-    if asked is None:
-        if len(keys) == 1:
-            return keys[0]
+    fix = f"The registry holds {', '.join(keys)}"
+    if target is None and len(keys) > 1:
         raise ConfigError(
             f"no target is named, and the registry holds {len(keys)} outcomes",
             why="budgets, statistics and benchmarks are never mixed in one target",
-            fix=f"Name one with --target. The registry holds {listed}",
+            fix=f"Name one with --target. {fix}",
         )
-    if asked not in keys:
-        raise ConfigError(
-            f"there is no outcome {asked!r} in the registry", fix=f"The registry holds {listed}"
-        )
-    return asked
+    if target is not None and target not in keys:
+        raise ConfigError(f"there is no outcome {target!r} in the registry", fix=fix)
+    return target or keys[0]
 
 
 def _concerns(note: str, target: str) -> bool:
-    """Whether a note of the registry's table is about the target, or about proxies."""
+    """Return whether a note of the registry's table is about the target, or about proxies."""
     return not note.startswith("outcome columns") or target.partition("@")[2] in note

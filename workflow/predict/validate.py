@@ -1,14 +1,15 @@
-"""Validate models on a table or on the registry, and say what each checkpoint is predicted."""
+"""Validate models on a table or on the registry, and write a prediction for each checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rlready.predictors.calibration.predictor import CalibratedPredictor
 from rlready.predictors.training_table import TrainingTable, training_table
 from rlready.predictors.validation.fold_runs import Progress
 from rlready.predictors.validation.report import PRACTICE, ValidationReport
@@ -19,6 +20,7 @@ from rlready.registry.errors import ConfigError
 from rlready.workflow.predict.registry_table import (
     default_features,
     default_groups,
+    known_errors,
     registry_rows,
 )
 
@@ -35,15 +37,15 @@ class ValidateConfig:
     Args:
         table: a CSV or Parquet file; None: the registry.
         target: column of the outcome, or key of the outcome in the registry.
-        features: proxies, `*` standing for any text; none: `default_features`.
+        features: proxies; `*` matches any text; none: `default_features`.
         se: `COLUMN=COLUMN_WITH_ITS_STANDARD_ERROR`.
         target_se: column of the outcome's standard error.
         groups: columns that name the group.
         holdout: a file with the same columns.
         models: names, `default` or `all`.
-        splits: of `validation.SPLITS`.
-        baseline: column that the practice goes by.
-        predictions: file to write a row a checkpoint to.
+        splits: of `validate.SPLITS`.
+        baseline: column that people choose by.
+        predictions: file for the predictions, one row per checkpoint.
         lower_is_better: whether the target is a loss.
         names: column that names the checkpoints.
         seed: of the bootstrap and of random parts.
@@ -67,7 +69,7 @@ class ValidateConfig:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Validated:
-    """A validation with what it was made on."""
+    """A validation, its table and the name of the model that was asked for."""
 
     report: ValidationReport
     table: TrainingTable
@@ -77,21 +79,18 @@ class Validated:
 def validate(
     config: ValidateConfig, store: Store | None = None, progress: Progress | None = None
 ) -> Validated:
-    """The validation that a user asks for; writes the predictions if asked to.
+    """Run the validation that a user asks for, and write the predictions if a file is named.
 
     Raises:
-        ConfigError: if a file, column, model or split is not what it has to be.
+        ConfigError: if a file, column, model or split is missing or invalid.
     """
-    asked, frame, notes = _asked(config, store)
-    table = _table(asked, frame)
+    config, frame, notes = _completed(config, store)
+    table = _table(config, frame)
     table = replace(table, notes=(*notes, *table.notes))
     holdout = None
     if config.holdout is not None:
         try:
-            holdout = replace(
-                _table(asked, read_table(config.holdout)),
-                columns=table.columns,
-            )
+            holdout = replace(_table(config, read_table(config.holdout)), columns=table.columns)
         except ConfigError as error:
             raise ConfigError(
                 f"{config.holdout}: {error.what}", why=error.why, fix=error.fix
@@ -101,7 +100,7 @@ def validate(
         config.models or ("default",),
         config.splits or SPLITS,
         holdout,
-        asked.baseline,
+        config.baseline,
         seed=config.seed,
         progress=progress,
     )
@@ -113,10 +112,10 @@ def validate(
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """The table in a CSV or Parquet file.
+    """Read a table from a CSV or Parquet file.
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if the file cannot be read.
     """
     import pandas as pd
 
@@ -125,17 +124,17 @@ def read_table(path: Path) -> pd.DataFrame:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
         return pd.read_csv(path)
-    # Both readers tell by a ValueError what is wrong inside a file (pyarrow's errors are some too),
-    # and pandas by an ImportError that a file is packed in a way that it cannot read.
+    # Both readers raise a ValueError for an invalid file (pyarrow's errors are subclasses), and
+    # pandas an ImportError for a compression that it cannot read.
     except (*DAMAGE, OSError, ValueError, ImportError) as error:
         why = str(error).splitlines()[0]
         raise ConfigError(f"cannot read {path} as a table", why=why) from error
 
 
-def _asked(
+def _completed(
     config: ValidateConfig, store: Store | None
 ) -> tuple[ValidateConfig, pd.DataFrame, list[str]]:
-    """The settings with what was left open filled in, the frame, and what to tell about it."""
+    """Return the settings with all defaults filled in, the frame, and notes for the reader."""
     notes: list[str] = []
     if config.table is not None:
         frame = read_table(config.table)
@@ -145,143 +144,110 @@ def _asked(
                 fix=f"Name one with --target. Columns: {', '.join(map(str, frame.columns))}",
             )
     else:
-        config, frame, notes = _from_registry(config, store)
+        if store is None:
+            raise ValueError("a registry is needed where no table is named")
+        rows = registry_rows(store.checkpoints(), config.target)
+        frame, notes = rows.frame, list(rows.notes)
+        config = replace(
+            config,
+            target=rows.target,
+            target_se=config.target_se or rows.target_error,
+            groups=config.groups or default_groups(frame),
+            names=config.names or ("name" if frame["name"].is_unique else "checkpoint_id"),
+        )
     features = _matching(config, frame)
     if not features:
         features = list(default_features(frame, config.target or ""))
         notes.append(f"proxies, by default: {', '.join(features)}")
-    if config.table is None and config.baseline is None:
-        practice = next((f for f in features if f.startswith(f"{PRACTICE}@")), None)
-        config = replace(config, baseline=practice)
-    return replace(config, features=tuple(features)), frame, notes
-
-
-def _from_registry(
-    config: ValidateConfig, store: Store | None
-) -> tuple[ValidateConfig, pd.DataFrame, list[str]]:
-    if store is None:
-        raise ValueError("a registry is needed where no table is named")
-    found = registry_rows(store.checkpoints(), config.target)
-    return (
-        replace(
-            config,
-            target=found.target,
-            target_se=config.target_se or found.target_error,
-            groups=config.groups or default_groups(found.frame),
-            names=config.names or ("name" if found.frame["name"].is_unique else "checkpoint_id"),
-        ),
-        found.frame,
-        list(found.notes),
-    )
+    baseline = config.baseline
+    if config.table is None and baseline is None:
+        baseline = next((f for f in features if f.startswith(f"{PRACTICE}@")), None)
+    return replace(config, features=tuple(features), baseline=baseline), frame, notes
 
 
 def _matching(config: ValidateConfig, frame: pd.DataFrame) -> list[str]:
-    """The features asked for; a pattern stands for the columns of numbers that it fits."""
-    from fnmatch import fnmatchcase
-
+    """Return the named features; a pattern is replaced by the numeric columns that match it."""
     taken = {config.target, config.target_se, config.names, *config.groups}
     taken |= set(_errors(config).values())
-    found: list[str] = []
+    columns = {str(c): frame[c].dtype.kind in "fiu" and c not in taken for c in frame.columns}
+    features: list[str] = []
     for name in config.features:
         if "*" not in name or name in frame:
-            found.append(name)
+            features.append(name)
             continue
-        fitting = [
-            str(column)
-            for column in frame.columns
-            if fnmatchcase(str(column), name)
-            and column not in taken
-            and frame[column].dtype.kind in "fiu"
-        ]
-        if not fitting:
+        matches = [c for c, is_usable in columns.items() if is_usable and fnmatchcase(c, name)]
+        if not matches:
             raise ConfigError(
-                f"no column of numbers fits {name!r}",
-                fix=f"Columns: {', '.join(map(str, frame.columns))}",
+                f"no column of numbers matches {name!r}", fix=f"Columns: {', '.join(columns)}"
             )
-        found += [column for column in fitting if column not in found]
-    return found
+        features += [column for column in matches if column not in features]
+    return features
 
 
 def _errors(config: ValidateConfig) -> dict[str, str]:
-    found = {}
+    errors = {}
     for text in config.se:
-        name, equals, error = text.partition("=")
-        if not (name and equals and error):
+        name, _, error = text.partition("=")
+        if not (name and error):
             raise ConfigError(
                 f"{text!r} does not say which column has which standard error",
                 fix="Write COLUMN=COLUMN_WITH_ITS_STANDARD_ERROR",
             )
-        found[name] = error
-    return found
+        errors[name] = error
+    return errors
 
 
 def _table(config: ValidateConfig, frame: pd.DataFrame) -> TrainingTable:
-    """The training table; the baseline's column is in it, and is a proxy only if it was named."""
+    """Return the training table. It holds the baseline's column even if that is not a proxy."""
     features = list(config.features)
     extra = [config.baseline] if config.baseline and config.baseline not in features else []
+    errors = _errors(config)
+    if not errors and config.table is None:
+        errors = known_errors(frame, features)
     table = training_table(
         frame,
         target=config.target or "",
         features=[*features, *extra],
-        errors=_errors(config) or _beside(config, frame),
+        errors=errors,
         target_error=config.target_se,
         groups=config.groups,
         lower_is_better=config.lower_is_better,
         names=config.names,
     )
-    columns = tuple(column for column in table.columns if column.name in features)
-    if extra and not _has_numbers(table, extra[0]):
-        raise ConfigError(f"the baseline {extra[0]!r} has no number in any row with an outcome")
-    return replace(table, columns=columns)
-
-
-def _has_numbers(table: TrainingTable, column: str) -> bool:
-    return bool(np.isfinite(table.with_outcome().X[column]).any())
-
-
-def _beside(config: ValidateConfig, frame: pd.DataFrame) -> Mapping[str, str]:
-    """Standard errors as the registry's table names them; a user's own table has to name them."""
-    from rlready.registry.table import beside
-
-    if config.table is not None:
-        return {}
-    pairs = {name: beside(name, "se") for name in config.features}
-    return {name: se for name, se in pairs.items() if se in frame and frame[se].notna().any()}
+    for name in extra:
+        if not np.isfinite(table.with_outcome().X[name]).any():
+            raise ConfigError(f"the baseline {name!r} has no number in any row with an outcome")
+    return replace(table, columns=tuple(c for c in table.columns if c.name in features))
 
 
 def predictions(
     table: TrainingTable, report: ValidationReport, model: str, seed: int = 0
 ) -> pd.DataFrame:
-    """A row a checkpoint: what is predicted of it, how sure that is, and whether it is in domain.
+    """Return one row per checkpoint with its prediction, interval and domain.
 
     Where the outcome is known, the prediction is that of a fit that has not seen it (`basis` says
-    which), and the interval is moved with it; elsewhere it is that of the fit to all outcomes.
+    which), and the interval moves with it. Elsewhere it is that of the fit to all outcomes.
     """
-    from rlready.predictors.calibration.predictor import CalibratedPredictor
-
-    fitted = CalibratedPredictor(model, seed=seed).fit(table)
-    found = fitted.assess(table.X)
-    found["basis"] = "fit to all outcomes"
+    has_outcome = np.isfinite(table.y)
+    unseen, basis = np.full(len(table), np.nan), "fit to all outcomes"
     split = next((name for name in ("loo", "group") if name in report.splits), None)
-    scored = report.splits[split].models[model].predicted if split else None
-    is_known = np.isfinite(table.y)
-    if scored is not None:
-        unseen = table.shown(scored)
-        shift = unseen - found.loc[is_known, "prediction"].to_numpy()
-        for column in ("prediction", "low", "high"):
-            found.loc[is_known, column] = found.loc[is_known, column].to_numpy() + shift
-        found.loc[is_known, "basis"] = f"out of fold ({split})"
-    found.insert(0, "name", table.ids)
-    found.insert(1, "group", table.groups)
-    found.insert(2, "outcome", table.shown(table.y))
-    return found
+    if split is not None:
+        scored = report.splits[split].models[model].predicted
+        if scored is not None:
+            unseen[has_outcome], basis = scored, f"out of fold ({split})"
+    frame = CalibratedPredictor(model, seed=seed).fit(table).assess(table.X, unseen)
+    frame["basis"] = np.where(has_outcome, basis, "fit to all outcomes")
+    frame.insert(0, "name", table.ids)
+    frame.insert(1, "group", table.groups)
+    frame.insert(2, "outcome", table.shown(table.y))
+    return frame
 
 
-def _write(found: pd.DataFrame, path: Path) -> None:
+def _write(frame: pd.DataFrame, path: Path) -> None:
     try:
         if path.suffix == ".parquet":
-            found.to_parquet(path, index=False)
+            frame.to_parquet(path, index=False)
         else:
-            found.to_csv(path, index=False)
+            frame.to_csv(path, index=False)
     except OSError as error:
         raise ConfigError(f"cannot write {path}", why=error.strerror or str(error)) from error
