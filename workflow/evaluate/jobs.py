@@ -23,7 +23,7 @@ from typing import Any
 from rlready.registry.errors import ConfigError
 from rlready.registry.redaction import redacted
 from rlready.workflow.evaluate.config import EvaluateConfig
-from rlready.workflow.evaluate.engines import ray_options
+from rlready.workflow.evaluate.engine_options import ray_options
 from rlready.workflow.failures import fault, foreseen
 
 _PATHS = ("samples_dir", "recipe", "prompt_template")

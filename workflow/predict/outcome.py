@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from rlready.registry.digest import default_cache_dir, fingerprint
 from rlready.registry.errors import ConfigError, CurveError, StoreError
@@ -20,6 +20,7 @@ from rlready.registry.store import (
     check_rl_checkpoint,
     how_to_register,
 )
+from rlready.workflow.flags import Flag, split_pairs
 
 if TYPE_CHECKING:
     from rlready.predictors.rl_curve import Curve
@@ -35,46 +36,51 @@ _PROTOCOL_FLAGS = "--temperature, --top-p, --max-tokens, --prompt-template and -
 
 @dataclass(frozen=True, kw_only=True)
 class OutcomeConfig:
-    """What `rlready outcome` was asked for; one field a flag, the same defaults.
+    """What `rlready outcome` records: one field per flag, whose help stands under `Args:`.
 
     Args:
-        checkpoint: the registered checkpoint that RL began from.
-        algorithm: of the RL run.
-        budget: spent on RL.
-        budget_unit: of the budget.
-        value: the number itself; or
-        curve: a CSV file of evaluations along the RL run; or
-        rl_checkpoint: folder or id of the registered checkpoint after RL.
-        benchmark: what was measured.
-        columns: `NAME=COLUMN` each: the curve's column of benchmark NAME, or of the budget if NAME
-            is its unit.
-        percent: scores and standard errors are percentages, 0 to 100; they are divided by 100.
-        statistics: which numbers of the curve.
-        se: standard error of `value`.
-        seed: of the RL run.
-        rl_recipe: TOML file with everything else about the RL run.
-        replaces: id, or the beginning of one, of an outcome that this corrects.
-        experiment: MLflow experiment.
-        tracking_uri: of MLflow.
+        checkpoint: The registered checkpoint that RL started from.
+        value: The number itself.
+        curve: Evaluations along the RL run: CSV with a column of the budget and one for each
+            benchmark (or `value`), with <benchmark>_se beside it; or an export of wandb or
+            TensorBoard, or trainer_state.json.
+        columns: COLUMN of the curve holds the scores of benchmark NAME, or the budget if NAME is
+            its unit. Repeatable.
+        percent: Scores and standard errors are percentages, 0 to 100, not shares, 0 to 1.
+        rl_checkpoint: Folder or id of the checkpoint after RL, evaluated with --kind rl --parent
+            CHECKPOINT and the flags of its parent: its pass@1 is the outcome.
+        benchmark: What was measured.  [default: every benchmark that CHECKPOINT was measured on,
+            if the curve has a column of it or the RL checkpoint was measured on it too]
+        algorithm: Algorithm of the RL run, for example grpo.
+        budget: Budget of the RL run, in --budget-unit.
+        budget_unit: Unit of --budget.
+        statistics: Which number of the RL run: value_at_budget, peak, smoothed_peak_5,
+            last_5_mean. Repeatable with --curve.  [default: value_at_budget]
+        se: Standard error of --value over problems.
+        seed: Seed of the RL run.
+        rl_recipe: Everything else about the RL run: data, group size, temperature, ...
+        replaces: Outcome that this one corrects, as `rlready show` lists it.
     """
 
-    checkpoint: str
+    checkpoint: str = field(kw_only=False)
+    value: float | None = None
+    curve: Annotated[Path | None, Flag(metavar="FILE.csv")] = None
+    columns: Annotated[
+        tuple[str, ...], Flag("--map", metavar="NAME=COLUMN", split=split_pairs)
+    ] = ()
+    percent: bool = False
+    rl_checkpoint: Annotated[str | None, Flag(metavar="PATH")] = None
+    benchmark: Annotated[str | None, Flag(metavar="NAME")] = None
     algorithm: str
     budget: float
     budget_unit: BudgetUnit
-    value: float | None = None
-    curve: Path | None = None
-    rl_checkpoint: str | None = None
-    benchmark: str | None = None
-    columns: tuple[str, ...] = ()
-    percent: bool = False
-    statistics: tuple[Statistic, ...] = ("value_at_budget",)
+    statistics: Annotated[tuple[Statistic, ...], Flag("--statistic", metavar="NAME")] = (
+        "value_at_budget",
+    )
     se: float | None = None
-    seed: int | None = None
-    rl_recipe: Path | None = None
-    replaces: str | None = None
-    experiment: str = "rlready"
-    tracking_uri: str | None = None
+    seed: Annotated[int | None, Flag(metavar="N")] = None
+    rl_recipe: Annotated[Path | None, Flag(metavar="FILE.toml")] = None
+    replaces: Annotated[str | None, Flag(metavar="ID")] = None
 
     def __post_init__(self) -> None:
         given = [self.value is not None, self.curve is not None, self.rl_checkpoint is not None]
