@@ -1,0 +1,122 @@
+"""TOML files that people write: read them, and check them with a pydantic model.
+
+    class Entry(TomlTable):
+        name: str
+        step: int | None = None
+
+    class Entries(TomlTable):
+        checkpoint: list[Entry] = Field(min_length=1)
+
+    entries = read_toml_file(Path("list.toml"), Entries)
+
+An invalid file raises a `ConfigError` that names the file and the key:
+
+    list.toml: checkpoint[0].step is 'last'. It should be a valid integer.
+
+A validator of a model may raise `ValueError` (the message names the key) or any `RlreadyError`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rlready.registry.errors import ConfigError, RlreadyError
+from rlready.registry.foreign_files import read_toml
+
+Table = TypeVar("Table", bound="TomlTable")
+
+
+class TomlTable(BaseModel):
+    """A table of a TOML file: no unknown keys, no conversions between types, finite numbers."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        arbitrary_types_allowed=True,
+    )
+
+
+def read_toml_file(path: Path, model: type[Table]) -> Table:
+    """Read a TOML file as a model.
+
+    Raises:
+        ConfigError: if the file cannot be read, is not TOML, or does not fit the model.
+    """
+    values = read_toml(path)
+    try:
+        return check_table(values, model)
+    except RlreadyError as error:
+        raise ConfigError(f"{path}: {error.what}", why=error.why, fix=error.fix) from error
+
+
+def check_table(values: Mapping[str, Any], model: type[Table]) -> Table:
+    """Return the model of a table that is already parsed.
+
+    Raises:
+        ConfigError: at the first key that does not fit the model.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise config_error(error, model) from error
+
+
+def config_error(error: ValidationError, model: type[BaseModel]) -> ConfigError:
+    """Turn the first problem that pydantic names into our message."""
+    problem = error.errors(include_url=False)[0]
+    *outer, last = location = problem["loc"] or ("the file",)
+    key = _key(location)
+    if problem["type"] == "extra_forbidden":
+        table = f"table [{_key(outer)}]" if outer else "the file"
+        return ConfigError(
+            f"{table} has the unknown key {last!r}",
+            fix=f"Known keys: {', '.join(_known_keys(model, outer))}",
+        )
+    if problem["type"] == "missing":
+        return ConfigError(f"{key} is missing", fix=f"Add {key}")
+    value = repr(problem["input"])
+    shown = value if len(value) <= 80 else f"{value[:77]}..."
+    reason = problem["msg"].removeprefix("Value error, ").replace("Input should", "It should")
+    if problem["type"] in ("model_type", "dict_type"):
+        reason = f"It should be a table: write [{key}]"
+    return ConfigError(f"{key} is {shown}", why=reason)
+
+
+def _key(location: Sequence[str | int]) -> str:
+    """The path of a key as TOML writes it, with the index of an entry in brackets."""
+    parts = (
+        f"[{part}]" if isinstance(part, int) else f".{part}" if _is_bare(part) else f".{part!r}"
+        for part in location
+    )
+    return "".join(parts).removeprefix(".")
+
+
+def _is_bare(part: str) -> bool:
+    return re.fullmatch(r"[\w -]+", part) is not None
+
+
+def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """Keys of the table at a location; empty if the model does not list them."""
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    if not location:
+        return list(fields)
+    first, *rest = location
+    for inner in _inner_models(fields[str(first)].annotation if str(first) in fields else None):
+        # The name of an entry, or its index, leads from the field to the model inside it.
+        own_keys = {field.alias or name for name, field in inner.model_fields.items()}
+        return _known_keys(inner, rest if not rest or rest[0] in own_keys else rest[1:])
+    return []
+
+
+def _inner_models(annotation: Any) -> list[type[BaseModel]]:
+    """Models inside a type such as `dict[str, Entry] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _inner_models(inner)]
