@@ -17,7 +17,7 @@ from rlready.testbed.training.model import untrained_checkpoint
 from rlready.workflow.cli.main import main
 from rlready.workflow.evaluate.checkpoint_list import read_list
 from rlready.workflow.evaluate.config import EvaluateConfig
-from rlready.workflow.evaluate.jobs import Failure, config_from, in_children, shared_engine
+from rlready.workflow.evaluate.jobs import FailedEvaluation, in_children, shared_engine
 
 Run = Callable[..., Result]
 
@@ -157,9 +157,9 @@ def test_a_child_that_dies_takes_no_other_with_it(
     found = dict(in_children(configs, [{"PLACE": "0"}, {"PLACE": "1"}]))
     assert set(found) == set(configs)
     died = found[0]
-    assert isinstance(died, Failure)
+    assert isinstance(died, FailedEvaluation)
     assert died.error == "its process ended with code -9: last words"
-    assert found[2] == Failure(checkpoint="refused", error="bad")
+    assert found[2] == FailedEvaluation(checkpoint="refused", error="bad")
     places = [found[i]["in"] for i in (1, 3, 4) if isinstance(found[i], dict)]
     assert set(places) <= {"0", "1"}
     assert len(places) == 3
@@ -173,7 +173,7 @@ def test_a_configuration_survives_the_way_to_a_child(tmp_path: Path) -> None:
         recipe=tmp_path / "recipe.toml",
         kind="base",
     )
-    assert config_from(json.loads(json.dumps(config.to_dict()))) == config
+    assert EvaluateConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_evaluations_at_a_time_share_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -127,11 +128,22 @@ class EvaluateConfig:
         check_engine(self.engine, self.engine_options)
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as JSON values."""
+        """Return the configuration as JSON values."""
         return {
             key: str(value) if isinstance(value, Path) else value
             for key, value in dataclasses.asdict(self).items()
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EvaluateConfig:
+        """Return the configuration of `to_dict`, also after a round trip through JSON."""
+        arguments = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        for key in ("samples_dir", "recipe", "prompt_template"):
+            if arguments.get(key) is not None:
+                arguments[key] = Path(arguments[key])
+        return cls(**arguments)
 
     def _check_numbers(self) -> None:
         if self.samples < 1:
@@ -161,10 +173,10 @@ class EvaluateConfig:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """The SFT recipe in a TOML file; keys that rlready does not know are kept.
+    """Return the SFT recipe in a TOML file; unknown keys are kept.
 
     Raises:
-        ConfigError: if the file cannot be read or is no TOML.
+        ConfigError: if the file cannot be read or is not TOML.
         RecordError: if a value is invalid.
     """
     return Recipe.from_dict(read_toml(path))
