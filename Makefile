@@ -14,7 +14,7 @@ URI := sqlite:///$(DEMO)/mlflow.db
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install vllm-cpu demo test lint typecheck bench clean
+.PHONY: help install vllm-cpu demo test lint typecheck mlproject bench clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -80,6 +80,10 @@ typecheck: $(STAMP)  ## mypy --strict over the packages as they are installed
 	rm -rf build
 	$(BIN)/python -m pip install --quiet --no-deps --target build/typecheck .
 	MYPYPATH=build/typecheck $(BIN)/mypy --strict -p rlready
+
+mlproject: $(STAMP)  ## Generate the file MLproject from the flags of the commands
+	$(BIN)/python -m rlready.workflow.cli.mlproject > MLproject.new
+	mv MLproject.new MLproject
 
 bench: $(STAMP)  ## Run the benchmarks and write docs/benchmarks.md; ARGS="--quick" or "--only overlap plan"
 	$(BIN)/python bench/all.py $(ARGS)

@@ -1,4 +1,4 @@
-"""Imports run one way, heavy libraries come late, and MLproject tells what the CLI takes."""
+"""Imports run one way, heavy libraries come late, and MLproject is current."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 
-import click
 import pytest
 import yaml
 from places import ROOT
 from setuptools import find_packages
 
 from rlready.workflow.cli.main import main
+from rlready.workflow.cli.mlproject import project_text
 
 PACKAGES = ("registry", "evaluators", "predictors", "testbed", "workflow")
 MAY_IMPORT = {
@@ -49,7 +49,6 @@ ROOMS = {
 # MLflow looks for the loader of old predictors under this name.
 OUT_OF_ORDER = {
     "registry.served_predictor",
-    "workflow.testbed.trainer",  # until its options are its own
 }
 HEAVY = {"torch", "transformers", "datasets", "mlflow", "pandas", "pyarrow", "sklearn", "rich"}
 # An estimator is a class whose base is scikit-learn's: the modules of `predictors` that define one
@@ -215,43 +214,16 @@ def test_help_imports_no_heavy_library() -> None:
     assert found.stderr.strip() == "[]"
 
 
-def _entry_point(name: str) -> tuple[dict[str, dict[str, str]], str]:
-    entry = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"][name]
-    return entry["parameters"], entry["command"]
+def test_mlproject_is_current() -> None:
+    """`make mlproject` generates the file from the flags of the commands."""
+    assert (ROOT / "MLproject").read_text(encoding="utf-8") == project_text()
 
 
-@pytest.mark.parametrize("name", sorted(main.commands))
-def test_mlproject_takes_the_flags_of_a_command_with_their_defaults(name: str) -> None:
-    """An entry point gives the positional arguments, and then every flag with a value."""
-    parameters, command = _entry_point(name)
-    defaults: dict[str, str | None] = {}
-    positional, flags = [], {}
-    for param in main.commands[name].params:
-        flag = param.opts[0].removeprefix("--")
-        if flag == "json":  # MLflow's own output is not JSON anyway.
-            continue
-        if isinstance(param, click.Argument):
-            positional.append(f"{{{flag}}}")
-        else:
-            flags[f"--{flag}"] = f"{{{flag}}}"
-        if isinstance(param, click.Option) and param.is_flag:
-            defaults[flag] = "false"
-        elif param.required:
-            defaults[flag] = None
-        elif isinstance(param, click.Argument) or param.multiple:
-            defaults[flag] = ""
-        else:
-            defaults[flag] = str(param.default)
-    assert {flag: given.get("default") for flag, given in parameters.items()} == defaults
-    words = ["python", "workflow/launch/run.py", "$PPID", name, *positional]
-    assert command.split()[: len(words)] == words
-    pairs = command.split()[len(words) :]
-    assert dict(zip(pairs[::2], pairs[1::2], strict=True)) == flags
-
-
-def test_every_parameter_of_the_main_entry_point_is_used() -> None:
-    parameters, command = _entry_point("main")
-    assert all(f"{{{parameter}}}" in command for parameter in parameters)
+def test_mlproject_passes_every_parameter() -> None:
+    entry_points = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
+    assert entry_points.keys() == {"main", *main.commands}
+    for entry in entry_points.values():
+        assert all(f"{{{parameter}}}" in entry["command"] for parameter in entry["parameters"])
 
 
 def test_every_dependency_of_mlflow_run_is_pinned() -> None:

@@ -1,16 +1,18 @@
-r"""Text on its way to a terminal: names come from files, and may hold what a terminal obeys.
+r"""Output for a terminal: names come from files and may contain control characters.
 
-An escape sequence, a carriage return or a mark that turns the writing direction is shown as its
-code, `\u001b`, and `[red]` is shown as it is written. The codes are those of JSON, so that JSON
-says the same before and after.
+An escape sequence, a carriage return or a mark that changes the writing direction is shown as its
+code, `\u001b`, and `[red]` is shown as it is written. The codes are those of JSON, so escaped JSON
+keeps its meaning.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import re
+import shutil
 import sys
 import unicodedata
 from pathlib import Path
@@ -25,35 +27,52 @@ _PLAIN = re.compile(r"[\x20-\x7e\n\t]*")
 _OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Categories of Unicode: controls, format (direction, joiners), surrogates, breaks of lines."""
 
+_FILE_WIDTH = 160
+
 
 def escaped(text: str) -> str:
-    """The text with a code for each character that a terminal would obey; ends of lines stay."""
+    """Return the text with a code for each control character except line ends and tabs."""
     if _PLAIN.fullmatch(text):
         return text
     return "".join(_code(c) if _is_obeyed(c) else c for c in text)
 
 
 def echo(text: object, *, err: bool = False) -> None:
-    """Print a line that may hold names from elsewhere.
+    """Print a line, escaped.
 
-    If nobody reads the messages any more, the work and its exit code are as before.
+    A closed stderr changes neither the work nor the exit code.
     """
     with contextlib.suppress(*[BrokenPipeError] * err):
         click.echo(escaped(str(text)), err=err)
 
 
+def echo_json(values: Any) -> None:
+    """Print one JSON object; every number in it is finite."""
+    echo(json.dumps(values, ensure_ascii=False, allow_nan=False))
+
+
 def echo_for_programs(content: bytes) -> None:
-    """Print what another program reads, as it is; on a terminal it is escaped."""
+    """Print bytes for another program unchanged; on a terminal they are escaped."""
     click.echo(escaped(content.decode()) if sys.stdout.isatty() else content, nl=False)
 
 
 def console(*, width: int | None = None, stderr: bool = False) -> Console:
-    """Where tables, progress and warnings go: no markup is read, and nothing is obeyed."""
+    """Return a console for tables, progress and warnings that reads no markup."""
     return _console_class()(width=width, stderr=stderr, markup=False, emoji=False)
 
 
+def print_view(view: Any) -> None:
+    """Print a table or text on stdout, in the width of `text_width`."""
+    console(width=text_width()).print(view)
+
+
+def text_width() -> int:
+    """Return the width of the terminal; a fixed large one if stdout goes to a file."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _FILE_WIDTH
+
+
 def prepare_streams() -> None:
-    """Let a closed stream swallow what is printed, and an old encoding print codes, not fail."""
+    """Make printing to a closed stream, or in an encoding without a character, not fail."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # until the process ends
@@ -73,12 +92,12 @@ def _code(character: str) -> str:
 
 @functools.cache
 def _console_class() -> type[Console]:
-    # Made in a function, because rich is imported late.
+    # A class made in a function, because `--help` does without rich.
     from rich.console import Console
     from rich.segment import Segment
 
     class Terminal(Console):
-        """A console whose every text is escaped, in tables and bars too."""
+        """A console that escapes every text, in tables and bars too."""
 
         def render(self, renderable: Any, options: Any = None) -> Any:
             """See `Console.render`. Styles become escape sequences only after this."""

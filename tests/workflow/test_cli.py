@@ -47,7 +47,7 @@ GOOD = {"id": "1", "problem": "1+1", "answer": "2"}
     [
         (["--k", "1,128"], "pass@128 from 64 samples"),
         (["--k", "0,1"], "--k holds 0"),
-        (["--k", "one"], "no list of whole numbers"),
+        (["--k", "one"], "not a valid integer"),
         (["--samples", "0"], "--samples is 0"),
         (["--temperature", "0"], "greedy decoding gives the same sample"),
         (["--engine", "warp"], "Known engines: auto, hf"),

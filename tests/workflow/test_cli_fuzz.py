@@ -96,7 +96,7 @@ HELD = ("--benchmark", "--held-out", "--suite", "--base", "--train-command", "--
 
 def values_of(name: str, param: click.Parameter) -> list[str]:
     """Odd values for a flag or an argument, by its type."""
-    kind = getattr(param.type, "_kind", param.type)
+    kind = getattr(param.type, "kind", param.type)
     option = param.opts[0]
     paths = [*FILES, "folder", "missing", "loop", "binary/x", "a" * 300]
     if option in ("--out", "--figure", "--predictions"):

@@ -151,7 +151,7 @@ def test_an_unknown_key_of_the_space_is_told_with_the_known(call: Call, tmp_path
             "budget of 1e+09 tokens cannot be filled: with the repetitions allowed all sources "
             "together give 4e+07",
         ),
-        ("budget = 1\n[sources.a]", "unknown key 'budget'. Known: token_budget"),
+        ("budget = 1\n[sources.a]", "unknown key 'budget'. Known keys: token_budget"),
     ],
 )
 def test_a_space_that_allows_no_recipe_is_told_with_its_numbers(

@@ -18,7 +18,8 @@ from rlready.registry.errors import ConfigError
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.workflow.cli.main import main
 from rlready.workflow.predict.registry_table import default_features
-from rlready.workflow.predict.validate import ValidateConfig, validate
+from rlready.workflow.predict.validate import validate
+from rlready.workflow.predict.validate_config import ValidateConfig
 
 RETU = SHARED / "retu" / "checkpoints.csv"
 

@@ -9,7 +9,8 @@ import pytest
 
 from rlready.registry.errors import ConfigError
 from rlready.workflow.evaluate.config import EvaluateConfig
-from rlready.workflow.evaluate.engines import loss_dtype, parse_options
+from rlready.workflow.evaluate.engine_options import parse_options
+from rlready.workflow.evaluate.engines import loss_dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +34,8 @@ def test_options_take_the_types_of_their_fields() -> None:
     [
         (["url=x", "worker=2"], "with one of: url, workers, share, eager"),
         (["url=x", "workers"], "KEY=VALUE"),
-        (["url=x", "workers=two"], "'two' is no whole number"),
-        (["url=x", "share=half"], "'half' is no number"),
+        (["url=x", "workers=two"], "'two' is not a whole number"),
+        (["url=x", "share=half"], "'half' is not a number"),
         (["url=x", "eager=maybe"], "neither true nor false"),
         (["url=x", "url=y"], "given twice"),
         (["workers=2"], "the engine some needs url"),

@@ -297,7 +297,7 @@ mlflow.MlflowClient.log_batch = failing
 """
     done = place.run(patch=patch)
     assert done.returncode == 2, done.stderr
-    assert "run the same command again" in done.stderr
+    assert "repeat the command" in done.stderr
     assert "Traceback" not in done.stderr
     again = place.report()
     assert again["samples"]["drawn"] == 0

@@ -17,7 +17,7 @@ from rlready.testbed.training.model import untrained_checkpoint
 from rlready.workflow.cli.main import main
 from rlready.workflow.evaluate.checkpoint_list import read_list
 from rlready.workflow.evaluate.config import EvaluateConfig
-from rlready.workflow.evaluate.jobs import Failure, config_from, in_children, shared_engine
+from rlready.workflow.evaluate.jobs import FailedEvaluation, in_children, shared_engine
 
 Run = Callable[..., Result]
 
@@ -157,9 +157,9 @@ def test_a_child_that_dies_takes_no_other_with_it(
     found = dict(in_children(configs, [{"PLACE": "0"}, {"PLACE": "1"}]))
     assert set(found) == set(configs)
     died = found[0]
-    assert isinstance(died, Failure)
+    assert isinstance(died, FailedEvaluation)
     assert died.error == "its process ended with code -9: last words"
-    assert found[2] == Failure(checkpoint="refused", error="bad")
+    assert found[2] == FailedEvaluation(checkpoint="refused", error="bad")
     places = [found[i]["in"] for i in (1, 3, 4) if isinstance(found[i], dict)]
     assert set(places) <= {"0", "1"}
     assert len(places) == 3
@@ -173,7 +173,7 @@ def test_a_configuration_survives_the_way_to_a_child(tmp_path: Path) -> None:
         recipe=tmp_path / "recipe.toml",
         kind="base",
     )
-    assert config_from(json.loads(json.dumps(config.to_dict()))) == config
+    assert EvaluateConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_evaluations_at_a_time_share_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,22 +197,34 @@ def test_evaluations_at_a_time_share_the_gpus(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is no list of checkpoints"),
-        ("checkpoint = 3", "is no list of checkpoints"),
-        ("checkpoint = [3]", "checkpoint 1 is no table"),
-        ("seed = 1\n[[checkpoint]]\ncheckpoint = 'a'", "is no list of checkpoints"),
-        ("[[checkpoint]]\nname = 'a'", "checkpoint 1 names no folder"),
-        ("[[checkpoint]]\ncheckpoint = 'a'\n[[checkpoint]]\ncheckpoint = 3", "checkpoint 2: "),
-        ("[[checkpoint]]\ncheckpoint = 'a'\nseed = 1", "'seed' cannot be said of one"),
-        ("[[checkpoint]]\ncheckpoint = 'a'\nstep = '1'", "step is '1'. Give a whole number"),
+        ("", "checkpoint is missing"),
+        ("checkpoint = 3", "It should be a valid list"),
+        ("checkpoint = [3]", r"It should be a table: write \[checkpoint\[0\]\]"),
+        ("seed = 1\n[[checkpoint]]\ncheckpoint = 'a'", "unknown key 'seed'"),
+        ("[[checkpoint]]\nname = 'a'", r"checkpoint\[0\].checkpoint is missing"),
+        (
+            "[[checkpoint]]\ncheckpoint = 'a'\n[[checkpoint]]\ncheckpoint = 3",
+            r"checkpoint\[1\].checkpoint is 3",
+        ),
+        (
+            "[[checkpoint]]\ncheckpoint = 'a'\nseed = 1",
+            "unknown key 'seed'.*Known keys: checkpoint, name",
+        ),
+        (
+            "[[checkpoint]]\ncheckpoint = 'a'\nstep = '1'",
+            "step is '1'. It should be a valid integer",
+        ),
         ("[[checkpoint]]\ncheckpoint = 'a'\nstep = true", "step is True"),
-        ("[[checkpoint]]\ncheckpoint = 'a'\nparents = [1]", "Give a list of texts"),
-        ("[[checkpoint]]\ncheckpoint = 'a'\nkind = 'best'", "Take base, sft or rl"),
+        (
+            "[[checkpoint]]\ncheckpoint = 'a'\nparents = [1]",
+            r"parents\[0\] is 1. It should be a valid string",
+        ),
+        ("[[checkpoint]]\ncheckpoint = 'a'\nkind = 'best'", "It should be 'base', 'sft' or 'rl'"),
         ("[[checkpoint]]\ncheckpoint = 'a'\nheld_out = ['x y=h']", "held-out set has the name"),
         ("[[checkpoint]", "is not a TOML file"),
     ],
 )
-def test_a_list_that_cannot_be_meant_is_told(tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_list_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read_list(write(tmp_path / "list.toml", text))
 
@@ -220,8 +232,8 @@ def test_a_list_that_cannot_be_meant_is_told(tmp_path: Path, text: str, message:
 def test_a_folder_beside_the_list_comes_before_a_hub_id(tmp_path: Path) -> None:
     (tmp_path / "org" / "here").mkdir(parents=True)
     lines = [f'[[checkpoint]]\ncheckpoint = "{name}"' for name in ("org/here", "org/there")]
-    found = read_list(write(tmp_path / "list.toml", *lines))
-    assert [entry["checkpoint"] for entry in found] == [str(tmp_path / "org/here"), "org/there"]
+    entries = read_list(write(tmp_path / "list.toml", *lines))
+    assert [entry["checkpoint"] for entry in entries] == [str(tmp_path / "org/here"), "org/there"]
 
 
 @pytest.mark.parametrize(

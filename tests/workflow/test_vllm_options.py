@@ -12,7 +12,7 @@ from rlready.evaluators.sampling.vllm import VllmOptions, VllmSampler, _reason
 from rlready.registry.errors import ConfigError
 from rlready.testbed.training.tokenizer import world_tokenizer
 from rlready.workflow.evaluate.config import EvaluateConfig
-from rlready.workflow.evaluate.engines import parse_options
+from rlready.workflow.evaluate.engine_options import parse_options
 
 
 @pytest.fixture

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import click
 
 from rlready.registry.errors import ConfigError
-from rlready.workflow.cli.options import (
-    FILE,
-    SEED,
-    TEXT,
-    Optional,
-    console,
-    open_store,
-    print_view,
-    registry_options,
-    several_paths,
-)
-from rlready.workflow.terminal import echo
+from rlready.workflow.flags import CommonFlags, Flag, Seed, command, split_paths
+from rlready.workflow.progress import Clock
+from rlready.workflow.terminal import console, echo, print_view
 
 if TYPE_CHECKING:
     from rlready.workflow.search.open import Search
@@ -31,126 +22,63 @@ if TYPE_CHECKING:
 _HOUR_S = 3600.0
 
 
-@click.command(context_settings={"show_default": True})
-@click.argument("action", type=click.Choice(["run", "ask", "tell", "sync", "report"]))
-@click.argument("trial", type=Optional(int), default="")
-@click.option(
-    "--space", type=FILE, required=True, metavar="FILE.toml", help="Recipes that may be proposed."
-)
-@click.option(
-    "--study",
-    type=TEXT,
-    default="",
-    show_default=False,
-    help="Its name.  [default: that of the space file]",
-)
-@click.option(
-    "--storage",
-    default="sqlite:///search.db",
-    help="Database of the study: SQLite for the workers of one machine, "
-    "postgresql://... for those of many.",
-)
-@click.option(
-    "--sampler",
-    type=click.Choice(["surrogate", "gp", "tpe", "random"]),
-    default="surrogate",
-    help="Who proposes recipes.",
-)
-@click.option(
-    "--trials", type=click.IntRange(1), default=1, help="ask: proposals; run: recipes to train."
-)
-@click.option(
-    "--train-command",
-    type=TEXT,
-    default="",
-    show_default=False,
-    metavar="CMD",
-    help="run: what trains a recipe, with {recipe} (recipe.toml), {out} (the trial's folder) in "
-    'it. It adds "value" or "checkpoint" to status.json there.',
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("search"),
-    help="Where the trials' folders go, below the study's name.",
-)
-@click.option(
-    "--data",
-    multiple=True,
-    callback=several_paths,
-    metavar="NAME=FILE",
-    help="JSONL file of a source; trials then get a manifest of its rows. Repeatable.",
-)
-@click.option(
-    "--value",
-    type=Optional(float),
-    default="",
-    show_default=False,
-    metavar="V",
-    help="tell: outcome, more is better.",
-)
-@click.option(
-    "--se",
-    type=Optional(float),
-    default="",
-    show_default=False,
-    metavar="X",
-    help="tell: standard error of --value.",
-)
-@click.option(
-    "--checkpoint",
-    type=TEXT,
-    default="",
-    show_default=False,
-    metavar="ID",
-    help="tell: registered checkpoint, or its folder, which is evaluated if the space file's "
-    "[evaluate] says how; its recorded outcome counts, or else the predicted one.",
-)
-@click.option(
-    "--cost",
-    type=Optional(float),
-    default="",
-    show_default=False,
-    metavar="C",
-    help="tell: what the trial cost, where the space file names a `cost`; else status.json says.",
-)
-@click.option(
-    "--target",
-    type=TEXT,
-    default="",
-    show_default=False,
-    metavar="KEY",
-    help="Outcome that is searched for, as `rlready table` names it.  [default: the only one]",
-)
-@click.option(
-    "--predictor",
-    default="grpo-predictor",
-    metavar="NAME",
-    help="Registered predictor of checkpoints without an outcome.",
-)
-@click.option(
-    "--lease",
-    type=click.FloatRange(0.0, min_open=True),
-    default=24.0,
-    metavar="HOURS",
-    help="A trial whose worker is silent for so long is offered again; run renews its own.",
-)
-@click.option(
-    "--retries", type=click.IntRange(0), default=2, help="How often a trial is offered again."
-)
-@click.option(
-    "--worker",
-    type=TEXT,
-    default="",
-    show_default=False,
-    help="Who asks.  [default: host and process]",
-)
-@click.option("--seed", type=SEED, default=0, help="Of proposals and manifests.")
-@click.option(
-    "--cold", is_flag=True, help="Leave the registry alone: no runs to begin with from it."
-)
-@registry_options
-def search(action: str, trial: int | None, as_json: bool, **flags: Any) -> None:
+@dataclass(frozen=True, kw_only=True)
+class SearchFlags:
+    """Arguments and flags of `rlready search`, whose help stands under `Args:`.
+
+    Args:
+        action: run, ask, tell, sync or report.
+        trial: Number of the trial.
+        space: Recipes that may be proposed.
+        study: Name of the study.  [default: that of the space file]
+        storage: Database of the study: SQLite for the workers of one machine, postgresql://... for
+            those of many.
+        sampler: What proposes recipes.
+        trials: ask: proposals; run: recipes to train.
+        train_command: run: command that trains a recipe, with {recipe} (recipe.toml), {out} (the
+            trial's folder) and, on a ladder, {rung} in it. It adds "value", "checkpoint" or
+            "rungs" to status.json there.
+        out: Folder of the trials' folders, which lie below the study's name.
+        data: JSONL file of a source; trials then get a manifest of its rows. Repeatable.
+        value: tell: outcome, more is better.
+        se: tell: standard error of --value.
+        checkpoint: tell: registered checkpoint, or its folder, which is evaluated if the space
+            file's [evaluate] says how; its recorded outcome counts, or else the predicted one.
+        cost: tell: what the trial cost, where the space file names a `cost`; else status.json says.
+        target: Outcome that is searched for, as `rlready table` names it.  [default: the only one]
+        predictor: Registered predictor of checkpoints without an outcome.
+        lease: A trial whose worker is silent for so long is offered again; run renews its own.
+        retries: How often a trial is offered again.
+        worker: Name of the worker that asks.  [default: host and process]
+        seed: Seed of proposals and manifests.
+        cold: Leave the registry alone: its runs are not used to start with.
+    """
+
+    action: Literal["run", "ask", "tell", "sync", "report"] = field(kw_only=False)
+    trial: int | None = field(kw_only=False, default=None)
+    space: Annotated[Path, Flag(metavar="FILE.toml")]
+    study: str | None = None
+    storage: str = "sqlite:///search.db"
+    sampler: Literal["surrogate", "gp", "tpe", "random"] = "surrogate"
+    trials: Annotated[int, click.IntRange(1)] = 1
+    train_command: Annotated[str | None, Flag(metavar="CMD")] = None
+    out: Path = Path("search")
+    data: Annotated[tuple[str, ...], Flag(metavar="NAME=FILE", split=split_paths)] = ()
+    value: Annotated[float | None, Flag(metavar="V")] = None
+    se: Annotated[float | None, Flag(metavar="X")] = None
+    checkpoint: Annotated[str | None, Flag(metavar="ID")] = None
+    cost: Annotated[float | None, Flag(metavar="C")] = None
+    target: Annotated[str | None, Flag(metavar="KEY")] = None
+    predictor: Annotated[str, Flag(metavar="NAME")] = "grpo-predictor"
+    lease: Annotated[float, click.FloatRange(0.0, min_open=True), Flag(metavar="HOURS")] = 24.0
+    retries: Annotated[int, click.IntRange(0)] = 2
+    worker: str | None = None
+    seed: Seed = 0
+    cold: bool = False
+
+
+@command
+def search(flags: SearchFlags, common: CommonFlags) -> None:
     """Search SFT recipes by outcome, with your own trainer in the loop.
 
     \b
@@ -163,73 +91,73 @@ def search(action: str, trial: int | None, as_json: bool, **flags: Any) -> None:
     Any number of workers share a study through --storage. The registry's checkpoints are runs to
     begin with, those without an outcome by their prediction.
     """  # noqa: D301 - click reads \b as "keep these lines"
-    _check_flags(action, trial, flags)
-    opened = _opened(action, {**flags, "as_json": as_json})
-    found = {
-        "ask": lambda: _ask(opened, flags["trials"], as_json),
-        "tell": lambda: _tell(opened, trial, flags, as_json),
-        "sync": lambda: _sync(opened, as_json),
-        "run": lambda: _run(opened, flags, as_json),
-        "report": lambda: _report(opened, as_json),
-    }[action]()
-    if as_json:
-        echo(json.dumps(found, ensure_ascii=False))
-    if action == "run":
-        _check_any_succeeded(found["trials"])
+    _check_flags(flags)
+    opened = _opened(flags, common)
+    result = {
+        "ask": lambda: _ask(opened, flags.trials, common.as_json),
+        "tell": lambda: _tell(opened, flags, common.as_json),
+        "sync": lambda: _sync(opened, common.as_json),
+        "run": lambda: _run(opened, flags, common.as_json),
+        "report": lambda: _report(opened, common.as_json),
+    }[flags.action]()
+    if common.as_json:
+        echo(json.dumps(result, ensure_ascii=False))
+    if flags.action == "run":
+        _check_any_succeeded(result["trials"])
 
 
-def _check_flags(action: str, trial: int | None, flags: dict[str, Any]) -> None:
-    told = [name for name in ("value", "checkpoint") if flags[name] is not None]
+def _check_flags(flags: SearchFlags) -> None:
+    action, trial = flags.action, flags.trial
+    told = [name for name in ("value", "checkpoint") if getattr(flags, name) is not None]
     if action == "tell" and (trial is None or len(told) != 1):
         raise ConfigError(
             "tell needs a trial and either --value or --checkpoint",
             fix="For example: rlready search tell 7 --space mix.toml --value 0.61 --se 0.01",
         )
-    if action == "run" and flags["train_command"] is None:
+    if action == "run" and flags.train_command is None:
         raise ConfigError(
             "run needs --train-command",
             fix="Give it, or train by other means: rlready search ask, then sync",
         )
-    stray = [name for name in ("value", "checkpoint", "se", "cost") if flags[name] is not None]
+    stray = [
+        name for name in ("value", "checkpoint", "se", "cost") if getattr(flags, name) is not None
+    ]
     if action != "tell" and (stray or trial is not None):
         raise ConfigError(f"{action} takes no trial, --value, --se, --checkpoint or --cost")
-    if flags["se"] is not None and flags["value"] is None:
+    if flags.se is not None and flags.value is None:
         raise ConfigError("--se goes with --value; a checkpoint has its own")
 
 
-def _opened(action: str, flags: dict[str, Any]) -> Search:
-    from rlready.workflow.progress import Clock
+def _opened(flags: SearchFlags, common: CommonFlags) -> Search:
     from rlready.workflow.search.open import MirrorTo, SearchConfig, open_search
     from rlready.workflow.search.registry import RegistryValues
 
     registry = mirror = None
-    if not flags["cold"]:
-        store = open_store(flags["tracking_uri"], flags["experiment"])
+    if not flags.cold:
+        store = common.open_store()
         # Telling a value asks nothing of the registry, and makes none.
-        is_asked = action != "tell" or flags["checkpoint"] is not None
+        is_asked = flags.action != "tell" or flags.checkpoint is not None
         if is_asked:
-            registry = RegistryValues(
-                store=store, target=flags["target"], predictor=flags["predictor"]
-            )
-        if action != "report":
+            registry = RegistryValues(store=store, target=flags.target, predictor=flags.predictor)
+        if flags.action != "report":
             mirror = MirrorTo(
                 store=store,
                 is_wanted=is_asked,
                 warn=lambda text: echo(f"warning: {text}", err=True),
             )
     config = SearchConfig(
-        space=flags["space"],
-        study=flags["study"],
-        storage=flags["storage"],
-        sampler=flags["sampler"],
-        folder=flags["out"],
-        data=_data(flags["data"]),
-        worker=flags["worker"] or _worker(),
-        lease_s=flags["lease"] * _HOUR_S,
-        max_retries=flags["retries"],
-        seed=flags["seed"],
+        space=flags.space,
+        study=flags.study,
+        storage=flags.storage,
+        sampler=flags.sampler,
+        folder=flags.out,
+        data=_data(flags.data),
+        worker=flags.worker or _worker(),
+        lease_s=flags.lease * _HOUR_S,
+        max_retries=flags.retries,
+        seed=flags.seed,
     )
-    progress = None if flags["as_json"] else Clock(console())
+    progress = None if common.as_json else Clock(console(stderr=True))
     return open_search(config, registry, mirror=mirror, progress=progress)
 
 
@@ -253,19 +181,17 @@ def _ask(search: Search, n: int, as_json: bool) -> dict[str, Any]:
     }
 
 
-def _tell(
-    search: Search, trial: int | None, flags: dict[str, Any], as_json: bool
-) -> dict[str, Any]:
+def _tell(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
     from rlready.workflow.search.trial import tell
 
-    assert trial is not None
+    assert flags.trial is not None
     told = tell(
         search,
-        trial,
-        value=flags["value"],
-        se=flags["se"],
-        checkpoint=flags["checkpoint"],
-        cost=flags["cost"],
+        flags.trial,
+        value=flags.value,
+        se=flags.se,
+        checkpoint=flags.checkpoint,
+        cost=flags.cost,
     )
     if not as_json:
         echo(_told_line(told))
@@ -284,14 +210,14 @@ def _sync(search: Search, as_json: bool) -> dict[str, Any]:
     return asdict(found)
 
 
-def _run(search: Search, flags: dict[str, Any], as_json: bool) -> dict[str, Any]:
+def _run(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
     from rlready.workflow.search.run import run
 
     _say_warm_start(search)
     done = run(
         search,
-        flags["train_command"],
-        flags["trials"],
+        flags.train_command or "",
+        flags.trials,
         say=lambda text: echo(text, err=True),
         told=lambda one: None if as_json else echo(_told_line(one)),
     )

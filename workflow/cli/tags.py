@@ -2,66 +2,60 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
 
-import click
-
-from rlready.workflow.cli.options import TEXT, open_store, print_view, registry_options
-from rlready.workflow.terminal import echo, echo_for_programs
+from rlready.registry.digest import default_cache_dir, fingerprint
+from rlready.registry.errors import CheckpointError
+from rlready.workflow.flags import CommonFlags, Flag, command
+from rlready.workflow.terminal import echo, echo_for_programs, echo_json, print_view
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from rlready.registry.mlflow_store.readiness import TaggedFamily, TaggedVersion
+    from rlready.registry.mlflow_store.readiness import (
+        ResolvedCheckpoint,
+        TaggedFamily,
+        TaggedVersion,
+    )
+    from rlready.registry.records import Checkpoint
 
 
-@click.command()
-@click.option(
-    "--predictor",
-    default="grpo-predictor",
-    show_default=True,
-    help="By whose ranking: a registered predictor's name (its champion), models:/NAME@ALIAS or "
-    "models:/NAME/VERSION.",
-)
-@click.option(
-    "--name",
-    type=TEXT,
-    default="",
-    metavar="NAME",
-    help="Registered model for all checkpoints.  [default: one a base model, named after it: "
-    "Qwen/Qwen2.5-7B gives Qwen2.5-7B-sft]",
-)
-@click.option("--dry-run", is_flag=True, help="Say what would be tagged, and write nothing.")
-@registry_options
+@command
 def tag(
-    predictor: str,
-    name: str | None,
-    dry_run: bool,
-    experiment: str,
-    tracking_uri: str | None,
-    as_json: bool,
+    *,
+    predictor: str = "grpo-predictor",
+    name: Annotated[str | None, Flag(metavar="NAME")] = None,
+    dry_run: bool = False,
+    common: CommonFlags,
 ) -> None:
     """Tag the ranked checkpoints in MLflow's model registry.
 
     Each ranked checkpoint becomes a version of its family's registered model, with the tag rl_ready
     (true, false or undecided), the predicted outcome, its interval and the reasons. The best READY
-    one that had no RL run yet gets the alias rl-ready, from which `rlready resolve` finds the
-    weights. Repeating it changes nothing that is still true.
-    """
-    from datetime import UTC, datetime
+    checkpoint without an RL run gets the alias rl-ready, from which `rlready resolve` finds the
+    weights. A repeated call changes only what is no longer true.
 
+    Args:
+        predictor: Predictor that ranks: the name of a registered predictor (its champion),
+            models:/NAME@ALIAS or models:/NAME/VERSION.
+        name: Registered model for all checkpoints.  [default: one per base model, named after
+            it: Qwen/Qwen2.5-7B gives Qwen2.5-7B-sft]
+        dry_run: Show what would be tagged, and write nothing.
+        common: The registry and the form of the output.
+    """
     from rlready.registry.mlflow_store.readiness import put_tags
     from rlready.workflow.predict.tag import ranked_tags
 
-    store = open_store(tracking_uri, experiment)
+    store = common.open_store()
     tags, spent = ranked_tags(store, predictor, made_at=datetime.now(UTC))
     families = put_tags(store, tags, name=name, spent=spent, dry_run=dry_run)
-    if as_json:
-        said = {"dry_run": dry_run, "families": [family_dict(family) for family in families]}
-        echo(json.dumps(said, ensure_ascii=False, allow_nan=False))
+    if common.as_json:
+        echo_json({"dry_run": dry_run, "families": [family_dict(family) for family in families]})
         return
     for family in families:
         print_view(family_view(family, dry_run))
@@ -69,35 +63,91 @@ def tag(
         echo(store.ui_hint())
 
 
-@click.command()
-@click.argument("uri")
-@registry_options
-def resolve(uri: str, experiment: str, tracking_uri: str | None, as_json: bool) -> None:
+@command
+def resolve(uri: str, *, common: CommonFlags) -> None:
     """Print the folder of the checkpoint that URI names, for a trainer.
 
-    URI is models:/NAME@rl-ready, models:/NAME/VERSION, or NAME. Weights on a hub are fetched. That
-    they are still the registered ones is checked.
+    URI is models:/NAME@rl-ready, models:/NAME/VERSION, or NAME. Weights on a hub are downloaded.
+    The weights are checked to be the registered ones.
 
     \b
     trl grpo --model_name_or_path "$(rlready resolve models:/Qwen2.5-7B-sft@rl-ready)" ...
     """  # noqa: D301 - click reads \b as "keep these lines"
-    from rlready.registry.mlflow_store.readiness import resolve as find
+    from rlready.registry.mlflow_store.readiness import resolve as resolve_uri
     from rlready.registry.readiness_tag import Readiness
-    from rlready.workflow.cli.resolve import resolved_dict, weights_folder
 
-    found = find(open_store(tracking_uri, experiment), uri)
-    path = weights_folder(found.checkpoint)
-    if as_json:
-        echo(json.dumps(resolved_dict(found, path), ensure_ascii=False, allow_nan=False))
+    resolved = resolve_uri(common.open_store(), uri)
+    path = weights_folder(resolved.checkpoint)
+    if common.as_json:
+        echo_json(resolved_dict(resolved, path))
         return
-    if found.tag is None or found.tag.readiness is not Readiness.READY:
-        said = "was never ranked" if found.tag is None else f"is {found.tag.readiness.name}"
-        echo(f"note: {found.version} ({found.checkpoint.name}) {said}", err=True)
+    if resolved.tag is None or resolved.tag.readiness is not Readiness.READY:
+        state = "was never ranked" if resolved.tag is None else f"is {resolved.tag.readiness.name}"
+        echo(f"note: {resolved.version} ({resolved.checkpoint.name}) {state}", err=True)
     echo_for_programs(os.fsencode(path) + b"\n")
 
 
+def weights_folder(checkpoint: Checkpoint) -> Path:
+    """Return the folder of a checkpoint's weights, checked to be the registered ones.
+
+    Weights on a hub are downloaded if they are not in its cache.
+
+    Raises:
+        CheckpointError: if the folder is gone, is not a safe checkpoint, or holds other weights.
+    """
+    # These load numpy and http, which `--help` does without.
+    from urllib.request import url2pathname
+
+    from rlready.evaluators.checkpoints.folder import check_folder, open_weights
+
+    whose = f"checkpoint {checkpoint.id[:12]} ({checkpoint.name})"
+    scheme, _, rest = checkpoint.uri.partition("://")
+    if scheme == "hf":
+        path = open_weights(rest).path
+    elif scheme == "file":
+        path = Path(url2pathname(urlsplit(checkpoint.uri).path))
+        if not path.is_dir():
+            raise CheckpointError(
+                f"the weights of {whose} are gone",
+                why=f"there is no folder {path}",
+                fix="Put them back; or evaluate them where they are now, which registers the new "
+                "place",
+            )
+        check_folder(path)
+    else:
+        raise CheckpointError(
+            f"the weights of {whose} are at {checkpoint.uri}",
+            why="rlready reads folders (file://) and hubs (hf://)",
+            fix="Download them yourself, and evaluate the folder",
+        )
+    content = fingerprint(path, default_cache_dir())
+    if content != checkpoint.fingerprint:
+        raise CheckpointError(
+            f"{path} does not hold the weights of {whose}",
+            why=f"their fingerprint is {content[:12]}: they were replaced after the evaluation",
+            fix="Put the registered weights back, or evaluate and tag the present ones",
+        )
+    return path
+
+
+def resolved_dict(resolved: ResolvedCheckpoint, path: Path) -> dict[str, Any]:
+    """Return a resolved checkpoint as JSON values: the contract of `rlready resolve --json`."""
+    checkpoint, tag = resolved.checkpoint, resolved.tag
+    return {
+        "path": str(path),
+        "uri": checkpoint.uri,
+        "checkpoint_id": checkpoint.id,
+        "name": checkpoint.name,
+        "kind": checkpoint.kind,
+        "model_id": resolved.model_id,
+        "version": resolved.version,
+        "aliases": list(resolved.aliases),
+        "tag": None if tag is None else tag.to_dict(),
+    }
+
+
 def family_dict(family: TaggedFamily) -> dict[str, Any]:
-    """What became of a family: a part of the contract of `rlready tag --json`."""
+    """Return a tagged family as JSON values: a part of the contract of `rlready tag --json`."""
     return {
         "name": family.name,
         "chosen": family.chosen,
@@ -116,7 +166,7 @@ def family_dict(family: TaggedFamily) -> dict[str, Any]:
 
 
 def family_view(family: TaggedFamily, dry_run: bool) -> RenderableType:
-    """A line a checkpoint, and what became of the alias."""
+    """Return a table with a row per checkpoint, and a note on the alias."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text

@@ -1,7 +1,7 @@
-"""What a checkpoint is against its base model: weights, coverage, off-policyness.
+"""Proxies that compare a checkpoint with its base model: weights, coverage, off-policyness.
 
 The base model is evaluated first, as a checkpoint of its own, on the same benchmarks with the same
-protocol. What it left in `--samples-dir` serves every checkpoint that was made from it:
+protocol. Its files in `--samples-dir` serve every checkpoint that was made from it:
 
     samples/<checkpoint>/weights-<base>.json   changes of each tensor
     samples/<base>/token-nll-<tokens>.npz      base model's losses on the checkpoint's tokens
@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from rlready.evaluators.checked_files import read_back, with_digest, without_digest
 from rlready.evaluators.checkpoints.folder import Weights, load_tokenizer, pick_device
+from rlready.evaluators.heldout.loss_files import replace_text
 from rlready.evaluators.metrics import coverage
 from rlready.evaluators.metrics import weight_drift as weights
+from rlready.evaluators.metrics.off_policy import off_policy_proxies
 from rlready.evaluators.metrics.pass_at_k import ProblemCounts
 from rlready.registry.digest import digest
 from rlready.registry.errors import CheckpointError, EvaluationError
@@ -37,14 +39,14 @@ Counts = Mapping[str, Sequence[ProblemCounts]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What the checkpoint's samples gave on one benchmark.
+class BenchmarkCounts:
+    """The checkpoint's counts on one benchmark.
 
     Args:
-        name: of the benchmark.
-        digest: of its content.
-        protocol_digest: of the protocol that its numbers come from.
-        counts: one entry a problem.
+        name: name of the benchmark.
+        digest: digest of its content.
+        protocol_digest: digest of the sampling protocol.
+        counts: one entry per problem.
     """
 
     name: str
@@ -57,25 +59,27 @@ _NAMED = 3
 
 
 def check_base(own_weights: Weights, base_weights: Weights) -> None:
-    """Return if the two can be compared tensor by tensor and token by token.
+    """Check that two models can be compared tensor by tensor and token by token.
 
     Raises:
         CheckpointError: if the base model has another architecture, vocabulary or tokenizer.
     """
     checkpoint, base = own_weights.path, base_weights.path
     weights.check_base(checkpoint, base, own_weights.extra + base_weights.extra)
-    own, other = (load_tokenizer(folder).get_vocab() for folder in (checkpoint, base))
-    different = sorted(token for token, i in own.items() if other.get(token, i) != i)
+    vocabulary, base_vocabulary = (
+        load_tokenizer(folder).get_vocab() for folder in (checkpoint, base)
+    )
+    different = sorted(t for t, i in vocabulary.items() if base_vocabulary.get(t, i) != i)
     if different:
         raise CheckpointError(
             f"the tokenizers of {checkpoint} and {base} number {len(different)} tokens differently",
-            why=f"for example {', '.join(map(repr, different[:_NAMED]))}; the same text would be "
-            "other tokens to the base model",
-            fix="Name the model that SFT began from, with the same tokenizer",
+            why=f"for example {', '.join(map(repr, different[:_NAMED]))}; the base model would "
+            "read the same text as other tokens",
+            fix="Name the model that SFT started from, with the same tokenizer",
         )
 
 
-class BaseRelative:
+class BaseComparison:
     """The proxies of one checkpoint that need its base model.
 
     Args:
@@ -83,11 +87,11 @@ class BaseRelative:
         own: its weights.
         base: the base model.
         base_weights: its weights.
-        base_counts: what its samples gave on the same benchmarks.
-        samples_dir: where both left their samples and losses.
+        base_counts: its counts on the same benchmarks.
+        samples_dir: folder of the samples and losses of both.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         dtype: number format for the losses, one of `checkpoints.DTYPES`.
-        clock: shows and times it.
+        clock: shows and times the stages.
     """
 
     def __init__(
@@ -109,10 +113,10 @@ class BaseRelative:
         self._local = LocalModel(base_weights.path, device, clock, dtype)
 
     def weight_proxies(self, warn: Callable[[str], None]) -> list[Proxy]:
-        """Update norms and rotations, from disk if an earlier call left them.
+        """Return update norms and rotations, from disk if an earlier call wrote them.
 
         Args:
-            warn: told of a damaged file.
+            warn: called with a note on a damaged file.
         """
         path = self._samples_dir / self._checkpoint.id / f"weights-{self._base.id}.json"
         change = read_back(path, _read_change, warn)
@@ -132,20 +136,20 @@ class BaseRelative:
         return weights.weight_proxies(change, self._base.name, self._base.fingerprint)
 
     def coverage_proxies(
-        self, measured: Sequence[Measured], suite: str, warn: Callable[[str], None]
+        self, measured: Sequence[BenchmarkCounts], suite: str, warn: Callable[[str], None]
     ) -> list[Proxy]:
-        """The coverage ratio on each benchmark, and over all problems of the suite.
+        """Return the coverage ratio on each benchmark, and over all problems of the suite.
 
         Args:
-            measured: the checkpoint's samples on each benchmark.
-            suite: name of all of them together.
-            warn: told where a ratio is undefined.
+            measured: the checkpoint's counts on each benchmark.
+            suite: name of the suite.
+            warn: called with a note on each undefined ratio.
         """
-        base = [self._base_counts[one.name] for one in measured]
+        base = [self._base_counts[each.name] for each in measured]
         pairs = list(zip(measured, base, strict=True))
         if len(measured) > 1:
             pairs.append(_of_suite(measured, base, suite))
-        found = []
+        proxies = []
         for own, base_counts in pairs:
             try:
                 estimate = coverage.coverage_ratio(own.counts, base_counts)
@@ -158,7 +162,7 @@ class BaseRelative:
                     f"{own.name}: {len(own.counts) - n_compared} of {len(own.counts)} problems "
                     f"have too few scored samples and are left out of the coverage ratio"
                 )
-            found.append(
+            proxies.append(
                 Proxy(
                     name=f"coverage_ratio_{coverage.COVERAGE_AT}",
                     value=estimate.value,
@@ -172,7 +176,7 @@ class BaseRelative:
                     evaluator_version=coverage.EVALUATOR_VERSION,
                 )
             )
-        return found
+        return proxies
 
     def off_policy_proxies(
         self,
@@ -180,15 +184,13 @@ class BaseRelative:
         token_nlls: Sequence[NDArray[np.float32]],
         warn: Callable[[str], None],
     ) -> list[Proxy]:
-        """Quantiles of the log ratio on one held-out set.
+        """Return quantiles of the log ratio on one held-out set.
 
         Args:
-            tokens: as the checkpoint's tokenizer reads the set.
-            token_nlls: the checkpoint's losses on its scored tokens, nats.
-            warn: told of a damaged file.
+            tokens: the set as tokens of the checkpoint.
+            token_nlls: the checkpoint's losses on the scored tokens, nats.
+            warn: called with a note on a damaged file.
         """
-        from rlready.evaluators.metrics.off_policy import off_policy_proxies
-
         folder = self._samples_dir / self._base.id
         base = scored_tokens(folder, tokens, self._local, self._clock, warn)
         key = digest([tokens.benchmark_digest, self._base.fingerprint])
@@ -197,16 +199,16 @@ class BaseRelative:
 
 
 def _of_suite(
-    measured: Sequence[Measured], base: Sequence[Sequence[ProblemCounts]], suite: str
-) -> tuple[Measured, list[ProblemCounts]]:
-    """All benchmarks as one, for the checkpoint and its base model."""
-    own = [count for one in measured for count in _of_benchmark(one.name, one.counts)]
+    measured: Sequence[BenchmarkCounts], base: Sequence[Sequence[ProblemCounts]], suite: str
+) -> tuple[BenchmarkCounts, list[ProblemCounts]]:
+    """Return the counts of all benchmarks as one, for the checkpoint and its base model."""
+    own = [count for each in measured for count in _of_benchmark(each.name, each.counts)]
     pairs = zip(measured, base, strict=True)
-    base_counts = [count for one, part in pairs for count in _of_benchmark(one.name, part)]
-    protocols = {one.protocol_digest for one in measured}
-    whole = Measured(
+    base_counts = [count for each, part in pairs for count in _of_benchmark(each.name, part)]
+    protocols = {each.protocol_digest for each in measured}
+    whole = BenchmarkCounts(
         name=suite,
-        digest=digest(sorted(one.digest for one in measured)),
+        digest=digest(sorted(each.digest for each in measured)),
         protocol_digest=protocols.pop() if len(protocols) == 1 else digest(sorted(protocols)),
         counts=own,
     )
@@ -214,19 +216,17 @@ def _of_suite(
 
 
 def _of_benchmark(key: str, counts: Sequence[ProblemCounts]) -> list[ProblemCounts]:
-    """With ids that are unique over benchmarks."""
+    """Return the counts with problem ids that are unique over benchmarks."""
     return [dataclasses.replace(c, problem_id=f"{key}/{c.problem_id}") for c in counts]
 
 
 def _write_change(path: Path, change: weights.WeightChange) -> None:
-    from rlready.evaluators.heldout.loss_files import replace_text
-
     values: dict[str, Any] = {"version": weights.EVALUATOR_VERSION, **dataclasses.asdict(change)}
     replace_text(path, with_digest(values))
 
 
 def _read_change(path: Path) -> weights.WeightChange | None:
-    """None if it is of another version."""
+    """Return the change in a file; None if another version wrote it."""
     values = without_digest(path.read_text(encoding="utf-8"))
     if values["version"] != weights.EVALUATOR_VERSION:
         return None

@@ -1,81 +1,66 @@
-"""A list of checkpoints in a TOML file, each with what is known of it alone."""
+"""A list of checkpoints in a TOML file, with what differs between them.
+
+    [[checkpoint]]
+    checkpoint = "sft-3/checkpoint-500"   # required; a folder beside the file, or a hub id
+    step = 500
+
+Relative paths are relative to the file's folder, as in a suite.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from rlready.evaluators.heldout.examples import parse_heldout_option
-from rlready.registry.errors import ConfigError
-from rlready.registry.foreign_files import read_toml
+from rlready.registry.records import CheckpointKind
+from rlready.registry.toml_file import TomlTable, read_toml_file
 
-_FILES = ("recipe", "prompt_template")
-_FOLDERS = ("checkpoint", "base")
-_OWN = {
-    "checkpoint": str,
-    "name": str,
-    "recipe": str,
-    "prompt_template": str,
-    "base": str,
-    "step": int,
-    "kind": str,
-    "parents": list,
-    "held_out": list,
-}
-"""What an entry of a list may say of its checkpoint, and as what; the rest is said of all."""
 
-_KINDS = {str: "a text", int: "a whole number", list: "a list of texts"}
+class CheckpointEntry(TomlTable):
+    """One checkpoint; other settings are flags and hold for all checkpoints."""
+
+    checkpoint: str
+    name: str | None = None
+    recipe: str | None = None
+    prompt_template: str | None = None
+    base: str | None = None
+    step: int | None = None
+    kind: CheckpointKind | None = None
+    parents: list[str] | None = None
+    held_out: list[str] | None = None
+
+
+class CheckpointList(TomlTable):
+    """The whole file."""
+
+    checkpoint: list[CheckpointEntry] = Field(min_length=1)
 
 
 def read_list(path: Path) -> list[dict[str, Any]]:
-    """What a TOML file says of each checkpoint, as arguments of `EvaluateConfig`.
-
-        [[checkpoint]]
-        checkpoint = "sft-3/checkpoint-500"   # needed; a folder beside the file, or a hub id
-        step = 500
-
-    Relative paths are those beside the file, as in a suite.
+    """Return the arguments of `EvaluateConfig` that a file gives for each checkpoint.
 
     Raises:
-        ConfigError: if it cannot be read, or says what cannot be meant.
+        ConfigError: if it cannot be read, or a key or value is invalid.
     """
-    content = read_toml(path)
-    entries = content.get("checkpoint")
-    if set(content) != {"checkpoint"} or not isinstance(entries, list) or not entries:
-        raise ConfigError(
-            f"{path} is no list of checkpoints",
-            fix='Write a table for each: [[checkpoint]] and below it checkpoint = "FOLDER"',
-        )
-    return [_entry(f"{path}: checkpoint {i}", raw, path) for i, raw in enumerate(entries, 1)]
+    return [
+        _arguments(entry, path.parent) for entry in read_toml_file(path, CheckpointList).checkpoint
+    ]
 
 
-def _entry(where: str, raw: object, path: Path) -> dict[str, Any]:
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{where} is no table", fix="Write [[checkpoint]]")
-    if "checkpoint" not in raw:
-        raise ConfigError(f"{where} names no folder", fix='Add checkpoint = "FOLDER"')
-    for key, value in raw.items():
-        if key not in _OWN:
-            known = ", ".join(_OWN)
-            raise ConfigError(
-                f"{where}: {key!r} cannot be said of one checkpoint",
-                fix=f"Known keys: {known}. All else is a flag, for all of them",
-            )
-        texts = value if isinstance(value, list) else []
-        if type(value) is not _OWN[key] or not all(isinstance(text, str) for text in texts):
-            raise ConfigError(f"{where}: {key} is {value!r}", fix=f"Give {_KINDS[_OWN[key]]}")
-    found = dict(raw)
-    for key in _FOLDERS:
-        if key in raw and (path.parent / raw[key]).is_dir():
-            found[key] = str(path.parent / raw[key])
-    for key in _FILES:
-        if key in raw:
-            found[key] = path.parent / raw[key]
-    if raw.get("kind", "sft") not in ("base", "sft", "rl"):
-        raise ConfigError(f"{where}: kind is {raw['kind']!r}", fix="Take base, sft or rl")
-    if "parents" in raw:
-        found["parents"] = tuple(raw["parents"])
-    if "held_out" in raw:
-        options = map(parse_heldout_option, raw["held_out"])
-        found["held_out"] = tuple(f"{name}={path.parent / file}" for name, file in options)
-    return found
+def _arguments(entry: CheckpointEntry, folder: Path) -> dict[str, Any]:
+    arguments = entry.model_dump(exclude_none=True)
+    for key in ("checkpoint", "base"):
+        if key in arguments and (folder / arguments[key]).is_dir():
+            arguments[key] = str(folder / arguments[key])
+    for key in ("recipe", "prompt_template"):
+        if key in arguments:
+            arguments[key] = folder / arguments[key]
+    if entry.parents is not None:
+        arguments["parents"] = tuple(entry.parents)
+    if entry.held_out is not None:
+        options = map(parse_heldout_option, entry.held_out)
+        arguments["held_out"] = tuple(f"{name}={folder / file}" for name, file in options)
+    return arguments

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from rlready.evaluators.benchmarks.problems import check_answer_format
+import click
+
 from rlready.registry.errors import ConfigError
 from rlready.registry.foreign_files import read_toml
 from rlready.registry.records import AnswerFormat, CheckpointKind, Recipe
-from rlready.workflow.evaluate.engines import check_engine
+from rlready.workflow.flags import Flag, split_paths
 
 DEFAULT_TARGET_SE = 0.01
 
@@ -20,69 +22,90 @@ _K_LADDER = (1, 4, 16, 64, 256, 1024)
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """What `rlready evaluate` was asked for; one field a flag, the same defaults.
+    r"""What `rlready evaluate` does: one field per flag, whose help stands under `Args:`.
+
+    Example:
+        config = EvaluateConfig(checkpoint="runs/sft-3", held_out=("val.jsonl",), samples=256)
+        report = evaluate_checkpoint(config, MlflowStore("sqlite:///mlflow.db"), Clock())
 
     Args:
-        checkpoint: folder, or hub id `org/name[@revision]`.
-        suite: name of a built-in suite or path of a TOML file; None for none.
-        benchmarks: `NAME[:FORMAT]=FILE` each; added to the suite, or in place of its NAME.
-        held_out: `[NAME=]FILE` each.
-        samples: a problem.
-        k: of pass@k, ascending, each at most `samples` unless `adaptive`.
-        adaptive: draw where pass@k of the largest k is least sure, at most `samples` a problem on
-            average, and estimate pass@k for every k.
-        target_se: adaptive sampling ends at this standard error (a probability); giving it asks
-            for adaptive sampling.
-        temperature: of sampling; 0 is greedy.
-        top_p: share of the probability mass kept.
-        max_tokens: a sample is cut after so many tokens.
-        prompt_template: file with `{problem}`; None for the default template.
-        answer_format: where the answer of a sample stands, one of `records.ANSWER_FORMATS`; of the
-            benchmarks that have none of their own.
-        skip_unreadable_golds: leave out reference answers that cannot be checked, and problems
-            without another one, instead of stopping at them.
-        engine: `auto` or one of `engines.KNOWN_ENGINES`.
-        engine_options: `KEY=VALUE` each, what the engine's options are called.
-        batch_size: rows drawn together; None picks it by memory.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        base: folder or hub id of the base model that the checkpoint is compared with.
-        recipe: TOML file of the SFT recipe.
-        parents: ids of registered checkpoints that this one was made from.
-        step: optimizer step of the checkpoint.
-        kind: base, sft or rl; None is what the registry knows, else sft.
-        name: for people; None is the folder's name.
-        limit: use the first so many problems of each benchmark and held-out set.
-        seed: base of the per-sample seeds.
-        samples_dir: where samples are kept.
+        checkpoint: Folder written by save_pretrained, or hub id org/name[@revision].
+        suite: Built-in suite (math7) or a suite's TOML file.  [default: math7, if neither
+            --benchmark nor --held-out is given]
+        benchmarks: Problems in a JSONL, JSON, Parquet or CSV file. They replace the suite's
+            benchmark NAME or are added to the suite. FORMAT is their own --answer-format.
+            Repeatable.
+        held_out: Held-out SFT examples in a JSONL, JSON or Parquet file, in the format of TRL,
+            OpenAI, Alpaca or ShareGPT, or with problem+solution. Repeatable.
+        samples: Samples per problem. Samples of earlier calls count; only the rest is drawn.
+        k: k of pass@k.  [default: those of 1,4,16,64,256,1024 up to --samples]
+        adaptive: Draw next where pass@K of the largest K is least certain, until --target-se is
+            reached or --samples per problem are drawn on average. Log pass_at_K_est, which also
+            uses earlier checkpoints in --samples-dir.
+        target_se: Standard error (a probability) at which adaptive sampling ends. It turns
+            adaptive sampling on.  [default with --adaptive: 0.01]
+        temperature: Sampling temperature; 0 is greedy.
+        top_p: Share of the probability mass that is kept.
+        max_tokens: Maximum tokens per sample; a longer sample is cut.
+        prompt_template: Text that contains {problem}, sent to the model as the user's message.
+            [default: the problem, then 'Please reason step by step, and put your final answer
+            within \boxed{}.']
+        answer_format: Where the answer of a sample stands: boxed, hash (#### 72), phrase ('the
+            answer is ...'), last (the last number or formula), or auto (the first of these that
+            is there). lenient_pass_at_1 always uses auto. Another format needs no new samples.
+        skip_unreadable_golds: Leave out reference answers that cannot be checked, instead of
+            stopping at them. The remaining problems are named BENCHMARK-readableN.
+        engine: What draws the samples: hf (auto takes it), vllm, ray, or server (any
+            OpenAI-compatible endpoint that serves CHECKPOINT: --engine-option
+            url=http://host:8000, key in OPENAI_API_KEY).
+        engine_options: Option of the engine, for example dtype=float32. An unknown KEY lists the
+            known ones. Repeatable.
+        batch_size: Rows drawn together.  [default: auto, by memory]
+        device: auto, cpu, cuda or cuda:N.
+        base: Base model of the SFT run (folder or hub id). It is evaluated first, then compared
+            with the checkpoint (update norms, rotation, coverage ratio, off-policyness), and
+            recorded as its parent.
+        recipe: TOML file that describes how the checkpoint was trained.
+        parents: Registered checkpoint that this one was made from. Repeatable.
+        step: Optimizer step of the checkpoint.
+        kind: What the checkpoint is.  [default: what the registry says, else sft]
+        name: Name for people.  [default: the folder's name]
+        limit: Use the first N problems of each benchmark and held-out set, under the name
+            BENCHMARK-firstN.
+        seed: Base of the seeds of the samples.
+        samples_dir: Folder of samples, verdicts and losses.
         experiment: MLflow experiment.
-        tracking_uri: of MLflow; None is MLFLOW_TRACKING_URI, else MLflow's own default.
+        tracking_uri: MLflow tracking URI, for example sqlite:///mlflow.db or http://host:5000.
+            [default: $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db]
     """
 
     checkpoint: str
     suite: str | None = None
-    benchmarks: tuple[str, ...] = ()
-    held_out: tuple[str, ...] = ()
+    benchmarks: Annotated[
+        tuple[str, ...], Flag("--benchmark", metavar="NAME[:FORMAT]=FILE", split=split_paths)
+    ] = ()
+    held_out: Annotated[tuple[str, ...], Flag(metavar="[NAME=]FILE", split=split_paths)] = ()
     samples: int = 64
-    k: tuple[int, ...] = ()
+    k: Annotated[tuple[int, ...], Flag(metavar="K,K,...")] = ()
     adaptive: bool = False
-    target_se: float | None = None
+    target_se: Annotated[float | None, Flag(metavar="X")] = None
     temperature: float = 1.0
     top_p: float = 1.0
     max_tokens: int = 2048
-    prompt_template: Path | None = None
-    answer_format: AnswerFormat = "boxed"
+    prompt_template: Annotated[Path | None, Flag(metavar="FILE")] = None
+    answer_format: Annotated[AnswerFormat, click.STRING] = "boxed"
     skip_unreadable_golds: bool = False
     engine: str = "auto"
-    engine_options: tuple[str, ...] = ()
-    batch_size: int | None = None
+    engine_options: Annotated[tuple[str, ...], Flag("--engine-option", metavar="KEY=VALUE")] = ()
+    batch_size: Annotated[int | None, Flag(metavar="N|auto", none="auto")] = None
     device: str = "auto"
-    base: str | None = None
-    recipe: Path | None = None
-    parents: tuple[str, ...] = ()
-    step: int | None = None
+    base: Annotated[str | None, Flag(metavar="FOLDER")] = None
+    recipe: Annotated[Path | None, Flag(metavar="FILE")] = None
+    parents: Annotated[tuple[str, ...], Flag("--parent", metavar="ID")] = ()
+    step: Annotated[int | None, Flag(metavar="N")] = None
     kind: CheckpointKind | None = None
     name: str | None = None
-    limit: int | None = None
+    limit: Annotated[int | None, Flag(metavar="N")] = None
     seed: int = 0
     samples_dir: Path = Path("samples")
     experiment: str = "rlready"
@@ -97,15 +120,30 @@ class EvaluateConfig:
         self._check_numbers()
         if self.suite is None and not self.benchmarks and not self.held_out:
             object.__setattr__(self, "suite", "math7")
+        # These load numpy, which `rlready --help` does without.
+        from rlready.evaluators.benchmarks.problems import check_answer_format
+        from rlready.workflow.evaluate.engine_options import check_engine
+
         check_answer_format(self.answer_format, "--answer-format")
         check_engine(self.engine, self.engine_options)
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as JSON values."""
+        """Return the configuration as JSON values."""
         return {
             key: str(value) if isinstance(value, Path) else value
             for key, value in dataclasses.asdict(self).items()
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EvaluateConfig:
+        """Return the configuration of `to_dict`, also after a round trip through JSON."""
+        arguments: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        for key in ("samples_dir", "recipe", "prompt_template"):
+            if arguments.get(key) is not None:
+                arguments[key] = Path(arguments[key])
+        return cls(**arguments)
 
     def _check_numbers(self) -> None:
         if self.samples < 1:
@@ -135,11 +173,10 @@ class EvaluateConfig:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """The SFT recipe in a TOML file; keys that rlready does not know are kept.
+    """Return the SFT recipe in a TOML file; unknown keys are kept.
 
     Raises:
-        ConfigError: if the file cannot be read or is no TOML.
-        RecordError: if a value cannot be meant.
+        ConfigError: if the file cannot be read or is not TOML.
+        RecordError: if a value is invalid.
     """
-    values = read_toml(path)
-    return Recipe.from_dict(values)
+    return Recipe.from_dict(read_toml(path))

@@ -1,6 +1,6 @@
-"""The stages of an evaluation, joined: the one place that reads, computes and writes to the store.
+"""An evaluation from weights to stored proxies.
 
-Each stage leaves a file that a person can open, and finds what an earlier call left:
+Each stage writes a file that a person can open, and reuses the files of earlier calls:
 
     weights -> samples (part-*.parquet) -> verdicts (the same parts) -> counts.parquet
     weights -> losses (token-nll-*.npz, heldout-*.json)
@@ -16,12 +16,13 @@ from typing import Any
 
 from rlready.evaluators.benchmarks.problems import Benchmark
 from rlready.evaluators.heldout.examples import HeldoutSet
-from rlready.evaluators.heldout.loss import heldout_proxies
+from rlready.evaluators.heldout.loss import context_tokens, heldout_proxies, summed
 from rlready.evaluators.heldout.loss_files import Losses, losses_path, read_losses, write_losses
-from rlready.evaluators.heldout.tokens import TokenizedSet
+from rlready.evaluators.heldout.tokens import TokenizedSet, tokenize_set
 from rlready.evaluators.metrics.pass_at_k import ProblemCounts
 from rlready.evaluators.metrics.proxies import macro_mean, mostly_unmeasured, sample_proxies
 from rlready.evaluators.metrics.sample_metrics import ProblemSamples, token_entropy
+from rlready.evaluators.sampling.entropy import SAMPLES_PER_PROBLEM, entropy_sums
 from rlready.evaluators.sampling.sample_files import SampleFolder
 from rlready.evaluators.sampling.sampler import Draw, Sampler
 from rlready.evaluators.verification.accepted_answers import accepted_answers
@@ -34,11 +35,11 @@ from rlready.registry.records import (
 )
 from rlready.registry.store import Store, StoredEvaluation
 from rlready.workflow.evaluate.adaptive import AdaptiveRounds, even_part
-from rlready.workflow.evaluate.against_base import BaseRelative, Counts, Measured
+from rlready.workflow.evaluate.against_base import BaseComparison, BenchmarkCounts
 from rlready.workflow.evaluate.config import EvaluateConfig
 from rlready.workflow.evaluate.engines import LocalModel, loss_dtype, open_sampler
 from rlready.workflow.evaluate.golds import with_readable_golds
-from rlready.workflow.evaluate.inputs import Plan, make_plan, with_base_as_parent
+from rlready.workflow.evaluate.inputs import EvaluationInputs, read_inputs, with_base_as_parent
 from rlready.workflow.evaluate.judging import LENIENT, Judging, answer_formats, judge_rest
 from rlready.workflow.evaluate.report import Report
 from rlready.workflow.evaluate.token_losses import scored_tokens
@@ -46,94 +47,98 @@ from rlready.workflow.progress import Clock
 
 
 def evaluate_checkpoint(config: EvaluateConfig, store: Store, clock: Clock) -> Report:
-    """The proxies of one checkpoint, measured and stored.
+    """Measure one checkpoint and store its proxies.
 
-    Samples, verdicts and losses found in `config.samples_dir` are used; what is missing is made.
+    Samples, verdicts and losses in `config.samples_dir` are reused; only missing ones are made.
+
+    Example:
+        config = EvaluateConfig(checkpoint="runs/sft-3", held_out=("val.jsonl",))
+        report = evaluate_checkpoint(config, MlflowStore("sqlite:///mlflow.db"), Clock())
+        print(report.to_dict()["metrics"])
 
     Raises:
-        RlreadyError: for any mistake of the user or the environment; what was made so far stays.
+        RlreadyError: for any mistake of the user or the environment; finished work is kept.
     """
-    plan = make_plan(config, store, clock)
-    base_plan, base = plan.base, None
-    if base_plan is not None:
-        clock.say(f"The base model first: {base_plan.checkpoint.name}")
-        evaluator = Evaluator(base_plan, clock)
-        evaluator.run(store)
-        plan = with_base_as_parent(plan, store)
-        base = _against(plan, base_plan, evaluator.counts, clock)
-    return Evaluator(plan, clock, base).run(store)
-
-
-def _against(plan: Plan, base: Plan, base_counts: Counts, clock: Clock) -> BaseRelative:
-    return BaseRelative(
-        checkpoint=plan.checkpoint,
-        own=plan.weights,
+    inputs = read_inputs(config, store, clock)
+    base = inputs.base
+    if base is None:
+        return Evaluator(inputs, clock).run(store)
+    clock.say(f"The base model first: {base.checkpoint.name}")
+    evaluator = Evaluator(base, clock)
+    evaluator.run(store)
+    inputs = with_base_as_parent(inputs, store)
+    comparison = BaseComparison(
+        checkpoint=inputs.checkpoint,
+        own=inputs.weights,
         base=base.checkpoint,
         base_weights=base.weights,
-        base_counts=base_counts,
-        samples_dir=plan.config.samples_dir,
-        device=plan.config.device,
-        dtype=loss_dtype(plan.config),
+        base_counts=evaluator.counts,
+        samples_dir=config.samples_dir,
+        device=config.device,
+        dtype=loss_dtype(config),
         clock=clock,
     )
+    return Evaluator(inputs, clock, comparison).run(store)
 
 
 class Evaluator:
-    """One evaluation under way.
+    """One evaluation.
 
     Args:
-        plan: what to do.
-        clock: shows and times it.
-        base: what compares the checkpoint with its base model.
+        inputs: what to evaluate, and how.
+        clock: shows and times the stages.
+        base: compares the checkpoint with its base model.
     """
 
-    def __init__(self, plan: Plan, clock: Clock, base: BaseRelative | None = None) -> None:
-        self._plan, self._clock, self._base = plan, clock, base
-        self._root = plan.config.samples_dir / plan.checkpoint.id
-        dtype = loss_dtype(plan.config)
-        self._local = LocalModel(plan.weights.path, plan.config.device, clock, dtype)
+    def __init__(
+        self, inputs: EvaluationInputs, clock: Clock, base: BaseComparison | None = None
+    ) -> None:
+        self._inputs, self._clock, self._base = inputs, clock, base
+        self._root = inputs.config.samples_dir / inputs.checkpoint.id
+        dtype = loss_dtype(inputs.config)
+        self._local = LocalModel(inputs.weights.path, inputs.config.device, clock, dtype)
         self._open_sampler: Sampler | None = None
         self._engine: dict[str, Any] = {}
         self._warnings: list[str] = []
         self._n_drawn = self._n_found = 0
         self.counts: dict[str, list[ProblemCounts]] = {}
-        """What the samples gave so far, by the benchmark's name."""
+        """Counts of correct samples, by the name of the benchmark."""
         self._bounds: dict[str, dict[str, dict[str, float | int]]] = {}
         self._count_files: dict[str, Path] = {}
         self._references: dict[str, str] = {}
         self._adaptive: dict[str, AdaptiveRounds] = {}
 
     def run(self, store: Store) -> Report:
-        """Every stage, then the store."""
-        plan = self._plan
-        for text in plan.weights.warnings():
+        """Run every stage and store the proxies."""
+        inputs = self._inputs
+        for text in inputs.weights.warnings():
             self._warn(text)
         judged: list[list[ProblemSamples]] = []
         try:
             with Verifier() as verifier:
-                plan = self._plan = with_readable_golds(plan, verifier, self._warn)
-                judged += [self._judged_samples(b, verifier) for b in plan.benchmarks]
+                inputs = self._inputs = with_readable_golds(inputs, verifier, self._warn)
+                judged += [self._judged_samples(b, verifier) for b in inputs.benchmarks]
         finally:
-            # What comes next may need the device that the engine holds.
+            # The next stages may need the device that the engine holds.
             self._close_sampler()
         proxies: list[Proxy] = []
-        for benchmark, problems in zip(plan.benchmarks, judged, strict=True):
+        for benchmark, problems in zip(inputs.benchmarks, judged, strict=True):
             proxies += self._proxies(benchmark, self._with_entropy(benchmark, problems))
         verdicts = {
-            benchmark.name: _count_verdicts(problems)
-            for benchmark, problems in zip(plan.benchmarks, judged, strict=True)
+            benchmark.name: counts_by_verdict([v for problem in problems for v in problem.verdicts])
+            for benchmark, problems in zip(inputs.benchmarks, judged, strict=True)
         }
-        if len(plan.benchmarks) > 1:
-            proxies += macro_mean(plan.suite_name, proxies)
-        for heldout_set in plan.heldout_sets:
+        if len(inputs.benchmarks) > 1:
+            proxies += macro_mean(inputs.suite_name, proxies)
+        for heldout_set in inputs.heldout_sets:
             proxies += self._heldout_proxies(heldout_set)
         proxies += self._base_proxies()
         evaluation = Evaluation(
-            checkpoint=plan.checkpoint,
+            checkpoint=inputs.checkpoint,
             proxies=tuple(proxies),
             config={
-                **plan.config.to_dict(),
-                "protocol": plan.protocol.to_dict(),
+                **inputs.config.to_dict(),
+                "protocol": inputs.protocol.to_dict(),
                 **self._answer_formats(),
                 "checker": checker_version(),
                 "engine_used": {**self._engine, **self._loss_engine()},
@@ -155,119 +160,117 @@ class Evaluator:
         )
 
     def _answer_formats(self) -> dict[str, Any]:
-        """The answer formats of the benchmarks that have one of their own, for the record."""
-        own = {b.name: b.answer_format for b in self._plan.benchmarks if b.answer_format}
-        return {"answer_formats": own} if own else {}
+        """Return the answer formats of benchmarks that have their own, for the record."""
+        formats = {b.name: b.answer_format for b in self._inputs.benchmarks if b.answer_format}
+        return {"answer_formats": formats} if formats else {}
 
     def _judged_samples(self, benchmark: Benchmark, verifier: Verifier) -> list[ProblemSamples]:
-        plan = self._plan
+        inputs = self._inputs
         folder = self._folder(benchmark)
-        waiting = f"Another process is at work on {benchmark.name} of this checkpoint; waiting"
+        waiting = f"Another process works on {benchmark.name} of this checkpoint; waiting"
         with folder.lock(lambda: self._clock.say(waiting)):
             folder.describe(self._about(benchmark))
-            if plan.config.adaptive:
+            if inputs.config.adaptive:
                 problems = self._adaptive_samples(benchmark, folder, verifier)
             else:
-                wanted = dict.fromkeys((p.id for p in benchmark.problems), plan.config.samples)
-                problems = self._complete(benchmark, folder, verifier, wanted)
+                n_wanted = dict.fromkeys((p.id for p in benchmark.problems), inputs.config.samples)
+                problems = self._complete(benchmark, folder, verifier, n_wanted)
             counts = [problem.counts for problem in problems]
             self.counts[benchmark.name] = counts
-            asked = self._plan.protocol_of(benchmark).answer_format
-            self._count_files[benchmark.name] = folder.write_counts(counts, asked)
+            answer_format = inputs.protocol_of(benchmark).answer_format
+            self._count_files[benchmark.name] = folder.write_counts(counts, answer_format)
         self._references[f"samples/{benchmark.name}"] = folder.path.resolve().as_uri()
         return problems
 
     def _folder(self, benchmark: Benchmark) -> SampleFolder:
-        path = self._root / f"{benchmark.digest}-{self._plan.protocol.draws_digest}"
+        path = self._root / f"{benchmark.digest}-{self._inputs.protocol.draws_digest}"
         return SampleFolder(path, [problem.id for problem in benchmark.problems])
 
     def _with_entropy(
         self, benchmark: Benchmark, problems: list[ProblemSamples]
     ) -> list[ProblemSamples]:
-        """The same with the entropy of a few samples, if the engine gave none.
+        """Add the entropy of a few samples, if the engine gave none.
 
-        Only where the weights are loaded for a held-out loss anyway.
+        This is done only if a held-out loss needs the weights anyway.
         """
-        plan = self._plan
-        if not plan.heldout_sets or token_entropy(problems) is not None:
+        inputs = self._inputs
+        if not inputs.heldout_sets or token_entropy(problems) is not None:
             return problems
-        from rlready.evaluators.sampling.entropy import SAMPLES_PER_PROBLEM, entropy_sums
-
         folder = self._folder(benchmark)
         with folder.lock():
             missing = folder.without_entropy(SAMPLES_PER_PROBLEM)
-            model, tokenizer = self._local.model, self._local.tokenizer
             label = f"Entropy on {benchmark.name}"
             with self._clock.stage("entropy", label, len(missing), "samples") as advance:
-                found = entropy_sums(
-                    model,
-                    tokenizer,
-                    plan.protocol.prompt_template,
+                sums = entropy_sums(
+                    self._local.model,
+                    self._local.tokenizer,
+                    inputs.protocol.prompt_template,
                     {problem.id: problem.text for problem in benchmark.problems},
                     missing,
                     on_progress=advance.to,
                 )
-            folder.add_entropies(found)
+            folder.add_entropies(sums)
             return self._judged(
                 benchmark, folder, {p.problem_id: len(p.verdicts) for p in problems}
             )
 
     def _judged(
-        self, benchmark: Benchmark, folder: SampleFolder, wanted: Mapping[str, int]
+        self, benchmark: Benchmark, folder: SampleFolder, n_wanted: Mapping[str, int]
     ) -> list[ProblemSamples]:
-        """So many samples of each problem with their strict and lenient verdicts."""
-        return folder.judged(wanted, self._plan.protocol_of(benchmark).answer_format, LENIENT)
+        """Return `n_wanted` samples of each problem with their strict and lenient verdicts."""
+        return folder.judged(n_wanted, self._inputs.protocol_of(benchmark).answer_format, LENIENT)
 
     def _complete(
         self,
         benchmark: Benchmark,
         folder: SampleFolder,
         verifier: Verifier,
-        wanted: Mapping[str, int],
+        n_wanted: Mapping[str, int],
     ) -> list[ProblemSamples]:
-        """So many judged samples of each problem; what is not there is drawn."""
-        self._n_found += self._draw_missing(benchmark, folder, verifier, wanted)
+        """Return `n_wanted` judged samples of each problem; missing ones are drawn."""
+        self._n_found += self._draw_missing(benchmark, folder, verifier, n_wanted)
         self._judge(benchmark, folder, verifier)
-        # A part that could be listed may turn out damaged when its texts are read.
+        # Damage in a part may only show when its texts are read.
         while self._warn_damaged(folder):
-            self._draw_missing(benchmark, folder, verifier, wanted)
+            self._draw_missing(benchmark, folder, verifier, n_wanted)
             self._judge(benchmark, folder, verifier)
-        return self._judged(benchmark, folder, wanted)
+        return self._judged(benchmark, folder, n_wanted)
 
     def _adaptive_samples(
         self, benchmark: Benchmark, folder: SampleFolder, verifier: Verifier
     ) -> list[ProblemSamples]:
-        """Judged samples, as many of each problem as pass@k needs."""
-        asked = self._plan.protocol_of(benchmark).answer_format
-        rounds = AdaptiveRounds(self._plan.config, benchmark, folder.path, self._warn, asked)
+        """Return as many judged samples of each problem as pass@k needs."""
+        answer_format = self._inputs.protocol_of(benchmark).answer_format
+        rounds = AdaptiveRounds(
+            self._inputs.config, benchmark, folder.path, self._warn, answer_format
+        )
         self._clock.say(f"{benchmark.name}: {rounds.history}")
         self._adaptive[benchmark.name] = rounds
-        wanted = folder.n_there()
-        n_found = sum(wanted.values())
+        n_wanted = folder.n_there()
+        # Samples of earlier rounds of this call do not count as found.
+        n_found = self._n_found + sum(n_wanted.values())
         while True:
-            found_before = self._n_found
-            problems = self._complete(benchmark, folder, verifier, wanted)
-            self._n_found = found_before
-            extra = rounds.next_samples(problems)
-            if not any(extra.values()):
-                self._n_found += n_found
+            problems = self._complete(benchmark, folder, verifier, n_wanted)
+            n_extra = rounds.next_samples(problems)
+            if not any(n_extra.values()):
+                self._n_found = n_found
                 return problems
-            wanted = {problem_id: n + extra[problem_id] for problem_id, n in wanted.items()}
+            n_wanted = {problem: n + n_extra[problem] for problem, n in n_wanted.items()}
 
     def _draw_missing(
         self,
         benchmark: Benchmark,
         folder: SampleFolder,
         verifier: Verifier,
-        wanted: Mapping[str, int],
+        n_wanted: Mapping[str, int],
     ) -> int:
-        """Draw and judge what is not there; returns how many of the samples were there."""
-        missing = folder.missing(wanted)
+        """Draw and judge missing samples; return how many of the wanted ones existed."""
+        missing = folder.missing(n_wanted)
         self._warn_damaged(folder)
         n_missing = sum(map(len, missing.values()))
-        n_there = sum(wanted.values()) - n_missing
+        n_existing = sum(n_wanted.values()) - n_missing
         if not missing:
-            return n_there
+            return n_existing
         draws = [
             Draw(problem=problem, sample_indices=missing[problem.id])
             for problem in benchmark.problems
@@ -275,19 +278,19 @@ class Evaluator:
         ]
         sampler = self._sampler()
         answers = {problem.id: accepted_answers(problem) for problem in benchmark.problems}
-        note = f" ({n_there:,} found)" if n_there else ""
+        note = f" ({n_existing:,} found)" if n_existing else ""
         label = f"Sampling {benchmark.name}{note}"
-        asked = self._plan.protocol_of(benchmark).answer_format
-        with Judging(folder, verifier, answers, answer_formats(asked)) as judging:
+        formats = answer_formats(self._inputs.protocol_of(benchmark).answer_format)
+        with Judging(folder, verifier, answers, formats) as judging:
             with self._clock.stage("sampling", label, n_missing, "samples") as advance:
-                for samples in sampler.draw(draws, self._plan.protocol, advance):
+                for samples in sampler.draw(draws, self._inputs.protocol, advance):
                     judging.add(folder.add(samples), samples)
                     self._n_drawn += len(samples)
             self._wait_for(judging, benchmark)
-        return n_there
+        return n_existing
 
     def _wait_for(self, judging: Judging, benchmark: Benchmark) -> None:
-        """Let the checker finish what it could not do beside the drawing."""
+        """Wait for verdicts that were not ready when the drawing ended."""
         beside_s = max(0.0, judging.busy_s - judging.waited_s)
         self._clock.beside("verification", beside_s, judging.n_judged)
         self._clock.stages["verification"].seconds += judging.waited_s
@@ -296,7 +299,7 @@ class Evaluator:
             judging.finish(advance)
 
     def _judge(self, benchmark: Benchmark, folder: SampleFolder, verifier: Verifier) -> None:
-        formats = answer_formats(self._plan.protocol_of(benchmark).answer_format)
+        formats = answer_formats(self._inputs.protocol_of(benchmark).answer_format)
         answers = {problem.id: accepted_answers(problem) for problem in benchmark.problems}
         total = folder.n_unjudged(checker_version(), formats)
         if not total:
@@ -306,48 +309,47 @@ class Evaluator:
             judge_rest(folder, verifier, answers, formats, advance)
 
     def _proxies(self, benchmark: Benchmark, problems: Sequence[ProblemSamples]) -> list[Proxy]:
-        protocol_digest, ks = self._plan.protocol_of(benchmark).digest, self._plan.config.k
+        protocol_digest, ks = self._inputs.protocol_of(benchmark).digest, self._inputs.config.k
         rounds = self._adaptive.get(benchmark.name)
         estimates: list[Proxy] = []
         if rounds is not None:
             estimates = rounds.proxies(problems, protocol_digest)
             problems = even_part(problems)
             ks = tuple(k for k in ks if k <= len(problems[0].verdicts))
-        found = sample_proxies(benchmark.name, benchmark.digest, protocol_digest, problems, ks)
-        for note in found.notes:
-            self._warn(note)
-        for text in mostly_unmeasured(found.proxies, self._plan.protocol.max_tokens):
+        result = sample_proxies(benchmark.name, benchmark.digest, protocol_digest, problems, ks)
+        max_tokens = self._inputs.protocol.max_tokens
+        for text in (*result.notes, *mostly_unmeasured(result.proxies, max_tokens)):
             self._warn(text)
-        if found.bounds:
-            self._bounds[benchmark.name] = found.bounds
-        return [*found.proxies, *estimates]
+        if result.bounds:
+            self._bounds[benchmark.name] = result.bounds
+        return [*result.proxies, *estimates]
 
     def _base_proxies(self) -> list[Proxy]:
-        """What needs the base model."""
+        """Return the proxies that need the base model."""
         if self._base is None:
             return []
-        plan = self._plan
-        measured = [
-            Measured(
+        inputs = self._inputs
+        counts = [
+            BenchmarkCounts(
                 name=benchmark.name,
                 digest=benchmark.digest,
-                protocol_digest=plan.protocol_of(benchmark).digest,
+                protocol_digest=inputs.protocol_of(benchmark).digest,
                 counts=self.counts[benchmark.name],
             )
-            for benchmark in plan.benchmarks
+            for benchmark in inputs.benchmarks
         ]
-        found = self._base.coverage_proxies(measured, plan.suite_name, self._warn)
-        found += self._base.weight_proxies(self._warn)
-        read = [self._tokens(heldout_set) for heldout_set in plan.heldout_sets]
-        own = [
+        proxies = self._base.coverage_proxies(counts, inputs.suite_name, self._warn)
+        proxies += self._base.weight_proxies(self._warn)
+        tokenized_sets = [self._tokens(heldout_set) for heldout_set in inputs.heldout_sets]
+        losses = [
             scored_tokens(self._root, tokens, self._local, self._clock, self._warn)
-            for tokens in read
+            for tokens in tokenized_sets
         ]
-        # Two models at once may be more than the device holds.
+        # The device may be too small for two models.
         self._local.release()
-        for tokens, nlls in zip(read, own, strict=True):
-            found += self._base.off_policy_proxies(tokens, nlls, self._warn)
-        return found
+        for tokens, nlls in zip(tokenized_sets, losses, strict=True):
+            proxies += self._base.off_policy_proxies(tokens, nlls, self._warn)
+        return proxies
 
     def _heldout_proxies(self, heldout_set: HeldoutSet) -> list[Proxy]:
         losses = self._losses(heldout_set)
@@ -359,14 +361,14 @@ class Evaluator:
         )
 
     def _loss_engine(self) -> dict[str, Any]:
-        """What the losses were computed in, for the record."""
-        if not self._plan.heldout_sets:
+        """Return the number format of the losses, for the record."""
+        if not self._inputs.heldout_sets:
             return {}
         return {"losses": dataclasses.asdict(self._local.precision)}
 
     def _losses(self, heldout_set: HeldoutSet) -> Losses:
-        """The losses of one held-out set, from disk if an earlier call left them."""
-        template, precision = self._plan.protocol.prompt_template, self._local.precision
+        """Return the losses of one held-out set, from disk if an earlier call wrote them."""
+        template, precision = self._inputs.protocol.prompt_template, self._local.precision
         path = losses_path(self._root, heldout_set.digest, template, precision.digest)
         self._references[f"losses/{heldout_set.name}"] = path.resolve().as_uri()
         losses = read_losses(path, self._warn)
@@ -378,8 +380,6 @@ class Evaluator:
         return losses
 
     def _score(self, heldout_set: HeldoutSet) -> Losses:
-        from rlready.evaluators.heldout.loss import summed
-
         tokens = self._tokens(heldout_set)
         nlls = scored_tokens(self._root, tokens, self._local, self._clock, self._warn)
         return Losses(
@@ -392,16 +392,13 @@ class Evaluator:
         )
 
     def _tokens(self, heldout_set: HeldoutSet) -> TokenizedSet:
-        from rlready.evaluators.heldout.loss import context_tokens
-        from rlready.evaluators.heldout.tokens import tokenize_set
-
         limit = context_tokens(self._local.config)
-        template = self._plan.protocol.prompt_template
+        template = self._inputs.protocol.prompt_template
         return tokenize_set(heldout_set, self._local.tokenizer, template, limit)
 
     def _sampler(self) -> Sampler:
         if self._open_sampler is None:
-            self._open_sampler = open_sampler(self._plan.config, self._local)
+            self._open_sampler = open_sampler(self._inputs.config, self._local)
             self._engine = self._open_sampler.describe()
         return self._open_sampler
 
@@ -418,24 +415,24 @@ class Evaluator:
             raise StoreError(
                 error.what,
                 why=error.why,
-                fix=f"Samples, verdicts and losses stay in {self._root}. Mend the registry and "
-                "run the same command again: it draws nothing twice and logs what is there",
+                fix=f"Samples, verdicts and losses are kept in {self._root}. Repair the registry "
+                "and repeat the command: it draws nothing twice and logs the existing results",
             ) from error
 
     def _about(self, benchmark: Benchmark) -> dict[str, Any]:
-        plan = self._plan
+        inputs = self._inputs
         return {
             "checkpoint": {
-                "id": plan.checkpoint.id,
-                "name": plan.checkpoint.name,
-                "uri": plan.checkpoint.uri,
+                "id": inputs.checkpoint.id,
+                "name": inputs.checkpoint.name,
+                "uri": inputs.checkpoint.uri,
             },
             "benchmark": {
                 "name": benchmark.name,
                 "digest": benchmark.digest,
                 "source": benchmark.source,
             },
-            "protocol": dataclasses.replace(plan.protocol, answer_format="boxed").to_dict(),
+            "protocol": dataclasses.replace(inputs.protocol, answer_format="boxed").to_dict(),
         }
 
     def _warn(self, text: str) -> None:
@@ -443,13 +440,9 @@ class Evaluator:
         self._clock.warn(text)
 
     def _warn_damaged(self, folder: SampleFolder) -> bool:
-        """Tell of parts that were set aside since the last call; whether there were any."""
+        """Warn of parts that were set aside since the last call; return whether there are any."""
         damaged = folder.set_aside.copy()
         folder.set_aside.clear()
         for path in damaged:
             self._warn(f"{path.name} is damaged and was set aside; its samples are drawn again")
         return bool(damaged)
-
-
-def _count_verdicts(problems: Sequence[ProblemSamples]) -> dict[str, int]:
-    return counts_by_verdict([v for problem in problems for v in problem.verdicts])

@@ -1,4 +1,4 @@
-"""What an evaluation needs to know, read and checked before anything expensive begins."""
+"""The inputs of an evaluation, read and checked before any expensive work."""
 
 from __future__ import annotations
 
@@ -22,13 +22,25 @@ from rlready.registry.digest import default_cache_dir, fingerprint
 from rlready.registry.errors import ConfigError, StoreError
 from rlready.registry.records import Checkpoint, CheckpointKind, Protocol
 from rlready.registry.store import Store
+from rlready.workflow.evaluate.against_base import check_base
 from rlready.workflow.evaluate.config import EvaluateConfig, load_recipe
 from rlready.workflow.progress import Clock
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Everything that an evaluation needs to know before it draws anything."""
+class EvaluationInputs:
+    """Everything that an evaluation needs before it draws samples.
+
+    Args:
+        config: what the user asked for.
+        weights: the checked folder of weights.
+        checkpoint: the record of the checkpoint.
+        protocol: how samples are drawn.
+        benchmarks: what is sampled.
+        suite_name: name of the mean over the benchmarks.
+        heldout_sets: what losses are computed on.
+        base: inputs of the base model, which is evaluated first.
+    """
 
     config: EvaluateConfig
     weights: Weights
@@ -37,34 +49,34 @@ class Plan:
     benchmarks: tuple[Benchmark, ...]
     suite_name: str
     heldout_sets: tuple[HeldoutSet, ...]
-    base: Plan | None = None
-    """Of the base model, which is evaluated first."""
+    base: EvaluationInputs | None = None
 
     def protocol_of(self, benchmark: Benchmark) -> Protocol:
-        """The protocol with the answer format of the benchmark, if it has one of its own."""
-        own = benchmark.answer_format or self.protocol.answer_format
-        return dataclasses.replace(self.protocol, answer_format=own)
+        """Return the protocol, with the benchmark's own answer format if it has one."""
+        answer_format = benchmark.answer_format or self.protocol.answer_format
+        return dataclasses.replace(self.protocol, answer_format=answer_format)
 
 
-def make_plan(
+def read_inputs(
     config: EvaluateConfig, store: Store, clock: Clock, unknown_kind: CheckpointKind = "sft"
-) -> Plan:
-    """Everything read and checked, before any expensive work.
+) -> EvaluationInputs:
+    """Read and check the inputs of an evaluation.
 
     Args:
-        config: what was asked for.
+        config: what the user asked for.
         store: the registry.
-        clock: told of what takes long.
-        unknown_kind: of a checkpoint that neither the configuration nor the registry knows.
+        clock: shows slow steps.
+        unknown_kind: kind of a checkpoint whose kind neither the configuration nor the registry
+            names.
 
     Raises:
-        RlreadyError: as `evaluate`.
+        RlreadyError: as `evaluate_checkpoint`.
     """
     weights = open_weights(config.checkpoint)
     if config.base is not None:
-        # A broken one is told now, not when everything of the checkpoint was read.
+        # Report a broken base model before the checkpoint is read.
         open_weights(config.base)
-    # Before torch is imported: files that cannot be used are told in a second, in little memory.
+    # Before torch is imported, so that an invalid file is reported within a second.
     suite_name, loaded = _load_benchmarks(config)
     heldout_sets = tuple(_load_heldout(option, config.limit) for option in config.held_out)
     check_names([b.name for b in loaded], [h.name for h in heldout_sets], suite_name)
@@ -82,9 +94,14 @@ def make_plan(
     store.check(checkpoint)
     base = None
     if config.base is not None:
-        base = make_plan(_base_config(config), store, clock, unknown_kind="base")
-        _check_base(weights, checkpoint, base)
-    return Plan(
+        base = read_inputs(_base_config(config), store, clock, unknown_kind="base")
+        if base.checkpoint.id == checkpoint.id:
+            raise ConfigError(
+                f"--base {config.base} has the weights of the checkpoint itself",
+                fix="Name the model that SFT started from",
+            )
+        check_base(weights, base.weights)
+    return EvaluationInputs(
         config=config,
         weights=weights,
         checkpoint=checkpoint,
@@ -96,24 +113,25 @@ def make_plan(
     )
 
 
-def with_base_as_parent(plan: Plan, store: Store) -> Plan:
-    """The plan, with the base model as the checkpoint's parent if none is known.
+def with_base_as_parent(inputs: EvaluationInputs, store: Store) -> EvaluationInputs:
+    """Return the inputs with the base model as parent, if the checkpoint has no parent.
 
-    The base model has to be registered by now.
+    The base model has to be registered.
     """
-    checkpoint = plan.checkpoint
-    known = _known(store, checkpoint.id)
-    if plan.base is None or checkpoint.parents or (known is not None and known.parents):
-        return plan
-    child = dataclasses.replace(checkpoint, parents=(plan.base.checkpoint.id,))
+    checkpoint = inputs.checkpoint
+    registered = _registered(store, checkpoint.id)
+    has_parents = checkpoint.parents or (registered is not None and registered.parents)
+    if inputs.base is None or has_parents:
+        return inputs
+    child = dataclasses.replace(checkpoint, parents=(inputs.base.checkpoint.id,))
     store.check(child)
-    return dataclasses.replace(plan, checkpoint=child)
+    return dataclasses.replace(inputs, checkpoint=child)
 
 
 def _base_config(config: EvaluateConfig) -> EvaluateConfig:
-    """The base model on the same problems and held-out examples, by the same protocol."""
+    """Return the configuration of the base model: same problems, examples and protocol."""
     assert config.base is not None
-    # A server serves the checkpoint's weights, whatever is asked of it.
+    # A server only serves the checkpoint's weights.
     is_served = config.engine == "server"
     return dataclasses.replace(
         config,
@@ -129,31 +147,19 @@ def _base_config(config: EvaluateConfig) -> EvaluateConfig:
     )
 
 
-def _check_base(weights: Weights, checkpoint: Checkpoint, base: Plan) -> None:
-    from rlready.workflow.evaluate.against_base import check_base
+def _check_device(config: EvaluateConfig) -> None:
+    """Check that torch is installed and has the device, if the weights run here.
 
-    if base.checkpoint.id == checkpoint.id:
-        raise ConfigError(
-            f"--base {base.config.checkpoint} has the weights of the checkpoint itself",
-            fix="Name the model that SFT began from",
-        )
-    check_base(weights, base.weights)
-
-
-def _needs_device(config: EvaluateConfig) -> bool:
-    """Whether the weights run here: a server draws elsewhere, but gives no held-out loss."""
-    return config.engine != "server" or bool(config.held_out) or config.base is not None
-
-
-def _check_device(device: str) -> None:
-    """Return if torch is installed and has this device.
+    A server draws elsewhere, but gives no held-out loss.
 
     Raises:
         ConfigError: if the packages for running a model are not installed.
-        CheckpointError: if the device is not there.
+        CheckpointError: if the device does not exist.
     """
+    if config.engine == "server" and not config.held_out and config.base is None:
+        return
     try:
-        pick_device(device)
+        pick_device(config.device)
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"running a checkpoint needs {error.name}, which is not installed",
@@ -162,7 +168,7 @@ def _check_device(device: str) -> None:
 
 
 def _load_benchmarks(config: EvaluateConfig) -> tuple[str, tuple[Benchmark, ...]]:
-    """The suite's name and its benchmarks, with those named alone added or put in place."""
+    """Return the suite's name and benchmarks, with --benchmark added or replaced."""
     sources = [benchmarks.parse_benchmark_option(option) for option in config.benchmarks]
     if config.suite is not None:
         suite = benchmarks.override(benchmarks.load_suite(config.suite), sources)
@@ -176,7 +182,7 @@ def _load_benchmarks(config: EvaluateConfig) -> tuple[str, tuple[Benchmark, ...]
 
 
 def _first(benchmark: Benchmark, n: int) -> Benchmark:
-    # Under a name of its own: a value on 100 problems must not be read as one on the benchmark.
+    # A name of its own: a value on 100 problems is not a value on the whole benchmark.
     if n >= len(benchmark.problems):
         return benchmark
     return dataclasses.replace(benchmark.limit(n), name=f"{benchmark.name}-first{n}")
@@ -191,10 +197,10 @@ def _load_heldout(option: str, limit: int | None) -> HeldoutSet:
 
 
 def check_names(names: Sequence[str], heldout: Sequence[str], suite_name: str) -> None:
-    """Return if no two of the names are equal.
+    """Check that all names differ.
 
     Raises:
-        ConfigError: if two are; their values would be mixed up.
+        ConfigError: if two names are equal; their values would be mixed up.
     """
     every = [*names, *heldout, *([suite_name] if len(names) > 1 else [])]
     twice = sorted({name for name in every if every.count(name) > 1})
@@ -207,16 +213,15 @@ def check_names(names: Sequence[str], heldout: Sequence[str], suite_name: str) -
 
 
 def _checked(config: EvaluateConfig, weights: Weights, clock: Clock) -> Weights:
-    """The weights, once they are finite and those of the model that the folder describes."""
+    """Check that the weights are finite and fit the model that the folder describes."""
     size = sum(path.stat().st_size for path in weights.path.glob("*.safetensors"))
     if size > LARGE_BYTES:
         clock.say(f"Reading {size / 1e9:.1f} GB of weights for check and fingerprint (once)")
-    # Without torch, whose import takes seconds.
+    # These checks do without torch, whose import takes seconds.
     check_finite(weights.path, default_cache_dir())
     if config.base is not None:
         check_finite(open_weights(config.base).path, default_cache_dir())
-    if _needs_device(config):
-        _check_device(config.device)
+    _check_device(config)
     return dataclasses.replace(weights, extra=check_weights(weights.path))
 
 
@@ -224,22 +229,22 @@ def _checkpoint(
     config: EvaluateConfig, weights: Weights, store: Store, unknown_kind: CheckpointKind
 ) -> Checkpoint:
     content = fingerprint(weights.path, default_cache_dir())
-    known = _known(store, content)
+    registered = _registered(store, content)
     return Checkpoint(
         uri=weights.uri,
         fingerprint=content,
-        name=config.name or (known.name if known else weights.name),
-        kind=config.kind or (known.kind if known else unknown_kind),
+        name=config.name or (registered.name if registered else weights.name),
+        kind=config.kind or (registered.kind if registered else unknown_kind),
         step=config.step,
         recipe=load_recipe(config.recipe) if config.recipe else None,
         parents=tuple(store.find(parent).checkpoint.id for parent in config.parents),
     )
 
 
-def _known(store: Store, checkpoint_id: str) -> Checkpoint | None:
-    """What the registry says of these weights."""
+def _registered(store: Store, checkpoint_id: str) -> Checkpoint | None:
+    """Return the registered checkpoint with these weights, if there is one."""
     try:
         return store.find(checkpoint_id).checkpoint
     except StoreError:
-        # Not there. If it is the registry that is not there, `check` will say so.
+        # Not registered. If the registry itself is missing, `Store.check` reports it.
         return None

@@ -1,7 +1,7 @@
-"""Evaluations that are under way at the same time: child processes, and what they share.
+"""Evaluations that run at the same time: child processes, and the devices that they share.
 
-They share a Ray cluster, or the GPUs of this machine evenly. What one of them draws another finds
-on disk and in the registry, so nothing else has to be shared.
+They share a Ray cluster, or the GPUs of this machine evenly. Samples and results are shared by the
+files on disk and by the registry.
 """
 
 from __future__ import annotations
@@ -17,65 +17,67 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from rlready.evaluators.sampling.ray_cluster import Cluster
 from rlready.registry.errors import ConfigError
 from rlready.registry.failures import fault, foreseen
 from rlready.registry.redaction import redacted
 from rlready.workflow.evaluate.config import EvaluateConfig
-from rlready.workflow.evaluate.engines import ray_options
+from rlready.workflow.evaluate.engine_options import ray_options
 
-_PATHS = ("samples_dir", "recipe", "prompt_template")
 _LAST_WORDS = 2_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
-    """A checkpoint that was not measured."""
+class FailedEvaluation:
+    """A checkpoint that was not measured, and why.
+
+    Args:
+        checkpoint: as the user named it.
+        error: one line for people.
+        is_fault: whether it is a fault of rlready, which the user cannot correct.
+    """
 
     checkpoint: str
     error: str
     is_fault: bool = False
-    """Whether it is a fault of rlready, and not something that the user can mend."""
 
-
-def failure_of(checkpoint: str, error: Exception) -> Failure:
-    """The failure of a checkpoint's evaluation; what nobody has foreseen goes to a file."""
-    line = foreseen(error)
-    return Failure(checkpoint=checkpoint, error=line or fault(error), is_fault=line is None)
+    @classmethod
+    def of(cls, checkpoint: str, error: Exception) -> FailedEvaluation:
+        """Describe an error; the traceback of an unforeseen one goes to a file."""
+        line = foreseen(error)
+        return cls(checkpoint=checkpoint, error=line or fault(error), is_fault=line is None)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shared:
-    """How evaluations that are under way at the same time share what there is.
+class SharedEngine:
+    """How evaluations that run at the same time share devices.
 
     Args:
-        environments: variables of each of them.
-        engine_options: for all of them, in addition to the user's.
+        environments: environment variables of each evaluation.
+        engine_options: options of all evaluations, in addition to the user's.
     """
 
     environments: Sequence[Mapping[str, str]]
     engine_options: tuple[str, ...] = ()
 
     def configure(self, config: EvaluateConfig) -> EvaluateConfig:
-        """The configuration with what all of them are given."""
+        """Return the configuration with the options of all evaluations."""
         options = (*config.engine_options, *self.engine_options)
         return dataclasses.replace(config, engine_options=options)
 
 
 @contextlib.contextmanager
-def shared_engine(config: EvaluateConfig, n_jobs: int) -> Iterator[Shared]:
-    """What evaluations share while they run.
+def shared_engine(config: EvaluateConfig, n_jobs: int) -> Iterator[SharedEngine]:
+    """Yield what `n_jobs` evaluations share while they run.
 
     Raises:
-        ConfigError: if there is not enough for so many.
+        ConfigError: if there are too few devices.
     """
     if config.engine != "ray":
-        yield Shared(environments=_gpu_shares(config.device, n_jobs))
+        yield SharedEngine(environments=_gpu_shares(config.device, n_jobs))
         return
-    from rlready.evaluators.sampling.ray_cluster import Cluster
-
     options, _ = ray_options(config.engine_options)
     cluster = Cluster(options.address)
     try:
@@ -88,21 +90,21 @@ def shared_engine(config: EvaluateConfig, n_jobs: int) -> Iterator[Shared]:
             added = (f"workers={n_room // n_jobs}",)
         elif options.workers is not None:
             cluster.needs(dataclasses.replace(options, workers=options.workers * n_jobs))
-        yield Shared(environments=[environment] * n_jobs, engine_options=added)
+        yield SharedEngine(environments=[environment] * n_jobs, engine_options=added)
     finally:
         cluster.close()
 
 
 def in_children(
     configs: Mapping[int, EvaluateConfig], environments: Sequence[Mapping[str, str]]
-) -> Iterator[tuple[int, dict[str, Any] | Failure]]:
-    """As many child processes at a time as there are environments, each in one of them."""
+) -> Iterator[tuple[int, dict[str, Any] | FailedEvaluation]]:
+    """Yield results by index; each environment runs one child process at a time."""
     free: queue.SimpleQueue[Mapping[str, str]] = queue.SimpleQueue()
     for environment in environments:
         free.put(environment)
     running: set[subprocess.Popen[bytes]] = set()
 
-    def run(config: EvaluateConfig) -> dict[str, Any] | Failure:
+    def run(config: EvaluateConfig) -> dict[str, Any] | FailedEvaluation:
         environment = free.get()
         try:
             return _in_child(config, environment, running)
@@ -122,8 +124,8 @@ def in_children(
 
 def _in_child(
     config: EvaluateConfig, environment: Mapping[str, str], running: set[subprocess.Popen[bytes]]
-) -> dict[str, Any] | Failure:
-    # MLflow's run of a project takes the metrics of one evaluation, and they come all at once.
+) -> dict[str, Any] | FailedEvaluation:
+    # The MLflow run of a project holds the metrics of one evaluation, not of several at once.
     inherited = {key: value for key, value in os.environ.items() if key != "MLFLOW_RUN_ID"}
     with tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(
@@ -144,27 +146,18 @@ def _in_child(
             if "error" not in answer:
                 return answer
             is_fault = answer.get("is_fault", False)
-            return Failure(checkpoint=config.checkpoint, error=answer["error"], is_fault=is_fault)
+            return FailedEvaluation(
+                checkpoint=config.checkpoint, error=answer["error"], is_fault=is_fault
+            )
         errors.seek(0)
         text = errors.read().decode(errors="replace").strip()
     words = redacted(text.rpartition("\n")[2][-_LAST_WORDS:], config.tracking_uri)
     what = f"its process ended with code {child.returncode}" + (f": {words}" if words else "")
-    return Failure(checkpoint=config.checkpoint, error=what)
-
-
-def config_from(values: Mapping[str, Any]) -> EvaluateConfig:
-    """The configuration that `EvaluateConfig.to_dict` gave, after a journey as JSON."""
-    read: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-    }
-    for key in _PATHS:
-        if read.get(key) is not None:
-            read[key] = Path(read[key])
-    return EvaluateConfig(**read)
+    return FailedEvaluation(checkpoint=config.checkpoint, error=what)
 
 
 def _gpu_shares(device: str, n_jobs: int) -> list[dict[str, str]]:
-    """Variables that show each of several processes its own GPUs, if there are any."""
+    """Return variables that give each process its own GPUs, if there are any."""
     if n_jobs == 1 or device != "auto":
         return [{}] * n_jobs
     import torch
@@ -185,7 +178,7 @@ def _gpu_shares(device: str, n_jobs: int) -> list[dict[str, str]]:
 
 def _too_many(n_jobs: int, why: str, n_most: int) -> ConfigError:
     return ConfigError(
-        f"{n_jobs} checkpoints cannot be measured at a time",
+        f"{n_jobs} checkpoints cannot be measured at the same time",
         why=why,
-        fix=f"Give --jobs {max(1, n_most)} or less",
+        fix=f"Give --jobs {max(1, n_most)} or fewer",
     )

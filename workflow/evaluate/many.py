@@ -1,4 +1,4 @@
-"""Several checkpoints in one call: all are checked first, then measured, and each stands alone."""
+"""Several checkpoints in one call: all are checked first, then measured independently."""
 
 from __future__ import annotations
 
@@ -7,28 +7,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rlready.evaluators.memory import give_back_memory
 from rlready.registry.errors import ConfigError, RlreadyError
 from rlready.registry.store import Store
 from rlready.workflow.evaluate.config import EvaluateConfig
-from rlready.workflow.evaluate.inputs import make_plan
-from rlready.workflow.evaluate.jobs import Failure, failure_of, in_children, shared_engine
+from rlready.workflow.evaluate.evaluator import evaluate_checkpoint
+from rlready.workflow.evaluate.inputs import read_inputs
+from rlready.workflow.evaluate.jobs import FailedEvaluation, in_children, shared_engine
 from rlready.workflow.progress import Clock
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """What became of every checkpoint.
+    """The results of all checkpoints.
 
     Args:
-        evaluations: as `steps.Report.to_dict` gives them, in the order asked for.
-        failed: the others.
+        evaluations: reports of the measured checkpoints, as `Report.to_dict` returns them, in the
+            order of the call.
+        failed: the other checkpoints.
     """
 
     evaluations: tuple[dict[str, Any], ...]
-    failed: tuple[Failure, ...]
+    failed: tuple[FailedEvaluation, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The contract of `rlready evaluate --json` for several checkpoints."""
+        """Return JSON values: the contract of `rlready evaluate --json` for several checkpoints."""
         failed = [dataclasses.asdict(failure) for failure in self.failed]
         return {"evaluations": list(self.evaluations), "failed": failed}
 
@@ -36,21 +39,21 @@ class Results:
 def evaluate_many(
     configs: Sequence[EvaluateConfig], store: Store, clock: Clock, n_jobs: int = 1
 ) -> Results:
-    """The proxies of several checkpoints, measured and stored.
+    """Measure several checkpoints and store their proxies.
 
-    Every checkpoint is checked before the first is measured. One that fails is told at once, and
-    in the result; the others go on.
+    Every checkpoint is checked before the first is measured. A failure is reported at once and in
+    the result; the other checkpoints continue.
 
     Args:
-        configs: one a checkpoint, alike in engine and device.
+        configs: one per checkpoint, with the same engine and device.
         store: the registry; a child process opens its own.
-        clock: told of progress.
-        n_jobs: how many are measured at a time.
+        clock: shows progress.
+        n_jobs: how many are measured at the same time.
 
     Raises:
-        ConfigError: if there are not the devices for so many at a time.
+        ConfigError: if there are too few devices for `n_jobs`.
     """
-    failed: dict[int, Failure] = {}
+    failed: dict[int, FailedEvaluation] = {}
     ready = list(_checked(configs, store, clock, failed))
     if not ready:
         return Results(evaluations=(), failed=tuple(failed.values()))
@@ -59,17 +62,17 @@ def evaluate_many(
     with shared_engine(configs[0], n_jobs) as shared:
         chosen = {i: shared.configure(configs[i]) for i in ready}
         if n_jobs == 1:
-            outcomes = _one_by_one(chosen, store, clock)
+            results = _one_by_one(chosen, store, clock)
         else:
-            outcomes = in_children(chosen, shared.environments)
-        for i, outcome in outcomes:
+            results = in_children(chosen, shared.environments)
+        for i, result in results:
             count = f"[{len(done) + len(failed) + 1}/{len(configs)}]"
-            if isinstance(outcome, Failure):
-                failed[i] = outcome
-                clock.warn(f"{count} {outcome.checkpoint}: {outcome.error}")
+            if isinstance(result, FailedEvaluation):
+                failed[i] = result
+                clock.warn(f"{count} {result.checkpoint}: {result.error}")
             else:
-                done[i] = outcome
-                clock.say(f"{count} {outcome['name']} is measured")
+                done[i] = result
+                clock.say(f"{count} {result['name']} is measured")
     return Results(
         evaluations=tuple(done[i] for i in sorted(done)),
         failed=tuple(failed[i] for i in sorted(failed)),
@@ -77,21 +80,24 @@ def evaluate_many(
 
 
 def _checked(
-    configs: Sequence[EvaluateConfig], store: Store, clock: Clock, failed: dict[int, Failure]
+    configs: Sequence[EvaluateConfig],
+    store: Store,
+    clock: Clock,
+    failed: dict[int, FailedEvaluation],
 ) -> Iterator[int]:
-    """The checkpoints that can be measured; the others are put into `failed`."""
+    """Yield the indices of valid checkpoints; the others are added to `failed`."""
     seen: dict[str, str] = {}
     for i, config in enumerate(configs):
         clock.say(f"Checking {config.checkpoint}")
         try:
-            checkpoint = make_plan(config, store, clock).checkpoint
+            checkpoint = read_inputs(config, store, clock).checkpoint
             if checkpoint.id in seen:
                 raise ConfigError(
                     f"{config.checkpoint} holds the same weights as {seen[checkpoint.id]}",
                     fix="Name one of them",
                 )
         except RlreadyError as error:
-            failed[i] = Failure(checkpoint=config.checkpoint, error=str(error))
+            failed[i] = FailedEvaluation(checkpoint=config.checkpoint, error=str(error))
             clock.warn(f"{config.checkpoint}: {error}")
             continue
         seen[checkpoint.id] = config.checkpoint
@@ -100,16 +106,13 @@ def _checked(
 
 def _one_by_one(
     configs: Mapping[int, EvaluateConfig], store: Store, clock: Clock
-) -> Iterator[tuple[int, dict[str, Any] | Failure]]:
-    from rlready.evaluators.memory import give_back_memory
-    from rlready.workflow.evaluate.evaluator import evaluate_checkpoint
-
+) -> Iterator[tuple[int, dict[str, Any] | FailedEvaluation]]:
     for i, config in configs.items():
         try:
-            # Stages are timed for each checkpoint alone.
+            # A clock of its own: stages are timed per checkpoint.
             report = evaluate_checkpoint(config, store, Clock(clock.console))
-        except Exception as error:  # a night's work must not end because one model breaks a kernel
-            yield i, failure_of(config.checkpoint, error)
+        except Exception as error:  # one broken model must not end a long run
+            yield i, FailedEvaluation.of(config.checkpoint, error)
         else:
             yield i, report.to_dict()
         give_back_memory()

@@ -1,11 +1,17 @@
-"""The losses of a held-out set's tokens under some weights, scored once and then found on disk."""
+"""Losses of the tokens of a held-out set, computed once and then read from disk."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlready.evaluators.heldout.loss import token_losses
+from rlready.evaluators.heldout.loss_files import (
+    read_token_nlls,
+    token_nll_path,
+    write_token_nlls,
+)
 from rlready.workflow.evaluate.engines import LocalModel
 from rlready.workflow.progress import Clock
 
@@ -13,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from rlready.evaluators.heldout.tokens import TokenizedExample, TokenizedSet
+    from rlready.evaluators.heldout.tokens import TokenizedSet
 
 
 def scored_tokens(
@@ -23,39 +29,23 @@ def scored_tokens(
     clock: Clock,
     warn: Callable[[str], None],
 ) -> list[NDArray[np.float32]]:
-    """The losses of a set's scored tokens, nats, from disk if an earlier call left them.
+    """Return the losses of a set's scored tokens, nats, from disk if they are there.
 
     Args:
-        folder: of the checkpoint's samples and losses.
-        tokens: the set.
+        folder: folder of the checkpoint's samples and losses.
+        tokens: the held-out set.
         local: the checkpoint's weights.
-        clock: shows and times it.
-        warn: told of a damaged file.
+        clock: shows and times the scoring.
+        warn: called with a note on a damaged file.
     """
-    from rlready.evaluators.heldout.loss_files import (
-        read_token_nlls,
-        token_nll_path,
-        write_token_nlls,
-    )
-
     path = token_nll_path(folder, tokens.examples, local.precision.digest)
-    found = read_token_nlls(path, _lengths(tokens.examples), warn)
-    if found is None:
-        found = _score(tokens, local, clock)
-        write_token_nlls(path, found)
-    return found
-
-
-def _score(tokens: TokenizedSet, local: LocalModel, clock: Clock) -> list[NDArray[np.float32]]:
-    from rlready.evaluators.heldout.loss import token_losses
-
-    model = local.model
-    label, total = f"Loss of {local.path.name} on {tokens.name}", len(tokens.examples)
-    with clock.stage("loss", label, total, "examples") as advance:
-        found = token_losses(model, tokens.examples, on_progress=advance.to)
-        advance(0, sum(_lengths(tokens.examples)))
-    return found
-
-
-def _lengths(examples: Sequence[TokenizedExample]) -> list[int]:
-    return [int(example.is_response.sum()) for example in examples]
+    lengths = [int(example.is_response.sum()) for example in tokens.examples]
+    losses = read_token_nlls(path, lengths, warn)
+    if losses is None:
+        model = local.model
+        label = f"Loss of {local.path.name} on {tokens.name}"
+        with clock.stage("loss", label, len(lengths), "examples") as advance:
+            losses = token_losses(model, tokens.examples, on_progress=advance.to)
+            advance(0, sum(lengths))
+        write_token_nlls(path, losses)
+    return losses

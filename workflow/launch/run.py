@@ -14,7 +14,7 @@ if __name__ == "__main__":
     inherited = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([here, inherited] if inherited else [here])
     try:
-        from rlready.workflow.cli.project_run import main
+        from rlready.workflow.cli.mlproject import main
     except ModuleNotFoundError as error:
         print(
             f"error: {sys.executable} cannot run rlready: {error}. Run "

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 from rlready.predictors.curve_columns import check_score, choose
 from rlready.predictors.curve_file import read_table
@@ -25,6 +25,7 @@ from rlready.registry.store import (
     check_rl_checkpoint,
     how_to_register,
 )
+from rlready.workflow.flags import Flag, split_pairs
 
 _RATIO, _DIFFERENCE = 30.0, 0.1
 """Two scores of the same weights that differ by more than both of these have different units."""
@@ -34,52 +35,51 @@ _PROTOCOL_FLAGS = "--temperature, --top-p, --max-tokens, --prompt-template and -
 
 @dataclass(frozen=True, kw_only=True)
 class OutcomeConfig:
-    """Settings of `rlready outcome`: one field per flag, with the same defaults.
+    """What `rlready outcome` records: one field per flag, whose help stands under `Args:`.
 
     Args:
-        checkpoint: the registered checkpoint that RL started from.
-        algorithm: of the RL run.
-        budget: spent on RL.
-        budget_unit: of the budget.
-        value: the score itself.
-        curve: instead, a CSV file of evaluations along the RL run.
-        rl_checkpoint: instead, folder or id of the registered checkpoint after RL.
-        benchmark: what was measured.
-        columns: `NAME=COLUMN` each: the curve's column with the scores of benchmark NAME, or with
-            the budget if NAME is its unit.
-        percent: scores and standard errors are percentages, 0 to 100; they are divided by 100.
-        statistics: which numbers of the curve.
-        se: standard error of `value`.
-        seed: of the RL run.
-        rl_recipe: TOML file with everything else about the RL run.
-        replaces: id, or the beginning of an id, of the outcome that this one corrects.
-        experiment: MLflow experiment.
-        tracking_uri: of MLflow.
-
-    Example:
-        >>> OutcomeConfig(
-        ...     checkpoint="sft-3", algorithm="grpo", budget=200, budget_unit="steps",
-        ...     value=0.61, benchmark="gsm8k",
-        ... )  # doctest: +SKIP
+        checkpoint: The registered checkpoint that RL started from.
+        value: The number itself.
+        curve: Evaluations along the RL run: CSV with a column of the budget and one for each
+            benchmark (or `value`), with <benchmark>_se beside it; or an export of wandb or
+            TensorBoard, or trainer_state.json.
+        columns: COLUMN of the curve holds the scores of benchmark NAME, or the budget if NAME is
+            its unit. Repeatable.
+        percent: Scores and standard errors are percentages, 0 to 100, not shares, 0 to 1.
+        rl_checkpoint: Folder or id of the checkpoint after RL, evaluated with --kind rl --parent
+            CHECKPOINT and the flags of its parent: its pass@1 is the outcome.
+        benchmark: What was measured.  [default: every benchmark that CHECKPOINT was measured on,
+            if the curve has a column of it or the RL checkpoint was measured on it too]
+        algorithm: Algorithm of the RL run, for example grpo.
+        budget: Budget of the RL run, in --budget-unit.
+        budget_unit: Unit of --budget.
+        statistics: Which number of the RL run: value_at_budget, peak, smoothed_peak_5,
+            last_5_mean. Repeatable with --curve.  [default: value_at_budget]
+        se: Standard error of --value over problems.
+        seed: Seed of the RL run.
+        rl_recipe: Everything else about the RL run: data, group size, temperature, ...
+        replaces: Outcome that this one corrects, as `rlready show` lists it.
     """
 
-    checkpoint: str
+    checkpoint: str = field(kw_only=False)
+    value: float | None = None
+    curve: Annotated[Path | None, Flag(metavar="FILE.csv")] = None
+    columns: Annotated[
+        tuple[str, ...], Flag("--map", metavar="NAME=COLUMN", split=split_pairs)
+    ] = ()
+    percent: bool = False
+    rl_checkpoint: Annotated[str | None, Flag(metavar="PATH")] = None
+    benchmark: Annotated[str | None, Flag(metavar="NAME")] = None
     algorithm: str
     budget: float
     budget_unit: BudgetUnit
-    value: float | None = None
-    curve: Path | None = None
-    rl_checkpoint: str | None = None
-    benchmark: str | None = None
-    columns: tuple[str, ...] = ()
-    percent: bool = False
-    statistics: tuple[Statistic, ...] = ("value_at_budget",)
+    statistics: Annotated[tuple[Statistic, ...], Flag("--statistic", metavar="NAME")] = (
+        "value_at_budget",
+    )
     se: float | None = None
-    seed: int | None = None
-    rl_recipe: Path | None = None
-    replaces: str | None = None
-    experiment: str = "rlready"
-    tracking_uri: str | None = None
+    seed: Annotated[int | None, Flag(metavar="N")] = None
+    rl_recipe: Annotated[Path | None, Flag(metavar="FILE.toml")] = None
+    replaces: Annotated[str | None, Flag(metavar="ID")] = None
 
     def __post_init__(self) -> None:
         n_sources = sum(v is not None for v in (self.value, self.curve, self.rl_checkpoint))

@@ -23,48 +23,12 @@ from rlready.workflow.predict.registry_table import (
     known_errors,
     registry_rows,
 )
+from rlready.workflow.predict.validate_config import ValidateConfig
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from rlready.registry.store import Store
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValidateConfig:
-    """What to validate; the flags of `rlready validate`.
-
-    Args:
-        table: a CSV or Parquet file; None: the registry.
-        target: column of the outcome, or key of the outcome in the registry.
-        features: proxies; `*` matches any text; none: `default_features`.
-        se: `COLUMN=COLUMN_WITH_ITS_STANDARD_ERROR`.
-        target_se: column of the outcome's standard error.
-        groups: columns that name the group.
-        holdout: a file with the same columns.
-        models: names, `default` or `all`.
-        splits: of `validate.SPLITS`.
-        baseline: column that people choose by.
-        predictions: file for the predictions, one row per checkpoint.
-        lower_is_better: whether the target is a loss.
-        names: column that names the checkpoints.
-        seed: of the bootstrap and of random parts.
-    """
-
-    table: Path | None = None
-    target: str | None = None
-    features: tuple[str, ...] = ()
-    se: tuple[str, ...] = ()
-    target_se: str | None = None
-    groups: tuple[str, ...] = ()
-    holdout: Path | None = None
-    models: tuple[str, ...] = ()
-    splits: tuple[str, ...] = ()
-    baseline: str | None = None
-    predictions: Path | None = None
-    lower_is_better: bool = False
-    names: str | None = None
-    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

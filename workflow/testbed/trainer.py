@@ -13,17 +13,19 @@ search, `rlready rank` and `rlready predict` see what they see of any checkpoint
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 
 from rlready.registry.errors import ConfigError
 from rlready.registry.failures import EXIT_FAULT, EXIT_USAGE, fault, foreseen
-from rlready.workflow.cli.options import TEXT, open_store, registry_options
+from rlready.workflow.flags import CommonFlags, Flag, command
+from rlready.workflow.progress import Clock
 from rlready.workflow.terminal import echo
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from rlready.testbed.training.sft import SftRecipe
 
 OnStage = Callable[[str, float], None]
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +109,6 @@ def train(
     from rlready.testbed.study.run import collect, register
     from rlready.testbed.study.unit import measure_unit, run_unit, sft_folder
     from rlready.testbed.training.base import shipped_base
-    from rlready.workflow.progress import Clock
 
     spent: dict[str, float] = {}
 
@@ -125,70 +128,39 @@ def train(
     return Trained(made=made[0], folder=sft_folder(testbed, recipe), cpu_seconds=spent)
 
 
-@click.command(context_settings={"show_default": True})
-@click.option(
-    "--recipe",
-    type=click.Path(path_type=Path),
-    required=True,
-    metavar="FILE.toml",
-    help="Recipe of the trial.",
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    required=True,
-    metavar="DIR",
-    help="Folder of the trial: its status.json gets the checkpoint.",
-)
-@click.option(
-    "--testbed",
-    type=click.Path(path_type=Path, file_okay=False),
-    required=True,
-    metavar="DIR",
-    help="Folder of a testbed run: checkpoints, proxies and RL runs go there, measured as it "
-    "measures. A new one is begun.",
-)
-@click.option(
-    "--profile",
-    type=TEXT,
-    default="",
-    show_default=False,
-    metavar="NAME",
-    help="How much is measured in a new folder: smoke, small, full or long.  [default: small]",
-)
-@click.option(
-    "--rl",
-    type=click.IntRange(0),
-    default=0,
-    metavar="N",
-    help="Run GRPO with N seeds as well, and record the outcomes.",
-)
-@registry_options
+@command
 def main(
-    recipe: Path,
-    out: Path,
-    testbed: Path,
-    profile: str | None,
-    rl: int,
-    experiment: str,
-    tracking_uri: str | None,
-    as_json: bool,
+    *,
+    recipe: Annotated[Path, Flag(metavar="FILE.toml")],
+    out: Annotated[Path, _FOLDER, Flag(metavar="DIR")],
+    testbed: Annotated[Path, _FOLDER, Flag(metavar="DIR")],
+    profile: Annotated[str | None, Flag(metavar="NAME")] = None,
+    rl: Annotated[int, click.IntRange(0), Flag(metavar="N")] = 0,
+    common: CommonFlags,
 ) -> None:
     """Train a recipe on the testbed, measure and register it: a --train-command of a search.
 
-    Called again it finds what is there; with --rl it goes on to GRPO from the same checkpoint.
+    A repeated call reuses existing results; with --rl it continues with GRPO from the same
+    checkpoint.
+
+    Args:
+        recipe: Recipe of the trial.
+        out: Folder of the trial: its status.json gets the checkpoint.
+        testbed: Folder of a testbed run: checkpoints, proxies and RL runs go there, measured as
+            that run measures them. A new folder starts a run.
+        profile: How much is measured in a new folder: smoke, small, full or long.
+            [default: small]
+        rl: Run GRPO with N seeds as well, and record the outcomes.
+        common: The registry and the form of the output.
     """
     try:
-        store = open_store(tracking_uri, experiment)
-        found = _run(recipe, out, testbed, profile, rl, store)
+        result = _run(recipe, out, testbed, profile, rl, common.open_store())
     except Exception as error:
         line = foreseen(error)
         echo(f"error: {line or fault(error)}", err=True)
         sys.exit(EXIT_FAULT if line is None else EXIT_USAGE)
-    if as_json:
-        import json
-
-        echo(json.dumps(found))
+    if common.as_json:
+        echo(json.dumps(result))
 
 
 def _run(

@@ -19,8 +19,8 @@ from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.testbed.training.model import untrained_checkpoint
 from rlready.testbed.world.benchmarks import write_benchmarks, write_heldout
 from rlready.testbed.world.measure import protocol
-from rlready.workflow.cli import project_run
-from rlready.workflow.cli.project_run import DEMONSTRATION, command_words
+from rlready.workflow.cli import mlproject
+from rlready.workflow.cli.mlproject import DEMONSTRATION, command_words
 
 ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
 MANAGERS = os.environ.get("RLREADY_TEST_MLFLOW_ENVS", "").split()
@@ -29,7 +29,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def entry_point(name: str, **given: str) -> list[str]:
-    """What MLflow's command passes to `project_run.main`, after the process."""
+    """What MLflow's command passes to `mlproject.main`, after the process."""
     parameters = {flag: p.get("default") for flag, p in ENTRY_POINTS[name]["parameters"].items()}
     parameters |= {flag.replace("_", "-"): value for flag, value in given.items()}
     words = ENTRY_POINTS[name]["command"].split()[3:]
@@ -99,7 +99,7 @@ def test_a_caller_that_cannot_be_read_is_told(
     monkeypatch.chdir(tmp_path)
     given = {"table": "none.csv", "target": "y", "features": "x"}
     with pytest.raises(SystemExit) as end:
-        project_run.main(["0x", *entry_point("validate", **given)])
+        mlproject.main(["0x", *entry_point("validate", **given)])
     assert end.value.code == 2
     said = capsys.readouterr().err
     assert f"note: relative paths are looked up in {tmp_path}, as the folder" in said

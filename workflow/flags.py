@@ -1,0 +1,239 @@
+r"""Flags of the command line, declared once: as a function's parameters or a dataclass's fields.
+
+    @command
+    def plan(
+        *,
+        rl_runs: Annotated[int, click.IntRange(min=1), Flag(metavar="N")],
+        figure: Annotated[Path | None, Flag(metavar="FILE.png")] = None,
+        common: CommonFlags,
+    ) -> None:
+        '''Choose the checkpoints that get the next N RL runs.
+
+Args:
+            rl_runs: RL runs that can be paid for.
+            figure: Draw regret against runs.
+            common: The registry and the form of the output.
+        '''
+
+The name, type and default of a parameter give those of its flag, and its entry under `Args:` gives
+the help. A parameter that Python takes by position is an argument of the command line. A parameter
+whose type is a dataclass stands for the fields of that class. MLproject is generated from the
+commands that are made in this way (`cli/mlproject.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import click
+
+if TYPE_CHECKING:
+    from rlready.registry.mlflow_store.store import MlflowStore
+
+_ENTRY = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
+
+
+def split_at_commas(texts: Sequence[str]) -> Iterator[str]:
+    """Yield the values of a repeatable flag: a text may hold several, as in MLproject."""
+    return (part for text in texts for part in text.split(","))
+
+
+def split_pairs(texts: Sequence[str]) -> Iterator[str]:
+    """Yield values NAME=VALUE; a comma inside a value does not end it."""
+    return (part for text in texts for part in re.split(r",(?=[^,=]+=)", text))
+
+
+def split_paths(texts: Sequence[str]) -> Iterator[str]:
+    """Yield values `FILE` or `NAME=FILE`; an existing path is never split at its commas."""
+    for text in texts:
+        pieces, start = text.split(","), 0
+        while start < len(pieces):
+            ends = range(len(pieces), start, -1)
+            joined = {end: ",".join(pieces[start:end]).strip() for end in ends}
+            start = next((end for end in ends if _is_path(joined[end])), start + 1)
+            yield joined[start]
+
+
+def _is_path(text: str) -> bool:
+    """Return True if the text is an existing path, or `NAME=` and an existing path."""
+    name, _, path = text.partition("=")
+    paths = [text] if "," in name else [text, path]
+    return any(path and os.path.exists(os.path.expanduser(path)) for path in paths)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """What the type of a parameter does not say about its flag.
+
+    Args:
+        name: the flag, if it is not the name of the parameter.
+        metavar: stands for the value in the help.
+        split: divides the texts of a repeatable flag into its values.
+        none: default text that stands for None, as the empty text always does.
+    """
+
+    name: str | None = None
+    metavar: str | None = None
+    split: Callable[[Sequence[str]], Iterable[str]] = split_at_commas
+    none: str = ""
+
+
+Seed = Annotated[int, click.IntRange(0, 2**32 - 1)]
+
+
+class OrNone(click.ParamType[Any]):
+    """A value or None, for which `mlflow run` passes an empty text.
+
+    Args:
+        kind: type of the value.
+        none: another text that stands for None.
+    """
+
+    def __init__(self, kind: click.ParamType[Any] | type, none: str = "") -> None:
+        self.kind = click.types.convert_type(kind)
+        self.none = none
+        self.name = self.kind.name
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        """See `click.ParamType.get_metavar`."""
+        return self.kind.get_metavar(param, ctx)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See `click.ParamType.convert`."""
+        return None if value in ("", self.none) else self.kind.convert(value, param, ctx)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonFlags:
+    """Flags of every command: the registry and the form of the output.
+
+    Args:
+        experiment: MLflow experiment.
+        tracking_uri: MLflow tracking URI, for example sqlite:///mlflow.db or http://host:5000.
+            [default: $MLFLOW_TRACKING_URI, else sqlite:///mlflow.db]
+        as_json: Print one JSON object on stdout, nothing else.
+    """
+
+    experiment: str = "rlready"
+    tracking_uri: str | None = None
+    as_json: Annotated[bool, Flag("--json")] = False
+
+    def open_store(self) -> MlflowStore:
+        """Return the registry that the flags name."""
+        # MLflow's import takes seconds.
+        from rlready.registry.mlflow_store.store import MlflowStore
+
+        return MlflowStore(self.tracking_uri, self.experiment)
+
+
+def command(function: Callable[..., None]) -> click.Command:
+    """Return the command that calls a function with the values of its flags.
+
+    Args:
+        function: its docstring is the help, as the module's docstring describes. A parameter of
+            type `partial[C]` gets the values of the fields of C that the function does not name,
+            before C checks them.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    text, entries = _documented(function)
+    own = inspect.signature(function).parameters
+    params: dict[str, click.Parameter] = {}
+    for name, parameter in own.items():
+        target = _class_of(hints[name])
+        if target is None:
+            params[name] = _param(parameter, hints[name], entries)
+        else:
+            params |= {k: p for k, p in _params(target).items() if k not in {*own, *params}}
+
+    def call(**values: Any) -> None:
+        # A repeatable flag that is left out has the default of its parameter.
+        values = {name: value for name, value in values.items() if value != ()}
+        arguments = {name: value for name, value in values.items() if name in own}
+        for name in own:
+            target = _class_of(hints[name])
+            if target is not None:
+                fields = inspect.signature(target).parameters.keys() - own
+                made = partial(target, **{k: v for k, v in values.items() if k in fields})
+                arguments[name] = made if get_origin(hints[name]) is partial else made()
+        function(**arguments)
+
+    return click.Command(
+        function.__name__, params=list(params.values()), callback=call, help=text.strip()
+    )
+
+
+def _class_of(hint: Any) -> type | None:
+    """Return the dataclass C of a hint `C` or `partial[C]`; None for another hint."""
+    target = get_args(hint)[0] if get_origin(hint) is partial else hint
+    return target if dataclasses.is_dataclass(target) and isinstance(target, type) else None
+
+
+def _documented(target: Any) -> tuple[str, dict[str, str]]:
+    """Return a docstring without its section `Args:`, and the entries of that section."""
+    text, _, section = (inspect.getdoc(target) or "").partition("\nArgs:\n")
+    return text, {name: re.sub(r"\n +", " ", entry) for name, entry in _ENTRY.findall(section)}
+
+
+def _params(target: type) -> dict[str, click.Parameter]:
+    hints, (_, entries) = get_type_hints(target, include_extras=True), _documented(target)
+    parameters = inspect.signature(target).parameters
+    return {name: _param(p, hints[name], entries) for name, p in parameters.items()}
+
+
+def _param(parameter: inspect.Parameter, hint: Any, entries: Mapping[str, str]) -> click.Parameter:
+    kind, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    flag = next((extra for extra in extras if isinstance(extra, Flag)), Flag())
+    options = [each for each in get_args(kind) if each is not NoneType]
+    is_repeatable = get_origin(kind) is tuple
+    settings: dict[str, Any]
+    if is_repeatable:
+        element = click.INT if options[0] is int else click.STRING
+        settings = {"callback": _splitter(flag.split, element)}
+    elif NoneType in get_args(kind):
+        settings = {
+            "type": OrNone(_click_type(options[0], extras), flag.none),
+            "default": flag.none,
+        }
+    elif kind is bool:
+        settings = {"is_flag": True}
+    elif parameter.default is parameter.empty:
+        settings = {"type": _click_type(kind, extras), "required": True}
+    else:
+        default = parameter.default
+        settings = {"type": _click_type(kind, extras), "default": default, "show_default": True}
+    settings["metavar"] = flag.metavar
+    if parameter.kind is not parameter.KEYWORD_ONLY:
+        return click.Argument([parameter.name], nargs=-1 if is_repeatable else 1, **settings)
+    names = [flag.name or f"--{parameter.name.replace('_', '-')}", parameter.name]
+    return click.Option(names, help=entries[parameter.name], multiple=is_repeatable, **settings)
+
+
+def _click_type(kind: Any, extras: Sequence[Any]) -> click.ParamType[Any] | type:
+    if get_origin(kind) is Literal:
+        kind = click.Choice(get_args(kind))
+    elif kind is Path:
+        kind = click.Path(path_type=Path)
+    return next((extra for extra in extras if isinstance(extra, click.ParamType)), kind)
+
+
+def _splitter(
+    split: Callable[[Sequence[str]], Iterable[str]], kind: click.ParamType[Any]
+) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], tuple[Any, ...]]:
+    """Return the callback that turns the texts of a repeatable flag into its values."""
+
+    def values(
+        ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]
+    ) -> tuple[Any, ...]:
+        parts = (part.strip() for part in split(texts))
+        return tuple(kind.convert(part, param, ctx) for part in parts if part)
+
+    return values

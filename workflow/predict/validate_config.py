@@ -1,0 +1,52 @@
+"""The configuration of `rlready validate`; a module of its own, so that `--help` stays light."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from rlready.workflow.flags import Flag, Seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateConfig:
+    """What `rlready validate` does: one field per flag, whose help stands under `Args:`.
+
+    Args:
+        table: A row per checkpoint, CSV or Parquet.  [default: the registry]
+        target: Column of the score after RL, or an outcome of the registry, for example
+            value_at_budget/60steps@gsm8k. Higher is better unless --lower-is-better.
+        features: Proxies; pre_* stands for all numeric columns that begin so.  [default: a
+            compact set of the registry's proxies]
+        se: Standard errors of proxies, in their unit.  [default: those of the registry]
+        target_se: Standard error of the target.
+        groups: Column that names the group: SFT source, base model, ... Repeatable; each
+            combination is a group.  [default: the registry's base models, if there are several]
+        holdout: Another table with the same columns, to be predicted from all rows of this one.
+        models: A model, default, or all. Repeatable. The baselines are always included.
+            [default: default]
+        splits: Ways to hold rows out.  [default: all three]
+        baseline: Column that current practice ranks by; the line through it is what other models
+            have to beat.  [default: pass@1, if it is there]
+        predictions: Write a row per checkpoint to this CSV: prediction (of a fit that has not seen
+            the row, where its outcome is known), interval, domain.
+        lower_is_better: The target is a loss.
+        names: Column that names the checkpoints.
+        seed: Seed of bootstrap and folds.
+    """
+
+    table: Annotated[Path | None, Flag(metavar="FILE")] = None
+    target: Annotated[str | None, Flag(metavar="COL")] = None
+    features: Annotated[tuple[str, ...], Flag(metavar="COL,COL,...")] = ()
+    se: Annotated[tuple[str, ...], Flag(metavar="COL=COL_SE,...")] = ()
+    target_se: Annotated[str | None, Flag(metavar="COL")] = None
+    groups: Annotated[tuple[str, ...], Flag("--group", metavar="COL")] = ()
+    holdout: Annotated[Path | None, Flag(metavar="FILE")] = None
+    models: Annotated[tuple[str, ...], Flag("--model", metavar="NAME")] = ()
+    splits: Annotated[tuple[str, ...], Flag(metavar="loo,group,parity")] = ()
+    baseline: Annotated[str | None, Flag(metavar="COL")] = None
+    predictions: Annotated[Path | None, Flag(metavar="FILE")] = None
+    lower_is_better: bool = False
+    names: Annotated[str | None, Flag(metavar="COL")] = None
+    seed: Seed = 0
