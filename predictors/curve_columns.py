@@ -1,4 +1,4 @@
-r"""Which columns of a file of evaluations are the budget and the scores of a benchmark.
+r"""Choose the columns of a file of evaluations: the budget, and the scores of each benchmark.
 
 A column belongs to the benchmark NAME if it is called
 
@@ -9,9 +9,10 @@ A column belongs to the benchmark NAME if it is called
     val-core/SOURCE/NAME/reward/mean@1                 (verl; `acc` for `reward`, and val-aux)
     val/test_score/SOURCE/NAME                         (verl before 0.3)
 
-in any case of its letters, and behind `RUN - `, which wandb puts first. A column of exactly that
-name goes before the others. Everything else (losses, rewards, lengths) is left out unless it is
-named: `best@8` or `maj@8` are not pass@1, and `eval/NAME/reward` may hold a bonus for the format.
+in upper or lower case, and after `RUN - `, which wandb puts first. A column with exactly the
+benchmark's name is preferred. Other columns (losses, rewards, lengths) are ignored unless the user
+names them: `best@8` and `maj@8` are not pass@1, and `eval/NAME/reward` may include a bonus for the
+format.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from rlready.registry.errors import CurveError
 from rlready.registry.outcomes import BudgetUnit
 
 _LISTED = 10
-"""Columns that are listed in a note: a log may have hundreds."""
+"""Most columns that a note lists; a log may have hundreds."""
 
 _ERRORS = ("_se", "_stderr")
 _EXTREMES = ("__MIN", "__MAX")
 _STEPS = ("train/global_step", "training/global_step", "trainer/global_step", "global_step")
 _STEP_NAMES = (*_STEPS, "step", "_step")
-"""Names of the optimizer's steps. wandb's own `_step` counts calls of `wandb.log`: the last."""
+"""Names of the optimizer's steps. wandb's own `_step` counts calls of `wandb.log`: it is last."""
 
 _BEFORE = (
     r"(?:(?:eval|val|valid|validation|test)[/_]"
@@ -47,17 +48,17 @@ _TRAINING = re.compile(
     r"|(clip_ratio|(response|completions?)[/_.]).*)([/_. -]?(mean|std|min|max))?",
     re.IGNORECASE,
 )
-"""Numbers that trainers log beside the scores. A reward under `eval/` may be a score, if named."""
+"""Numbers that trainers log beside scores. A reward under `eval/` may be a score, if named."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which columns of a table are read.
+    """Columns of a table that are read.
 
     Args:
         budget: the column of the budget.
         values: the column of each benchmark's scores.
-        ignored: columns that are none of these and no standard errors.
+        ignored: other columns, standard errors left out.
     """
 
     budget: str
@@ -65,7 +66,7 @@ class Columns:
     ignored: tuple[str, ...] = ()
 
     def notes(self, path: Path) -> list[str]:
-        """What a person should know about the choice."""
+        """Return notes for the user about the choice."""
         notes = [
             f"column {column!r} of {path.name} was read as {name}"
             for name, column in self.values.items()
@@ -75,7 +76,7 @@ class Columns:
             listed = ", ".join(self.ignored[:_LISTED])
             more = len(self.ignored) - _LISTED
             notes.append(
-                f"left out {len(self.ignored)} column{'s' * (len(self.ignored) > 1)} of "
+                f"ignored {len(self.ignored)} column{'s' * (len(self.ignored) > 1)} of "
                 f"{path.name}: {listed}"
                 + (f" and {more} more" if more > 0 else "")
                 + "; --benchmark or --map takes another benchmark's"
@@ -88,68 +89,70 @@ def choose(
     unit: BudgetUnit,
     benchmark: str | None,
     measured: Sequence[str] | None,
-    given: Mapping[str, str],
+    mapping: Mapping[str, str],
 ) -> Columns:
-    """The columns of a table that become curves.
+    """Choose the columns of a table that become curves.
 
     Args:
         table: of evaluations.
         unit: of the budget.
-        benchmark: take this one alone; a column `value` is taken for it if no other is.
-        measured: benchmarks to look for; None takes every column of values as it is called.
-        given: columns by benchmark, or by the unit of the budget, that the user names.
+        benchmark: the only benchmark to read; by default its column is `value`.
+        measured: benchmarks to look for; None takes every column of values under its own name.
+        mapping: columns that the user names, by benchmark or by the unit of the budget.
 
     Raises:
-        CurveError: if a column is missing, or two would do.
+        CurveError: if a column is missing or ambiguous.
     """
-    _check_given(table, given)
-    budget = given.get(unit) or _budget(table, unit)
-    found = [name for name in table.columns if _is_value(table, name, budget)]
-    if not found:
+    _check_mapping(table, mapping)
+    budget = mapping.get(unit) or _budget(table, unit)
+    value_columns = [name for name in table.columns if _is_value(table, name, budget)]
+    if not value_columns:
         raise CurveError(
             f"{table.path} has no column of values",
             why=f"its columns are {table.listed()}",
             fix="Add `value`, or a column for each benchmark",
         )
-    named = {name: column for name, column in given.items() if name != unit}
+    named = {name: column for name, column in mapping.items() if name != unit}
     if benchmark is not None:
-        values = {benchmark: named.get(benchmark) or _one(table, found, benchmark)}
-    elif any(name.lower() == VALUE for name in found) and not named:
-        own = next(name for name in found if name.lower() == VALUE)
+        values = {benchmark: named.get(benchmark) or _one(table, value_columns, benchmark)}
+    elif any(name.lower() == VALUE for name in value_columns) and not named:
+        column = next(name for name in value_columns if name.lower() == VALUE)
         raise CurveError(
-            f"{table.path} does not say of which benchmark its column `{own}` is",
+            f"{table.path} does not name the benchmark of its column `{column}`",
             fix="Give --benchmark NAME",
         )
     elif measured is None:
-        values = named or {name: name for name in found}
+        values = named or {name: name for name in value_columns}
     elif not measured and not named:
         raise CurveError(
-            f"no column of {table.path} is known to be a benchmark",
-            why="the checkpoint has no pass@k on any; the columns of values are "
-            f"{', '.join(found)}",
-            fix="Say what was measured: --benchmark NAME, or --map NAME=COLUMN",
+            f"no column of {table.path} is a known benchmark",
+            why="the checkpoint has no pass@k on any benchmark; the columns of values are "
+            f"{', '.join(value_columns)}",
+            fix="Name the benchmark: --benchmark NAME, or --map NAME=COLUMN",
         )
     else:
-        values = _measured(table, found, measured, named)
-    used = {*values.values(), *given.values()}
+        values = _measured(table, value_columns, measured, named)
+    used = {*values.values(), *mapping.values()}
     return Columns(
-        budget=budget, values=values, ignored=tuple(name for name in found if name not in used)
+        budget=budget,
+        values=values,
+        ignored=tuple(name for name in value_columns if name not in used),
     )
 
 
 def error_column(table: CurveTable, column: str) -> str | None:
-    """The column of standard errors that belongs to a column of values, if there is one."""
+    """Return the column of standard errors that belongs to a column of values, if any."""
     names = [column + suffix for suffix in _ERRORS]
     if column.lower() == VALUE:
         names += ["se", "stderr"]
     return next((name for name in names if name in table.columns), None)
 
 
-def _check_given(table: CurveTable, given: Mapping[str, str]) -> None:
-    for name, column in given.items():
+def _check_mapping(table: CurveTable, mapping: Mapping[str, str]) -> None:
+    for name, column in mapping.items():
         if column not in table.columns:
             raise CurveError(
-                f"{table.path} has no column {column!r}, which --map gives as {name}",
+                f"{table.path} has no column {column!r}, which --map names as {name}",
                 why=f"its columns are {table.listed()}",
             )
         if name not in get_args(BudgetUnit):
@@ -157,20 +160,20 @@ def _check_given(table: CurveTable, given: Mapping[str, str]) -> None:
 
 
 def check_score(name: str, what: str) -> None:
-    """Return if a name may be that of a score, and not of a number that a trainer logs.
+    """Refuse a name of a number that trainers log: a loss, a learning rate, the training reward.
 
     Args:
         name: of a column or benchmark.
-        what: what it is called, for messages.
+        what: its description, for messages.
 
     Raises:
-        CurveError: if it is a loss, a learning rate, the training reward or the like.
+        CurveError: if it is such a name.
     """
     if _TRAINING.fullmatch(_without_run(name)):
         raise CurveError(
-            f"{what} is a number of the training and no outcome",
-            why="an outcome is a score on held-out problems; the training reward is no outcome: it "
-            "also rises with what RL exploits",
+            f"{what} is a number of the training, not an outcome",
+            why="an outcome is a score on held-out problems; the training reward also rises when "
+            "RL exploits it",
             fix="Evaluate the RL run on a benchmark, and give that score",
         )
 
@@ -183,7 +186,7 @@ def _budget(table: CurveTable, unit: BudgetUnit) -> str:
         if len(same) > 1:
             raise CurveError(
                 f"{table.path} has {len(same)} columns of {unit}: {', '.join(same)}",
-                fix=f"Say which: --map {unit}=COLUMN",
+                fix=f"Choose one: --map {unit}=COLUMN",
             )
         if same:
             return same[0]
@@ -193,13 +196,13 @@ def _budget(table: CurveTable, unit: BudgetUnit) -> str:
         why=f"its columns are {table.listed()}",
         fix=f"Give --budget-unit {other[0]}"
         if other
-        else f"Name the column `budget` or one of {', '.join(get_args(BudgetUnit))}, or say which "
-        f"it is: --map {unit}=COLUMN",
+        else f"Name the column `budget` or one of {', '.join(get_args(BudgetUnit))}, or name it: "
+        f"--map {unit}=COLUMN",
     )
 
 
 def _is_value(table: CurveTable, name: str, budget: str) -> bool:
-    """Whether a column may hold scores: not a budget, and not beside another column."""
+    """Whether a column may hold scores: it is not a budget, an error or an extreme of another."""
     beside = (*_EXTREMES, *_ERRORS)
     if any(name.endswith(s) and name.removesuffix(s) in table.columns for s in beside):
         return False
@@ -214,56 +217,59 @@ def _is_value(table: CurveTable, name: str, budget: str) -> bool:
     )
 
 
-def _one(table: CurveTable, found: Sequence[str], benchmark: str) -> str:
-    """The one column of a benchmark that is asked for by name."""
-    column = _match(table, found, benchmark)
+def _one(table: CurveTable, value_columns: Sequence[str], benchmark: str) -> str:
+    """Return the column of a benchmark that the user names."""
+    column = _match(table, value_columns, benchmark)
     if column is None:
-        column = next((name for name in found if name.lower() == VALUE), None)
-    if column is None and len(found) == 1:
-        check_score(found[0], f"column {found[0]!r} of {table.path}")
+        column = next((name for name in value_columns if name.lower() == VALUE), None)
+    if column is None and len(value_columns) == 1:
+        check_score(value_columns[0], f"column {value_columns[0]!r} of {table.path}")
     if column is None:
         raise CurveError(
             f"{table.path} has no column {benchmark!r}, and none named `value`",
-            why=f"its columns of values are {', '.join(found)}",
-            fix=f"Say which of these is it: --map '{benchmark}=COLUMN'",
+            why=f"its columns of values are {', '.join(value_columns)}",
+            fix=f"Choose one of these: --map '{benchmark}=COLUMN'",
         )
     check_score(column, f"column {column!r} of {table.path}")
     return column
 
 
 def _measured(
-    table: CurveTable, found: Sequence[str], measured: Sequence[str], named: Mapping[str, str]
+    table: CurveTable,
+    value_columns: Sequence[str],
+    measured: Sequence[str],
+    named: Mapping[str, str],
 ) -> dict[str, str]:
-    """Columns of the benchmarks that were measured, and those that the user names."""
-    matched = {name: _match(table, found, name) for name in measured if name not in named}
+    """Return the columns of the measured benchmarks, and those that the user names."""
+    matched = {name: _match(table, value_columns, name) for name in measured if name not in named}
     values = {name: column for name, column in matched.items() if column is not None}
     values |= named
     if not values:
-        if len(found) == 1:
-            check_score(found[0], f"column {found[0]!r} of {table.path}")
+        if len(value_columns) == 1:
+            check_score(value_columns[0], f"column {value_columns[0]!r} of {table.path}")
         raise CurveError(
             f"{table.path} has no column of a benchmark that the checkpoint was measured on",
             why=f"it was measured on {', '.join(measured)}; the columns of values are "
-            f"{', '.join(found)}",
-            fix=f"If one is such a score under another name, say so: --map '{measured[0]}=COLUMN'",
+            f"{', '.join(value_columns)}",
+            fix=f"If one is such a score under another name: --map '{measured[0]}=COLUMN'",
         )
     return values
 
 
-def _match(table: CurveTable, found: Sequence[str], benchmark: str) -> str | None:
-    if benchmark in found:
+def _match(table: CurveTable, value_columns: Sequence[str], benchmark: str) -> str | None:
+    if benchmark in value_columns:
         return benchmark
     pattern = re.compile(f"{_BEFORE}?{re.escape(benchmark)}{_AFTER}?", re.IGNORECASE)
-    same = [name for name in found if pattern.fullmatch(_without_run(name))]
+    same = [name for name in value_columns if pattern.fullmatch(_without_run(name))]
     if len(same) > 1:
         raise CurveError(
             f"{table.path} has {len(same)} columns of {benchmark}: {', '.join(same)}",
-            why="each is called like this benchmark's pass@1, and an outcome is of one RL run",
-            fix=f"Say which: --map '{benchmark}=COLUMN'",
+            why="each name fits this benchmark's pass@1, and an outcome belongs to one RL run",
+            fix=f"Choose one: --map '{benchmark}=COLUMN'",
         )
     return same[0] if same else None
 
 
 def _without_run(column: str) -> str:
-    """The name of a metric without the run that wandb puts before it."""
+    """Return the name of a metric without the run that wandb puts before it."""
     return column.rpartition(" - ")[2]

@@ -1,13 +1,13 @@
-r"""The evaluations of an RL run as they stand in a file: a table of texts, whoever wrote it.
+r"""Read a file of the evaluations of an RL run as a table of texts.
 
     steps,gsm8k,gsm8k_se                       written by hand or by pandas (`;` and tabs too)
     Step,run-3 - eval/gsm8k,...__MIN,...__MAX  exported from wandb
     Wall time,Step,Value                       exported from TensorBoard
-    steps,benchmark,value                      one row for each number (`tag` for `benchmark`)
+    steps,benchmark,value                      one row per number (`tag` for `benchmark`)
     {"log_history": [{"step": 10, ...}]}       trainer_state.json of transformers and TRL
 
-Commas separate the cells unless the first line holds more columns separated by semicolons or tabs;
-then a number may have a decimal comma. `rl_curve` says which columns are meant.
+Commas separate the cells, unless semicolons or tabs give the first line more columns; then numbers
+may have a decimal comma. `curve_columns` chooses the columns that become curves.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlready.registry.errors import CurveError
-from rlready.registry.foreign_files import parse_json
+from rlready.registry.foreign_files import parse_json, read_text
 
 VALUE = "value"
-"""The column of the values where it is not named after a benchmark."""
+"""Name of the column of values where it is not named after a benchmark."""
 
 PERCENT = "%"
 
@@ -40,7 +40,7 @@ _OF_VALUE = (VALUE, "se", "stderr")
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One evaluation: where it stands in the file, and its cells by column."""
+    """One evaluation: its place in the file, for messages, and its cells by column."""
 
     place: str
     cells: dict[str, str]
@@ -48,13 +48,13 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class CurveTable:
-    """What a file of evaluations holds.
+    """The content of a file of evaluations.
 
     Args:
         path: the file, for messages.
-        columns: their names, without spaces at the ends; the index of pandas is left out.
+        columns: names, without spaces at the ends and without the index that pandas writes.
         rows: in the order of the file.
-        decimal_comma: whether numbers may have one.
+        decimal_comma: whether numbers may have a decimal comma.
     """
 
     path: Path
@@ -63,14 +63,14 @@ class CurveTable:
     decimal_comma: bool = False
 
     def listed(self) -> str:
-        """The names of the columns, for messages."""
+        """Return the names of the columns, for messages."""
         return ", ".join(self.columns)
 
     def number(self, row: Row, column: str, fix: str) -> float:
-        """The finite number in a cell; a percent sign behind it is left out.
+        """Return the finite number in a cell, without its percent sign.
 
         Raises:
-            CurveError: if the cell holds none.
+            CurveError: if the cell holds no finite number.
         """
         text = row.cells[column]
         plain = text.removesuffix(PERCENT).rstrip()
@@ -79,45 +79,30 @@ class CurveTable:
         number = float(plain) if _NUMBER.fullmatch(plain) else math.nan
         if not math.isfinite(number):
             raise CurveError(
-                f"{self.path}, {row.place}: {column} is {text!r}, no finite number", fix=fix
+                f"{self.path}, {row.place}: {column} is {text!r}, not a finite number", fix=fix
             )
         return number
 
 
 def read_table(path: Path) -> CurveTable:
-    """The table in a file: CSV, or JSON where its name ends in `.json`.
+    """Read a CSV file, or a JSON file if its name ends in `.json`.
 
     Raises:
-        CurveError: if the file cannot be read or holds no table, with the line.
+        CurveError: if the file cannot be read or is not such a table; the message names the line.
     """
-    try:
-        # A file that is not UTF-8 is refused: a guess could change the name of a column.
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
-        text = content.decode("utf-8-sig")
-    except OSError as error:
-        raise CurveError(f"cannot read {path}", why=error.strerror or str(error)) from error
-    except UnicodeDecodeError as error:
-        raise CurveError(
-            f"{path} is no CSV file", why=str(error), fix="Save it as CSV in UTF-8"
-        ) from error
-    if len(content) > _MAX_BYTES:
-        raise CurveError(
-            f"{path} is larger than {_MAX_BYTES >> 20} MB",
-            why="a curve has some thousand rows",
-            fix="Export the columns of the benchmarks alone",
-        )
+    # A file that is not UTF-8 is refused: a guess could change the name of a column.
+    text = read_text(path, CurveError, "Export the benchmarks' columns as CSV in UTF-8", _MAX_BYTES)
     table = _of_json(path, text) if path.suffix.lower() == ".json" else _of_csv(path, text)
     return _one_column_a_series(table)
 
 
 def _of_csv(path: Path, text: str) -> CurveTable:
-    # The first of these that gives most columns; commas win a tie.
+    # The separator that gives the most columns; in a tie the first of them.
     separator = max(",;\t", key=lambda mark: len(_first(text, mark)))
     try:
         lines = list(_cells(text, separator))
     except csv.Error as error:
-        raise CurveError(f"{path} is no CSV file", why=str(error)) from error
+        raise CurveError(f"{path} is not a CSV file", why=str(error)) from error
     if not lines:
         raise CurveError(f"{path} is empty", fix="Begin with a line of column names")
     header = [name.strip() for name in lines[0][1]]
@@ -126,7 +111,7 @@ def _of_csv(path: Path, text: str) -> CurveTable:
     repeated = sorted({name for name in names if names.count(name) > 1 and name})
     if repeated or "" in names:
         fault = (
-            f"names the column {repeated[0]!r} twice" if repeated else "has a column without name"
+            f"names the column {repeated[0]!r} twice" if repeated else "has a column without a name"
         )
         raise CurveError(f"{path} {fault}", why=f"its columns are {', '.join(header)}")
     rows = []
@@ -134,8 +119,8 @@ def _of_csv(path: Path, text: str) -> CurveTable:
         if len(cells) != len(header):
             raise CurveError(
                 f"{path}, line {line}: {len(cells)} cells for {len(header)} columns",
-                fix="Commas separate cells, and a point is the decimal mark. With semicolons "
-                "between the cells, a decimal comma is read too",
+                fix="Separate cells by commas and write decimal points; decimal commas need "
+                "semicolons between the cells",
             )
         values = [cell.strip() for cell in cells[has_index:]]
         rows.append(Row(place=f"line {line}", cells=dict(zip(names, values, strict=True))))
@@ -145,7 +130,7 @@ def _of_csv(path: Path, text: str) -> CurveTable:
 
 
 def _cells(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows that are not empty, with their lines."""
+    """Yield the rows that are not empty, with their line numbers."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     for row in reader:
         if any(cell.strip() for cell in row):
@@ -160,16 +145,16 @@ def _first(text: str, separator: str) -> list[str]:
 
 
 def _of_json(path: Path, text: str) -> CurveTable:
-    """The log history of a trainer's state, a row an entry."""
+    """Return the log history of a trainer's state, one row per entry."""
     try:
-        # A loss or a norm may be NaN; the text is refused only in a column that is read.
+        # A loss may be NaN; that is refused only in a column that becomes a curve.
         state = parse_json(text, constant=str)
     except ValueError as error:
-        raise CurveError(f"{path} is no JSON file", why=str(error)) from error
+        raise CurveError(f"{path} is not a JSON file", why=str(error)) from error
     history = state.get("log_history") if isinstance(state, dict) else state
     if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
         raise CurveError(
-            f"{path} holds no list `log_history` of JSON objects",
+            f"{path} has no list `log_history` of JSON objects",
             fix="Give trainer_state.json as transformers or TRL wrote it, or a CSV file",
         )
     columns = tuple(dict.fromkeys(name for entry in history for name in entry))
@@ -192,34 +177,32 @@ def _text(value: Any) -> str:
 
 
 def _one_column_a_series(table: CurveTable) -> CurveTable:
-    """The table with a column for each benchmark, where each row names its own."""
+    """Give each benchmark a column, if each row names its benchmark."""
     lower = {name.lower(): name for name in table.columns}
     series = next((lower[name] for name in _SERIES if name in lower), None)
     if series is None or VALUE not in lower:
         return table
-    moved = [lower[name] for name in _OF_VALUE if name in lower]
-    kept = [name for name in table.columns if name not in (series, *moved)]
+    value_columns = [lower[name] for name in _OF_VALUE if name in lower]
+    others = [name for name in table.columns if name not in (series, *value_columns)]
     names = dict.fromkeys(row.cells[series] for row in table.rows)
-    columns = [_named(name, part) for name in names for part in moved]
-    if "" in names or len({*kept, *columns}) < len(kept) + len(columns):
+    columns = [_named(name, part) for name in names for part in value_columns]
+    if "" in names or len({*others, *columns}) < len(others) + len(columns):
         raise CurveError(
             f"{table.path} does not name one benchmark in each row of its column {series!r}",
             why=f"its columns are {table.listed()}",
         )
+
+    def wide(row: Row) -> Row:
+        cells = {name: row.cells[name] for name in others} | dict.fromkeys(columns, "")
+        cells |= {_named(row.cells[series], part): row.cells[part] for part in value_columns}
+        return Row(place=row.place, cells=cells)
+
     return CurveTable(
         path=table.path,
-        columns=(*kept, *columns),
-        rows=tuple(_spread(row, series, kept, columns, moved) for row in table.rows),
+        columns=(*others, *columns),
+        rows=tuple(wide(row) for row in table.rows),
         decimal_comma=table.decimal_comma,
     )
-
-
-def _spread(
-    row: Row, series: str, kept: Sequence[str], columns: Sequence[str], moved: Sequence[str]
-) -> Row:
-    cells = {name: row.cells[name] for name in kept} | dict.fromkeys(columns, "")
-    cells |= {_named(row.cells[series], part): row.cells[part] for part in moved}
-    return Row(place=row.place, cells=cells)
 
 
 def _named(series: str, part: str) -> str:

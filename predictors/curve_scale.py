@@ -1,7 +1,8 @@
-"""Scores as shares between 0 and 1, whether they were written as shares or as percentages.
+"""Convert scores to shares between 0 and 1.
 
-Nothing is guessed: 55.0 beside a pass@1 of 0.40 may be a percentage or a mistake. Percentages need
-`--percent`, or a percent sign behind each number; a column that seems to mix both is refused.
+The unit is never guessed: 55.0 beside a pass@1 of 0.40 may be a percentage or a mistake.
+Percentages need `--percent` or a percent sign after each number. A column that seems to mix units
+is refused.
 """
 
 from __future__ import annotations
@@ -13,24 +14,24 @@ from rlready.predictors.curve_file import PERCENT, CurveTable, Row
 from rlready.registry.errors import CurveError
 
 MAX_SE = 0.5
-"""Largest standard error of a score between 0 and 1, which one problem of two would have."""
+"""Largest possible standard error of a score between 0 and 1."""
 
 _JUMP = 30.0
-"""Under `--percent`, 0.55 and then 40 is a change of unit; 0.8 and then 3.3 may be progress.
+"""Under `--percent`, a score of at most 1 beside one this many times larger is a change of unit.
 
-Two units differ by a factor of 100, less what RL changes between two points of a curve."""
+The units differ by a factor of 100; RL changes a score by less between two points of a curve."""
 
 
 def as_share(value: float, what: str, *, percent: bool) -> float:
-    """A score that stands alone as a share between 0 and 1.
+    """Return a single score as a share between 0 and 1.
 
     Args:
-        value: as it was given.
-        what: what it is called, for messages.
-        percent: it is a percentage.
+        value: the score as the user gave it.
+        what: its description, for messages.
+        percent: whether it is a percentage.
 
     Raises:
-        CurveError: if it is out of range, or a share is called a percentage.
+        CurveError: if it is out of range, or --percent is given for a share.
     """
     if not percent:
         if not 0.0 <= value <= 1.0:
@@ -45,22 +46,22 @@ def as_share(value: float, what: str, *, percent: bool) -> float:
         raise CurveError(
             f"{what} is {value:g} with --percent, which would be a score of {value / 100:g}",
             why="a number up to 1 is more likely a share than a percentage",
-            fix=f"Leave --percent out; if {value:g} % is meant, give {value / 100:g}",
+            fix=f"Leave --percent out; for {value:g} % give {value / 100:g}",
         )
     return value / 100.0
 
 
 def scaled(table: CurveTable, rows: Sequence[Row], column: str, percent: bool) -> list[float]:
-    """The scores in a column as shares between 0 and 1.
+    """Return the scores in a column as shares between 0 and 1.
 
     Args:
         table: of evaluations.
-        rows: those in which the column is not empty.
+        rows: rows in which the column is not empty.
         column: of scores.
-        percent: they are percentages.
+        percent: whether they are percentages.
 
     Raises:
-        CurveError: if a cell holds no number, a score is out of range, or scales are mixed.
+        CurveError: if a cell is not a number, a score is out of range, or units are mixed.
     """
     signed = _is_signed(table, rows, column)
     fix = "Leave the cell empty if it was not measured"
@@ -77,10 +78,10 @@ def scaled(table: CurveTable, rows: Sequence[Row], column: str, percent: bool) -
 def scaled_errors(
     table: CurveTable, rows: Sequence[Row], column: str | None, scores: str, percent: bool
 ) -> list[float | None]:
-    """The standard errors beside a column of scores, in the same unit; None where there is none.
+    """Return the standard errors of a column of scores as shares; None where a cell is empty.
 
     Raises:
-        CurveError: if one is no number, negative, or larger than a score's can be.
+        CurveError: if one is not a number, negative, or larger than the error of a score can be.
     """
     if column is None:
         return [None] * len(rows)
@@ -88,7 +89,7 @@ def scaled_errors(
     errors: list[float | None] = []
     for row in rows:
         text = row.cells[column]
-        # A deviation over one run is NaN in many logs: nothing is known.
+        # Many logs write the deviation over a single run as NaN.
         if not text or text.lower() == "nan":
             errors.append(None)
             continue
@@ -99,9 +100,9 @@ def scaled_errors(
         share = error / 100.0 if percent or signed else error
         if not 0.0 <= share <= MAX_SE:
             raise CurveError(
-                f"{where} is {text}, which is no standard error of {scores}",
+                f"{where} is {text}, which cannot be a standard error of {scores}",
                 why=f"a standard error {error:g} "
-                + ("is negative" if error < 0 else "is more than a score from 0 to 1 can have"),
+                + ("is negative" if error < 0 else "is larger than that of any score from 0 to 1"),
                 fix=f"Write it in the unit of {scores}, or leave the cell empty",
             )
         errors.append(share)
@@ -109,7 +110,7 @@ def scaled_errors(
 
 
 def _is_signed(table: CurveTable, rows: Sequence[Row], column: str) -> bool:
-    """Whether the numbers of a column carry percent signs: all of them, or none."""
+    """Whether the numbers of a column have percent signs; all of them have, or none."""
     signs = [row.cells[column].endswith(PERCENT) for row in rows]
     if any(signs) and not all(signs):
         odd = rows[signs.index(not signs[0])]
@@ -143,14 +144,14 @@ def _out_of_range(where: str, value: float, values: Sequence[float], top: float)
 def _check_percentages(
     table: CurveTable, rows: Sequence[Row], column: str, values: Sequence[float]
 ) -> None:
-    """Raise CurveError if numbers that are called percentages are shares, or mixed with shares."""
+    """Refuse shares among the numbers of a column under --percent."""
     if any(values) and max(values) <= 1.0:
         raise CurveError(
             f"{table.path}: no number of {column} is above 1, and --percent would divide them "
             "by 100",
             why="they are more likely shares than percentages",
             fix="Leave --percent out; if they are percentages below 1, write a percent sign "
-            "behind each",
+            "after each",
         )
     for (before, left), (row, right) in itertools.pairwise(zip(rows, values, strict=True)):
         small, large = sorted((left, right))
@@ -160,6 +161,6 @@ def _check_percentages(
                 f"{row.place}",
                 why="with --percent this is too large a step: the column seems to mix shares "
                 "with percentages",
-                fix="Write all of its numbers in one unit; a percent sign behind each is taken "
-                "as it is",
+                fix="Write all of its numbers in one unit; a percent sign after each "
+                "makes it a percentage",
             )

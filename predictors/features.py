@@ -1,21 +1,20 @@
-"""From the frame `TrainingTable.X` to numbers that a linear model or a tree can be fitted on.
+"""Turn the frame `TrainingTable.X` into features for a linear model or a tree.
 
-Each proxy goes through four steps, all learned on the training rows alone:
+Each proxy goes through four steps, all learned on the training rows only:
 
-1. the link of its kind (`links.py`), and a damping of far values that keeps their order;
-2. the centre c of its group: the mean of the group's rows, drawn to the mean of all groups by how
-   little so few rows say about it (k = t^2 / (t^2 + s^2 / n), t^2 between and s^2 within groups);
+1. the link of its kind (`scales.py`), and a damping of far values that keeps their order;
+2. the centre c of its group: the mean of the group's rows, shrunk to the mean of all groups by
+   k = t^2 / (t^2 + s^2 / n), with variance t^2 between and s^2 within groups;
 3. regression calibration towards the centre, x* = c + r (x - c), r = s_true^2 / (s_true^2 + se^2):
-   what is expected of the proxy without its error. For a linear model that takes the attenuation
-   out of the slopes (Carroll et al. 2006, Measurement Error in Nonlinear Models, ch. 4). A missing
-   value is one whose error is infinite: r = 0, x* = c;
-4. two variants: `raw`, (x* - mean) / sd, which carries the level of the group, and `centred`,
-   (x* - c) / sd within groups, which does not.
+   the expected value of the proxy without its error. For a linear model it removes the attenuation
+   of the slopes (Carroll et al. 2006, Measurement Error in Nonlinear Models, ch. 4). A missing
+   value has an infinite error: r = 0, x* = c;
+4. two variants: `raw`, (x* - mean) / sd, with the level of the group, and `centred`,
+   (x* - c) / sd within groups, without it.
 
-A group that was seen in `fit` keeps the centre of its training rows, so a prediction does not
-depend on which rows are asked about with it. A new group has the centre of the rows given: they
-cost no RL run, and for ranking inside the group any common centre does. A new group's single row is
-put between itself and the mean of all groups by the rule of step 2.
+A training group keeps the centre of its training rows, so a prediction does not depend on the other
+rows of a request. A new group gets the centre of its given rows by step 2; to rank inside the group
+any common centre is enough.
 """
 
 from __future__ import annotations
@@ -34,20 +33,20 @@ from rlready.registry.errors import ConfigError
 
 Variant = Literal["raw", "centred", "both"]
 PlainColumns = list[tuple[str, str, int, str | None]]
-"""Name, kind, sign and column of the error of each proxy: what skops can store without trust."""
+"""Name, kind, sign and error column of each proxy, as plain values that skops stores safely."""
 
 _LEAST_RELIABILITY = 0.1
-"""Share of a proxy's spread inside groups that is taken as real, whatever its errors say."""
+"""Least share of a proxy's spread inside groups that counts as real, whatever its errors."""
 
 
 def plain_columns(columns: Sequence[Column]) -> PlainColumns:
-    """Columns as the parameter `columns` of our estimators."""
+    """Return the columns in the form of our estimators' parameter `columns`."""
     return [(c.name, c.kind.value, c.sign, c.error) for c in columns]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Views:
-    """Rows seen in two ways.
+    """Features of rows in two variants.
 
     Args:
         raw: (n, p) with the level of the group.
@@ -61,21 +60,21 @@ class Views:
 
 
 class Features(TransformerMixin, BaseEstimator):
-    """Proxies as numbers of like scale, robust to a far row, calibrated for their errors.
+    """Scale proxies robustly, and calibrate them for their errors.
 
     Args:
         columns: (name, kind, sign, column of the error) of each proxy, see `plain_columns`; other
-            columns of the frame are not looked at. None: every column but `GROUP` is a plain
-            number without error, which is what an array holds.
+            columns of the frame are ignored. None: every column but `GROUP` is a plain number
+            without an error, as in an array.
         variant: "raw", "centred", or "both": raw first.
 
     Attributes:
         names_: (p,) proxies.
         signs_: (p,) +1 where more promises a better outcome, -1, or 0 where it is not known.
         kinds_: (p,) kind of each.
-        missing_: how many training rows had no number, by proxy, where any had none. They count as
-            the centre of their group.
-        reliability_: (p,) share of the spread inside groups that is not error of measurement.
+        missing_: number of training rows without a number, by proxy; 0 is left out. Such rows
+            count as the centre of their group.
+        reliability_: (p,) share of the spread inside groups that is not measurement error.
         group_names_: (G,) groups of the training rows.
     """
 
@@ -84,10 +83,10 @@ class Features(TransformerMixin, BaseEstimator):
         self.variant = variant
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """The transformer, fitted; `y` is not looked at.
+        """Fit the transformer; `y` is ignored.
 
         Raises:
-            ConfigError: if a column is not there, empty in every row or out of its kind's range.
+            ConfigError: if a column is missing, empty in every row or outside its kind's range.
         """
         if self.variant not in ("raw", "centred", "both"):
             raise ValueError(f"variant is {self.variant!r}; known: raw, centred, both")
@@ -108,10 +107,10 @@ class Features(TransformerMixin, BaseEstimator):
         return self
 
     def views(self, X: Any) -> Views:
-        """The rows of a frame or array, raw and centred.
+        """Return the rows of a frame or array, raw and centred.
 
         Raises:
-            ConfigError: if a column is not there or holds what its kind cannot.
+            ConfigError: if a column is missing or outside its kind's range.
         """
         check_is_fitted(self)
         values, errors, groups = self._read(X, reset=False)
@@ -125,12 +124,12 @@ class Features(TransformerMixin, BaseEstimator):
         return Views(raw=raw, centred=centred, groups=groups)
 
     def transform(self, X: Any) -> FloatArray:
-        """(n, p) or, for both variants, (n, 2 p) features without missing numbers."""
+        """Return (n, p) or, for both variants, (n, 2 p) features without missing numbers."""
         views = self.views(X)
         return views_as_matrix(views, self.variant)
 
     def get_feature_names_out(self, input_features: Any = None) -> Any:
-        """Names of the columns of `transform`; a centred one ends in `:centred`."""
+        """Return the names of the columns of `transform`; centred ones end in `:centred`."""
         check_is_fitted(self)
         centred = [f"{name}:centred" for name in self.names_]
         names = {"raw": list(self.names_), "centred": centred}
@@ -175,14 +174,14 @@ class Features(TransformerMixin, BaseEstimator):
         if reset:
             self._remember(columns)
             self.n_features_in_ = len(columns)
-        wanted = [name for name, *_ in columns] + [c[3] for c in columns if c[3] is not None]
-        there = list(map(str, X.columns)) if hasattr(X, "columns") else []
-        lacking = [name for name in wanted if name not in there]
+        needed = [name for name, *_ in columns] + [c[3] for c in columns if c[3] is not None]
+        present = list(map(str, X.columns)) if hasattr(X, "columns") else []
+        lacking = [name for name in needed if name not in present]
         if lacking:
             raise ConfigError(
                 f"the rows have no column {', '.join(map(repr, lacking))}",
                 why="the predictor was fitted on it",
-                fix=f"Give it (an empty cell if it was not measured). There: {', '.join(there)}",
+                fix=f"Give it (an empty cell if it was not measured). There: {', '.join(present)}",
             )
         if not len(X):
             raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
@@ -251,10 +250,10 @@ class Features(TransformerMixin, BaseEstimator):
         """(n, p) centre of the group of each row."""
         names, group_of = np.unique(groups, return_inverse=True)
         centres = self._shrunken(*_group_means(z, group_of, len(names)))
-        known = {name: i for i, name in enumerate(self.group_names_)}
+        row_of = {name: i for i, name in enumerate(self.group_names_)}
         for i, name in enumerate(names):
-            if str(name) in known:
-                centres[i] = self.centres_[known[str(name)]]
+            if str(name) in row_of:
+                centres[i] = self.centres_[row_of[str(name)]]
         return np.asarray(centres[group_of])
 
     def _calibration(self, z: FloatArray, se: FloatArray) -> FloatArray:
@@ -280,10 +279,10 @@ def _numbers(X: Any, name: str) -> FloatArray:
 
 def _group_means(z: FloatArray, group_of: Any, n_groups: int) -> tuple[FloatArray, FloatArray]:
     """(G, p) numbers that each group has of each column, and their means (NaN without one)."""
-    known = np.isfinite(z)
+    is_finite = np.isfinite(z)
     counts, sums = np.zeros((n_groups, z.shape[1])), np.zeros((n_groups, z.shape[1]))
-    np.add.at(counts, group_of, known.astype(float))
-    np.add.at(sums, group_of, np.where(known, z, 0.0))
+    np.add.at(counts, group_of, is_finite.astype(float))
+    np.add.at(sums, group_of, np.where(is_finite, z, 0.0))
     return counts, np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
 
 
@@ -292,8 +291,8 @@ def _spreads(
 ) -> tuple[FloatArray, FloatArray]:
     """(p,) variance inside groups and between their means, by the method of moments.
 
-    Few groups say little about the second: it is averaged with the first, which counts as one group
-    more. Where no group has two rows, half of the whole variance is each.
+    Few groups say little about the second, so it is averaged with the first, which counts as one
+    more group. If no group has two rows, each is half of the total variance.
     """
     squares = np.nansum((z - means[group_of]) ** 2, axis=0)
     n_known, n_seen = counts.sum(axis=0), (counts > 0).sum(axis=0)

@@ -1,4 +1,4 @@
-"""The training rows of a fit, checked: what every estimator of ours does first."""
+"""Checks of training rows that all our estimators share."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rlready.predictors.training_table import FloatArray
 def checked_outcomes(
     estimator: Any, X: Any, y: Any, sample_weight: Any
 ) -> tuple[Any, FloatArray, FloatArray]:
-    """Rows with weight, their outcomes and their weights with mean 1.
+    """Return the rows with a positive weight, their outcomes, and their weights scaled to mean 1.
 
-    Weights are precisions of outcomes (`weights.outcome_weights`), so only their ratios count.
+    Weights are precisions of outcomes, so only their ratios count.
 
     Raises:
         ValueError: if `y` is missing, not finite or of another length, or no weight is positive.

@@ -1,4 +1,4 @@
-"""What is known of outcomes that have not happened: a joint distribution over checkpoints."""
+"""Predicted outcomes of checkpoints, as a joint distribution."""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ from rlready.predictors.training_table import FloatArray, TextArray
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictive:
-    """Outcomes of n checkpoints, as a t distribution with a part that groups share.
+    """Joint t distribution of the outcomes of n checkpoints; a part is shared within groups.
 
     outcome_i = mean_i + group_sd_i * u_(group of i) + row_sd_i * e_i
 
-    with u (one a group) and e (one a checkpoint) standard normal, both divided by the root of one
-    chi2_df / df a draw. Comparisons inside a group do not depend on `group_sd`.
+    with standard normal u (one per group) and e (one per checkpoint), both divided by the root of
+    one chi2_df / df per draw. Comparisons within a group do not depend on `group_sd`.
 
     Args:
         mean: (n,) predicted outcome, higher is better.
-        row_sd: (n,) what is unknown of each checkpoint alone. The noise of one RL run is part of
-            it only if the mean's target is one run's score.
-        group_sd: (n,) what is unknown of the level of its group; nearly 0 with many anchors.
+        row_sd: (n,) scale of the uncertainty of each checkpoint alone. It includes the noise of
+            an RL run only if the target is the score of a single run.
+        group_sd: (n,) scale of the uncertainty of its group's level; near 0 with many
+            outcomes there.
         groups: (n,) group of each.
         df: degrees of freedom of the variances; infinity: normal.
+
+    Example:
+        >>> predictive.draw(1000, np.random.default_rng(0)).mean(axis=0)  # about predictive.mean
     """
 
     mean: FloatArray
@@ -35,7 +39,7 @@ class Predictive:
     df: float = np.inf
 
     def draw(self, n_draws: int, rng: np.random.Generator) -> FloatArray:
-        """Joint draws, (n_draws, n)."""
+        """Draw outcomes jointly, (n_draws, n)."""
         names, group_of = np.unique(self.groups, return_inverse=True)
         shared = rng.standard_normal((n_draws, len(names)))[:, group_of]
         alone = rng.standard_normal((n_draws, len(self.mean)))
@@ -46,7 +50,7 @@ class Predictive:
         return self.mean + spread
 
     def rows(self, chosen: NDArray[np.intp]) -> Predictive:
-        """What is known of some of the checkpoints, by position."""
+        """Return the distribution of some of the checkpoints, by position."""
         return replace(
             self,
             mean=self.mean[chosen],
@@ -57,5 +61,5 @@ class Predictive:
 
     @property
     def sd(self) -> FloatArray:
-        """(n,) scale of each outcome alone."""
+        """(n,) scale of each outcome."""
         return np.hypot(self.row_sd, self.group_sd)

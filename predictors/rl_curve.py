@@ -1,32 +1,32 @@
-r"""The evaluations of one RL run as a curve, and the numbers that an outcome may be.
+r"""Curves: the evaluations of one RL run, and the statistics that an outcome may be.
 
-A curve is a CSV file, a row an evaluation, the budget rising:
+A curve is read from a CSV file with one row per evaluation and a rising budget:
 
     steps,gsm8k,gsm8k_se
     0,0.412,0.013
     20,0.455,0.014
     40,0.471,0.014
 
-The budget stands in a column named after its unit (steps, gpu_hours, exaflop, samples), in one
-named `budget`, or in one of the names that loggers give to steps. Values stand in one column a
-benchmark (`curve_columns` says how it may be called), or in `value`; standard errors in
-`<benchmark>_se`, or in `se`. An empty cell is an evaluation that was not made. `curve_file` says
-which files are read. Scores are shares between 0 and 1 (`curve_scale`).
+The budget is in a column named after its unit (steps, gpu_hours, exaflop, samples), in `budget`, or
+in a column with a logger's name for steps. Each benchmark has a column (`curve_columns` lists the
+accepted names), or the only one is `value`. Standard errors are in `<benchmark>_se`, or in `se`. An
+empty cell means: not evaluated. `curve_file` lists the formats. Scores are shares between 0 and 1
+(`curve_scale`).
 
-With points x_1 < ... < x_m, values y, and only the points 0 < x_i <= B of a budget B:
+For budgets x_1 < ... < x_m with values y_i, and the points with 0 < x_i <= B:
 
     value_at_budget  y at B, or linear between the two neighbours of B
     peak             max y_i
     smoothed_peak_5  max over i of the mean of y_i ... y_(i+4)
     last_5_mean      mean of the last five y_i
 
-so peak >= smoothed_peak_5 >= last_5_mean. Nothing is extrapolated: a budget beyond either end of
-the curve is an error. A point at budget 0 is the checkpoint before RL; `value_at_budget` may
-interpolate from it, the others leave it out. A peak is the best of many noisy numbers and
-therefore too high on average; `smoothed_peak_5` is less so, the first and the last not at all.
+so peak >= smoothed_peak_5 >= last_5_mean. Nothing is extrapolated: a budget B outside the curve is
+an error. A point at budget 0 is the checkpoint before RL; only `value_at_budget` uses it. A peak is
+the best of many noisy numbers and therefore biased upwards; `smoothed_peak_5` is less biased, the
+other two are unbiased.
 
-Evaluations of one run share their problems, so their errors do not average out: the standard error
-of a mean is taken to be the mean of the standard errors, an upper bound.
+The evaluations of a run share their problems, so their errors do not average out: the standard
+error of a mean is the mean of the standard errors, an upper bound.
 """
 
 from __future__ import annotations
@@ -49,7 +49,12 @@ _THOUSANDS = re.compile(r"[+-]?[1-9]\d*,\d{3}")
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
-    """One evaluation: the budget spent so far, the value, and its standard error if known."""
+    """One evaluation: the budget spent so far, the value, and its standard error if known.
+
+    Example:
+        >>> CurvePoint(budget=20, value=0.455, se=0.014)
+        CurvePoint(budget=20, value=0.455, se=0.014)
+    """
 
     budget: float
     value: float
@@ -61,9 +66,9 @@ class CurveValue:
     """A statistic of a curve.
 
     Args:
-        value: the number.
-        se: its standard error over problems; None if a point has none.
-        n_evaluations: points that it rests on.
+        value: of the statistic.
+        se: standard error over problems; None if a point has none.
+        n_evaluations: number of points used.
     """
 
     value: float
@@ -76,11 +81,16 @@ class Curve:
     """The evaluations of one RL run on one benchmark.
 
     Args:
-        benchmark: its name; with the file, for messages.
-        points: by rising budget, at least one.
+        benchmark: its name, for messages.
+        points: at least one, by rising budget.
 
     Raises:
         CurveError: if there is no point, a budget does not rise, or a number is not finite.
+
+    Example:
+        >>> points = (CurvePoint(budget=0, value=0.41), CurvePoint(budget=20, value=0.45))
+        >>> Curve(benchmark="gsm8k", points=points).points[-1].value
+        0.45
     """
 
     benchmark: str
@@ -96,11 +106,10 @@ class Curve:
 
 
 def statistic(curve: Curve, name: Statistic, budget: float) -> CurveValue:
-    """A statistic of a curve within a budget, which is in the curve's unit.
+    """Compute a statistic of a curve up to a budget in the unit of the curve.
 
     Raises:
-        CurveError: if the curve cannot give it: the budget lies beyond an end, or there are too
-            few points up to it.
+        CurveError: if the budget lies outside the curve, or too few points lie below it.
     """
     first, last = curve.points[0].budget, curve.points[-1].budget
     if budget > last:
@@ -108,7 +117,7 @@ def statistic(curve: Curve, name: Statistic, budget: float) -> CurveValue:
             f"{name} of {curve.benchmark} at budget {budget:g} is beyond the curve's end",
             why=f"the last of its {len(curve.points)} points is at {last:g}, and nothing is "
             "extrapolated",
-            fix=f"Give a budget up to {last:g}, or run RL on",
+            fix=f"Give a budget up to {last:g}, or continue RL",
         )
     if name == "value_at_budget":
         if budget < first:
@@ -132,29 +141,28 @@ def statistic(curve: Curve, name: Statistic, budget: float) -> CurveValue:
 
 
 def read_curves(path: Path, unit: BudgetUnit, benchmark: str | None = None) -> dict[str, Curve]:
-    """The curves in a file of evaluations, by benchmark; scores are shares, 0 to 1.
+    """Read the curves in a file of evaluations, by benchmark.
 
     Args:
-        path: the file.
-        unit: which column is the budget, if the file has several.
-        benchmark: take its column alone, or else the column `value` under this name; None takes
-            every column of values.
+        path: the file; its scores are shares from 0 to 1.
+        unit: of the budget.
+        benchmark: the only one to read, from its column or from `value`; None reads every column
+            of values.
 
     Raises:
-        CurveError: if it is no such file, with line and column.
+        CurveError: if it is not such a file; the message names line and column.
     """
     table = read_table(path)
     return curves(table, choose(table, unit, benchmark, None, {}))
 
 
 def curves(table: CurveTable, columns: Columns, *, percent: bool = False) -> dict[str, Curve]:
-    """The curves in some columns of a table, by benchmark.
+    """Return the curves in the columns of a table, by benchmark.
 
     Args:
         table: of evaluations.
-        columns: which of its columns to read.
-        percent: the scores are percentages, 0 to 100, and are divided by 100. A column whose
-            numbers all carry a percent sign needs no such word.
+        columns: to read.
+        percent: whether scores without a percent sign are percentages.
 
     Raises:
         CurveError: if a number cannot be read, a budget does not rise, or a score is out of range.
@@ -168,7 +176,7 @@ def _check_point(benchmark: str, point: CurvePoint, before: float) -> None:
     if not math.isfinite(point.value) or not 0.0 <= point.budget < math.inf:
         raise CurveError(
             f"the curve of {benchmark} has value {point.value} at budget {point.budget}",
-            fix="Leave out what was not measured; budgets are 0 or more",
+            fix="Leave out points that were not measured; budgets are 0 or more",
         )
     if point.se is not None and not 0.0 <= point.se < math.inf:
         raise CurveError(
@@ -197,7 +205,7 @@ def _at(points: Sequence[CurvePoint], budget: float) -> CurveValue:
 
 
 def _between(left: float, right: float, share: float) -> float:
-    # Rounding must not lead out of the neighbours.
+    # Rounding must not leave the range of the neighbours.
     return min(max(left * (1.0 - share) + right * share, min(left, right)), max(left, right))
 
 
@@ -208,7 +216,7 @@ def _peak(points: Sequence[CurvePoint]) -> CurveValue:
 
 def _smoothed_peak(points: Sequence[CurvePoint]) -> CurveValue:
     windows = (points[i : i + _WINDOW] for i in range(len(points) - _WINDOW + 1))
-    best = max(map(_mean, windows), key=lambda found: found.value)
+    best = max(map(_mean, windows), key=lambda mean: mean.value)
     return CurveValue(value=best.value, se=best.se, n_evaluations=len(points))
 
 
@@ -245,7 +253,7 @@ def _curve(table: CurveTable, columns: Columns, benchmark: str, percent: bool) -
     points: list[CurvePoint] = []
     for row, budget, value, se in zip(rows, budgets, scores, errors, strict=True):
         point = CurvePoint(budget=budget, value=value, se=se)
-        # The same evaluation is logged twice where a run is taken up again at its last step.
+        # A run that resumes at its last step logs the same evaluation twice.
         if points and point == points[-1]:
             continue
         if points and budget <= points[-1].budget:

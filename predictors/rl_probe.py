@@ -1,4 +1,4 @@
-"""What the first evaluations of an RL run already tell: features of a short, cheap RL probe.
+"""Features of a short, cheap RL probe: the first evaluations of an RL run.
 
 Over the first n evaluations after budget 0, y at budgets x:
 
@@ -7,7 +7,7 @@ Over the first n evaluations after budget 0, y at budgets x:
     gain    level - the score before RL                     unit of the score
 
 and, from a curve of token entropy over RL steps, the early drop (H10 - H150) / H10 (arXiv
-2606.18487, where more than 0.5 by step 150 foretold a collapse).
+2606.18487, where a drop of more than 0.5 by step 150 preceded a collapse).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from rlready.predictors.rl_curve import Curve, statistic
 from rlready.registry.errors import CurveError
 
 PROBE_LENGTHS = (3, 6)
-"""Evaluations of a short and a longer probe."""
+"""Number of evaluations of a short and of a longer probe."""
 
 EARLY_STEP, LATE_STEP = 10.0, 150.0
 
 
 def probe_features(curve: Curve, start: float | None = None) -> dict[str, float]:
-    """Features of the probes that the curve is long enough for.
+    """Return the features of each probe that the curve is long enough for.
 
     Args:
         curve: evaluations of one RL run.
@@ -43,7 +43,7 @@ def probe_features(curve: Curve, start: float | None = None) -> dict[str, float]
         raise CurveError(
             f"an RL probe of {curve.benchmark} needs {PROBE_LENGTHS[0]} evaluations after the "
             f"start; the curve has {len(after)}",
-            fix="Evaluate more often, or run RL on",
+            fix="Evaluate more often, or continue RL",
         )
     if start is None and curve.points[0].budget == 0:
         start = curve.points[0].value
@@ -62,7 +62,7 @@ def probe_features(curve: Curve, start: float | None = None) -> dict[str, float]
 
 
 def early_entropy_drop(curve: Curve, early: float = EARLY_STEP, late: float = LATE_STEP) -> float:
-    """(H_early - H_late) / H_early of a curve of token entropy over RL steps.
+    """Return (H_early - H_late) / H_early of a curve of token entropy over RL steps.
 
     Raises:
         CurveError: if the curve does not reach both steps, or the entropy is not above 0 early.

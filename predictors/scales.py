@@ -1,16 +1,16 @@
-"""Numbers of each kind on a scale where equal steps mean about equal effects, errors carried along.
+"""Transform numbers of each kind, and their errors, to a scale of about equal effects.
 
 | kind | link | why |
 | --- | --- | --- |
-| LOSS | log | another unit (bits, nats) or another text's level is a shift, not a new slope |
+| LOSS | log | a change of unit (bits, nats) or of text is a shift, not a new slope |
 | PROBABILITY, PERCENT | empirical logit | near 0 and 1 a point is worth more than in the middle |
 | COUNT | log1p | doubling counts, whatever the size |
-| PLAIN | none | nothing is known of it |
+| PLAIN | none | its scale is unknown |
 
-Every link grows strictly, so no ranking by one column changes. An error passes by the delta method
-(the link's slope times it). For a share it is the error of as many trials at the column's typical
-share: at its own, the logit of 63 right of 64 has so large an error that calibration would put it
-below 50 of 64.
+Every link grows strictly, so the ranking by one column does not change. Errors follow by the delta
+method (error times the slope of the link). For a share the slope is taken at the column's typical
+share: at its own share, the logit of 63 right of 64 has so large an error that calibration would
+put it below 50 of 64.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from rlready.predictors.training_table import FloatArray, Kind
 from rlready.registry.errors import ConfigError
 
 UNKNOWN_TRIALS = 100.0
-"""Trials behind a share whose error is not known: what keeps a logit of 0 or 1 finite."""
+"""Trials of a share whose error is unknown; they keep a logit of 0 or 1 finite."""
 
 _FEWEST_TRIALS, _MOST_TRIALS = 8.0, 10_000.0
 
 FAR = 3.0
-"""Robust standard deviations from the middle beyond which a value counts by its logarithm only."""
+"""Robust standard deviations from the middle beyond which distances grow by their logarithm."""
 
 LARGEST_SPREAD = 0.25
-"""What one trial varies by at a share of a half."""
+"""Variance of one trial at a share of one half."""
 
 _UNIT = {Kind.PROBABILITY: 1.0, Kind.PERCENT: 100.0}
 
@@ -38,9 +38,9 @@ _MAD_TO_SD, _IQR_TO_SD = 1.4826, 1.349
 
 
 def n_trials(values: FloatArray, error: FloatArray, kind: Kind) -> float:
-    """Bernoulli trials that the errors of a column of shares stand for, the median over its rows.
+    """Return the Bernoulli trials that the errors of a column of shares imply (median over rows).
 
-    One number for the whole column: with its own for each row, the link would not keep order.
+    It is one number per column: with one per row, the link would not keep the order.
     """
     if kind not in (Kind.PROBABILITY, Kind.PERCENT):
         return UNKNOWN_TRIALS
@@ -53,7 +53,7 @@ def n_trials(values: FloatArray, error: FloatArray, kind: Kind) -> float:
 
 
 def typical_spread(values: FloatArray, kind: Kind, trials: float) -> float:
-    """Mean of share x (1 - share) over the rows of a column of shares: what one trial varies by."""
+    """Return the mean of share x (1 - share), the variance of a trial, over a column of shares."""
     if kind not in (Kind.PROBABILITY, Kind.PERCENT):
         return LARGEST_SPREAD
     share = _inner_share(values[np.isfinite(values)], kind, trials)
@@ -68,10 +68,10 @@ def linked(
     name: str,
     spread: float = LARGEST_SPREAD,
 ) -> tuple[FloatArray, FloatArray]:
-    """(n,) values on the linear scale of their kind, and their standard errors there.
+    """Return (n,) values on the scale of their kind, and their standard errors there.
 
-    A share of exactly 0 or 1 has the error 0 by the binomial formula; it gets that of the column's
-    trials.
+    The binomial formula gives a share of exactly 0 or 1 the error 0; it gets that of the column's
+    trials instead.
 
     Args:
         values: (n,) numbers of the column; NaN where it was not measured.
@@ -82,7 +82,7 @@ def linked(
         spread: `typical_spread` of the column.
 
     Raises:
-        ConfigError: if a value cannot be of this kind.
+        ConfigError: if a value is outside the range of the kind.
     """
     _check_range(values, kind, name)
     if kind is Kind.LOSS:
@@ -92,20 +92,20 @@ def linked(
     if kind is Kind.PLAIN:
         return values, error
     share, unit = _inner_share(values, kind, trials), _UNIT[kind]
-    own = np.sqrt(share * (1.0 - share))
+    trial_sd = np.sqrt(share * (1.0 - share))
     at_end = (values <= 0.0) | (values >= unit)
-    se = np.where(at_end & np.isfinite(error), own / np.sqrt(trials), error / unit)
+    se = np.where(at_end & np.isfinite(error), trial_sd / np.sqrt(trials), error / unit)
     logits: FloatArray = np.log(share) - np.log1p(-share)
-    return logits, se / own / np.sqrt(spread)
+    return logits, se / trial_sd / np.sqrt(spread)
 
 
 def _inner_share(values: FloatArray, kind: Kind, trials: float) -> FloatArray:
-    """(n,) shares with half a trial added to each side, so none is 0 or 1."""
+    """Return (n,) shares with half a trial added to each side, so that none is 0 or 1."""
     return (values / _UNIT[kind] * trials + 0.5) / (trials + 1.0)
 
 
 def _check_range(values: FloatArray, kind: Kind, name: str) -> None:
-    known = values[np.isfinite(values)]
+    finite = values[np.isfinite(values)]
     low, high = {
         Kind.LOSS: (np.nextafter(0.0, 1.0), np.inf),
         Kind.PROBABILITY: (0.0, 1.0),
@@ -113,23 +113,23 @@ def _check_range(values: FloatArray, kind: Kind, name: str) -> None:
         Kind.COUNT: (0.0, np.inf),
         Kind.PLAIN: (-np.inf, np.inf),
     }[kind]
-    wrong = known[(known < low) | (known > high)]
+    wrong = finite[(finite < low) | (finite > high)]
     if len(wrong):
         raise ConfigError(
             f"column {name!r} holds {wrong[0]:g}",
-            why=f"it is a {kind.value} column, of numbers from {low:.3g} to {high:g}",
+            why=f"it is a {kind.value} column, with numbers from {low:.3g} to {high:g}",
             fix="Correct the value, or leave the cell empty",
         )
 
 
 def middle_and_spread(values: FloatArray) -> tuple[float, float]:
-    """Median and a robust standard deviation of the finite values; 1 where they do not differ."""
+    """Return the median and a robust standard deviation of the finite values (1 if equal)."""
     known = values[np.isfinite(values)]
     middle = float(np.median(known))
     mad = _MAD_TO_SD * float(np.median(np.abs(known - middle)))
     quarter, three_quarters = np.percentile(known, [25, 75])
     spread = max(mad, float(three_quarters - quarter) / _IQR_TO_SD)
-    # Values that differ by rounding alone are one value.
+    # Values that differ by rounding alone count as equal.
     tiny = 1e-9 * (1.0 + abs(middle))
     spread = spread if spread > tiny else float(np.std(known))
     return middle, spread if spread > tiny else 1.0
@@ -138,11 +138,11 @@ def middle_and_spread(values: FloatArray) -> tuple[float, float]:
 def damped(
     values: FloatArray, error: FloatArray, middle: FloatArray, spread: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Values and errors in robust standard deviations, far ones drawn in, their order kept.
+    """Return values and errors in robust standard deviations; far ones move in, in order.
 
-    Beyond `FAR` the distance grows by its logarithm: one overfitted checkpoint (RETU's loss of
-    0.87, eight deviations out) keeps its rank and loses its leverage. A hard clip would tie it with
-    the next one.
+    Beyond `FAR` distances grow by their logarithm: an overfitted checkpoint (RETU's loss of 0.87,
+    eight deviations out) keeps its rank and loses its leverage. A hard clip would tie it with the
+    next one.
     """
     z = (values - middle) / spread
     beyond = np.maximum(np.abs(z) - FAR, 0.0)

@@ -1,8 +1,7 @@
-"""What a predictor is fitted on: proxies with units and errors, groups, and the outcome.
+"""The training table of a predictor: proxies with units and errors, groups, and the outcome.
 
-A `TrainingTable` is made once, at the border, from any table of numbers; everything behind it
-trusts it. Inside, a higher outcome is better: where the user's target is a loss, `y` is its
-negative, and what is shown to people is turned back (`TrainingTable.shown`).
+`training_table` checks a frame once; the predictors trust the result. A higher `y` is always
+better: if the user's target is a loss, `y` is its negative; `TrainingTable.shown` turns it back.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ FloatArray = NDArray[np.float64]
 TextArray = NDArray[np.str_]
 
 GROUP = "group"
-"""Column of `X` that names the group of a checkpoint; a proxy cannot be called so."""
+"""Column of `X` with the group of a checkpoint; no proxy may have this name."""
 
 ONE_GROUP = "all"
-"""Name of the group where none was asked for."""
+"""Name of the group if the user names no columns of groups."""
 
 
 class Kind(StrEnum):
-    """What a number is, and so which transform makes its effect nearly linear."""
+    """Kind of a number; it decides which transform makes its effect nearly linear."""
 
     LOSS = "loss"
     PROBABILITY = "probability"
@@ -43,12 +42,13 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A proxy as a predictor sees it.
+    """A proxy, described for a predictor.
 
     Args:
         name: column of `X`.
         kind: its unit.
-        sign: +1 if more of it can only promise a better outcome, -1 if less, 0 if neither is known.
+        sign: +1 if a larger value can only promise a better outcome, -1 if a smaller one, 0 if
+            neither is known.
         error: column of `X` with its standard error, in the same unit; None if unknown.
     """
 
@@ -63,14 +63,18 @@ class TrainingTable:
     """Checkpoints with their proxies and outcomes.
 
     Args:
-        X: a row a checkpoint, indexed by its id or name; proxies, their errors, and `GROUP`. A
-            missing number is NaN.
+        X: one row per checkpoint, indexed by its id or name: proxies, their errors, and `GROUP`;
+            NaN where a number is missing.
         columns: the proxies among the columns of `X`.
         y: outcome of each row, higher is better, NaN if RL was not run.
         y_error: its standard error, NaN if unknown.
         target: name of the outcome, for people.
         lower_is_better: whether the user's target is `-y`.
-        notes: what a reader has to know: columns that were left out, and why.
+        notes: for the user: which columns were left out, and why.
+
+    Example:
+        >>> table = training_table(frame, target="post_rl", features=["pass_at_1"])
+        >>> model = make_model("default", table.columns).fit(table.X, table.y)
     """
 
     X: pd.DataFrame
@@ -95,15 +99,15 @@ class TrainingTable:
         return [str(name) for name in self.X.index]
 
     def rows(self, chosen: NDArray[np.intp] | NDArray[np.bool_]) -> TrainingTable:
-        """The table of some rows, by position or mask."""
+        """Return the table of some rows, by position or mask."""
         return replace(self, X=self.X.iloc[chosen], y=self.y[chosen], y_error=self.y_error[chosen])
 
     def with_outcome(self) -> TrainingTable:
-        """The rows whose outcome is known: what a predictor can be fitted on."""
+        """Return the rows with an outcome, on which a predictor can be fitted."""
         return self.rows(np.isfinite(self.y))
 
     def shown(self, y: FloatArray) -> FloatArray:
-        """Values of `y` as the user's target."""
+        """Turn values of `y` into the user's target."""
         return -y if self.lower_is_better else y
 
 
@@ -118,21 +122,26 @@ def training_table(
     lower_is_better: bool = False,
     names: str | None = None,
 ) -> TrainingTable:
-    """The table of a frame's columns.
+    """Make a training table from the columns of a frame.
 
     Args:
-        frame: a row a checkpoint.
+        frame: one row per checkpoint.
         target: column of the outcome; empty where RL was not run.
         features: columns of the proxies.
-        errors: column of the standard error by proxy.
+        errors: column of the standard error of each proxy.
         target_error: column of the outcome's standard error.
-        groups: columns that name the group; each combination of them is one.
+        groups: columns whose combinations are the groups.
         lower_is_better: whether the target is a loss.
         names: column that names the checkpoints; default: the frame's index.
 
     Raises:
-        ConfigError: if a column is unknown, not numeric, holds an infinite number, is named twice
-            or is both proxy and target; or if no row has an outcome.
+        ConfigError: if a column is unknown, is not numeric, holds an infinite number, is
+            named twice, or is both proxy and target; or if no row has an outcome.
+
+    Example:
+        >>> frame = pd.DataFrame({"pass_at_1": [0.3, 0.4], "post_rl": [0.5, 0.6]})
+        >>> training_table(frame, target="post_rl", features=["pass_at_1"]).y
+        array([0.5, 0.6])
     """
     import pandas as pd
 
@@ -182,12 +191,12 @@ _COUNT = re.compile(
 
 
 def describe_column(name: str, values: FloatArray, error: str | None = None) -> Column:
-    """What a column is, by the words in its name and the range of its values.
+    """Describe a column by the words in its name and the range of its values.
 
-    A loss has the sign -1; pass@k (strict or lenient), maj@k, the signal's share and variance, and
-    accuracies have +1; everything else has none (entropy has a peak, not a direction, and a format
-    gap is lost score as well as score that RL finds soon). A word that the values
-    contradict (a negative loss, a negative count) is not believed.
+    A loss has the sign -1; pass@k (strict or lenient), maj@k, accuracies, and the share and
+    variance of the signal have +1; all others have 0 (entropy has a peak instead of a direction; a
+    format gap is lost score, but RL recovers it soon). The name is ignored if the values contradict
+    it, as a negative loss does.
     """
     bare = name.partition("@")[0].lower()
     known = values[np.isfinite(values)]
@@ -238,7 +247,7 @@ def _check_names(
     without = sorted(set(errors) - set(features))
     if without:
         raise ConfigError(
-            f"a standard error is given for {', '.join(without)}, which is no feature",
+            f"a standard error is given for {', '.join(without)}, which is not a feature",
             fix=f"Features: {', '.join(features)}",
         )
     if GROUP in features or GROUP in errors.values():

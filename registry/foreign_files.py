@@ -109,7 +109,7 @@ def read_json_object(
     Raises:
         RlreadyError: of the given kind, if the file cannot be read or is not a JSON object.
     """
-    text = _read_text(path, kind, fix, MAX_JSON_BYTES)
+    text = read_text(path, kind, fix, MAX_JSON_BYTES)
     try:
         value = parse_json(text, constant=constant)
         if _SURROGATE.search(text):
@@ -129,14 +129,19 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: if it cannot be read or is not TOML.
     """
-    text = _read_text(path, ConfigError, "", MAX_TOML_BYTES)
+    text = read_text(path, ConfigError, "", MAX_TOML_BYTES)
     try:
         return parse_toml(text)
     except ValueError as error:
         raise ConfigError(f"{path} is not a TOML file", why=str(error)) from error
 
 
-def _read_text(path: Path, kind: type[RlreadyError], fix: str, max_bytes: int) -> str:
+def read_text(path: Path, kind: type[RlreadyError], fix: str, max_bytes: int) -> str:
+    """Return the text of a UTF-8 file of at most so many bytes, without its byte order mark.
+
+    Raises:
+        RlreadyError: of the given kind, if the file cannot be read or is larger.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(max_bytes + 1)

@@ -1,4 +1,4 @@
-"""The models that outcomes are predicted with, by name, and the one that is taken by default.
+"""The models that predict outcomes, by name, and the default model.
 
 Baselines (`baselines.py`) are the practice to beat; models share `Features` and an intercept for
 each group, and differ in what lies between.
@@ -77,13 +77,20 @@ MIXTURE = "mixture"
 
 
 def model_names(columns: Sequence[Column], score: str | None = None) -> list[str]:
-    """Names that these columns allow, baselines first; `baselines_left_out` says why not others."""
+    """Return the models that these columns allow, baselines first.
+
+    `baselines_left_out` gives the reasons for the others.
+
+    Example:
+        >>> model_names([Column(name="pass_at_1", kind=Kind.PROBABILITY, sign=1)])[:2]
+        ['constant', 'pass_at_1']
+    """
     lacking = baselines_left_out(columns, score)
     return [name for name in (*BASELINES, *MODELS) if name not in lacking]
 
 
 def baselines_left_out(columns: Sequence[Column], score: str | None = None) -> dict[str, str]:
-    """For each baseline that cannot be made of these columns, what it lacks."""
+    """Return what each baseline that these columns do not allow lacks."""
     wanted = {
         "pass_at_1": "a column pass_at_1, or the name of the post-SFT score",
         "loss": "a column of losses",
@@ -100,7 +107,7 @@ def baselines_left_out(columns: Sequence[Column], score: str | None = None) -> d
 
 
 def make_model(name: str, columns: Sequence[Column] | None, *, score: str | None = None) -> Any:
-    """An unfitted regressor that takes `TrainingTable.X`.
+    """Make an unfitted regressor that takes `TrainingTable.X`.
 
     Args:
         name: "default", or one of `model_names`, or `MIXTURE`.
@@ -109,6 +116,9 @@ def make_model(name: str, columns: Sequence[Column] | None, *, score: str | None
 
     Raises:
         ConfigError: if there is no such model, or these columns do not allow it.
+
+    Example:
+        >>> make_model("default", table.columns).fit(table.X, table.y).predict(table.X)
     """
     name = DEFAULT_MODEL if name == "default" else name
     if name in BASELINES:

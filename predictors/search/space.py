@@ -41,18 +41,23 @@ _MENDING_ROUNDS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeSpace:
-    """Which recipes may be proposed; made by `from_toml` or `recipe_file.parse_space`.
+    """The recipes that a search may propose; `read_space` and `parse_space` make it from TOML.
 
     Args:
         sources: data sources, at least one.
-        axes: settings that are searched; with a budget, `epochs` is none of them.
-        token_budget: tokens that every recipe trains on; None: not tied.
+        axes: settings that are searched; with a budget, `epochs` is not among them.
+        token_budget: tokens that every recipe trains on; None: no budget.
         epochs_range: least and most epochs that a budget may lead to.
-        simplex_kind: law of the mixture's coordinates; None: as the sampler likes it.
-        fixed: what all recipes share.
+        simplex_kind: law of the mixture's coordinates; None: the sampler's choice.
+        fixed: fields that all recipes share.
 
     Raises:
         ConfigError: if no recipe can meet floors, caps, budget and repetition limits.
+
+    Example:
+        >>> space = RecipeSpace(sources=(Source(name="a"), Source(name="b", floor=0.2)))
+        >>> space.recipe(space.stratified()).sources
+        {'a': 0.5, 'b': 0.5}
     """
 
     sources: tuple[Source, ...]

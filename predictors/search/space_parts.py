@@ -32,7 +32,7 @@ RECIPE_FIELDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where examples come from.
+    """A source of training examples.
 
     Args:
         name: as in `Recipe.sources`.
@@ -40,7 +40,11 @@ class Source:
         mean_tokens: mean length of an example.
         floor: least weight.
         cap: largest weight.
-        max_repetitions: how often its tokens may be seen; None: no limit.
+        max_repetitions: how often its tokens may be repeated; None: no limit.
+
+    Example:
+        >>> Source(name="gsm8k", available_tokens=1e7, max_repetitions=4).most_tokens
+        40000000.0
     """
 
     name: str
@@ -52,7 +56,7 @@ class Source:
 
     @property
     def most_tokens(self) -> float:
-        """Tokens that it can give to a run, repetitions included."""
+        """Most tokens that it can give to a run, repetitions included."""
         if self.available_tokens is None or self.max_repetitions is None:
             return float("inf")
         return self.available_tokens * self.max_repetitions
@@ -82,15 +86,15 @@ class Axis:
         """Position in [0, 1]; of a choice its index.
 
         Raises:
-            ConfigError: if the value is none of the axis.
+            ConfigError: if the axis does not contain the value.
         """
         if self.kind == "categorical":
             for index, choice in enumerate(self.choices):
                 if choice == value and isinstance(choice, bool) == isinstance(value, bool):
                     return float(index)
-            raise ConfigError(f"{self.name} {value!r} is none of {list(self.choices)}")
+            raise ConfigError(f"{self.name} {value!r} is not one of {list(self.choices)}")
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigError(f"{self.name} {value!r} is no number")
+            raise ConfigError(f"{self.name} {value!r} is not a number")
         slack = 1e-9 * max(abs(self.low), abs(self.high))
         if not self.low - slack <= value <= self.high + slack:
             raise ConfigError(f"{self.name} {value:g} is outside {self.low:g}..{self.high:g}")

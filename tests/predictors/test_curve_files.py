@@ -43,11 +43,11 @@ READ = {
 }
 REFUSED = {
     "gt1.csv": "line 3: gsm8k is 1.55.*a share between 0 and 1.*also holds 0.4.*--percent",
-    "nan.csv": "line 3: gsm8k is 'NaN', no finite number",
+    "nan.csv": "line 3: gsm8k is 'NaN', not a finite number",
     "percent.csv": "line 2: gsm8k is 40.*add --percent",
     "restart.csv": "line 5: steps is 100 after 150",
     "short.csv": "beyond the curve's end",
-    "tensorboard.csv": "its column `Value` is.*--benchmark NAME",
+    "tensorboard.csv": "the benchmark of its column `Value`.*--benchmark NAME",
     "training_reward.csv": "column 'reward' of .* is a number of the training",
     "unsorted_dup.csv": "line 3: steps is 0 after 200",
 }
@@ -99,7 +99,7 @@ class TestFilesThatPeopleHave:
 
     def test_columns_that_are_left_out_are_named(self) -> None:
         (note,) = recorded(AWKWARD / "mixed2.csv").warnings
-        assert "left out 4 columns of mixed2.csv: loss, grad_norm, kl, entropy" in note
+        assert "ignored 4 columns of mixed2.csv: loss, grad_norm, kl, entropy" in note
 
 
 @pytest.mark.parametrize(
@@ -220,10 +220,10 @@ def test_a_trainers_state_is_read(tmp_path: Path) -> None:
         ("{}", "no list `log_history`"),
         ("[1, 2]", "no list `log_history`"),
         ('{"log_history": []}', "is empty"),
-        ("not JSON", "no JSON file"),
-        ("[" * 100_000, "no JSON file"),
-        ('{"log_history": [{"step": 1, "gsm8k": {"a": 1}}]}', "no finite number"),
-        ('{"log_history": [{"step": 1, "gsm8k": true}]}', "no finite number"),
+        ("not JSON", "not a JSON file"),
+        ("[" * 100_000, "not a JSON file"),
+        ('{"log_history": [{"step": 1, "gsm8k": {"a": 1}}]}', "not a finite number"),
+        ('{"log_history": [{"step": 1, "gsm8k": true}]}', "not a finite number"),
     ],
 )
 def test_another_json_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -255,15 +255,18 @@ def test_rows_are_read_as_they_are_written(tmp_path: Path, text: str, value: flo
     [
         ("steps,gsm8k\n0,0.4\n200,0.5\n200,0.6\n", "line 4: steps is 200 again"),
         ("steps;gsm8k\n1,000;0,4\n", "line 2: steps is '1,000', which may be a decimal comma"),
-        ("steps,gsm8k\n200,1_0\n", "'1_0', no finite number"),
-        ("steps,gsm8k\n200,٠\n", "no finite number"),
+        ("steps,gsm8k\n200,1_0\n", "'1_0', not a finite number"),
+        ("steps,gsm8k\n200,٠\n", "not a finite number"),
         ("steps,gsm8k\n200,-0.1\n", "gsm8k is -0.1, and a score is a share"),
         ("steps,gsm8k\n200,1000\n", "gsm8k is 1000, and a score is a share"),
         ("steps,gsm8k\n0,40%\n200,0.5\n", "line 3: gsm8k is '0.5' after '40%'.*mixes"),
         ("steps,gsm8k\n0,0.4\n200,50%\n", "line 3: gsm8k is '50%' after '0.4'.*mixes"),
         ("steps,gsm8k\n200,140%\n", "gsm8k is 140, and a score is a percentage"),
         ("steps,gsm8k,gsm8k_se\n200,0.5,-0.01\n", "line 2: gsm8k_se is -0.01.*is negative"),
-        ("steps,gsm8k,gsm8k_se\n200,0.5,1.3\n", "line 2: gsm8k_se is 1.3.*more than a score"),
+        (
+            "steps,gsm8k,gsm8k_se\n200,0.5,1.3\n",
+            "line 2: gsm8k_se is 1.3.*larger than that of any score",
+        ),
         ("steps,gsm8k,gsm8k_se\n200,50%,1.3\n", "gsm8k_se is '1.3'.*in the unit of gsm8k"),
         ("steps,gsm8k\n", "holds no points"),
         ("step,benchmark,value\n200,,0.5\n", "does not name one benchmark in each row"),
@@ -337,7 +340,7 @@ def test_a_single_score_is_a_share(flags: dict[str, Any], expected: tuple[float,
         ({"value": 161}, "--value is 161, and a score is a share"),
         ({"value": -0.1}, "--value is -0.1"),
         ({"value": 161, "percent": True}, "--value is 161 with --percent.*from 0 to 100"),
-        ({"value": 0.61, "percent": True}, "Leave --percent out; if 0.61 % is meant, give 0.0061"),
+        ({"value": 0.61, "percent": True}, "Leave --percent out; for 0.61 % give 0.0061"),
         ({"value": 0.61, "se": 1.3}, "--se is 1.3, not a standard error of --value 0.61"),
         ({"value": 0.61, "se": -1}, "--se is -1, not a standard error"),
         ({"value": 0.61, "columns": ("gsm8k=a",)}, "--map is given without --curve"),
@@ -350,7 +353,7 @@ def test_a_single_score_in_another_unit_is_asked_about(flags: Any, message: str)
 
 
 def test_a_file_without_an_end_is_refused() -> None:
-    with pytest.raises(CurveError, match="larger than 64 MB"):
+    with pytest.raises(CurveError, match="larger than 67108864 bytes"):
         recorded(Path("/dev/zero"))
 
 

@@ -68,7 +68,7 @@ def test_an_empty_column_is_left_out_and_that_is_said() -> None:
         ({"features": []}, "no features"),
         ({"features": ["name"]}, "'name' is not numeric: row 1 holds 'a'"),
         ({"features": ["empty"]}, "none of the features"),
-        ({"errors": {"post": "post_se"}}, "which is no feature"),
+        ({"errors": {"post": "post_se"}}, "which is not a feature"),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_refused(changes: dict[str, object], message: str) -> None:

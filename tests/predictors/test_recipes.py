@@ -221,7 +221,7 @@ def test_repetitions_without_tokens_are_refused() -> None:
         ({"learning_rate": 1.0}, "learning_rate 1 is outside"),
         ({"base_model": "other"}, "base_model is 'other', the space's 'org/base'"),
         ({"epochs": 3.0}, "trains on"),
-        ({"loss_weighting": "iw"}, "none of"),
+        ({"loss_weighting": "iw"}, "not one of"),
         ({"batch_size": None}, "no batch_size"),
     ],
 )

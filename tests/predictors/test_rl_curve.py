@@ -190,17 +190,17 @@ def test_a_column_that_is_not_asked_for_need_not_hold_numbers(tmp_path: Path) ->
         ("steps,a\n20,0.1\n10,0.2\n", "line 3: steps is 10 after 20"),
         ("steps,a\n10,0.1\n10,0.2\n", "line 3: steps is 10 again"),
         ("steps,a\n-1,0.1\n", "line 2: steps is -1"),
-        ("steps,a\n10,nan\n", "line 2: a is 'nan', no finite number"),
-        ("steps,a\n10,inf\n", "line 2: a is 'inf', no finite number"),
-        ("steps,a\n,0.1\n", "line 2: steps is '', no finite number"),
+        ("steps,a\n10,nan\n", "line 2: a is 'nan', not a finite number"),
+        ("steps,a\n10,inf\n", "line 2: a is 'inf', not a finite number"),
+        ("steps,a\n,0.1\n", "line 2: steps is '', not a finite number"),
         ("steps,a\n10,high\n", "line 2: a is 'high'"),
         ("steps,a,a_se\n10,0.1,-1\n", "standard error -1"),
         ("steps,a\n10,0,1\n", "line 2: 3 cells for 2 columns"),
         ("steps,a,a\n10,0.1,0.2\n", "names the column 'a' twice"),
-        ("steps,\n10,0.1\n", "a column without name"),
+        ("steps,\n10,0.1\n", "a column without a name"),
         ("steps,value\n10,0.1\n", "--benchmark NAME"),
         ("steps,a\n10,\n", "has no points"),
-        ('steps,a\n10,"0.1\n', "no CSV file"),
+        ('steps,a\n10,"0.1\n', "not a CSV file"),
     ],
 )
 def test_a_bad_file_is_told_with_its_place(tmp_path: Path, text: str, message: str) -> None:
@@ -220,5 +220,5 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         read_curves(tmp_path / "none.csv", "steps")
     binary = tmp_path / "curve.parquet"
     binary.write_bytes(b"PAR1\xff\xfe")
-    with pytest.raises(CurveError, match="no CSV file"):
+    with pytest.raises(CurveError, match=r"not UTF-8.*as CSV in UTF-8"):
         read_curves(binary, "steps")

@@ -201,7 +201,7 @@ def test_conflicts_are_kept_shown_and_ended_by_a_correction(run: Run, store: Mlf
         (["--value", "nan", "--benchmark", "a"], "is nan"),
         (["--value", "high", "--benchmark", "a"], "is not a valid float"),
         (["--value", 0.5, "--benchmark", "a", "--se", -1], "standard error"),
-        (["--value", 0.5, "--benchmark", "train/reward"], "the training reward is"),
+        (["--value", 0.5, "--benchmark", "train/reward"], "the training reward also rises"),
         (["--value", 0.5, "--benchmark", "a", "--budget", 0], "without RL a number is a proxy"),
         (["--value", 0.5, "--benchmark", "a", "--budget-unit", "days"], "is not one of"),
         (["--value", 0.5, "--benchmark", "a", "--statistic", "best"], "no statistic 'best'"),
