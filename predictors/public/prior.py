@@ -16,8 +16,9 @@ _HEADER = """\
 # A slope is the expected gain, in standard deviations of the outcome inside a group, of a
 # checkpoint that stands one standard deviation higher in its group (a lower loss stands higher).
 # between_sd: spread of the slope from group to group, with the error of the mean.
-# residual_sd: what one proxy of this kind leaves open. `slopes` are used, `measured` is for readers.
-# pass_at_k is learned; kinds that the rows do not support carry figures measured on more rows.
+# residual_sd: what one proxy of this kind leaves open.
+# `slopes` are used, `measured` is for readers. A kind that the rows do not support carries figures
+# that were measured on more rows; its basis says so.
 """
 
 
