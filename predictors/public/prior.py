@@ -11,7 +11,7 @@ from typing import Any
 from rlready.registry.errors import ConfigError
 
 _HEADER = """\
-# Written by bench/learn_prior.py from rows.csv and sources.toml. Do not edit.
+# Written by `python bench/learn_prior.py --write` from rows.csv and sources.toml. Do not edit.
 #
 # A slope is the expected gain, in standard deviations of the outcome inside a group, of a
 # checkpoint that stands one standard deviation higher in its group (a lower loss stands higher).
