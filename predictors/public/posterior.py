@@ -18,7 +18,7 @@ MOST_CERTAIN, MOST_CERTAIN_WITH_LOSS = 0.85, 0.95
 _CAP_OPENS = 5.0
 """Outcomes in a group that halve the distance of the cap from 1."""
 
-_BLOCK = 2_000_000
+_BLOCK = 500_000
 _TIE = 1e-9
 
 
@@ -120,16 +120,15 @@ class OrderPosterior:
     def interval(self, level: float = 0.9) -> tuple[FloatArray, FloatArray]:
         """(n,) ends of the central interval of one RL run's outcome; NaN as for `predicted`."""
         weights = np.array([c.weight for c in self.components])[:, None]
-        means = np.array([c.unit * (self.rows.design @ c.mean) for c in self.components])
-        sds = np.array([c.unit * np.sqrt(self._variance(c)) for c in self.components])
-        ends = []
-        for probability in ((1 - level) / 2, (1 + level) / 2):
-            low, high = (means - 10 * sds).min(axis=0), (means + 10 * sds).max(axis=0)
-            for _ in range(60):
-                middle = (low + high) / 2
-                below = (weights * norm.cdf((middle - means) / sds)).sum(axis=0) < probability
-                low, high = np.where(below, middle, low), np.where(below, high, middle)
-            ends.append(np.where(self._n_outcomes() > 0, self.rows.centre + low, np.nan))
+        sds = [c.unit * np.sqrt(self._variance(c)) for c in self.components]
+        ends = np.full((2, len(self.rows.ids)), np.nan)
+        known = np.flatnonzero(self._n_outcomes() > 0)
+        for rows in np.array_split(known, max(len(known) * len(sds) // _BLOCK, 1)):
+            design = self.rows.design[rows]
+            means = np.array([c.unit * (design @ c.mean) for c in self.components])
+            sd = np.array([values[rows] for values in sds])
+            for end, probability in enumerate(((1 - level) / 2, (1 + level) / 2)):
+                ends[end, rows] = self.rows.centre + _quantile(weights, means, sd, probability)
         return ends[0], ends[1]
 
     def chances_better(self, group: str) -> FloatArray:
@@ -235,3 +234,15 @@ class OrderPosterior:
         recorded = np.isfinite(self.rows.outcome)
         names, group_of = np.unique(self.rows.groups, return_inverse=True)
         return np.asarray(np.bincount(group_of[recorded], minlength=len(names))[group_of])
+
+
+def _quantile(
+    weights: FloatArray, means: FloatArray, sds: FloatArray, probability: float
+) -> FloatArray:
+    """(n,) quantile of each mixture of normals, by bisection; weights (C, 1), the others (C, n)."""
+    low, high = (means - 10 * sds).min(axis=0), (means + 10 * sds).max(axis=0)
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = (weights * norm.cdf((middle - means) / sds)).sum(axis=0) < probability
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return np.asarray(low)
