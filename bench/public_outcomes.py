@@ -1,4 +1,4 @@
-"""Claim: before any outcome, the prior orders checkpoints of a new source better than chance.
+"""Claim: before any outcome, the prior orders most groups of a new source better than chance.
 
 Replays the public rows that come with the package, with each source left out, inside one base: the
 prior is learned from the other sources and meets the groups of this one. Beside it stand pass@1 and

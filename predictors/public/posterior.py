@@ -187,10 +187,26 @@ class OrderPosterior:
             np.isfinite(self.rows.outcome[members]).all(), chances, chances.clip(0, cap)
         )
 
+    def draw(self, group: str, n_draws: int, rng: np.random.Generator) -> FloatArray:
+        """(n_draws, m) joint draws of one RL run's outcome from each row of a group.
+
+        In the outcome's unit if the group has a recorded outcome, which every draw then repeats;
+        else in standard deviations of the outcome, around an unknown level.
+        """
+        members = self._members(group)
+        known = bool(np.isfinite(self.rows.outcome[members]).any())
+        blocks = list(self._draws(members, n_draws, rng, in_unit=known))
+        return np.concatenate(blocks)
+
     def _draws(
-        self, members: NDArray[np.intp], n_draws: int, rng: np.random.Generator
+        self,
+        members: NDArray[np.intp],
+        n_draws: int,
+        rng: np.random.Generator,
+        *,
+        in_unit: bool = False,
     ) -> Iterator[FloatArray]:
-        """Joint draws of outcomes of some rows of one group, in blocks of bounded memory."""
+        """Joint draws of some rows of one group, in blocks of bounded memory."""
         weights = np.array([c.weight for c in self.components])
         block = max(_BLOCK // len(members), 1)
         for component, n in zip(self.components, rng.multinomial(n_draws, weights), strict=True):
@@ -200,7 +216,8 @@ class OrderPosterior:
                 size = min(block, int(n) - start)
                 shared = rng.standard_normal((size, len(root))) @ (loading @ root).T
                 alone = rng.standard_normal((size, len(members)))
-                yield mean + shared + residual * alone
+                drawn = mean + shared + residual * alone
+                yield self.rows.centre + component.unit * drawn if in_unit else drawn
 
     def _values(
         self, component: Component, members: NDArray[np.intp]
