@@ -40,7 +40,7 @@ ROOMS = {
         "sampling",
         "adaptive",
     ),
-    "predictors": ("", "models", "validation", "calibration", "decisions", "search"),
+    "predictors": ("", "public", "models", "validation", "calibration", "decisions", "search"),
     "testbed": ("", "world", "training", "study"),
     "workflow": ("", "evaluate", "predict", "search", "testbed", "cli"),
 }

@@ -1,0 +1,265 @@
+"""What is known of the outcomes of checkpoints inside their groups, and the chances that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from rlready.predictors.training_table import FloatArray, TextArray
+from rlready.registry.errors import ConfigError
+
+MOST_CERTAIN, MOST_CERTAIN_WITH_LOSS = 0.85, 0.95
+"""Largest chance that the prior alone may claim, without and with a loss of the own style."""
+
+_CAP_OPENS = 5.0
+"""Outcomes in a group that halve the distance of the cap from 1."""
+
+_BLOCK = 500_000
+_TIE = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Component:
+    """A normal posterior, given the unit and the residual; in standard deviations of the outcome.
+
+    Args:
+        weight: its share of the mixture.
+        unit: standard deviation of outcomes inside a group.
+        residual: factor of the rows' residual standard deviations.
+        mean: (q,) of slopes and levels.
+        covariance: (q, q) of them.
+    """
+
+    weight: float
+    unit: float
+    residual: float
+    mean: FloatArray
+    covariance: FloatArray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rows:
+    """Checkpoints as the model sees them.
+
+    Args:
+        ids: (n,) of each.
+        groups: (n,) group of each.
+        design: (n, q) columns of slopes, then of levels.
+        n_slopes: how many columns are of slopes.
+        residual: (n,) standard deviation that the proxies leave.
+        outcome: (n,) recorded outcomes; NaN where RL was not run.
+        centre: what the levels are counted from.
+        has_own_loss: whether a loss of the own style is among the proxies.
+    """
+
+    ids: tuple[str, ...]
+    groups: TextArray
+    design: FloatArray
+    n_slopes: int
+    residual: FloatArray
+    outcome: FloatArray
+    centre: float
+    has_own_loss: bool
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OrderPosterior:
+    """The order inside groups and its chances.
+
+    Args:
+        rows: the checkpoints.
+        components: the mixture over unit and residual.
+        warnings: what a reader has to know.
+        track_record: how often such advice was right, in words.
+    """
+
+    rows: Rows
+    components: tuple[Component, ...]
+    warnings: tuple[str, ...]
+    track_record: str
+
+    @property
+    def score(self) -> FloatArray:
+        """(n,) predicted standing in the group, in standard deviations of its outcomes."""
+        slopes = sum(c.weight * c.mean[: self.rows.n_slopes] for c in self.components)
+        raw = np.asarray(self.rows.design[:, : self.rows.n_slopes] @ slopes)
+        centred = raw.copy()
+        for group in np.unique(self.rows.groups):
+            members = self.rows.groups == group
+            centred[members] -= raw[members].mean()
+        return centred
+
+    @property
+    def basis(self) -> str:
+        """What the order rests on, in words."""
+        n = int(np.isfinite(self.rows.outcome).sum())
+        if n == 0:
+            return f"from public outcomes, no RL run of yours yet; {self.track_record}"
+        return f"from public outcomes and {n} of your own; {self.track_record}"
+
+    def predicted(self) -> tuple[FloatArray, FloatArray]:
+        """(n,) expected outcome of one RL run and its standard deviation, in the outcome's unit.
+
+        NaN in a group without an outcome, whose level is unknown.
+        """
+        weights = np.array([c.weight for c in self.components])
+        means = np.array([c.unit * (self.rows.design @ c.mean) for c in self.components])
+        squares = np.array([c.unit**2 * self._variance(c) for c in self.components])
+        mean = weights @ means
+        variance = weights @ (squares + (means - mean) ** 2)
+        known = self._n_outcomes() > 0
+        return (
+            np.where(known, self.rows.centre + mean, np.nan),
+            np.where(known, np.sqrt(variance), np.nan),
+        )
+
+    def interval(self, level: float = 0.9) -> tuple[FloatArray, FloatArray]:
+        """(n,) ends of the central interval of one RL run's outcome; NaN as for `predicted`."""
+        weights = np.array([c.weight for c in self.components])[:, None]
+        sds = [c.unit * np.sqrt(self._variance(c)) for c in self.components]
+        ends = np.full((2, len(self.rows.ids)), np.nan)
+        known = np.flatnonzero(self._n_outcomes() > 0)
+        for rows in np.array_split(known, max(len(known) * len(sds) // _BLOCK, 1)):
+            design = self.rows.design[rows]
+            means = np.array([c.unit * (design @ c.mean) for c in self.components])
+            sd = np.array([values[rows] for values in sds])
+            for end, probability in enumerate(((1 - level) / 2, (1 + level) / 2)):
+                ends[end, rows] = self.rows.centre + _quantile(weights, means, sd, probability)
+        return ends[0], ends[1]
+
+    def chances_better(self, group: str) -> FloatArray:
+        """(m, m) chance that row i of a group has the better outcome than row j, one RL run each.
+
+        Recorded outcomes are taken as they are. Other chances are capped, see `cap`.
+
+        Raises:
+            ConfigError: if the group is unknown.
+        """
+        members = self._members(group)
+        recorded = np.isfinite(self.rows.outcome[members])
+        total = np.zeros((len(members), len(members)))
+        for component in self.components:
+            mean, loading, residual = self._values(component, members)
+            covariance = loading @ component.covariance @ loading.T
+            own = np.diag(covariance)
+            variance = own[:, None] + own - 2 * covariance + residual[:, None] ** 2 + residual**2
+            gap = mean[:, None] - mean
+            same = variance < _TIE
+            z = gap / np.sqrt(np.where(same, 1.0, variance))
+            total += component.weight * np.where(same, 0.5 + 0.5 * np.sign(gap), norm.cdf(z))
+        np.fill_diagonal(total, 0.5)
+        cap = self.cap(group)
+        both = recorded[:, None] & recorded
+        return np.where(both, total, np.clip(total, 1.0 - cap, cap))
+
+    def cap(self, group: str) -> float:
+        """Largest chance that is claimed in a group; it nears 1 as outcomes of the group come."""
+        members = self._members(group)
+        n = int(np.isfinite(self.rows.outcome[members]).sum())
+        first = MOST_CERTAIN_WITH_LOSS if self.rows.has_own_loss else MOST_CERTAIN
+        return 1.0 - (1.0 - first) * _CAP_OPENS / (_CAP_OPENS + n)
+
+    def chances_top(
+        self, group: str, n_top: int = 1, *, n_draws: int = 4000, seed: int = 0
+    ) -> FloatArray:
+        """(m,) chance of each row of a group to be among the `n_top` best outcomes, by draws.
+
+        A chance above the cap is drawn to it, unless half of the rows or more are taken.
+        """
+        members = self._members(group)
+        if n_top < 1:
+            raise ConfigError(
+                f"the best {n_top} is not a number of checkpoints", fix="Give 1 or more"
+            )
+        if n_top >= len(members):
+            return np.ones(len(members))
+        counts = np.zeros(len(members))
+        for draws in self._draws(members, n_draws, np.random.default_rng(seed)):
+            best = np.argpartition(-draws, n_top - 1, axis=1)[:, :n_top]
+            counts += np.bincount(best.ravel(), minlength=len(members))
+        chances = counts / n_draws
+        cap = max(self.cap(group), n_top / len(members))
+        return np.where(
+            np.isfinite(self.rows.outcome[members]).all(), chances, chances.clip(0, cap)
+        )
+
+    def draw(self, group: str, n_draws: int, rng: np.random.Generator) -> FloatArray:
+        """(n_draws, m) joint draws of one RL run's outcome from each row of a group.
+
+        In the outcome's unit if the group has a recorded outcome, which every draw then repeats;
+        else in standard deviations of the outcome, around an unknown level.
+        """
+        members = self._members(group)
+        known = bool(np.isfinite(self.rows.outcome[members]).any())
+        blocks = list(self._draws(members, n_draws, rng, in_unit=known))
+        return np.concatenate(blocks)
+
+    def _draws(
+        self,
+        members: NDArray[np.intp],
+        n_draws: int,
+        rng: np.random.Generator,
+        *,
+        in_unit: bool = False,
+    ) -> Iterator[FloatArray]:
+        """Joint draws of some rows of one group, in blocks of bounded memory."""
+        weights = np.array([c.weight for c in self.components])
+        block = max(_BLOCK // len(members), 1)
+        for component, n in zip(self.components, rng.multinomial(n_draws, weights), strict=True):
+            mean, loading, residual = self._values(component, members)
+            root = np.linalg.cholesky(component.covariance)
+            for start in range(0, int(n), block):
+                size = min(block, int(n) - start)
+                shared = rng.standard_normal((size, len(root))) @ (loading @ root).T
+                alone = rng.standard_normal((size, len(members)))
+                drawn = mean + shared + residual * alone
+                yield self.rows.centre + component.unit * drawn if in_unit else drawn
+
+    def _values(
+        self, component: Component, members: NDArray[np.intp]
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Mean, loadings on the coefficients and residual of rows, in the component's unit."""
+        outcome, design = self.rows.outcome[members], self.rows.design[members]
+        recorded = np.isfinite(outcome)
+        if not recorded.any():
+            # The unknown level is common to the group and would only cost digits.
+            design = design * (np.arange(design.shape[1]) < self.rows.n_slopes)
+        known = (outcome - self.rows.centre) / component.unit
+        mean = np.where(recorded, known, design @ component.mean)
+        loading = np.where(recorded[:, None], 0.0, design)
+        residual = np.where(recorded, 0.0, component.residual * self.rows.residual[members])
+        return mean, loading, residual
+
+    def _variance(self, component: Component) -> FloatArray:
+        design = self.rows.design
+        shared = np.einsum("ni,ij,nj->n", design, component.covariance, design)
+        return np.asarray(shared + (component.residual * self.rows.residual) ** 2)
+
+    def _members(self, group: str) -> NDArray[np.intp]:
+        members = np.flatnonzero(self.rows.groups == group)
+        if not len(members):
+            known = ", ".join(np.unique(self.rows.groups))
+            raise ConfigError(f"there is no group {group!r}", fix=f"Known: {known}")
+        return members
+
+    def _n_outcomes(self) -> NDArray[np.intp]:
+        """(n,) recorded outcomes in the group of each row."""
+        recorded = np.isfinite(self.rows.outcome)
+        names, group_of = np.unique(self.rows.groups, return_inverse=True)
+        return np.asarray(np.bincount(group_of[recorded], minlength=len(names))[group_of])
+
+
+def _quantile(
+    weights: FloatArray, means: FloatArray, sds: FloatArray, probability: float
+) -> FloatArray:
+    """(n,) quantile of each mixture of normals, by bisection; weights (C, 1), the others (C, n)."""
+    low, high = (means - 10 * sds).min(axis=0), (means + 10 * sds).max(axis=0)
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = (weights * norm.cdf((middle - means) / sds)).sum(axis=0) < probability
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return np.asarray(low)

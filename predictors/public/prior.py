@@ -1,0 +1,149 @@
+"""The prior on slopes inside a group, as a table that a script writes and the package carries."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from rlready.registry.errors import ConfigError
+
+_HEADER = """\
+# Written by `python bench/learn_prior.py --write` from rows.csv and sources.toml. Do not edit.
+#
+# A slope is the expected gain, in standard deviations of the outcome inside a group, of a
+# checkpoint that stands one standard deviation higher in its group (a lower loss stands higher).
+# between_sd: spread of the slope from group to group, with the error of the mean.
+# residual_sd: what one proxy of this kind leaves open.
+# `slopes` are used, `measured` is for readers. A kind that the rows do not support carries figures
+# that were measured on more rows; its basis says so.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slope:
+    """What a kind of proxy is worth inside a group.
+
+    Args:
+        kind: of proxy, or the name of one public proxy.
+        slope: standard deviations of the outcome by standard deviation of the proxy.
+        between_sd: how much it differs from group to group.
+        residual_sd: standard deviation of an outcome around the line.
+        n_groups: groups it is from.
+        sources: ids of their sources.
+        basis: "learned", or where else the figures are from.
+    """
+
+    kind: str
+    slope: float
+    between_sd: float
+    residual_sd: float
+    n_groups: int
+    sources: tuple[str, ...]
+    basis: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackRecord:
+    """How often the order by pass@1 was right in public groups.
+
+    Args:
+        right: share of pairs with different outcomes in the right order, mean over groups.
+        n_groups: how many groups.
+        n_better_than_chance: in how many of them more than half of the pairs were right.
+        n_sources: of how many sources.
+    """
+
+    right: float
+    n_groups: int
+    n_better_than_chance: int
+    n_sources: int
+
+    def __str__(self) -> str:
+        return (
+            f"by post-SFT scores alone, {self.right:.0%} of pairs were in the right order in "
+            f"{self.n_groups} public groups of {self.n_sources} sources (better than chance in "
+            f"{self.n_better_than_chance})"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prior:
+    """All that the public outcomes say beforehand.
+
+    Args:
+        slopes: one for each kind of proxy that has a weight.
+        measured: slope of each public proxy on the shipped rows, for readers.
+        outcome_sd: median standard deviation of outcomes (shares) inside a group.
+        outcome_sd_log_sd: standard deviation of its logarithm.
+        track_record: of the order by pass@1.
+    """
+
+    slopes: tuple[Slope, ...]
+    measured: tuple[Slope, ...]
+    outcome_sd: float
+    outcome_sd_log_sd: float
+    track_record: TrackRecord
+
+    def slope(self, kind: str) -> Slope:
+        """Return the slope of a kind.
+
+        Raises:
+            ConfigError: if the kind is unknown.
+        """
+        for slope in self.slopes:
+            if slope.kind == kind:
+                return slope
+        known = ", ".join(slope.kind for slope in self.slopes)
+        raise ConfigError(f"the prior has no kind {kind!r}", fix=f"Known: {known}")
+
+
+def shipped_prior() -> Prior:
+    """Return the prior that comes with the package."""
+    text = (files("rlready.predictors.public") / "prior.toml").read_text(encoding="utf-8")
+    return from_toml(text)
+
+
+def to_toml(prior: Prior) -> str:
+    """Write a prior as TOML, numbers to four digits."""
+    lines = [
+        _HEADER,
+        f"outcome_sd = {prior.outcome_sd:.4f}",
+        f"outcome_sd_log_sd = {prior.outcome_sd_log_sd:.4f}",
+        "",
+        "[track_record]",
+        *_entries(vars(prior.track_record)),
+    ]
+    for name, slopes in (("slopes", prior.slopes), ("measured", prior.measured)):
+        for slope in slopes:
+            lines += ["", f"[[{name}]]", *_entries(vars(slope))]
+    return "\n".join(lines) + "\n"
+
+
+def from_toml(text: str) -> Prior:
+    """Read what `to_toml` wrote."""
+    table = tomllib.loads(text)
+    return Prior(
+        slopes=tuple(map(_slope, table.pop("slopes"))),
+        measured=tuple(map(_slope, table.pop("measured", []))),
+        track_record=TrackRecord(**table.pop("track_record")),
+        **table,
+    )
+
+
+def _slope(entry: dict[str, Any]) -> Slope:
+    return Slope(**{**entry, "sources": tuple(entry["sources"])})
+
+
+def _entries(values: Mapping[str, Any]) -> list[str]:
+    return [f"{key} = {_value(value)}" for key, value in values.items()]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return f'"{value}"' if isinstance(value, str) else str(value)
