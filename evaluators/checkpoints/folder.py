@@ -1,7 +1,7 @@
-"""From what a user names to a checked folder of weights, a tokenizer and a model.
+"""Open a checkpoint that a user names: check its folder, load its tokenizer and its model.
 
-Only safetensors are read and no code from a checkpoint is run: a pickle or a `modeling_*.py` could
-do anything on the machine that evaluates it.
+Only safetensors are read, and no code from a checkpoint is run: a pickle or a `modeling_*.py` file
+could do anything on the machine that evaluates it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlready.evaluators.checkpoints.header_checks import check_headers
+from rlready.evaluators.checkpoints.weight_errors import KV_SCALE
 from rlready.evaluators.checkpoints.weight_files import (
     INDEX_FILE,
     SINGLE_FILE,
     tensor_headers,
     weight_files,
 )
-from rlready.evaluators.checkpoints.weight_glance import glance
 from rlready.evaluators.checkpoints.weight_names import (
     check_loading,
     check_names,
@@ -37,10 +38,10 @@ if TYPE_CHECKING:
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 LARGE_BYTES = 2_000_000_000
-"""Weights from here on take seconds to read."""
+"""Size of weights from which loading takes seconds, and a progress bar is shown."""
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
-"""Number formats that an engine can be asked for."""
+"""Number formats that a user can choose for an engine."""
 
 _JSON_FILES = (
     "config.json",
@@ -59,9 +60,14 @@ class Weights:
 
     Args:
         path: the folder.
-        uri: where the weights are, for the registry: `file:///...` or `hf://org/name@commit`.
-        name: for people.
+        uri: location for the registry: `file:///...` or `hf://org/name@commit`.
+        name: short name for people.
         extra: tensors that the model does not use, such as those of a value head.
+
+    Example:
+        >>> weights = open_weights("runs/sft/checkpoint-500")
+        >>> weights.uri
+        'file:///home/me/runs/sft/checkpoint-500'
     """
 
     path: Path
@@ -70,23 +76,26 @@ class Weights:
     extra: tuple[str, ...] = ()
 
     def warnings(self) -> list[str]:
-        """What users should know of weights that are fine otherwise."""
-        if not self.extra:
-            return []
-        named = ", ".join(self.extra[:3]) + (", ..." if self.extra[3:] else "")
+        """Return sentences about tensors that are ignored."""
+        scales = [name for name in self.extra if KV_SCALE.search(name)]
+        others = [name for name in self.extra if name not in scales]
+        reasons = (
+            (scales, "are scales of a quantized key-value cache, which no engine here uses, and"),
+            (others, "are not used by the language model and"),
+        )
         return [
-            f"{self.name}: {len(self.extra)} of its tensors are not used by the language model and "
-            f"are ignored ({named})"
+            f"{self.name}: {len(names)} of its tensors {reason} are ignored "
+            f"({', '.join(names[:3])}{', ...' if names[3:] else ''})"
+            for names, reason in reasons
+            if names
         ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """What a model computes in: numbers from different ones are not compared.
+    """Number format (such as `bfloat16`) and type of device (`cpu` or `cuda`) of a computation.
 
-    Args:
-        dtype: number format of weights and activations, for example `bfloat16`.
-        device: type of the device, `cpu` or `cuda`.
+    Numbers of different precisions are not compared.
     """
 
     dtype: str
@@ -94,24 +103,24 @@ class Precision:
 
     @property
     def digest(self) -> str | None:
-        """Separates losses by precision; None for float32 on a CPU.
-
-        Losses measured before precisions were kept apart have none, and nearly all of them were
-        measured in float32 on a CPU.
-        """
+        """Id of the precision; None for float32 on a CPU, as in all old records."""
         if (self.dtype, self.device) == ("float32", "cpu"):
             return None
         return digest({"dtype": self.dtype, "device": self.device})
 
 
 def open_weights(reference: str) -> Weights:
-    """The checked weights that a user names.
+    """Check and return the weights that a user names.
 
     Args:
         reference: a local folder, or a hub id `org/name` or `org/name@revision`.
 
     Raises:
         CheckpointError: if there is no such checkpoint, or it cannot be loaded safely.
+
+    Example:
+        >>> weights = open_weights("runs/sft/checkpoint-500")
+        >>> model = load_model(weights.path, "cpu", torch.float32)
     """
     path = Path(reference).expanduser()
     if path.is_dir():
@@ -131,10 +140,10 @@ def open_weights(reference: str) -> Weights:
 
 
 def check_folder(path: Path) -> None:
-    """Return if the folder is a whole, safe checkpoint.
+    """Check that the folder is a complete and safe checkpoint.
 
     Raises:
-        CheckpointError: saying what is missing or refused.
+        CheckpointError: naming what is missing or refused.
     """
     has_weights = any(path.glob("*.safetensors"))
     if (path / "adapter_config.json").is_file():
@@ -142,7 +151,7 @@ def check_folder(path: Path) -> None:
     if not (path / "config.json").is_file():
         raise CheckpointError(
             f"{path} holds no config.json",
-            why="it is no folder that save_pretrained wrote" + _nearby(path),
+            why="the folder was not written by save_pretrained" + _nearby(path),
             fix="Name the checkpoint's own folder",
         )
     pickles = sorted(file.name for pattern in _PICKLES for file in path.glob(pattern))
@@ -163,14 +172,13 @@ def check_folder(path: Path) -> None:
             why=f"none of {', '.join(_TOKENIZERS)} is there",
             fix="Save it beside the weights: tokenizer.save_pretrained(folder)",
         )
-    glance(path)
+    check_headers(path)
 
 
 def check_weights(path: Path) -> tuple[str, ...]:
-    """Check that the weights are those of the model in config.json, and fit its tokenizer.
+    """Check that the weights match config.json and the tokenizer; reads the files' headers only.
 
-    Reads the files' headers, not the weights. Without torch (where a server draws the samples)
-    nothing is checked.
+    Nothing is checked without torch, which is not needed where a server draws the samples.
 
     Returns:
         Names of tensors that the model does not use, such as those of a value head.
@@ -187,7 +195,7 @@ def check_weights(path: Path) -> tuple[str, ...]:
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer, padding on the left.
+    """Load the checkpoint's tokenizer, which then pads on the left.
 
     Raises:
         CheckpointError: if it cannot be loaded.
@@ -203,14 +211,14 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
             if name.endswith(".json") and (path / name).is_file():
                 read_json_object(path / name, CheckpointError, fix=_AGAIN)
         raise CheckpointError(
-            f"the tokenizer in {path} cannot be loaded", why=_brief(error)
+            f"the tokenizer in {path} cannot be loaded", why=one_line(error)
         ) from error
     tokenizer.padding_side = "left"
     return tokenizer
 
 
 def load_config(path: Path) -> PretrainedConfig:
-    """The checkpoint's configuration.
+    """Load the checkpoint's configuration.
 
     Raises:
         CheckpointError: if it cannot be loaded, or needs code of its own.
@@ -223,13 +231,13 @@ def load_config(path: Path) -> PretrainedConfig:
         )
     except Exception as error:  # the same
         raise CheckpointError(
-            f"the configuration in {path} cannot be loaded", why=_brief(error)
+            f"the configuration in {path} cannot be loaded", why=one_line(error)
         ) from error
     return config
 
 
 def load_model(path: Path, device: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The checkpoint's model in evaluation mode.
+    """Load the checkpoint's model in evaluation mode.
 
     Raises:
         CheckpointError: if it cannot be loaded, needs code of its own, or its weights are not those
@@ -249,22 +257,26 @@ def load_model(path: Path, device: str, dtype: torch.dtype) -> PreTrainedModel:
                 output_loading_info=True,
             )
     except Exception as error:  # the same
-        raise CheckpointError(f"the model in {path} cannot be loaded", why=_brief(error)) from error
+        raise CheckpointError(
+            f"the model in {path} cannot be loaded", why=one_line(error)
+        ) from error
     model, info = loaded
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     check_loading(path, info, expected, list(tensor_headers(path)), model.config)
     try:
         on_device: PreTrainedModel = model.to(device).eval()
     except Exception as error:  # the same
-        raise CheckpointError(f"the model in {path} cannot be loaded", why=_brief(error)) from error
+        raise CheckpointError(
+            f"the model in {path} cannot be loaded", why=one_line(error)
+        ) from error
     return on_device
 
 
 def pick_device(wanted: str) -> str:
-    """The torch device to use: `auto` is the first GPU if there is one.
+    """Return the torch device to use: `auto` is the first GPU if there is one.
 
     Raises:
-        CheckpointError: if the device is not there.
+        CheckpointError: if there is no such device.
     """
     import torch
 
@@ -275,7 +287,7 @@ def pick_device(wanted: str) -> str:
         device = torch.device(wanted)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{wanted!r} is no device", fix="Known: auto, cpu, cuda, cuda:N"
+            f"{wanted!r} is not a device", fix="Take auto, cpu, cuda or cuda:N"
         ) from error
     if device.type not in ("cpu", "cuda"):
         raise CheckpointError(f"device {wanted!r} is not supported", fix="Take auto, cpu or cuda")
@@ -289,11 +301,9 @@ def pick_device(wanted: str) -> str:
 
 
 def pick_dtype(device: str, wanted: str = "auto") -> torch.dtype:
-    """The number format to compute in.
+    """Return the number format to compute in.
 
-    Args:
-        device: as `pick_device` gives it.
-        wanted: one of `DTYPES`; `auto` is bfloat16 on a GPU that has it, float32 elsewhere.
+    `auto` is bfloat16 on a GPU that supports it, and float32 elsewhere.
     """
     import torch
 
@@ -306,21 +316,17 @@ def pick_dtype(device: str, wanted: str = "auto") -> torch.dtype:
 
 
 def _check_json(path: Path) -> None:
-    """Before transformers reads them: what it says of a hostile file helps nobody."""
+    # transformers does not say which file is damaged.
     for name in _JSON_FILES:
         if (path / name).is_file():
             read_json_object(path / name, CheckpointError, fix=_AGAIN, constant=str)
 
 
 def pick_precision(device: str, dtype: str = "auto") -> Precision:
-    """What a model would compute in; loads nothing.
-
-    Args:
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        dtype: one of `DTYPES`.
+    """Return the precision that a model would have; loads nothing.
 
     Raises:
-        CheckpointError: if the device is not there.
+        CheckpointError: if there is no such device.
     """
     device = pick_device(device)
     chosen = str(pick_dtype(device, dtype)).removeprefix("torch.")
@@ -355,11 +361,11 @@ def _download(reference: str) -> Weights:
     except Exception as error:  # unreachable hub, unknown id, no permission: all end here
         raise CheckpointError(
             f"there is no folder {reference}, and no model of that id could be fetched",
-            why=_brief(error),
+            why=one_line(error),
             fix="Name a local folder, or check the id, the network and HF_TOKEN",
         ) from error
     check_folder(path)
-    # A snapshot's folder carries the commit that the revision stood for.
+    # The name of a snapshot's folder is the commit of the revision.
     return Weights(path=path, uri=f"hf://{repo_id}@{path.name}", name=repo_id.split("/")[1])
 
 
@@ -372,7 +378,7 @@ def _quiet_if_small(path: Path) -> Iterator[None]:
 
 
 def _folder_name(path: Path) -> str:
-    # Trainers name their folders `checkpoint-500`: alone that says nothing.
+    # Trainers name their folders `checkpoint-500`, which does not identify a run.
     return f"{path.parent.name}-{path.name}" if path.name.startswith("checkpoint") else path.name
 
 
@@ -381,8 +387,13 @@ def _nearby(path: Path) -> str:
     return f"; its sub-folders {', '.join(inside[:5])} look like checkpoints" if inside else ""
 
 
-def _brief(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Return the class and the reason of another library's error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # pydantic counts its findings in the first line and names them in the others.
+    if lines and " validation error" in lines[0]:
+        findings = [line for line in lines[1:] if line.startswith("Value error, ")]
+        lines = [(findings or lines[1:] or [""])[0].removeprefix("Value error, ")]
     # "Validation error for field 'vocab_size':" is followed by the reason.
     shown = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
     return f"{type(error).__name__}: {shown[:300]}"

@@ -1,4 +1,4 @@
-"""Numbers that are not finite in the output of a model whose weights are finite."""
+"""Checks of a model's input and output: known token ids, and finite logits."""
 
 from __future__ import annotations
 

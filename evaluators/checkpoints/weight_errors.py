@@ -1,4 +1,4 @@
-"""What is said of weights that are not those of the model in config.json; needs no torch."""
+"""The errors for weights that do not match the model in config.json; needs no torch."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ _WRITTEN_BY = {
     "pretrained_model.": "a TRL model with a value head",
     "model.": "a Lightning module",
 }
+KV_SCALE = re.compile(r"\.(kv|[kvq])_scale$|\.[kv]_proj\.output_scale$")
+"""Names of the scales of a quantized key-value cache, such as `self_attn.k_proj.k_scale`."""
 ADAPTER_PART = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|base_layer|modules_to_save)\b")
 
 
 def missing_error(
     folder: Path, missing: Sequence[str], names: Collection[str], n_layers: object, is_tied: bool
 ) -> CheckpointError:
-    """The error for weights that lack tensors, with the way to mend it if their names tell it.
+    """Return the error for missing tensors, with the fix if the names show one.
 
     Args:
-        folder: of the checkpoint.
-        missing: tensors that the files lack.
-        names: tensors in the files.
+        folder: folder of the checkpoint.
+        missing: names of the missing tensors.
+        names: names of the tensors in the files.
         n_layers: `num_hidden_layers` of config.json.
         is_tied: `tie_word_embeddings` of config.json.
     """
@@ -76,7 +78,7 @@ def missing_error(
 
 
 def adapter_error(what: str, adapter: Sequence[str]) -> CheckpointError:
-    """The error for weights that hold an adapter's tensors beside or instead of the model's."""
+    """Return the error for weights that hold tensors of an adapter."""
     return CheckpointError(
         what,
         why=f"it holds the parts of an adapter that was not merged: {first_names(adapter)}",
@@ -86,9 +88,9 @@ def adapter_error(what: str, adapter: Sequence[str]) -> CheckpointError:
 
 
 def _prefixes(missing: Sequence[str], names: Collection[str]) -> list[str]:
-    """Parts of the files' names without which they are the missing ones; none if that is not why.
+    """Return the parts that must be removed from the files' names to get the missing names.
 
-    First what stands in the middle or at the front by a wrapper's habit, then any common front.
+    Known parts of wrappers are tried first, then any common prefix. Empty if neither explains it.
     """
     inner = sorted({part for name in names for part in INNER_WRAPPERS.findall(name)})
     bare = {INNER_WRAPPERS.sub("", name) for name in names}
@@ -106,7 +108,7 @@ def _prefixes(missing: Sequence[str], names: Collection[str]) -> list[str]:
 
 
 def _renaming(folder: Path, parts: Sequence[str]) -> str:
-    """A command that takes the parts out of all names in the folder's files."""
+    """Return a command that removes the parts from all names in the folder's files."""
     taken = "".join(
         f".replace({part!r}, '')" if INNER_WRAPPERS.fullmatch(part) else f".removeprefix({part!r})"
         for part in parts
@@ -118,8 +120,17 @@ def _renaming(folder: Path, parts: Sequence[str]) -> str:
     )
 
 
+def empty_error(folder: Path) -> CheckpointError:
+    """Return the error for weight files without a single tensor."""
+    return CheckpointError(
+        f"the weight files in {folder} are empty: they hold no tensor",
+        why="saving was cut short, or the process that saved held no weights (FSDP, DeepSpeed)",
+        fix="Save the whole model again with save_pretrained, or copy the folder again",
+    )
+
+
 def surplus_error(folder: Path, surplus: Sequence[str], n_layers: object) -> CheckpointError:
-    """The error for weights that hold more of the architecture than the model."""
+    """Return the error for surplus tensors of the architecture."""
     return CheckpointError(
         f"{folder} holds {count(len(surplus))} that the model of its config.json does not have: "
         f"{first_names(surplus)}",
@@ -131,20 +142,20 @@ def surplus_error(folder: Path, surplus: Sequence[str], n_layers: object) -> Che
 
 
 def shape_error(
-    folder: Path, name: str, found: Sequence[int], wanted: Sequence[int], n_others: int = 0
+    folder: Path, name: str, shape: Sequence[int], wanted: Sequence[int], n_others: int = 0
 ) -> CheckpointError:
-    """The error for a tensor, and so many others, of another shape than the model's."""
+    """Return the error for a tensor, and `n_others` more, of a wrong shape."""
     others = f" (and {count(n_others)} more)" if n_others else ""
     return CheckpointError(
-        f"tensor {name} in {folder} has the shape {_shape(found)}, and config.json asks for "
-        f"{_shape(wanted)}{others}",
+        f"tensor {name} in {folder} has the shape {shape_text(shape)}, and config.json asks for "
+        f"{shape_text(wanted)}{others}",
         why="config.json belongs to other weights, or a part of the tensor is missing",
         fix="Put the config.json of this very checkpoint beside the weights",
     )
 
 
 def integer_error(folder: Path, name: str, kind: str, n_others: int) -> CheckpointError:
-    """The error for a weight, and so many others, of whole numbers without a scale."""
+    """Return the error for an integer weight, and `n_others` more, without a scale."""
     others = f" and {count(n_others)} more" if n_others else ""
     return CheckpointError(
         f"tensor {name}{others} in {folder} holds whole numbers ({kind})",
@@ -155,7 +166,7 @@ def integer_error(folder: Path, name: str, kind: str, n_others: int) -> Checkpoi
 
 
 def token_error(folder: Path, beyond: Mapping[str, int], n_token_ids: int) -> CheckpointError:
-    """The error for a tokenizer with tokens that have no row in the embedding."""
+    """Return the error for tokens that have no row in the embedding."""
     token = max(beyond, key=lambda name: beyond[name])
     return CheckpointError(
         f"the tokenizer in {folder} has {len(beyond)} token{'s' * (len(beyond) > 1)} beyond the "
@@ -167,21 +178,22 @@ def token_error(folder: Path, beyond: Mapping[str, int], n_token_ids: int) -> Ch
 
 
 def count(n: int) -> str:
-    """So many tensors, in words."""
+    """Return a number of tensors in words."""
     return "1 tensor" if n == 1 else f"{n:,} tensors"
 
 
 def first_names(names: Sequence[str]) -> str:
-    """The first of the names, and how many more there are."""
+    """Return the first names, and how many more there are."""
     further = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + further
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """Layer 2 before layer 10."""
+    """Return a sort key that puts layer 2 before layer 10."""
     parts = re.split(r"(\d+)", name)
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
-def _shape(shape: Sequence[int]) -> str:
+def shape_text(shape: Sequence[int]) -> str:
+    """Return a shape as text, such as `64 x 128`."""
     return " x ".join(map(str, shape)) or "()"

@@ -1,6 +1,6 @@
-"""The safetensors files of a checkpoint: which ones count, what is in them, whether it is finite.
+"""The safetensors files of a checkpoint: which ones are read, their headers, a check for NaN.
 
-Names and shapes come from the files' headers, so nothing here but `check_finite` reads weights.
+Only `check_finite` reads weights; everything else reads the files' headers.
 """
 
 from __future__ import annotations
@@ -50,13 +50,7 @@ _FINITE_VERSION = "finite-1"
 
 @dataclass(frozen=True)
 class TensorHeader:
-    """Where a tensor is and what it looks like.
-
-    Args:
-        file: that holds it.
-        shape: of the tensor.
-        kind: its number format as safetensors calls it, such as `BF16` or `I8`.
-    """
+    """File, shape and number format of a tensor (`kind`, such as `BF16` or `I8`)."""
 
     file: Path
     shape: tuple[int, ...]
@@ -64,14 +58,12 @@ class TensorHeader:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights, as transformers chooses them.
+    """Return the files that hold the weights, as transformers chooses them.
 
-    `model.safetensors` if it is there, else the files that the index names. Others beside them (an
-    adapter, `consolidated.safetensors`) are not read.
+    That is `model.safetensors` if it exists, else the files that the index names.
 
     Raises:
-        CheckpointError: if there is neither, a file of the index is missing, or the index is
-            damaged.
+        CheckpointError: if there is neither, or the index is damaged or names a missing file.
     """
     single, index = folder / SINGLE_FILE, folder / INDEX_FILE
     if index.is_file():
@@ -99,7 +91,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def tensor_headers(folder: Path) -> dict[str, TensorHeader]:
-    """Every tensor of a checkpoint, in the order of the names.
+    """Return the headers of all tensors of a checkpoint, in the order of the names.
 
     Raises:
         CheckpointError: as `weight_files`, or if a file is damaged.
@@ -117,11 +109,9 @@ def tensor_headers(folder: Path) -> dict[str, TensorHeader]:
 
 
 def open_file(path: Path, framework: str = "pt") -> Any:
-    """The safetensors file; a context manager.
+    """Open a safetensors file as a context manager.
 
-    Args:
-        path: of the file.
-        framework: what its tensors come as: `pt` (torch) or `np`, which does not import torch.
+    `framework` is the type of its tensors: `pt` (torch), or `np`, which does not import torch.
 
     Raises:
         CheckpointError: if it is damaged.
@@ -143,14 +133,10 @@ def open_file(path: Path, framework: str = "pt") -> Any:
 
 
 def check_finite(folder: Path, cache_dir: Path | None = None) -> None:
-    """Return if no weight is NaN or infinite; buffers with the value of masked positions may be.
+    """Check that no weight is NaN or infinite, except buffers with the value of masked positions.
 
-    Reads tensor by tensor, in pieces, and needs no torch. A file that passed is remembered by
-    (path, size, modification time), as its digest is.
-
-    Args:
-        folder: of the checkpoint.
-        cache_dir: where files that passed are remembered; None reads them every time.
+    Needs no torch. A file that passed is remembered in `cache_dir` by its path, size and
+    modification time; with None it is read every time.
 
     Raises:
         CheckpointError: naming the first tensor that is not finite.
@@ -168,9 +154,9 @@ def check_finite(folder: Path, cache_dir: Path | None = None) -> None:
 
 
 def _contents(path: Path) -> Iterator[tuple[str, str, NDArray[np.uint8]]]:
-    """Name, number format and bytes of every tensor, in the order of the file."""
+    """Yield name, number format and bytes of every tensor, in the order of the file."""
     with open_file(path, framework="np"):
-        # Checked by the library: the header is JSON, and its tensors fill the rest of the file.
+        # The library has checked that the header is JSON and its tensors fill the rest.
         content = np.memmap(path, dtype=np.uint8, mode="r")
     start = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES].tobytes(), "little")
     header = json.loads(content[_LENGTH_BYTES:start].tobytes())
@@ -184,7 +170,7 @@ def _check_tensor(content: NDArray[np.uint8], kind: str, name: str, path: Path) 
     if kind not in _FLOATS:
         return
     bits, first_bad = _FLOATS[kind]
-    # Without its sign, a float is NaN or infinite from a certain number on, read as an integer.
+    # Read as an integer without its sign, a float is NaN or infinite from a certain number on.
     magnitude = bits(np.iinfo(bits).max >> 1)
     numbers = content.view(bits)
     n_bad = 0

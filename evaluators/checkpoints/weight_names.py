@@ -1,12 +1,13 @@
-"""Whether the weights in a folder are those of the model that its config.json describes.
+"""Check that the weights in a folder belong to the model that its config.json describes.
 
-transformers fills what it does not find with random numbers and ignores what it does not know. So
-its own loader is run first on tensors without content (torch's meta device), whose names and shapes
-come from the files' headers: it renames, merges and ties as it does on loading, and says what is
-left over. Nothing is read but headers; a model of 80 layers takes well under a second.
+transformers fills missing tensors with random numbers and ignores unknown ones. So its loader runs
+first on tensors without content (torch's meta device), with the names and shapes in the files'
+headers. It renames, merges and ties tensors as it does on loading, and reports what is left over.
+Only headers are read: a model of 80 layers takes well under a second.
 
-Refused: missing tensors, other shapes, and further tensors of the architecture (a layer too many, a
-bias that the model has not). Told and ignored: tensors of further heads, such as `v_head.*`.
+Errors: missing tensors, wrong shapes, and surplus tensors of the architecture (an additional layer,
+an additional bias). Ignored with a warning: tensors of additional heads (`v_head.*`), scales of a
+quantized key-value cache and TransformerEngine's `_extra_state`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlready.evaluators.checkpoints.header_checks import tokens_beyond
 from rlready.evaluators.checkpoints.weight_errors import (
     ADAPTER_PART,
+    KV_SCALE,
     adapter_error,
     count,
     first_names,
@@ -32,7 +35,6 @@ from rlready.evaluators.checkpoints.weight_errors import (
     token_error,
 )
 from rlready.evaluators.checkpoints.weight_files import TensorHeader, tensor_headers
-from rlready.evaluators.checkpoints.weight_glance import tokens_beyond
 from rlready.registry.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -45,6 +47,10 @@ _OLD_BUFFER = re.compile(
     r"|(self_)?(attn|attention)\.bias)$"
 )
 
+# The first is written by TransformerEngine. The others scale a key-value cache of 8-bit numbers,
+# and the engines here keep the cache in the model's own number format.
+_NO_PARAMETER = re.compile(r"(^|\.)_extra_state$|" + KV_SCALE.pattern)
+
 _TOKEN_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -55,11 +61,11 @@ _TOKEN_FILES = (
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedNames:
-    """What is left to know of weights that belong to their configuration.
+    """Facts about weights that match their configuration.
 
     Args:
         extra: tensors that the model does not use, such as those of a value head.
-        n_token_ids: rows of the embedding; None if it could not be told.
+        n_token_ids: rows of the embedding; None if unknown.
     """
 
     extra: tuple[str, ...] = ()
@@ -69,8 +75,7 @@ class CheckedNames:
 def check_names(folder: Path, config: PretrainedConfig) -> CheckedNames:
     """Check names and shapes of the weights against the configuration; reads headers only.
 
-    Where transformers cannot say what it expects (a model that it does not know, weights that are
-    quantized), nothing is checked: the engine has to say.
+    Unknown models and quantized weights are not checked here, but by the engine that loads them.
 
     Raises:
         CheckpointError: naming the first tensors that are missing, too many or of another shape.
@@ -92,15 +97,10 @@ def check_names(folder: Path, config: PretrainedConfig) -> CheckedNames:
 def check_token_ids(
     folder: Path, tokenizer: PreTrainedTokenizerBase, n_token_ids: int | None
 ) -> None:
-    """Return if every token of the tokenizer's files has a row in the embedding.
+    """Check that every token of the tokenizer's files has a row in the embedding.
 
-    A tokenizer's class may add special tokens by itself, such as Qwen2's unknown token: no user
-    put them there, and a prompt that holds one is an error when it is read.
-
-    Args:
-        folder: of the checkpoint, with the tokenizer's files.
-        tokenizer: of the checkpoint.
-        n_token_ids: rows of the embedding; None checks nothing.
+    Special tokens that only the tokenizer's class adds, such as Qwen2's unknown token, are allowed:
+    a prompt that holds one is an error when it is read. `n_token_ids` None checks nothing.
 
     Raises:
         CheckpointError: naming the token of the largest id.
@@ -114,7 +114,7 @@ def check_token_ids(
 
 
 def _is_in_files(token: str, folder: Path) -> bool:
-    """Whether the tokenizer's files name a token; True where they are not all JSON."""
+    """Return whether the tokenizer's files name a token; True if they are not all JSON."""
     if not (folder / "tokenizer.json").is_file():
         return True
     paths = [folder / name for name in _TOKEN_FILES if (folder / name).is_file()]
@@ -131,17 +131,17 @@ def check_loading(
     names: Collection[str],
     config: PretrainedConfig,
 ) -> tuple[str, ...]:
-    """What transformers found on loading, judged.
+    """Judge the report of transformers' loader.
 
     Args:
-        folder: of the checkpoint, for messages.
-        info: as `from_pretrained(..., output_loading_info=True)` gives it.
+        folder: folder of the checkpoint, for messages.
+        info: report of `from_pretrained(..., output_loading_info=True)`.
         expected: shapes of the model's own tensors.
-        names: tensors in the files.
-        config: of the model.
+        names: names of the tensors in the files.
+        config: configuration of the model.
 
     Returns:
-        Tensors of further heads, which are ignored.
+        Names of the tensors that are ignored.
 
     Raises:
         CheckpointError: if a tensor is missing, too many or of another shape.
@@ -155,8 +155,8 @@ def check_loading(
             folder, missing, names, _n_layers(config), bool(config.tie_word_embeddings)
         )
     if info["mismatched_keys"]:
-        name, found, wanted = min(info["mismatched_keys"], key=lambda item: natural(item[0]))
-        raise shape_error(folder, name, found, wanted, len(info["mismatched_keys"]) - 1)
+        name, shape, wanted = min(info["mismatched_keys"], key=lambda item: natural(item[0]))
+        raise shape_error(folder, name, shape, wanted, len(info["mismatched_keys"]) - 1)
     adapter = [name for name in unexpected if ADAPTER_PART.search(name)]
     if adapter:
         raise adapter_error(f"{folder} holds more than its model", adapter)
@@ -169,7 +169,7 @@ def check_loading(
 def _dry_load(
     config: PretrainedConfig, headers: Mapping[str, TensorHeader]
 ) -> tuple[Any, Mapping[str, Any]]:
-    """Load tensors without content; the model, and what transformers says of its loading."""
+    """Load tensors without content; returns the model and the loader's report."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -211,12 +211,14 @@ def quiet_loading() -> Iterator[None]:
 
 
 def _belongs(name: str, expected: Collection[str], config: PretrainedConfig) -> bool:
-    """Whether a tensor that the model does not use is a part of its architecture."""
-    if _OLD_BUFFER.search(name) or _is_next_token_layer(name, config):
+    """Return whether an unused tensor is a part of the model's architecture."""
+    if any(pattern.search(name) for pattern in (_OLD_BUFFER, _NO_PARAMETER)):
+        return False
+    if _is_next_token_layer(name, config):
         return False
     pattern = _pattern(name)
     patterns = {_pattern(other) for other in expected}
-    # Files of the model without its head leave the first part of the name out.
+    # Files of a model without its head omit the first part of the name.
     fronts = {"", *(other.partition(".")[0] + "." for other in expected)}
     owners = {other.rpartition(".")[0] for other in patterns}
     blocks = {other.partition(".*.")[0] for other in patterns if ".*." in other}
@@ -229,7 +231,10 @@ def _belongs(name: str, expected: Collection[str], config: PretrainedConfig) -> 
 
 
 def _is_next_token_layer(name: str, config: PretrainedConfig) -> bool:
-    """Whether it is of a layer for multi-token prediction, which are numbered after the others."""
+    """Return whether a tensor belongs to a layer for multi-token prediction.
+
+    Such layers are numbered after the others.
+    """
     text: Any = config.get_text_config()
     n_further = getattr(text, "num_nextn_predict_layers", None) or 0
     number = re.search(r"\.layers\.(\d+)\.", name)
@@ -237,12 +242,12 @@ def _is_next_token_layer(name: str, config: PretrainedConfig) -> bool:
 
 
 def _check_gaps(folder: Path, names: Collection[str]) -> None:
-    """Return if all experts are there, each with the tensors that the others have.
+    """Check that all experts exist and have the same tensors.
 
     Raises:
         CheckpointError: naming the first tensors that are missing.
     """
-    # Of each kind of tensor in an expert: the layers and, in each, the experts that have it.
+    # For each kind of tensor in an expert: the (layer, expert) pairs that have it.
     kinds: dict[tuple[str, str], set[tuple[str, str]]] = {}
     for name in names:
         parts = re.fullmatch(r"(.*\.experts)\.(\d+)\.(.*)", name)
@@ -250,14 +255,14 @@ def _check_gaps(folder: Path, names: Collection[str]) -> None:
             kind = (_pattern(parts[1]), parts[3])
             kinds.setdefault(kind, set()).add((parts[1], parts[2]))
     blocks: dict[str, set[tuple[str, str]]] = {}
-    for (block, _), own in kinds.items():
-        blocks.setdefault(block, set()).update(own)
+    for (block, _), experts in kinds.items():
+        blocks.setdefault(block, set()).update(experts)
     missing = [
         f"{layer}.{expert}.{leaf}"
-        for (block, leaf), own in kinds.items()
+        for (block, leaf), experts in kinds.items()
         for layer in {layer for layer, _ in blocks[block]}
         for expert in {expert for _, expert in blocks[block]}
-        if (layer, expert) not in own
+        if (layer, expert) not in experts
     ]
     if missing:
         missing.sort(key=natural)
@@ -279,5 +284,5 @@ def _n_layers(config: PretrainedConfig) -> str:
 
 
 def _pattern(name: str) -> str:
-    """The name with `*` for every number of a layer or expert."""
+    """Return the name with `*` for every number of a layer or expert."""
     return re.sub(r"\.\d+(?=\.)", ".*", f".{name}").removeprefix(".")

@@ -1,4 +1,4 @@
-"""How far SFT moved the weights from the base model's: update norms, turned singular subspaces.
+"""Weight drift: update norms and rotations of singular subspaces from the base model to SFT.
 
 For each weight W of the checkpoint and W_0 of its base model:
 
@@ -12,14 +12,13 @@ For each weight W of the checkpoint and W_0 of its base model:
 `<module>` is the kind of a matrix (q_proj, up_proj, embed_tokens, ...) over all layers: for the
 norm both Frobenius norms are over all layers, so that the number is the one of their stacked
 weights; the rotation is the plain mean over layers. `update_norm/all` is over every weight.
-`WeightChange.layers` keeps each tensor's own numbers. Embeddings, the output head, norms and
-biases have no rotation: their singular subspaces say nothing about a linear map, or are too large.
-A module that is all zeros in the base model (a new bias) has no relative change and is left out.
+`WeightChange.layers` keeps the numbers of each tensor. Embeddings, the output head, norms and
+biases have no rotation: they are no linear maps, or are too large. A module that is all zeros in
+the base model (a new bias) has no relative change and is left out.
 
-A subspace is as well defined as the gap after its r-th singular value is wide; where it is narrow,
-the angle is large for the smallest change. Read it beside other checkpoints of the same base, not
-alone. Leading subspaces come from subspace iteration with a fixed seed (`torch.svd_lowrank`); r = 8
-of oversampled 16.
+If the gap after the r-th singular value is narrow, the smallest change gives a large angle. So
+compare the rotation with that of other checkpoints of the same base model. Leading subspaces come
+from subspace iteration with a fixed seed (`torch.svd_lowrank`); r = 8 of oversampled 16.
 
 Tensors are read one by one from the safetensors files, so the peak is a few of the largest, not
 two models. No published tool gives these numbers; `tests/test_weights.py` compares with a plain
@@ -30,11 +29,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from rlready.evaluators.checkpoints.weight_errors import shape_text
 from rlready.evaluators.checkpoints.weight_files import open_file, tensor_headers
 from rlready.registry.errors import CheckpointError
 from rlready.registry.records import Proxy
@@ -58,14 +59,14 @@ _NO_ROTATION = ("embed", "lm_head", "wte", "wpe", "output")
 
 @dataclass(frozen=True, kw_only=True)
 class LayerChange:
-    """What happened to one tensor.
+    """Change of one tensor.
 
     Args:
-        name: of the tensor.
-        module: its kind, for example `q_proj`.
+        name: name of the tensor.
+        module: kind of the tensor, for example `q_proj`.
         squared_change: ||W - W_0||_F^2.
         squared_base: ||W_0||_F^2.
-        rotation: mean principal angle in radians, None where it is not defined.
+        rotation: mean principal angle in radians; None if it is not defined.
     """
 
     name: str
@@ -77,30 +78,31 @@ class LayerChange:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightChange:
-    """What happened to every tensor of a checkpoint."""
+    """Changes of all tensors of a checkpoint."""
 
     layers: tuple[LayerChange, ...]
 
     def update_norms(self) -> dict[str, float]:
-        """Relative change by module, and of `all`."""
+        """Return the relative change of each module, and of `all`."""
         modules: dict[str, list[LayerChange]] = {"all": list(self.layers)}
         for layer in self.layers:
             modules.setdefault(layer.module, []).append(layer)
         norms = {}
-        for module, own in modules.items():
-            base = math.fsum(layer.squared_base for layer in own)
+        for module, layers in modules.items():
+            base = math.fsum(layer.squared_base for layer in layers)
             if base > 0.0:
-                norms[module] = math.sqrt(math.fsum(layer.squared_change for layer in own) / base)
+                change = math.fsum(layer.squared_change for layer in layers)
+                norms[module] = math.sqrt(change / base)
         return norms
 
     def rotations(self) -> dict[str, float]:
-        """Mean angle by module, radians, and of `all` that have one."""
+        """Return the mean angle of each module in radians, and of `all` that have one."""
         angles: dict[str, list[float]] = {}
         for layer in self.layers:
             if layer.rotation is not None:
                 angles.setdefault("all", []).append(layer.rotation)
                 angles.setdefault(layer.module, []).append(layer.rotation)
-        return {module: math.fsum(own) / len(own) for module, own in angles.items()}
+        return {module: math.fsum(values) / len(values) for module, values in angles.items()}
 
 
 def weight_change(
@@ -110,50 +112,82 @@ def weight_change(
     on_progress: Callable[[int], None] | None = None,
     ignored: Collection[str] = (),
 ) -> WeightChange:
-    """Every weight of a checkpoint against its base model's.
+    """Compare every weight of a checkpoint with its base model's.
 
     Args:
         checkpoint: folder with safetensors.
-        base: the same of the base model.
-        device: where the sums are made.
+        base: folder of the base model.
+        device: torch device of the computation.
         on_progress: called with the number of tensors done so far.
         ignored: names of tensors that the model does not use.
 
     Raises:
-        CheckpointError: if the two have other tensors, or tensors of other shapes.
+        CheckpointError: if names or shapes of the tensors differ.
+
+    Example:
+        >>> change = weight_change(Path("runs/sft/checkpoint-500"), Path("models/base"))
+        >>> change.update_norms()["all"]
+        0.0131
     """
-    own, other = _tensor_files(checkpoint, ignored), _tensor_files(base, ignored)
-    _check_same(checkpoint, own, base, other)
+    files = check_base(checkpoint, base, ignored)
     layers = []
-    for name, (weight, weight_0) in _pairs(own, other, checkpoint, base):
-        layers.append(_layer_change(name, weight.to(device), weight_0.to(device)))
+    for name, weight, base_weight in _pairs(files):
+        layers.append(_layer_change(name, weight.to(device), base_weight.to(device)))
         if on_progress is not None:
             on_progress(len(layers))
     return WeightChange(layers=tuple(layers))
 
 
-def check_base(checkpoint: Path, base: Path, ignored: Collection[str] = ()) -> None:
-    """Return if the two hold the same tensors in the same shapes; reads the files' headers only.
+def check_base(
+    checkpoint: Path, base: Path, ignored: Collection[str] = ()
+) -> dict[str, tuple[Path, Path]]:
+    """Check that two folders hold the same tensors in the same shapes; reads headers only.
+
+    Returns:
+        The files that hold each common tensor: the checkpoint's and the base model's.
 
     Raises:
-        CheckpointError: if they do not: another architecture or vocabulary.
+        CheckpointError: if the architecture or the vocabulary differs.
     """
-    own, other = tensor_headers(checkpoint), tensor_headers(base)
-    _check_same(checkpoint, set(own) - set(ignored), base, set(other) - set(ignored))
-    for name in own:
-        if name in other and name not in ignored:
-            _check_shape(name, own[name].shape, other[name].shape, checkpoint, base)
+    headers, base_headers = (
+        {name: header for name, header in tensor_headers(folder).items() if name not in ignored}
+        for folder in (checkpoint, base)
+    )
+    unshared = [*sorted(headers.keys() - base_headers), *sorted(base_headers.keys() - headers)]
+    # A tied head may be saved or omitted.
+    missing = [name for name in unshared if not name.startswith("lm_head.")]
+    shared = [name for name in headers if name in base_headers]
+    if missing or not shared:
+        raise CheckpointError(
+            f"{base} is not the base model of {checkpoint}",
+            why=f"{len(missing)} tensors are in one of them only, for example "
+            f"{', '.join(missing[:3])}",
+            fix="Name the model that SFT began from; merge an adapter first",
+        )
+    for name in shared:
+        shape, base_shape = headers[name].shape, base_headers[name].shape
+        if shape != base_shape:
+            raise CheckpointError(
+                f"tensor {name} has the shape {shape_text(shape)} in {checkpoint} and "
+                f"{shape_text(base_shape)} in {base}",
+                why="another vocabulary or architecture cannot be compared weight by weight",
+                fix="Name the model that SFT began from, with the same tokenizer",
+            )
+    return {name: (headers[name].file, base_headers[name].file) for name in shared}
 
 
 def n_tensors(checkpoint: Path, ignored: Collection[str] = ()) -> int:
-    """How many tensors the folder's files hold: the total of `on_progress`."""
-    return len(_tensor_files(checkpoint, ignored))
+    """Return the number of tensors of a checkpoint: the total of `on_progress`."""
+    return len(tensor_headers(checkpoint).keys() - set(ignored))
 
 
 def weight_proxies(change: WeightChange, base_name: str, base_fingerprint: str) -> list[Proxy]:
-    """The numbers of the module docstring as proxies, measured on the base model.
+    """Return the numbers of the module docstring as proxies, with the base model as benchmark.
 
-    They have no standard error: nothing was sampled. `n_problems` counts tensors.
+    Nothing is sampled, so they have no standard error. `n_problems` counts tensors.
+
+    Example:
+        >>> proxies = weight_proxies(change, "Qwen3-8B-Base", base_fingerprint)
     """
     named = [
         (f"update_norm/{module}", value, "ratio") for module, value in change.update_norms().items()
@@ -178,7 +212,7 @@ def weight_proxies(change: WeightChange, base_name: str, base_fingerprint: str) 
 
 
 def principal_angle(weight: torch.Tensor, weight_0: torch.Tensor, rank: int = RANK) -> float:
-    """Mean principal angle between the leading singular subspaces, radians in [0, pi/2].
+    """Return the mean principal angle of the leading singular subspaces, radians in [0, pi/2].
 
     Args:
         weight: (m, n), float32.
@@ -189,16 +223,18 @@ def principal_angle(weight: torch.Tensor, weight_0: torch.Tensor, rank: int = RA
 
     left, right = _leading(weight, rank)
     left_0, right_0 = _leading(weight_0, rank)
-    angles = [_angles(own, other) for own, other in ((left, left_0), (right, right_0))]
-    return float(torch.cat(angles).mean())
+    return float(torch.cat([_angles(left, left_0), _angles(right, right_0)]).mean())
 
 
-def _angles(own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Principal angles of two orthonormal bases, stable for small ones (Bjorck, Golub 1973)."""
+def _angles(basis: torch.Tensor, basis_0: torch.Tensor) -> torch.Tensor:
+    """Return the principal angles of two orthonormal bases, exact for small ones.
+
+    Bjorck, Golub 1973.
+    """
     import torch
 
-    cosines = torch.linalg.svdvals(own.T @ other).clamp(0.0, 1.0)
-    sines = torch.linalg.svdvals(other - own @ (own.T @ other)).clamp(0.0, 1.0).flip(0)
+    cosines = torch.linalg.svdvals(basis.T @ basis_0).clamp(0.0, 1.0)
+    sines = torch.linalg.svdvals(basis_0 - basis @ (basis.T @ basis_0)).clamp(0.0, 1.0).flip(0)
     return torch.where(cosines**2 < 0.5, torch.arccos(cosines), torch.arcsin(sines))
 
 
@@ -217,11 +253,9 @@ def _layer_change(name: str, weight: torch.Tensor, weight_0: torch.Tensor) -> La
     import torch
 
     change = base = 0.0
-    for rows, rows_0 in zip(
-        weight.reshape(len(weight) if weight.ndim else 1, -1).split(_ROWS),
-        weight_0.reshape(len(weight) if weight.ndim else 1, -1).split(_ROWS),
-        strict=True,
-    ):
+    n_rows = len(weight) if weight.ndim else 1
+    pieces, pieces_0 = (w.reshape(n_rows, -1).split(_ROWS) for w in (weight, weight_0))
+    for rows, rows_0 in zip(pieces, pieces_0, strict=True):
         wide, wide_0 = rows.float(), rows_0.float()
         change += float((wide - wide_0).square().sum(dtype=torch.float64))
         base += float(wide_0.square().sum(dtype=torch.float64))
@@ -257,58 +291,12 @@ def _module(name: str) -> str:
     return parts[-1] + (".bias" if leaf == "bias" else "")
 
 
-def _tensor_files(folder: Path, ignored: Collection[str]) -> dict[str, Path]:
-    """File of each tensor, in the order of the names."""
-    headers = tensor_headers(folder)
-    return {name: header.file for name, header in headers.items() if name not in ignored}
-
-
-def _check_same(checkpoint: Path, own: Collection[str], base: Path, other: Collection[str]) -> None:
-    only_own = sorted(set(own) - set(other))
-    only_base = sorted(set(other) - set(own))
-    # A tied head is written or left out as the writer likes.
-    missing = [name for name in [*only_own, *only_base] if not name.startswith("lm_head.")]
-    if missing or not set(own) & set(other):
-        raise CheckpointError(
-            f"{base} is not the base model of {checkpoint}",
-            why=f"{len(missing)} tensors are in one of them only, for example "
-            f"{', '.join(missing[:3])}",
-            fix="Name the model that SFT began from; merge an adapter first",
-        )
-
-
 def _pairs(
-    own: Mapping[str, Path], other: Mapping[str, Path], checkpoint: Path, base: Path
-) -> Iterator[tuple[str, tuple[torch.Tensor, torch.Tensor]]]:
-    """Tensors of both, one pair at a time."""
-    from contextlib import ExitStack
-
+    files: Mapping[str, tuple[Path, Path]],
+) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    """Yield the name of each tensor, its weight and its base model's weight."""
     with ExitStack() as stack:
-        files: dict[Path, Any] = {}
-
-        def read(path: Path, name: str) -> torch.Tensor:
-            if path not in files:
-                files[path] = stack.enter_context(open_file(path))
-            tensor: torch.Tensor = files[path].get_tensor(name)
-            return tensor
-
-        for name in (name for name in own if name in other):
-            weight, weight_0 = read(own[name], name), read(other[name], name)
-            _check_shape(name, weight.shape, weight_0.shape, checkpoint, base)
-            yield name, (weight, weight_0)
-
-
-def _check_shape(
-    name: str, own: Sequence[int], other: Sequence[int], checkpoint: Path, base: Path
-) -> None:
-    if list(own) != list(other):
-        raise CheckpointError(
-            f"tensor {name} has the shape {_shape(own)} in {checkpoint} and {_shape(other)} in "
-            f"{base}",
-            why="another vocabulary or architecture cannot be compared weight by weight",
-            fix="Name the model that SFT began from, with the same tokenizer",
-        )
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape)) or "()"
+        paths = {path for pair in files.values() for path in pair}
+        opened = {path: stack.enter_context(open_file(path)) for path in sorted(paths)}
+        for name, (path, base_path) in files.items():
+            yield name, opened[path].get_tensor(name), opened[base_path].get_tensor(name)

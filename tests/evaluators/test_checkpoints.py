@@ -102,7 +102,7 @@ def test_a_name_that_is_nothing_is_told(tmp_path: Path) -> None:
         open_weights(str(tmp_path / "nothing"))
 
 
-@pytest.mark.parametrize(("device", "message"), [("tpu:x", "no device"), ("meta", "supported")])
+@pytest.mark.parametrize(("device", "message"), [("tpu:x", "not a device"), ("meta", "supported")])
 def test_a_strange_device_is_told(device: str, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         pick_device(device)

@@ -18,14 +18,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rlready.evaluators.checkpoints.folder import (
+    Weights,
     check_folder,
     check_weights,
     load_config,
     load_model,
     open_weights,
 )
+from rlready.evaluators.checkpoints.header_checks import check_headers
 from rlready.evaluators.checkpoints.weight_files import check_finite
-from rlready.evaluators.checkpoints.weight_glance import glance
 from rlready.evaluators.checkpoints.weight_names import check_names
 from rlready.registry.errors import CheckpointError
 from rlready.testbed.training.model import untrained_checkpoint
@@ -88,7 +89,7 @@ def write_model(name: str, folder: Path) -> Path:
 
 def checked(folder: Path) -> tuple[str, ...]:
     """Both checks of the names, one after the other; returns the further heads."""
-    glance(folder)
+    check_headers(folder)
     return check_names(folder, load_config(folder)).extra
 
 
@@ -191,7 +192,7 @@ def test_any_wrappers_prefix_is_seen_at_a_glance(
 ) -> None:
     folder = broken(whole("llama"), tmp_path / "broken", renamed("^", front))
     with pytest.raises(CheckpointError, match=r"lacks \d+ tensors") as raised:
-        glance(folder)
+        check_headers(folder)
     assert f"hold {front!r}" in raised.value.why
 
 
@@ -200,7 +201,7 @@ def test_a_prefix_that_transformers_removes_itself_is_taken(
 ) -> None:
     """A Lightning module's `model.` before every name: the same weights are loaded."""
     folder = broken(whole("llama"), tmp_path / "lightning", renamed("^", "model."))
-    glance(folder)
+    check_headers(folder)
     assert checked(folder) == ()
     ids = torch.tensor([[1, 5, 9]])
     logits = [
@@ -245,6 +246,33 @@ def test_what_does_not_belong_to_the_config_is_refused_by_name(
     # The same, should a model be loaded without the checks.
     with pytest.raises(CheckpointError):
         load_model(folder, "cpu", torch.float32)
+
+
+def test_empty_weight_files_are_called_empty(whole: Callable[[str], Path], tmp_path: Path) -> None:
+    """They were once reported as a missing lm_head."""
+    folder = broken(whole("llama"), tmp_path / "empty", lambda tensors: {})
+    with pytest.raises(CheckpointError, match="are empty: they hold no tensor"):
+        check_headers(folder)
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ("model.layers.0.self_attn.q_proj._extra_state", "not used by the language model"),
+        ("model.layers.0.self_attn.k_scale", "scales of a quantized key-value cache"),
+        ("model.layers.1.self_attn.v_proj.output_scale", "scales of a quantized key-value cache"),
+    ],
+)
+def test_tensors_that_are_no_parameters_are_ignored_with_a_warning(
+    extra: str, words: str, whole: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """They were once refused as those of a larger model."""
+    folder = broken(whole("llama"), tmp_path / "extra", added(extra))
+    names = checked(folder)
+    assert names == (extra,)
+    (warning,) = Weights(path=folder, uri="", name="sft", extra=names).warnings()
+    assert words in warning
+    assert extra in warning
 
 
 @pytest.mark.parametrize(

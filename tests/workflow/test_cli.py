@@ -57,7 +57,7 @@ GOOD = {"id": "1", "problem": "1+1", "answer": "2"}
         (["--batch-size", "many"], "not a valid integer"),
         (["--kind", "best"], "is not one of"),
         (["--top-p", "2"], "top-p is 2"),
-        (["--device", "tpu:x"], "is no device"),
+        (["--device", "tpu:x"], "is not a device"),
         (["--prompt-template", "none.txt"], "no template file none.txt"),
         (["--recipe", "none.toml"], "cannot read none.toml"),
         (["--parent", "0123abcd"], "no checkpoint '0123abcd' in the registry"),

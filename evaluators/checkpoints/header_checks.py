@@ -1,8 +1,9 @@
-"""What can be told of a checkpoint's weights in a fraction of a second, before torch is imported.
+"""Checks of the headers of weight files, which need neither torch nor transformers.
 
-Names that a wrapper changed, layers missing or too many, a missing head, a tokenizer with more
-tokens than the embedding has rows. Only what is certain is refused: layers are counted for models
-whose layers are all alike. `weight_names.py` then judges everything else by transformers itself.
+They find names that a wrapper changed, missing or surplus layers, a missing head, and a tokenizer
+with more tokens than the embedding has rows, in a fraction of a second. Only certain errors are
+reported: layers are counted only for models whose layers are all alike. `weight_names.py` then
+lets transformers check the rest.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from rlready.evaluators.checkpoints.weight_errors import (
     ADAPTER_PART,
     INNER_WRAPPERS,
     adapter_error,
+    empty_error,
     integer_error,
     missing_error,
     natural,
@@ -28,52 +30,41 @@ from rlready.evaluators.checkpoints.weight_files import TensorHeader, tensor_hea
 from rlready.registry.errors import CheckpointError
 from rlready.registry.foreign_files import read_json_object
 
-# Of these, every layer has tensors, of the same names, and `num_hidden_layers` counts them.
+# In these models every layer has the same tensors, and `num_hidden_layers` counts the layers.
 _ALIKE = frozenset(
-    [
-        "gemma",
-        "gemma2",
-        "gemma3_text",
-        "gpt2",
-        "gpt_neox",
-        "granite",
-        "llama",
-        "mistral",
-        "olmo2",
-        "phi",
-        "phi3",
-        "qwen2",
-        "qwen3",
-        "smollm3",
-        "starcoder2",
-    ]
+    (
+        *("gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite", "llama", "mistral"),
+        *("olmo2", "phi", "phi3", "qwen2", "qwen3", "smollm3", "starcoder2"),
+    )
 )
 _LAYER = re.compile(r"((?:^|.*\.)(?:layers|h)\.)(\d+)\.(.+)")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$")
 _INTEGERS = ("I", "U", "BOOL")
-"""How safetensors calls number formats without fractions: I8, U8, I32, BOOL and so on."""
+"""Beginnings of the names that safetensors gives to integer formats: I8, U8, I32, BOOL, ..."""
 _MOST_DOTS = 2
-"""In the name of an embedding or a head, as in `model.embed_tokens.weight`."""
+"""Most dots in the name of an embedding or a head, as in `model.embed_tokens.weight`."""
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings)\.weight$")
 # With `INNER_WRAPPERS`: no model of transformers has names with these parts.
 _FRONT_WRAPPERS = re.compile(r"(?:(?:module|base_model\.model)\.)+")
-# An embedding under its usual name, behind the front of a wrapper that is not known here.
+# The usual name of an embedding behind the prefix of an unknown wrapper.
 _FRONTED = re.compile(
     r"(.+?\.)((?:model\.embed_tokens|transformer\.wte|gpt_neox\.embed_in)\.weight)"
 )
-# transformers removes the first itself (Lightning); the second may be a multimodal model's.
+# transformers removes the first itself (Lightning); the second belongs to multimodal models.
 _TAKEN_FRONTS = re.compile(r"model\.|.*language_model\..*")
-# A multimodal tokenizer names a token that stands for an image, even beside a text-only model.
+# Multimodal tokenizers have tokens that stand for an image, even in text-only models.
 _PLACEHOLDER = re.compile(r"image|img|video|audio|vision", re.IGNORECASE)
 
 
-def glance(folder: Path) -> None:
-    """Return if nothing is wrong that can be seen at a glance.
+def check_headers(folder: Path) -> None:
+    """Check the tensors' names and shapes as far as that is possible without transformers.
 
     Raises:
         CheckpointError: naming the tensors or the token.
     """
     headers = tensor_headers(folder)
+    if not headers:
+        raise empty_error(folder)
     config = read_json_object(folder / "config.json", CheckpointError, constant=str)
     if config.get("quantization_config"):
         return
@@ -86,7 +77,7 @@ def glance(folder: Path) -> None:
     if whole:
         raise integer_error(folder, whole[0], headers[whole[0]].kind, len(whole) - 1)
     bare = [_unwrapped(name) for name in names]
-    if names and not set(bare) & set(names):
+    if not set(bare) & set(names):
         raise missing_error(folder, sorted(bare, key=natural), names, n_layers, False)
     if config.get("model_type") in _ALIKE and isinstance(n_layers, int):
         _check_front(folder, names, n_layers)
@@ -99,10 +90,9 @@ def glance(folder: Path) -> None:
 
 
 def tokens_beyond(vocabulary: Mapping[str, int], n_token_ids: int) -> dict[str, int]:
-    """Tokens without a row in an embedding of so many rows.
+    """Return the tokens that have no row in an embedding of `n_token_ids` rows.
 
-    Rows without a token are fine: embeddings are padded. So are tokens that stand for an image or
-    a sound, which no text of a benchmark is split into.
+    Tokens that stand for an image or a sound are left out, because no text contains them.
     """
     return {
         token: number
@@ -118,7 +108,7 @@ def _unwrapped(name: str) -> str:
 
 
 def _check_front(folder: Path, names: Collection[str], n_layers: int) -> None:
-    """Return if the embedding has no further front before its name."""
+    """Check that no unknown prefix stands before the name of the embedding."""
     for embedding in filter(None, map(_FRONTED.fullmatch, names)):
         front = embedding[1]
         if embedding[2] not in names and not _TAKEN_FRONTS.fullmatch(front):
@@ -128,7 +118,7 @@ def _check_front(folder: Path, names: Collection[str], n_layers: int) -> None:
 
 def _check_layers(folder: Path, names: Collection[str], n_layers: int) -> None:
     parts = [match for match in map(_LAYER.fullmatch, names) if match]
-    # A further head may have layers of its own.
+    # An additional head may have layers of its own.
     fronts = Counter(match[1] for match in parts)
     parts = [match for match in parts if match[1] == max(fronts, key=lambda name: fronts[name])]
     layers: dict[int, set[str]] = {}
@@ -156,13 +146,13 @@ def _check_layers(folder: Path, names: Collection[str], n_layers: int) -> None:
 def _check_shapes(
     folder: Path, headers: Mapping[str, TensorHeader], config: Mapping[str, Any]
 ) -> None:
-    """Check the embedding and the head, where another vocabulary or width shows."""
+    """Check the shapes of the embedding and the head against config.json."""
     n_rows, width = config.get("vocab_size"), config.get("hidden_size", config.get("n_embd"))
     if not isinstance(n_rows, int) or not isinstance(width, int):
         return
     wanted = (n_rows, width)
     for name, header in headers.items():
-        # With a longer name it may be a part of a further head.
+        # A longer name may belong to an additional head.
         is_checked = _EMBEDDING.search(name) or _HEAD.search(name)
         if is_checked and name.count(".") <= _MOST_DOTS and header.shape != wanted:
             raise shape_error(folder, name, header.shape, wanted)
@@ -177,7 +167,7 @@ def _check_tokenizer(folder: Path, headers: Mapping[str, TensorHeader]) -> None:
 
     try:
         tokenizer: Any = Tokenizer.from_file(str(path))
-    except Exception:  # the library raises no class of its own; loading it says what is wrong
+    except Exception:  # the library has no exception class; `load_tokenizer` reports the reason
         return
     beyond = tokens_beyond(tokenizer.get_vocab(with_added_tokens=True), rows[0])
     if beyond:
