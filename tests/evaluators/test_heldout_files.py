@@ -82,7 +82,7 @@ def test_weights_and_tools_survive_parquet(tmp_path: Path) -> None:
         ("h.json", b'[{"prompt": ', "h.json is not JSON.*one object a line"),
         ("h.json", b"[" * 100_000, "h.json is not JSON"),
         ("h.json", b"[]", "holds no held-out example"),
-        ("h.json.gz", gzip.compress(b"[" + b" " * 9000)[:-12], "cannot be read"),
+        ("h.json.gz", gzip.compress(b"[" + b" " * 9000, mtime=0)[:-12], "cannot be read"),
         ("h.parquet", b"PAR1", "cannot be read as Parquet"),
     ],
 )
