@@ -54,7 +54,7 @@ REFUSED_PROBLEMS = {
     "b_empty": "has no problems",
     "b_emptyanswer": "the answer of .*line 1 is empty",
     "b_list_nested": "line 1 is list, neither text nor number",
-    "b_nan": "line 1 is not JSON. NaN is no JSON number",
+    "b_nan": "line 1 is not JSON. NaN is not a JSON number",
     "b_nested": "line 1 is a dict, not a text",
     "b_pretty": "line 1 is not JSON",
     "b_surrogate": "line 1 is not valid Unicode",

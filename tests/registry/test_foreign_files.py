@@ -164,8 +164,11 @@ def checkpoint(folder: Path) -> Path:
     for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
         (folder / name).write_text('{"limit": [0.0, Infinity]}')
     (folder / "tokenizer.json").write_text("{}")
-    # No tensors: the header is an empty object after its length.
-    (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    # One tensor: the length of the header, the header, and its bytes.
+    header = b'{"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'
+    (folder / "model.safetensors").write_bytes(
+        len(header).to_bytes(8, "little") + header + bytes(4)
+    )
     return folder
 
 
