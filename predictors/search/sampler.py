@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-_ERRORS, _FORESEEN = "rlready:errors", "rlready:foreseen"
+_ERRORS = "rlready:errors"
 
 
 class SurrogateSampler(BaseSampler):
@@ -80,7 +80,7 @@ class SurrogateSampler(BaseSampler):
         with threadpool_limits(limits=1):
             found = propose(
                 self.space,
-                _with_stopped(self.space, done, trials),
+                done,
                 1,
                 np.random.default_rng([self.seed, trial.number]),
                 config=self.config,
@@ -117,24 +117,6 @@ class SurrogateSampler(BaseSampler):
             attributes["rlready:predicted"] = [[float(m), float(s)] for m, s in pairs]
         for key, value in attributes.items():
             study._storage.set_trial_user_attr(trial._trial_id, key, value)
-
-
-def _with_stopped(space: RecipeSpace, done: Runs, trials: Sequence[FrozenTrial]) -> Runs:
-    """The runs, and each trial that a ladder stopped, with its foreseen outcome and that one's sd.
-
-    Unseen, they would be proposed again and again.
-    """
-    continued = {t.user_attrs.get("rlready:continues") for t in trials}
-    stopped = [t for t in trials if _FORESEEN in t.user_attrs and t.state == TrialState.PRUNED]
-    stopped = [t for t in stopped if t.number not in continued]
-    if not stopped or done.outcomes.shape[1] != 1 or done.errors is None:
-        return done
-    foreseen = np.array([t.user_attrs[_FORESEEN] for t in stopped], dtype=np.float64)
-    return Runs(
-        points=Points.joined([done.points, space.from_parameters([t.params for t in stopped])]),
-        outcomes=np.vstack([done.outcomes, foreseen[:, :1]]),
-        errors=np.vstack([done.errors, foreseen[:, 1:]]),
-    )
 
 
 def runs_of(

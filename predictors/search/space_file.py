@@ -31,9 +31,8 @@
     low = 0.0
     high = 0.1
 
-An axis is a range (`low`, `high`, optional `log`, `int`) or a list of `choices`. What is tried how
-far is the table [ladder], see `ladder_file`. `cost`, `sources.NAME.path` and the table [evaluate]
-change no recipe: see `workflow/search_file`.
+An axis is a range (`low`, `high`, optional `log`, `int`) or a list of `choices`. `cost`,
+`sources.NAME.path` and the table [evaluate] change no recipe: see `workflow/search/settings`.
 """
 
 from __future__ import annotations
@@ -46,7 +45,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from rlready.predictors.search.ladder_file import parse_ladder
 from rlready.predictors.search.simplex import Parametrisation
 from rlready.predictors.search.space import (
     LOSS_WEIGHTINGS,
@@ -64,7 +62,7 @@ _FILTERS = ("length_filter", "difficulty_filter")
 _NAMED_AXES = (*RECIPE_FIELDS, *_FILTERS)
 _KEYS = (
     *("token_budget", "max_repetitions", "simplex", "recipe", "sources"),
-    *(*_NAMED_AXES, "axes", "ladder", "cost", "evaluate"),
+    *(*_NAMED_AXES, "axes", "cost", "evaluate"),
 )
 _SOURCE_KEYS = ("available_tokens", "mean_tokens", "floor", "cap", "max_repetitions", "path")
 _RANGE_KEYS = ("low", "high", "log", "int")
@@ -93,8 +91,6 @@ def parse_space(values: Mapping[str, Any]) -> RecipeSpace:
         ConfigError: at an unknown key, a value of another type, or if no recipe is allowed.
     """
     check_keys("the space", values, _KEYS)
-    if "ladder" in values:
-        parse_ladder(values["ladder"])
     fixed = _recipe(a_table("recipe", values.get("recipe", {}), "Write [recipe]"))
     budget = _optional_number("token_budget", values)
     axes = [_axis(name, values[name]) for name in _NAMED_AXES if name in values]

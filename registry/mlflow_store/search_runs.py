@@ -34,10 +34,10 @@ SEARCH = "rlready.search"
 TRIAL = "rlready.search_trial"
 """On a trial's run: the study's id and the trial's number."""
 
-TrialState = Literal["running", "told", "failed", "stopped"]
-"""How far a trial is; a ladder stops those that have little chance."""
+TrialState = Literal["running", "told", "failed"]
+"""How far a trial is."""
 
-_STATUS = {"running": "RUNNING", "told": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+_STATUS = {"running": "RUNNING", "told": "FINISHED", "failed": "FAILED"}
 _ABOUT = (
     "A recipe search of rlready, as its study had it last. Each run below is a trial: its recipe "
     "is in the parameters, what was predicted and told in the metrics. `rlready search report` "

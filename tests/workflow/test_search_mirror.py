@@ -28,7 +28,6 @@ from rlready.workflow.search.ask import (
     settle,
     tell,
 )
-from rlready.workflow.search.folder import read_status, write_status
 from rlready.workflow.search.registry import RegistryValues
 from rlready.workflow.search.run import run
 
@@ -107,40 +106,6 @@ def test_a_trial_is_a_run_below_that_of_its_study(opened: Open, sqlite_uri: str)
     tell(search, third.asked.number, value=0.6)
     (parent,), _ = runs_of(store)
     assert (parent.info.status, parent.data.metrics["best_value"]) == ("FINISHED", 0.6)
-
-
-LADDER = """
-[ladder]
-top = 1
-promote_at = 0.9
-min_keep = 0
-min_complete = 3
-[[ladder.rungs]]
-name = "quarter_loss"
-gpu_hours = 5
-[[ladder.rungs]]
-name = "rl"
-gpu_hours = 5
-"""
-
-
-def test_a_trial_that_a_ladder_stops_is_a_run_that_ended(
-    opened: Open, sqlite_uri: str, tmp_path: Path
-) -> None:
-    (tmp_path / "mix.toml").write_text(SPACE + LADDER)
-    store = MlflowStore(sqlite_uri)
-    search = opened(store)
-    for k in range(8):
-        handed = ask(search)
-        write_status(handed.folder, rungs={"quarter_loss": 0.2 + 0.1 * k})
-        settle(search)
-        if read_status(handed.folder).state == "stopped":
-            break
-        tell(search, handed.asked.number, value=0.9 - 0.1 * k)
-    _, children = runs_of(store)
-    stopped = children[handed.asked.number]
-    assert stopped.info.status == "KILLED"
-    assert "P(top 1)" in stopped.data.tags["rlready.stopped"]
 
 
 @pytest.mark.slow

@@ -64,8 +64,8 @@ _HOUR_S = 3600.0
     default="",
     show_default=False,
     metavar="CMD",
-    help="run: what trains a recipe, with {recipe} (recipe.toml), {out} (the trial's folder) and, "
-    'on a ladder, {rung} in it. It adds "value", "checkpoint" or "rungs" to status.json there.',
+    help="run: what trains a recipe, with {recipe} (recipe.toml), {out} (the trial's folder) in "
+    'it. It adds "value" or "checkpoint" to status.json there.',
 )
 @click.option(
     "--out",
@@ -320,8 +320,6 @@ def _report(search: Search, as_json: bool) -> dict[str, Any]:
 
 def _handed_line(values: dict[str, Any]) -> str:
     words = [f"trial {values['trial']} ({values['origin']}): {values['folder']}"]
-    if values["rung"] is not None:
-        words.append(f"rung {values['rung']}")
     if values["predicted"] is not None:
         words.append(f"predicted {values['predicted']:.4g} +- {values['predicted_sd']:.2g}")
     if values["domain_reason"]:
@@ -334,8 +332,6 @@ def _handed_line(values: dict[str, Any]) -> str:
 def _told_line(told: Told) -> str:
     if told.state == "failed":
         return f"trial {told.trial} failed: {told.reason}"
-    if told.state == "stopped":
-        return f"trial {told.trial} stopped: {told.reason}"
     if told.state == "waiting":
         return f"trial {told.trial} is trained, and waits for `rlready search sync`: {told.reason}"
     error = "" if told.se is None else f" +- {told.se:.2g}"

@@ -22,10 +22,8 @@ from rlready.workflow.search.folder import (
     write_status,
     write_text,
 )
-from rlready.workflow.search.ladder import climb, is_continued, linked_folder, rung_of, taken_up
 from rlready.workflow.search.leases import Lease, asking
 from rlready.workflow.search.open import MirrorTo, Search, SearchConfig, open_search
-from rlready.workflow.search.rungs import STOPPED
 from rlready.workflow.search.trial import (
     Told,
     asked_before,
@@ -61,13 +59,11 @@ class Handed:
         asked: its recipe, and what is known of it.
         folder: where it lies.
         lease: until when it is held.
-        rung: of the ladder that is to be climbed; None without one.
     """
 
     asked: Asked
     folder: Path
     lease: Lease
-    rung: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The trial as one JSON object."""
@@ -84,7 +80,6 @@ class Handed:
             "worker": self.lease.worker,
             "deadline": self.lease.deadline,
             "retries": self.lease.retries,
-            "rung": self.rung,
         }
 
 
@@ -93,7 +88,7 @@ class Synced:
     """What was found in the folders.
 
     Args:
-        done: trials that were told, stopped, or marked failed.
+        done: trials that were told, or marked failed.
         waiting: trials that nobody has finished yet.
         problems: (trial, why its folder could not be taken in).
     """
@@ -134,9 +129,7 @@ def _taken_in(search: Search) -> Synced:
             status = read_status(folder)
             is_finished = status.is_finished
             is_open = status.state in ("asked", "running")
-            if is_open and (climbed := climb(search, number, status)) is not None:
-                done.append(climbed)
-            elif is_finished:
+            if is_finished:
                 done.append(tell_status(search, number, status))
             elif is_open:
                 waiting.append(number)
@@ -168,9 +161,6 @@ def _settled(search: Search) -> Synced:
         trial = trials[lease.trial]
         if trial.state == TrialState.COMPLETE:
             noted(search, Told(trial=trial.number, state="told", value=trial.values[0]))
-        elif STOPPED in trial.user_attrs:
-            reason = trial.user_attrs[STOPPED]
-            noted(search, Told(trial=trial.number, state="stopped", reason=reason))
         elif trial.state.is_finished():
             search.leases.close(trial.number)
     for lease in search.leases.spent():
@@ -187,7 +177,7 @@ def _next(search: Search) -> Handed:
         # Killed while its recipe was drawn: there is nothing to offer.
         fail(search, lease.trial, "its worker was gone before it had a recipe")
     with asking(search.engine, search.study.study_name):
-        asked = taken_up(search) or ask_study(search.study, search.space)
+        asked = ask_study(search.study, search.space)
         lease = search.leases.take(asked.number, search.config.worker)
     return _hand(search, asked, lease)
 
@@ -203,14 +193,14 @@ def _open_folders(search: Search) -> dict[int, Path]:
 
 def _hand(search: Search, asked: Asked, lease: Lease) -> Handed:
     write_attributes(search, asked.number, {"rlready:worker": lease.worker})
-    folder = linked_folder(search, asked.number)
+    folder = trial_folder(search.root, asked.number)
+    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "recipe.toml", recipe_toml(asked.recipe))
-    if search.settings.data and not is_continued(search, asked.number):
+    if search.settings.data:
         import json
 
         rows = manifest(asked.recipe, search.settings.data, search.config.seed + asked.number)
         write_text(folder / "manifest.json", json.dumps(rows) + "\n")
-    rung = rung_of(search, asked.number)
     write_status(
         folder,
         study=search.study.study_name,
@@ -224,6 +214,5 @@ def _hand(search: Search, asked: Asked, lease: Lease) -> Handed:
         se=None,
         checkpoint=None,
         error=None,
-        rung=rung,
     )
-    return Handed(asked=asked, folder=folder, lease=lease, rung=rung)
+    return Handed(asked=asked, folder=folder, lease=lease)

@@ -8,10 +8,6 @@
 Whoever trains adds "value" (with "se", if known) or "checkpoint" (a folder or a registered id) to
 status.json, and "gpu_hours" if they are known; or "state": "failed" with an "error". All files
 are written aside and renamed, so that a reader never sees half of one.
-
-On a ladder "rung" says which one is asked for. Its value goes to "rungs": {NAME: VALUE}, or
-{NAME: {"value": V, "se": X, "gpu_hours": H}}, or, of a rung that is a proxy, {NAME: CHECKPOINT};
-that of the last one may be "value" or "checkpoint" as without a ladder.
 """
 
 from __future__ import annotations
@@ -20,7 +16,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +27,9 @@ from rlready.registry.errors import ConfigError
 from rlready.registry.foreign_files import parse_json, read_json_object
 from rlready.registry.records import Recipe
 
-STATES = ("asked", "running", "told", "failed", "stopped")
+STATES = ("asked", "running", "told", "failed")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _FILTERED_BY = {"length_filter": "n_tokens", "difficulty_filter": "difficulty"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class RungStatus:
-    """What a status file says of a rung: its value, or the checkpoint that has it.
-
-    Args:
-        value: at the rung.
-        se: its standard error.
-        gpu_hours: that it took, if not those of the space file.
-        checkpoint: registered id or folder, for rungs that are proxies.
-    """
-
-    value: float | None = None
-    se: float | None = None
-    gpu_hours: float | None = None
-    checkpoint: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +43,6 @@ class Status:
         checkpoint: folder or registered id of what was trained.
         error: why it failed.
         told: the value that the study was told.
-        rung: of a ladder, that is asked for.
-        rungs: those that were climbed, by name.
     """
 
     state: str = "asked"
@@ -74,8 +51,6 @@ class Status:
     checkpoint: str | None = None
     error: str | None = None
     told: float | None = None
-    rung: str | None = None
-    rungs: Mapping[str, RungStatus] = field(default_factory=dict)
 
     @property
     def is_finished(self) -> bool:
@@ -110,7 +85,7 @@ def read_status(folder: Path) -> Status:
     se = _number(path, "se", values.get("se"))
     if se is not None and se < 0.0:
         raise ConfigError(f"{path}: se is {se}", fix="Give 0 or more, or leave it out")
-    texts = {key: values.get(key) for key in ("checkpoint", "error", "rung")}
+    texts = {key: values.get(key) for key in ("checkpoint", "error")}
     for key, text in texts.items():
         if text is not None and not isinstance(text, str):
             raise ConfigError(f"{path}: {key} is {text!r}, no text")
@@ -121,8 +96,6 @@ def read_status(folder: Path) -> Status:
         checkpoint=texts["checkpoint"],
         error=texts["error"],
         told=_number(path, "told", values.get("told")),
-        rung=texts["rung"],
-        rungs=_rungs(path, values.get("rungs", {})),
     )
 
 
@@ -229,38 +202,6 @@ def _passes(path: Path, index: int, line: str, ranges: Mapping[str, tuple[float,
             why=f"it needs the numbers {', '.join(ranges)}",
             fix="Add them to each line, or leave the filter out of the space",
         ) from error
-
-
-def _rungs(path: Path, given: Any) -> dict[str, RungStatus]:
-    if not isinstance(given, dict):
-        raise ConfigError(f"{path}: rungs is {given!r}", fix='Write {"NAME": value, ...}')
-    return {name: _rung(path, f"rungs.{name}", one) for name, one in given.items()}
-
-
-def _rung(path: Path, where: str, given: Any) -> RungStatus:
-    """A number, a checkpoint, or an object of both with error and cost."""
-    if isinstance(given, str):
-        return RungStatus(checkpoint=given)
-    values = given if isinstance(given, dict) else {"value": given}
-    known = RungStatus.__dataclass_fields__
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise ConfigError(
-            f"{path}: {where} has the unknown key {unknown[0]!r}", fix=f"Known: {', '.join(known)}"
-        )
-    numbers = {
-        key: _number(path, f"{where}.{key}", values.get(key))
-        for key in ("value", "se", "gpu_hours")
-    }
-    checkpoint = values.get("checkpoint")
-    if checkpoint is not None and not isinstance(checkpoint, str):
-        raise ConfigError(f"{path}: {where}.checkpoint is {checkpoint!r}, no text")
-    if numbers["value"] is None and checkpoint is None:
-        raise ConfigError(f"{path}: {where} has neither value nor checkpoint")
-    for key in ("se", "gpu_hours"):
-        if (numbers[key] or 0.0) < 0.0:
-            raise ConfigError(f"{path}: {where}.{key} is {numbers[key]}", fix="Give 0 or more")
-    return RungStatus(**numbers, checkpoint=checkpoint)
 
 
 def _number(path: Path, key: str, value: Any) -> float | None:

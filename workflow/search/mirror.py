@@ -27,7 +27,6 @@ from rlready.registry.mlflow_store.search_runs import (
 )
 from rlready.registry.records import Recipe
 from rlready.workflow.search.leases import made_table
-from rlready.workflow.search.rungs import STOPPED
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -47,10 +46,7 @@ _STUDY = -1  # the number under which the study's own run stands
 _A_LOCK = 25
 
 _OBJECTIVES = ("value", "cost")
-_SHOWN = (
-    *("origin", "domain", "domain_reason", "worker", "failed", "is_predicted", "late"),
-    *("stopped", "continues"),
-)
+_SHOWN = ("origin", "domain", "domain_reason", "worker", "failed", "is_predicted", "late")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,8 +234,6 @@ _STATES: dict[str, TrialState] = {"RUNNING": "running", "COMPLETE": "told", "FAI
 
 def _state(trial: FrozenTrial) -> TrialState | None:
     """How far a trial is; None if nobody ever got it to train."""
-    if trial.state.name == "PRUNED" and STOPPED in trial.user_attrs:
-        return "stopped"
     return _STATES.get(trial.state.name)
 
 

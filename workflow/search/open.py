@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlready.predictors.search.ladder import Ladder
 from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.study import (
     KnownRun,
@@ -23,7 +22,6 @@ from rlready.registry.records import Recipe
 from rlready.workflow.search.leases import Leases, asking, open_storage
 from rlready.workflow.search.mirror import A_FEW, Mirror
 from rlready.workflow.search.registry import RegistryValues, differences
-from rlready.workflow.search.rungs import STOPPED, ladder_of
 from rlready.workflow.search.settings import TOKENS, LoopSettings, read_settings
 
 if TYPE_CHECKING:
@@ -100,7 +98,6 @@ class Search:
         mirror: keeps its runs in MLflow; None where nothing is mirrored.
         progress: shows what takes long.
         may_evaluate: whether a checkpoint that the registry does not know is evaluated now.
-        ladder: that its trials climb; None where they are trained in one go.
     """
 
     study: Study
@@ -115,7 +112,6 @@ class Search:
     mirror: Mirror | None = None
     progress: Clock | None = None
     may_evaluate: bool = True
-    ladder: Ladder | None = None
 
     def show(self, at_most: int | None = A_FEW) -> None:
         """Bring MLflow into line with the study, as far as it is mirrored."""
@@ -178,7 +174,6 @@ def open_search(
         if UID not in study.user_attrs:
             study.set_user_attr(UID, uuid.uuid4().hex)
         warm = _warm_start(study, space, registry, settings.cost)
-        ladder = ladder_of(study, config.space, None if registry is None else registry.store)
     leases = Leases(
         storage.engine,
         name,
@@ -200,7 +195,6 @@ def open_search(
         else _mirror(mirror, study, leases, storage.engine, config, progress),
         settings=replace(settings, data={**settings.data, **config.data}),
         progress=progress,
-        ladder=ladder,
     )
 
 
@@ -278,15 +272,10 @@ def _with_cost(run: KnownRun, space: RecipeSpace, cost: str) -> KnownRun:
 
 
 def _asked_for(study: Study) -> dict[int, Recipe]:
-    """The recipes of trials that are out or stopped: what they give enters when they are told."""
+    """The recipes of trials that are out: what they give enters when they are told."""
     from optuna.trial import TrialState
 
-    states = (TrialState.RUNNING, TrialState.PRUNED)
-    trials = [
-        trial
-        for trial in study.get_trials(deepcopy=False, states=states)
-        if trial.state == TrialState.RUNNING or STOPPED in trial.user_attrs
-    ]
+    trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     asked = {trial.number: trial.user_attrs.get("rlready:recipe") for trial in trials}
     return {number: Recipe.from_dict(values) for number, values in asked.items() if values}
 

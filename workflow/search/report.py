@@ -23,12 +23,6 @@ from rlready.predictors.search.surrogate import MixtureModel
 from rlready.predictors.training_table import FloatArray
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
-from rlready.workflow.search.rungs import (
-    GPU_HOURS,
-    ladder_names,
-    stopped_trials,
-    total_hours,
-)
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -123,7 +117,6 @@ class SearchReport:
         noise_sd: of one run around its recipe's outcome, as the surrogate sees it.
         cost: name of the second objective, None without one.
         gpu_hours: of all trials, None if nobody has said any.
-        stopped: trials that a ladder has stopped, the most promising first.
     """
 
     study: str
@@ -134,7 +127,6 @@ class SearchReport:
     noise_sd: float
     cost: str | None = None
     gpu_hours: float | None = None
-    stopped: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The report as one JSON object: the contract of `rlready search report --json`."""
@@ -145,7 +137,6 @@ class SearchReport:
             "cost": self.cost,
             "gpu_hours": self.gpu_hours,
             "ranking": [row.to_dict() for row in self.rows],
-            "stopped": list(self.stopped),
             "untried": [row.to_dict() for row in self.untried],
             "surface": [asdict(point) for point in self.surface],
         }
@@ -197,9 +188,18 @@ def search_report(
         surface=tuple(_surface(surrogate, runs.points.rows(np.array([best])))),
         noise_sd=surrogate.model.noise_sd_,
         cost=cost,
-        gpu_hours=total_hours(trials),
-        stopped=stopped_trials(trials, ladder_names(study)),
+        gpu_hours=_total_hours(trials),
     )
+
+
+def _total_hours(trials: Sequence[FrozenTrial]) -> float | None:
+    """GPU-hours of all trials; None if nobody has said any."""
+    spent = [
+        t.user_attrs["rlready:gpu_hours"]
+        for t in current(trials)
+        if "rlready:gpu_hours" in t.user_attrs
+    ]
+    return float(sum(spent)) if spent else None
 
 
 def _with_trial(row: RankedRecipe, trial: FrozenTrial) -> RankedRecipe:
@@ -212,7 +212,7 @@ def _with_trial(row: RankedRecipe, trial: FrozenTrial) -> RankedRecipe:
         se=(kept.get("rlready:errors") or [None])[0],
         is_predicted=is_predicted(trial),
         checkpoint=kept.get("rlready:checkpoint") or kept.get("rlready:run"),
-        gpu_hours=kept.get(GPU_HOURS),
+        gpu_hours=kept.get("rlready:gpu_hours"),
         cost=trial.values[1] if len(trial.values) > 1 else None,
     )
 

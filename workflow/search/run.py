@@ -9,14 +9,11 @@ import signal
 import subprocess
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from rlready.registry.errors import ConfigError, RlreadyError, StoreError
 from rlready.workflow.search.ask import Handed, Search, Told, ask, fail
 from rlready.workflow.search.folder import read_status, write_status
-from rlready.workflow.search.ladder import climb, rung_of
-from rlready.workflow.search.leases import Lease
 from rlready.workflow.search.trial import tell_status
 
 _LINES_KEPT = 12
@@ -33,14 +30,13 @@ def run(
 ) -> list[Told]:
     """Ask, train by the user's command, and tell, `n_trials` times; a failed one counts.
 
-    The command's words may hold {recipe} (recipe.toml), {out} (the trial's folder), {trial} and,
-    on a ladder, {rung}; it is run without a shell, and leaves its result in status.json. A trial on
-    a ladder is taken up rung by rung until it is told, stopped or failed.
+    The command's words may hold {recipe} (recipe.toml), {out} (the trial's folder) and {trial}; it
+    is run without a shell, and leaves its result in status.json.
 
     Raises:
         ConfigError: if the command cannot be started at all.
     """
-    words = command_words(train_command, has_ladder=search.ladder is not None)
+    words = command_words(train_command)
     done = []
     for _ in range(n_trials):
         done.append(_one_trial(search, words, say))
@@ -48,11 +44,11 @@ def run(
     return done
 
 
-def command_words(template: str, *, has_ladder: bool = False) -> list[str]:
+def command_words(template: str) -> list[str]:
     """The words of a training command.
 
     Raises:
-        ConfigError: if its quotes are open, it does not take the recipe, or the rung of a ladder.
+        ConfigError: if its quotes are open, or it does not take the recipe.
     """
     try:
         words = shlex.split(template)
@@ -63,55 +59,23 @@ def command_words(template: str, *, has_ladder: bool = False) -> list[str]:
             f"the training command {template!r} does not say where the recipe goes",
             fix='For example --train-command "python train.py --recipe {recipe} --out {out}"',
         )
-    takes_rung = any("{rung}" in word for word in words)
-    if has_ladder and not takes_rung:
-        raise ConfigError(
-            f"the training command {template!r} does not take the rung",
-            why="the space file has a [ladder], which is climbed rung by rung",
-            fix="Add {rung}: the command goes on in {out} to the rung of that name",
-        )
-    if takes_rung and not has_ladder:
-        raise ConfigError(
-            f"the training command {template!r} takes a {{rung}}",
-            why="the space file has no table [ladder]",
-        )
     return words
 
 
 def _one_trial(search: Search, words: Sequence[str], say: Callable[[str], None]) -> Told:
     handed = ask(search)
     number, folder = handed.asked.number, handed.folder
-    while True:
-        rung = "" if handed.rung is None else f", rung {handed.rung}"
-        say(f"trial {number}: training in {folder}{rung}")
-        write_status(folder, state="running")
-        code, lease = _train(search, words, handed)
-        told = _taken_in(search, handed, code)
-        if told is not None:
-            return told
-        handed = replace(handed, rung=rung_of(search, number), lease=lease)
-
-
-def _taken_in(search: Search, handed: Handed, code: int) -> Told | None:
-    """What became of a trial; None if it goes on to its next rung."""
-    number, folder = handed.asked.number, handed.folder
+    say(f"trial {number}: training in {folder}")
+    write_status(folder, state="running")
+    code = _train(search, words, handed)
     try:
         status = read_status(folder)
         if status.state == "failed" or code != 0:
             reason = status.error or f"the training command ended with {code}"
             return fail(search, number, f"{reason}: {_last_lines(folder)}")
-        told = climb(search, number, status)
-        if told is not None:
-            search.show()
-            return told
-        if status.value is not None or status.checkpoint is not None:
-            return tell_status(search, number, status)
-        if handed.rung in status.rungs:
-            return None
-        wanted = "neither value nor checkpoint"
-        if handed.rung is not None:
-            wanted = f"no value of the rung {handed.rung!r} in rungs, and {wanted}"
-        raise ConfigError(f"the training command left {wanted} in status.json")
+        if status.value is None and status.checkpoint is None:
+            raise ConfigError("the training command left neither value nor checkpoint")
+        return tell_status(search, number, status)
     except StoreError as error:
         # What was trained is not lost for a registry that is away: the next sync asks it again.
         search.leases.extend(number, search.leases.clock())
@@ -120,18 +84,16 @@ def _taken_in(search: Search, handed: Handed, code: int) -> Told | None:
         return fail(search, number, str(error))
 
 
-def _train(search: Search, words: Sequence[str], handed: Handed) -> tuple[int, Lease]:
-    """Exit status of the command, and the lease, which is renewed while it runs."""
+def _train(search: Search, words: Sequence[str], handed: Handed) -> int:
+    """Exit status of the command; the lease is renewed while it runs."""
     folder = handed.folder.resolve()
     places = {
         "{recipe}": str(folder / "recipe.toml"),
         "{out}": str(folder),
         "{trial}": str(handed.asked.number),
-        "{rung}": handed.rung or "",
     }
     lease = search.leases.renew(handed.lease) or handed.lease
-    is_first = search.ladder is None or handed.rung == search.ladder.names[0]
-    with (folder / "train.log").open("wb" if is_first else "ab") as log:
+    with (folder / "train.log").open("wb") as log:
         try:
             process = subprocess.Popen(
                 [_filled(word, places) for word in words],
@@ -149,7 +111,7 @@ def _train(search: Search, words: Sequence[str], handed: Handed) -> tuple[int, L
         try:
             while True:
                 try:
-                    return process.wait(timeout=search.leases.period_s / 3.0), lease
+                    return process.wait(timeout=search.leases.period_s / 3.0)
                 except subprocess.TimeoutExpired:
                     lease = search.leases.renew(lease) or lease
         finally:

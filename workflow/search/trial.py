@@ -25,7 +25,6 @@ from rlready.workflow.search.folder import Status, read_number, trial_folder, wr
 from rlready.workflow.search.leases import asking
 from rlready.workflow.search.open import CHECKPOINT, Search, recipe_cost
 from rlready.workflow.search.registry import Measured
-from rlready.workflow.search.rungs import GPU_HOURS, STOPPED, spent_hours
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -37,11 +36,11 @@ class Told:
 
     Args:
         trial: its number.
-        state: "told", "failed" or "stopped"; "waiting" while the registry cannot say its value.
+        state: "told" or "failed"; "waiting" while the registry cannot say its value.
         value: what the study was told.
         se: its standard error.
         checkpoint: registered id, where the value came from the registry.
-        reason: why it failed, was stopped or waits.
+        reason: why it failed or waits.
         is_new: False if the study knew.
         is_predicted: whether the value is what a predictor says.
         cost: what it cost, where the search has a cost.
@@ -181,10 +180,9 @@ def trial_of(search: Search, number: int) -> FrozenTrial:
     from optuna.trial import TrialState
 
     trials = search.study.get_trials(deepcopy=False)
-    is_stopped = 0 <= number < len(trials) and STOPPED in trials[number].user_attrs
     was_asked = 0 <= number < len(trials) and (
         "rlready:run" not in trials[number].user_attrs
-        and (trials[number].state not in (TrialState.WAITING, TrialState.PRUNED) or is_stopped)
+        and trials[number].state not in (TrialState.WAITING, TrialState.PRUNED)
     )
     if not was_asked:
         raise ConfigError(
@@ -296,15 +294,12 @@ def _attributes(search: Search, told: Told) -> dict[str, Any]:
     found: dict[str, Any] = {}
     hours = _told_number(search, trial_of(search, told.trial), "gpu_hours")
     if hours is not None:
-        found[GPU_HOURS] = hours
+        found["rlready:gpu_hours"] = hours
     if told.is_predicted:
         found[IS_PREDICTED] = True
     other = trials_by_run(search.study).get(told.checkpoint or "")
     if other is not None and other.number != told.trial:
         found[SUPERSEDES] = other.number
-    if search.ladder is not None:
-        trial = trial_of(search, told.trial)
-        found[GPU_HOURS] = spent_hours(trial, search.ladder, is_told=True)
     if told.se is not None:
         found["rlready:errors"] = [told.se]
     if told.checkpoint is not None:
@@ -326,7 +321,6 @@ def _enter_again(search: Search, trial: FrozenTrial, told: Told) -> Told:
             distributions=trial.distributions,
             user_attrs={**trial.user_attrs, **_attributes(search, told), "rlready:late": late},
             constraints=trial.constraints,
-            intermediate_values=trial.intermediate_values,
         )
     )
     return told
