@@ -229,7 +229,6 @@ def open_storage(url: str) -> RDBStorage:
     from sqlalchemy.exc import SQLAlchemyError
 
     from rlready.registry.mlflow_store.backends import with_driver
-    from rlready.workflow.search.storage import QuickStorage
 
     scheme = url.partition(":")[0].partition("+")[0]
     if scheme not in ("sqlite", "postgresql"):
@@ -246,7 +245,7 @@ def open_storage(url: str) -> RDBStorage:
     _check_not_mlflow(url)
     for attempt in range(_ATTEMPTS):
         try:
-            return QuickStorage(url, engine_kwargs=settings)
+            return optuna.storages.RDBStorage(url, engine_kwargs=settings)
         except ImportError as error:
             raise StoreError(
                 f"the storage {redacted(url)} cannot be opened",
