@@ -63,7 +63,8 @@ from rlready.testbed.training.design import AXES, design, search_space
 from rlready.testbed.training.grpo import CurveRow
 from rlready.testbed.training.sft import SftRecipe
 from rlready.workflow.predict.predict import fit
-from rlready.workflow.search.ask import Search, SearchConfig, ask, open_search, tell
+from rlready.workflow.search.ask import ask
+from rlready.workflow.search.open import SearchConfig, open_search
 from rlready.workflow.search.registry import RegistryValues
 from rlready.workflow.testbed.design_file import BASE, PROFILES, Design
 from rlready.workflow.testbed.run import (
@@ -233,16 +234,12 @@ def search_arm(
         for handed in batch:
             candidate = trained(bed, store, values, SftRecipe.from_record(handed.asked.recipe))
             begin = time.process_time()
-            told(search, handed.asked.number, candidate)
+            told = handed.trial.tell(checkpoint=candidate.checkpoint)
+            assert told.value == candidate.predicted
             spent += time.process_time() - begin
             found.append(candidate)
     search.engine.dispose()
     return found, spent
-
-
-def told(search: Search, trial: int, candidate: Candidate) -> None:
-    answer = tell(search, trial, checkpoint=candidate.checkpoint)
-    assert answer.value == candidate.predicted
 
 
 def random_arm(

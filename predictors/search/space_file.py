@@ -31,7 +31,8 @@
     low = 0.0
     high = 0.1
 
-An axis is a range (`low`, `high`, optional `log`, `int`) or a list of `choices`. `cost`,
+An axis is a range (`low`, `high`, optional `log`, `int`) or a list of `choices`. The table [rungs]
+says after how many steps trials are measured and may be stopped, see `rungs`. `cost`,
 `sources.NAME.path` and the table [evaluate] change no recipe: see `workflow/search/settings`.
 """
 
@@ -45,6 +46,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from rlready.predictors.search.rungs import parse_rungs
 from rlready.predictors.search.simplex import Parametrisation
 from rlready.predictors.search.space import (
     LOSS_WEIGHTINGS,
@@ -62,7 +64,7 @@ _FILTERS = ("length_filter", "difficulty_filter")
 _NAMED_AXES = (*RECIPE_FIELDS, *_FILTERS)
 _KEYS = (
     *("token_budget", "max_repetitions", "simplex", "recipe", "sources"),
-    *(*_NAMED_AXES, "axes", "cost", "evaluate"),
+    *(*_NAMED_AXES, "axes", "rungs", "cost", "evaluate"),
 )
 _SOURCE_KEYS = ("available_tokens", "mean_tokens", "floor", "cap", "max_repetitions", "path")
 _RANGE_KEYS = ("low", "high", "log", "int")
@@ -91,6 +93,8 @@ def parse_space(values: Mapping[str, Any]) -> RecipeSpace:
         ConfigError: at an unknown key, a value of another type, or if no recipe is allowed.
     """
     check_keys("the space", values, _KEYS)
+    if "rungs" in values:
+        parse_rungs(values["rungs"])
     fixed = _recipe(a_table("recipe", values.get("recipe", {}), "Write [recipe]"))
     budget = _optional_number("token_budget", values)
     axes = [_axis(name, values[name]) for name in _NAMED_AXES if name in values]

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from rlready.workflow.search.ask import SearchConfig, ask, open_search, tell
-from rlready.workflow.search.leases import open_storage
+from rlready.workflow.search.ask import ask
+from rlready.workflow.search.database import open_database
+from rlready.workflow.search.open import SearchConfig, open_search
 
 SPACE = "[sources.gsm8k]\n[sources.numina]\n[learning_rate]\nlow = 1e-6\nhigh = 1e-4\n"
 
@@ -24,10 +25,10 @@ def test_the_dashboard_shows_the_trials_of_a_search(tmp_path: Path) -> None:
     search = open_search(
         SearchConfig(space=tmp_path / "mix.toml", storage=storage, folder=tmp_path / "out")
     )
-    tell(search, ask(search).asked.number, value=0.5, se=0.01)
+    ask(search).trial.tell(value=0.5, se=0.01)
     ask(search)
     search.engine.dispose()
-    opened = open_storage(storage)
+    opened = open_database(storage)
     app = dashboard.wsgi(opened)
     (study,) = answer(app, "/api/studies")["study_summaries"]
     assert (study["study_name"], study["directions"]) == ("mix", ["maximize"])

@@ -1,12 +1,13 @@
-"""A recipe search with the user's trainer in it: ask and tell, by any number of workers.
+"""Ask for trials and take in their results, by any number of workers.
 
-The study's database says which trials there are and who holds them (`search_leases`); the trials'
-folders are how a search and whoever trains talk (`search_folder`). No step needs the worker that
-did the one before: what a killed one leaves is taken up by the next call of any of them.
+The study says which trials there are and who holds them; the trials' folders are how a search and
+the trainer talk. No step needs the worker that did the one before: what a killed one leaves is
+taken up by the next call of any of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,41 +15,11 @@ from typing import Any
 from rlready.predictors.search.study import Asked
 from rlready.predictors.search.study import ask as ask_study
 from rlready.registry.errors import RlreadyError
-from rlready.workflow.search.folder import (
-    manifest,
-    read_status,
-    recipe_toml,
-    trial_folder,
-    write_status,
-    write_text,
-)
-from rlready.workflow.search.leases import Lease, asking
-from rlready.workflow.search.open import MirrorTo, Search, SearchConfig, open_search
-from rlready.workflow.search.trial import (
-    Told,
-    asked_before,
-    fail,
-    noted,
-    tell,
-    tell_status,
-    trial_of,
-    write_attributes,
-)
+from rlready.workflow.search.folder import read_status
+from rlready.workflow.search.open import Search
+from rlready.workflow.search.trial import RELEASED, Lease, Told, Trial
 
-__all__ = [
-    "Handed",
-    "MirrorTo",
-    "Search",
-    "SearchConfig",
-    "Synced",
-    "Told",
-    "ask",
-    "fail",
-    "open_search",
-    "settle",
-    "sync",
-    "tell",
-]
+_OPEN = ("asked", "running")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +27,23 @@ class Handed:
     """A trial that a worker now holds.
 
     Args:
-        asked: its recipe, and what is known of it.
-        folder: where it lies.
+        trial: to be told, failed or stopped.
+        asked: its recipe, and what was predicted of it.
         lease: until when it is held.
+        rung: the step up to which to train; None without rungs.
+        problems: (trial, why its folder could not be taken in) of other trials.
     """
 
+    trial: Trial
     asked: Asked
-    folder: Path
     lease: Lease
+    rung: int | None = None
+    problems: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Where its recipe lies, and its results go."""
+        return self.trial.folder
 
     def to_dict(self) -> dict[str, Any]:
         """The trial as one JSON object."""
@@ -80,6 +60,7 @@ class Handed:
             "worker": self.lease.worker,
             "deadline": self.lease.deadline,
             "retries": self.lease.retries,
+            "rung": self.rung,
         }
 
 
@@ -88,8 +69,8 @@ class Synced:
     """What was found in the folders.
 
     Args:
-        done: trials that were told, or marked failed.
-        waiting: trials that nobody has finished yet.
+        done: trials that were told, stopped, or marked failed.
+        waiting: trials that are not finished yet.
         problems: (trial, why its folder could not be taken in).
     """
 
@@ -101,118 +82,103 @@ class Synced:
 def ask(search: Search) -> Handed:
     """A trial for this worker: one whose worker fell silent, or else a new one.
 
+    Finished folders are taken in first, so that the proposal knows of them. Checkpoints are not
+    evaluated then: an ask answers soon.
+
     Raises:
         ConfigError: if no recipe keeps the limits of the space, or its manifest cannot be made.
     """
-    handed = _next(search.unmirrored)
-    search.show()
-    return handed
+    synced = _sync(search, evaluate=False)
+    if synced.done:
+        search.show()
+    with search.lock():
+        trial, asked, lease = _next(search)
+    trial.hand_out(lease)
+    return Handed(trial=trial, asked=asked, lease=lease, rung=trial.step, problems=synced.problems)
 
 
 def sync(search: Search) -> Synced:
-    """Take in what whoever trains has left in the trials' folders.
+    """Take in what trainers have left in the trials' folders, and give up trials nobody finishes.
 
     A status file that changed is a sign of life: the trial is held for another period.
     """
-    found = _taken_in(search.unmirrored)
-    search.show(None)
-    return found
+    synced = _sync(search, evaluate=True)
+    search.show(everything=True)
+    return synced
 
 
-def _taken_in(search: Search) -> Synced:
+def _sync(search: Search, *, evaluate: bool) -> Synced:
     done: list[Told] = []
-    waiting: list[int] = []
     problems: list[tuple[int, str]] = []
-    for number, folder in _open_folders(search).items():
-        is_finished = False
+    signs_of_life: dict[int, float] = {}
+    trials = Trial.all(search)
+    for trial in trials:
+        if not (trial.folder / "status.json").is_file():
+            continue
         try:
-            status = read_status(folder)
-            is_finished = status.is_finished
-            is_open = status.state in ("asked", "running")
-            if is_finished:
-                done.append(tell_status(search, number, status))
-            elif is_open:
-                waiting.append(number)
-                search.leases.extend(number, (folder / "status.json").stat().st_mtime)
-            elif status.state == "failed" and not trial_of(search, number).state.is_finished():
-                done.append(fail(search, number, status.error or "its trainer said so"))
+            told = _take_in(trial, evaluate=evaluate)
+            changed = (trial.folder / "status.json").stat().st_mtime
+            signs_of_life[trial.number] = changed
+            done += [] if told is None else [told]
         except RlreadyError as error:
-            problems.append((number, str(error)))
-            if is_finished:
-                # It waits for a person; training it once more would not help.
-                search.leases.extend(number, search.leases.clock())
-    return Synced(done=tuple(done), waiting=tuple(waiting), problems=tuple(problems))
-
-
-def settle(search: Search) -> Synced:
-    """Bring leases, folders and study into line; every ask begins with it."""
-    found = _settled(search.unmirrored)
-    search.show(None)
-    return found
-
-
-def _settled(search: Search) -> Synced:
-    from optuna.trial import TrialState
-
-    found = _taken_in(search)
-    trials = search.study.get_trials(deepcopy=False)
-    search.leases.adopt(t.number for t in trials if t.state == TrialState.RUNNING)
-    for lease in search.leases.all():
-        trial = trials[lease.trial]
-        if trial.state == TrialState.COMPLETE:
-            noted(search, Told(trial=trial.number, state="told", value=trial.values[0]))
-        elif trial.state.is_finished():
-            search.leases.close(trial.number)
-    for lease in search.leases.spent():
-        fail(search, lease.trial, f"no worker finished it, {lease.retries + 1} held it")
-    return found
-
-
-def _next(search: Search) -> Handed:
-    _settled(search.hurried)
-    while (lease := search.leases.take_expired(search.config.worker)) is not None:
-        asked = asked_before(search, trial_of(search, lease.trial))
-        if asked is not None:
-            return _hand(search, asked, lease)
-        # Killed while its recipe was drawn: there is nothing to offer.
-        fail(search, lease.trial, "its worker was gone before it had a recipe")
-    with asking(search.engine, search.study.study_name):
-        asked = ask_study(search.study, search.space)
-        lease = search.leases.take(asked.number, search.config.worker)
-    return _hand(search, asked, lease)
-
-
-def _open_folders(search: Search) -> dict[int, Path]:
-    """Folders of trials that the study has no value of: of 10,000 the others need no look."""
-    from optuna.trial import TrialState
-
-    trials = search.study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.FAIL))
-    folders = {trial.number: trial_folder(search.root, trial.number) for trial in trials}
-    return {number: folder for number, folder in folders.items() if folder.is_dir()}
-
-
-def _hand(search: Search, asked: Asked, lease: Lease) -> Handed:
-    write_attributes(search, asked.number, {"rlready:worker": lease.worker})
-    folder = trial_folder(search.root, asked.number)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "recipe.toml", recipe_toml(asked.recipe))
-    if search.settings.data:
-        import json
-
-        rows = manifest(asked.recipe, search.settings.data, search.config.seed + asked.number)
-        write_text(folder / "manifest.json", json.dumps(rows) + "\n")
-    write_status(
-        folder,
-        study=search.study.study_name,
-        trial=asked.number,
-        state="asked",
-        worker=lease.worker,
-        deadline=lease.deadline,
-        retries=lease.retries,
-        recipe_digest=asked.recipe.digest,
-        value=None,
-        se=None,
-        checkpoint=None,
-        error=None,
+            problems.append((trial.number, str(error)))
+            with contextlib.suppress(RlreadyError):
+                if read_status(trial.folder).is_finished:
+                    # It waits for a person; training it once more would not help.
+                    signs_of_life[trial.number] = search.clock()
+    with search.lock():
+        waiting = [trial for trial in trials if not trial.frozen.state.is_finished()]
+        for trial in waiting:
+            _check_lease(trial, signs_of_life.get(trial.number))
+    faulty = {number for number, _ in problems}
+    numbers = [trial.number for trial in waiting if trial.number in signs_of_life]
+    return Synced(
+        done=tuple(done),
+        waiting=tuple(number for number in numbers if number not in faulty),
+        problems=tuple(problems),
     )
-    return Handed(asked=asked, folder=folder, lease=lease)
+
+
+def _take_in(trial: Trial, *, evaluate: bool) -> Told | None:
+    """What became of a trial by its folder, if that is new."""
+    state = trial.frozen.state.name
+    if state in ("COMPLETE", "PRUNED"):
+        # Its worker was killed between telling the study and closing the folder.
+        with contextlib.suppress(RlreadyError):
+            if read_status(trial.folder).state in _OPEN:
+                trial.close_folder()
+        return None
+    status = read_status(trial.folder)
+    if status.state in _OPEN:
+        return trial.take_in(status, evaluate=evaluate)
+    if status.state == "failed" and state == "RUNNING":
+        return trial.fail(status.error or "its trainer said so")
+    return None
+
+
+def _check_lease(trial: Trial, seen: float | None) -> None:
+    """Extend the lease of a trial by a sign of life, or give the trial up after its retries."""
+    config, lease = trial.search.config, trial.lease
+    if lease is None:
+        # Its worker was killed before it could write a lease, or used Optuna alone.
+        lease = trial.hold("")
+    if seen is not None and seen + config.lease_s > lease.deadline > RELEASED:
+        lease = trial.hold(lease.worker, retries=lease.retries, until=seen + config.lease_s)
+    if lease.deadline <= trial.search.clock() and lease.retries >= config.max_retries:
+        trial.fail(f"no worker finished it, {lease.retries + 1} held it")
+
+
+def _next(search: Search) -> tuple[Trial, Asked, Lease]:
+    """A trial whose lease has run out, or a new one; the caller holds the study's lock."""
+    config = search.config
+    for trial in Trial.all(search):
+        lease = trial.lease
+        if lease is None or lease.deadline > search.clock():
+            continue
+        asked = trial.asked
+        if asked is not None:
+            return trial, asked, trial.hold(config.worker, retries=lease.retries + 1)
+        trial.fail("its worker was gone before it had a recipe")
+    asked = ask_study(search.study, search.space)
+    trial = Trial(search, asked.number)
+    return trial, asked, trial.hold(config.worker)
