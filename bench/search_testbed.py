@@ -234,7 +234,7 @@ def search_arm(
         for handed in batch:
             candidate = trained(bed, store, values, SftRecipe.from_record(handed.asked.recipe))
             begin = time.process_time()
-            told = handed.trial.tell(checkpoint=candidate.checkpoint)
+            told = handed.tell(checkpoint=candidate.checkpoint)
             assert told.value == candidate.predicted
             spent += time.process_time() - begin
             found.append(candidate)

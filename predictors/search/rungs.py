@@ -12,7 +12,8 @@ trial after 20, 60, 180, ... steps, at the first measurement from there on.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import statistics
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from rlready.registry.foreign_files import read_toml
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
+    from optuna.trial import FrozenTrial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,22 @@ class Rungs:
         """The first rung that is not measured yet, or the last one."""
         last = max(measured, default=0)
         return next((step for step in self.steps if step > last), self.steps[-1])
+
+
+def foreseen(value: float, step: int, finished: Sequence[FrozenTrial]) -> list[float] | None:
+    """How a trial with a value after so many steps would have ended: mean, standard deviation.
+
+    It would have gained what finished trials gained from this step on. Fewer than three of them
+    tell nothing.
+    """
+    gains = [
+        trial.values[0] - trial.intermediate_values[step]
+        for trial in finished
+        if step in trial.intermediate_values
+    ]
+    if len(gains) < 3:
+        return None
+    return [value + statistics.fmean(gains), statistics.stdev(gains)]
 
 
 def parse_rungs(values: Any) -> Rungs:

@@ -27,11 +27,11 @@ from rlready.predictors.search.trials import (
     RECIPE,
     RUN,
     SPACE,
-    SUPERSEDES,
     finished_trials,
     is_predicted,
     runs_of,
     senses,
+    supersede,
     trials_by_checkpoint,
 )
 from rlready.registry.errors import ConfigError
@@ -40,7 +40,6 @@ from rlready.registry.records import Recipe
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.study import Study
-    from optuna.trial import FrozenTrial
 
 SamplerName = Literal["surrogate", "gp", "tpe", "random"]
 
@@ -258,33 +257,6 @@ def add_known_runs(study: Study, space: RecipeSpace, runs: Sequence[KnownRun]) -
     )
 
 
-def supersede(
-    study: Study, old: FrozenTrial, values: Sequence[float], attributes: Mapping[str, Any]
-) -> None:
-    """Add a finished trial with the recipe of an old one, which it replaces.
-
-    Args:
-        study: of both.
-        old: the trial that is replaced.
-        values: its first objectives; the others are those of the old one.
-        attributes: what is new; origin and recipe stay those of the old trial.
-    """
-    from optuna.trial import create_trial
-
-    dropped, unchanged = (IS_PREDICTED, ERRORS), (ORIGIN, RECIPE)
-    inherited = {key: value for key, value in old.user_attrs.items() if key not in dropped}
-    news = {key: value for key, value in attributes.items() if key not in unchanged}
-    study.add_trial(
-        create_trial(
-            values=[*values, *old.values[len(values) :]],
-            params=old.params,
-            distributions=old.distributions,
-            user_attrs={**inherited, **news, SUPERSEDES: old.number},
-            constraints=old.constraints,
-        )
-    )
-
-
 def ask(study: Study, space: RecipeSpace) -> Asked:
     """The next recipe to train, which keeps all limits of the space.
 
@@ -306,14 +278,14 @@ def ask(study: Study, space: RecipeSpace) -> Asked:
         trial = study.ask(fixed_distributions=distributions)
         points = space.from_parameters([trial.params])
         limits = _constraints(space, points)
-        for name, value in limits.items():
-            trial.set_constraint(name, value)
+        for name, limit in limits.items():
+            trial.set_constraint(name, limit)
         attributes = {RECIPE: space.recipe(points).to_dict()}
         if isinstance(sampler, SurrogateSampler):
             attributes |= sampler.notes.pop(trial.number, {})
         for key, value in attributes.items():
             trial.set_user_attr(key, value)
-        if all(value <= 0.0 for value in limits.values()):
+        if all(limit <= 0.0 for limit in limits.values()):
             origin = type(sampler).__name__.removesuffix("Sampler").lower()
             return Asked.of(trial.number, {ORIGIN: origin, **trial.user_attrs})
         study.tell(trial, state=TrialState.PRUNED)

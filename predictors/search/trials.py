@@ -7,7 +7,9 @@ enters as a trial of its own, which names the old one (`superseded`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +17,7 @@ import numpy as np
 from rlready.predictors.search.proposer import Runs, representative
 from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.training_table import FloatArray
+from rlready.registry.errors import ConfigError
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -63,6 +66,28 @@ MIRRORED = "rlready:mirrored"
 """Registries that show the study."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """Who holds a trial.
+
+    Args:
+        worker: its name; empty if the worker was killed before it could say.
+        deadline: seconds since 1970; then the trial is offered again.
+        retries: how often it was offered again.
+    """
+
+    worker: str
+    deadline: float
+    retries: int = 0
+
+
+def was_asked(trial: FrozenTrial) -> bool:
+    """Whether a trial was to be trained: not an outcome of the registry, nor still queued."""
+    if RUN in trial.user_attrs or trial.state.name == "WAITING":
+        return False
+    return trial.state.name != "PRUNED" or STOPPED in trial.user_attrs
+
+
 def is_predicted(trial: FrozenTrial) -> bool:
     """Whether a trial's value is a prediction, not an outcome."""
     return bool(trial.user_attrs.get(IS_PREDICTED))
@@ -90,6 +115,78 @@ def current(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """The trials that no other trial has replaced."""
     replaced = superseded(trials)
     return [trial for trial in trials if trial.number not in replaced]
+
+
+def supersede(
+    study: Study, old: FrozenTrial, values: Sequence[float], attributes: Mapping[str, Any]
+) -> None:
+    """Add a finished trial with the recipe of an old one, which it replaces.
+
+    Args:
+        study: of both.
+        old: the trial that is replaced.
+        values: its first objectives; the others are those of the old one.
+        attributes: what is new; origin and recipe stay those of the old trial.
+    """
+    from optuna.trial import create_trial
+
+    dropped, unchanged = (IS_PREDICTED, ERRORS), (ORIGIN, RECIPE)
+    inherited = {key: value for key, value in old.user_attrs.items() if key not in dropped}
+    news = {key: value for key, value in attributes.items() if key not in unchanged}
+    study.add_trial(
+        create_trial(
+            values=[*values, *old.values[len(values) :]],
+            params=old.params,
+            distributions=old.distributions,
+            user_attrs={**inherited, **news, SUPERSEDES: old.number},
+            constraints=old.constraints,
+        )
+    )
+
+
+def enter_late(
+    study: Study, number: int, values: Sequence[float], attributes: Mapping[str, Any]
+) -> float | None:
+    """Enter the value of a trial that has ended before; a failed or stopped one counts again.
+
+    Returns:
+        The value that the study had already; None if it had none, and now has this one.
+
+    Raises:
+        ConfigError: if the study has another value of the trial, which is not a prediction.
+    """
+    from optuna.trial import TrialState, create_trial
+
+    trials = study.get_trials(deepcopy=False)
+    replaced, last = superseded(trials), number
+    while last in replaced:
+        last = replaced[last]
+    trial = trials[last]
+    if trial.state != TrialState.COMPLETE:
+        study.add_trial(
+            create_trial(
+                values=values,
+                params=trial.params,
+                distributions=trial.distributions,
+                user_attrs={**trial.user_attrs, **attributes, LATE: f"{LATE}:{last}"},
+                constraints=trial.constraints,
+                intermediate_values=trial.intermediate_values,
+            )
+        )
+        return None
+    stored = float(trial.values[0])
+    is_same_checkpoint = trial.user_attrs.get(CHECKPOINT) == attributes.get(CHECKPOINT)
+    # A prediction changes a little when the registry has grown.
+    is_same_prediction = is_same_checkpoint and bool(attributes.get(IS_PREDICTED))
+    if is_same_prediction or math.isclose(stored, values[0], rel_tol=1e-9):
+        return stored
+    if not is_predicted(trial) or attributes.get(IS_PREDICTED):
+        raise ConfigError(
+            f"trial {number} was told {stored:.6g} before, now {values[0]:.6g}",
+            fix="A trial has one value; record a second measurement in the registry",
+        )
+    supersede(study, trial, values, attributes)
+    return None
 
 
 def senses(study: Study) -> FloatArray:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rlready.registry.mlflow_store import codec
 from rlready.registry.mlflow_store.page import NOTE
@@ -155,14 +155,17 @@ class MirrorWriter:
 
     def _runs_below(self, parent: str) -> dict[int, Run]:
         """The trials' runs by number; runs that people deleted are not among them."""
-        opened, runs, token = self._opened, list[Any](), ""
-        while token is not None:
-            page = opened.client.search_runs(
-                [str(opened.experiment_id)],
+        runs: list[Run] = []
+        token = None
+        while not runs or token:
+            page = self._opened.client.search_runs(
+                [str(self._opened.experiment_id)],
                 f"tags.`mlflow.parentRunId` = '{parent}'",
                 max_results=_PAGE,
-                page_token=token or None,
+                page_token=token,
             )
+            if not page:
+                break
             runs, token = [*runs, *page], page.token
         ours = [run for run in runs if TRIAL in run.data.tags]  # people may nest runs of their own
         return {int(run.data.tags[TRIAL].partition("/")[2]): run for run in ours}

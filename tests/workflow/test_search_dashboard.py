@@ -25,7 +25,7 @@ def test_the_dashboard_shows_the_trials_of_a_search(tmp_path: Path) -> None:
     search = open_search(
         SearchConfig(space=tmp_path / "mix.toml", storage=storage, folder=tmp_path / "out")
     )
-    ask(search).trial.tell(value=0.5, se=0.01)
+    ask(search).tell(value=0.5, se=0.01)
     ask(search)
     search.engine.dispose()
     opened = open_database(storage)

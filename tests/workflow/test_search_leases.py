@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from backends import fresh_postgres_database
 
+from rlready.predictors.search.trials import Lease
 from rlready.registry.errors import ConfigError, StoreError
 from rlready.workflow.search.ask import ask, sync
 from rlready.workflow.search.database import open_database, study_lock
 from rlready.workflow.search.open import Search, SearchConfig, open_search
-from rlready.workflow.search.trial import Lease, Trial
+from rlready.workflow.search.trial import Trial
 
 PERIOD_S = 100.0
 SPACE = "[sources.gsm8k]\n[sources.numina]\n[learning_rate]\nlow = 1e-6\nhigh = 1e-4\n"
@@ -45,7 +46,7 @@ for worker in range(n_workers):
             search = open_search(config, clock=lambda: later)
             claimed = []
             while (handed := ask(search)).asked.number < n_trials:
-                handed.trial.tell(value=float(handed.asked.number))
+                handed.tell(value=float(handed.asked.number))
                 claimed.append(handed.asked.number)
             os.write(write, json.dumps(claimed).encode())
         finally:
@@ -116,15 +117,15 @@ def test_a_lease_that_has_run_out_goes_to_the_next_worker_once(opened: Open, clo
     again = ask(opened("b"))
     assert (again.asked, again.lease.worker, again.lease.retries) == (first.asked, "b", 1)
     assert ask(opened("c")).asked.number == 1
-    first.trial.renew(first.lease)
-    first.trial.release(first.lease)
-    assert first.trial.lease == again.lease
+    first.renew()
+    first.release()
+    assert first.lease == again.lease
 
 
 def test_a_renewed_lease_is_offered_later(opened: Open, clock: Clock) -> None:
     handed = ask(opened("a"))
     clock.now += 90.0
-    handed.trial.renew(handed.lease)
+    handed.renew()
     clock.now += 90.0
     assert ask(opened("b")).asked.number == 1
 
@@ -137,7 +138,7 @@ def test_a_lease_is_renewed_after_another_worker_saw_a_sign_of_life(
     os.utime(handed.folder / "status.json", (clock.now + 5.0, clock.now + 5.0))
     sync(opened("b"))
     clock.now += 90.0
-    handed.trial.renew(handed.lease)
+    handed.renew()
     clock.now += 90.0
     assert ask(opened("b")).asked.number == 1
 
@@ -147,7 +148,7 @@ def test_a_sign_of_life_extends_and_never_shortens(opened: Open, clock: Clock) -
     for seen, deadline in ((-50.0, 100.0), (50.0, 150.0)):
         os.utime(handed.folder / "status.json", (clock.now + seen, clock.now + seen))
         sync(opened("b"))
-        lease = handed.trial.lease
+        lease = handed.lease
         assert lease is not None
         assert lease.deadline == pytest.approx(clock.now + deadline)
 
@@ -175,7 +176,7 @@ def test_a_trial_without_lease_is_offered_within_two_periods(opened: Open, clock
 
 def test_a_released_trial_is_offered_at_once(opened: Open) -> None:
     handed = ask(opened("a"))
-    handed.trial.release(handed.lease)
+    handed.release()
     assert ask(opened("b")).asked.number == 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from backends import fresh_postgres_database
+from places import ROOT
 
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
@@ -206,7 +208,7 @@ where, config = sys.argv[1], dict(space=Path(sys.argv[2]), storage=sys.argv[3], 
                                   folder=Path(sys.argv[4]), worker="dead", lease_s=100.0)
 search = open_search(SearchConfig(**config))
 die = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL)
-ask(search).trial.tell(value=0.25)
+ask(search).tell(value=0.25)
 if where == "before the lease":
     Trial.hold = die
     ask(search)
@@ -216,7 +218,7 @@ if where == "after the result":
     die()
 if where == "inside tell":
     Trial._note = die
-    handed.trial.tell(value=0.75)
+    handed.tell(value=0.75)
 die()
 """
 
@@ -360,3 +362,11 @@ def test_a_filter_without_its_column_is_told(tmp_path: Path) -> None:
     recipe = Recipe(sources={"a": 1.0}, n_unique=1, extra={"difficulty_filter": "0-0.5"})
     with pytest.raises(ConfigError, match=r"line 1: it cannot be filtered.*difficulty"):
         manifest(recipe, {"a": tmp_path / "a.jsonl"}, seed=0)
+
+
+def test_the_search_uses_no_private_attribute_of_optuna() -> None:
+    """A release of Optuna may change them without notice."""
+    for folder in ("predictors/search", "workflow/search"):
+        for path in (ROOT / folder).glob("*.py"):
+            private = re.findall(r"\._(storage|study_id|trial_id)\b|optuna\S*\._", path.read_text())
+            assert not private, path

@@ -92,7 +92,7 @@ def test_a_trial_is_a_run_below_that_of_its_study(opened: Open, sqlite_uri: str)
     search = opened(store)
     first, second, third = (ask(search) for _ in range(3))
     tell(search, first.asked.number, value=0.5, se=0.01)
-    second.trial.fail("out of memory")
+    second.fail("out of memory")
     search.show()
     (parent,), children = runs_of(store)
     assert parent.info.run_name == "search mix"
@@ -247,7 +247,7 @@ config = SearchConfig(space=Path(folder, "mix.toml"), storage=f"sqlite:///{folde
 search = open_search(config, mirror=MirrorTo(store=MlflowStore(uri)))
 import_quietly()
 kill_at(step)
-ask(search).trial.tell(value=0.25)
+ask(search).tell(value=0.25)
 search.show()
 """
 
@@ -307,7 +307,7 @@ for worker in range(4):
                 storage=f"sqlite:///{folder}/search.db", folder=Path(folder, "out"))
             search = open_search(config, mirror=MirrorTo(store=MlflowStore(uri)))
             for _ in range(3):
-                ask(search).trial.tell(value=0.5)
+                ask(search).tell(value=0.5)
                 search.show()
             code = 0
         finally:

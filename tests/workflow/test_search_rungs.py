@@ -91,7 +91,7 @@ def command(tmp_path: Path) -> str:
 
 def climbed(search: Search, *values: float) -> Trial:
     """A trial with these values at its rungs, taken in one by one as a scheduler's would be."""
-    trial, rungs = ask(search).trial, {}
+    trial, rungs = ask(search), {}
     for step, value in zip(("20", "60", "200"), values, strict=False):
         rungs[step] = value
         write_status(trial.folder, rungs=rungs)
@@ -106,12 +106,12 @@ def state(trial: Trial) -> str:
 def test_a_rung_is_asked_for_and_kept_as_intermediate_value(opened: Open) -> None:
     search = opened()
     handed = ask(search)
-    assert handed.rung == handed.to_dict()["rung"] == 20
+    assert handed.step == handed.to_dict()["rung"] == 20
     assert json.loads((handed.folder / "status.json").read_text())["rung"] == 20
     write_status(handed.folder, rungs={"20": 0.3})
     assert sync(search).waiting == (0,)
-    assert handed.trial.frozen.intermediate_values == {20: 0.3}
-    assert handed.trial.step == 60
+    assert handed.frozen.intermediate_values == {20: 0.3}
+    assert handed.step == 60
     assert json.loads((handed.folder / "status.json").read_text())["rung"] == 60
 
 
@@ -169,7 +169,7 @@ def test_an_invalid_rung_is_a_problem_and_stops_nothing(
     ((number, reason),) = sync(search).problems
     assert number == 0
     assert re.search(said, reason), reason
-    assert second.trial.frozen.intermediate_values == {20: 0.8}
+    assert second.frozen.intermediate_values == {20: 0.8}
 
 
 def test_rungs_and_a_cost_are_refused(opened: Open, tmp_path: Path) -> None:

@@ -235,22 +235,21 @@ def _opened(action: str, flags: dict[str, Any]) -> Search:
 
 
 def _ask(search: Search, n: int, as_json: bool) -> dict[str, Any]:
-    from rlready.workflow.search.ask import ask
+    from rlready.workflow.search.ask import ask, sync
 
+    problems = sync(search, evaluate=False).problems
     _say_warm_start(search)
-    trials, problems = [], {}
+    _say_problems(problems)
+    trials = []
     for _ in range(n):
-        handed = ask(search)
-        _say_problems([one for one in handed.problems if one[0] not in problems])
-        problems |= dict(handed.problems)
-        trials.append(handed.to_dict())
+        trials.append(ask(search).to_dict())
         if not as_json:
             echo(_handed_line(trials[-1]))
     return {
         "study": search.config.name,
         "trials": trials,
         "warm_start": asdict(search.warm_start),
-        "problems": list(problems.items()),
+        "problems": problems,
     }
 
 

@@ -10,7 +10,7 @@ from rlready.registry.records import Recipe
 from rlready.workflow.evaluate.config import EvaluateConfig
 from rlready.workflow.evaluate.evaluator import evaluate_checkpoint
 from rlready.workflow.progress import Clock
-from rlready.workflow.search.folder import recipe_toml, trial_folder, write_text
+from rlready.workflow.search.folder import recipe_toml, write_text
 
 if TYPE_CHECKING:
     from rlready.workflow.search.open import Search
@@ -22,13 +22,13 @@ _HOW_TO_ADD = (
 
 
 def registered(
-    search: Search, number: int, recipe: Recipe, reference: str, *, evaluate: bool
+    search: Search, trial: Path, recipe: Recipe, reference: str, *, evaluate: bool
 ) -> str:
     """The registered id or name of a trial's checkpoint, which is evaluated if it has none yet.
 
     Args:
         search: with a registry.
-        number: of the trial.
+        trial: its folder.
         recipe: that the checkpoint was trained by.
         reference: registered id or name, or a folder, from here or below the trial's own.
         evaluate: whether it may be evaluated now.
@@ -38,7 +38,6 @@ def registered(
         RlreadyError: from the evaluation; what it has made so far stays.
     """
     assert search.registry is not None
-    trial = trial_folder(search.root, number)
     folder = next((path for path in (Path(reference), trial / reference) if path.is_dir()), None)
     if folder is None:
         return reference

@@ -63,11 +63,6 @@ class Status:
         return self.state in STATES[:2] and (self.value is not None or self.checkpoint is not None)
 
 
-def trial_folder(root: Path, number: int) -> Path:
-    """The folder of a trial."""
-    return root / f"trial-{number:04d}"
-
-
 def write_status(folder: Path, **changes: Any) -> None:
     """Change entries of the status file, others stay; None removes one."""
     path = folder / "status.json"
@@ -112,7 +107,8 @@ def read_number(folder: Path, key: str) -> float | None:
         ConfigError: if the file is not a JSON object, or the entry not a finite number.
     """
     path = folder / "status.json"
-    return _number(path, key, read_json_object(path, ConfigError).get(key))
+    values = read_json_object(path, ConfigError) if path.is_file() else {}
+    return _number(path, key, values.get(key))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -90,7 +90,6 @@ class Search:
         rungs: after which steps trials are measured; None if only at their end.
         study: of Optuna.
         storage: of the study.
-        study_id: of the study in the storage.
         engine: of the study's database.
         space: the study's recipes.
         registry: None where nothing is asked of it.
@@ -105,7 +104,6 @@ class Search:
     rungs: Rungs | None
     study: Study
     storage: BaseStorage
-    study_id: int
     engine: Engine
     space: RecipeSpace
     registry: RegistryValues | None
@@ -118,6 +116,15 @@ class Search:
     def root(self) -> Path:
         """Folder of the trials' folders."""
         return self.config.folder / self.config.name
+
+    def trial_id(self, number: int) -> int:
+        """Id of a trial in the storage.
+
+        Raises:
+            KeyError: if there is no such trial.
+        """
+        study_id = self.storage.get_study_id_from_name(self.config.name)
+        return int(self.storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
     def lock(self) -> AbstractContextManager[None]:
         """Keep other workers of the study from asking, claiming and telling."""
@@ -183,7 +190,6 @@ def open_search(
         rungs=rungs,
         study=study,
         storage=storage,
-        study_id=storage.get_study_id_from_name(config.name),
         engine=database.engine,
         space=space,
         registry=registry,

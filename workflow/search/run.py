@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rlready.registry.errors import ConfigError, RlreadyError, StoreError
-from rlready.workflow.search.ask import Handed, ask
+from rlready.workflow.search.ask import ask
 from rlready.workflow.search.folder import read_status, write_status
 from rlready.workflow.search.open import Search
-from rlready.workflow.search.trial import Told
+from rlready.workflow.search.trial import Told, Trial
 
 _LOG_LINES = 12
 _KILL_AFTER_S = 10.0
@@ -49,14 +49,14 @@ def run(
     words = command_words(train_command, has_rungs=search.rungs is not None)
     results = []
     for _ in range(n_trials):
-        handed = ask(search)
+        trial = ask(search)
         told = None
         while told is None:
-            rung = handed.trial.step
+            rung = trial.step
             up_to = "" if rung is None else f", up to step {rung}"
-            say(f"trial {handed.trial.number}: training in {handed.folder}{up_to}")
-            write_status(handed.folder, state="running", rung=rung)
-            told = _result(handed, rung, _train(handed, words, rung))
+            say(f"trial {trial.number}: training in {trial.folder}{up_to}")
+            write_status(trial.folder, state="running", rung=rung)
+            told = _result(trial, rung, _train(trial, words, rung))
         search.show()
         report(told)
         results.append(told)
@@ -88,9 +88,9 @@ def command_words(template: str, *, has_rungs: bool = False) -> list[str]:
     return words
 
 
-def _result(handed: Handed, rung: int | None, code: int) -> Told | None:
+def _result(trial: Trial, rung: int | None, code: int) -> Told | None:
     """What became of a trial whose command has ended; None if it goes on to its next rung."""
-    trial, folder = handed.trial, handed.folder
+    folder = trial.folder
     try:
         status = read_status(folder)
         if status.state == "failed" or code != 0:
@@ -105,15 +105,15 @@ def _result(handed: Handed, rung: int | None, code: int) -> Told | None:
         return told
     except StoreError as error:
         # The trained checkpoint is not lost when the registry is away: the next sync asks again.
-        trial.keep()
+        trial.renew()
         return Told(trial=trial.number, state="waiting", reason=str(error))
     except RlreadyError as error:
         return trial.fail(str(error))
 
 
-def _train(handed: Handed, words: Sequence[str], rung: int | None) -> int:
+def _train(trial: Trial, words: Sequence[str], rung: int | None) -> int:
     """Exit status of the command; the lease is renewed while it runs."""
-    trial, folder = handed.trial, handed.folder.resolve()
+    folder = trial.folder.resolve()
     places = {
         "{recipe}": str(folder / "recipe.toml"),
         "{out}": str(folder),
@@ -123,7 +123,7 @@ def _train(handed: Handed, words: Sequence[str], rung: int | None) -> int:
     filled = list(words)
     for name, value in places.items():
         filled = [word.replace(name, value) for word in filled]
-    trial.renew(handed.lease)
+    trial.renew()
     is_first = trial.search.rungs is None or rung == trial.search.rungs.steps[0]
     with (folder / "train.log").open("wb" if is_first else "ab") as log:
         try:
@@ -135,7 +135,7 @@ def _train(handed: Handed, words: Sequence[str], rung: int | None) -> int:
                 start_new_session=True,
             )
         except OSError as error:
-            trial.release(handed.lease)
+            trial.release()
             raise ConfigError(
                 f"the training command {words[0]!r} cannot be started",
                 why=error.strerror or str(error),
@@ -145,11 +145,11 @@ def _train(handed: Handed, words: Sequence[str], rung: int | None) -> int:
                 try:
                     return process.wait(timeout=trial.search.config.lease_s / 3.0)
                 except subprocess.TimeoutExpired:
-                    trial.renew(handed.lease)
+                    trial.renew()
         finally:
             if process.poll() is None:
                 _end(process)
-                trial.release(handed.lease)
+                trial.release()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
