@@ -74,9 +74,8 @@ from rlready.testbed.training.grpo import CurveRow
 from rlready.testbed.training.sft import SftRecipe
 from rlready.workflow.predict.fit import fit
 from rlready.workflow.search.ask import ask
-from rlready.workflow.search.open import Search, SearchConfig, open_search
+from rlready.workflow.search.open import SearchConfig, open_search
 from rlready.workflow.search.registry import RegistryValues
-from rlready.workflow.search.trial import tell
 from rlready.workflow.testbed.trainer import Trained, design_of, train
 
 TABLE = Path(__file__).parents[1] / "testbed" / "results" / "full.csv"
@@ -237,16 +236,12 @@ def search_arm(
         for handed in batch:
             candidate = trained(bed, store, values, SftRecipe.from_record(handed.asked.recipe))
             begin = time.process_time()
-            told(search, handed.asked.number, candidate)
+            told = handed.tell(checkpoint=candidate.checkpoint)
+            assert told.value == candidate.predicted
             spent += time.process_time() - begin
             found.append(candidate)
     search.engine.dispose()
     return found, spent
-
-
-def told(search: Search, trial: int, candidate: Candidate) -> None:
-    answer = tell(search, trial, checkpoint=candidate.checkpoint)
-    assert answer.value == candidate.predicted
 
 
 def random_arm(

@@ -156,7 +156,6 @@ def test_each_library_with_a_keeper_is_imported_by_it_alone() -> None:
             assert keeper is None or path_of(name).startswith(keeper), f"{name} imports {library}"
 
 
-@pytest.mark.xfail(strict=True, reason="four circles behind deferred imports")
 def test_no_module_takes_part_in_an_import_circle() -> None:
     """Imports inside functions and for type checkers count: they hide circles, no more."""
     for start in modules():
@@ -170,7 +169,6 @@ def test_no_module_takes_part_in_an_import_circle() -> None:
                 todo += [other for other in our_imports(name) if other in modules()]
 
 
-@pytest.mark.xfail(strict=True, reason="files and folders that are still to be divided")
 def test_rooms_stay_small() -> None:
     for package in PACKAGES:
         for path in (ROOT / package).glob("**/*.py"):

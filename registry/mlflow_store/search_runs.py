@@ -1,4 +1,4 @@
-"""A recipe search in MLflow: a run for the study, below it a run for each trial.
+"""A recipe search in MLflow: a run for the study, below it a run for each trial that has ended.
 
     parent run    tag rlready.search: the study's id; metrics `best_value` and `n_told`, a step a
                   told trial; RUNNING while a trial is out
@@ -6,9 +6,7 @@
                   the weights as `sources.<name>` of fixed length, so that MLflow sorts them right;
                   what was predicted and told as metrics; input: the checkpoint that it gave
 
-MLflow is a copy for the eye: nothing is read back from it, and the study's own database says which
-trial has which run. A run that this database does not know of, because its writer was killed after
-making it, is found by its tag.
+A writer that is killed leaves a child run that is still RUNNING, which the next one goes on with.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from rlready.registry.mlflow_store.runs import project_run, tag_run
 from rlready.registry.records import Recipe
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Param
+    from mlflow.entities import Metric, Param, Run
 
     from rlready.registry.mlflow_store.opened import Opened
     from rlready.registry.mlflow_store.store import MlflowStore
@@ -35,12 +33,13 @@ SEARCH = "rlready.search"
 TRIAL = "rlready.search_trial"
 """On a trial's run: the study's id and the trial's number."""
 
-TrialState = Literal["running", "told", "failed"]
-"""How far a trial is."""
+TrialState = Literal["told", "failed", "stopped"]
+"""How a trial ended; a pruner stops those that are not promising."""
 
-_STATUS = {"running": "RUNNING", "told": "FINISHED", "failed": "FAILED"}
+_STATUS = {"told": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+_PAGE = 1000
 _ABOUT = (
-    "A recipe search of rlready, as its study had it last. Each run below is a trial: its recipe "
+    "A recipe search of rlready. Each run below is a trial that has ended: its recipe "
     "is in the parameters, what was predicted and told in the metrics. `rlready search report` "
     "ranks them."
 )
@@ -51,7 +50,6 @@ class MirroredStudy:
     """What the run of a study shows.
 
     Args:
-        uid: its id, the same for ever.
         name: for people.
         tags: facts.
         metrics: figures of the study so far.
@@ -60,7 +58,6 @@ class MirroredStudy:
         is_running: whether a trial is out.
     """
 
-    uid: str
     name: str
     tags: Mapping[str, object] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -75,10 +72,10 @@ class MirroredTrial:
 
     Args:
         number: of the trial.
-        state: how far it is.
+        state: how it ended.
         recipe: what was asked for.
-        began_ms: when; also the time of the metrics, so that a second writing adds none.
-        ended_ms: when it was told or failed.
+        began_ms: when; also the time of the metrics, so that writing them again adds none.
+        ended_ms: when it ended.
         tags: facts; None and empty ones are left out.
         metrics: finite numbers.
         checkpoint_id: registered id of what it gave.
@@ -88,7 +85,7 @@ class MirroredTrial:
     state: TrialState
     recipe: Recipe
     began_ms: int
-    ended_ms: int | None = None
+    ended_ms: int
     tags: Mapping[str, object] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     checkpoint_id: str | None = None
@@ -111,30 +108,18 @@ class MirrorWriter:
 
     def __init__(self, opened: Opened, uid: str) -> None:
         self._opened, self._uid = opened, uid
+        self._parent = opened.run_of(SEARCH, uid)
+        self._children = {} if self._parent is None else self._runs_below(self._parent)
 
-    def is_there(self, run_id: str) -> bool:
-        """Whether a run is still there: people delete runs, and registries."""
-        from mlflow.exceptions import MlflowException
+    def ended_trials(self) -> set[int]:
+        """Numbers of the trials whose runs are complete."""
+        return {number for number, run in self._children.items() if run.info.status != "RUNNING"}
 
-        try:
-            run = self._opened.client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return False
-        return str(run.info.lifecycle_stage) == "active"
-
-    def put_study(self, study: MirroredStudy, run_id: str | None) -> str:
-        """Id of the study's run, made if there is none.
-
-        Args:
-            study: what it shows.
-            run_id: its run, if that is known.
-        """
-        client = self._opened.client
+    def put_study(self, study: MirroredStudy) -> str:
+        """Write the study's run, which is made if it is new; returns its id."""
+        client, run_id = self._opened.client, self._parent
         tags = {f"rlready.{key}": value for key, value in study.tags.items()}
         shown = {**_texts(tags), SEARCH: self._uid}
-        run_id = run_id or self._opened.run_of(SEARCH, self._uid)
         if run_id is None:
             name = printable(f"search {study.name}")
             run_id = self._created({**shown, NOTE: _ABOUT}, name, None)
@@ -150,40 +135,41 @@ class MirrorWriter:
             client.set_terminated(run_id, "FINISHED")
         return run_id
 
-    def put_trial(
-        self, parent: str, trial: MirroredTrial, run_id: str | None, *, is_doubtful: bool
-    ) -> str:
-        """Id of the trial's run, made if there is none.
-
-        Args:
-            parent: run of its study.
-            trial: what it shows.
-            run_id: its run, if that is known.
-            is_doubtful: whether somebody may have made one and been killed then.
-        """
-        client, key = self._opened.client, f"{self._uid}/{trial.number}"
+    def put_trial(self, parent: str, trial: MirroredTrial) -> None:
+        """Write a trial's run below that of its study."""
+        client = self._opened.client
         facts = {f"rlready.{key}": value for key, value in trial.tags.items()}
-        tags = {**_texts({**facts, "rlready.checkpoint_id": trial.checkpoint_id}), TRIAL: key}
-        if run_id is not None and not self.is_there(run_id):
-            run_id = None
-        if run_id is None and is_doubtful:
-            run_id = self._opened.run_of(TRIAL, key)
-        if run_id is None:
-            tags["mlflow.parentRunId"] = parent
-            run_id = self._created(tags, f"trial {trial.number}", trial.began_ms)
-        else:
+        tags = _texts({**facts, "rlready.checkpoint_id": trial.checkpoint_id})
+        if trial.number in self._children:
+            run_id = str(self._children[trial.number].info.run_id)
             tag_run(client, run_id, tags)
+        else:
+            tags |= {TRIAL: f"{self._uid}/{trial.number}", "mlflow.parentRunId": parent}
+            run_id = self._created(tags, f"trial {trial.number}", trial.began_ms)
         client.log_batch(
             run_id,
             params=_params(trial.recipe),
             metrics=_metrics(trial.metrics, trial.began_ms, 0),
         )
         self._link(run_id, trial.checkpoint_id)
-        if trial.state == "running":
-            client.update_run(run_id, status="RUNNING")
-        else:
-            client.set_terminated(run_id, _STATUS[trial.state], trial.ended_ms)
-        return run_id
+        client.set_terminated(run_id, _STATUS[trial.state], trial.ended_ms)
+
+    def _runs_below(self, parent: str) -> dict[int, Run]:
+        """The trials' runs by number; runs that people deleted are not among them."""
+        runs: list[Run] = []
+        token = None
+        while not runs or token:
+            page = self._opened.client.search_runs(
+                [self._opened.experiment_id],
+                f"tags.`mlflow.parentRunId` = '{parent}'",
+                max_results=_PAGE,
+                page_token=token,
+            )
+            if not page:
+                break
+            runs, token = [*runs, *page], page.token
+        ours = [run for run in runs if TRIAL in run.data.tags]  # people may nest runs of their own
+        return {int(run.data.tags[TRIAL].partition("/")[2]): run for run in ours}
 
     def _created(self, tags: Mapping[str, str], name: str, began_ms: int | None) -> str:
         opened = self._opened
@@ -220,13 +206,13 @@ def _params(recipe: Recipe) -> list[Param]:
 
 def _keys(names: Sequence[str]) -> dict[str, str]:
     """A key that MLflow accepts for each name, different ones."""
-    keys: dict[str, str] = {}
+    found: dict[str, str] = {}
     for name in names:
         key = safe_key(name)
-        while key in keys.values():
+        while key in found.values():
             key += "_2"
-        keys[name] = key
-    return keys
+        found[name] = key
+    return found
 
 
 def _metrics(values: Mapping[str, float], at_ms: int, step: int) -> list[Metric]:

@@ -13,6 +13,7 @@ from backends import fresh_postgres_database
 
 from rlready.workflow.search.ask import ask
 from rlready.workflow.search.open import Search, SearchConfig, open_search
+from rlready.workflow.search.trial import Trial
 
 SPACE = """
 [sources.gsm8k]
@@ -28,7 +29,8 @@ N_WORKERS, N_SILENT = 32, 8
 WORKERS = """
 import json, os, sys, time, traceback
 from pathlib import Path
-from rlready.workflow.search.ask import SearchConfig, ask, open_search
+from rlready.workflow.search.ask import ask
+from rlready.workflow.search.open import SearchConfig, open_search
 import optuna, scipy.optimize, sqlalchemy.dialects.postgresql, rlready.predictors.search.sampler
 
 optuna.storages.RDBStorage  # imported late by Optuna: here once, not in every child
@@ -94,7 +96,8 @@ def test_32_workers_that_ask_at_once_on_postgresql_get_a_recipe_each(
     again = {one["trial"]: one["recipe"] for one in handed if one["retries"] == 1}
     assert again == {asked.number: asked.recipe.to_dict() for asked in silent}
     search = opened(url, tmp_path)
-    held = {lease.trial: lease.worker for lease in search.leases.all()}
+    leases = {trial.number: trial.lease for trial in Trial.all(search)}
+    held = {number: lease.worker for number, lease in leases.items() if lease}
     assert held == {one["trial"]: one["worker"] for one in handed}
     assert len(search.study.trials) == N_WORKERS
     search.engine.dispose()

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from rlready.workflow.search.ask import ask
-from rlready.workflow.search.leases import open_storage
+from rlready.workflow.search.database import open_database
 from rlready.workflow.search.open import SearchConfig, open_search
-from rlready.workflow.search.trial import tell
 
 SPACE = "[sources.gsm8k]\n[sources.numina]\n[learning_rate]\nlow = 1e-6\nhigh = 1e-4\n"
 
@@ -26,10 +25,10 @@ def test_the_dashboard_shows_the_trials_of_a_search(tmp_path: Path) -> None:
     search = open_search(
         SearchConfig(space=tmp_path / "mix.toml", storage=storage, folder=tmp_path / "out")
     )
-    tell(search, ask(search).asked.number, value=0.5, se=0.01)
+    ask(search).tell(value=0.5, se=0.01)
     ask(search)
     search.engine.dispose()
-    opened = open_storage(storage)
+    opened = open_database(storage)
     app = dashboard.wsgi(opened)
     (study,) = answer(app, "/api/studies")["study_summaries"]
     assert (study["study_name"], study["directions"]) == ("mix", ["maximize"])

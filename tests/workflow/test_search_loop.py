@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,16 +15,17 @@ from typing import Any
 
 import pytest
 from backends import fresh_postgres_database
+from places import ROOT
 
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
 from rlready.workflow.evaluate.config import load_recipe
-from rlready.workflow.search.ask import ask, settle, sync
+from rlready.workflow.search.ask import ask, sync
 from rlready.workflow.search.folder import manifest, read_status, recipe_toml, write_status
 from rlready.workflow.search.open import Search, SearchConfig, open_search
 from rlready.workflow.search.registry import check_match
 from rlready.workflow.search.run import command_words, run
-from rlready.workflow.search.trial import tell
+from rlready.workflow.search.trial import Trial
 
 SPACE = """
 [recipe]
@@ -119,11 +121,11 @@ def test_a_trial_is_a_folder_with_the_recipe(opened: Open) -> None:
 def test_a_told_trial_is_finished_and_telling_it_again_changes_nothing(opened: Open) -> None:
     search = opened()
     handed = ask(search)
-    assert tell(search, 0, value=0.5, se=0.1).is_new
-    assert not tell(search, 0, value=0.5).is_new
+    assert Trial(search, 0).tell(value=0.5, se=0.1).is_new
+    assert not Trial(search, 0).tell(value=0.5).is_new
     with pytest.raises(ConfigError, match=r"told 0\.5 before, now 0\.7"):
-        tell(search, 0, value=0.7)
-    assert search.leases.all() == []
+        Trial(search, 0).tell(value=0.7)
+    assert Trial(search, 0).lease is None
     assert read_status(handed.folder).state == "told"
     assert search.study.trials[0].user_attrs["rlready:errors"] == [0.1]
 
@@ -133,9 +135,9 @@ def test_a_value_that_is_no_number_is_refused(opened: Open, value: float | None)
     search = opened()
     ask(search)
     with pytest.raises(ConfigError, match="trial 0 is told the value"):
-        tell(search, 0, value=value)
+        Trial(search, 0).tell(value=value)
     with pytest.raises(ConfigError, match="no trial 7"):
-        tell(search, 7, value=1.0)
+        Trial(search, 7).tell(value=1.0)
 
 
 def test_a_finished_folder_is_taken_in(opened: Open) -> None:
@@ -187,35 +189,36 @@ def test_the_value_of_a_trial_that_was_given_up_still_counts(opened: Open, clock
     search = opened(max_retries=0)
     ask(search)
     clock.now += 150.0
-    settle(search)
+    sync(search)
     assert search.study.trials[0].state.name == "FAIL"
-    assert tell(search, 0, value=0.9).is_new
-    assert not tell(search, 0, value=0.9).is_new
+    assert Trial(search, 0).tell(value=0.9).is_new
+    assert not Trial(search, 0).tell(value=0.9).is_new
     assert [t.value for t in search.study.trials if t.state.name == "COMPLETE"] == [0.9]
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from rlready.workflow.search import ask as search_loop
+from rlready.workflow.search.ask import ask
 from rlready.workflow.search.folder import write_status
+from rlready.workflow.search.open import SearchConfig, open_search
+from rlready.workflow.search.trial import Trial
 
 where, config = sys.argv[1], dict(space=Path(sys.argv[2]), storage=sys.argv[3], sampler="random",
                                   folder=Path(sys.argv[4]), worker="dead", lease_s=100.0)
-search = search_loop.open_search(search_loop.SearchConfig(**config))
+search = open_search(SearchConfig(**config))
 die = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL)
-done = search_loop.ask(search)
-search_loop.tell(search, done.asked.number, value=0.25)
+ask(search).tell(value=0.25)
 if where == "before the lease":
-    search.leases.take = die
-    search_loop.ask(search)
-handed = search_loop.ask(search)
+    Trial.hold = die
+    ask(search)
+handed = ask(search)
 if where == "after the result":
     write_status(handed.folder, value=0.75)
     die()
 if where == "inside tell":
-    search.leases.close = die
-    search_loop.tell(search, handed.asked.number, value=0.75)
+    Trial._note = die
+    handed.tell(value=0.75)
 die()
 """
 
@@ -238,10 +241,10 @@ def test_a_worker_killed_anywhere_loses_no_finished_trial(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     search = opened("b")
     clock.now = time.time()
-    settle(search)
+    sync(search)
     is_done = where in ("after the result", "inside tell")
     assert values(search) == {0: 0.25, 1: 0.75 if is_done else None}
-    assert len(search.leases.all()) == (0 if is_done else 1)
+    assert (Trial(search, 1).lease is None) == is_done
     if is_done:
         assert read_status(search.root / "trial-0001").state == "told"
     clock.now += 2 * 100.0
@@ -266,7 +269,7 @@ def test_workers_share_a_search_on_postgresql(
     assert [one.state for one in run(second, trained(tmp_path), 2)] == ["told"] * 2
     clock.now += 200.0
     assert ask(second).asked == held.asked
-    assert tell(first, held.asked.number, value=0.5).is_new
+    assert Trial(first, held.asked.number).tell(value=0.5).is_new
     assert len(values(second)) == 3
     assert None not in values(second).values()
 
@@ -300,8 +303,9 @@ def test_a_command_that_cannot_be_started_ends_the_search_and_frees_its_trial(
     search = opened()
     with pytest.raises(ConfigError, match="'no-such-trainer' cannot be started"):
         run(search, "no-such-trainer {recipe}", 2)
-    (lease,) = search.leases.all()
-    assert lease.deadline <= search.leases.clock()
+    lease = Trial(search, 0).lease
+    assert lease is not None
+    assert lease.deadline <= search.clock()
 
 
 @pytest.mark.parametrize("command", ["python train.py", "train '{recipe}"])
@@ -358,3 +362,11 @@ def test_a_filter_without_its_column_is_told(tmp_path: Path) -> None:
     recipe = Recipe(sources={"a": 1.0}, n_unique=1, extra={"difficulty_filter": "0-0.5"})
     with pytest.raises(ConfigError, match=r"line 1: it cannot be filtered.*difficulty"):
         manifest(recipe, {"a": tmp_path / "a.jsonl"}, seed=0)
+
+
+def test_the_search_uses_no_private_attribute_of_optuna() -> None:
+    """A release of Optuna may change them without notice."""
+    for folder in ("predictors/search", "workflow/search"):
+        for path in (ROOT / folder).glob("*.py"):
+            private = re.findall(r"\._(storage|study_id|trial_id)\b|optuna\S*\._", path.read_text())
+            assert not private, path

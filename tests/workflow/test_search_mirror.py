@@ -18,11 +18,12 @@ from store_child import a_checkpoint, a_proxy, an_outcome
 from rlready.registry.mlflow_store.mlflow_output import quiet
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.records import Evaluation, Recipe
-from rlready.workflow.search.ask import ask, settle
-from rlready.workflow.search.open import MirrorTo, Search, SearchConfig, open_search
+from rlready.workflow.search.ask import ask, sync
+from rlready.workflow.search.mirror import MirrorTo
+from rlready.workflow.search.open import Search, SearchConfig, open_search
 from rlready.workflow.search.registry import RegistryValues
 from rlready.workflow.search.run import run
-from rlready.workflow.search.trial import fail, tell
+from rlready.workflow.search.trial import Told, Trial
 
 SPACE = """
 [recipe]
@@ -63,6 +64,13 @@ def opened(tmp_path: Path) -> Iterator[Open]:
         search.engine.dispose()
 
 
+def tell(search: Search, number: int, **values: Any) -> Told:
+    """Tell as the command line does: the trial, and then MLflow."""
+    told = Trial(search, number).tell(**values)
+    search.show()
+    return told
+
+
 def runs_of(store: MlflowStore) -> tuple[list[Any], dict[int, Any]]:
     """Runs of studies, and of trials by number; two of one trial fail."""
     client = client_of(store.tracking_uri)
@@ -84,11 +92,12 @@ def test_a_trial_is_a_run_below_that_of_its_study(opened: Open, sqlite_uri: str)
     search = opened(store)
     first, second, third = (ask(search) for _ in range(3))
     tell(search, first.asked.number, value=0.5, se=0.01)
-    fail(search, second.asked.number, "out of memory")
+    second.fail("out of memory")
+    search.show()
     (parent,), children = runs_of(store)
     assert parent.info.run_name == "search mix"
     assert (parent.info.status, parent.data.metrics["best_value"]) == ("RUNNING", 0.5)
-    assert [children[k].info.status for k in range(3)] == ["FINISHED", "FAILED", "RUNNING"]
+    assert [children[k].info.status for k in children] == ["FAILED", "FINISHED"]
     told, recipe = children[0].data, first.asked.recipe
     assert (told.metrics["value"], told.metrics["value_se"]) == (0.5, 0.01)
     assert told.params["sources.gsm8k"] == f"{recipe.sources['gsm8k']:.4f}"
@@ -111,7 +120,7 @@ def test_a_search_is_mirrored_over_http(opened: Open, server_uri: str, tmp_path:
     assert children[0].data.metrics == {"value": 0.5}
 
 
-def test_only_trials_that_changed_are_written(
+def test_only_trials_that_have_ended_since_are_written(
     opened: Open, sqlite_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow import MlflowClient
@@ -161,10 +170,10 @@ def test_a_registry_that_is_away_loses_nothing_and_is_caught_up_later(
     tell(search, ask(search).asked.number, value=0.5)
     assert search.study.trials[0].value == 0.5
     assert all("not mirrored to MLflow for now" in text for text in warned)
-    assert len(warned) == 2
+    assert len(warned) == 1
     (tmp_path / "no" / "folder").mkdir(parents=True)
     (tmp_path / "no" / "folder" / "mlflow.db").write_bytes((tmp_path / "mlflow.db").read_bytes())
-    settle(search)
+    sync(search)
     _, children = runs_of(away)
     assert children[0].data.metrics == {"value": 0.5}
 
@@ -179,17 +188,17 @@ def test_runs_that_somebody_deleted_are_made_again(opened: Open, sqlite_uri: str
     (parent,), children = runs_of(store)
     client = client_of(sqlite_uri)
     with quiet():
-        client.delete_run(children[2].info.run_id)
+        client.delete_run(children[1].info.run_id)
     tell(search, 2, value=0.4)
-    assert runs_of(store)[1][2].data.metrics["value"] == 0.4
+    assert sorted(runs_of(store)[1]) == [0, 1, 2]
     with quiet():
         for run in (parent, *runs_of(store)[1].values()):
             client.delete_run(run.info.run_id)
     ask(search)
-    settle(search)
+    sync(search)
     (again,), children = runs_of(store)
     assert again.info.run_id != parent.info.run_id
-    assert sorted(children) == [0, 1, 2, 3]
+    assert sorted(children) == [0, 1, 2]
 
 
 def test_a_trained_checkpoint_waits_for_a_registry_that_is_away(
@@ -209,7 +218,7 @@ def test_a_trained_checkpoint_waits_for_a_registry_that_is_away(
     checkpoint = a_checkpoint(9, recipe=recipe, name="sft-9")
     store.put_evaluation(Evaluation(checkpoint=checkpoint, proxies=(a_proxy(),), config={}))
     store.put_outcome(an_outcome(9, value=0.77))
-    assert [one.value for one in settle(search).done] == [0.77]
+    assert [one.value for one in sync(search).done] == [0.77]
 
 
 def test_telling_a_value_mirrors_only_what_was_mirrored_before(
@@ -217,7 +226,8 @@ def test_telling_a_value_mirrors_only_what_was_mirrored_before(
 ) -> None:
     store = MlflowStore(sqlite_uri)
     assert opened(store, is_wanted=False).mirror is None
-    ask(opened(store))
+    search = opened(store)
+    tell(search, ask(search).asked.number, value=0.5)
     assert opened(store, is_wanted=False).mirror is not None
 
 
@@ -227,7 +237,9 @@ from pathlib import Path
 from store_child import kill_at
 from rlready.registry.mlflow_store.mlflow_output import import_quietly
 from rlready.registry.mlflow_store.store import MlflowStore
-from rlready.workflow.search.ask import MirrorTo, SearchConfig, ask, open_search, tell
+from rlready.workflow.search.ask import ask
+from rlready.workflow.search.mirror import MirrorTo
+from rlready.workflow.search.open import SearchConfig, open_search
 
 step, folder, uri = sys.argv[1:]
 config = SearchConfig(space=Path(folder, "mix.toml"), storage=f"sqlite:///{folder}/search.db",
@@ -235,7 +247,8 @@ config = SearchConfig(space=Path(folder, "mix.toml"), storage=f"sqlite:///{folde
 search = open_search(config, mirror=MirrorTo(store=MlflowStore(uri)))
 import_quietly()
 kill_at(step)
-tell(search, ask(search).asked.number, value=0.25)
+ask(search).tell(value=0.25)
+search.show()
 """
 
 
@@ -260,7 +273,7 @@ def test_a_mirror_killed_anywhere_goes_on_in_the_same_runs(
     search = opened(store)
     if search.study.trials[0].value is None:
         tell(search, 0, value=0.25)
-    settle(search)
+    sync(search)
     parents, children = runs_of(store)
     assert len(parents) == 1
     assert list(children) == [0]
@@ -275,7 +288,9 @@ import os, sys
 from pathlib import Path
 from rlready.registry.mlflow_store.mlflow_output import import_quietly
 from rlready.registry.mlflow_store.store import MlflowStore
-from rlready.workflow.search.ask import MirrorTo, SearchConfig, ask, open_search, tell
+from rlready.workflow.search.ask import ask
+from rlready.workflow.search.mirror import MirrorTo
+from rlready.workflow.search.open import SearchConfig, open_search
 
 import mlflow.store.tracking.sqlalchemy_store, optuna
 optuna.storages.RDBStorage
@@ -292,7 +307,8 @@ for worker in range(4):
                 storage=f"sqlite:///{folder}/search.db", folder=Path(folder, "out"))
             search = open_search(config, mirror=MirrorTo(store=MlflowStore(uri)))
             for _ in range(3):
-                tell(search, ask(search).asked.number, value=0.5)
+                ask(search).tell(value=0.5)
+                search.show()
             code = 0
         finally:
             os._exit(code)
@@ -314,7 +330,7 @@ def test_workers_at_once_make_one_run_a_trial(
     )
     assert done.returncode == 0, done.stderr
     store = MlflowStore(sqlite_uri)
-    settle(opened(store))
+    sync(opened(store))
     parents, children = runs_of(store)
     assert len(parents) == 1
     assert sorted(children) == list(range(12))

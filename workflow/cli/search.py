@@ -36,7 +36,7 @@ class SearchFlags:
         sampler: What proposes recipes.
         trials: ask: proposals; run: recipes to train.
         train_command: run: command that trains a recipe, with {recipe} (recipe.toml), {out} (the
-            trial's folder) and, on a ladder, {rung} in it. It adds "value", "checkpoint" or
+            trial's folder) and, with [rungs], {rung} in it. It adds "value", "checkpoint" or
             "rungs" to status.json there.
         out: Folder of the trials' folders, which lie below the study's name.
         data: JSONL file of a source; trials then get a manifest of its rows. Repeatable.
@@ -129,7 +129,8 @@ def _check_flags(flags: SearchFlags) -> None:
 
 
 def _opened(flags: SearchFlags, common: CommonFlags) -> Search:
-    from rlready.workflow.search.open import MirrorTo, SearchConfig, open_search
+    from rlready.workflow.search.mirror import MirrorTo
+    from rlready.workflow.search.open import SearchConfig, open_search
     from rlready.workflow.search.registry import RegistryValues
 
     registry = mirror = None
@@ -162,66 +163,61 @@ def _opened(flags: SearchFlags, common: CommonFlags) -> Search:
 
 
 def _ask(search: Search, n: int, as_json: bool) -> dict[str, Any]:
-    from rlready.workflow.search.ask import ask, settle
+    from rlready.workflow.search.ask import ask, sync
 
-    problems = settle(search.hurried).problems
+    problems = sync(search, evaluate=False).problems
     _say_warm_start(search)
     _say_problems(problems)
-    handed = []
+    trials = []
     for _ in range(n):
-        one = ask(search)
-        handed.append(one)
+        trials.append(ask(search).to_dict())
         if not as_json:
-            echo(_handed_line(one.to_dict()))
+            echo(_handed_line(trials[-1]))
     return {
-        "study": search.study.study_name,
-        "trials": [one.to_dict() for one in handed],
+        "study": search.config.name,
+        "trials": trials,
         "warm_start": asdict(search.warm_start),
         "problems": problems,
     }
 
 
 def _tell(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
-    from rlready.workflow.search.trial import tell
+    from rlready.workflow.search.trial import Trial
 
     assert flags.trial is not None
-    told = tell(
-        search,
-        flags.trial,
-        value=flags.value,
-        se=flags.se,
-        checkpoint=flags.checkpoint,
-        cost=flags.cost,
+    told = Trial(search, flags.trial).tell(
+        value=flags.value, se=flags.se, checkpoint=flags.checkpoint, cost=flags.cost
     )
+    search.show()
     if not as_json:
         echo(_told_line(told))
     return asdict(told)
 
 
 def _sync(search: Search, as_json: bool) -> dict[str, Any]:
-    from rlready.workflow.search.ask import settle
+    from rlready.workflow.search.ask import sync
 
-    found = settle(search)
-    _say_problems(found.problems)
+    synced = sync(search)
+    _say_problems(synced.problems)
     if not as_json:
-        for told in found.done:
+        for told in synced.done:
             echo(_told_line(told))
-        echo(f"{len(found.done)} taken in, {len(found.waiting)} not finished yet")
-    return asdict(found)
+        echo(f"{len(synced.done)} taken in, {len(synced.waiting)} not finished yet")
+    return asdict(synced)
 
 
 def _run(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
     from rlready.workflow.search.run import run
 
     _say_warm_start(search)
-    done = run(
+    results = run(
         search,
         flags.train_command or "",
         flags.trials,
         say=lambda text: echo(text, err=True),
-        told=lambda one: None if as_json else echo(_told_line(one)),
+        report=lambda told: None if as_json else echo(_told_line(told)),
     )
-    return {"study": search.study.study_name, "trials": [asdict(one) for one in done]}
+    return {"study": search.config.name, "trials": [asdict(told) for told in results]}
 
 
 def _check_any_succeeded(trials: Sequence[dict[str, Any]]) -> None:
@@ -247,6 +243,8 @@ def _report(search: Search, as_json: bool) -> dict[str, Any]:
 
 def _handed_line(values: dict[str, Any]) -> str:
     words = [f"trial {values['trial']} ({values['origin']}): {values['folder']}"]
+    if values["rung"] is not None:
+        words.append(f"up to step {values['rung']}")
     if values["predicted"] is not None:
         words.append(f"predicted {values['predicted']:.4g} +- {values['predicted_sd']:.2g}")
     if values["domain_reason"]:
@@ -259,12 +257,14 @@ def _handed_line(values: dict[str, Any]) -> str:
 def _told_line(told: Told) -> str:
     if told.state == "failed":
         return f"trial {told.trial} failed: {told.reason}"
+    if told.state == "stopped":
+        return f"trial {told.trial} stopped: {told.reason}"
     if told.state == "waiting":
         return f"trial {told.trial} is trained, and waits for `rlready search sync`: {told.reason}"
     error = "" if told.se is None else f" +- {told.se:.2g}"
-    known = "" if told.is_new else " (known before)"
-    known += " (predicted)" if told.is_predicted else ""
-    return f"trial {told.trial} told: {told.value:.6g}{error}{known}"
+    notes = "" if told.is_new else " (known before)"
+    notes += " (predicted)" if told.is_predicted else ""
+    return f"trial {told.trial} told: {told.value:.6g}{error}{notes}"
 
 
 def _say_warm_start(search: Search) -> None:
@@ -281,7 +281,7 @@ def _say_warm_start(search: Search) -> None:
         echo(f"  {name[:12]}: {reason}", err=True)
 
 
-def _say_problems(problems: tuple[tuple[int, str], ...]) -> None:
+def _say_problems(problems: Sequence[tuple[int, str]]) -> None:
     for number, reason in problems:
         echo(f"trial {number} waits for you: {reason}", err=True)
 

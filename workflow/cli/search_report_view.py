@@ -16,7 +16,7 @@ from rlready.workflow.search.report import RankedRecipe, SearchReport
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_SHOWN = 15
+_SHOWN, _SHOWN_STOPPED = 15, 5
 _BLUE, _DOT, _GREY = "#1b6ca8", "#d98c1f", "#999999"
 
 
@@ -145,8 +145,13 @@ def _notes(report: SearchReport) -> list[str]:
     notes = [f"one run scatters by {report.noise_sd:.2g} around its recipe's outcome"]
     if report.gpu_hours is not None:
         notes.append(f"{report.gpu_hours:.4g} GPU-hours in all trials")
+    for one in report.stopped[:_SHOWN_STOPPED]:
+        foreseen = "" if one["foreseen"] is None else f"; foreseen {one['foreseen']:.4g}"
+        notes.append(f"stopped: trial {one['trial']}, {one['reason']}{foreseen}")
+    if len(report.stopped) > _SHOWN_STOPPED:
+        notes.append(f"{len(report.stopped) - _SHOWN_STOPPED} more stopped trials: --json")
     if any(row.is_predicted for row in report.rows):
-        notes.append("* what a predictor says: RL was not run from it")
+        notes.append("* a prediction: RL was not run from it")
     if len(report.rows) > _SHOWN:
         notes.append(f"{len(report.rows) - _SHOWN} more finished recipes: --json, ranking.csv")
     return notes + [f"next: {row.domain}, {row.reason}" for row in report.untried if row.reason]

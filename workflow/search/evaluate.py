@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
-from rlready.workflow.search.folder import recipe_toml, trial_folder, write_text
+from rlready.workflow.evaluate.config import EvaluateConfig
+from rlready.workflow.evaluate.evaluator import evaluate_checkpoint
+from rlready.workflow.progress import Clock
+from rlready.workflow.search.folder import recipe_toml, write_text
 
 if TYPE_CHECKING:
     from rlready.workflow.search.open import Search
@@ -18,61 +21,52 @@ _HOW_TO_ADD = (
 )
 
 
-def registered(search: Search, number: int, asked: Recipe, reference: str) -> str:
-    """What the registry knows a trial's checkpoint by; a folder that it does not know is evaluated.
+def registered(
+    search: Search, trial: Path, recipe: Recipe, reference: str, *, evaluate: bool
+) -> str:
+    """The registered id or name of a trial's checkpoint, which is evaluated if it has none yet.
 
     Args:
         search: with a registry.
-        number: of the trial.
-        asked: the recipe that it was trained by.
+        trial: its folder.
+        recipe: that the checkpoint was trained by.
         reference: registered id or name, or a folder, from here or below the trial's own.
+        evaluate: whether it may be evaluated now.
 
     Raises:
-        ConfigError: if it is a folder that is not registered, and nobody may evaluate it now.
-        RlreadyError: whatever an evaluation raises; what it has made so far stays.
+        ConfigError: if it is a folder that is not registered, and it cannot be evaluated now.
+        RlreadyError: from the evaluation; what it has made so far stays.
     """
     assert search.registry is not None
-    own = trial_folder(search.root, number)
-    folder = next((path for path in (Path(reference), own / reference) if path.is_dir()), None)
+    folder = next((path for path in (Path(reference), trial / reference) if path.is_dir()), None)
     if folder is None:
         return reference
-    known = search.registry.of_folder(folder)
-    if known is not None:
-        return known
+    checkpoint_id = search.registry.of_folder(folder)
+    if checkpoint_id is not None:
+        return checkpoint_id
     if search.settings.evaluate is None:
         raise ConfigError(
             f"the checkpoint in {folder} is not registered",
-            fix=_HOW_TO_ADD.format(folder, own / "recipe.toml"),
+            fix=_HOW_TO_ADD.format(folder, trial / "recipe.toml"),
         )
-    if not search.may_evaluate:
+    if not evaluate:
         raise ConfigError(
             f"the checkpoint in {folder} is not evaluated yet", fix="Do it: rlready search sync"
         )
-    return _evaluated(search, number, asked, folder)
-
-
-def _evaluated(search: Search, number: int, asked: Recipe, folder: Path) -> str:
-    from rlready.workflow.evaluate.config import EvaluateConfig
-    from rlready.workflow.evaluate.evaluator import evaluate_checkpoint
-    from rlready.workflow.progress import Clock
-
-    assert search.registry is not None
-    store, own = search.registry.store, trial_folder(search.root, number)
-    recipe = own / "recipe.toml"
-    if not recipe.is_file():
-        own.mkdir(parents=True, exist_ok=True)
-        write_text(recipe, recipe_toml(asked))
+    recipe_file = trial / "recipe.toml"
+    if not recipe_file.is_file():
+        trial.mkdir(parents=True, exist_ok=True)
+        write_text(recipe_file, recipe_toml(recipe))
+    store = search.registry.store
     config = EvaluateConfig(
         checkpoint=str(folder),
-        recipe=recipe,
-        name=f"{search.study.study_name}-{own.name}",
+        recipe=recipe_file,
+        name=f"{search.config.name}-{trial.name}",
         kind="sft",
         experiment=store.experiment,
         tracking_uri=store.tracking_uri,
-        **(search.settings.evaluate or {}),
+        **search.settings.evaluate,
     )
-    # It may take longer than a lease.
-    search.leases.extend(number, search.leases.clock())
     # Stages are timed for each checkpoint alone.
     clock = Clock(None if search.progress is None else search.progress.console)
     return evaluate_checkpoint(config, store, clock).evaluation.checkpoint.id

@@ -1,13 +1,16 @@
-"""The folder of a trial: what a search and a trainer or scheduler exchange.
+"""The folder of a trial: how a search and a trainer or scheduler talk.
 
     OUT/STUDY/trial-0007/recipe.toml     what to train; `rlready evaluate --recipe` reads it
-                         status.json     whose it is, and what came of it
+                         status.json     who holds it, and what it gave
                          manifest.json   which rows of local data, where sources are files
                          train.log       what the training command printed
 
-Whoever trains adds "value" (with "se", if known) or "checkpoint" (a folder or a registered id) to
+The trainer adds "value" (with "se", if known) or "checkpoint" (a folder or a registered id) to
 status.json, and "gpu_hours" if they are known; or "state": "failed" with an "error". All files
 are written aside and renamed, so that a reader never sees half of one.
+
+Where the space file names rungs, "rung" says up to which step to train. The values so far go to
+"rungs": {"20": 0.31, "60": 0.36}; that of the last step may be "value" or "checkpoint" too.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ from rlready.registry.errors import ConfigError
 from rlready.registry.foreign_files import parse_json, read_json_object
 from rlready.registry.records import Recipe
 
-STATES = ("asked", "running", "told", "failed")
+STATES = ("asked", "running", "told", "failed", "stopped")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _FILTERED_BY = {"length_filter": "n_tokens", "difficulty_filter": "difficulty"}
 
@@ -43,6 +46,7 @@ class Status:
         checkpoint: folder or registered id of what was trained.
         error: why it failed.
         told: the value that the study was told.
+        rungs: value after so many steps.
     """
 
     state: str = "asked"
@@ -51,16 +55,12 @@ class Status:
     checkpoint: str | None = None
     error: str | None = None
     told: float | None = None
+    rungs: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def is_finished(self) -> bool:
         """Whether there is something to tell."""
         return self.state in STATES[:2] and (self.value is not None or self.checkpoint is not None)
-
-
-def trial_folder(root: Path, number: int) -> Path:
-    """Where a trial's files lie."""
-    return root / f"trial-{number:04d}"
 
 
 def write_status(folder: Path, **changes: Any) -> None:
@@ -72,10 +72,10 @@ def write_status(folder: Path, **changes: Any) -> None:
 
 
 def read_status(folder: Path) -> Status:
-    """What the status file says.
+    """Read the status file.
 
     Raises:
-        ConfigError: if it is no JSON object, or an entry cannot be meant.
+        ConfigError: if it is not a JSON object, or an entry is invalid.
     """
     path = folder / "status.json"
     values = read_json_object(path, ConfigError)
@@ -88,7 +88,7 @@ def read_status(folder: Path) -> Status:
     texts = {key: values.get(key) for key in ("checkpoint", "error")}
     for key, text in texts.items():
         if text is not None and not isinstance(text, str):
-            raise ConfigError(f"{path}: {key} is {text!r}, no text")
+            raise ConfigError(f"{path}: {key} is {text!r}, not a text")
     return Status(
         state=state,
         value=_number(path, "value", values.get("value")),
@@ -96,17 +96,19 @@ def read_status(folder: Path) -> Status:
         checkpoint=texts["checkpoint"],
         error=texts["error"],
         told=_number(path, "told", values.get("told")),
+        rungs=_rungs(path, values.get("rungs", {})),
     )
 
 
 def read_number(folder: Path, key: str) -> float | None:
-    """A number that whoever trains has put into the status file; None if it is not there.
+    """A number that the trainer has put into the status file; None if there is none.
 
     Raises:
-        ConfigError: if the file is no JSON object, or the entry no finite number.
+        ConfigError: if the file is not a JSON object, or the entry not a finite number.
     """
     path = folder / "status.json"
-    return _number(path, key, read_json_object(path, ConfigError).get(key))
+    values = read_json_object(path, ConfigError) if path.is_file() else {}
+    return _number(path, key, values.get(key))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -117,7 +119,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def recipe_toml(recipe: Recipe) -> str:
-    """The recipe as TOML, that gives the same recipe again."""
+    """The recipe as TOML, from which the same recipe is read again."""
     values = recipe.to_dict()
     tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
     lines = [f"{_key(k)} = {_toml(v)}" for k, v in values.items() if k not in tables]
@@ -130,8 +132,8 @@ def recipe_toml(recipe: Recipe) -> str:
 def manifest(recipe: Recipe, data: Mapping[str, Path], seed: int) -> dict[str, Any]:
     """Which rows of each local source the recipe trains on, and how often.
 
-    `n_unique` examples are shared out by weight, and drawn without replacement from the rows that
-    the recipe's filters let pass; a source that has fewer gives all of them, more often.
+    `n_unique` examples are divided among the sources by weight, and drawn without replacement from
+    the rows that pass the recipe's filters. A source with fewer rows gives all of them, repeated.
 
     Args:
         recipe: with `n_unique` and weights.
@@ -139,22 +141,22 @@ def manifest(recipe: Recipe, data: Mapping[str, Path], seed: int) -> dict[str, A
         seed: of the draw.
 
     Raises:
-        ConfigError: if a file cannot be read, a filter has no column to go by, or no row passes.
+        ConfigError: if a file cannot be read or lacks the column of a filter, or if no row passes.
     """
     if recipe.n_unique is None:
         raise ConfigError(
             "a manifest needs the number of examples", fix="Give the space n_unique, or no --data"
         )
-    counts = _shared_out(recipe.n_unique, recipe.sources)
+    counts = _counts(recipe.n_unique, recipe.sources)
     sources = []
     for index, (name, count) in enumerate(counts.items()):
         if name not in data or count == 0:
             continue
-        passed = _rows(data[name], recipe)
-        if not passed:
+        rows = _rows(data[name], recipe)
+        if not rows:
             raise ConfigError(f"no row of {data[name]} passes the filters of the recipe")
-        order = np.random.default_rng([seed, index]).permutation(len(passed))[:count]
-        chosen = sorted(passed[i] for i in order)
+        order = np.random.default_rng([seed, index]).permutation(len(rows))[:count]
+        chosen = sorted(rows[i] for i in order)
         sources.append(
             {
                 "source": name,
@@ -167,8 +169,8 @@ def manifest(recipe: Recipe, data: Mapping[str, Path], seed: int) -> dict[str, A
     return {"recipe": recipe.digest, "seed": seed, "sources": sources}
 
 
-def _shared_out(n: int, weights: Mapping[str, float]) -> dict[str, int]:
-    """Whole numbers that sum to n, by largest remainder."""
+def _counts(n: int, weights: Mapping[str, float]) -> dict[str, int]:
+    """Divide n into whole numbers by weight, by largest remainder."""
     counts = {name: math.floor(n * weight) for name, weight in weights.items()}
     by_rest = sorted(weights, key=lambda name: counts[name] - n * weights[name])
     for name in by_rest[: max(0, n - sum(counts.values()))]:
@@ -177,7 +179,7 @@ def _shared_out(n: int, weights: Mapping[str, float]) -> dict[str, int]:
 
 
 def _rows(path: Path, recipe: Recipe) -> list[int]:
-    """Line numbers, from 0, of the examples that the recipe's filters let pass."""
+    """Line numbers, from 0, of the examples that pass the recipe's filters."""
     ranges = {
         column: numeric_range(str(recipe.extra[name]))
         for name, column in _FILTERED_BY.items()
@@ -204,11 +206,18 @@ def _passes(path: Path, index: int, line: str, ranges: Mapping[str, tuple[float,
         ) from error
 
 
+def _rungs(path: Path, values: Any) -> dict[int, float]:
+    if not isinstance(values, dict) or not all(step.isdecimal() for step in values):
+        raise ConfigError(f"{path}: rungs is {values!r}", fix='Write {"20": 0.31, ...}')
+    numbers = {int(step): _number(path, f"rungs.{step}", one) for step, one in values.items()}
+    return {step: number for step, number in numbers.items() if number is not None}
+
+
 def _number(path: Path, key: str, value: Any) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"{path}: {key} is {value!r}, no finite number")
+        raise ConfigError(f"{path}: {key} is {value!r}, not a finite number")
     return float(value)
 
 
@@ -220,7 +229,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        # JSON's escapes are TOML's, but for this one character.
+        # JSON's escapes are TOML's, except for this one character.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, int | float):
         return repr(value)
@@ -228,4 +237,4 @@ def _toml(value: Any) -> str:
         return f"{{{', '.join(f'{_key(k)} = {_toml(v)}' for k, v in value.items())}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"
-    raise ConfigError(f"a recipe holds {value!r}, which TOML cannot say")
+    raise ConfigError(f"a recipe holds {value!r}, which TOML cannot express")

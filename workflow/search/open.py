@@ -1,13 +1,16 @@
-"""A search that is open: its study, its leases, its folders, and the registry's runs in it."""
+"""An open search: its study, its folder, and the registry's runs in it."""
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from rlready.predictors.search.rungs import Rungs
 from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.space_file import SpaceFile
 from rlready.predictors.search.study import (
@@ -16,27 +19,22 @@ from rlready.predictors.search.study import (
     WarmStart,
     add_known_runs,
     open_study,
-    trials_by_run,
 )
+from rlready.predictors.search.trials import RECIPE, STOPPED, UID, trials_by_checkpoint
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
 from rlready.registry.toml_file import naming_file, read_toml_file
-from rlready.workflow.search.leases import Leases, asking, open_storage
-from rlready.workflow.search.mirror import A_FEW, Mirror
+from rlready.workflow.search.database import open_database, study_lock
+from rlready.workflow.search.mirror import Mirror, MirrorTo, open_mirror
 from rlready.workflow.search.registry import RegistryValues, differences
 from rlready.workflow.search.settings import TOKENS, LoopSettings, loop_settings
 
 if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
     from optuna.study import Study
+    from sqlalchemy import Engine
 
-    from rlready.registry.mlflow_store.store import MlflowStore
     from rlready.workflow.progress import Clock
-
-CHECKPOINT = "rlready:checkpoint"
-"""Attribute of a trial: registered id of what it gave."""
-
-UID = "rlready:uid"
-"""Attribute of a study: an id that no other study has, whatever its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,20 +65,21 @@ class SearchConfig:
     max_retries: int = 2
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not self.lease_s > 0.0 or self.max_retries < 0:
+            raise ConfigError(
+                f"a lease of {self.lease_s:g} s with {self.max_retries} retries",
+                fix="Give a positive period, and 0 retries or more",
+            )
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise ConfigError(
+                f"{self.name!r} is not a name for a study", fix="It names a folder too"
+            )
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MirrorTo:
-    """Where a search is shown.
-
-    Args:
-        store: the registry.
-        is_wanted: False shows only a search that was shown there before.
-        warn: told if the registry fails.
-    """
-
-    store: MlflowStore
-    is_wanted: bool = True
-    warn: Callable[[str], None] = lambda text: None
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.study or self.space.stem
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,47 +87,55 @@ class Search:
     """An open search; made by `open_search`.
 
     Args:
-        study: of Optuna.
-        space: its recipes.
-        leases: who works on what.
-        engine: of the study's database.
-        root: folder of its trials.
         config: as it was called.
+        settings: what the space file says beyond the recipes.
+        rungs: after which steps trials are measured; None if only at their end.
+        study: of Optuna.
+        storage: of the study.
+        engine: of the study's database.
+        space: the study's recipes.
         registry: None where nothing is asked of it.
         warm_start: what became of the registry's rows.
-        settings: what the space file says beyond the recipes.
-        mirror: keeps its runs in MLflow; None where nothing is mirrored.
+        mirror: shows trials in MLflow; None where nothing is shown.
         progress: shows what takes long.
-        may_evaluate: whether a checkpoint that the registry does not know is evaluated now.
+        clock: seconds since 1970.
     """
 
-    study: Study
-    space: RecipeSpace
-    leases: Leases
-    engine: Any
-    root: Path
     config: SearchConfig
+    settings: LoopSettings
+    rungs: Rungs | None
+    study: Study
+    storage: BaseStorage
+    engine: Engine
+    space: RecipeSpace
     registry: RegistryValues | None
     warm_start: WarmStart
-    settings: LoopSettings = field(default_factory=LoopSettings)
-    mirror: Mirror | None = None
-    progress: Clock | None = None
-    may_evaluate: bool = True
+    mirror: Mirror | None
+    progress: Clock | None
+    clock: Callable[[], float]
 
-    def show(self, at_most: int | None = A_FEW) -> None:
-        """Bring MLflow into line with the study, as far as it is mirrored."""
+    @property
+    def root(self) -> Path:
+        """Folder of the trials' folders."""
+        return self.config.folder / self.config.name
+
+    def trial_id(self, number: int) -> int:
+        """Id of a trial in the storage.
+
+        Raises:
+            KeyError: if there is no such trial.
+        """
+        study_id = self.storage.get_study_id_from_name(self.config.name)
+        return int(self.storage.get_trial_id_from_study_id_trial_number(study_id, number))
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep other workers of the study from asking, claiming and telling."""
+        return study_lock(self.engine, self.config.name)
+
+    def show(self, *, everything: bool = False) -> None:
+        """Write ended trials to MLflow, as far as the search is shown there (`Mirror.update`)."""
         if self.mirror is not None:
-            self.mirror.update(at_most)
-
-    @property
-    def unmirrored(self) -> Search:
-        """The same search, for steps after which the caller mirrors them all at once."""
-        return replace(self, mirror=None)
-
-    @property
-    def hurried(self) -> Search:
-        """The same search for whoever asks: an ask answers soon, evaluating is for a sync."""
-        return replace(self, mirror=None, may_evaluate=False)
+            self.mirror.update(everything=everything)
 
 
 def open_search(
@@ -137,152 +144,147 @@ def open_search(
     *,
     mirror: MirrorTo | None = None,
     progress: Clock | None = None,
-    clock: Callable[[], float] | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> Search:
     """A new search or the one of that name, with the registry's runs in it.
 
     Args:
         config: as it was called.
-        registry: what it begins with, and what values checkpoints; None leaves it out.
-        mirror: where its runs are shown; None: nowhere.
+        registry: where it finds finished runs and the values of checkpoints; None leaves it out.
+        mirror: where its trials are shown; None: nowhere.
         progress: shows what takes long; None shows nothing.
         clock: seconds since 1970.
 
     Raises:
         RlreadyError: for any mistake of the user or the environment.
     """
+    import optuna
+
     file = read_toml_file(config.space, SpaceFile)
     with naming_file(config.space):
-        space = file.recipe_space()
-    settings = loop_settings(file, config.space)
-    known = {source.name for source in space.sources}
-    unknown = sorted(set(config.data) - known)
-    if unknown:
+        space, rungs = file.recipe_space(), file.trial_rungs()
+    settings = _settings(config, space, file)
+    if rungs is not None and settings.cost is not None:
         raise ConfigError(
-            f"--data names {', '.join(unknown)}, no source of the space",
-            fix=f"Sources: {', '.join(sorted(known))}",
+            "the space file has rungs and a cost",
+            why="a pruner compares trials by one outcome",
+            fix="Leave one of them out",
         )
-    name = config.study or config.space.stem
-    if not name or "/" in name or name.startswith("."):
-        raise ConfigError(f"{name!r} is no name for a study", fix="It names a folder too")
-    storage = open_storage(config.storage)
-    with asking(storage.engine, name):
+    database = open_database(config.storage)
+    storage = optuna.storages.get_storage(database)
+    with study_lock(database.engine, config.name):
         study, space = open_study(
             space,
-            name=name,
+            name=config.name,
             sampler=config.sampler,
             storage=storage,
             seed=config.seed,
             directions=("maximize",) if settings.cost is None else ("maximize", "minimize"),
         )
+        if rungs is not None:
+            study.pruner = rungs.make_pruner()
         if UID not in study.user_attrs:
             study.set_user_attr(UID, uuid.uuid4().hex)
-        warm = _warm_start(study, space, registry, settings.cost)
-    leases = Leases(
-        storage.engine,
-        name,
-        period_s=config.lease_s,
-        max_retries=config.max_retries,
-        **({} if clock is None else {"clock": clock}),
-    )
+        warm_start = _warm_start(study, space, registry, settings.cost)
+    facts = {"study": config.name, "space": config.space.name, "sampler": config.sampler}
     return Search(
-        study=study,
-        space=space,
-        leases=leases,
-        engine=storage.engine,
-        root=config.folder / name,
         config=config,
+        settings=settings,
+        rungs=rungs,
+        study=study,
+        storage=storage,
+        engine=database.engine,
+        space=space,
         registry=registry,
-        warm_start=warm,
-        mirror=None
-        if mirror is None
-        else _mirror(mirror, study, leases, storage.engine, config, progress),
-        settings=replace(settings, data={**settings.data, **config.data}),
+        warm_start=warm_start,
+        mirror=open_mirror(mirror, study, facts, progress),
         progress=progress,
+        clock=clock,
     )
 
 
-def _mirror(
-    to: MirrorTo,
-    study: Study,
-    leases: Leases,
-    engine: Any,
-    config: SearchConfig,
-    progress: Clock | None,
-) -> Mirror | None:
-    made = Mirror(
-        to.store,
-        study,
-        leases,
-        engine,
-        uid=study.user_attrs[UID],
-        facts={"study": study.study_name, "space": config.space.name, "sampler": config.sampler},
-        warn=to.warn,
-        progress=progress,
-    )
-    return made if to.is_wanted or made.is_begun else None
+def _settings(config: SearchConfig, space: RecipeSpace, file: SpaceFile) -> LoopSettings:
+    """The settings of the space file, with the data that the caller names.
+
+    Raises:
+        ConfigError: if the caller names data of a source that the space does not have.
+    """
+    settings = loop_settings(file, config.space)
+    names = {source.name for source in space.sources}
+    unknown = sorted(set(config.data) - names)
+    if unknown:
+        raise ConfigError(
+            f"--data names {', '.join(unknown)}, not a source of the space",
+            fix=f"Sources: {', '.join(sorted(names))}",
+        )
+    return replace(settings, data={**settings.data, **config.data})
 
 
 def _warm_start(
     study: Study, space: RecipeSpace, registry: RegistryValues | None, cost: str | None
 ) -> WarmStart:
+    """Enter the registry's runs as finished trials, with their outcome or its prediction."""
     if registry is None:
         return WarmStart(n_added=0, n_known=0, left_out=())
-    found = registry.runs()
-    known, asked = trials_by_run(study), _asked_for(study)
+    rows = registry.runs()
+    entered, asked = trials_by_checkpoint(study), _asked_recipes(study)
     left_out: list[tuple[str, str]] = []
-    recorded: list[KnownRun] = []
-    fitting: dict[str, Recipe] = {}
-    for run in found.recorded:
-        number = None if run.name in known else _made_for(run.recipe, asked)
+    runs: list[KnownRun] = []
+    unknown: dict[str, Recipe] = {}
+    for run in rows.recorded:
+        number = None if run.name in entered else _trial_of_recipe(run.recipe, asked)
         if number is None:
-            recorded.append(run)
+            runs.append(run)
         else:
             left_out.append((run.name, f"trial {number} asked for it, and is not told yet"))
-    for name, recipe in found.open.items():
+    for name, recipe in rows.open.items():
         try:
-            if name not in known and _made_for(recipe, asked) is None:
+            if name not in entered and _trial_of_recipe(recipe, asked) is None:
                 space.points(recipe)
-                fitting[name] = recipe
+                unknown[name] = recipe
         except ConfigError as error:
             left_out.append((name, error.what))
-    foreseen, not_foreseen = registry.foreseen(fitting, found.target)
-    runs = [*recorded, *foreseen]
+    predicted, unpredictable = registry.foreseen(unknown, rows.target)
+    runs += predicted
     if cost is not None:
         runs = [_with_cost(run, space, cost) for run in runs]
-    warm = add_known_runs(study, space, runs)
-    return replace(warm, left_out=(*warm.left_out, *left_out, *not_foreseen))
+    warm_start = add_known_runs(study, space, runs)
+    return replace(warm_start, left_out=(*warm_start.left_out, *left_out, *unpredictable))
 
 
 def recipe_cost(space: RecipeSpace, recipe: Recipe, cost: str) -> float | None:
-    """What a recipe itself says of its cost: its tokens, or a number of that name in it."""
+    """The cost that follows from a recipe: its tokens, or a number of that name in it."""
     if cost == TOKENS:
         tokens = space.tokens(space.points(recipe))
         return None if tokens is None else float(tokens[0])
-    found = recipe.extra.get(cost)
-    if isinstance(found, bool) or not isinstance(found, int | float):
+    number = recipe.extra.get(cost)
+    if isinstance(number, bool) or not isinstance(number, int | float):
         return None
-    return float(found)
+    return float(number)
 
 
 def _with_cost(run: KnownRun, space: RecipeSpace, cost: str) -> KnownRun:
     try:
-        found = recipe_cost(space, run.recipe, cost)
+        number = recipe_cost(space, run.recipe, cost)
     except ConfigError:
-        return run  # not of the space: told when it is entered
-    if found is None:
+        return run  # not in the space, which is reported when it is entered
+    if number is None:
         return replace(run, fault=f"its recipe has no {cost}, which is the search's cost")
-    return replace(run, values=(*run.values, found), errors=run.errors and (*run.errors, 0.0))
+    return replace(run, values=(*run.values, number), errors=run.errors and (*run.errors, 0.0))
 
 
-def _asked_for(study: Study) -> dict[int, Recipe]:
-    """The recipes of trials that are out: what they give enters when they are told."""
+def _asked_recipes(study: Study) -> dict[int, Recipe]:
+    """The recipes of running and stopped trials, whose outcomes enter when they are told."""
     from optuna.trial import TrialState
 
-    trials = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    asked = {trial.number: trial.user_attrs.get("rlready:recipe") for trial in trials}
-    return {number: Recipe.from_dict(values) for number, values in asked.items() if values}
+    states = (TrialState.RUNNING, TrialState.PRUNED)
+    return {
+        trial.number: Recipe.from_dict(trial.user_attrs[RECIPE])
+        for trial in study.get_trials(deepcopy=False, states=states)
+        if RECIPE in trial.user_attrs
+        and (trial.state == TrialState.RUNNING or STOPPED in trial.user_attrs)
+    }
 
 
-def _made_for(recipe: Recipe, asked: Mapping[int, Recipe]) -> int | None:
-    return next((n for n, wanted in asked.items() if not differences(wanted, recipe)), None)
+def _trial_of_recipe(recipe: Recipe, asked: Mapping[int, Recipe]) -> int | None:
+    return next((number for number, one in asked.items() if not differences(one, recipe)), None)

@@ -9,6 +9,7 @@ each recipe has a prediction of both; those that no other one beats in both are 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,23 @@ from rlready.predictors.search.proposer import ProposerConfig, Runs
 from rlready.predictors.search.simplex import fill
 from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.space_parts import Points
-from rlready.predictors.search.study import current, finished_runs, is_predicted, propose_recipes
+from rlready.predictors.search.study import propose_recipes
 from rlready.predictors.search.surrogate import MixtureModel
+from rlready.predictors.search.trials import (
+    CHECKPOINT,
+    ERRORS,
+    FORESEEN,
+    GPU_HOURS,
+    ORIGIN,
+    RECIPE,
+    RUN,
+    STOPPED,
+    current,
+    finished_trials,
+    is_predicted,
+    runs_of,
+    senses,
+)
 from rlready.predictors.training_table import FloatArray
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
@@ -119,6 +135,7 @@ class SearchReport:
         noise_sd: of one run around its recipe's outcome, as the surrogate sees it.
         cost: name of the second objective, None without one.
         gpu_hours: of all trials, None if nobody has said any.
+        stopped: trials that the pruner has stopped, the most promising first.
     """
 
     study: str
@@ -129,6 +146,7 @@ class SearchReport:
     noise_sd: float
     cost: str | None = None
     gpu_hours: float | None = None
+    stopped: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The report as one JSON object: the contract of `rlready search report --json`."""
@@ -139,6 +157,7 @@ class SearchReport:
             "cost": self.cost,
             "gpu_hours": self.gpu_hours,
             "ranking": [row.to_dict() for row in self.rows],
+            "stopped": list(self.stopped),
             "untried": [row.to_dict() for row in self.untried],
             "surface": [asdict(point) for point in self.surface],
         }
@@ -158,25 +177,18 @@ def search_report(
     Raises:
         ConfigError: if fewer than two trials are finished.
     """
-    from optuna.trial import TrialState
-
-    trials = study.get_trials(deepcopy=False)
-    done = [
-        trial
-        for trial in current(trials)
-        if trial.state == TrialState.COMPLETE and space.covers(trial.params)
-    ]
-    if len(done) < 2:
+    trials, finished = study.get_trials(deepcopy=False), finished_trials(study, space)
+    if len(finished) < 2:
         raise ConfigError(
-            f"study {study.study_name!r} has {len(done)} finished trials",
+            f"study {study.study_name!r} has {len(finished)} finished trials",
             why="a surrogate needs two",
             fix="Tell some: rlready search tell TRIAL --value V",
         )
-    runs = finished_runs(study, space)
+    runs = runs_of(space, finished, senses(study))
     surrogate = _Surrogate(space, runs)
     rows = [
         _with_trial(row, trial)
-        for row, trial in zip(surrogate.rows(runs.points), done, strict=True)
+        for row, trial in zip(surrogate.rows(runs.points), finished, strict=True)
     ]
     best = int(np.argmax([row.predicted for row in rows]))
     names = [trial.state.name.lower() for trial in trials]
@@ -191,30 +203,48 @@ def search_report(
         noise_sd=surrogate.model.noise_sd_,
         cost=cost,
         gpu_hours=_total_hours(trials),
+        stopped=_stopped(trials),
     )
 
 
 def _total_hours(trials: Sequence[FrozenTrial]) -> float | None:
     """GPU-hours of all trials; None if nobody has said any."""
-    spent = [
-        t.user_attrs["rlready:gpu_hours"]
-        for t in current(trials)
-        if "rlready:gpu_hours" in t.user_attrs
-    ]
+    spent = [t.user_attrs[GPU_HOURS] for t in current(trials) if GPU_HOURS in t.user_attrs]
     return float(sum(spent)) if spent else None
 
 
+def _stopped(trials: Sequence[FrozenTrial]) -> tuple[dict[str, Any], ...]:
+    """What is known of each stopped trial, the most promising first."""
+    rows = []
+    for trial in current(trials):
+        attributes = trial.user_attrs
+        if trial.state.name == "PRUNED" and STOPPED in attributes:
+            foreseen, sd = attributes.get(FORESEEN, (None, None))
+            rows.append(
+                {
+                    "trial": trial.number,
+                    "recipe": attributes.get(RECIPE, {}),
+                    "rungs": {str(k): v for k, v in sorted(trial.intermediate_values.items())},
+                    "foreseen": foreseen,
+                    "foreseen_sd": sd,
+                    "gpu_hours": attributes.get(GPU_HOURS),
+                    "reason": attributes[STOPPED],
+                }
+            )
+    return tuple(sorted(rows, key=lambda row: -(row["foreseen"] or -math.inf)))
+
+
 def _with_trial(row: RankedRecipe, trial: FrozenTrial) -> RankedRecipe:
-    kept = trial.user_attrs
+    attributes = trial.user_attrs
     return replace(
         row,
         trial=trial.number,
-        origin=str(kept.get("rlready:origin", "unknown")),
+        origin=str(attributes.get(ORIGIN, "unknown")),
         value=trial.values[0],
-        se=(kept.get("rlready:errors") or [None])[0],
+        se=(attributes.get(ERRORS) or [None])[0],
         is_predicted=is_predicted(trial),
-        checkpoint=kept.get("rlready:checkpoint") or kept.get("rlready:run"),
-        gpu_hours=kept.get("rlready:gpu_hours"),
+        checkpoint=attributes.get(CHECKPOINT) or attributes.get(RUN),
+        gpu_hours=attributes.get(GPU_HOURS),
         cost=trial.values[1] if len(trial.values) > 1 else None,
     )
 
@@ -224,11 +254,11 @@ def _fronted(rows: Sequence[RankedRecipe]) -> list[RankedRecipe]:
     if any(row.predicted_cost is None for row in rows):
         return list(rows)
     gain = np.array([[row.predicted, -(row.predicted_cost or 0.0)] for row in rows])
-    found = []
-    for row, own in zip(rows, gain, strict=True):
-        is_beaten = (gain >= own).all(axis=1) & (gain > own).any(axis=1)
-        found.append(replace(row, on_front=not is_beaten.any()))
-    return found
+    fronted = []
+    for row, gains in zip(rows, gain, strict=True):
+        is_beaten = (gain >= gains).all(axis=1) & (gain > gains).any(axis=1)
+        fronted.append(replace(row, on_front=not is_beaten.any()))
+    return fronted
 
 
 class _Surrogate:
@@ -248,7 +278,7 @@ class _Surrogate:
         self.model = self.models[0]
         self.guard = Guard(space, runs.points)
 
-    def said(self, points: Points) -> tuple[FloatArray, FloatArray, list[str], Sequence[str]]:
+    def predict(self, points: Points) -> tuple[FloatArray, FloatArray, list[str], Sequence[str]]:
         """Mean, standard deviation, domain and reason of each of n recipes."""
         mean, sd = self.model.predict(self.space.features(points), return_std=True)
         domain, reasons = self.guard.judge(points)
@@ -256,7 +286,7 @@ class _Surrogate:
 
     def rows(self, points: Points, origin: str = "") -> list[RankedRecipe]:
         """Each of n recipes with what is predicted of it."""
-        mean, sd, domain, reasons = self.said(points)
+        mean, sd, domain, reasons = self.predict(points)
         tokens = self.space.tokens(points)
         cost = cost_sd = None
         if len(self.models) > 1:
@@ -285,15 +315,15 @@ class _Surrogate:
 
 def _surface(surrogate: _Surrogate, best: Points) -> list[SurfacePoint]:
     space = surrogate.space
-    found: list[SurfacePoint] = []
+    surface: list[SurfacePoint] = []
     for i, source in enumerate(space.sources):
         mixtures = _through(space, best.weights[0], i)
         points = Points(weights=mixtures, axes=np.tile(best.axes, (len(mixtures), 1)))
         points = points.rows(space.keeps_limits(points))
         if not len(points):
             continue
-        mean, sd, domain, _ = surrogate.said(points)
-        found += [
+        mean, sd, domain, _ = surrogate.predict(points)
+        surface += [
             SurfacePoint(
                 source=source.name,
                 weight=float(points.weights[k, i]),
@@ -304,7 +334,7 @@ def _surface(surrogate: _Surrogate, best: Points) -> list[SurfacePoint]:
             )
             for k in range(len(points))
         ]
-    return found
+    return surface
 
 
 def _through(space: RecipeSpace, best: FloatArray, i: int) -> FloatArray:
