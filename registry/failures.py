@@ -27,7 +27,7 @@ EXIT_FAULT = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 128 + 2
 EXIT_PIPE_CLOSED = 128 + 13
-"""As a shell reports a process that SIGINT or SIGPIPE ended."""
+"""Exit code of a shell for a process that SIGINT or SIGPIPE ended."""
 
 _SHOWN_CHARACTERS = 300
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -61,7 +61,7 @@ def foreseen(error: BaseException) -> str | None:
         return f"the package {error.name} is missing or broken: {error}. Install it."
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return (
-            "the memory of this machine or device is used up. Give a smaller --batch-size or fewer "
+            "the memory of this machine or device is full. Give a smaller --batch-size or fewer "
             "--jobs, and repeat the call: finished results are kept."
         )
     return None

@@ -1,4 +1,4 @@
-"""Progress for people on stderr, and the clock of each stage for the record."""
+"""Progress bars on stderr, and the times of the stages for the record."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Stage:
-    """The clock of one stage, over all benchmarks.
+    """Times and amounts of one stage, over all benchmarks.
 
     Args:
-        seconds: wall time in which the evaluation waited for it.
-        beside_s: wall time in which it went on beside another stage.
-        n_done: what it worked through, in its own unit.
+        seconds: wall time in which the evaluation waited for the stage.
+        beside_s: wall time in which it ran at the same time as another stage.
+        n_done: processed items, in the unit of the stage.
         n_tokens: tokens drawn or scored.
     """
 
@@ -33,7 +33,7 @@ class Stage:
     n_tokens: int = 0
 
     def to_dict(self) -> dict[str, float | int]:
-        """Seconds, amounts and rates as JSON values."""
+        """Return seconds, amounts and rates as JSON values."""
         rates, at_work_s = {}, self.seconds + self.beside_s
         if at_work_s > 0 and self.n_done:
             rates["per_s"] = round(self.n_done / at_work_s, 3)
@@ -51,8 +51,14 @@ class Stage:
 class Clock:
     """Shows and times the stages of one evaluation.
 
+    Example:
+        clock = Clock()
+        with clock.stage("sampling", "Sampling gsm8k", 64, "samples") as advance:
+            advance(64)
+
     Args:
-        console: where to show; None shows nothing.
+        console: shows bars and messages; None shows nothing.
+        stages: times by the name of the stage.
     """
 
     console: Console | None = None
@@ -60,7 +66,7 @@ class Clock:
 
     @contextlib.contextmanager
     def stage(self, name: str, label: str, total: int, unit: str) -> Iterator[Advance]:
-        """Time a stage and show its bar; yields what to call with the progress made."""
+        """Time a stage and show its bar; the yielded object is called with each progress."""
         stage = self.stages.setdefault(name, Stage())
         begin = time.perf_counter()
         bar = None if self.console is None else _bar(self.console, unit)
@@ -75,18 +81,18 @@ class Clock:
             stage.seconds += time.perf_counter() - begin
 
     def beside(self, name: str, seconds: float, n: int) -> None:
-        """Note `n` things that a stage did in so many seconds while another stage went on."""
+        """Record `n` items that a stage processed while another stage ran."""
         stage = self.stages.setdefault(name, Stage())
         stage.beside_s += seconds
         stage.n_done += n
 
     def say(self, text: str) -> None:
-        """One line for people."""
+        """Show one line."""
         if self.console is not None:
             self.console.print(redacted(text), highlight=False, markup=False)
 
     def warn(self, text: str) -> None:
-        """One line for people that they should not miss."""
+        """Show one line as a warning."""
         if self.console is not None:
             line = f"warning: {redacted(text)}"
             self.console.print(line, style="yellow", highlight=False, markup=False)
@@ -94,12 +100,12 @@ class Clock:
 
 @dataclass(frozen=True)
 class Advance:
-    """Moves the clock and the bar of a stage.
+    """Advances the times and the bar of a stage.
 
     Args:
-        stage: its clock, which may have worked through something before.
-        bar: None shows nothing.
-        begun: what the stage had done when this bar began.
+        stage: the stage, which may have processed items before.
+        bar: the bar; None shows nothing.
+        begun: items that the stage had processed when the bar started.
     """
 
     stage: Stage
@@ -107,7 +113,7 @@ class Advance:
     begun: int = 0
 
     def __call__(self, n: int, n_tokens: int = 0) -> None:
-        """Note that `n` more things are done, with so many tokens."""
+        """Record `n` more processed items with their tokens."""
         self.stage.n_done += n
         self.stage.n_tokens += n_tokens
         if self.bar is not None:
@@ -115,7 +121,7 @@ class Advance:
             self.bar.update(task.id, advance=n, tokens=task.fields["tokens"] + n_tokens)
 
     def to(self, n: int) -> None:
-        """Note that `n` things are done since the bar began."""
+        """Record that `n` items were processed since the bar started."""
         self(self.begun + n - self.stage.n_done)
 
 

@@ -99,7 +99,7 @@ def conversation(row: Mapping[str, Any], where: str) -> Conversation:
 
     Raises:
         BenchmarkError: naming the place and the field, for a row in none of the formats, with an
-            unknown role, without a turn to score, or with a text that cannot be meant.
+            unknown role, without a turn to score, or with an invalid text.
     """
     form, messages = _form_and_messages(row, where)
     return Conversation(form, messages, _tools(row.get("tools"), where))
@@ -122,7 +122,7 @@ def _form_and_messages(row: Mapping[str, Any], where: str) -> tuple[Form, tuple[
     if row.get("instruction") is not None and row.get("output") is not None:
         return _instruction(row, where)
     raise BenchmarkError(
-        f"{where} is no held-out example",
+        f"{where} is not a held-out example",
         why=f"it has the fields {', '.join(sorted(row)) or '(none)'}",
         fix=f"Give {FORMATS}",
     )
@@ -194,7 +194,7 @@ def _turns(
         roles: our names of the roles that stand there; None if only ours may stand there.
     """
     if not isinstance(value, list) or not value:
-        raise BenchmarkError(f"{where}: `{key}` is no list of turns", fix=f"Give [{_TURN}]")
+        raise BenchmarkError(f"{where}: `{key}` is not a list of turns", fix=f"Give [{_TURN}]")
     return tuple(_message(turn, f"{where}, message {i}", roles) for i, turn in enumerate(value))
 
 
@@ -251,7 +251,7 @@ def _tools(value: object, where: str) -> str:
         return ""
     if not isinstance(value, list) or not all(isinstance(tool, dict) and tool for tool in value):
         raise BenchmarkError(
-            f"{where}: `tools` is no list of tools",
+            f"{where}: `tools` is not a list of tools",
             fix='Give [{"type": "function", "function": {"name": ..., ...}}], or leave it out',
         )
     return json.dumps(value, ensure_ascii=False)
@@ -267,11 +267,11 @@ def _filled(value: object, where: str, what: str) -> str:
 def _text(value: object, where: str, what: str) -> str:
     text = joined_text(value)
     if text is None:
-        raise BenchmarkError(f"{where}: {what} is no text", fix="Give a string, or text parts")
+        raise BenchmarkError(f"{where}: {what} is not text", fix="Give a string, or text parts")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise BenchmarkError(f"{where}: {what} is no Unicode text", why=str(error)) from error
+        raise BenchmarkError(f"{where}: {what} is not Unicode text", why=str(error)) from error
     if lost := lost_escape(text, "example"):
         raise BenchmarkError(f"{where}: {what} {lost.what}", why=lost.why, fix=lost.fix)
     return text

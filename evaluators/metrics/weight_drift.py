@@ -13,7 +13,7 @@ For each weight W of the checkpoint and W_0 of its base model:
 norm both Frobenius norms are over all layers, so that the number is the one of their stacked
 weights; the rotation is the plain mean over layers. `update_norm/all` is over every weight.
 `WeightChange.layers` keeps the numbers of each tensor. Embeddings, the output head, norms and
-biases have no rotation: they are no linear maps, or are too large. A module that is all zeros in
+biases have no rotation: they are not linear maps, or are too large. A module that is all zeros in
 the base model (a new bias) has no relative change and is left out.
 
 If the gap after the r-th singular value is narrow, the smallest change gives a large angle. So

@@ -70,7 +70,7 @@ class HfOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSample:
-    """A sample with the tokens that its text was made of, for whoever trains on it.
+    """A sample with the tokens that its text was made of, for training on it.
 
     Args:
         sample: as `HfSampler.draw` gives it.
@@ -120,7 +120,7 @@ class HfSampler:
         }
 
     def close(self) -> None:
-        """See `Sampler.close`. The model belongs to whoever loaded it."""
+        """See `Sampler.close`. The model belongs to its loader."""
 
     def draw(
         self,
@@ -395,7 +395,7 @@ def _choose(
 
     log_probs_BV = logits_BV.float().log_softmax(-1)
     probs_BV = log_probs_BV.exp()
-    # A logit of -inf is a token that cannot come: 0 times -inf is no number.
+    # A logit of -inf is a token that cannot come: 0 times -inf is not a number.
     entropy_B = -(probs_BV * log_probs_BV.clamp(min=-1e30)).sum(-1)
     if protocol.temperature == 0.0:
         tokens_B = log_probs_BV.argmax(-1)

@@ -110,7 +110,7 @@ class RaySampler:
         protocol: records.Protocol,
         on_progress: OnProgress | None = None,
     ) -> Iterator[list[Sample]]:
-        """See `Sampler.draw`. Yields what a worker's engine yields, whoever is first.
+        """See `Sampler.draw`. Yields what the workers' engines yield, in the order of arrival.
 
         Raises:
             EvaluationError: also if the same samples end several workers, or no worker is left.

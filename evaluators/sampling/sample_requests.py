@@ -2,7 +2,7 @@
 
 An engine gets token ids, never a text: which special tokens stand before a prompt is decided in
 `prompts.py` alone. It gets the end tokens that count here, and its samples are decoded here, so
-that the same tokens are the same sample whoever drew them.
+that the same tokens are the same sample for every engine.
 """
 
 from __future__ import annotations

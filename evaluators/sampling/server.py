@@ -9,7 +9,7 @@ One request asks for one sample, with the sample's own seed. vLLM gives child k 
 samples the seed `seed + k`, so `n_per_request` above 1 has distinct seeds there as well: sample i
 gets `sample_seed(i - i % n) + i % n`, whatever subset is asked for. SGLang gives all n the same
 seed, and with deterministic inference the same text (its pull request 28805), so elsewhere n is
-1. That is no loss: a request for n holds its places until the longest of them is done.
+1. Nothing is lost: a request for n holds its places until the longest of them is done.
 
 What a server answers is only a claim. That it read as many prompt tokens as were sent, named the
 model that was asked for, and gave each sample its own text is checked; that it holds this
@@ -263,7 +263,7 @@ class ServerSampler:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             shown = self._endpoint.shown(str(answer))
             raise EvaluationError(
-                f"the server {self._options.url} sent what is no completion: {shown}",
+                f"the server {self._options.url} sent something that is not a completion: {shown}",
                 why=f"{type(error).__name__}: {self._endpoint.shown(str(error))}",
                 fix="Use a server with OpenAI's /v1/completions, such as vLLM or SGLang",
             ) from error

@@ -202,7 +202,7 @@ class Connection:
             return json.loads(content)
         except (ValueError, RecursionError) as error:
             begin = self._endpoint.shown(content[:_SHOWN].decode(errors="replace"))
-            raise PassingError(f"sent an answer that is no JSON: {begin!r}") from error
+            raise PassingError(f"sent an answer that is not JSON: {begin!r}") from error
 
     def _said(self, content: bytes, reason: str | None) -> str:
         """The message in an error's body; vLLM, SGLang and FastAPI put it in different places."""

@@ -104,7 +104,7 @@ async def _list_models(endpoint: Endpoint, put: Callable[[list[ServedModel]], No
             put([_served_model(card, version) for card in answer["data"]])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise EvaluationError(
-                f"the server {endpoint.url} sent what is no list of models: "
+                f"the server {endpoint.url} sent something that is not a list of models: "
                 f"{endpoint.shown(str(answer))}",
                 fix="Name an OpenAI-compatible server: --engine-option url=http://host:port",
             ) from error

@@ -50,7 +50,7 @@ class ServerOptions:
         object.__setattr__(self, "url", _checked_url(self.url))
         if self.key_variable and not _VARIABLE.fullmatch(self.key_variable):
             raise ConfigError(
-                "--engine-option key_variable is no name of an environment variable",
+                "--engine-option key_variable is not the name of an environment variable",
                 why="the key itself belongs into the environment: options are logged and shown",
                 fix=f"export {DEFAULT_KEY_VARIABLE}=..., or give the name of another variable",
             )
@@ -93,7 +93,9 @@ def _checked_url(url: str) -> str:
         parts = urllib.parse.urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise ConfigError("--engine-option url is no URL", why=str(error), fix=_URL_FIX) from error
+        raise ConfigError(
+            "--engine-option url is not a URL", why=str(error), fix=_URL_FIX
+        ) from error
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise ConfigError(
             f"--engine-option url for {host} holds credentials, a query or a fragment",
@@ -116,7 +118,7 @@ def server_key(variable: str) -> str | None:
     """The key in an environment variable; None if the default one is not set.
 
     Raises:
-        ConfigError: if a variable that the user named is not set, or holds what is no key.
+        ConfigError: if a variable that the user named is not set, or does not hold a key.
     """
     key = os.environ.get(variable, "").strip()
     if not key and variable not in ("", DEFAULT_KEY_VARIABLE):
@@ -127,7 +129,7 @@ def server_key(variable: str) -> str | None:
         )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigError(
-            f"the environment variable {variable} holds what is no key",
+            f"the environment variable {variable} does not hold a key",
             why="a key is one word of ASCII characters",
         )
     return key or None

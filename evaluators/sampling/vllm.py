@@ -265,7 +265,7 @@ class VllmSampler:
 
 
 def _open(path: Path, options: VllmOptions) -> Any:
-    # Read when vLLM is imported. Its settings and warnings are no news to a user, and stdout, where
+    # Read when vLLM is imported. Its settings and warnings do not help a user, and stdout, where
     # it would write them, belongs to `--json`.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")

@@ -105,7 +105,7 @@ class RlPlan:
         policies: regret against N of every policy, 1 to the largest N.
         p_best: chance of each candidate to be the truly best one.
         rl_noise: standard deviation of one RL run's score.
-        incumbent: what is there already.
+        incumbent: the checkpoint that is already trained.
         notes: what a reader has to know.
     """
 
@@ -177,7 +177,7 @@ def plan(
         rule: policy, draws, seed.
 
     Raises:
-        ConfigError: if there are no candidates, or the numbers cannot be meant.
+        ConfigError: if there are no candidates, or a number is invalid.
     """
     rule = rule or PlanRule()
     scores = scores or {}

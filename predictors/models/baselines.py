@@ -40,7 +40,7 @@ class OneProxy(RegressorMixin, BaseEstimator):
         """The line, fitted.
 
         Raises:
-            ConfigError: if the proxy is no column, or has no number in any row.
+            ConfigError: if the proxy is not a column, or has no number in any row.
         """
         self._values(X, reset=True)
         X, y, weight = checked_outcomes(self, X, y, sample_weight)

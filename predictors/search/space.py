@@ -7,7 +7,7 @@
 
 Weights are shares of the examples. With mean lengths l_i (tokens an example) and l(w) = sum w_i l_i
 a recipe trains on tokens = n_unique x epochs x l(w). Where the space has a token budget, `epochs`
-follows from the other two and is no free axis. A source with weight w_i is repeated
+follows from the other two and is not a free axis. A source with weight w_i is repeated
 w_i l_i n_unique epochs / available_tokens_i times. A limit is a number that is <= 0 where the
 recipe keeps it, as `trial.set_constraint` of Optuna has it.
 """

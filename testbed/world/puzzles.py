@@ -59,7 +59,7 @@ class Countdown:
     Args:
         numbers: 1 to 12, in ascending order.
         target: what the expression has to come to.
-        known: one right expression: the first number, then the steps. It is no part of the
+        known: one right expression: the first number, then the steps. It is not part of the
             problem: two with the same numbers and target are equal.
     """
 

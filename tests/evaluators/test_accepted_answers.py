@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from places import SHARED
+from places import data_path
 
 from rlready.evaluators.benchmarks.problems import Benchmark, BenchmarkSource, load_benchmark
 from rlready.evaluators.verification.accepted_answers import accepted_answers, asks_for_percentage
@@ -15,7 +15,7 @@ from rlready.evaluators.verification.verifier import Verifier
 from rlready.registry.errors import BenchmarkError
 from rlready.registry.records import Problem, Verdict
 
-GSM8K = SHARED / "gsm8k_test.jsonl.gz"
+GSM8K = data_path("gsm8k_test.jsonl.gz")
 # By hand: the problems of GSM8K's test set whose answer is a percentage.
 ASKING = {
     14, 140, 184, 226, 348, 393, 458, 473, 707, 728, 772, 890, 999, 1030, 1094, 1152, 1159, 1179,
@@ -56,7 +56,6 @@ def test_a_question_for_a_percentage_is_recognized(text: str, asks: bool) -> Non
     assert asks_for_percentage(text) is asks
 
 
-@pytest.mark.skipif(not GSM8K.is_file(), reason="the benchmark folder is not here")
 def test_gsm8k_has_twenty_such_problems_and_no_other_gets_a_second_gold() -> None:
     with gzip.open(GSM8K, "rt") as lines:
         rows = [json.loads(line) for line in lines]

@@ -9,12 +9,10 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from places import SHARED
+from places import data_path
 
 from rlready.evaluators.answers.extraction import extract, extract_boxed, final_part
 from rlready.registry.records import ANSWER_FORMATS, AnswerFormat
-
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the benchmark folder is not here")
 
 BOXED: dict[str, list[tuple[str, str | None]]] = {
     "the last balanced box": [
@@ -301,9 +299,8 @@ def test_each_format_looks_in_its_own_place(answer_format: AnswerFormat) -> None
     assert read == OTHERS[answer_format]
 
 
-@needs_shared
 def test_every_solution_of_gsm8k_is_read_by_its_hash() -> None:
-    with gzip.open(SHARED / "gsm8k_test.jsonl.gz", "rt") as file:
+    with gzip.open(data_path("gsm8k_test.jsonl.gz"), "rt") as file:
         solutions = [json.loads(line)["solution"] for line in file]
     golds = [solution.split("####")[1].strip() for solution in solutions]
     assert [extract(solution, "hash") for solution in solutions] == golds

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from places import SHARED
+from places import data_path
 
 from rlready.evaluators.benchmarks.fields import AnswerForm, Fields, to_problem
 from rlready.evaluators.benchmarks.problems import load_benchmark, parse_benchmark_option
@@ -21,10 +21,7 @@ from rlready.evaluators.heldout.rows import KEYS, conversation
 from rlready.evaluators.heldout.tokens import TokenizedSet, tokenize_set
 from rlready.registry.errors import BenchmarkError
 
-FOLDER = SHARED / "awkward_inputs"
-pytestmark = pytest.mark.skipif(
-    not FOLDER.is_dir(), reason="the folder of awkward inputs (shared/data) is not here"
-)
+FOLDER = data_path("awkward_inputs")
 
 READ_PROBLEMS: dict[str, list[tuple[str, ...]]] = {
     "b_blank_lines": [("5",), ("7",)],
@@ -103,10 +100,10 @@ DIGESTS = {
 
 REFUSED_EXAMPLES = {
     "h_empty_assistant": "line 1 has only empty assistant turns",
-    "h_image": "line 1, message 0: `content` is no text",
-    "h_msgs_str": "line 1: `messages` is no list of turns",
+    "h_image": "line 1, message 0: `content` is not text",
+    "h_msgs_str": "line 1: `messages` is not a list of turns",
     "h_nan": "line 1",
-    "h_null": "line 1, message 1: `content` is no text",
+    "h_null": "line 1, message 1: `content` is not text",
     "h_reasoning": "line 1, message 1 has 'reasoning_content' beside its content",
     "h_role_human": "line 1, message 0 has the role 'human'",
     "h_system_only": "line 1 has no assistant turn",

@@ -58,7 +58,7 @@ def test_places_name_items_and_rows(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match=r"h\.parquet, row 2 has an empty `completion`"):
         load_heldout(write(tmp_path / "h.parquet", bad))
     unknown = write(tmp_path / "u.parquet", [{"text": "a"}])
-    with pytest.raises(BenchmarkError, match=r"row 1 is no held-out example.*fields text"):
+    with pytest.raises(BenchmarkError, match=r"row 1 is not a held-out example.*fields text"):
         load_heldout(unknown)
 
 

@@ -347,12 +347,12 @@ def with_value(value: Any, *path: str | int) -> Callable[[Any, Any], Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda answer, body: [], "what is no completion"),
-        (without("choices"), "what is no completion"),
+        (lambda answer, body: [], "is not a completion"),
+        (without("choices"), "is not a completion"),
         (with_value([], "choices"), "gave 0 samples of problem .* when asked for 1"),
-        (with_value(["x"], "choices"), "what is no completion"),
-        (with_value("many", "choices", 0, "token_ids"), "what is no completion"),
-        (without("choices", 0, "finish_reason"), "what is no completion"),
+        (with_value(["x"], "choices"), "is not a completion"),
+        (with_value("many", "choices", 0, "token_ids"), "is not a completion"),
+        (without("choices", 0, "finish_reason"), "is not a completion"),
         (with_value("content_filter", "choices", 0, "finish_reason"), "'content_filter'"),
         (with_value(None, "choices", 0, "finish_reason"), "'None'"),
         (with_value("other-model", "model"), "'other-model' when asked for 'sft'"),
@@ -582,7 +582,7 @@ def test_an_answer_without_end_is_refused(
         ("127.0.0.1:8000", "Give http://host:port"),
         ("ftp://host/", "Give http://host:port"),
         ("http://", "Give http://host:port"),
-        ("http://host:port", "is no URL"),
+        ("http://host:port", "is not a URL"),
         ("http://me:sk-very-secret-key@host:8000", "holds credentials"),
         ("http://sk-very-secret-key@host:8000", "holds credentials"),
         ("http://host:8000/v1?key=sk-very-secret-key", "holds credentials"),
@@ -655,7 +655,7 @@ def test_a_key_that_is_missing_or_in_the_wrong_place_is_told(
         Client(folder, url, key_variable=KEY)
     assert KEY not in str(caught.value)
     monkeypatch.setenv("TEAM_KEY", "two words")
-    with pytest.raises(ConfigError, match="holds what is no key") as caught:
+    with pytest.raises(ConfigError, match="does not hold a key") as caught:
         Client(folder, url, key_variable="TEAM_KEY")
     assert "two words" not in str(caught.value)
 

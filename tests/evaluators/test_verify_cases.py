@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from places import DATA, SHARED
+from places import DATA, data_path
 
 from rlready.evaluators.answers.numerals import read_number
 from rlready.evaluators.answers.rewriting import rewrite
@@ -22,7 +22,7 @@ from rlready.evaluators.verification.verifier import Verifier, judge_without_alg
 from rlready.registry.records import Verdict
 
 OWN = DATA / "verdict_cases.jsonl"
-CASES = SHARED / "verifier_cases_2.jsonl"
+CASES = data_path("verifier_cases_2.jsonl")
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -51,7 +51,6 @@ def test_our_own_cases_are_judged_as_written(verifier: Verifier) -> None:
     assert not _wrong(verifier, rows)
 
 
-@pytest.mark.skipif(not CASES.is_file(), reason="the shared cases are not here")
 def test_shared_cases_are_right_but_for_a_few_and_none_is_a_false_correct(
     verifier: Verifier,
 ) -> None:

@@ -8,15 +8,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from places import SHARED
+from places import data_path
 
 from rlready.evaluators.answers.extraction import extract_boxed
 from rlready.evaluators.answers.numerals import read_number
 from rlready.evaluators.answers.rewriting import rewrite
 from rlready.evaluators.verification.verifier import Verifier
 from rlready.registry.records import Verdict
-
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the benchmark folder is not here")
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +204,7 @@ def test_numbers_are_read_without_algebra() -> None:
 
 
 def _rows(name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (SHARED / name).read_text().splitlines()]
+    return [json.loads(line) for line in data_path(name).read_text().splitlines()]
 
 
 def _plain(text: str) -> str:
@@ -221,7 +219,6 @@ def _completion(prediction: str) -> str:
     return rf"\boxed{{{_plain(prediction)}}}"
 
 
-@needs_shared
 def test_the_published_cases_are_judged_as_people_do(verifier: Verifier) -> None:
     rows = _rows("verifier_cases.jsonl")
     checked = verifier.check([((_plain(r["gold"]),), _completion(r["pred"])) for r in rows])
@@ -234,7 +231,6 @@ def test_the_published_cases_are_judged_as_people_do(verifier: Verifier) -> None
     assert Verdict.UNSCORED not in {found.verdict for found in checked}
 
 
-@needs_shared
 @pytest.mark.slow
 def test_hostile_answers_cost_no_other_answer_its_verdict() -> None:
     rows = _rows("hostile_answers.jsonl")

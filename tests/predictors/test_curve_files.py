@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from places import SHARED
+from places import data_path
 from store_child import a_checkpoint, a_proxy
 
 from rlready.predictors.rl_curve import read_curves
@@ -18,7 +18,7 @@ from rlready.registry.records import Evaluation
 from rlready.registry.store import MemoryStore
 from rlready.workflow.predict.outcome import OutcomeConfig, OutcomeReport, record
 
-AWKWARD = SHARED / "awkward_inputs"
+AWKWARD = data_path("awkward_inputs")
 NAME = a_checkpoint(1).name
 
 READ = {
@@ -73,7 +73,6 @@ def write(folder: Path, text: str, name: str = "curve.csv") -> Path:
     return path
 
 
-@pytest.mark.skipif(not AWKWARD.is_dir(), reason="the shared files are not here")
 class TestFilesThatPeopleHave:
     """`../shared/data/awkward_inputs`: each CSV file is read rightly or refused with a reason."""
 

@@ -8,14 +8,14 @@ import math
 
 import numpy as np
 import pytest
-from places import SHARED
+from places import data_path
 from rl_ceiling import Ceiling, CeilingRule, fit_ceiling
 
 from rlready.predictors.rl_curve import Curve, CurvePoint
 from rlready.predictors.rl_probe import early_entropy_drop, probe_features
 from rlready.registry.errors import ConfigError, CurveError
 
-RETU = SHARED / "retu"
+RETU = data_path("retu")
 BUDGETS = np.linspace(4.0, 240.0, 60)
 
 
@@ -134,8 +134,6 @@ def test_wrong_numbers_are_refused() -> None:
 @pytest.fixture(scope="module")
 def retu() -> dict[tuple[str, str], tuple[Ceiling, float]]:
     """Our ceiling and the paper's of each RETU run, percent."""
-    if not RETU.is_dir():
-        pytest.skip("the shared RETU curves are not here")
     curves: dict[tuple[str, str], dict[float, float]] = {}
     with (RETU / "rl_curves.csv").open(newline="") as file:
         for row in csv.DictReader(file):

@@ -15,3 +15,8 @@ DATA = ROOT / "tests" / "data"
 
 SHARED = ROOT.parent / "shared" / "data"
 """Larger data beside the checkout; tests that need it are skipped where it is missing."""
+
+
+def data_path(name: str) -> Path:
+    """A file or folder of test data: of the repository if it is there, else beside the checkout."""
+    return DATA / name if (DATA / name).exists() else SHARED / name

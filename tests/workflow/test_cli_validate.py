@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
-from places import SHARED
+from places import data_path
 from store_child import an_evaluation
 
 from rlready.registry.errors import ConfigError
@@ -21,7 +21,7 @@ from rlready.workflow.predict.registry_table import default_features
 from rlready.workflow.predict.validate import validate
 from rlready.workflow.predict.validate_config import ValidateConfig
 
-RETU = SHARED / "retu" / "checkpoints.csv"
+RETU = data_path("retu") / "checkpoints.csv"
 
 Run = Callable[..., Result]
 
@@ -231,7 +231,6 @@ def test_default_features_are_few_and_of_the_widest_benchmark() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not RETU.is_file(), reason="the shared RETU table is not here")
 def test_retu_is_validated_beside_the_practice() -> None:
     config = ValidateConfig(
         table=RETU,

@@ -1,7 +1,6 @@
-"""Adaptive sampling of one benchmark: how many samples each problem gets next, and what they say.
+"""Adaptive sampling of one benchmark: how many samples each problem gets, and pass@k from them.
 
-The state lies on disk, as everywhere: the samples. A killed run asks again what the samples there
-call for.
+The only state is the samples on disk, so a killed run continues from them.
 """
 
 from __future__ import annotations
@@ -12,6 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from rlready.evaluators.adaptive.allocation import Budget, next_samples
+from rlready.evaluators.adaptive.estimate import EVALUATOR_VERSION, average, estimate_pass_at_k
+from rlready.evaluators.adaptive.item_prior import MIN_CHECKPOINTS, fit_item_prior
+from rlready.evaluators.adaptive.laws import LOGIT_G, CountBatch
 from rlready.evaluators.benchmarks.problems import Benchmark
 from rlready.evaluators.metrics.sample_metrics import ProblemSamples
 from rlready.evaluators.sampling.sample_files import earlier_counts
@@ -19,21 +22,21 @@ from rlready.registry.records import AnswerFormat, Proxy
 from rlready.workflow.evaluate.config import EvaluateConfig
 
 MINIMUM = 4
-"""Samples that every problem gets first."""
+"""Samples that every problem gets before the allocation begins."""
 
 _MOST_OVER_MEAN = 4
-"""A problem gets at most so many times the larger of --samples and the largest k."""
+"""A problem gets at most this many times the larger of --samples and the largest k."""
 
 
 class AdaptiveRounds:
-    """Decides round by round.
+    """Decides in rounds how many samples each problem gets.
 
     Args:
         config: target standard error, samples and ks.
-        benchmark: what is measured.
-        path: the folder of its samples; those of earlier checkpoints lie beside it.
-        warn: told of what is damaged.
-        answer_format: whose counts of earlier checkpoints are used.
+        benchmark: the benchmark.
+        path: folder of its samples; the folders of earlier checkpoints are its siblings.
+        warn: called with a note on each damaged file.
+        answer_format: answer format of the counts of earlier checkpoints.
     """
 
     def __init__(
@@ -44,9 +47,6 @@ class AdaptiveRounds:
         warn: Callable[[str], None],
         answer_format: AnswerFormat = "boxed",
     ) -> None:
-        from rlready.evaluators.adaptive.allocation import Budget
-        from rlready.evaluators.adaptive.item_prior import MIN_CHECKPOINTS, fit_item_prior
-
         self._config, self._benchmark = config, benchmark
         self._budget = Budget(
             target_se=config.target_se or 0.0,
@@ -57,25 +57,21 @@ class AdaptiveRounds:
         earlier = earlier_counts(path, warn, answer_format)
         self._prior = None
         self.history = f"counts of {len(earlier)} earlier checkpoints"
-        """What is known of the problems beforehand, for people."""
+        """The evidence from earlier checkpoints, for people."""
         if len(earlier) >= MIN_CHECKPOINTS:
             ids = [problem.id for problem in benchmark.problems]
-            counts = np.array([[own.get(i, (0, 0)) for i in ids] for own in earlier])
+            counts = np.array([[by_id.get(i, (0, 0)) for i in ids] for by_id in earlier])
             self._prior = fit_item_prior(counts[:, :, 0], counts[:, :, 1])
             self.history += f" (interaction sd {self._prior.tau:g} logits)"
         else:
             self.history += f"; from {MIN_CHECKPOINTS} on they are used"
 
     def next_samples(self, problems: Sequence[ProblemSamples]) -> Mapping[str, int]:
-        """How many more samples each problem gets, by its id; all 0 at the end.
+        """Return how many more samples each problem gets, by its id; all are 0 at the end.
 
         Args:
-            problems: all samples so far, in the benchmark's order.
+            problems: all samples so far, in the order of the benchmark.
         """
-        from rlready.evaluators.adaptive.allocation import next_samples
-        from rlready.evaluators.adaptive.estimate import average
-        from rlready.evaluators.adaptive.laws import LOGIT_G, CountBatch
-
         k = self._config.k[-1]
         drawn_P = np.array([len(problem.verdicts) for problem in problems])
         posterior_PG, se = np.full((len(problems), len(LOGIT_G)), 1.0 / len(LOGIT_G)), 1.0
@@ -89,9 +85,7 @@ class AdaptiveRounds:
         return dict(zip(ids, extra_P.tolist(), strict=True))
 
     def proxies(self, problems: Sequence[ProblemSamples], protocol_digest: str) -> list[Proxy]:
-        """`pass_at_<k>_est` for every k."""
-        from rlready.evaluators.adaptive.estimate import EVALUATOR_VERSION, estimate_pass_at_k
-
+        """Return `pass_at_<k>_est` for every k."""
         counts = [problem.counts for problem in problems]
         estimates = estimate_pass_at_k(
             counts, self._config.k, self._benchmark.name, prior=self._prior, is_adaptive=True
@@ -115,10 +109,10 @@ class AdaptiveRounds:
 
 
 def even_part(problems: Sequence[ProblemSamples]) -> list[ProblemSamples]:
-    """The first samples of every problem, as many as each has.
+    """Return the same number of samples of every problem: the first ones.
 
-    What averages over samples needs the same number of each problem, or those that were drawn
-    more often because they failed would weigh more.
+    An average over samples would otherwise give more weight to problems that were drawn more often
+    because they failed.
     """
     least = min(len(problem.verdicts) for problem in problems)
     names = ("verdicts", "answers", "n_tokens", "is_truncated", "entropy_sums", "lenient_verdicts")

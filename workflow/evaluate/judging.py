@@ -1,8 +1,8 @@
-"""Verdicts beside the drawing: a part is judged while the engine draws the next ones.
+"""Verdicts during sampling: a part is judged while the engine draws the next parts.
 
-The work is done by the verifier's child processes; here one thread feeds them, so that the engine
-waits for the checker only at its end, or when the checker falls far behind. A part lies on disk
-before it is judged and once more after, so a kill between the two costs no sample.
+The verifier's child processes do the work, and one thread here feeds them. The engine waits for
+the checker only at its end, or when the checker falls far behind. A part is on disk before it is
+judged and is written again with its verdicts, so a kill between the two loses no sample.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from rlready.evaluators.verification.verifier import Verifier, checker_version
 from rlready.registry.records import AnswerFormat, Sample
 
 LENIENT: AnswerFormat = "auto"
-"""The answer format whose pass@1 stands beside that of the format asked for."""
+"""The answer format of `lenient_pass_at_1`."""
 
 _VERIFY_CHUNK = 8192
-"""Samples verified before their verdicts are written: what a kill costs at most."""
+"""Samples verified before their verdicts are written: the most that a kill can cost."""
 
 _MOST_WAITING = 64
-"""Parts that may wait for their verdicts: their texts are in memory."""
+"""Parts that may wait for their verdicts; their texts are in memory."""
 
 
 class Judging:
     """Judges the parts of one benchmark in a thread.
 
     Args:
-        folder: of the samples.
-        verifier: used by nobody else meanwhile.
+        folder: folder of the samples.
+        verifier: checks the answers; no other thread may use it meanwhile.
         answers: reference answers of each problem, by its id.
-        answer_formats: where the answer of a sample is looked for; each gives a verdict.
+        answer_formats: places of the answer in a sample; each gives a verdict.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class Judging:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="judging")
         self._waiting: deque[tuple[Future[None], int]] = deque()
         self.n_judged = 0
-        """Samples that have their verdict."""
+        """Samples with a verdict."""
         self.busy_s = 0.0
-        """Wall time in which the checker was at work."""
+        """Wall time in which the checker worked."""
         self.waited_s = 0.0
         """Wall time in which `add` had to wait for it."""
 
@@ -69,11 +69,11 @@ class Judging:
 
     @property
     def n_left(self) -> int:
-        """Samples that wait for their verdict."""
+        """Samples without a verdict yet."""
         return sum(n for _, n in self._waiting)
 
     def add(self, part: Path, samples: Sequence[Sample]) -> None:
-        """Have a part judged that was just written.
+        """Queue a part that was just written.
 
         Raises:
             RlreadyError: if an earlier part could not be judged.
@@ -86,10 +86,10 @@ class Judging:
         self.waited_s += time.perf_counter() - begin
 
     def finish(self, advance: Callable[[int], None]) -> None:
-        """Wait for all that is left.
+        """Wait for all verdicts.
 
         Args:
-            advance: told how many more samples have their verdict.
+            advance: called with the number of further samples that have a verdict.
 
         Raises:
             RlreadyError: if a part could not be judged.
@@ -111,7 +111,7 @@ class Judging:
 
 
 def answer_formats(asked: AnswerFormat) -> tuple[AnswerFormat, ...]:
-    """The answer format asked for, and the lenient one."""
+    """Return the requested answer format and the lenient one."""
     return (asked,) if asked == LENIENT else (asked, LENIENT)
 
 
@@ -122,14 +122,14 @@ def judge_rest(
     answer_formats: Sequence[AnswerFormat],
     advance: Callable[[int], None],
 ) -> None:
-    """Judge the parts on disk that lack a verdict of this checker.
+    """Judge the parts on disk that have no verdict of this checker.
 
     Args:
-        folder: of the samples.
-        verifier: used by nobody else meanwhile.
+        folder: folder of the samples.
+        verifier: checks the answers; no other thread may use it meanwhile.
         answers: reference answers of each problem, by its id.
         answer_formats: as in `Judging`.
-        advance: told how many more samples are judged.
+        advance: called with the number of further samples that are judged.
     """
     version = checker_version()
     for group in _groups(folder.unjudged(version, answer_formats)):
@@ -138,8 +138,8 @@ def judge_rest(
         begin = 0
         for path, rows in group:
             end = begin + len(rows)
-            own = {name: checked[begin:end] for name, checked in judged.items()}
-            folder.judge(path, own, version)
+            verdicts = {name: checked[begin:end] for name, checked in judged.items()}
+            folder.judge(path, verdicts, version)
             begin = end
 
 
@@ -149,8 +149,8 @@ def _judged(
     answer_formats: Sequence[AnswerFormat],
     advance: Callable[[int], None] | None = None,
 ) -> Judged:
-    # The first format is the one asked for. Of the others only the answers that it did not find
-    # are left to check.
+    # The first format is the requested one. The verifier remembers its answers, so that the other
+    # formats only check answers that it did not find.
     first, *others = answer_formats
     judged = {first: verifier.check(texts, advance, first)}
     return judged | {other: verifier.check(texts, answer_format=other) for other in others}
@@ -159,7 +159,7 @@ def _judged(
 def _groups(
     parts: Iterable[tuple[Path, list[tuple[str, str]]]],
 ) -> Iterator[list[tuple[Path, list[tuple[str, str]]]]]:
-    """The parts in groups of about `_VERIFY_CHUNK` samples."""
+    """Yield the parts in groups of about `_VERIFY_CHUNK` samples."""
     group: list[tuple[Path, list[tuple[str, str]]]] = []
     for part in parts:
         group.append(part)

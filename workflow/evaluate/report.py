@@ -1,4 +1,4 @@
-"""What an evaluation found and where it went: the contract of `rlready evaluate --json`."""
+"""The result of an evaluation: the contract of `rlready evaluate --json`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,19 @@ from rlready.registry.store import StoredEvaluation
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What an evaluation found, and where it went."""
+    """The result of an evaluation.
+
+    Args:
+        evaluation: the record with its proxies.
+        stored: where the registry stored it.
+        verdicts: number of samples by benchmark and verdict.
+        n_drawn: samples that this call drew.
+        n_found: samples that earlier calls had drawn.
+        stages: times and rates, by the name of the stage.
+        bounds: bounds by benchmark and pass@k where samples are UNSCORED, as in
+            `SampleProxies.bounds`.
+        warnings: notes for people.
+    """
 
     evaluation: Evaluation
     stored: StoredEvaluation
@@ -21,11 +33,10 @@ class Report:
     n_found: int
     stages: Mapping[str, Mapping[str, float | int]]
     bounds: Mapping[str, Mapping[str, Mapping[str, float | int]]] = field(default_factory=dict)
-    """Where samples are UNSCORED: by benchmark and pass@k, see `SampleProxies.bounds`."""
     warnings: Sequence[str] = field(default_factory=tuple)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as one JSON object: the contract of `rlready evaluate --json`."""
+        """Return the report as JSON values."""
         metrics: dict[str, dict[str, Any]] = {}
         for proxy in self.evaluation.proxies:
             metrics.setdefault(proxy.benchmark, {})[proxy.name] = {
@@ -43,8 +54,8 @@ class Report:
             "metrics": metrics,
             "verdicts": {name: dict(counts) for name, counts in self.verdicts.items()},
             "bounds": {
-                benchmark: {name: dict(ends) for name, ends in own.items()}
-                for benchmark, own in self.bounds.items()
+                benchmark: {name: dict(ends) for name, ends in by_name.items()}
+                for benchmark, by_name in self.bounds.items()
             },
             "samples": {"drawn": self.n_drawn, "found": self.n_found},
             "stages": {name: dict(stage) for name, stage in self.stages.items()},

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from rlready.registry.records import Recipe
     from rlready.workflow.predict.load import AppliedPredictor
 
-# Trainers round: a learning rate is printed with a few digits, an example more or less is no other
-# recipe.
+# Trainers round a learning rate to a few digits; one example more or less is the same recipe.
 _SAME = 1e-3
 
 
@@ -178,7 +177,7 @@ class RegistryValues:
         ids = loaded.data.table.ids
         if checkpoint_id not in ids:
             raise ConfigError(
-                f"checkpoint {checkpoint_id[:12]} is no SFT checkpoint that can be predicted"
+                f"checkpoint {checkpoint_id[:12]} is not an SFT checkpoint that can be predicted"
             )
         value, sd = _mean_and_sd(loaded, ids.index(checkpoint_id))
         return Measured(checkpoint_id=checkpoint_id, value=value, se=sd, is_predicted=True)

@@ -70,7 +70,7 @@ class RankedRecipe:
         tokens: that training sees, if the space says.
         is_predicted: whether `value` is what a predictor says, and no outcome.
         checkpoint: registered id of what it gave.
-        gpu_hours: that it took, where whoever trained has said it.
+        gpu_hours: that the trial took, if the trainer has told them.
         cost: as told, where the search has a cost.
         predicted_cost: by the surrogate, and its standard deviation `cost_sd`.
         on_front: whether no other recipe is foreseen to be better and cheaper.

@@ -6,7 +6,7 @@ r"""The testbed as the trainer of a recipe search: one recipe is trained, measur
         --train-command "python -m rlready.workflow.testbed.trainer --recipe {recipe} --out {out} \
         --testbed T"
 
-The stages are those of a testbed run, in the folders of one: what is there is found again, and the
+The stages are those of a testbed run, in the folders of one: existing results are reused, and the
 search, `rlready rank` and `rlready predict` see what they see of any checkpoint.
 """
 
