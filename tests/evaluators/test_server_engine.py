@@ -558,7 +558,7 @@ def test_something_else_at_the_url_is_told(
     monkeypatch.setattr("openai_peer.ok", lambda content: (200, {}, models))
     with (
         listening(peer) as address,
-        pytest.raises(EvaluationError, match=r"no list of models|no JSON"),
+        pytest.raises(EvaluationError, match=r"not a list of models|not JSON"),
     ):
         Client(folder, address)
 
@@ -651,7 +651,7 @@ def test_a_key_that_is_missing_or_in_the_wrong_place_is_told(
 ) -> None:
     with pytest.raises(ConfigError, match="TEAM_KEY is not set"):
         Client(folder, url, key_variable="TEAM_KEY")
-    with pytest.raises(ConfigError, match="no name of an environment variable") as caught:
+    with pytest.raises(ConfigError, match="not the name of an environment variable") as caught:
         Client(folder, url, key_variable=KEY)
     assert KEY not in str(caught.value)
     monkeypatch.setenv("TEAM_KEY", "two words")
