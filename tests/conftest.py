@@ -68,6 +68,21 @@ def sqlite_uri(empty_database: Path, tmp_path: Path) -> str:
 
 
 @pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """Gives the next test the environment that this one found, and MLflow's own tracking URI.
+
+    `mlflow.set_tracking_uri` writes to the environment, which the processes of later tests inherit.
+    """
+    before = dict(os.environ)
+    yield
+    if (mlflow := sys.modules.get("mlflow")) is not None:
+        mlflow.set_tracking_uri(None)
+    if dict(os.environ) != before:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
 def closed_databases() -> Iterator[None]:
     """Closes MLflow's connections, of which it keeps some open for every database it ever met.
 

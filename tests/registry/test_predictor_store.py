@@ -233,14 +233,8 @@ def client_predict(store: MlflowStore) -> Any:
     from mlflow.artifacts import download_artifacts
 
     meta_uri = f"models:/{NAME}@champion"
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    try:
-        mlflow.set_tracking_uri(store.tracking_uri)
-        return mlflow.pyfunc.load_model(download_artifacts(meta_uri)).predict(the_rows())
-    finally:
-        mlflow.set_tracking_uri(None)
-        if before is not None:
-            os.environ["MLFLOW_TRACKING_URI"] = before
+    mlflow.set_tracking_uri(store.tracking_uri)
+    return mlflow.pyfunc.load_model(download_artifacts(meta_uri)).predict(the_rows())
 
 
 def test_a_skops_file_with_a_type_of_an_attacker_is_refused(tmp_path: Path) -> None:
