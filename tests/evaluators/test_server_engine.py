@@ -535,7 +535,7 @@ def test_a_prompt_beyond_the_servers_context_is_told_before_any_request(
 ) -> None:
     peer.models[0]["max_model_len"] = 20
     said = Client(folder, url).fails()
-    assert "passes the model's context of 20" in said
+    assert "exceeds the model's context of 20" in said
     assert peer.bodies == []
 
 
