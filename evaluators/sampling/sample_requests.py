@@ -152,7 +152,7 @@ def in_parts(
 
 
 def stop_ids(configured: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Return the end tokens of a generation configuration (one, several or None) and a tokenizer."""
+    """Return the end tokens of a generation configuration (one, a list or None) and a tokenizer."""
     ids = list(configured) if isinstance(configured, list) else [configured]
     return tuple(sorted({int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None}))
 
