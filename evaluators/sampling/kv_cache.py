@@ -64,6 +64,8 @@ def growing_cache(config: PreTrainedConfig, max_length: int) -> DynamicCache:
 
     cache = DynamicCache(config=config)
     cache.layers = [
-        GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
+        # transformers has no annotation of the constructor
+        GrowingLayer() if type(layer) is DynamicLayer else layer  # type: ignore[no-untyped-call]
+        for layer in cache.layers
     ]
     return cache

@@ -194,7 +194,7 @@ def import_ray() -> Any:
 
 
 def _check_address(address: str) -> None:
-    """Check that there is a listener: Ray itself gives up after two minutes, by SIGTERM.
+    """Check for a listener: Ray itself would give up after two minutes, by SIGTERM.
 
     Raises:
         ConfigError: if not, or if it is an address for Ray's client.

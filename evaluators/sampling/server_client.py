@@ -168,9 +168,9 @@ class Connection:
             raise PassingError(timeout) from error
         except (aiohttp.ClientError, OSError) as error:
             # The system's own words, such as "Connection refused", are the clearest.
-            number = getattr(error, "errno", None)
-            is_of_system = isinstance(number, int) and number > 0
-            reason = os.strerror(number) if is_of_system else str(error) or type(error).__name__
+            reason, number = str(error) or type(error).__name__, getattr(error, "errno", None)
+            if isinstance(number, int) and number > 0:
+                reason = os.strerror(number)
             raise PassingError(f"cannot be reached ({self._endpoint.shown(reason)})") from error
         if response.status == 200:
             try:
