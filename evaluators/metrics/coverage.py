@@ -7,9 +7,9 @@ pass@K lies in (0.05, 0.95):
 
 (TailSFT, arXiv 2608.25756, definition 4.1). Above 1, SFT lost more of what the base model could
 reach than it gained. Unit: ratio, >= 0. Standard error: linearised ratio over problems. Undefined
-if no problem lies in R, or SFT gained on none. UNSCORED samples are in neither n nor c.
+if R is empty, or SFT gained on no problem. UNSCORED samples are in neither n nor c.
 
-No published tool gives the number; the paper's definition is the reference. Version 1.
+No published tool gives this number; the paper's definition is the reference. Version 1.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rlready.registry.errors import EvaluationError
 EVALUATOR_VERSION = "1"
 
 COVERAGE_AT = 16
-"""K, the size of a large GRPO group: what is out of reach in K samples gives no gradient."""
+"""K, the size of a large GRPO group: a problem never solved in K samples gives no gradient."""
 
 REACHABLE = (0.05, 0.95)
 
@@ -33,29 +33,37 @@ REACHABLE = (0.05, 0.95)
 def coverage_ratio(
     checkpoint: Sequence[ProblemCounts], base: Sequence[ProblemCounts], k: int = COVERAGE_AT
 ) -> Estimate:
-    """Coverage lost over coverage gained.
-
-    Args:
-        checkpoint: counts of the SFT checkpoint, a problem each.
-        base: counts of its base model on the same problems, in any order.
-        k: K, at most the base's samples a problem.
+    """Return coverage lost over coverage gained.
 
     Problems without enough scored samples are left out, see `comparable`.
 
+    Args:
+        checkpoint: counts of the SFT checkpoint, one entry per problem.
+        base: counts of its base model on the same problems, in any order.
+        k: K, at most the base model's number of samples per problem.
+
     Raises:
-        EvaluationError: if the problems differ, the base has fewer than k samples of each, or the
+        EvaluationError: if the problems differ, no problem of the base model has k samples, or the
             ratio is undefined.
+
+    Example:
+        >>> coverage_ratio(sft_counts, base_counts, k=16).value
+        0.4
     """
     by_id = {problem.problem_id: problem for problem in base}
     if set(by_id) != {problem.problem_id for problem in checkpoint}:
         raise EvaluationError(
-            "the checkpoint and its base model were measured on other problems",
+            "the checkpoint and its base model were measured on different problems",
             fix="Evaluate both on the same benchmark, with the same --limit",
         )
+
+    def coverage(problem: ProblemCounts) -> float:
+        return 1.0 - float((1.0 - problem.c / problem.n) ** k)
+
     lost, gained = [], []
     for problem, before in comparable(checkpoint, base, k):
         if REACHABLE[0] < pass_at_k(before.n, before.c, k) < REACHABLE[1]:
-            change = _coverage(problem, k) - _coverage(before, k)
+            change = coverage(problem) - coverage(before)
             lost.append(max(-change, 0.0))
             gained.append(max(change, 0.0))
     if not any(gained):
@@ -66,7 +74,7 @@ def coverage_ratio(
             f"coverage_ratio_{k} is undefined: SFT gained on none of the {len(gained)} problems "
             f"that the base model solves sometimes",
             why="it divides by what was gained" if gained else "there is no such problem",
-            fix=f"Draw {4 * k} samples or more: with hardly more than {k}, a problem's pass@{k} is "
+            fix=f"Draw {4 * k} samples or more: with few more than {k}, a problem's pass@{k} is "
             "0 or 1"
             if is_coarse
             else "",
@@ -77,9 +85,9 @@ def coverage_ratio(
 def comparable(
     checkpoint: Sequence[ProblemCounts], base: Sequence[ProblemCounts], k: int = COVERAGE_AT
 ) -> list[tuple[ProblemCounts, ProblemCounts]]:
-    """The problems with a scored sample of the checkpoint and k of the base model.
+    """Return the problems with a scored sample of the checkpoint and k of the base model.
 
-    One UNSCORED sample must not remove the ratio of a whole benchmark.
+    So one UNSCORED sample does not remove the ratio of a whole benchmark.
     """
     by_id = {problem.problem_id: problem for problem in with_scored(base, k)}
     return [
@@ -87,7 +95,3 @@ def comparable(
         for problem in with_scored(checkpoint, 1)
         if problem.problem_id in by_id
     ]
-
-
-def _coverage(problem: ProblemCounts, k: int) -> float:
-    return 1.0 - float((1.0 - problem.c / problem.n) ** k)

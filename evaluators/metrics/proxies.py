@@ -1,35 +1,32 @@
-"""From judged samples to `Proxy` records: which numbers a benchmark gives, and their suite mean."""
+"""From judged samples to `Proxy` records: the numbers of a benchmark, and their suite mean."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rlready.evaluators.metrics import format_gap, pass_at_k
-from rlready.evaluators.metrics import sample_metrics as distribution
+from rlready.evaluators.metrics import pass_at_k, sample_metrics
 from rlready.evaluators.metrics.estimates import Estimate
 from rlready.evaluators.metrics.pass_at_k import ProblemCounts, bounds, mean_pass_at_k, too_few
 from rlready.evaluators.metrics.sample_metrics import ProblemSamples
 from rlready.registry.digest import digest
 from rlready.registry.records import Proxy
 
-_SHARE = "share"
-_PROBABILITY = "probability"
-
 _MOSTLY = 0.5
-"""Share of samples without an answer, or cut, above which a warning is due."""
+"""A warning is given above this share of samples without an answer, or cut."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleProxies:
-    """What the samples of one benchmark give.
+    """The numbers of one benchmark's samples.
 
     Args:
         proxies: the numbers that are defined.
-        notes: why one is undefined, or rests on fewer problems than the benchmark has.
+        notes: why one is undefined, or is an average over fewer problems than the benchmark has.
         bounds: where there are UNSCORED samples, by name of a pass@k: its `lower` and `upper` bound
             over all problems (every UNSCORED sample wrong, every one right), and how many problems
             its value leaves out (`n_left_out`).
@@ -47,19 +44,24 @@ def sample_proxies(
     problems: Sequence[ProblemSamples],
     ks: Sequence[int],
 ) -> SampleProxies:
-    """The proxies of one benchmark, each over the problems with enough scored samples for it.
+    """Return the proxies of one benchmark, each over the problems with enough scored samples.
 
     Args:
-        benchmark: its name.
-        benchmark_digest: of its content.
-        protocol_digest: of the protocol that drew the samples.
-        problems: its judged samples; at least one problem.
-        ks: of pass@k, and of maj@k for those above 1.
+        benchmark: name of the benchmark.
+        benchmark_digest: digest of its content.
+        protocol_digest: digest of the protocol that drew the samples.
+        problems: judged samples of at least one problem.
+        ks: the k of pass@k, and of maj@k for those above 1.
+
+    Example:
+        >>> result = sample_proxies("math", benchmark.digest, protocol_digest, problems, (1, 8))
+        >>> [proxy.name for proxy in result.proxies][:2]
+        ['pass_at_1', 'pass_at_8']
     """
     proxies: list[Proxy] = []
     short: dict[int, list[str]] = {}
     for statistic in _statistics(benchmark, ks):
-        enough = [problem for problem in problems if _n_scored(problem, statistic) >= statistic.n]
+        enough = [problem for problem in problems if statistic.n_scored(problem) >= statistic.n]
         estimate = statistic.of(enough) if enough else None
         if estimate is None:
             continue
@@ -89,55 +91,61 @@ def sample_proxies(
     return SampleProxies(proxies=proxies, notes=notes, bounds=_bounds(problems, ks))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Statistic:
-    """A proxy, and how many scored samples it needs of a problem."""
+    """A proxy, with the number of scored samples of a problem that it needs."""
 
     name: str
     n: int
-    of: Callable[[Sequence[ProblemSamples]], Estimate | None]
     unit: str
-    version: str = distribution.EVALUATOR_VERSION
+    of: Callable[[Sequence[ProblemSamples]], Estimate | None]
+    version: str = sample_metrics.EVALUATOR_VERSION
+    n_scored: Callable[[ProblemSamples], int] = lambda problem: problem.counts.n
 
 
 def _statistics(benchmark: str, ks: Sequence[int]) -> list[_Statistic]:
-    """Every proxy of a benchmark's samples, in the order in which they are shown."""
+    """Return every proxy of a benchmark's samples, in the order in which they are shown."""
 
-    def counted(of: Callable[..., Estimate | None], *args: Any) -> Any:
+    def counted(of: Callable[..., Estimate | None], *args: int | str) -> Any:
         return lambda problems: of([problem.counts for problem in problems], *args)
 
-    found = [
-        _Statistic(
-            name=f"pass_at_{k}",
-            n=k,
-            of=counted(mean_pass_at_k, k, benchmark),
-            unit=_PROBABILITY,
-            version=pass_at_k.EVALUATOR_VERSION,
-        )
+    at, version = sample_metrics.DISTINCT_AT, pass_at_k.EVALUATOR_VERSION
+    distinct = sample_metrics.distinct_answer_share
+    majority, share = sample_metrics.majority_at_k, sample_metrics.verdict_share
+    statistics = [
+        _Statistic(f"pass_at_{k}", k, "probability", counted(mean_pass_at_k, k, benchmark), version)
         for k in ks
     ]
-    for name, of in (("lenient_pass_at_1", _lenient), ("format_gap", format_gap.format_gap)):
-        version = format_gap.EVALUATOR_VERSION
-        found.append(_Statistic(name=name, n=1, of=of, unit=_PROBABILITY, version=version))
-    for k in (k for k in ks if k > 1):
-        of = partial(distribution.majority_at_k, k=k)
-        found.append(_Statistic(name=f"maj_at_{k}", n=k, of=of, unit=_PROBABILITY))
-    for size in distribution.GROUP_SIZES:
-        share = counted(distribution.signal_share, size)
-        variance = counted(distribution.signal_variance, size)
-        name = f"signal_variance_{size}"
-        found.append(_Statistic(name=f"signal_share_{size}", n=size, of=share, unit=_PROBABILITY))
-        found.append(_Statistic(name=name, n=2, of=variance, unit="probability^2"))
-    at = distribution.DISTINCT_AT
-    distinct = distribution.distinct_answer_share
-    found.append(_Statistic(name=f"distinct_answer_share_{at}", n=at, of=distinct, unit=_SHARE))
-    entropy, tokens = distribution.token_entropy, distribution.response_tokens
-    found.append(_Statistic(name="token_entropy", n=0, of=entropy, unit="nats/token"))
-    found.append(_Statistic(name="response_tokens", n=0, of=tokens, unit="tokens"))
-    for kind in distribution.SHARES:
-        of = partial(distribution.verdict_share, kind=kind)
-        found.append(_Statistic(name=f"{kind}_share", n=0, of=of, unit=_SHARE))
-    return found
+    version = sample_metrics.FORMAT_GAP_VERSION
+    statistics += [
+        _Statistic("lenient_pass_at_1", 1, "probability", _lenient, version, _n_lenient),
+        _Statistic(
+            "format_gap",
+            1,
+            "probability",
+            sample_metrics.format_gap,
+            version,
+            lambda problem: min(problem.counts.n, _n_lenient(problem)),
+        ),
+    ]
+    statistics += [
+        _Statistic(f"maj_at_{k}", k, "probability", partial(majority, k=k)) for k in ks if k > 1
+    ]
+    for g in sample_metrics.GROUP_SIZES:
+        signal = counted(sample_metrics.signal_share, g)
+        variance = counted(sample_metrics.signal_variance, g)
+        statistics.append(_Statistic(f"signal_share_{g}", g, "probability", signal))
+        statistics.append(_Statistic(f"signal_variance_{g}", 2, "probability^2", variance))
+    return [
+        *statistics,
+        _Statistic(f"distinct_answer_share_{at}", at, "share", distinct),
+        _Statistic("token_entropy", 0, "nats/token", sample_metrics.token_entropy),
+        _Statistic("response_tokens", 0, "tokens", sample_metrics.response_tokens),
+        *(
+            _Statistic(f"{kind}_share", 0, "share", partial(share, kind=kind))
+            for kind in sample_metrics.SHARES
+        ),
+    ]
 
 
 def _lenient(problems: Sequence[ProblemSamples]) -> Estimate | None:
@@ -145,17 +153,14 @@ def _lenient(problems: Sequence[ProblemSamples]) -> Estimate | None:
     return mean_pass_at_k(counts, 1, "the benchmark") if counts else None
 
 
-def _n_scored(problem: ProblemSamples, statistic: _Statistic) -> int:
-    lenient = problem.lenient_counts
-    if lenient is None or statistic.name not in ("lenient_pass_at_1", "format_gap"):
-        return problem.counts.n
-    return lenient.n if statistic.name == "lenient_pass_at_1" else min(problem.counts.n, lenient.n)
+def _n_lenient(problem: ProblemSamples) -> int:
+    return (problem.lenient_counts or problem.counts).n
 
 
 def _short_note(
     benchmark: str, counts: Sequence[ProblemCounts], n: int, names: Sequence[str]
 ) -> str:
-    """What is said where some problems have too few scored samples for some proxies."""
+    """Return the note that some problems have too few scored samples for some proxies."""
     short = [problem for problem in counts if problem.n < n]
     n_unscored = sum(problem.n_unscored for problem in short)
     return (
@@ -170,23 +175,23 @@ def _bounds(
     strict = [problem.counts for problem in problems]
     lenient = [c for problem in problems if (c := problem.lenient_counts) is not None]
     wanted = [(f"pass_at_{k}", strict, k) for k in ks] + [("lenient_pass_at_1", lenient, 1)]
-    found: dict[str, dict[str, float | int]] = {}
+    all_bounds: dict[str, dict[str, float | int]] = {}
     for name, counts, k in wanted:
         ends = bounds(counts, k)
         if ends is not None and any(problem.n_unscored for problem in counts):
             n_left_out = sum(problem.n < k for problem in counts)
-            found[name] = {"lower": ends[0], "upper": ends[1], "n_left_out": n_left_out}
-    return found
+            all_bounds[name] = {"lower": ends[0], "upper": ends[1], "n_left_out": n_left_out}
+    return all_bounds
 
 
 def mostly_unmeasured(proxies: Sequence[Proxy], max_tokens: int) -> list[str]:
-    """Warnings where most samples of a benchmark hold no answer, or were cut before one.
+    """Return warnings if most samples of a benchmark hold no answer, or were cut before one.
 
     pass@k is then about the format of the answers or the limit of tokens, not about the skill.
 
     Args:
-        proxies: of one benchmark, as `sample_proxies` gives them.
-        max_tokens: the limit at which samples were cut.
+        proxies: those of `sample_proxies` for one benchmark.
+        max_tokens: limit at which samples were cut.
     """
     shares = {proxy.name: proxy for proxy in proxies}
     texts = {
@@ -204,44 +209,36 @@ def mostly_unmeasured(proxies: Sequence[Proxy], max_tokens: int) -> list[str]:
 
 
 def macro_mean(suite: str, proxies: Sequence[Proxy]) -> list[Proxy]:
-    """The plain mean over benchmarks of every proxy that all of them have.
+    """Return the plain mean over benchmarks of every proxy that all of them have.
 
     Each benchmark has the same weight, as in Kang et al. 2025 (arXiv 2510.01624). The standard
     errors are those of a mean of independent benchmarks. Where the benchmarks have protocols of
     their own, the mean's protocol is all of them.
     """
-    names = list(dict.fromkeys(proxy.name for proxy in proxies))
     benchmarks = {(proxy.benchmark, proxy.benchmark_digest) for proxy in proxies}
     suite_digest = digest(sorted(benchmarks))
     means = []
-    for name in names:
+    for name in dict.fromkeys(proxy.name for proxy in proxies):
         own = [proxy for proxy in proxies if proxy.name == name]
-        if len(own) == len(benchmarks):
-            means.append(_mean(suite, suite_digest, own))
+        if len(own) < len(benchmarks):
+            continue
+        protocol_digest = own[0].protocol_digest
+        if len({proxy.protocol_digest for proxy in own}) > 1:
+            by_benchmark = sorted((proxy.benchmark, str(proxy.protocol_digest)) for proxy in own)
+            protocol_digest = digest(by_benchmark)
+        mean = dataclasses.replace(
+            own[0],
+            value=math.fsum(proxy.value for proxy in own) / len(own),
+            se=_mean_se([proxy.se for proxy in own]),
+            se_within=_mean_se([proxy.se_within for proxy in own]),
+            benchmark=suite,
+            benchmark_digest=suite_digest,
+            protocol_digest=protocol_digest,
+            n_problems=sum(proxy.n_problems for proxy in own),
+            n_samples=sum(proxy.n_samples for proxy in own),
+        )
+        means.append(mean)
     return means
-
-
-def _mean(suite: str, suite_digest: str, own: Sequence[Proxy]) -> Proxy:
-    first = own[0]
-    return Proxy(
-        name=first.name,
-        value=math.fsum(proxy.value for proxy in own) / len(own),
-        se=_mean_se([proxy.se for proxy in own]),
-        se_within=_mean_se([proxy.se_within for proxy in own]),
-        unit=first.unit,
-        benchmark=suite,
-        benchmark_digest=suite_digest,
-        protocol_digest=_joint_protocol(own),
-        n_problems=sum(proxy.n_problems for proxy in own),
-        n_samples=sum(proxy.n_samples for proxy in own),
-        evaluator_version=first.evaluator_version,
-    )
-
-
-def _joint_protocol(own: Sequence[Proxy]) -> str | None:
-    if len({proxy.protocol_digest for proxy in own}) == 1:
-        return own[0].protocol_digest
-    return digest(sorted((proxy.benchmark, str(proxy.protocol_digest)) for proxy in own))
 
 
 def _mean_se(errors: Sequence[float | None]) -> float | None:

@@ -1,7 +1,7 @@
 """Proxies that need only the samples and their verdicts.
 
-Each is a mean over problems unless said otherwise, each problem with the same weight, with the
-standard error over problems. UNSCORED samples are left out of everything but `unscored_share`.
+Each is a mean over problems, unless stated otherwise. Each problem has the same weight, and the
+standard error is over problems. UNSCORED samples count in `unscored_share` only.
 
 | name | per problem | unit |
 |---|---|---|
@@ -9,11 +9,14 @@ standard error over problems. UNSCORED samples are left out of everything but `u
 | `signal_variance_g` | p(1-p)(g-1)/g, expected reward variance inside a group (arXiv 2606.18487), with p(1-p) estimated by c(n-c)/(n(n-1)), which does not depend on n as the plug-in does | probability^2 |
 | `maj_at_k` | chance that the most frequent answer among k samples is correct, ties broken evenly. Exact at k = n, else over 100 seeded subsets. Equal answers are equal texts; all CORRECT ones are one answer; UNPARSED samples do not vote | probability |
 | `distinct_answer_share_8` | expected number of different answers among 8 samples, divided by 8; by exact rarefaction, so that it does not depend on n. UNPARSED samples count as one answer | share |
-| `token_entropy` | next-token entropy at temperature 1 along the samples; sum over tokens / number of tokens, ratio over all samples that have one: where the engine gives none, a few of each problem (`sample_entropy.py`) | nats/token |
-| `response_tokens` | drawn tokens of a sample, the end token included | tokens |
+| `token_entropy` | next-token entropy at temperature 1 along the samples; sum over tokens / number of tokens, ratio over all samples that have one: where the engine gives none, a few of each problem (`sampling/entropy.py`) | nats/token |
+| `response_tokens` | drawn tokens of a sample, including the end token | tokens |
 | `truncated_share`, `unparsed_share`, `unscored_share` | share of the problem's samples | share |
 
-The version rises when one of these may move.
+| `lenient_pass_at_1` | pass@1 with the answer wherever it is (the answer format `auto`) | probability |
+| `format_gap` | lenient pass@1 - strict pass@1, the latter in the requested answer format: how much of pass@1 the format costs. Both standard errors are those of the paired differences, so they are smaller than those of two independent pass@1. Negative where a sample holds two answers and the formats read different ones | probability |
+
+A version increases when one of its numbers may move.
 """  # noqa: E501 - a table row is one line
 
 from __future__ import annotations
@@ -25,14 +28,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rlready.evaluators.metrics.estimates import Estimate, mean, ratio
+from rlready.evaluators.metrics.estimates import Estimate, mean, ratio, with_sampling_error
 from rlready.evaluators.metrics.pass_at_k import ProblemCounts, none_correct
 from rlready.registry.records import Verdict
 
-EVALUATOR_VERSION = "1"
+EVALUATOR_VERSION = FORMAT_GAP_VERSION = "1"
 
 GROUP_SIZES = (8, 16)
-"""Sizes of a GRPO group for which the signal is given; trainers use 8 and 16 most."""
+"""Sizes of a GRPO group for the signal proxies; most trainers use 8 or 16."""
 
 DISTINCT_AT = 8
 
@@ -46,13 +49,13 @@ class ProblemSamples:
     """The judged samples of one problem, as far as the proxies need them.
 
     Args:
-        problem_id: the problem.
-        verdicts: of each sample.
+        problem_id: id of the problem.
+        verdicts: verdict of each sample.
         answers: extracted answer of each sample, None where there is none.
         n_tokens: drawn tokens of each sample.
         is_truncated: whether each sample was cut at the token limit.
         entropy_sums: entropy of each sample in nats, None where the engine gave none.
-        lenient_verdicts: of each sample with its answer wherever it stands (`auto`); None if it
+        lenient_verdicts: verdict of each sample with its answer wherever it is (`auto`); None if it
             was not judged so.
     """
 
@@ -66,7 +69,7 @@ class ProblemSamples:
 
     @property
     def counts(self) -> ProblemCounts:
-        """How many samples came to what."""
+        """The samples of each kind of verdict."""
         return self._counts(self.verdicts)
 
     @property
@@ -86,21 +89,21 @@ class ProblemSamples:
         )
 
     def answer_labels(self) -> npt.NDArray[np.int64]:
-        """One label per scored sample: 0 correct, -1 no answer, 1, 2, ... other answers."""
-        labels: dict[str, int] = {}
-        found = []
+        """Return one label per scored sample: 0 correct, -1 no answer, 1, 2, ... other answers."""
+        wrong: dict[str, int] = {}
+        labels = []
         for verdict, answer in zip(self.verdicts, self.answers, strict=True):
             if verdict is Verdict.CORRECT:
-                found.append(0)
+                labels.append(0)
             elif verdict is Verdict.UNPARSED:
-                found.append(-1)
+                labels.append(-1)
             elif verdict is Verdict.INCORRECT:
-                found.append(labels.setdefault((answer or "").strip(), len(labels) + 1))
-        return np.array(found, dtype=np.int64)
+                labels.append(wrong.setdefault((answer or "").strip(), len(wrong) + 1))
+        return np.array(labels, dtype=np.int64)
 
 
 def signal_share(counts: Sequence[ProblemCounts], group_size: int) -> Estimate | None:
-    """Share of GRPO groups with any reward variance; None if a problem has n < group_size."""
+    """Return the share of groups with reward variance; None if a problem has n < group_size."""
     if any(p.n < group_size for p in counts):
         return None
     return mean(
@@ -110,7 +113,7 @@ def signal_share(counts: Sequence[ProblemCounts], group_size: int) -> Estimate |
 
 
 def signal_variance(counts: Sequence[ProblemCounts], group_size: int) -> Estimate | None:
-    """Expected reward variance inside a GRPO group; None if a problem has fewer than 2 samples."""
+    """Return the reward variance expected in a GRPO group; None if a problem has n < 2."""
     if any(p.n < 2 for p in counts):
         return None
     factor = (group_size - 1) / group_size
@@ -118,7 +121,7 @@ def signal_variance(counts: Sequence[ProblemCounts], group_size: int) -> Estimat
 
 
 def majority_at_k(problems: Sequence[ProblemSamples], k: int, seed: int = 0) -> Estimate | None:
-    """Accuracy of the majority answer among k samples; None if a problem has n < k."""
+    """Return the accuracy of the majority answer of k samples; None if a problem has n < k."""
     labels = [problem.answer_labels() for problem in problems]
     if any(len(labels_N) < k for labels_N in labels):
         return None
@@ -127,7 +130,7 @@ def majority_at_k(problems: Sequence[ProblemSamples], k: int, seed: int = 0) -> 
 
 
 def distinct_answer_share(problems: Sequence[ProblemSamples]) -> Estimate | None:
-    """Different answers among `DISTINCT_AT` samples, as a share; None if a problem has fewer."""
+    """Return distinct answers as a share of `DISTINCT_AT` samples; None if a problem has fewer."""
     shares = []
     for problem in problems:
         labels_N = problem.answer_labels()
@@ -141,39 +144,59 @@ def distinct_answer_share(problems: Sequence[ProblemSamples]) -> Estimate | None
 
 
 def token_entropy(problems: Sequence[ProblemSamples]) -> Estimate | None:
-    """Entropy per drawn token in nats; None if a problem has no sample with an entropy.
+    """Return the entropy per drawn token in nats; None if a problem has no sample with one.
 
-    Of every problem the same number of samples counts: the first of those that have one.
+    Every problem contributes the same number of samples: the first of those that have one.
     """
-    known = [
+    measured = [
         [(e, t) for e, t in zip(p.entropy_sums, p.n_tokens, strict=True) if e is not None]
         for p in problems
     ]
-    least = min(map(len, known))
+    least = min(map(len, measured))
     if least == 0:
         return None
-    entropy_P = np.array([sum(entropy for entropy, _ in own[:least]) for own in known])
-    tokens_P = np.array([float(sum(n for _, n in own[:least])) for own in known])
+    entropy_P = np.array([sum(entropy for entropy, _ in pairs[:least]) for pairs in measured])
+    tokens_P = np.array([float(sum(n for _, n in pairs[:least])) for pairs in measured])
     return ratio(entropy_P, tokens_P)
 
 
 def response_tokens(problems: Sequence[ProblemSamples]) -> Estimate:
-    """Mean length of a sample in tokens."""
+    """Return the mean length of a sample in tokens."""
     return mean(float(np.mean(p.n_tokens)) for p in problems)
 
 
 def verdict_share(problems: Sequence[ProblemSamples], kind: str) -> Estimate:
-    """Share of the samples that are truncated, unparsed or unscored.
-
-    Args:
-        problems: at least one.
-        kind: one of `SHARES`.
-    """
+    """Return the share of the samples that are of this kind, one of `SHARES`."""
     counts = [problem.counts for problem in problems]
     return mean(getattr(p, f"n_{kind}") / (p.n + p.n_unscored) for p in counts)
 
 
+def format_gap(problems: Sequence[ProblemSamples]) -> Estimate | None:
+    """Return lenient minus strict pass@1 over the problems with scored samples in both.
+
+    None if there are none, or the samples have no lenient verdicts.
+    """
+    gaps, variances = [], []
+    for problem in problems:
+        strict, lenient = problem.counts, problem.lenient_counts
+        if lenient is None or not strict.n or not lenient.n:
+            continue
+        gaps.append(lenient.c / lenient.n - strict.c / strict.n)
+        differences = [
+            int(second is Verdict.CORRECT) - int(first is Verdict.CORRECT)
+            for first, second in zip(problem.verdicts, problem.lenient_verdicts or (), strict=True)
+            if Verdict.UNSCORED not in (first, second)
+        ]
+        # Fewer than two pairs say nothing about the variance of their mean.
+        n = len(differences)
+        variances.append(math.inf if n < 2 else float(np.var(differences, ddof=1)) / n)
+    if not gaps:
+        return None
+    return with_sampling_error(mean(gaps), math.sqrt(math.fsum(variances)) / len(gaps))
+
+
 def _majority(labels_N: npt.NDArray[np.int64], k: int, rng: np.random.Generator) -> float:
+    """Return the chance that the majority of k samples is correct."""
     if k == len(labels_N):
         return _vote(labels_N)
     subsets = (rng.permutation(labels_N)[:k] for _ in range(_MAJORITY_SUBSETS))

@@ -1,12 +1,12 @@
 """The entropy of samples whose engine gave none: a forward pass over their texts.
 
-vLLM and servers hand out a few of the most likely tokens, never the whole distribution. Where the
-checkpoint's weights are loaded for the held-out loss anyway, the entropy of a few samples a problem
-is measured with them: along the text's own tokens, at temperature 1 without truncation, as the `hf`
-engine does it while it draws.
+vLLM and servers return a few of the most likely tokens, never the whole distribution. Where the
+checkpoint's weights are loaded for the held-out loss anyway, they give the entropy of a few samples
+per problem: along the text's own tokens, at temperature 1 without truncation, as in the `hf`
+engine.
 
-A text may be tokenized in other places than it was drawn in; the mean over its tokens is taken and
-multiplied by the number of tokens drawn.
+A text may be split into other tokens than those drawn, so the result is the mean over its tokens
+times the number of drawn tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SAMPLES_PER_PROBLEM = 4
-"""Of each problem; the entropy of a checkpoint varies far more between problems than samples."""
+"""Few suffice: the entropy varies far more between problems than between samples."""
 
 
 def entropy_sums(
@@ -37,44 +37,36 @@ def entropy_sums(
     samples: Sequence[SampleText],
     on_progress: Callable[[int], None] | None = None,
 ) -> dict[tuple[str, int], float]:
-    """Entropy of each sample in nats, over its drawn tokens; those without a token left out.
+    """Return the entropy of each sample in nats, over its drawn tokens; empty ones are left out.
 
     Args:
-        model: that drew the samples.
-        tokenizer: of the same checkpoint.
+        model: model that drew the samples.
+        tokenizer: tokenizer of the same checkpoint.
         template: prompt template.
         questions: text of each problem, by its id.
-        samples: whose entropy is missing.
+        samples: samples without an entropy.
         on_progress: called with the number of samples done so far.
     """
     examples: dict[tuple[str, int], TokenizedExample] = {}
     n_drawn = {}
     for sample in samples:
-        key = (sample.problem_id, sample.sample_index)
         prompt = encode(tokenizer, render(tokenizer, template, questions[sample.problem_id]))
         response = tokenizer.encode(sample.text, add_special_tokens=False)
         if sample.finish_reason == "stop" and tokenizer.eos_token_id is not None:
             response = [*response, int(tokenizer.eos_token_id)]
         if response:
-            examples[key] = _example(key, prompt, response)
+            key = (sample.problem_id, sample.sample_index)
             n_drawn[key] = sample.n_tokens
-    found = token_losses(
-        model,
-        list(examples.values()),
-        on_progress=on_progress,
-        measure=Scorer.token_entropies,
+            examples[key] = TokenizedExample(
+                id=f"{sample.problem_id}, sample {sample.sample_index}",
+                token_ids=np.array([*prompt, *response], dtype=np.int64),
+                is_response=np.arange(len(prompt) + len(response)) >= len(prompt),
+                n_response_bytes=0,
+            )
+    entropies = token_losses(
+        model, list(examples.values()), on_progress=on_progress, measure=Scorer.token_entropies
     )
-    means = (float(own.mean(dtype=np.float64)) for own in found)
-    return {key: mean * n_drawn[key] for key, mean in zip(examples, means, strict=True)}
-
-
-def _example(
-    key: tuple[str, int], prompt: Sequence[int], response: Sequence[int]
-) -> TokenizedExample:
-    is_response = np.arange(len(prompt) + len(response)) >= len(prompt)
-    return TokenizedExample(
-        id=f"{key[0]}, sample {key[1]}",
-        token_ids=np.array([*prompt, *response], dtype=np.int64),
-        is_response=is_response,
-        n_response_bytes=0,
-    )
+    return {
+        key: float(sample_entropies.mean(dtype=np.float64)) * n
+        for (key, n), sample_entropies in zip(n_drawn.items(), entropies, strict=True)
+    }

@@ -1,8 +1,8 @@
-"""The `hf` engine: a short torch loop round a transformers model.
+"""The `hf` engine: a short torch loop around a transformers model.
 
-Faster than `model.generate` because each prompt is read once for all of its samples, many prompts
+It is faster than `model.generate`: each prompt is read once for all of its samples, many prompts
 share a batch, finished rows leave it, and the cache grows in place. Each sample follows its own
-random stream (`sampling.py`), so neither the batch nor a restart changes what is drawn.
+random stream (`sampler.py`), so neither the batch nor a restart changes the sample.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlready.evaluators.checkpoints.folder import DTYPES
 from rlready.evaluators.checkpoints.logits_check import check_logits, check_prompts
 from rlready.evaluators.heldout.loss import context_tokens
 from rlready.evaluators.heldout.token_nll import n_token_ids
 from rlready.evaluators.memory import give_back_memory, is_out_of_memory
+from rlready.evaluators.sampling.engine_options import check_options
 from rlready.evaluators.sampling.kv_cache import growing_cache
 from rlready.evaluators.sampling.sample_requests import (
     SampleRequest,
@@ -27,7 +27,7 @@ from rlready.evaluators.sampling.sample_requests import (
 )
 from rlready.evaluators.sampling.sampler import Draw, OnProgress, UniformStreams
 from rlready.registry import records
-from rlready.registry.errors import ConfigError, EvaluationError
+from rlready.registry.errors import EvaluationError
 from rlready.registry.records import Sample
 
 if TYPE_CHECKING:
@@ -35,47 +35,44 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _MAX_ROWS = {"cpu": 512, "cuda": 1024}
-"""Rows of a batch beyond which the engines measured here gained nothing more."""
+"""Most rows of a batch; larger ones were not faster."""
 
 _CPU_CACHE_BYTES = 4 << 30
-"""Memory that the key-value cache may take on a CPU."""
+"""Most memory of the key-value cache on a CPU."""
 
 _GPU_CACHE_SHARE = 0.7
 """Share of the free GPU memory for the cache; the rest is for activations and logits."""
 
 _COMPACT_SHARE = 0.12
-"""Finished rows leave the batch when they are this share of it: copying the cache costs too."""
+"""Finished rows leave the batch once they are this share of it: copying the cache costs time."""
 
 _CHOICE_ELEMENTS = 1 << 24
-"""Logits whose distribution is worked on at once; bounds the memory of a large vocabulary."""
+"""Most logits that are processed at once; bounds the memory of a large vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HfOptions:
-    """How the `hf` engine runs.
+    """Options of the `hf` engine.
 
     Args:
         dtype: number format of weights and activations, for samples and losses; auto is bfloat16
-            on a GPU that has it and float32 elsewhere.
+            on a GPU that supports it and float32 elsewhere.
     """
 
     dtype: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ConfigError(
-                f"hf: dtype is {self.dtype!r}", fix=f"Take one of {', '.join(DTYPES)}"
-            )
+        check_options(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSample:
-    """A sample with the tokens that its text was made of, for training on it.
+    """A sample with its token ids, for training.
 
     Args:
-        sample: as `HfSampler.draw` gives it.
+        sample: as `HfSampler.draw` returns it.
         prompt: token ids that the model continued.
-        response: token ids that it drew, the end token included.
+        response: token ids that it drew, including the end token.
     """
 
     sample: Sample
@@ -88,8 +85,12 @@ class HfSampler:
 
     Args:
         model: in evaluation mode, on its device.
-        tokenizer: of the same checkpoint.
-        batch_size: rows of a batch; None picks it by memory. An out-of-memory error halves it.
+        tokenizer: tokenizer of the same checkpoint.
+        batch_size: rows of a batch; None chooses it by memory. An out-of-memory error halves it.
+
+    Example:
+        >>> sampler = HfSampler(load_model(folder, "cpu"), load_tokenizer(folder))
+        >>> parts = list(sampler.draw(draws, protocol))
     """
 
     name = "hf"
@@ -129,8 +130,8 @@ class HfSampler:
         on_progress: OnProgress | None = None,
     ) -> Iterator[list[Sample]]:
         """See `Sampler.draw`. Yields a batch at a time, the longest prompts first."""
-        for batch in self._batches(draws, protocol, on_progress):
-            yield batch.samples(self._tokenizer, self._stop_ids)
+        for batch in self.draw_tokens(draws, protocol, on_progress):
+            yield [token_sample.sample for token_sample in batch]
 
     def draw_tokens(
         self,
@@ -138,20 +139,7 @@ class HfSampler:
         protocol: records.Protocol,
         on_progress: OnProgress | None = None,
     ) -> Iterator[list[TokenSample]]:
-        """What `draw` gives, each sample with its tokens."""
-        for batch in self._batches(draws, protocol, on_progress):
-            samples = batch.samples(self._tokenizer, self._stop_ids)
-            yield [
-                TokenSample(sample=sample, prompt=prompt, response=response)
-                for sample, (prompt, response) in zip(samples, batch.tokens(), strict=True)
-            ]
-
-    def _batches(
-        self,
-        draws: Sequence[Draw],
-        protocol: records.Protocol,
-        on_progress: OnProgress | None,
-    ) -> Iterator[_Batch]:
+        """Yield the samples of `draw` together with their tokens."""
         rows = sample_requests(draws, protocol, self._tokenizer, context_tokens(self._model.config))
         prompts = [(row.problem_id, row.prompt) for row in rows]
         check_prompts(prompts, n_token_ids(self._model), str(self._model.name_or_path))
@@ -159,34 +147,36 @@ class HfSampler:
         start = 0
         while start < len(rows):
             some = rows[start : start + size]
-            batch = self._draw_if_it_fits(some, protocol, on_progress)
+            batch = self._draw_if_it_fits(some, protocol, on_progress or (lambda *_: None))
             if batch is None:
                 size = len(some) // 2
                 continue
-            yield batch
+            yield batch.samples(self._tokenizer, self._stop_ids)
             start += len(some)
 
     def _fitting_batch(self, rows: Sequence[SampleRequest], protocol: records.Protocol) -> int:
+        """Return how many rows the memory for the key-value cache holds."""
         import torch
 
-        device = self._model.device
+        device, config = self._model.device, self._model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        head_dim = getattr(config, "head_dim", None)
+        head_dim = head_dim or config.hidden_size // config.num_attention_heads
+        token_bytes = 2 * config.num_hidden_layers * heads * head_dim * self._model.dtype.itemsize
         length = max((len(row.prompt) for row in rows), default=0) + protocol.max_tokens
-        row_bytes = length * _cache_bytes_per_token(self._model)
         memory = _CPU_CACHE_BYTES
         if device.type == "cuda":
             memory = int(torch.cuda.mem_get_info(device)[0] * _GPU_CACHE_SHARE)
-        return max(1, min(_MAX_ROWS.get(device.type, 512), memory // row_bytes))
+        fitting = memory // int(length * token_bytes)
+        return max(1, min(_MAX_ROWS.get(device.type, 512), fitting))
 
     def _draw_if_it_fits(
-        self,
-        rows: Sequence[SampleRequest],
-        protocol: records.Protocol,
-        on_progress: OnProgress | None,
+        self, rows: Sequence[SampleRequest], protocol: records.Protocol, on_progress: OnProgress
     ) -> _Batch | None:
-        """The finished batch; None if memory ran out and a smaller one may do."""
-        drawn = _Counter(on_progress)
+        """Return the finished batch; None if memory ran out and a smaller one may fit."""
+        reported: list[tuple[int, int]] = []
         try:
-            return self._draw_batch(rows, protocol, drawn)
+            return self._draw_batch(rows, protocol, on_progress, reported)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -197,45 +187,33 @@ class HfSampler:
                     "may follow",
                     fix="Lower --max-tokens, or use a larger device",
                 ) from error
-        drawn.take_back()
+        # These samples will be drawn again.
+        on_progress(-sum(n for n, _ in reported), -sum(n for _, n in reported))
         give_back_memory()
         return None
 
     def _draw_batch(
-        self, rows: Sequence[SampleRequest], protocol: records.Protocol, on_progress: OnProgress
+        self,
+        rows: Sequence[SampleRequest],
+        protocol: records.Protocol,
+        on_progress: OnProgress,
+        reported: list[tuple[int, int]],
     ) -> _Batch:
         import torch
 
+        pad = self._tokenizer.pad_token_id
+        pad_id = int(pad) if pad is not None else min(self._stop_ids, default=0)
         with torch.inference_mode():
-            batch = _Batch(self._model, rows, self._pad_id(), protocol)
+            batch = _Batch(self._model, rows, pad_id, protocol)
             while batch.is_live:
-                n_drawn, n_finished = batch.step(self._stop_ids)
-                on_progress(n_finished, n_drawn)
+                reported.append(batch.step(self._stop_ids))
+                on_progress(*reported[-1])
         batch.let_go()
         return batch
 
-    def _pad_id(self) -> int:
-        pad = self._tokenizer.pad_token_id
-        return int(pad) if pad is not None else min(self._stop_ids, default=0)
-
-
-class _Counter:
-    """Passes progress on, and takes it back for a batch that has to be drawn again."""
-
-    def __init__(self, on_progress: OnProgress | None) -> None:
-        self._on_progress, self._n_samples, self._n_tokens = on_progress, 0, 0
-
-    def __call__(self, n_samples: int, n_tokens: int) -> None:
-        self._n_samples, self._n_tokens = self._n_samples + n_samples, self._n_tokens + n_tokens
-        if self._on_progress is not None:
-            self._on_progress(n_samples, n_tokens)
-
-    def take_back(self) -> None:
-        self(-self._n_samples, -self._n_tokens)
-
 
 class _Batch:
-    """Rows being drawn together. Dimension letters: B live rows, R all rows, V vocabulary."""
+    """Rows that are drawn together. Axes: B live rows, R all rows, V vocabulary."""
 
     def __init__(
         self,
@@ -254,8 +232,7 @@ class _Batch:
         self._sums_R2 = torch.zeros((n_rows, 2), dtype=torch.float64, device=device)
         self._live_B = torch.arange(n_rows, device=device)
         self._is_done_B = torch.zeros(n_rows, dtype=torch.bool, device=device)
-        self._n_done = 0
-        self._n_steps = 0
+        self._n_done = self._n_steps = 0
         self._prefill(pad_id)
 
     @property
@@ -264,7 +241,7 @@ class _Batch:
         return len(self._live_B) > self._n_done and self._n_steps < self._protocol.max_tokens
 
     def step(self, stop_ids: Sequence[int]) -> tuple[int, int]:
-        """Draw one token for every live row; returns (tokens drawn, rows finished)."""
+        """Draw one token for every live row; return (rows finished, tokens drawn)."""
         import torch
 
         uniforms_B = torch.from_numpy(self._uniforms.next().copy()).to(self._live_B.device)
@@ -281,39 +258,30 @@ class _Batch:
         n_done = int(self._is_done_B.sum())
         n_finished, self._n_done = n_done - self._n_done, n_done
         if not self.is_live:
-            return len(rows_G), len(self._live_B) - n_done + n_finished
+            return len(self._live_B) - n_done + n_finished, len(rows_G)
         self._advance(tokens_B)
-        return len(rows_G), n_finished
+        return n_finished, len(rows_G)
 
-    def samples(self, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int]) -> list[Sample]:
-        """The finished samples, in the order of the rows."""
-        sums = self._sums_R2.cpu().numpy()
-        return [
-            finished_sample(
-                row,
-                self._tokens_RT[i, : int(self._lengths_R[i])].tolist(),
-                stop_ids,
-                tokenizer,
-                logprob_sum=float(sums[i, 0]),
-                entropy_sum=float(sums[i, 1]),
+    def samples(
+        self, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int]
+    ) -> list[TokenSample]:
+        """Return the finished samples, in the order of the rows."""
+        samples = []
+        rows = zip(self._rows, self._lengths_R.tolist(), self._sums_R2.tolist(), strict=True)
+        for i, (row, length, (logprob_sum, entropy_sum)) in enumerate(rows):
+            ids = self._tokens_RT[i, :length].tolist()
+            sample = finished_sample(
+                row, ids, stop_ids, tokenizer, logprob_sum=logprob_sum, entropy_sum=entropy_sum
             )
-            for i, row in enumerate(self._rows)
-        ]
+            samples.append(TokenSample(sample=sample, prompt=row.prompt, response=tuple(ids)))
+        return samples
 
     def let_go(self) -> None:
-        """Free what only drawing needs: the batch is still held while the next is drawn."""
+        """Free what only drawing needs: the batch still exists while the next one is drawn."""
         del self._cache, self._logits_BV, self._mask_BT, self._positions_B1
 
-    def tokens(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """Prompt and response of each row as token ids, in the order of the rows."""
-        drawn = self._tokens_RT.tolist()
-        return [
-            (row.prompt, tuple(ids[:length]))
-            for row, ids, length in zip(self._rows, drawn, self._lengths_R.tolist(), strict=True)
-        ]
-
     def _prefill(self, pad_id: int) -> None:
-        """Read each different prompt once, then repeat its cache for all of its samples."""
+        """Read each distinct prompt once, then repeat its cache for all of its samples."""
         import torch
 
         problems = {row.prompt: row.problem_id for row in self._rows}
@@ -345,7 +313,7 @@ class _Batch:
         self._width = width
 
     def _advance(self, tokens_B: torch.Tensor) -> None:
-        """Feed the drawn tokens; rows that are done leave when there are enough of them."""
+        """Feed the drawn tokens; finished rows leave when there are enough of them."""
         if self._n_done >= _COMPACT_SHARE * len(self._live_B):
             keep_B = (~self._is_done_B).nonzero()[:, 0]
             self._cache.batch_select_indices(keep_B)
@@ -367,15 +335,15 @@ class _Batch:
 def choose(
     logits_BV: torch.Tensor, uniforms_B: torch.Tensor, protocol: records.Protocol
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The next token of each row, with its log-probability and the entropy.
+    """Return the next token of each row, with its log-probability and the entropy.
 
     Args:
-        logits_BV: of the next token.
+        logits_BV: logits of the next token.
         uniforms_B: one number in [0, 1) per row, float64.
         protocol: temperature and top-p.
 
     Returns:
-        Tokens (B,), and (B, 2): log-probability of the token, and entropy, both in nats at
+        Tokens (B,), and (B, 2): log-probability of the token and entropy, both in nats at
         temperature 1 without truncation.
     """
     import torch
@@ -395,7 +363,7 @@ def _choose(
 
     log_probs_BV = logits_BV.float().log_softmax(-1)
     probs_BV = log_probs_BV.exp()
-    # A logit of -inf is a token that cannot come: 0 times -inf is not a number.
+    # A logit of -inf marks an impossible token: 0 times -inf is NaN.
     entropy_B = -(probs_BV * log_probs_BV.clamp(min=-1e30)).sum(-1)
     if protocol.temperature == 0.0:
         tokens_B = log_probs_BV.argmax(-1)
@@ -408,7 +376,7 @@ def _choose(
 
 
 def _invert(probs_BV: torch.Tensor, uniforms_B: torch.Tensor, top_p: float) -> torch.Tensor:
-    """The token at which the cumulative distribution passes the uniform number."""
+    """Return the token at which the cumulative distribution passes the uniform number."""
     import torch
 
     if top_p < 1.0:
@@ -416,16 +384,8 @@ def _invert(probs_BV: torch.Tensor, uniforms_B: torch.Tensor, top_p: float) -> t
         before_BV = probs_BV.cumsum(-1) - probs_BV
         probs_BV = probs_BV.masked_fill(before_BV >= top_p, 0.0)
     cumulative_BV = probs_BV.double().cumsum(-1)
-    # The largest double below the total: a token of probability 0 behind it is never reached.
+    # Below the total, so that a token of probability 0 at the end is never reached.
     target_B1 = (uniforms_B * cumulative_BV[:, -1])[:, None]
     index_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True)
     index_B1 = index_B1.clamp(max=probs_BV.shape[1] - 1)
     return (order_BV.gather(1, index_B1) if top_p < 1.0 else index_B1)[:, 0]
-
-
-def _cache_bytes_per_token(model: PreTrainedModel) -> int:
-    config: Any = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None)
-    head_dim = head_dim or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * head_dim * model.dtype.itemsize)

@@ -1,7 +1,7 @@
 """A key-value cache that grows in place.
 
 transformers' `DynamicLayer` concatenates at every token, so drawing T tokens copies the cache T
-times. Here it is written into room that doubles.
+times. Here new keys and values are written into buffers whose room doubles.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedConfig
     from transformers.cache_utils import DynamicCache
 
@@ -17,35 +18,20 @@ _FIRST_ROOM = 64
 
 
 def growing_cache(config: PreTrainedConfig, max_length: int) -> DynamicCache:
-    """An empty cache for a model, its ordinary attention layers growing in place.
+    """Return an empty cache for a model, whose ordinary attention layers grow in place.
 
-    Layers of another kind (sliding window, linear attention) stay as transformers makes them.
+    Layers of another kind (sliding window, linear attention) are those of transformers.
 
     Args:
-        config: of the model.
-        max_length: tokens beyond which no room is made.
+        config: configuration of the model.
+        max_length: most tokens for which room is made.
     """
     from transformers.cache_utils import DynamicCache, DynamicLayer
-
-    cache = DynamicCache(config=config)
-    layer_class = _growing_layer_class()
-    cache.layers = [
-        layer_class(max_length) if type(layer) is DynamicLayer else layer for layer in cache.layers
-    ]
-    return cache
-
-
-def _growing_layer_class() -> Any:
-    import torch
-    from transformers.cache_utils import DynamicLayer
 
     class GrowingLayer(DynamicLayer):
         """Keys and values as views into buffers of shape (rows, heads, room, head_dim)."""
 
-        def __init__(self, max_length: int) -> None:
-            super().__init__()  # type: ignore[no-untyped-call]  # transformers has no annotation
-            self._max_length = max_length
-            self._room: tuple[torch.Tensor, torch.Tensor] | None = None
+        _room: tuple[torch.Tensor, torch.Tensor] | None = None
 
         def update(
             self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -56,26 +42,30 @@ def _growing_layer_class() -> Any:
             end = begin + key_states.shape[-2]
             if self._room is None or self._room[0].shape[-2] < end:
                 self._room = (
-                    self._roomy(self.keys, key_states, begin, end),
-                    self._roomy(self.values, value_states, begin, end),
+                    roomy(self.keys, key_states, begin, end),
+                    roomy(self.values, value_states, begin, end),
                 )
             for buffer, states in zip(self._room, (key_states, value_states), strict=True):
                 buffer[:, :, begin:end] = states
             self.keys, self.values = (buffer[:, :, :end] for buffer in self._room)
             return self.keys, self.values
 
-        def _roomy(
-            self, old: torch.Tensor | None, new: torch.Tensor, begin: int, end: int
-        ) -> torch.Tensor:
-            room = max(end, min(self._max_length, max(2 * begin, end + _FIRST_ROOM)))
-            buffer = new.new_empty((*new.shape[:-2], room, new.shape[-1]))
-            if old is not None and begin:
-                buffer[:, :, :begin] = old
-            return buffer
-
         def batch_select_indices(self, indices: torch.Tensor) -> None:
             # The selection is a copy without room; the next update makes new room for it.
             super().batch_select_indices(indices)
             self._room = None
 
-    return GrowingLayer
+    def roomy(old: torch.Tensor | None, new: torch.Tensor, begin: int, end: int) -> torch.Tensor:
+        room = max(end, min(max_length, max(2 * begin, end + _FIRST_ROOM)))
+        buffer = new.new_empty((*new.shape[:-2], room, new.shape[-1]))
+        if old is not None and begin:
+            buffer[:, :, :begin] = old
+        return buffer
+
+    cache = DynamicCache(config=config)
+    cache.layers = [
+        # transformers has no annotation of the constructor
+        GrowingLayer() if type(layer) is DynamicLayer else layer  # type: ignore[no-untyped-call]
+        for layer in cache.layers
+    ]
+    return cache

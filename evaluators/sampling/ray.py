@@ -1,13 +1,13 @@
-"""The `ray` engine: another engine in worker processes, over the GPUs and nodes of a Ray cluster.
+"""The `ray` engine: another engine in worker processes, on the GPUs and nodes of a Ray cluster.
 
-A pool of actors, each with an engine of its own on its own GPUs. Tasks are chunks of samples with
-like prompt lengths together; a worker streams each batch that it finishes back to the driver,
-which yields it as a part. When a worker dies, only what it had not delivered goes to another one
-and the worker is started again. Ray Data would hide all of this behind a data set: which worker
-died, what it had delivered, and an error of the user's making that no retry can mend.
+Each worker is an actor that opens its own engine on its own GPUs. A task is a chunk of samples with
+prompts of similar length. A worker streams each finished batch back to the driver, which yields it
+as a part. When a worker dies, only what it had not delivered goes to another one, and the worker is
+started again. Ray Data would hide which worker died, what it had delivered, and which errors are
+the user's, so that no retry helps.
 
-A sample's seed is its own (`sampling.py`), so which worker draws it, or how often a task was begun,
-changes nothing but the batch it shares.
+A sample's seed is its own (`sampler.py`), so neither the worker nor the number of attempts changes
+more than the batch that a sample shares.
 """
 
 from __future__ import annotations
@@ -27,34 +27,38 @@ from rlready.registry.errors import CheckpointError, EvaluationError, RlreadyErr
 from rlready.registry.records import Sample
 
 _MIN_TASK = 64
-"""Samples below which a task is not worth its round trip."""
+"""Fewest samples that make a task worth its round trip."""
 
 _CLOSE_S = 20.0
-"""Time for the workers' engines to end processes of their own."""
+"""Time in which the workers' engines can end their own processes."""
 
-_MEND = (
-    "What was drawn is kept. Mend the cause (often memory: fewer samples at once by --batch-size, "
-    "more GPUs a worker), and run the same command again. Ray's logs are in "
+_FIX = (
+    "The samples drawn so far are kept. Remove the cause (often memory: lower --batch-size, raise "
+    "gpus_per_worker), and run the same command again. Ray's logs are in "
     "/tmp/ray/session_latest/logs on each node"
 )
 
 OpenEngine = Callable[[], Sampler]
-"""Opens an engine in the process that calls it; sent to the workers, so it must pickle."""
+"""Opens an engine in the process that calls it. It is sent to the workers, so it must pickle."""
 
 
 class RaySampler:
     """Draws samples with another engine in several processes at once.
 
     Args:
-        path: folder of the checkpoint; every node must see it there.
+        path: folder of the checkpoint; every node must see it at this path.
         open_engine: opens the engine that the workers draw with.
-        options: of the cluster and its workers.
-        say: told when a worker dies.
+        options: options of the cluster and its workers.
+        say: called with a message when a worker dies.
 
     Raises:
         ConfigError: if there is no such cluster, or it lacks what the workers need.
         CheckpointError: if a worker cannot read or run the checkpoint.
         EvaluationError: if no worker starts.
+
+    Example:
+        >>> open_engine = functools.partial(open_hf, folder)
+        >>> sampler = RaySampler(folder, open_engine, RayOptions(workers=2))
     """
 
     name = "ray"
@@ -91,11 +95,11 @@ class RaySampler:
 
     @property
     def n_workers(self) -> int:
-        """Workers that are up, or coming up."""
+        """Number of workers that run or are being started."""
         return sum(place.worker is not None for place in self._places)
 
     def describe(self) -> dict[str, Any]:
-        """See `Sampler.describe`. `inner` is what the worker that was ready first says."""
+        """See `Sampler.describe`. `inner` is the description by the first worker that is ready."""
         return {
             "engine": self.name,
             "ray": self._cluster.ray.__version__,
@@ -110,11 +114,11 @@ class RaySampler:
         protocol: records.Protocol,
         on_progress: OnProgress | None = None,
     ) -> Iterator[list[Sample]]:
-        """See `Sampler.draw`. Yields what the workers' engines yield, in the order of arrival.
+        """See `Sampler.draw`. Yields the parts of the workers' engines as they arrive.
 
         Raises:
             EvaluationError: also if the same samples end several workers, or no worker is left.
-                What the others were at work on is yielded before.
+                The parts of the other workers are yielded first.
         """
         tasks = deque(split(draws, self.n_workers, self._options.task_samples))
         for place in self._places:
@@ -153,18 +157,22 @@ class RaySampler:
                 place.awaited = streaming.remote(place.task.draws, protocol)
 
     def _next(self, tasks: deque[_Task]) -> tuple[list[Sample], EvaluationError | None]:
-        """Wait for one thing to happen.
-
-        Returns:
-            Samples that came, and what ends the drawing.
-        """
+        """Wait for one event; return the samples that came, and the error that ends the drawing."""
         awaited = {place.awaited: place for place in self._places if place.awaited is not None}
         if not awaited:
-            return [], self._no_worker_left()
+            return [], EvaluationError(
+                f"none of {len(self._places)} Ray workers is left: each failed "
+                f"{self._options.max_retries + 1} times in a row",
+                why=self._places[0].last_reason,
+                fix=_FIX,
+            )
         timeout_s = self._options.start_timeout_s
         ready, _ = self._cluster.ray.wait(list(awaited), num_returns=1, timeout=timeout_s)
         if not ready:
-            return [], None if self._is_any_up() else self._not_placed()
+            # A worker that runs may read weights for as long as it needs.
+            started = [place.started for place in self._places if place.worker is not None]
+            is_any_up = self._cluster.ray.wait(started, num_returns=1, timeout=0)[0]
+            return [], None if is_any_up else self._not_placed()
         place = awaited[ready[0]]
         try:
             return self._receive(place), None
@@ -172,11 +180,11 @@ class RaySampler:
             cause = getattr(error, "cause", None)
             is_late_opening = place.task is None and self._first_opened
             if isinstance(cause, RlreadyError) and not is_late_opening:
-                raise cause from None  # a user's mistake is no better on another worker
+                raise cause from None  # a user's mistake stays one on another worker
             return [], self._replace(place, tasks, _brief(error))
 
     def _receive(self, place: _Place) -> list[Sample]:
-        """What a worker sent: samples, or none when it is ready or its task is done."""
+        """Return the samples that a worker sent: none when it is ready or its task is done."""
         if place.task is None:
             opened: dict[str, Any] = self._cluster.ray.get(place.awaited)
             self._first_opened = self._first_opened or opened
@@ -191,29 +199,35 @@ class RaySampler:
         return part
 
     def _replace(self, place: _Place, tasks: deque[_Task], reason: str) -> EvaluationError | None:
-        """Give a dead worker's task back and start another worker in its place.
+        """Give a dead worker's task back, and start another worker in its place.
 
-        Returns:
-            What ends the drawing, if the task is given up.
+        Returns an error if the task is given up.
         """
         task, retries = place.task, self._options.max_retries
-        place.last_words = reason
+        place.last_reason = reason
         place.n_deaths += 1
         self._end_worker(place)
         if place.n_deaths <= retries:
             self._start(place)
         n_back = 0 if task is None else task.n_samples
-        back = f"; {n_back} samples go to the next one that is free" if n_back else ""
+        back = f"; {n_back} samples go to the next free one" if n_back else ""
         self._say(f"A Ray worker failed ({reason}){back}")
         if task is None or not n_back:
             return None
         if task.n_deaths == retries:
-            return _deadly(task, reason)
+            first = task.draws[0]
+            return EvaluationError(
+                f"{task.n_deaths + 1} Ray workers failed one after the other while they drew the "
+                f"same {task.n_samples} samples (problem {first.problem.id}, sample "
+                f"{first.sample_indices[0]}, ...)",
+                why=reason,
+                fix=_FIX,
+            )
         tasks.appendleft(_Task(draws=task.draws, n_deaths=task.n_deaths + 1))
         return None
 
     def _start(self, place: _Place) -> None:
-        """Start a worker; its place awaits that its engine is open."""
+        """Start a worker, whose place then waits for its engine to open."""
         place.worker = self._actor.remote()
         place.started = place.worker.host.remote()
         place.awaited = place.worker.open.remote(self._path, self._open_engine)
@@ -222,11 +236,6 @@ class RaySampler:
         if place.worker is not None:
             self._cluster.end(place.worker)
         place.worker = place.started = place.awaited = place.task = None
-
-    def _is_any_up(self) -> bool:
-        """Whether a worker's process runs. It may read weights for as long as it likes."""
-        started = [place.started for place in self._places if place.worker is not None]
-        return bool(self._cluster.ray.wait(started, num_returns=1, timeout=0)[0])
 
     def _not_placed(self) -> EvaluationError:
         # Other work may hold the GPUs for days, and a lost node may never come back.
@@ -237,46 +246,34 @@ class RaySampler:
             "--engine-option start_timeout_s=SECONDS",
         )
 
-    def _no_worker_left(self) -> EvaluationError:
-        return EvaluationError(
-            f"none of {len(self._places)} Ray workers is left: each failed "
-            f"{self._options.max_retries + 1} times in a row",
-            why=self._places[0].last_words,
-            fix=_MEND,
-        )
-
 
 class _EngineFailedError(Exception):
-    """An engine met what is not of the user's making: memory, a device, a process of its own."""
+    """An engine failed for a reason outside the user's input: memory, a device, a process."""
 
 
 class _Worker:
-    """Runs in a process of the cluster."""
+    """The actor that runs in a process of the cluster."""
 
     def __init__(self) -> None:
         self._sampler: Sampler | None = None
 
     def host(self) -> str:
-        """Name of the machine, as soon as the process is up."""
+        """Return the name of the machine, once the process runs."""
         return socket.gethostname()
 
     def open(self, path: Path, open_engine: OpenEngine) -> dict[str, Any]:
-        """Open the engine; returns how it describes itself."""
+        """Open the engine, and return its description."""
         if not path.is_dir():
             raise CheckpointError(
                 f"there is no folder {path} on the node {socket.gethostname()}",
                 why="the workers read the weights themselves",
-                fix="Keep the checkpoint on storage that every node mounts at the same place",
+                fix="Keep the checkpoint on storage that every node mounts at the same path",
             )
         self._sampler = open_engine()
         return self._sampler.describe()
 
     def draw(self, draws: Sequence[Draw], protocol: records.Protocol) -> Iterator[list[Sample]]:
-        """The samples, in the engine's parts.
-
-        Raises:
-            _EngineFailedError: if the engine broke, which another worker's may not.
-        """
+        """Yield the engine's parts; `_EngineFailedError` if another worker's engine may succeed."""
         assert self._sampler is not None
         try:
             yield from self._sampler.draw(draws, protocol)
@@ -296,8 +293,8 @@ class _Task:
     """Samples to draw at one worker.
 
     Args:
-        draws: what is still to be delivered.
-        n_deaths: workers that died while they drew these.
+        draws: samples that are not delivered yet.
+        n_deaths: number of workers that died while they drew these.
     """
 
     draws: tuple[Draw, ...]
@@ -305,33 +302,33 @@ class _Task:
 
     @property
     def n_samples(self) -> int:
-        """Samples that are still to be delivered."""
+        """Number of samples that are not delivered yet."""
         return sum(len(draw.sample_indices) for draw in self.draws)
 
     def without(self, part: Sequence[Sample]) -> _Task:
-        """The task without what was delivered."""
-        there = {(sample.problem_id, sample.sample_index) for sample in part}
-        left = []
+        """Return the task without the samples that were delivered."""
+        delivered = {(sample.problem_id, sample.sample_index) for sample in part}
+        missing = []
         for draw in self.draws:
-            indices = tuple(i for i in draw.sample_indices if (draw.problem.id, i) not in there)
+            indices = tuple(i for i in draw.sample_indices if (draw.problem.id, i) not in delivered)
             if indices:
-                left.append(Draw(problem=draw.problem, sample_indices=indices))
-        # A worker that delivers does not die of these samples.
-        return _Task(draws=tuple(left))
+                missing.append(Draw(problem=draw.problem, sample_indices=indices))
+        # A worker that delivers does not die of these samples, so the deaths start from 0.
+        return _Task(draws=tuple(missing))
 
 
 @dataclass
 class _Place:
-    """Where one worker runs, and the next one when it died.
+    """Where one worker runs, and its successor after its death.
 
     Args:
         worker: Ray's handle; None if the place was given up.
-        started: ready when the worker's process is up.
-        awaited: ready when its engine is open, or with the next part of its task; None if it has
-            nothing to do.
-        task: what it is drawing.
-        n_deaths: of workers in a row that delivered nothing.
-        last_words: why the last one died.
+        started: ready when the worker's process runs.
+        awaited: ready when its engine is open, or with the next part of its task; None if it is
+            idle.
+        task: the task that it draws.
+        n_deaths: workers in a row that died without delivering anything.
+        last_reason: why the last one died.
     """
 
     worker: Any = None
@@ -339,28 +336,23 @@ class _Place:
     awaited: Any = None
     task: _Task | None = None
     n_deaths: int = 0
-    last_words: str = ""
+    last_reason: str = ""
 
     @property
     def is_idle(self) -> bool:
-        """Whether it could begin a task now."""
+        """Whether it can begin a task now."""
         return self.worker is not None and self.awaited is None
 
     def drop_task(self) -> None:
-        """Be done with the task, if there is one; what still comes of it is not looked at."""
+        """Forget the task, if there is one; its further parts are ignored."""
         if self.task is not None:
             self.task = self.awaited = None
 
 
 def split(draws: Sequence[Draw], n_workers: int, task_samples: int) -> list[_Task]:
-    """The draws as tasks, the longest prompts first.
+    """Split the draws into tasks of at most `task_samples`, the longest prompts first.
 
-    Tasks shrink towards the end, so that no worker has much left when the others are done.
-
-    Args:
-        draws: what to draw.
-        n_workers: who share it.
-        task_samples: most samples of a task.
+    Tasks shrink towards the end, so that no worker has much left when the others have finished.
     """
     ordered = sorted(draws, key=lambda draw: -len(draw.problem.text))
     n_left = sum(len(draw.sample_indices) for draw in ordered)
@@ -379,19 +371,8 @@ def split(draws: Sequence[Draw], n_workers: int, task_samples: int) -> list[_Tas
     return [_Task(draws=tuple(chunk)) for chunk in tasks]
 
 
-def _deadly(task: _Task, reason: str) -> EvaluationError:
-    first = task.draws[0]
-    return EvaluationError(
-        f"{task.n_deaths + 1} Ray workers failed one after the other while they drew the same "
-        f"{task.n_samples} samples (problem {first.problem.id}, sample "
-        f"{first.sample_indices[0]}, ...)",
-        why=reason,
-        fix=_MEND,
-    )
-
-
 def _brief(error: BaseException) -> str:
-    """What a person needs of Ray's many lines: the cause, or how the process ended."""
+    """Return the cause in one line of Ray's many, or how the process ended."""
     cause = getattr(error, "cause", None)
     lines = str(cause or error).strip().splitlines() or [""]
     last = lines[-1].rpartition("Worker exit detail: ")[2].partition(" Some common causes")[0][:300]

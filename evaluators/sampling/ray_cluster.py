@@ -1,33 +1,26 @@
-"""A Ray cluster to draw on: joined or started, asked what it has, left or ended."""
+"""A Ray cluster to draw on: join or start it, ask for its resources, leave or end it."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import socket
 from dataclasses import dataclass
 from typing import Any
 
+from rlready.evaluators.sampling.engine_options import check_options
 from rlready.registry.errors import ConfigError
 
 _OBJECT_STORE_BYTES = 256 << 20
-"""Of a cluster started here: parts of samples pass through it, a few MB each."""
+"""Size for a cluster started here: parts of samples of a few MB pass through it."""
 
 _CONNECT_S = 5.0
-
-_LEAST = {
-    "workers": 1,
-    "gpus_per_worker": 0,
-    "cpus_per_worker": 0,
-    "task_samples": 1,
-    "max_retries": 0,
-    "start_timeout_s": 0.1,
-}
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 _QUIET = {
-    # Raylets report dead workers on the driver's stdout, which carries our JSON; we tell of them.
+    # Raylets report dead workers on the driver's stdout, which is for our JSON; we report them.
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
     # A user who asks for samples has not asked for a service that reports its use.
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -39,16 +32,16 @@ class RayOptions:
     """Options of the `ray` engine; `inner.KEY=VALUE` are options of the engine inside.
 
     Args:
-        address: of a running cluster, `HOST:PORT` or `auto` on one of its nodes; None is
-            RAY_ADDRESS, else a cluster on this machine alone, started and ended with the run.
-        engine: what draws in each worker, `hf` or `vllm`.
-        workers: processes that draw; None is as many as there is room for.
-        gpus_per_worker: GPUs of each; None is 1 where the cluster has GPUs, else 0.
+        address: a running cluster, `HOST:PORT` or `auto` on one of its nodes; None is RAY_ADDRESS,
+            or else a cluster on this machine alone, which starts and ends with the run.
+        engine: engine of each worker, `hf` or `vllm`.
+        workers: number of workers; None is as many as there is room for.
+        gpus_per_worker: None is 1 where the cluster has GPUs, else 0.
         cpus_per_worker: CPUs that each reserves. A worker's threads follow OMP_NUM_THREADS.
-        task_samples: most samples handed to a worker at once.
-        max_retries: how often samples whose worker died are given to another, and how often in a
-            row a worker is started again.
-        start_timeout_s: seconds to wait for the cluster to place a worker while there is none.
+        task_samples: most samples of one task.
+        max_retries: how often samples whose worker died are given to another worker, and how often
+            in a row a worker is started again.
+        start_timeout_s: seconds to wait for the cluster to place the first worker.
     """
 
     address: str | None = None
@@ -61,11 +54,15 @@ class RayOptions:
     start_timeout_s: float = 300.0
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                what = f"the ray engine's {name} is {value}"
-                raise ConfigError(what, fix=f"Give {least} or more")
+        check_options(
+            self,
+            workers=1,
+            gpus_per_worker=0,
+            cpus_per_worker=0,
+            task_samples=1,
+            max_retries=0,
+            start_timeout_s=0.1,
+        )
         if not self.gpus_per_worker and not self.cpus_per_worker and self.workers is None:
             raise ConfigError(
                 "the ray engine's workers take no CPU and no GPU",
@@ -76,7 +73,7 @@ class RayOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerNeeds:
-    """How many workers, and what each of them takes of a node."""
+    """Number of workers, and the CPUs and GPUs that each of them reserves."""
 
     workers: int
     cpus: float
@@ -89,13 +86,13 @@ class WorkerNeeds:
 class Cluster:
     """The cluster of this process, which has one at a time.
 
-    Where this process is on a cluster already, that one is used and stays.
+    A cluster that this process has joined before is used, and stays.
 
     Args:
         address: see `RayOptions`.
 
     Raises:
-        ConfigError: if Ray is not installed, or no cluster is there.
+        ConfigError: if Ray is not installed, or there is no cluster.
     """
 
     def __init__(self, address: str | None = None) -> None:
@@ -113,35 +110,35 @@ class Cluster:
         return str(self.ray.get_runtime_context().gcs_address)
 
     def needs(self, options: RayOptions) -> WorkerNeeds:
-        """What to ask of the cluster, which has room for it.
+        """Return the number of workers, which the cluster has room for, and the needs of each.
 
         Raises:
-            ConfigError: saying what was wanted and what there is.
+            ConfigError: naming the needs and the resources, if there is no room.
         """
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         has_gpus = any(node.get("GPU") for node in nodes)
         gpus, cpus = options.gpus_per_worker, options.cpus_per_worker
         one = WorkerNeeds(workers=1, cpus=cpus, gpus=float(has_gpus) if gpus is None else gpus)
         n_fit = sum(_room(node, one) for node in nodes)
-        if options.workers is None and n_fit and (one.cpus or one.gpus):
-            return WorkerNeeds(workers=n_fit, cpus=one.cpus, gpus=one.gpus)
-        if not n_fit or (options.workers or 1) > n_fit:
+        # The options require a number of workers where they reserve nothing.
+        n_workers = options.workers or max(1, n_fit)
+        if n_workers > n_fit:
             sizes = "; ".join(_amounts(node) for node in nodes)
             raise ConfigError(
-                f"{options.workers or 1} Ray workers with {one} each were wanted, and the cluster "
-                f"has room for {n_fit}",
+                f"{n_workers} Ray workers with {one} each were wanted, and the cluster has room "
+                f"for {n_fit}",
                 why=f"its {len(nodes)} nodes have: {sizes}",
                 fix="Give fewer workers, gpus_per_worker or cpus_per_worker, or join a larger "
                 "cluster by --engine-option address=HOST:PORT",
             )
-        return WorkerNeeds(workers=options.workers or 1, cpus=one.cpus, gpus=one.gpus)
+        return dataclasses.replace(one, workers=n_workers)
 
     def free(self) -> str:
-        """What no worker has taken, for messages."""
+        """Return the resources that are not reserved, for messages."""
         return _amounts(self.ray.available_resources())
 
     def worker_environment(self) -> dict[str, Any]:
-        """Ray's runtime environment of the workers: as many threads as here."""
+        """Return Ray's runtime environment of the workers: as many threads as here."""
         if self.is_started_here:
             return {}  # its processes are children of this one
         threads = {name: os.environ[name] for name in _THREADS if name in os.environ}
@@ -180,7 +177,7 @@ class Cluster:
 
 
 def import_ray() -> Any:
-    """The module `ray`, which keeps its talk to itself.
+    """Return the module `ray`, set to print nothing.
 
     Raises:
         ConfigError: if it is not installed.
@@ -197,7 +194,7 @@ def import_ray() -> Any:
 
 
 def _check_address(address: str) -> None:
-    """Return if somebody listens there: Ray itself gives up after two minutes, by SIGTERM.
+    """Check for a listener: Ray itself would give up after two minutes, by SIGTERM.
 
     Raises:
         ConfigError: if not, or if it is an address for Ray's client.
@@ -205,7 +202,7 @@ def _check_address(address: str) -> None:
     if address.startswith("ray://"):
         raise ConfigError(
             f"the ray engine cannot work through Ray's client ({address})",
-            why="the client passes on no results that come bit by bit",
+            why="the client does not pass on streamed results",
             fix="Run rlready on a node of the cluster, for example by `ray job submit`, with "
             "address=auto or the HOST:PORT of `ray start --head`",
         )
@@ -223,9 +220,9 @@ def _check_address(address: str) -> None:
 
 
 def _room(node: dict[str, float], needs: WorkerNeeds) -> int:
-    """Workers that a node has room for."""
+    """Return the number of workers that a node has room for."""
     amounts = [(node.get("CPU", 0.0), needs.cpus), (node.get("GPU", 0.0), needs.gpus)]
-    return min((int(there / each) for there, each in amounts if each), default=1_000_000)
+    return min((int(amount / each) for amount, each in amounts if each), default=1_000_000)
 
 
 def _amounts(resources: dict[str, float]) -> str:

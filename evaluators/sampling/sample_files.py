@@ -1,16 +1,15 @@
-"""Samples on disk: what one checkpoint drew for one benchmark under one protocol.
+"""Samples on disk: those of one checkpoint for one benchmark under one protocol.
 
     samples/<checkpoint>/<benchmark digest>-<protocol digest>/
         about.json            which checkpoint, benchmark and protocol this is, for people
-        part-<id>.parquet     one row a sample
-        counts.parquet        problem_id, n, c, n_unparsed, n_unscored, n_truncated; those of an
-                              answer format other than boxed are in counts-<format>.parquet
+        part-<id>.parquet     one row per sample
+        counts.parquet        problem_id, n, c, n_unparsed, n_unscored, n_truncated; those of
+                              another answer format than boxed are in counts-<format>.parquet
 
-A part appears by an atomic rename, so a kill loses at most the part being drawn. Verdicts are
-filled in by rewriting a part the same way, in columns of their own for each answer format: what
-is looked for in a sample changes no sample. Unique on (problem_id, sample_index); equal texts are
-valid draws and kept. A part carries a digest of its content: a damaged part is set aside and its
-samples are drawn again.
+A part appears by an atomic rename, so a kill loses at most the part that is being drawn. Verdicts
+are added by rewriting a part in the same way, in separate columns for each answer format. Rows are
+unique on (problem_id, sample_index); equal texts are valid draws and kept. Each part contains a
+digest of its content: a damaged part is renamed and its samples are drawn again.
 """
 
 from __future__ import annotations
@@ -49,12 +48,12 @@ _KEY = ["problem_id", "sample_index"]
 _COUNTED = ["problem_id", "n", "c"]
 
 Judged = Mapping[AnswerFormat, Sequence[CheckedAnswer]]
-"""Verdicts of one part in the order of its rows, by where the answer was looked for."""
+"""Verdicts of one part in the order of its rows, by answer format."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleText:
-    """What a sample says, and how it ended; see `Sample`."""
+    """The text of a sample, and how it ended; see `Sample`."""
 
     problem_id: str
     sample_index: int
@@ -67,24 +66,26 @@ class SampleFolder:
     """The samples of one (checkpoint, benchmark, protocol).
 
     Args:
-        path: its folder; made when it is locked.
-        problem_ids: of the benchmark, in its order.
+        path: its folder, which `lock` creates.
+        problem_ids: ids of the benchmark's problems, in its order.
+
+    Example:
+        >>> folder = SampleFolder(path, [problem.id for problem in benchmark.problems])
+        >>> with folder.lock():
+        ...     missing = folder.missing(64)
     """
 
     def __init__(self, path: Path, problem_ids: Sequence[str]) -> None:
         self.path, self._problem_ids = path, tuple(problem_ids)
         self.set_aside: list[Path] = []
-        """Damaged parts found so far, under the names they were given."""
+        """New names of the damaged parts that were renamed."""
         self._checked: set[tuple[str, int, int]] = set()
 
     @contextlib.contextmanager
     def lock(self, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-        """Hold the folder for one writer; another process waits here.
+        """Hold the folder for one writer; calls `on_wait` and waits if another process holds it.
 
-        The lock dies with its process, so a kill leaves none behind.
-
-        Args:
-            on_wait: called once if another process holds it.
+        The lock ends with its process, also when that is killed.
         """
         import fcntl
 
@@ -108,48 +109,49 @@ class SampleFolder:
         self._replace("about.json", text.encode())
 
     def add(self, samples: Sequence[Sample]) -> Path:
-        """Write samples as one part; returns its path.
+        """Write samples as one part, and return its path.
 
         Raises:
-            SamplesError: if the disk takes no more; parts written before stay.
+            SamplesError: if they cannot be written; earlier parts stay.
         """
         import pyarrow as pa
 
         schema = sample_schema()
         rows = [{name: getattr(sample, name) for name in schema.names} for sample in samples]
         table = pa.Table.from_pylist(rows, schema=schema)
-        empty = [pa.nulls(len(rows), pa.string())] * len(JUDGED)
-        for name, column in zip(JUDGED, empty, strict=True):
-            table = table.append_column(name, column)
+        for name in JUDGED:
+            table = table.append_column(name, pa.nulls(len(rows), pa.string()))
         name = f"part-{uuid.uuid4().hex[:16]}.parquet"
         self._write_table(name, table)
         return self.path / name
 
     def missing(self, n: int | Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-        """Of each problem, which of the samples 0..n-1 are not there; complete ones left out.
+        """Return the indices of the missing samples of each incomplete problem.
 
         Args:
-            n: wanted of every problem, or of each by its id.
+            n: number of samples of every problem, or of each by its id.
         """
-        there, wanted = self._there(), self._wanted(n)
-        absent = {
-            problem_id: tuple(i for i in range(wanted[problem_id]) if (problem_id, i) not in there)
+        stored, numbers = self._stored(), self._numbers(n)
+        missing = {
+            problem_id: tuple(
+                i for i in range(numbers[problem_id]) if (problem_id, i) not in stored
+            )
             for problem_id in self._problem_ids
         }
-        return {problem_id: indices for problem_id, indices in absent.items() if indices}
+        return {problem_id: indices for problem_id, indices in missing.items() if indices}
 
-    def n_there(self) -> dict[str, int]:
-        """Of each problem, how many samples there are from the first on without a gap."""
-        there = self._there()
+    def n_stored(self) -> dict[str, int]:
+        """Return the number of samples of each problem before the first missing one."""
+        stored = self._stored()
         return {
-            problem_id: next(i for i in itertools.count() if (problem_id, i) not in there)
+            problem_id: next(i for i in itertools.count() if (problem_id, i) not in stored)
             for problem_id in self._problem_ids
         }
 
     def n_unjudged(
         self, checker_version: str, answer_formats: Sequence[AnswerFormat] = ("boxed",)
     ) -> int:
-        """How many samples `unjudged` will give."""
+        """Return the number of samples that `unjudged` will yield."""
         parts = self._parts(_KEY, version_columns(answer_formats))
         return sum(
             len(table) for _, table in parts if is_open(table, checker_version, answer_formats)
@@ -158,10 +160,9 @@ class SampleFolder:
     def unjudged(
         self, checker_version: str, answer_formats: Sequence[AnswerFormat] = ("boxed",)
     ) -> Iterator[tuple[Path, list[tuple[str, str]]]]:
-        """Parts with samples not yet judged by this checker in each of the answer formats.
+        """Yield each part that this checker has not judged in all of the answer formats.
 
-        Yields:
-            The part, and the (problem id, text) of all its samples in order.
+        With the path of the part comes the (problem id, text) of all its samples in order.
         """
         for path, table in self._parts([*_KEY, "text"], version_columns(answer_formats)):
             if is_open(table, checker_version, answer_formats):
@@ -169,34 +170,26 @@ class SampleFolder:
                 yield path, list(zip(ids, texts, strict=True))
 
     def judge(self, part: Path, judged: Judged, checker_version: str) -> None:
-        """Fill in the verdicts of one part, in the order of its rows.
-
-        A part that is damaged where `unjudged` did not look is set aside.
-        """
+        """Write the verdicts of one part, in the order of its rows; a damaged part is renamed."""
         import pyarrow as pa
 
         try:
             table = read_part(part, None)
         except DamagedError:
-            self._set_aside(part)
+            self.set_aside.append(put_aside(part))
             return
         for answer_format, checked in judged.items():
             columns = (
-                [found.verdict.value for found in checked],
-                [found.extracted for found in checked],
+                [answer.verdict.value for answer in checked],
+                [answer.extracted for answer in checked],
                 [checker_version] * len(checked),
             )
             for name, values in zip(verdict_columns(answer_format), columns, strict=True):
-                column = pa.array(values, pa.string())
-                position = table.schema.get_field_index(name)
-                if position < 0:
-                    table = table.append_column(name, column)
-                else:
-                    table = table.set_column(position, name, column)
+                table = _with_column(table, name, pa.array(values, pa.string()))
         self._write_table(part.name, table)
 
     def without_entropy(self, n: int) -> list[SampleText]:
-        """Those of the samples 0..n-1 of every problem that have no entropy."""
+        """Return those of the samples 0..n-1 of every problem that have no entropy."""
         names = [field.name for field in dataclasses.fields(SampleText)]
         return [
             SampleText(**{name: row[name] for name in names})
@@ -206,7 +199,7 @@ class SampleFolder:
         ]
 
     def add_entropies(self, entropy_sums: Mapping[tuple[str, int], float]) -> None:
-        """Fill in the entropies of samples, nats, by (problem id, sample index)."""
+        """Write entropies of samples, in nats, by (problem id, sample index)."""
         import pyarrow as pa
 
         for path, table in self._parts(sample_schema().names):
@@ -214,10 +207,9 @@ class SampleFolder:
             old = table["entropy_sum"].to_pylist()
             new = [entropy_sums.get(key, before) for key, before in zip(keys, old, strict=True)]
             if new != old:
-                whole = read_part(path, None)  # checked a moment ago
-                position = whole.schema.get_field_index("entropy_sum")
+                whole = read_part(path, None)  # `_parts` has checked it
                 column = pa.array(new, pa.float64())
-                self._write_table(path.name, whole.set_column(position, "entropy_sum", column))
+                self._write_table(path.name, _with_column(whole, "entropy_sum", column))
 
     def judged(
         self,
@@ -225,101 +217,82 @@ class SampleFolder:
         answer_format: AnswerFormat = "boxed",
         lenient_format: AnswerFormat | None = None,
     ) -> list[ProblemSamples]:
-        """Samples 0..n-1 of every problem with their verdicts, in the benchmark's order.
+        """Return samples 0..n-1 of every problem with their verdicts, in the benchmark's order.
 
         Args:
             n: as in `missing`.
-            answer_format: whose verdicts.
-            lenient_format: whose verdicts are `lenient_verdicts`; None for none.
+            answer_format: answer format of the verdicts.
+            lenient_format: answer format of `lenient_verdicts`; None for none.
 
         Raises:
             SamplesError: if a sample is missing or has no verdict.
         """
-        strict, lenient = (
-            verdict_columns(answer_format),
-            verdict_columns(lenient_format or answer_format),
-        )
+        verdict, extracted, _ = verdict_columns(answer_format)
+        lenient = verdict_columns(lenient_format or answer_format)[0]
         names = [*_KEY, "n_tokens", "finish_reason", "entropy_sum"]
         rows: dict[tuple[str, int], dict[str, Any]] = {}
-        for _, table in self._parts(names, list(dict.fromkeys([*strict[:2], lenient[0]]))):
+        for _, table in self._parts(names, list(dict.fromkeys([verdict, extracted, lenient]))):
             for row in table.to_pylist():
-                row["verdict"], row["extracted"] = row[strict[0]], row[strict[1]]
-                row["lenient"] = row[lenient[0]]
                 rows.setdefault((row["problem_id"], row["sample_index"]), row)
-        wanted = self._wanted(n)
-        problems = [self._problem(p, wanted[p], rows) for p in self._problem_ids]
-        if lenient_format is None:
-            return [dataclasses.replace(problem, lenient_verdicts=None) for problem in problems]
+        problems, numbers = [], self._numbers(n)
+        for problem_id in self._problem_ids:
+            number = numbers[problem_id]
+            own = [rows[key] for i in range(number) if (key := (problem_id, i)) in rows]
+            own = [row for row in own if row[verdict] and row[lenient]]
+            if len(own) < number:
+                raise SamplesError(
+                    f"{number - len(own)} of {number} samples of problem {problem_id} are missing",
+                    why=f"they were removed from {self.path} while this ran",
+                    fix="Run the same command again: it draws what is missing",
+                )
+            lenient_verdicts = [Verdict(row[lenient]) for row in own]
+            problems.append(
+                ProblemSamples(
+                    problem_id=problem_id,
+                    verdicts=[Verdict(row[verdict]) for row in own],
+                    lenient_verdicts=None if lenient_format is None else lenient_verdicts,
+                    answers=[row[extracted] for row in own],
+                    n_tokens=[row["n_tokens"] for row in own],
+                    is_truncated=[row["finish_reason"] == "length" for row in own],
+                    entropy_sums=[row["entropy_sum"] for row in own],
+                )
+            )
         return problems
 
     def write_counts(
         self, counts: Sequence[ProblemCounts], answer_format: AnswerFormat = "boxed"
     ) -> Path:
-        """Write the counts of one answer format; returns the path of their file."""
+        """Write the counts of one answer format, and return the path of their file."""
         import pyarrow as pa
 
         name = _counts_name(answer_format)
         self._write_table(name, pa.Table.from_pylist([dataclasses.asdict(row) for row in counts]))
         return self.path / name
 
-    def _wanted(self, n: int | Mapping[str, int]) -> Mapping[str, int]:
+    def _numbers(self, n: int | Mapping[str, int]) -> Mapping[str, int]:
         return dict.fromkeys(self._problem_ids, n) if isinstance(n, int) else n
 
-    def _there(self) -> set[tuple[str, int]]:
-        there: set[tuple[str, int]] = set()
-        for _, table in self._parts(_KEY):
-            there.update(zip(*(table[name].to_pylist() for name in _KEY), strict=True))
-        return there
-
-    def _problem(
-        self, problem_id: str, n: int, rows: Mapping[tuple[str, int], dict[str, Any]]
-    ) -> ProblemSamples:
-        own = [rows.get((problem_id, index)) for index in range(n)]
-        found = [row for row in own if row is not None and row["verdict"] and row["lenient"]]
-        if len(found) < n:
-            raise SamplesError(
-                f"{n - len(found)} of {n} samples of problem {problem_id} are missing",
-                why=f"they were removed from {self.path} while this ran",
-                fix="Run the same command again: it draws what is missing",
-            )
-        return ProblemSamples(
-            problem_id=problem_id,
-            verdicts=[Verdict(row["verdict"]) for row in found],
-            lenient_verdicts=[Verdict(row["lenient"]) for row in found],
-            answers=[row["extracted"] for row in found],
-            n_tokens=[row["n_tokens"] for row in found],
-            is_truncated=[row["finish_reason"] == "length" for row in found],
-            entropy_sums=[row["entropy_sum"] for row in found],
-        )
+    def _stored(self) -> set[tuple[str, int]]:
+        tables = [table for _, table in self._parts(_KEY)]
+        return {key for t in tables for key in zip(*(t[k].to_pylist() for k in _KEY), strict=True)}
 
     def _parts(
         self, columns: list[str], judged: Sequence[str] = ()
     ) -> Iterator[tuple[Path, pa.Table]]:
-        """The parts that are whole, with these columns.
-
-        Args:
-            columns: that every part has.
-            judged: columns of verdicts, empty where a part does not have them yet.
-        """
+        """Yield the undamaged parts with these columns, and those of verdicts; see `read_part`."""
         for path in sorted(self.path.glob("part-*.parquet")):
             try:
-                self._check(path)
+                # Read a part whole once: nobody else writes it while the folder is locked.
+                status = path.stat()
+                key = (path.name, status.st_size, status.st_mtime_ns)
+                if key not in self._checked:
+                    check_rows(read_part(path, None), set(self._problem_ids))
+                    self._checked.add(key)
                 table = read_part(path, columns, judged=judged)
             except DamagedError:
-                self._set_aside(path)
+                self.set_aside.append(put_aside(path))
                 continue
             yield path, table
-
-    def _set_aside(self, path: Path) -> None:
-        self.set_aside.append(put_aside(path))
-
-    def _check(self, path: Path) -> None:
-        """Read a part whole, once: nobody else writes it while the folder is locked."""
-        status = path.stat()
-        key = (path.name, status.st_size, status.st_mtime_ns)
-        if key not in self._checked:
-            check_rows(read_part(path, None), set(self._problem_ids))
-            self._checked.add(key)
 
     def _write_table(self, name: str, table: pa.Table) -> None:
         import pyarrow as pa
@@ -349,18 +322,18 @@ class SampleFolder:
 def earlier_counts(
     path: Path, warn: Callable[[str], None], answer_format: AnswerFormat = "boxed"
 ) -> list[dict[str, tuple[int, int]]]:
-    """Counts of other checkpoints for the same benchmark and protocol, found beside a folder.
+    """Return the counts of other checkpoints for the same benchmark and protocol.
 
     Args:
-        path: `samples/<checkpoint>/<benchmark digest>-<protocol digest>` of the checkpoint that
-            is left out.
-        warn: told of a damaged file, which is passed over.
-        answer_format: whose counts.
+        path: `samples/<checkpoint>/<benchmark digest>-<protocol digest>` of the present checkpoint;
+            the others are found beside it.
+        warn: called with a message about each damaged file, which is not used.
+        answer_format: answer format of the counts.
 
     Returns:
-        (n, c) by problem id, one entry a checkpoint.
+        (n, c) by problem id, one entry for each checkpoint.
     """
-    found = []
+    earlier = []
     for other in sorted(path.parent.parent.glob(f"*/{path.name}/{_counts_name(answer_format)}")):
         if other.parent == path:
             continue
@@ -369,12 +342,19 @@ def earlier_counts(
         except DamagedError as error:
             warn(
                 f"{other} is damaged ({error}) and is not used; evaluating that checkpoint again "
-                "writes it anew"
+                "replaces it"
             )
             continue
         columns = [table[name].to_pylist() for name in _COUNTED]
-        found.append({p: (int(n), int(c)) for p, n, c in zip(*columns, strict=True)})
-    return found
+        earlier.append({p: (int(n), int(c)) for p, n, c in zip(*columns, strict=True)})
+    return earlier
+
+
+def _with_column(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    position = table.schema.get_field_index(name)
+    if position < 0:
+        return table.append_column(name, column)
+    return table.set_column(position, name, column)
 
 
 def _counts_name(answer_format: AnswerFormat) -> str:

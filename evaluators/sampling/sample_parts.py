@@ -1,7 +1,7 @@
-"""The columns of a part file: a sample's own, and its verdicts in each answer format.
+"""The columns of a part file: those of the samples, and verdicts in each answer format.
 
-What is looked for in a sample changes no sample, so the verdicts of each answer format have columns
-of their own beside it, and parts from before there were formats have those of `boxed` alone.
+A judgement does not change a sample, so the verdicts of each answer format have columns of their
+own. Parts from before there were answer formats have those of `boxed` alone.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ JUDGED = ["verdict", "extracted", "checker_version"]
 
 
 def verdict_columns(answer_format: AnswerFormat) -> list[str]:
-    """Columns of the verdicts in an answer format; those of `boxed` are older than the others."""
+    """Return the columns of an answer format; those of `boxed` are older and have no suffix."""
     return JUDGED if answer_format == "boxed" else [f"{name}_{answer_format}" for name in JUDGED]
 
 
 def version_columns(answer_formats: Sequence[AnswerFormat]) -> list[str]:
-    """Columns that say which checker gave the verdicts, one for each answer format."""
+    """Return the columns with the version of the checker, one for each answer format."""
     return [verdict_columns(answer_format)[-1] for answer_format in answer_formats]
 
 
 def is_open(table: pa.Table, checker_version: str, answer_formats: Sequence[AnswerFormat]) -> bool:
-    """Whether a sample lacks the verdict of this checker in one of the answer formats."""
+    """Return whether a sample lacks the verdict of this checker in one of the answer formats."""
     versions = {v for name in version_columns(answer_formats) for v in table[name].to_pylist()}
     return versions != {checker_version}
 
 
 def check_rows(table: pa.Table, problem_ids: set[str]) -> None:
-    """Check what can be checked of a part without a digest, as older versions wrote them.
+    """Check the rows of a part, which has no digest if an older version wrote it.
 
     Raises:
-        DamagedError: if a row cannot be a sample of these problems.
+        DamagedError: if a row is not a sample of these problems.
     """
-    strange = set(table["problem_id"].to_pylist()) - problem_ids
-    if strange:
-        raise DamagedError(f"problem {strange.pop()!r} is not in the benchmark")
+    unknown_ids = set(table["problem_id"].to_pylist()) - problem_ids
+    if unknown_ids:
+        raise DamagedError(f"problem {unknown_ids.pop()!r} is not in the benchmark")
     if set(table["finish_reason"].to_pylist()) - set(get_args(FinishReason)):
         raise DamagedError("a sample has an unknown finish_reason")
     for name in {verdict_columns(answer_format)[0] for answer_format in ANSWER_FORMATS}:
-        given = set(table[name].to_pylist()) if name in table.column_names else set()
-        if given - {None, *(verdict.value for verdict in Verdict)}:
+        verdicts = set(table[name].to_pylist()) if name in table.column_names else set()
+        if verdicts - {None, *(verdict.value for verdict in Verdict)}:
             raise DamagedError("a sample has an unknown verdict")
     numbers = [*table["n_tokens"].to_pylist(), *table["sample_index"].to_pylist()]
     if not all(isinstance(number, int) and number >= 0 for number in numbers):
@@ -62,12 +62,12 @@ def read_part(
     needed: Sequence[str] | None = None,
     judged: Sequence[str] = (),
 ) -> pa.Table:
-    """Columns of a part, or all of them after a look at their digest.
+    """Return columns of a part, or all of them after a check of their digest.
 
     Args:
-        path: of the part.
-        columns: to be read; None for all.
-        needed: columns that it has to have; by default those that are read.
+        path: path of the part.
+        columns: columns to read; None for all.
+        needed: columns that the part must have; by default those that are read.
         judged: further columns of verdicts, empty where the part does not have them yet.
 
     Raises:
@@ -77,11 +77,9 @@ def read_part(
     import pyarrow.parquet as pq
 
     try:
-        there = set(pq.read_schema(path).names) if judged else set()
-        chosen = (
-            None if columns is None else [*columns, *(name for name in judged if name in there)]
-        )
-        table = pq.read_table(path, columns=chosen, page_checksum_verification=True)
+        present = set(pq.read_schema(path).names) if judged else set()
+        some = None if columns is None else [*columns, *(n for n in judged if n in present)]
+        table = pq.read_table(path, columns=some, page_checksum_verification=True)
         if columns is None:
             check_table(table)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -95,7 +93,7 @@ def read_part(
 
 
 def sample_schema() -> pa.Schema:
-    """The columns of a sample, without its verdicts."""
+    """Return the columns of a sample, without its verdicts."""
     import pyarrow as pa
 
     return pa.schema(

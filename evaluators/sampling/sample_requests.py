@@ -1,8 +1,8 @@
-"""What all engines share: requests made of problems, and samples made of tokens.
+"""Parts of all engines: from problems to requests, and from tokens to samples.
 
-An engine gets token ids, never a text: which special tokens stand before a prompt is decided in
-`prompts.py` alone. It gets the end tokens that count here, and its samples are decoded here, so
-that the same tokens are the same sample for every engine.
+An engine gets token ids, never a text: only `prompts.py` decides which special tokens a prompt
+begins with. End tokens and the decoding of samples are here, so that equal tokens are equal samples
+in every engine.
 """
 
 from __future__ import annotations
@@ -30,14 +30,7 @@ _PART_SECONDS = 60.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleRequest:
-    """One sample to draw.
-
-    Args:
-        problem_id: of its problem.
-        sample_index: which of the problem's samples.
-        seed: of this sample alone.
-        prompt: token ids that the model continues.
-    """
+    """One sample to draw: `prompt` is the token ids that the model continues."""
 
     problem_id: str
     sample_index: int
@@ -51,16 +44,16 @@ def sample_requests(
     tokenizer: PreTrainedTokenizerBase,
     context: int | None,
 ) -> list[SampleRequest]:
-    """One request a sample, those of like length together, the longest prompts first.
+    """Return one request per sample, the longest prompts first.
 
-    Like lengths together cost less padding, equal prompts share their prefix, and memory runs
-    out early or never.
+    So similar lengths, which need less padding, and equal prompts, which share their prefix, are
+    together, and memory runs out early or never.
 
     Args:
-        draws: what to draw.
-        protocol: its template, length and base seed count here.
-        tokenizer: of the checkpoint.
-        context: tokens that the engine can hold of one sample with its prompt; None for no limit.
+        draws: samples to draw.
+        protocol: protocol with the template, the length and the base seed.
+        tokenizer: tokenizer of the checkpoint.
+        context: most tokens of a prompt and its sample together; None for no limit.
 
     Raises:
         EvaluationError: if a prompt with its samples is longer than the context.
@@ -69,7 +62,15 @@ def sample_requests(
     for draw in draws:
         text = render(tokenizer, protocol.prompt_template, draw.problem.text)
         prompt = tuple(encode(tokenizer, text))
-        check_length(draw.problem.id, len(prompt), protocol.max_tokens, context)
+        n_prompt, n_new = len(prompt), protocol.max_tokens
+        if context is not None and n_prompt + n_new > context:
+            raise EvaluationError(
+                f"the prompt of problem {draw.problem.id} has {n_prompt} tokens, and with {n_new} "
+                f"more it exceeds the model's context of {context}",
+                fix=f"Lower --max-tokens to {context - n_prompt} or less"
+                if n_prompt < context
+                else "Leave this problem out",
+            )
         requests += [
             SampleRequest(
                 problem_id=draw.problem.id,
@@ -82,22 +83,6 @@ def sample_requests(
     return sorted(requests, key=lambda r: (-len(r.prompt), r.prompt, r.sample_index))
 
 
-def check_length(problem_id: str, n_prompt: int, max_tokens: int, context: int | None) -> None:
-    """Return if a prompt leaves room for a sample.
-
-    Raises:
-        EvaluationError: if prompt and sample may pass the context.
-    """
-    if context is not None and n_prompt + max_tokens > context:
-        raise EvaluationError(
-            f"the prompt of problem {problem_id} has {n_prompt} tokens, and with "
-            f"{max_tokens} more it passes the model's context of {context}",
-            fix=f"Lower --max-tokens to {context - n_prompt} or less"
-            if n_prompt < context
-            else "Leave this problem out",
-        )
-
-
 def finished_sample(
     request: SampleRequest,
     token_ids: Sequence[int],
@@ -107,18 +92,18 @@ def finished_sample(
     logprob_sum: float | None,
     entropy_sum: float | None,
 ) -> Sample:
-    """The sample that a request came to.
+    """Return the sample of a request.
 
     Args:
-        request: what was asked for.
-        token_ids: what was drawn, the end token included.
+        request: request of the sample.
+        token_ids: drawn tokens, including the end token.
         stop_ids: tokens that end a sample.
-        tokenizer: of the checkpoint.
+        tokenizer: tokenizer of the checkpoint.
         logprob_sum: see `Sample`.
         entropy_sum: see `Sample`.
 
     Raises:
-        EvaluationError: if the log-probability is NaN: it was drawn from no distribution.
+        EvaluationError: if the log-probability is NaN: there was no distribution to draw from.
     """
     if logprob_sum is not None and math.isnan(logprob_sum):
         raise EvaluationError(
@@ -141,22 +126,17 @@ def finished_sample(
 
 
 def in_parts(
-    found: Iterator[list[Sample]], n_samples: int, on_progress: OnProgress | None
+    batches: Iterator[list[Sample]], n_samples: int, on_progress: OnProgress | None
 ) -> Iterator[list[Sample]]:
-    """Samples as they finish, put together in parts that are worth keeping.
+    """Join small batches of samples into parts of `n_samples` or a few more.
 
-    A part is handed out when it is full or a minute old: what a kill costs at most. What was drawn
-    before an error comes before it.
-
-    Args:
-        found: what finished, bit by bit.
-        n_samples: of a full part; it may hold some more.
-        on_progress: told of every bit.
+    A part is yielded when it is full or a minute old, which bounds the loss of a kill. The samples
+    drawn before an error are yielded before it is raised.
     """
     part: list[Sample] = []
     since = time.monotonic()
     try:
-        for samples in found:
+        for samples in batches:
             if on_progress is not None:
                 on_progress(len(samples), sum(sample.n_tokens for sample in samples))
             part += samples
@@ -172,22 +152,17 @@ def in_parts(
 
 
 def stop_ids(configured: Any, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """End tokens of the generation configuration and of the tokenizer.
-
-    Args:
-        configured: `eos_token_id` of the generation configuration: one, several or None.
-        tokenizer: of the checkpoint.
-    """
+    """Return the end tokens of a generation configuration (one, a list or None) and a tokenizer."""
     ids = list(configured) if isinstance(configured, list) else [configured]
     return tuple(sorted({int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None}))
 
 
 def folder_stop_ids(path: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """End tokens of a checkpoint's folder: the same that its loaded model has."""
+    """Return the end tokens of a checkpoint's folder: the same as those of its loaded model."""
     from transformers import GenerationConfig
 
     try:
         generation = GenerationConfig.from_pretrained(path, local_files_only=True)
-    except OSError:  # no generation_config.json: transformers then makes one of the model's own
+    except OSError:  # no generation_config.json: transformers derives one from the model
         generation = GenerationConfig.from_model_config(load_config(path))
     return stop_ids(generation.eos_token_id, tokenizer)

@@ -1,10 +1,10 @@
-"""Drawing samples: the protocol of an engine, and the random numbers of each sample.
+"""The interface of an engine that draws samples, and the random numbers of each sample.
 
 Seed rule `blake2b-philox-1`: sample i of a problem has the 64-bit seed
 `blake2b(base seed, problem id, i)`, and its t-th token is chosen by the t-th uniform number of
-`numpy.random.Philox(seed)` through the inverse of the cumulative distribution. A sample so depends
-on nothing but its own seed and the model: any subset can be drawn again, in any batch, on any
-day, and two processes never repeat each other's samples.
+`numpy.random.Philox(seed)` through the inverse of the cumulative distribution. So a sample depends
+only on its own seed and the model: any subset can be drawn again, in any batch, at any time, and
+two processes never repeat each other's samples.
 
 On one device the same batch gives the same samples bit for bit. Another batch size changes the
 last bits of the logits, so a token changes if its uniform number falls into that gap: with float32
@@ -26,12 +26,16 @@ from rlready.registry import records
 from rlready.registry.records import Problem, Sample
 
 _BLOCK = 256
-"""Uniform numbers fetched ahead for each row."""
+"""Uniform numbers that are drawn at once for each row."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """What to draw for one problem: the samples with these indices."""
+    """The samples of one problem to draw, by their indices.
+
+    Example:
+        >>> draws = [Draw(problem=problem, sample_indices=tuple(range(64))) for problem in problems]
+    """
 
     problem: Problem
     sample_indices: tuple[int, ...]
@@ -44,8 +48,12 @@ OnProgress = Callable[[int, int], None]
 class Sampler(Protocol):
     """An engine that draws samples from one checkpoint.
 
-    Every implementation gives the same distribution for the same protocol, follows the seed rule
-    where its engine lets it, and yields what it has in parts that are worth keeping.
+    Every implementation draws from the same distribution for the same protocol, follows the seed
+    rule where its engine can, and yields parts of a size that is worth storing.
+
+    Example:
+        >>> for part in sampler.draw(draws, protocol):
+        ...     folder.add(part)
     """
 
     name: str
@@ -56,31 +64,27 @@ class Sampler(Protocol):
         protocol: records.Protocol,
         on_progress: OnProgress | None = None,
     ) -> Iterator[list[Sample]]:
-        """The samples asked for, in parts and in any order.
+        """Yield the samples in parts, in any order.
 
         Raises:
             EvaluationError: if a prompt is longer than the model's context.
         """
 
     def describe(self) -> dict[str, Any]:
-        """Engine, versions, device and number format, for the record."""
+        """Return engine, versions, device and number format, for the record."""
 
     def close(self) -> None:
-        """Free what the engine alone holds (device, processes, connections); it draws no more."""
+        """Free the device, processes and connections of the engine, which cannot draw any more."""
 
 
 def sample_seed(base_seed: int, problem_id: str, sample_index: int) -> int:
-    """The seed of one sample, 0 <= seed < 2^63."""
+    """Return the seed of one sample, 0 <= seed < 2^63."""
     text = f"{base_seed}\x1f{problem_id}\x1f{sample_index}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
 
 class UniformStreams:
-    """The uniform numbers of a batch of samples, step by step.
-
-    Args:
-        seeds: one per row.
-    """
+    """The uniform numbers of a batch of samples, step by step, from one seed per row."""
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self._streams = [np.random.Generator(np.random.Philox(key=seed)) for seed in seeds]
@@ -88,7 +92,7 @@ class UniformStreams:
         self._next = 0
 
     def next(self) -> npt.NDArray[np.float64]:
-        """The next number in [0, 1) of every row, shape (rows,)."""
+        """Return the next number in [0, 1) of every row, shape (rows,)."""
         if self._next == self._block_BT.shape[1]:
             self._block_BT = np.stack([stream.random(_BLOCK) for stream in self._streams])
             self._next = 0
@@ -96,6 +100,6 @@ class UniformStreams:
         return self._block_BT[:, self._next - 1]
 
     def keep(self, rows: npt.NDArray[np.int64]) -> None:
-        """Go on with these rows only."""
+        """Continue with these rows only."""
         self._streams = [self._streams[row] for row in rows]
         self._block_BT = self._block_BT[rows]

@@ -41,7 +41,7 @@ def test_nothing_gained_is_undefined_not_infinite() -> None:
 
 
 def test_other_problems_are_told() -> None:
-    with pytest.raises(EvaluationError, match="other problems"):
+    with pytest.raises(EvaluationError, match="on different problems"):
         coverage_ratio(counts(1, 1), counts(2))
 
 

@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlready.evaluators.metrics.format_gap import format_gap
 from rlready.evaluators.metrics.proxies import SampleProxies, macro_mean, sample_proxies
-from rlready.evaluators.metrics.sample_metrics import ProblemSamples
+from rlready.evaluators.metrics.sample_metrics import ProblemSamples, format_gap
 from rlready.evaluators.sampling.sample_files import SampleFolder
 from rlready.evaluators.sampling.sampler import Draw, OnProgress, Sampler
 from rlready.evaluators.verification.verifier import CheckedAnswer, checker_version

@@ -165,7 +165,7 @@ def test_samples_that_end_one_worker_are_drawn_by_another(
     assert len(began(tmp_path, "p3")) > 1
     assert len(said) == 1
     assert told in said[0]
-    assert re.search("[48] samples go to the next one that is free", said[0])
+    assert re.search("[48] samples go to the next free one", said[0])
 
 
 @pytest.mark.slow
@@ -207,7 +207,7 @@ def test_a_checkpoint_that_workers_cannot_see_is_told(cluster: Cluster, tmp_path
     engine = functools.partial(ScriptedSampler, tmp_path)
     with pytest.raises(CheckpointError, match=r"no folder .*none on the node") as told:
         RaySampler(tmp_path / "none", engine, OPTIONS)
-    assert "every node mounts at the same place" in told.value.fix
+    assert "every node mounts at the same path" in told.value.fix
 
 
 @pytest.mark.slow

@@ -214,14 +214,14 @@ def test_stragglers_of_one_storm_are_one_failure() -> None:
     async def run() -> tuple[int, int, int]:
         over = asyncio.Event()
         pace = Pace(8, lambda seconds: over.wait(), lambda notice: None)
-        before = pace.in_a_row
+        before = pace.n_in_a_row
         pause = asyncio.create_task(pace.failed(PassingError("is down")))
         await asyncio.sleep(0)
         await pace.failed(PassingError("is down"))  # returns at once
-        during = pace.in_a_row
+        during = pace.n_in_a_row
         over.set()
         await pause
-        return before, during, pace.in_a_row
+        return before, during, pace.n_in_a_row
 
     assert asyncio.run(run()) == (1, 1, 2)
 
@@ -270,7 +270,7 @@ def test_a_server_that_wants_an_hour_is_left_to_the_user(
 ) -> None:
     peer.disturb = lambda number, body: refusal(429, "quota", Retry_After="3600")
     client = Client(folder, url)
-    assert "left alone for 3600 s" in client.fails()
+    assert "asks for a pause of 3600 s" in client.fails()
     assert client.waits.seconds == []
 
 
@@ -395,7 +395,7 @@ def test_a_server_that_repeats_itself_is_found_out(peer: Peer, url: str, folder:
     long = Protocol(prompt_template="{problem}", max_tokens=60)
     stream = peer._completion
     peer.change = lambda answer, body: stream(body | {"seed": 42})
-    with pytest.raises(EvaluationError, match="does not heed the seeds"):
+    with pytest.raises(EvaluationError, match="ignores the seeds"):
         Client(folder, url).draw(8, long)
 
 
@@ -504,10 +504,10 @@ def test_another_model_is_not_measured_under_the_checkpoints_name(
     with pytest.raises(ConfigError, match=r"serves 'Qwen/Qwen3-8B'.*model=Qwen/Qwen3-8B"):
         Client(folder, url)
     assert Client(folder, url, model="Qwen/Qwen3-8B").draw(1)
-    with pytest.raises(ConfigError, match="serves no model 'Qwen/Qwen3-4B'"):
+    with pytest.raises(ConfigError, match="does not serve the model 'Qwen/Qwen3-4B'"):
         Client(folder, url, model="Qwen/Qwen3-4B")
     peer.models = []
-    with pytest.raises(ConfigError, match="serves no model;"):
+    with pytest.raises(ConfigError, match="serves no model,"):
         Client(folder, url)
 
 
@@ -519,7 +519,7 @@ def test_a_step_of_another_run_is_another_model(peer: Peer, url: str, tmp_path: 
         if is_it:
             assert Client(folder, url).draw(1)
         else:
-            with pytest.raises(ConfigError, match="cannot be told"):
+            with pytest.raises(ConfigError, match="is unclear which model"):
                 Client(folder, url)
 
 
@@ -535,7 +535,7 @@ def test_a_prompt_beyond_the_servers_context_is_told_before_any_request(
 ) -> None:
     peer.models[0]["max_model_len"] = 20
     said = Client(folder, url).fails()
-    assert "passes the model's context of 20" in said
+    assert "exceeds the model's context of 20" in said
     assert peer.bodies == []
 
 

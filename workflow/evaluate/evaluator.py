@@ -246,7 +246,7 @@ class Evaluator:
         )
         self._clock.say(f"{benchmark.name}: {rounds.history}")
         self._adaptive[benchmark.name] = rounds
-        n_wanted = folder.n_there()
+        n_wanted = folder.n_stored()
         # Samples of earlier rounds of this call do not count as found.
         n_found = self._n_found + sum(n_wanted.values())
         while True:
