@@ -94,6 +94,15 @@ def read_structure(text: str) -> Structure:
     return _matrix(text) or Structure("single", (text,))
 
 
+def ascending(relation: Structure) -> Structure:
+    """Return a chain of `>` and `>=` turned around; other relations are returned unchanged."""
+    signs = relation.mark.split()
+    if not set(signs) <= {">", ">="}:
+        return relation
+    mark = " ".join(reversed(signs)).replace(">", "<")
+    return Structure("relation", relation.parts[::-1], mark)
+
+
 def _without_outer_braces(text: str) -> str:
     # With two tokens at the top level, the first bracket is closed by the last one.
     while text[:1] + text[-1:] == "{}" and len(top_level(text)) == 2 and not _is_set(text):
