@@ -86,7 +86,9 @@ def render_chat(
         raise TemplateRefusalError(str(error)) from error
     turns = [{k: v for k, v in turn.items() if v is not None} for turn in conversation]
     task = (template, tokenizer.special_tokens_map, turns, tools, add_generation_prompt, with_spans)
-    result = _renderer(os.getpid()).render(task)
+    pool, lock = _renderer(os.getpid())
+    with lock:
+        ((_, result),) = pool.run([task])
     if isinstance(result, TaskFailure | str):
         reason = result.reason if isinstance(result, TaskFailure) else result
         raise CheckpointError(
@@ -128,32 +130,17 @@ def checkpoint_name(tokenizer: PreTrainedTokenizerBase) -> str:
     return tokenizer.name_or_path or "this checkpoint"
 
 
-class _Renderer:
-    """A child process that renders one conversation at a time, for all threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pool = Pool(
-            child_arguments(
-                "rlready.evaluators.benchmarks.template_renderer:make_renderer",
-                TIMEOUT_S,
-                MEMORY_MB,
-            ),
-            environment=_ENVIRONMENT,
-            n_workers=1,
-            timeout_s=TIMEOUT_S + _GRACE_S,
-            name="rendering chat templates",
-        )
-        atexit.register(self._pool.close)
-
-    def render(self, task: Sequence[Any]) -> Any:
-        """Return the child's result; a text or a `TaskFailure` if it was stopped."""
-        with self._lock:
-            ((_, result),) = self._pool.run([task])
-        return result
-
-
 @functools.cache
-def _renderer(process_id: int) -> _Renderer:
-    """Return the renderer of this process, since a child takes a second to start."""
-    return _Renderer()
+def _renderer(process_id: int) -> tuple[Pool, threading.Lock]:
+    """Return the child of this process, which takes a second to start, and a lock for its use."""
+    pool = Pool(
+        child_arguments(
+            "rlready.evaluators.benchmarks.template_renderer:make_renderer", TIMEOUT_S, MEMORY_MB
+        ),
+        environment=_ENVIRONMENT,
+        n_workers=1,
+        timeout_s=TIMEOUT_S + _GRACE_S,
+        name="rendering chat templates",
+    )
+    atexit.register(pool.close)
+    return pool, threading.Lock()

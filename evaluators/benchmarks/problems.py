@@ -27,7 +27,7 @@ from rlready.evaluators.benchmarks.fields import AnswerForm, Fields, to_problem
 from rlready.evaluators.benchmarks.rows import HubDataset, Rows, file_rows, hub_rows, suffix_of
 from rlready.registry.digest import digest
 from rlready.registry.errors import BenchmarkError, ConfigError
-from rlready.registry.foreign_files import parse_toml
+from rlready.registry.foreign_files import parse_toml, read_text
 from rlready.registry.records import ANSWER_FORMATS, AnswerFormat, Problem
 
 SUITE_KEYS = ("description", "benchmark")
@@ -256,13 +256,7 @@ def load_suite(name_or_path: str) -> Suite:
             why=f"the built-in suites are {', '.join(known_suites())}",
             fix="Name one of them, or an existing .toml file",
         )
-    if path.stat().st_size > MAX_SUITE_BYTES:
-        raise ConfigError(f"suite file {path} is larger than {MAX_SUITE_BYTES} bytes")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"suite file {path} is not UTF-8", why=str(error)) from error
-    return _to_suite(str(path), text, path.parent)
+    return _to_suite(str(path), read_text(path, ConfigError, "", MAX_SUITE_BYTES), path.parent)
 
 
 def known_suites() -> list[str]:
