@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -88,24 +89,23 @@ class Benchmark:
                 why=f"{self.source} holds none",
                 fix="Check the file",
             )
-        seen: set[str] = set()
-        for problem in self.problems:
-            if problem.id in seen:
-                raise BenchmarkError(
-                    f"benchmark {self.name} has the problem id {problem.id!r} more than once",
-                    why=f"in {self.source}",
-                    fix="Give each problem its own id",
-                )
-            seen.add(problem.id)
+        (name, count), *_ = Counter(problem.id for problem in self.problems).most_common(1)
+        if count > 1:
+            raise BenchmarkError(
+                f"benchmark {self.name} has the problem id {name!r} more than once",
+                why=f"in {self.source}",
+                fix="Give each problem its own id",
+            )
 
     @cached_property
     def digest(self) -> str:
         """Id of the content: ids, texts and accepted answers, in any order."""
-        contents: list[tuple[str, str, list[str], str]] = [
-            (p.id, p.text, sorted(set(p.answers)), p.error_tolerance or "") for p in self.problems
-        ]
         # The digest of a problem without a tolerance is the same as before tolerances existed.
-        return digest([content if content[3] else content[:3] for content in sorted(contents)])
+        contents = sorted(
+            (p.id, p.text, sorted(set(p.answers)), *filter(None, [p.error_tolerance]))
+            for p in self.problems
+        )
+        return digest(contents)
 
     def limit(self, n: int) -> Benchmark:
         """Return the benchmark with its first n problems at most.
@@ -216,21 +216,21 @@ def load_benchmark(source: BenchmarkSource) -> Benchmark:
     """
     rows = list(source.rows())
     form = source.answers.settled(rows, source.fields)
-    problems: dict[str, Problem] = {}
-    places: dict[str, str] = {}
+    problems: dict[str, tuple[Problem, str]] = {}
     for row in rows:
         problem = to_problem(row, source.fields, form)
         if problem.id in problems:
-            is_same = problem.text == problems[problem.id].text
+            earlier, where = problems[problem.id]
+            is_same = problem.text == earlier.text
             raise BenchmarkError(
-                f"{row.where} has the id {problem.id!r} of {places[problem.id]}",
+                f"{row.where} has the id {problem.id!r} of {where}",
                 why="the same problem is there twice" if is_same else "ids must be unique",
                 fix="Remove one of them, or give each its own id",
             )
-        problems[problem.id], places[problem.id] = problem, row.where
+        problems[problem.id] = problem, row.where
     return Benchmark(
         name=source.name,
-        problems=tuple(problems.values()),
+        problems=tuple(problem for problem, _ in problems.values()),
         source=str(source.location),
         answer_format=source.answer_format,
     )
@@ -261,9 +261,7 @@ def load_suite(name_or_path: str) -> Suite:
 
 def known_suites() -> list[str]:
     """Return the names of the built-in suites."""
-    names = (entry.name for entry in _PACKAGED.iterdir())
-    pattern = re.compile(r"suite_(.+)\.toml")
-    return sorted(match[1] for name in names if (match := pattern.fullmatch(name)))
+    return sorted(path.stem.removeprefix("suite_") for path in _PACKAGED.glob("suite_?*.toml"))
 
 
 def parse_benchmark_option(text: str) -> BenchmarkSource:
