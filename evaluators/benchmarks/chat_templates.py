@@ -34,11 +34,9 @@ _ENVIRONMENT = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "OPENBLAS_NU
 
 
 class TemplateRefusalError(Exception):
-    """The template cannot render this conversation; the message is the template's own.
+    """The template cannot render this conversation; the message is usually the template's own.
 
-    Args:
-        message: why, usually in the template's own words.
-        fix: what to change in the template; empty if the conversation may be at fault.
+    `fix` says what to change in the template; it is empty if the conversation may be at fault.
     """
 
     def __init__(self, message: str, fix: str = "") -> None:
@@ -48,12 +46,7 @@ class TemplateRefusalError(Exception):
 
 @dataclass(frozen=True)
 class RenderedChat:
-    """A rendered conversation.
-
-    Args:
-        text: the whole conversation.
-        spans: first and last character (exclusive) of each text in `{% generation %}`.
-    """
+    """A conversation as text, and the span of characters of each text in `{% generation %}`."""
 
     text: str
     spans: tuple[tuple[int, int], ...] = ()
@@ -104,14 +97,8 @@ def render_chat(
 def assistant_mask(encoded: BatchEncoding, spans: Sequence[tuple[int, int]]) -> list[int]:
     """Return 1 for each token of the assistant's texts and 0 for the others.
 
-    The same mask as that of `apply_chat_template`.
-
-    Args:
-        encoded: one text, by a fast tokenizer.
-        spans: of `RenderedChat`.
-
-    Raises:
-        ValueError: if the tokenizer is not a fast one.
+    The mask of `apply_chat_template`, from the encoding of one text and the spans of
+    `RenderedChat`. It needs a fast tokenizer and raises ValueError for another.
     """
     token_at: Callable[[int, int], int | None] = encoded.char_to_token
     n_tokens = len(encoded["input_ids"])

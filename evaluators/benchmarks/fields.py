@@ -114,11 +114,7 @@ class Fields:
         return Fields(**names, is_id_required=False)
 
     def columns(self, where: str, names: Sequence[str]) -> list[str]:
-        """Return the columns of a table that are read.
-
-        Raises:
-            BenchmarkError: if no column can hold the problem, the answer, or a required id.
-        """
+        """Return the columns to read; raise BenchmarkError if none can hold a required field."""
         required = ("problem", "answer", "id") if self.is_id_required else ("problem", "answer")
         for role in required:
             if not columns_of(names, getattr(self, role)):
@@ -181,8 +177,7 @@ def to_problem(row: Row, fields: Fields, form: AnswerForm) -> Problem:
     """Return the problem of a row.
 
     Raises:
-        BenchmarkError: if a field is missing, empty, or of another type, if a LaTeX command in it
-            lost its backslash, or if the answer is a solution without a mark.
+        BenchmarkError: if a field is missing or invalid, or its text is damaged.
     """
     text = _problem_text(_cell(row, fields, "problem"))
     answers = _answers(row, _cell(row, fields, "answer"), form)
@@ -194,8 +189,6 @@ def to_problem(row: Row, fields: Fields, form: AnswerForm) -> Problem:
 
 def decimal_text(value: int | float | Decimal) -> str:
     """Return the exact decimal text of a number: no exponent, no trailing zeros, no `-0`.
-
-    The value of a float is its shortest decimal form (0.1 is `0.1`).
 
     Raises:
         ValueError: for NaN, an infinity, or a power of ten beyond `MAX_EXPONENT`.

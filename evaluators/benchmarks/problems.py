@@ -108,11 +108,7 @@ class Benchmark:
         return digest(contents)
 
     def limit(self, n: int) -> Benchmark:
-        """Return the benchmark with its first n problems at most.
-
-        Raises:
-            ConfigError: if n < 1.
-        """
+        """Return the benchmark with its first n problems at most; n is 1 or more."""
         if n < 1:
             raise ConfigError(f"the limit of problems is {n}", fix="Give 1 or more")
         return dataclasses.replace(self, problems=self.problems[:n])
@@ -147,12 +143,7 @@ class Benchmark:
 class BenchmarkSource:
     """The file or hub data set that holds a benchmark, and how to read it.
 
-    Args:
-        name: the benchmark's name.
-        location: a path, or a `HubDataset`.
-        fields: names of the fields.
-        answers: how the answer field is read.
-        answer_format: where to look for answers in completions; None for the protocol's format.
+    Without an answer format the one of the protocol is used.
     """
 
     name: str
@@ -167,11 +158,7 @@ class BenchmarkSource:
             check_answer_format(self.answer_format, f"answer_format of benchmark {self.name}")
 
     def rows(self) -> Rows:
-        """Return the rows of the file or data set, unchanged.
-
-        Raises:
-            BenchmarkError: if they cannot be read.
-        """
+        """Return the rows of the file or data set, unchanged."""
         if isinstance(self.location, HubDataset):
             return hub_rows(self.name, self.location, self.fields.columns)
         return file_rows(self.location, self.fields.columns)
@@ -179,13 +166,7 @@ class BenchmarkSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """Benchmarks that are measured together.
-
-    Args:
-        name: the suite's name.
-        sources: at least one, with unique names.
-        description: free text.
-    """
+    """Benchmarks that are measured together: at least one, with unique names."""
 
     name: str
     sources: tuple[BenchmarkSource, ...]
@@ -272,8 +253,7 @@ def parse_benchmark_option(text: str) -> BenchmarkSource:
     format of this benchmark: `gsm8k:hash=gsm8k.jsonl`.
 
     Raises:
-        ConfigError: if the file is missing from the text, its name is not a valid name of a
-            benchmark, or the answer format is unknown.
+        ConfigError: if the file is missing from the text, or the name or the format is invalid.
         BenchmarkError: if the suffix of the file is unknown, or it is a folder.
     """
     before, equals, file = text.partition("=")
@@ -300,12 +280,8 @@ def parse_benchmark_option(text: str) -> BenchmarkSource:
 def check_answer_format(text: str, what: str) -> AnswerFormat:
     """Return the answer format with this name.
 
-    Args:
-        text: the name.
-        what: the setting that holds it, for the message.
-
     Raises:
-        ConfigError: if the format is unknown; the message lists the known ones.
+        ConfigError: if it is unknown, with `what`, the setting that holds it.
     """
     for answer_format in ANSWER_FORMATS:
         if text == answer_format:

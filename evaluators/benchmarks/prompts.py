@@ -82,11 +82,7 @@ def render(tokenizer: PreTrainedTokenizerBase, template: str, problem_text: str)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Return the token ids of a rendered prompt, with at most one BOS and no EOS at the end.
-
-    Raises:
-        CheckpointError: if the tokenizer returns no token.
-    """
+    """Return the token ids of a rendered prompt, with at most one BOS and no EOS at the end."""
     bos = str(tokenizer.bos_token or "")
     has_own = bool(tokenizer.chat_template) or (bool(bos) and text.startswith(bos))
     ids = [int(token) for token in tokenizer.encode(text, add_special_tokens=not has_own)]

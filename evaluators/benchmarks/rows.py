@@ -85,11 +85,7 @@ def file_rows(path: Path, columns: Columns) -> Rows:
 
 
 def suffix_of(path: Path) -> str:
-    """Return the file's suffix, one of `SUFFIXES`.
-
-    Raises:
-        BenchmarkError: for another suffix or a folder.
-    """
+    """Return the file's suffix, one of `SUFFIXES`; raise BenchmarkError for another or a folder."""
     if path.is_dir():
         raise BenchmarkError(f"{path} is a folder, not a file", fix="Name a file in it")
     for suffix in SUFFIXES:
@@ -106,8 +102,7 @@ def hub_rows(name: str, hub: HubDataset, columns: Columns) -> Rows:
     """Yield the rows of all configs of a hub data set, without running code from the hub.
 
     Raises:
-        BenchmarkError: if `datasets` is not installed, or the hub, the data set, a config or the
-            split cannot be reached.
+        BenchmarkError: if `datasets` is not installed, or the data cannot be loaded.
     """
     local = f"Point it at a local file: --benchmark {name}=FILE"
     try:

@@ -64,12 +64,7 @@ _DOT = re.compile(r"[A-Za-z]\s*\\cdot\s*[A-Za-z]")
 
 
 class Comparison:
-    """Comparison of rewritten texts; formulas are left to the algebra.
-
-    Args:
-        algebra: compares formulas.
-        tolerance: largest difference of numbers that the gold allows.
-    """
+    """Comparison of rewritten texts within a tolerance; formulas are left to the algebra."""
 
     def __init__(self, algebra: FormulaAlgebra, tolerance: Fraction = Fraction(0)) -> None:
         self._algebra, self._tolerance = algebra, tolerance

@@ -66,10 +66,7 @@ _POINTS = (
 def _same_constants(
     gold: Any, answer: Any, gold_number: Numeral | None, number: Numeral | None
 ) -> bool | None:
-    """Return whether two closed expressions are the same number; None if it cannot decide.
-
-    The plain numbers are those that the texts write, if they write any.
-    """
+    """Return whether two closed expressions are the same number; None if it cannot decide."""
     exact, other_exact = exact_value(gold), exact_value(answer)
     one = gold_number or (None if exact is None else Numeral(exact))
     other = number or (None if other_exact is None else Numeral(other_exact))
@@ -243,11 +240,7 @@ class FormulaAlgebra:
         return trees is not None and ends[0] == ends[1] and _is_multiple(trees, sign)
 
     def _scalar_trees(self, texts: Sequence[str]) -> list[Any] | None:
-        """Return the parsed formulas; None if one of them is not a finite scalar formula.
-
-        Raises:
-            TooLarge: if one of them is beyond the limits.
-        """
+        """Return the parsed formulas; None if one of them is not a finite scalar formula."""
         trees = [self._tree(text) for text in texts]
         if any(tree is None or not _is_scalar(tree) or _is_unbounded(tree) for tree in trees):
             return None
@@ -260,10 +253,7 @@ class FormulaAlgebra:
     ) -> bool | None:
         """Return whether two sets of real numbers are equal; None if one of them cannot be read.
 
-        Args:
-            gold: structure of a set.
-            answer: structure of a set.
-            equal: compares the ends of intervals.
+        `equal` compares the ends of intervals.
         """
         one, other = read_set(gold, self._number), read_set(answer, self._number)
         if one is None:
@@ -352,9 +342,7 @@ def _has_undefined(*trees: Any) -> bool:
 def _is_multiple(trees: Sequence[Any], sign: int) -> bool:
     """Return whether one equation is a constant times the other.
 
-    Args:
-        trees: left and right side of both.
-        sign: required sign of the constant; 0 for any.
+    The trees are the sides of both; the constant must have the sign unless that is 0.
     """
     names = sorted({symbol.name for tree in trees for symbol in tree.free_symbols})
     if not names and not _has_undefined(*trees):

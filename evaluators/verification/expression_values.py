@@ -43,11 +43,7 @@ class Undefined(Unknown):
 
 
 def exact_value(node: Any) -> Fraction | None:
-    """Return the rational number that a closed expression equals.
-
-    Returns:
-        None if it is not rational, or too long to write out.
-    """
+    """Return the rational number that a closed expression equals; None if it has no short one."""
     if node.is_Rational:
         return Fraction(int(node.p), int(node.q))
     if node.is_Float:
@@ -102,10 +98,7 @@ _CONSTANTS = {"Pi": "pi", "Exp1": "e", "GoldenRatio": "phi"}
 class PointEvaluator:
     """Values of expressions at one point, and how large the numbers on the way were.
 
-    Args:
-        at: value of each symbol by name.
-        precision: in bits.
-        salt: changes the values of functions that are only names.
+    The salt changes the values of functions that are only names.
     """
 
     def __init__(
@@ -135,12 +128,7 @@ class PointEvaluator:
         }
 
     def value(self, node: Any) -> Any:
-        """The (complex) number that the expression is at this point.
-
-        Raises:
-            Unknown: for a node without a rule, or an undefined value.
-            TooLarge: beyond the bounds.
-        """
+        """Return the (complex) value at this point; raise `Unknown` or `TooLarge` without one."""
         result = self._value(node)
         if not self.context.isfinite(result):
             raise Undefined(str(type(node).__name__))
@@ -235,12 +223,8 @@ def is_undefined(node: Any) -> bool:
 def compare_at(one: Any, other: Any, at: dict[str, complex]) -> tuple[bool, bool, int]:
     """Compare two expressions at a point.
 
-    Returns:
-        Whether they agree, whether that is certain, and how many of the two are real. Values that
-        agree in their leading bits, but are too long to see the last, are not certain.
-
-    Raises:
-        TooLarge, Unknown: as `PointEvaluator.value`.
+    Return whether they agree, whether that is certain, and how many of the two are real. Values
+    that agree in their leading bits, but are too long to see the last, are not certain.
     """
     evaluator = PointEvaluator(at)
     one_value, other_value = evaluator.value(one), evaluator.value(other)

@@ -56,14 +56,7 @@ _POWER_IN_PARENTHESES = re.compile(r"\^\s*\(")
 
 
 def parse_formula(text: str) -> Any:
-    """Return the parsed expression; None if the parser does not read the whole text.
-
-    Args:
-        text: rewritten, within the caps.
-
-    Raises:
-        MemoryError, RecursionError: from the parser.
-    """
+    """Return the expression of a rewritten text; None if the parser does not read all of it."""
     # The parser would read the text without one of these indices.
     commands = (match[1] for match in _INDEXED_COMMAND.finditer(text))
     if _DROPPED.search(text) or any(name not in _INDEXED for name in commands):

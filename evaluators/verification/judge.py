@@ -19,11 +19,7 @@ from rlready.evaluators.verification.size_limits import over_cap
 
 
 class Judge:
-    """Algebra on one gold and one answer, in the main thread of a child process.
-
-    Args:
-        memory_mb: address space of the process.
-    """
+    """Algebra on one gold and one answer, in the main thread of a child process."""
 
     def __init__(self, memory_mb: int) -> None:
         limit_memory(memory_mb << 20)
@@ -37,10 +33,8 @@ class Judge:
     def __call__(self, task: str, gold: str, answer: str) -> bool | str:
         """Return whether the answer is right, or why the gold itself cannot be judged.
 
-        Args:
-            task: "answer", or "gold" to see whether a gold accepts itself.
-            gold: reference answer; for the task "answer" within the limits on texts.
-            answer: boxed content, within the limits on texts.
+        For the task "answer" both texts are within the limits on texts. The task "gold" is to see
+        whether a gold accepts itself.
         """
         if task == "gold" and (excess := over_cap(gold)):
             return excess

@@ -45,9 +45,7 @@ _WHOLE = (Piece(LOWEST, HIGHEST, True, True),)
 def read_set(form: Structure, value: Value) -> RealSet | None:
     """Return the set; None if this module cannot read the structure.
 
-    Args:
-        form: structure of a rewritten text.
-        value: returns the number that a text writes; None if it writes none.
+    `value` returns the number that a text writes; None if it writes none.
     """
     if form.kind == "pair":
         low, high = form.parts
@@ -221,12 +219,8 @@ def is_described_by(
 ) -> bool:
     """Return whether a condition holds exactly in these intervals, tested at points.
 
-    Tested are every end, both sides of it, and points of all sizes.
-
-    Args:
-        pieces: of the set, with ends that are numbers.
-        holds: whether the condition holds at a number; None where it has no meaning.
-        value: the number that a text is.
+    Tested are every end, both sides of it, and points of all sizes. A condition that has no meaning
+    at a point is None there.
     """
     ends = [(_end(piece.low, value), _end(piece.high, value)) for piece in pieces]
     finite = [end for pair in ends for end in pair if end is not None and abs(end) != float("inf")]

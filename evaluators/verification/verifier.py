@@ -72,11 +72,9 @@ def checker_version() -> str:
 
 @dataclass(frozen=True)
 class CheckedAnswer:
-    """The result of checking one completion.
+    """The verdict on one completion, and the answer that was judged, cut to 500 characters.
 
-    Args:
-        verdict: CORRECT, INCORRECT, or why there is no judgement (UNPARSED, UNSCORED).
-        extracted: the answer that was judged, cut to 500 characters; None without an answer.
+    `extracted` is None for a completion without an answer.
     """
 
     verdict: Verdict
@@ -173,11 +171,7 @@ class Verifier:
             ]
 
     def check_golds(self, problems: Sequence[Problem]) -> None:
-        """Return if every gold can be read and accepts itself.
-
-        Raises:
-            BenchmarkError: with the number of the other golds, and the first five of them.
-        """
+        """Raise BenchmarkError unless every gold can be read and accepts itself."""
         unreadable = self.unreadable_golds(problems)
         if unreadable:
             raise BenchmarkError(
@@ -235,11 +229,7 @@ def _usable_cores() -> int:
 
 
 def judge_without_algebra(gold: str, answer: str) -> Result | None:
-    """Return whether two answers are equal, as far as text, limits and plain numbers tell.
-
-    Returns:
-        None if algebra is needed.
-    """
+    """Return whether two answers are equal by text, limits and plain numbers; None for algebra."""
     if gold.strip() == answer.strip():
         return True
     if gold_excess := over_cap(gold):
