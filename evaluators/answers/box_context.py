@@ -29,10 +29,8 @@ class Box(NamedTuple):
 class Gap(NamedTuple):
     """The text between two boxes of one answer.
 
-    Args:
-        after: belongs to the box before it, for example a percent sign.
-        between: how the two are joined, as LaTeX.
-        before: belongs to the box after it, for example a sign.
+    `after` belongs to the box before it (a percent sign), `before` to the box after it (a sign).
+    `between` is how the two are joined, as LaTeX.
     """
 
     after: str
@@ -66,13 +64,8 @@ _AFTER = re.compile(
 )
 
 
-def _unit_after(text: str) -> str:
-    """Return the unit, percent sign or scale word that a text begins with, as LaTeX."""
-    return _with_rest(text)[0]
-
-
-def _with_rest(text: str) -> tuple[str, str]:
-    """Return the unit that a text begins with, as LaTeX, and the text after it."""
+def _unit_after(text: str) -> tuple[str, str]:
+    """Return the unit, percent sign or scale word that begins a text, and the text after it."""
     match = _AFTER.match(text)
     if not match:
         return "", text
@@ -117,7 +110,7 @@ def gap_between(text: str) -> Gap | None:
         after = match["after"].strip()
         before = match["before"].replace("\u2212", "-")
         before += " " if before.endswith("=") else ""
-        unit = _unit_after(after) or after
+        unit = _unit_after(after)[0] or after
         return Gap(unit, r" \text{ or } " if is_choice else ", ", before)
     if match := _GAP_WITH_WORDS.fullmatch(plain):
         return Gap("", r" \text{ or } " if match["word"].lower() == "or" else ", ", "")
@@ -127,13 +120,7 @@ def gap_between(text: str) -> Gap | None:
 
 
 def joined_boxes(text: str, boxes: Sequence[Box], gaps: Sequence[Gap]) -> str:
-    """Return the answer that boxes give together with their surroundings.
-
-    Args:
-        text: the completion.
-        boxes: at least one, in the order of the text.
-        gaps: between each box and the next.
-    """
+    """Return the answer that boxes with a gap between two of them give with their surroundings."""
     if len(boxes) == 1 and _is_alone(text, boxes[0]):
         return boxes[0].content
     left, right = _context(text, boxes[0].begin, boxes[-1].end)
@@ -147,17 +134,16 @@ def joined_boxes(text: str, boxes: Sequence[Box], gaps: Sequence[Gap]) -> str:
     is_named = bool(gaps) and len(letters) == len(boxes)
     answer = (name[1] if is_named and name else "") + left
     afters = [*(gap.after for gap in gaps), right]
-    befores = [left, *(gap.before for gap in gaps)]
-    if not is_named:
-        befores = [left, *(before.split("=")[-1].strip() for before in befores[1:])]
+    befores = [gap.before if is_named else gap.before.split("=")[-1].strip() for gap in gaps]
+    befores.insert(0, left)
     is_list = all("," in gap.between or "or" in gap.between for gap in gaps)
     for index, box in enumerate(boxes):
         before, after = befores[index], afters[index]
         if index and is_list:
             answer += gaps[index - 1].between + before
         elif index:
-            answer += gaps[index - 1].between
             before = gaps[index - 1].between
+            answer += before
             after = after or (gaps[index].between if index < len(gaps) else "")
         elif gaps and not is_list:
             after = gaps[0].between
@@ -233,7 +219,7 @@ def _context(text: str, begin: int, end: int) -> tuple[str, str]:
     if left_part.strip() == "{" and right_part.strip() == "}":
         left_part = right_part = ""
     if is_whole and not right_part.strip(r"\ "):
-        right_part = _unit_after(rest)
+        right_part, _ = _unit_after(rest)
     return left_part, right_part
 
 
@@ -301,20 +287,17 @@ def _left_of_box(left: str, is_math: bool) -> tuple[str, int]:
 def _right_of_box(right: str, opened: int, is_math: bool) -> tuple[str, bool, bool]:
     """Return the beginning of the right part that belongs to the box.
 
-    Returns:
-        The text, whether it closes the brackets that the left part opened, and whether nothing
-        else of the formula follows.
+    Also return whether it closes the brackets that the left part opened, and whether nothing else
+    of the formula follows.
     """
-    depth, stop = opened, len(right)
-    skipped_until = 0
+    depth, stop, skipped_until = opened, len(right), 0
     for token in _TOKEN.finditer(right):
         if token.start() < skipped_until:
             continue
         kind = token.lastgroup
         words = _TEXT_WORDS.match(right, token.start())
         if words and not depth:
-            unit = _unit_after(words[1].strip())
-            if not unit:
+            if not _unit_after(words[1].strip())[0]:
                 stop = token.start()
                 break
             skipped_until = words.end()
@@ -326,17 +309,11 @@ def _right_of_box(right: str, opened: int, is_math: bool) -> tuple[str, bool, bo
                 stop = token.start()
                 break
             depth -= 1
-        elif (
-            kind == "hard"
-            or (kind == "soft" and not depth)
-            or (token.group() in "!'" and not is_math)
-        ):
+        elif kind == "hard" or (kind == "soft" and not depth) or (token[0] in "!'" and not is_math):
             stop = token.start()
             break
-    part = right[:stop].rstrip()
-    is_whole = not right[stop:].strip(" *")
-    part = re.sub(r"(?:\\[,;:! ]|[-+*/^_~]|\\(?:times|cdot)|\s)+$", "", part)
-    return part, depth == 0, is_whole
+    part = re.sub(r"(?:\\[,;:! ]|[-+*/^_~]|\\(?:times|cdot)|\s)+$", "", right[:stop].rstrip())
+    return part, depth == 0, not right[stop:].strip(" *")
 
 
 # --- an answer in a line of text --------------------------------------------------------------
@@ -373,9 +350,7 @@ def plain_answer(text: str) -> str | None:
     sentence = (text[: end.start()] if end else text).strip(_AROUND).removesuffix(".")
     fenced = re.fullmatch(r"\$([^$]+)\$|\\\((.+)\\\)|\\\[(.+)\\\]", sentence, re.DOTALL)
     if fenced:
-        sentence = next(inner for inner in fenced.groups() if inner).strip()
-    if fenced:
-        return sentence or None
+        return next(inner for inner in fenced.groups() if inner).strip() or None
     match = _NUMBER_START.match(sentence)
     number = match["number"].strip() if match else ""
     if match and any(c.isdecimal() for c in number) and match["rest"][:1] in ("", *" ,(*\\"):
@@ -384,16 +359,11 @@ def plain_answer(text: str) -> str | None:
 
 
 def counted(value: str, rest: str) -> str | None:
-    """Return a value with the unit after it, without words that only say what was counted.
+    """Return a value with the unit that follows it; None if the rest changes it ("5 or more").
 
-    Args:
-        value: a number or formula.
-        rest: what follows it in its sentence.
-
-    Returns:
-        None if the rest changes the value: "5 or more", "3 hours 20 minutes".
+    Words that only say what was counted are left out.
     """
     end = _SENTENCE_END.search(rest)
     rest = rest[: end.start()] if end else rest
-    unit, rest = _with_rest(rest)
+    unit, rest = _unit_after(rest)
     return None if _CHANGES.search(rest) else value + unit

@@ -96,11 +96,7 @@ def final_part(text: str) -> str:
 
 
 def is_withdrawn(text: str) -> bool:
-    r"""Return whether a completion has boxes in its reasoning only.
-
-    Such a completion gave an answer in a box and did not repeat it: it is wrong rather than
-    without an answer.
-    """
+    """Return whether a completion has boxes in its reasoning only: its answer was withdrawn."""
     reasoning = text[: len(text) - len(final_part(text))] or text
     return final_part(text) != text and bool(extract_boxed(reasoning))
 

@@ -14,7 +14,7 @@ The rule for numbers (`equal_numbers`):
    and 0.66666 (for 2/3) are wrong.
 4. A percent sign divides by 100. Where the gold carries the sign, its number alone counts too: 25
    for 25 %. Where only the answer carries it, 25 % is not 25. A problem that asks for a percentage
-   has both golds (`accepted_answers` in `percentages`).
+   has both golds (`verification.accepted_answers`).
 5. A numeral with a base (52_8) equals only the same digits with the same base.
 """
 
@@ -90,9 +90,8 @@ def read_number(text: str) -> Numeral | None:
             return None
         return _numeral(match, Fraction(10) ** exponent, None)
     match = _DECIMAL.fullmatch(text)
-    if not match or not (match["integer"] or (match["decimals"] or "") > "."):
-        return None
-    return _decimal(match)
+    has_digits = match and (match["integer"] or (match["decimals"] or "") > ".")
+    return _decimal(match) if match and has_digits else None
 
 
 def _numeral(match: re.Match[str], value: Fraction, digits: int | None) -> Numeral:
@@ -128,29 +127,19 @@ def _decimal(match: re.Match[str]) -> Numeral | None:
             return None
         period = re.sub(r"\D", "", match["repeating"])
         return _numeral(match, value + Fraction(int(period), 10 ** len(period) - 1) * unit, None)
-    digits = len((integer + decimals).lstrip("0")) if decimals else None
-    return _numeral(match, value, digits)
+    return _numeral(match, value, len((integer + decimals).lstrip("0")) if decimals else None)
 
 
 def has_finite_decimal(value: Fraction) -> bool:
     """Return whether the number has a finite decimal: no prime factor but 2 and 5 below."""
-    divisor = value.denominator
-    power_of_two = (divisor & -divisor).bit_length() - 1
-    divisor >>= power_of_two
-    while divisor % 5**16 == 0:
-        divisor //= 5**16
-    while divisor % 5 == 0:
-        divisor //= 5
-    return divisor == 1
+    # A divisor of so many bits divides no power of ten unless it divides this one.
+    return pow(10, value.denominator.bit_length(), value.denominator) == 0
 
 
 def is_rounding(decimal: Fraction, digits: int | None, value: Fraction) -> bool:
-    """Return whether a decimal of so many significant digits is the correct rounding of a value.
+    """Return whether a decimal is the correct rounding of a value without a finite decimal.
 
-    Args:
-        decimal: as written.
-        digits: its significant digits; None if it was written without a point.
-        value: exact, or far more precise than the decimal; without a finite decimal.
+    Its digits are the significant ones; None if it was written without a point.
     """
     if digits is None or digits < MIN_DECIMAL_DIGITS or decimal * value <= 0:
         return False
@@ -172,13 +161,7 @@ def equal_numbers(a: Numeral, b: Numeral) -> bool:
 
 
 def equal_numerals(gold: Numeral, answer: Numeral, tolerance: Fraction = Fraction(0)) -> bool:
-    """Return whether an answer is the gold's number, with or without the gold's percent sign.
-
-    Args:
-        gold: number of the reference answer.
-        answer: number of the answer.
-        tolerance: largest difference that the gold allows.
-    """
+    """Return whether an answer is the gold's number, with or without the gold's percent sign."""
     if equal_numbers(gold, answer) or abs(gold.value - answer.value) <= tolerance:
         return True
     if not gold.is_percent or answer.is_percent:

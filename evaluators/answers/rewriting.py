@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import functools
 import re
+import unicodedata
 
 from rlready.evaluators.answers.number_notation import tidy_numbers
 from rlready.evaluators.answers.tables import TABLES, word_set
-from rlready.evaluators.answers.unicode_signs import from_unicode
 
 _MAX_DEPTH = 60
 
@@ -33,6 +33,38 @@ _SAME, _PLAIN_NAMES, _CHINESE = (_COMMANDS[table] for table in ("same", "plain_n
 _PIECE = re.compile(r"\\[A-Za-z]+\*?|\\.|[A-Za-z]+|[0-9]+|\s+|[\u3400-\u9fff]+|.", re.DOTALL)
 
 
+# --- Unicode -----------------------------------------------------------------------------------
+
+_SIGNS = TABLES["unicode"]
+# Full-width forms of ASCII.
+_SIGNS |= {chr(0xFF01 + k): chr(0x21 + k) for k in range(94) if chr(0xFF01 + k) not in _SIGNS}
+_TRANSLATION = str.maketrans(_SIGNS)
+# Zero-width characters, soft hyphens and marks of direction.
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064\u2066-\u2069\ufe0f\ufeff]")
+_SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
+_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni")
+_LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙᵢₐₓₖₘ", "0123456789+-()niaxkm")
+_RAISED_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ]+")
+_LOWERED_RUN = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙᵢₐₓₖₘ]+")
+_VULGAR = re.compile("[¼-¾⅐-⅞↉]")
+_CIRCLED = re.compile("[①-⑳]")
+
+
+def _without_unicode(text: str) -> str:
+    """Return the text with its signs as LaTeX writes them, and without invisible characters."""
+    text = _SPACES.sub(" ", _INVISIBLE.sub("", text))
+    text = _RAISED_RUN.sub(lambda m: f"^{{{m[0].translate(_RAISED)}}}", text)
+    text = _LOWERED_RUN.sub(lambda m: f"_{{{m[0].translate(_LOWERED)}}}", text)
+    text = _VULGAR.sub(_fraction, text)
+    text = _CIRCLED.sub(lambda m: rf"\textcircled{{{ord(m[0]) - 0x245F}}}", text)
+    return text.translate(_TRANSLATION)
+
+
+def _fraction(match: re.Match[str]) -> str:
+    top, bottom = unicodedata.normalize("NFKC", match[0]).split("\u2044")
+    return rf"\frac{{{top}}}{{{bottom}}}"
+
+
 # --- the whole answer --------------------------------------------------------------------------
 
 _BOLD = re.compile(r"(?s)\s*(\*{1,3}|__|`+|\"|'{1,2})(?=\S)(.*?\S)\s*\1\s*[.,;]?\s*")
@@ -48,7 +80,7 @@ _START = re.compile(r"^(?:\s|[,;:])+")
 @functools.lru_cache(maxsize=1024)
 def rewrite(answer: str) -> str:
     """Return the answer in the notation of this module, without errors for any text."""
-    text = from_unicode(answer)
+    text = _without_unicode(answer)
     if "begin" not in text:
         text = _LINE_END.sub(" ", _ESCAPED_COMMAND.sub(r"\\", text))
     text = _strip(text)
@@ -107,18 +139,10 @@ class _Rewriter:
         self._place = self._depth = 0
 
     def rewritten(self, until: str | None = None) -> str:
-        """Return the rest of the text rewritten, up to a closing piece at this level.
-
-        Raises:
-            _TooDeepError: if groups and arguments are nested beyond `_MAX_DEPTH`.
-        """
+        """Return the rest of the text rewritten, up to a closing piece at this level."""
         self._enter()
         output: list[str] = []
-        while self._place < len(self._pieces):
-            piece = self._pieces[self._place]
-            self._place += 1
-            if piece == until:
-                break
+        while (piece := self._take()) and piece != until:
             output.append(self._piece(piece, output))
         self._depth -= 1
         return "".join(output)
@@ -130,7 +154,10 @@ class _Rewriter:
 
     def _piece(self, piece: str, before: list[str]) -> str:
         if piece == "{":
-            return _group(self.rewritten("}"), before)
+            # Braces that hold nothing together go: {,} and {}^nC_k.
+            content = self.rewritten("}")
+            braced = f"{{{content}}}" if content.strip() else ""
+            return "{,}" if content.strip() == "," else braced
         if piece[0] == "\\":
             return self._command(piece[1:].rstrip("*"))
         if piece[0].isascii() and piece[0].isalpha():
@@ -164,7 +191,8 @@ class _Rewriter:
             self._argument()
             return ""
         if name in _UNWRAPPED and not (name in ("rm", "bf") and self._next() == "{"):
-            return self._unwrapped()
+            self._skip_space()
+            return self._argument() if self._next() == "{" else " "
         if name == "mathbb":
             return rf"\mathbb{{{self._raw_argument().strip()}}}"
         if name in ("begin", "end"):
@@ -176,16 +204,15 @@ class _Rewriter:
         if name == "sqrt":
             return self._root()
         if name in _ACCENTS:
-            return self._accent(name)
+            argument = self._argument().strip()
+            is_letter = re.fullmatch(r"[A-Za-z]", argument)
+            return argument if is_letter else rf"\{name}{{{argument}}}"
         if name == "degree":
             return r"^{\circ}"
         same = _SAME.get(name, name)
-        return same if not same[0].isalpha() else self._spaced(same)
-
-    def _spaced(self, name: str) -> str:
-        if name in ("{", "}"):
-            return "\\" + name
-        return name if len(name) == 1 else rf"\{name}" + ("" if name.endswith("}") else " ")
+        if not same[0].isalpha():
+            return same
+        return same if len(same) == 1 else rf"\{same}" + ("" if same.endswith("}") else " ")
 
     def _size(self) -> str:
         self._skip_space()
@@ -196,10 +223,6 @@ class _Rewriter:
             self._place += 1
             return {"<": r"\langle ", ">": r"\rangle "}[following]
         return ""
-
-    def _unwrapped(self) -> str:
-        self._skip_space()
-        return self._argument() if self._next() == "{" else " "
 
     def _root(self) -> str:
         self._skip_space()
@@ -212,10 +235,6 @@ class _Rewriter:
             self._place += 1
             return rf"\sqrt{index}{{{self._inside_parentheses()}}}"
         return rf"\sqrt{index}{{{self._argument(is_number_whole=True)}}}"
-
-    def _accent(self, name: str) -> str:
-        argument = self._argument().strip()
-        return argument if re.fullmatch(r"[A-Za-z]", argument) else rf"\{name}{{{argument}}}"
 
     def _letters(self, run: str, before: list[str]) -> str:
         if run == "sqrt":
@@ -230,7 +249,8 @@ class _Rewriter:
             re.search(r"[0-9.}]\s*$|[0-9}]\s*/\s*$", "".join(before[-3:]))
         )
         is_long = len(run) > 3 and not re.fullmatch(r"[A-Z]+|(.)\1*", run)
-        is_short = _is_short_word(run) and self._stands_alone(run, before)
+        is_short_word = run in _SHORT_WORDS or (run.istitle() and run.casefold() in _SHORT_WORDS)
+        is_short = is_short_word and self._stands_alone(run, before)
         is_unit = run in _ALWAYS_UNITS or (follows_number and run in _SHORT_UNITS)
         return rf" \text{{{run}}} " if is_long or is_short or is_unit else run
 
@@ -247,15 +267,20 @@ class _Rewriter:
     def _next(self) -> str:
         return self._pieces[self._place] if self._place < len(self._pieces) else ""
 
+    def _take(self) -> str:
+        """Return the next piece and go past it; an empty text at the end."""
+        piece = self._next()
+        self._place += 1
+        return piece
+
     def _skip_space(self) -> None:
-        while self._next().isspace() and self._next():
+        while self._next().isspace():
             self._place += 1
 
     def _argument(self, *, is_number_whole: bool = False) -> str:
         """Return what TeX takes as an argument: a group, a command, or one character."""
         self._skip_space()
-        piece = self._next()
-        self._place += 1
+        piece = self._take()
         if piece == "{":
             return self.rewritten("}")
         if piece[:1] == "\\":
@@ -270,10 +295,8 @@ class _Rewriter:
         if self._next() != "{":
             return self._argument()
         depth, start = 0, self._place + 1
-        while self._place < len(self._pieces):
-            piece = self._pieces[self._place]
+        while piece := self._take():
             depth += (piece == "{") - (piece == "}")
-            self._place += 1
             if not depth:
                 return "".join(self._pieces[start : self._place - 1])
         return "".join(self._pieces[start:])
@@ -281,25 +304,12 @@ class _Rewriter:
     def _inside_parentheses(self) -> str:
         depth = 1
         output: list[str] = []
-        while self._place < len(self._pieces):
-            piece = self._pieces[self._place]
+        while piece := self._take():
             depth += (piece == "(") - (piece == ")")
-            self._place += 1
             if not depth:
                 break
             output.append(self._piece(piece, output))
         return "".join(output)
-
-
-def _is_short_word(run: str) -> bool:
-    return run in _SHORT_WORDS or (run.istitle() and run.casefold() in _SHORT_WORDS)
-
-
-def _group(content: str, before: list[str]) -> str:
-    # Braces that hold nothing together go: {,} and {}^nC_k.
-    if content.strip() == ",":
-        return "{,}"
-    return f"{{{content}}}" if content.strip() else ""
 
 
 _WORD = re.compile(r"[A-Za-z][A-Za-z'’]*(?:[-.][A-Za-z]+)*\.?|[\u3400-\u9fff]+")
@@ -314,13 +324,12 @@ def _words(raw: str, command: str) -> str:
         return rf"\{_PLAIN_NAMES.get(name, name)} "
     if name in _LETTER_NAMES:
         return f" {name} "
-    pieces = re.split(r"\$([^$]*)\$", raw)
     output = []
-    for index, piece in enumerate(pieces):
+    for index, piece in enumerate(re.split(r"\$([^$]*)\$", raw)):
         if index % 2:
             output.append(_Rewriter(piece).rewritten())
         elif "\\" in piece:
-            inner = _PROSE.sub(lambda m: m[0] if m[0][0] == "\\" else rf"\text{{{m[0]}}}", piece)
+            inner = _outside(piece)
             output.append(_Rewriter(inner).rewritten() if inner != raw else inner)
         else:
             output.append(_WORD.sub(_one_word, piece.replace("~", " ")))

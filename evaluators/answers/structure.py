@@ -94,6 +94,15 @@ def read_structure(text: str) -> Structure:
     return _matrix(text) or Structure("single", (text,))
 
 
+def ascending(relation: Structure) -> Structure:
+    """Return a chain of `>` and `>=` turned around; other relations are returned unchanged."""
+    signs = relation.mark.split()
+    if not set(signs) <= {">", ">="}:
+        return relation
+    mark = " ".join(reversed(signs)).replace(">", "<")
+    return Structure("relation", relation.parts[::-1], mark)
+
+
 def _without_outer_braces(text: str) -> str:
     # With two tokens at the top level, the first bracket is closed by the last one.
     while text[:1] + text[-1:] == "{}" and len(top_level(text)) == 2 and not _is_set(text):
@@ -107,12 +116,14 @@ def _is_set(text: str) -> bool:
 
 
 def _list(parts: list[str], marks: list[str]) -> Structure:
-    # "19, 46, and 82" leaves an empty part between the comma and the word.
     words = {mark[6:-1].casefold() for mark in marks if mark.startswith(r"\text")}
-    items: list[str] = []
-    for part in parts:
-        items += _signs(part) if r"\pm" in part else [part] if part else []
-    return Structure("list", tuple(items), words.pop() if len(words) == 1 else "")
+    # "19, 46, and 82" leaves an empty part between the comma and the word.
+    items = _expanded([part for part in parts if part])
+    return Structure("list", items, words.pop() if len(words) == 1 else "")
+
+
+def _expanded(parts: list[str]) -> tuple[str, ...]:
+    return tuple(half for part in parts for half in (_signs(part) if r"\pm" in part else (part,)))
 
 
 def _signs(text: str) -> tuple[str, str]:
@@ -126,13 +137,10 @@ _CLOSERS = {")": ")", "]": "]", r"\}": "}", "}": "}", r"\rangle": ">"}
 
 
 def _bracketed(text: str) -> Structure | None:
-    first, last = _STEP.match(text), None
-    for step in _STEP.finditer(text):
-        last = step
-    if first is None or last is None or first[0] not in _BRACKETS or last[0] not in _CLOSERS:
+    steps = list(_STEP.finditer(text))
+    if len(steps) < 2 or steps[0][0] not in _BRACKETS or steps[-1][0] not in _CLOSERS:
         return None
-    if first.end() > last.start():
-        return None
+    first, last = steps[0], steps[-1]
     inner = text[first.end() : last.start()].strip()
     left, right = _BRACKETS[first[0]], _CLOSERS[last[0]]
     if not _is_balanced(inner):
@@ -146,18 +154,16 @@ def _bracketed(text: str) -> Structure | None:
         return None
     if len(parts) == 2 and left in "([" and right in ")]":
         return Structure("pair", tuple(parts), left + right)
-    if len(parts) > 2 and left + right in ("()", "[]"):
-        return Structure("tuple", tuple(parts), "()")
-    if not marks and left + right in ("()", "[]"):
-        return read_structure(inner)
-    return None
+    if left + right not in ("()", "[]"):
+        return None
+    return Structure("tuple", tuple(parts), "()") if marks else read_structure(inner)
 
 
 def _is_balanced(inner: str) -> bool:
     depth = 0
     for step in _STEP.finditer(inner):
         kind = step[0][-1] if step[0] in (r"\{", r"\}") else step[0]
-        depth += (kind in _OPEN and len(kind) == 1) - (kind in _CLOSE and len(kind) == 1)
+        depth += (kind in _OPEN) - (kind in _CLOSE)
         if depth < 0:
             return False
     return depth == 0
@@ -170,10 +176,7 @@ def _braced(inner: str) -> Structure:
     if marks and len(parts) == 2 and re.match(r"[A-Za-z]\s*(?:\\in|$)", parts[0]):
         return Structure("builder", tuple(parts))
     items, _ = _split(inner, _LIST_MARKS)
-    expanded: list[str] = []
-    for item in items:
-        expanded += _signs(item) if r"\pm" in item else (item,)
-    return Structure("set", tuple(expanded))
+    return Structure("set", _expanded(items))
 
 
 _ENVIRONMENT = re.compile(
@@ -187,20 +190,13 @@ def _matrix(text: str) -> Structure | None:
     match = _ENVIRONMENT.fullmatch(text)
     if not match or r"\begin" in match["body"] or (match["open"] == "") != (match["close"] == ""):
         return None
-    rows = [
-        row
-        for row in re.split(r"\\\\(?:\[[^\]]*\])?", match["body"].replace(r"\hline", ""))
-        if row.strip()
-    ]
     scale = match["scale"].strip()
     if re.search(r"[-+]\s*$|[=,;]", scale) and scale not in ("-", "+"):
         return None
-    scale = (
-        "-1"
-        if scale == "-"
-        else scale.rstrip("*").removesuffix(r"\cdot").removesuffix(r"\times").strip()
-    )
-    cells = [[cell.strip() for cell in row.split("&")] for row in rows]
+    factor = scale.rstrip("*").removesuffix(r"\cdot").removesuffix(r"\times").strip()
+    scale = "-1" if scale == "-" else factor
+    rows = re.split(r"\\\\(?:\[[^\]]*\])?", match["body"].replace(r"\hline", ""))
+    cells = [[cell.strip() for cell in row.split("&")] for row in rows if row.strip()]
     if not cells or len({len(row) for row in cells}) != 1:
         return None
     texts = tuple(f"({scale}) \\cdot ({c})" if scale else c for row in cells for c in row)
@@ -288,8 +284,8 @@ def _sum(text: str) -> Quantity | None:
         units.append(unit)
         place = match.end()
     sizes = [unit.size for unit in units]
-    is_sum = len({unit.powers for unit in units}) == 1 and sizes == sorted(set(sizes), reverse=True)
-    is_sum = is_sum and len(units) > 1
+    is_falling = len(sizes) > 1 and sizes == sorted(set(sizes), reverse=True)
+    is_sum = is_falling and len({unit.powers for unit in units}) == 1
     return Quantity(tuple(values), tuple(units)) if is_sum else None
 
 

@@ -21,11 +21,9 @@ from rlready.evaluators.answers.tables import TABLES, word_set
 
 @dataclass(frozen=True)
 class Unit:
-    """A product of powers of base units.
+    """A product of powers of base units, and the size of the unit in terms of this product.
 
-    Args:
-        powers: name and power of each base unit, sorted, without zeros.
-        size: the unit in terms of this product.
+    The powers are sorted by the names of the base units, without zeros.
     """
 
     powers: tuple[tuple[str, int], ...]
@@ -91,11 +89,7 @@ def _in_text(match: re.Match[str]) -> str:
 
 
 def read_unit(text: str) -> Unit | None:
-    r"""Return the unit that a text writes; None if any part of it is not a unit.
-
-    Args:
-        text: rewritten, with each word in its own `\text{}`.
-    """
+    """Return the unit that a rewritten text writes; None if any part of it is not a unit."""
     text = text.strip()
     if re.fullmatch(r"\([^()]*\)", text):
         text = text[1:-1]

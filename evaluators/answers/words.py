@@ -41,17 +41,15 @@ def _bare_text(text: str) -> str:
 # --- phrases ----------------------------------------------------------------------------------
 
 _PHRASES = {name: re.compile(pattern) for name, pattern in TABLES["phrases"].items()}
-_EMPTY = (r"\emptyset",)
 REALS = (r"\mathbb{R}", r"\R")
 
 
 def read_phrase(text: str) -> str | None:
     """Return the name of the fixed phrase (or sign) that a rewritten text is, or None."""
     text = text.strip()
-    if text in _EMPTY or re.fullmatch(r"\\\{\s*\\\}", text):
+    if text == r"\emptyset" or re.fullmatch(r"\\\{\s*\\\}", text):
         return "none"
-    membership = re.fullmatch(r"(?:[A-Za-z]\s*\\in\s*)?(.*)", text)
-    inner = membership[1].strip() if membership else text
+    inner = re.sub(r"^[A-Za-z]\s*\\in\s*", "", text)
     if inner == r"\mathbb{Z}":
         return "integers"
     if inner in REALS or re.fullmatch(
@@ -78,16 +76,14 @@ def same_choice(gold: str, answer: str) -> bool | None:
 
     `(B)`, `B)`, `b`, `B.` and `(B) 12` name B; `(A) or (B)` and `B*2` do not.
     """
+    answer = answer.strip()
     wanted = re.fullmatch(r"\(?\s*(?:\\text\{)?([A-J])\}?\s*\)?", gold.strip())
-    if not wanted:
+    match = _CHOICE.match(answer) if wanted else None
+    if not wanted or not match:
         return None
-    match = _CHOICE.match(answer.strip())
-    if not match:
-        return None
-    rest = answer.strip()[match.end() :].strip()
-    has_mark = match["close"] in ").:" and match["close"] != ""
+    rest = answer[match.end() :].strip()
     if rest and (
-        not has_mark
+        not match["close"]
         or _LABEL.search(rest)
         or re.match(r"[-+*/^=,<>|]|\\(?:text\{(?:or|and|is|not)\}|cdot|times|cup)", rest)
     ):
@@ -110,16 +106,7 @@ ANY_SYMBOL = re.compile(
 
 
 def settled(gold: str, answer: str, tolerance: Fraction = Fraction(0)) -> bool | None:
-    """Return whether two answers are equal, as far as text, numbers and phrases decide.
-
-    Args:
-        gold: rewritten.
-        answer: rewritten.
-        tolerance: largest difference of numbers that the gold allows.
-
-    Returns:
-        None if algebra is needed.
-    """
+    """Return whether two rewritten answers are equal; None if only algebra can decide."""
     if same_text(gold, answer):
         return True
     if not gold.strip() or not answer.strip():
@@ -148,13 +135,8 @@ def _number(text: str) -> Numeral | None:
 
 def bare_answer(text: str) -> str:
     r"""Return the answer in a rewritten text, without "the answer is" and `\approx`."""
-    return _exact_part(_without_lead(text))
-
-
-def _exact_part(text: str) -> str:
-    r"""Return the text before `\approx`, or after it if nothing comes before."""
-    before, sign, after = text.partition(r"\approx")
-    return (before.strip() or after.strip()) if sign else text
+    before, sign, after = _without_lead(text).partition(r"\approx")
+    return (before.strip() or after.strip()) if sign else before
 
 
 def _without_lead(text: str) -> str:

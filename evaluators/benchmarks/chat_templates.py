@@ -34,11 +34,9 @@ _ENVIRONMENT = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "OPENBLAS_NU
 
 
 class TemplateRefusalError(Exception):
-    """The template cannot render this conversation; the message is the template's own.
+    """The template cannot render this conversation; the message is usually the template's own.
 
-    Args:
-        message: why, usually in the template's own words.
-        fix: what to change in the template; empty if the conversation may be at fault.
+    `fix` says what to change in the template; it is empty if the conversation may be at fault.
     """
 
     def __init__(self, message: str, fix: str = "") -> None:
@@ -48,12 +46,7 @@ class TemplateRefusalError(Exception):
 
 @dataclass(frozen=True)
 class RenderedChat:
-    """A rendered conversation.
-
-    Args:
-        text: the whole conversation.
-        spans: first and last character (exclusive) of each text in `{% generation %}`.
-    """
+    """A conversation as text, and the span of characters of each text in `{% generation %}`."""
 
     text: str
     spans: tuple[tuple[int, int], ...] = ()
@@ -86,7 +79,9 @@ def render_chat(
         raise TemplateRefusalError(str(error)) from error
     turns = [{k: v for k, v in turn.items() if v is not None} for turn in conversation]
     task = (template, tokenizer.special_tokens_map, turns, tools, add_generation_prompt, with_spans)
-    result = _renderer(os.getpid()).render(task)
+    pool, lock = _renderer(os.getpid())
+    with lock:
+        ((_, result),) = pool.run([task])
     if isinstance(result, TaskFailure | str):
         reason = result.reason if isinstance(result, TaskFailure) else result
         raise CheckpointError(
@@ -102,14 +97,8 @@ def render_chat(
 def assistant_mask(encoded: BatchEncoding, spans: Sequence[tuple[int, int]]) -> list[int]:
     """Return 1 for each token of the assistant's texts and 0 for the others.
 
-    The same mask as that of `apply_chat_template`.
-
-    Args:
-        encoded: one text, by a fast tokenizer.
-        spans: of `RenderedChat`.
-
-    Raises:
-        ValueError: if the tokenizer is not a fast one.
+    The mask of `apply_chat_template`, from the encoding of one text and the spans of
+    `RenderedChat`. It needs a fast tokenizer and raises ValueError for another.
     """
     token_at: Callable[[int, int], int | None] = encoded.char_to_token
     n_tokens = len(encoded["input_ids"])
@@ -128,32 +117,17 @@ def checkpoint_name(tokenizer: PreTrainedTokenizerBase) -> str:
     return tokenizer.name_or_path or "this checkpoint"
 
 
-class _Renderer:
-    """A child process that renders one conversation at a time, for all threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pool = Pool(
-            child_arguments(
-                "rlready.evaluators.benchmarks.template_renderer:make_renderer",
-                TIMEOUT_S,
-                MEMORY_MB,
-            ),
-            environment=_ENVIRONMENT,
-            n_workers=1,
-            timeout_s=TIMEOUT_S + _GRACE_S,
-            name="rendering chat templates",
-        )
-        atexit.register(self._pool.close)
-
-    def render(self, task: Sequence[Any]) -> Any:
-        """Return the child's result; a text or a `TaskFailure` if it was stopped."""
-        with self._lock:
-            ((_, result),) = self._pool.run([task])
-        return result
-
-
 @functools.cache
-def _renderer(process_id: int) -> _Renderer:
-    """Return the renderer of this process, since a child takes a second to start."""
-    return _Renderer()
+def _renderer(process_id: int) -> tuple[Pool, threading.Lock]:
+    """Return the child of this process, which takes a second to start, and a lock for its use."""
+    pool = Pool(
+        child_arguments(
+            "rlready.evaluators.benchmarks.template_renderer:make_renderer", TIMEOUT_S, MEMORY_MB
+        ),
+        environment=_ENVIRONMENT,
+        n_workers=1,
+        timeout_s=TIMEOUT_S + _GRACE_S,
+        name="rendering chat templates",
+    )
+    atexit.register(pool.close)
+    return pool, threading.Lock()

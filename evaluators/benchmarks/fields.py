@@ -106,19 +106,15 @@ class Fields:
         It may be a copy with the same names, or a user's file with the usual names, so unusual
         names are tried first and the usual ones after them.
         """
-        return Fields(
-            id=_first_unusual(self.id, ID_FIELDS),
-            problem=_first_unusual(self.problem, PROBLEM_FIELDS),
-            answer=_first_unusual(self.answer, ANSWER_FIELDS),
-            error_tolerance=_first_unusual(self.error_tolerance, TOLERANCE_FIELDS),
-        )
+        usual, names = Fields(), {}
+        for role in ("id", "problem", "answer", "error_tolerance"):
+            defaults = getattr(usual, role)
+            unusual = [n for n in getattr(self, role) if n.casefold() not in defaults]
+            names[role] = (*unusual, *defaults)
+        return Fields(**names, is_id_required=False)
 
     def columns(self, where: str, names: Sequence[str]) -> list[str]:
-        """Return the columns of a table that are read.
-
-        Raises:
-            BenchmarkError: if no column can hold the problem, the answer, or a required id.
-        """
+        """Return the columns to read; raise BenchmarkError if none can hold a required field."""
         required = ("problem", "answer", "id") if self.is_id_required else ("problem", "answer")
         for role in required:
             if not columns_of(names, getattr(self, role)):
@@ -157,12 +153,10 @@ class AnswerForm:
         """Return the form for these rows: all answers need an optional marker, or none does."""
         if self.after is None or self.is_marker_required:
             return self
-        answers = (
-            value for row in rows for _, value in field_values(row.values, fields.answer)[:1]
-        )
-        if any(self.after in str(answer) for answer in answers):
-            return dataclasses.replace(self, is_marker_required=True)
-        return dataclasses.replace(self, after=None)
+        answers = [field_values(row.values, fields.answer)[:1] for row in rows]
+        has_marker = any(self.after in str(value) for places in answers for _, value in places)
+        after = self.after if has_marker else None
+        return dataclasses.replace(self, after=after, is_marker_required=True)
 
 
 class _Cell(NamedTuple):
@@ -175,32 +169,26 @@ class _Cell(NamedTuple):
 
     def error(self, what: str, *, why: str = "", fix: str = "") -> BenchmarkError:
         """Return an error that names the place, for example: what = "is empty"."""
-        field = f"(field {self.field!r})"
-        what = f"the {self.role} of {self.where} {what} {field}"
-        return BenchmarkError(what, why=why, fix=fix)
+        place = f"the {self.role} of {self.where}"
+        return BenchmarkError(f"{place} {what} (field {self.field!r})", why=why, fix=fix)
 
 
 def to_problem(row: Row, fields: Fields, form: AnswerForm) -> Problem:
     """Return the problem of a row.
 
     Raises:
-        BenchmarkError: if a field is missing, empty, or of another type, if a LaTeX command in it
-            lost its backslash, or if the answer is a solution without a mark.
+        BenchmarkError: if a field is missing or invalid, or its text is damaged.
     """
     text = _problem_text(_cell(row, fields, "problem"))
     answers = _answers(row, _cell(row, fields, "answer"), form)
-    if fields.is_id_required or field_values(row.values, fields.id):
-        name = _scalar(_cell(row, fields, "id"))
-    else:
-        name = f"text-{digest(text)[:_ID_DIGITS]}"
+    has_id = fields.is_id_required or bool(field_values(row.values, fields.id))
+    name = _scalar(_cell(row, fields, "id")) if has_id else f"text-{digest(text)[:_ID_DIGITS]}"
     tolerance = _error_tolerance(row, fields)
     return Problem(id=name, text=text, answers=answers, error_tolerance=tolerance)
 
 
 def decimal_text(value: int | float | Decimal) -> str:
     """Return the exact decimal text of a number: no exponent, no trailing zeros, no `-0`.
-
-    The value of a float is its shortest decimal form (0.1 is `0.1`).
 
     Raises:
         ValueError: for NaN, an infinity, or a power of ten beyond `MAX_EXPONENT`.
@@ -216,8 +204,13 @@ def decimal_text(value: int | float | Decimal) -> str:
 
 def _problem_text(cell: _Cell) -> str:
     messages = cell.value
-    if isinstance(messages, str):
-        messages = _decoded_messages(cell)
+    if isinstance(messages, str) and _MESSAGES_TEXT.match(text := unwrapped(messages)):
+        messages = decoded(text)
+        if not _is_messages(messages):
+            raise cell.error(
+                f"looks like a list of messages and cannot be read: {_shown(cell.value)}",
+                fix="Write it as JSON, or name a field with the question's text",
+            )
     if _is_messages(messages):
         cell = cell._replace(value=_prompt_of(cell, messages))
     if not isinstance(cell.value, str):
@@ -231,26 +224,9 @@ def _problem_text(cell: _Cell) -> str:
     return cell.value
 
 
-def _decoded_messages(cell: _Cell) -> object:
-    """Return the messages that a cell holds as a text; None for an ordinary text."""
-    text = unwrapped(cell.value)
-    if not _MESSAGES_TEXT.match(text):
-        return None
-    messages = decoded(text)
-    if not _is_messages(messages):
-        raise cell.error(
-            f"looks like a list of messages and cannot be read: {_shown(cell.value)}",
-            fix="Write it as JSON, or name a field with the question's text",
-        )
-    return messages
-
-
 def _is_messages(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(turn, Mapping) and "role" in turn for turn in value)
-    )
+    turns = value if isinstance(value, list) else []
+    return bool(turns) and all(isinstance(turn, Mapping) and "role" in turn for turn in turns)
 
 
 def _prompt_of(cell: _Cell, messages: Sequence[Mapping[str, Any]]) -> str:
@@ -292,7 +268,11 @@ def _answers(row: Row, cell: _Cell, form: AnswerForm) -> tuple[str, ...]:
     texts = [text for part in parts for text in _answer_texts(cell, part, len(parts), form)]
     if not texts:
         raise BenchmarkError(f"{row.where} has an empty list of answers in {cell.field!r}")
-    is_multiple = any(_is_true(value) for _, value in field_values(row.values, MULTIPLE_FIELDS))
+    marks = [value for _, value in field_values(row.values, MULTIPLE_FIELDS)]
+    is_multiple = any(
+        mark is True or (isinstance(mark, str) and mark.strip().casefold() == "true")
+        for mark in marks
+    )
     if form.list_means == "all" or is_multiple:
         texts = [", ".join(texts)]
     return tuple(dict.fromkeys(texts))
@@ -315,10 +295,6 @@ def _require_no_index(row: Row, cell: _Cell) -> None:
             )
 
 
-def _is_true(value: object) -> bool:
-    return value is True or (isinstance(value, str) and value.strip().casefold() == "true")
-
-
 def _answer_texts(cell: _Cell, part: object, n_parts: int, form: AnswerForm) -> list[str]:
     """Return the reference answers in one element of a list of answers."""
     try:
@@ -332,21 +308,16 @@ def _answer_texts(cell: _Cell, part: object, n_parts: int, form: AnswerForm) -> 
 
 
 def _answer_text(cell: _Cell, form: AnswerForm) -> str:
-    if form.after is None:
-        return _gold(cell)
     text = _scalar(cell)
-    _, marker, tail = text.rpartition(form.after)
-    if not marker or not tail.strip():
-        raise cell.error(
-            f"has nothing after {form.after!r}: {_shown(text)}",
-            why="the suite says that the answer follows this marker",
-            fix="Correct the row, or the suite's answer_after",
-        )
-    return without_thousands(tail)
-
-
-def _gold(cell: _Cell) -> str:
-    text = _scalar(cell)
+    if form.after is not None:
+        _, marker, tail = text.rpartition(form.after)
+        if not marker or not tail.strip():
+            raise cell.error(
+                f"has nothing after {form.after!r}: {_shown(text)}",
+                why="the suite says that the answer follows this marker",
+                fix="Correct the row, or the suite's answer_after",
+            )
+        return without_thousands(tail)
     if not isinstance(cell.value, str):
         return text
     answer = answer_of(text, cell.field)
@@ -419,10 +390,6 @@ def _missing(where: str, names: Iterable[str], fields: Fields, role: str) -> Ben
         why=f"none of the fields {tried} has a value; the row has the fields {present}",
         fix=f'Fill it, or name the field in a suite file: {role} = "..."',
     )
-
-
-def _first_unusual(names: tuple[str, ...], usual: tuple[str, ...]) -> tuple[str, ...]:
-    return (*(name for name in names if name.casefold() not in usual), *usual)
 
 
 def _shown(value: object) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,7 +28,7 @@ from rlready.evaluators.benchmarks.fields import AnswerForm, Fields, to_problem
 from rlready.evaluators.benchmarks.rows import HubDataset, Rows, file_rows, hub_rows, suffix_of
 from rlready.registry.digest import digest
 from rlready.registry.errors import BenchmarkError, ConfigError
-from rlready.registry.foreign_files import parse_toml
+from rlready.registry.foreign_files import parse_toml, read_text
 from rlready.registry.records import ANSWER_FORMATS, AnswerFormat, Problem
 
 SUITE_KEYS = ("description", "benchmark")
@@ -88,31 +89,26 @@ class Benchmark:
                 why=f"{self.source} holds none",
                 fix="Check the file",
             )
-        seen: set[str] = set()
-        for problem in self.problems:
-            if problem.id in seen:
-                raise BenchmarkError(
-                    f"benchmark {self.name} has the problem id {problem.id!r} more than once",
-                    why=f"in {self.source}",
-                    fix="Give each problem its own id",
-                )
-            seen.add(problem.id)
+        (name, count), *_ = Counter(problem.id for problem in self.problems).most_common(1)
+        if count > 1:
+            raise BenchmarkError(
+                f"benchmark {self.name} has the problem id {name!r} more than once",
+                why=f"in {self.source}",
+                fix="Give each problem its own id",
+            )
 
     @cached_property
     def digest(self) -> str:
         """Id of the content: ids, texts and accepted answers, in any order."""
-        contents: list[tuple[str, str, list[str], str]] = [
-            (p.id, p.text, sorted(set(p.answers)), p.error_tolerance or "") for p in self.problems
-        ]
         # The digest of a problem without a tolerance is the same as before tolerances existed.
-        return digest([content if content[3] else content[:3] for content in sorted(contents)])
+        contents = sorted(
+            (p.id, p.text, sorted(set(p.answers)), *filter(None, [p.error_tolerance]))
+            for p in self.problems
+        )
+        return digest(contents)
 
     def limit(self, n: int) -> Benchmark:
-        """Return the benchmark with its first n problems at most.
-
-        Raises:
-            ConfigError: if n < 1.
-        """
+        """Return the benchmark with its first n problems at most; n is 1 or more."""
         if n < 1:
             raise ConfigError(f"the limit of problems is {n}", fix="Give 1 or more")
         return dataclasses.replace(self, problems=self.problems[:n])
@@ -147,12 +143,7 @@ class Benchmark:
 class BenchmarkSource:
     """The file or hub data set that holds a benchmark, and how to read it.
 
-    Args:
-        name: the benchmark's name.
-        location: a path, or a `HubDataset`.
-        fields: names of the fields.
-        answers: how the answer field is read.
-        answer_format: where to look for answers in completions; None for the protocol's format.
+    Without an answer format the one of the protocol is used.
     """
 
     name: str
@@ -167,11 +158,7 @@ class BenchmarkSource:
             check_answer_format(self.answer_format, f"answer_format of benchmark {self.name}")
 
     def rows(self) -> Rows:
-        """Return the rows of the file or data set, unchanged.
-
-        Raises:
-            BenchmarkError: if they cannot be read.
-        """
+        """Return the rows of the file or data set, unchanged."""
         if isinstance(self.location, HubDataset):
             return hub_rows(self.name, self.location, self.fields.columns)
         return file_rows(self.location, self.fields.columns)
@@ -179,13 +166,7 @@ class BenchmarkSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """Benchmarks that are measured together.
-
-    Args:
-        name: the suite's name.
-        sources: at least one, with unique names.
-        description: free text.
-    """
+    """Benchmarks that are measured together: at least one, with unique names."""
 
     name: str
     sources: tuple[BenchmarkSource, ...]
@@ -216,21 +197,21 @@ def load_benchmark(source: BenchmarkSource) -> Benchmark:
     """
     rows = list(source.rows())
     form = source.answers.settled(rows, source.fields)
-    problems: dict[str, Problem] = {}
-    places: dict[str, str] = {}
+    problems: dict[str, tuple[Problem, str]] = {}
     for row in rows:
         problem = to_problem(row, source.fields, form)
         if problem.id in problems:
-            is_same = problem.text == problems[problem.id].text
+            earlier, where = problems[problem.id]
+            is_same = problem.text == earlier.text
             raise BenchmarkError(
-                f"{row.where} has the id {problem.id!r} of {places[problem.id]}",
+                f"{row.where} has the id {problem.id!r} of {where}",
                 why="the same problem is there twice" if is_same else "ids must be unique",
                 fix="Remove one of them, or give each its own id",
             )
-        problems[problem.id], places[problem.id] = problem, row.where
+        problems[problem.id] = problem, row.where
     return Benchmark(
         name=source.name,
-        problems=tuple(problems.values()),
+        problems=tuple(problem for problem, _ in problems.values()),
         source=str(source.location),
         answer_format=source.answer_format,
     )
@@ -256,20 +237,12 @@ def load_suite(name_or_path: str) -> Suite:
             why=f"the built-in suites are {', '.join(known_suites())}",
             fix="Name one of them, or an existing .toml file",
         )
-    if path.stat().st_size > MAX_SUITE_BYTES:
-        raise ConfigError(f"suite file {path} is larger than {MAX_SUITE_BYTES} bytes")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"suite file {path} is not UTF-8", why=str(error)) from error
-    return _to_suite(str(path), text, path.parent)
+    return _to_suite(str(path), read_text(path, ConfigError, "", MAX_SUITE_BYTES), path.parent)
 
 
 def known_suites() -> list[str]:
     """Return the names of the built-in suites."""
-    names = (entry.name for entry in _PACKAGED.iterdir())
-    pattern = re.compile(r"suite_(.+)\.toml")
-    return sorted(match[1] for name in names if (match := pattern.fullmatch(name)))
+    return sorted(path.stem.removeprefix("suite_") for path in _PACKAGED.glob("suite_?*.toml"))
 
 
 def parse_benchmark_option(text: str) -> BenchmarkSource:
@@ -280,8 +253,7 @@ def parse_benchmark_option(text: str) -> BenchmarkSource:
     format of this benchmark: `gsm8k:hash=gsm8k.jsonl`.
 
     Raises:
-        ConfigError: if the file is missing from the text, its name is not a valid name of a
-            benchmark, or the answer format is unknown.
+        ConfigError: if the file is missing from the text, or the name or the format is invalid.
         BenchmarkError: if the suffix of the file is unknown, or it is a folder.
     """
     before, equals, file = text.partition("=")
@@ -308,12 +280,8 @@ def parse_benchmark_option(text: str) -> BenchmarkSource:
 def check_answer_format(text: str, what: str) -> AnswerFormat:
     """Return the answer format with this name.
 
-    Args:
-        text: the name.
-        what: the setting that holds it, for the message.
-
     Raises:
-        ConfigError: if the format is unknown; the message lists the known ones.
+        ConfigError: if it is unknown, with `what`, the setting that holds it.
     """
     for answer_format in ANSWER_FORMATS:
         if text == answer_format:

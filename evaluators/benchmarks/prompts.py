@@ -21,6 +21,7 @@ from rlready.evaluators.benchmarks.chat_templates import (
     render_chat,
 )
 from rlready.registry.errors import CheckpointError, ConfigError
+from rlready.registry.foreign_files import read_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,17 +42,7 @@ def load_template(path: str | Path) -> str:
     Raises:
         ConfigError: if the file is missing, not UTF-8, empty, too large, or lacks `{problem}`.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"there is no template file {path}", fix="Check the path")
-    if path.stat().st_size > MAX_TEMPLATE_BYTES:
-        raise ConfigError(f"template {path} is larger than {MAX_TEMPLATE_BYTES} bytes")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"template {path} is not UTF-8", why=str(error), fix="Save it as UTF-8"
-        ) from error
+    text = read_text(Path(path), ConfigError, "", MAX_TEMPLATE_BYTES)
     if not text.strip():
         raise ConfigError(f"template {path} is empty", fix=f"Write a text with {PLACEHOLDER}")
     if PLACEHOLDER not in text:
@@ -91,12 +82,9 @@ def render(tokenizer: PreTrainedTokenizerBase, template: str, problem_text: str)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Return the token ids of a rendered prompt, with at most one BOS and no EOS at the end.
-
-    Raises:
-        CheckpointError: if the tokenizer returns no token.
-    """
-    has_own = bool(tokenizer.chat_template) or _begins_with_bos(tokenizer, text)
+    """Return the token ids of a rendered prompt, with at most one BOS and no EOS at the end."""
+    bos = str(tokenizer.bos_token or "")
+    has_own = bool(tokenizer.chat_template) or (bool(bos) and text.startswith(bos))
     ids = [int(token) for token in tokenizer.encode(text, add_special_tokens=not has_own)]
     eos = tokenizer.eos_token_id
     # Some tokenizers add EOS to every text; a model does not continue a text after EOS.
@@ -109,8 +97,3 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
             fix="Check the checkpoint's tokenizer files",
         )
     return ids
-
-
-def _begins_with_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
-    bos = tokenizer.bos_token
-    return bool(bos) and text.startswith(str(bos))

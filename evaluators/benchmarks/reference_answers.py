@@ -25,6 +25,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from rlready.evaluators.answers.box_context import Box
 from rlready.evaluators.answers.extraction import extract_boxed
 from rlready.evaluators.answers.tables import TABLES
 from rlready.evaluators.benchmarks.row_fields import unwrapped
@@ -81,12 +82,7 @@ _STATED = re.compile(
 
 
 class UnreadableAnswer(ValueError):
-    """Raised for a text without a usable reference answer.
-
-    Args:
-        why: what is wrong with the text.
-        fix: what to do.
-    """
+    """Raised for a text without a usable reference answer: why, and what to do."""
 
     def __init__(self, why: str, fix: str) -> None:
         super().__init__(why)
@@ -125,10 +121,6 @@ def listed(text: str) -> list[str] | None:
         return [inside]
     if not inside.startswith(("'", '"')) and inside not in ("None", "null"):
         return None
-    return _elements(inside)
-
-
-def _elements(inside: str) -> list[str] | None:
     elements, at = [], 0
     while at < len(inside):
         element = _ELEMENT.match(inside, at)
@@ -153,9 +145,7 @@ def _unquoted(text: str) -> str:
 def answer_of(text: str, field: str) -> str:
     """Return the reference answer of a text: all of it, or what its solution ends in.
 
-    Args:
-        text: of one answer.
-        field: name of the field, which may say that it holds a solution.
+    The name of the field may say that it holds a solution.
 
     Raises:
         UnreadableAnswer: for a solution whose answer is not marked, or is marked several times.
@@ -172,22 +162,18 @@ def answer_of(text: str, field: str) -> str:
     statement = _STATED.search(text)
     if statement and text[: statement.start()].strip():
         return statement["answer"].removesuffix(".").strip()
-    if _CALCULATOR.search(text) or (_is_solution_field(field) and _has_sentence(text)):
+    is_solution = field.rpartition(".")[2].casefold() in SOLUTION_FIELDS
+    has_sentence = (
+        len(_WORD.findall(_QUOTED_WORDS.sub("", text))) >= 3
+        and _SENTENCE_END.search(text.strip()) is not None
+    )
+    if _CALCULATOR.search(text) or (is_solution and has_sentence):
         raise UnreadableAnswer(
             "it is a whole solution without a mark before its answer, so that no model could "
             "match it",
             rf"End it in \boxed{{...}} or {MARK} and the answer, or name the field with the answer",
         )
     return text
-
-
-def _is_solution_field(field: str) -> bool:
-    return field.rpartition(".")[2].casefold() in SOLUTION_FIELDS
-
-
-def _has_sentence(text: str) -> bool:
-    words = _WORD.findall(_QUOTED_WORDS.sub("", text))
-    return len(words) >= 3 and _SENTENCE_END.search(text.strip()) is not None
 
 
 def _marked_answer(text: str) -> str | None:
@@ -207,15 +193,16 @@ def without_thousands(text: str) -> str:
 def _boxed_answer(text: str) -> str | None:
     """Return the answer in the boxes of a solution; None if the text is just an answer."""
     boxes = list(_boxes(text))
-    rest = "".join(_outside(text, boxes))
-    if _is_answer(rest, rest[: boxes[0][0]]):
+    cuts = [0, *(place for box in boxes for place in (box.begin, box.end)), len(text)]
+    outside = [text[begin:end] for begin, end in zip(cuts[::2], cuts[1::2], strict=True)]
+    if _is_answer("".join(outside), outside[0]):
         return None
     run = [boxes.pop()]
     while boxes and _are_one_list(text, boxes[-1], run[0]):
         run.insert(0, boxes.pop())
     answers = [_with_neighbours(text, box) for box in run]
     earlier = [_with_neighbours(text, box) for box in boxes]
-    if MARK in text[run[-1][1] :] and (marked := _marked_answer(text)) is not None:
+    if MARK in text[run[-1].end :] and (marked := _marked_answer(text)) is not None:
         earlier.append(marked)
     answers = answers[:1] if len(set(answers)) == 1 else answers
     if earlier and (len(answers) > 1 or set(earlier) != set(answers)):
@@ -224,7 +211,8 @@ def _boxed_answer(text: str) -> str | None:
             f"it is a solution with several answers marked: {shown[:80]}",
             "Write the answer alone",
         )
-    brackets = text[run[0][0] - 1 : run[0][0]] + text[run[-1][1] : run[-1][1] + 1]
+    begin, end = run[0].begin, run[-1].end
+    brackets = text[begin - 1 : begin] + text[end : end + 1]
     joined = ", ".join(answers)
     return f"({joined})" if brackets == "()" and len(answers) > 1 else joined
 
@@ -238,32 +226,22 @@ def _is_answer(rest: str, before: str) -> bool:
     return is_short and n_words <= (0 if before.strip(" \t\n$\\[(") else 1)
 
 
-def _are_one_list(text: str, first: tuple[int, int, str], second: tuple[int, int, str]) -> bool:
+def _are_one_list(text: str, first: Box, second: Box) -> bool:
     """Return whether only separators are between two boxes, or `x =` is before both."""
-    between = text[first[1] : second[0]]
-    names = [_NAME_BEFORE.search(part) for part in (text[: first[0]][-40:], between)]
-    if names[1] and (not names[0] or names[0][1] != names[1][1]):
+    between = text[first.end : second.begin]
+    name, other = _NAME_BEFORE.search(text[: first.begin][-40:]), _NAME_BEFORE.search(between)
+    if other and (not name or name[1] != other[1]):
         return False
-    return (
-        _BETWEEN_BOXES.fullmatch(between[: names[1].start()] if names[1] else between) is not None
-    )
+    return bool(_BETWEEN_BOXES.fullmatch(between[: other.start()] if other else between))
 
 
-def _outside(text: str, boxes: list[tuple[int, int, str]]) -> Iterator[str]:
-    before = 0
-    for start, end, _ in boxes:
-        yield text[before:start]
-        before = end
-    yield text[before:]
-
-
-def _boxes(text: str) -> Iterator[tuple[int, int, str]]:
+def _boxes(text: str) -> Iterator[Box]:
     """Yield start, end and content of each box that is not inside another one."""
     at = 0
     while box := _BOX.search(text, at):
         if bare := _BARE_BOX.match(text, box.end()):
             at = bare.end()
-            yield box.start(), at, bare[0]
+            yield Box(box.start(), at, bare[0])
             continue
         at = _closed(text, box.end())
         content = text[box.end() + 1 : at - 1].strip()
@@ -272,7 +250,7 @@ def _boxes(text: str) -> Iterator[tuple[int, int, str]]:
                 "it has a box that is " + ("not closed" if at < 0 else "empty"),
                 "Write the answer alone",
             )
-        yield box.start(), at, extract_boxed(content) or content
+        yield Box(box.start(), at, extract_boxed(content) or content)
 
 
 def _closed(text: str, start: int) -> int:
@@ -285,7 +263,7 @@ def _closed(text: str, start: int) -> int:
     return -1
 
 
-def _with_neighbours(text: str, box: tuple[int, int, str]) -> str:
+def _with_neighbours(text: str, box: Box) -> str:
     """Return a box's content with the sign and the percent or degree sign that belong to it."""
     start, end, content = box
     before, sign = text[max(0, start - 80) : start], ""

@@ -26,10 +26,11 @@ _ARRAY = re.compile(r"(?:(?:np|numpy)\.)?array\((.*?)(?:,\s*dtype=[^()]*)?\)", r
 def field_values(values: Mapping[str, Any], candidates: Sequence[str]) -> list[tuple[str, Any]]:
     """Return full names and values of the fields that are not null, best first."""
     places: dict[str, Any] = {}
-    for same in (str.__eq__, _same_folded):
+    for fold in (str, str.casefold):
         for candidate in candidates:
-            for name, value in _lookup(values, candidate, same):
-                if not _is_null(value):
+            for name, value in _lookup(values, candidate, fold):
+                is_null = value is None or (isinstance(value, float) and math.isnan(value))
+                if not is_null:
                     places.setdefault(name, value)
     return list(places.items())
 
@@ -75,26 +76,18 @@ def decoded(text: str) -> object:
 
 
 def _lookup(
-    values: Mapping[str, Any], path: str, same: Callable[[str, str], bool]
+    values: Mapping[str, Any], path: str, fold: Callable[[str], str]
 ) -> Iterator[tuple[str, Any]]:
-    yield from ((name, value) for name, value in values.items() if same(name, path))
+    yield from ((name, value) for name, value in values.items() if fold(name) == fold(path))
     head, dot, tail = path.partition(".")
     if not dot:
         return
     for name, value in values.items():
-        if same(name, head) and isinstance(mapping := _mapping(value), Mapping):
-            for inner, inner_value in _lookup(mapping, tail, same):
+        if fold(name) == fold(head) and isinstance(mapping := _mapping(value), Mapping):
+            for inner, inner_value in _lookup(mapping, tail, fold):
                 yield f"{name}.{inner}", inner_value
 
 
 def _mapping(value: object) -> object:
     is_text = isinstance(value, str) and value.lstrip().startswith("{")
     return decoded(str(value).strip()) if is_text else value
-
-
-def _same_folded(name: str, other: str) -> bool:
-    return name.casefold() == other.casefold()
-
-
-def _is_null(value: object) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import csv
 import gzip
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlready.registry.compressed_files import DAMAGE, check_expansion
 from rlready.registry.errors import BenchmarkError
-from rlready.registry.foreign_files import parse_json
+from rlready.registry.foreign_files import parse_json, read_text
 
 MAX_LINE_BYTES = 4 << 20
 """Longest line of a text file. The longest problem of the seven usual benchmarks has 5 kB."""
@@ -85,11 +85,7 @@ def file_rows(path: Path, columns: Columns) -> Rows:
 
 
 def suffix_of(path: Path) -> str:
-    """Return the file's suffix, one of `SUFFIXES`.
-
-    Raises:
-        BenchmarkError: for another suffix or a folder.
-    """
+    """Return the file's suffix, one of `SUFFIXES`; raise BenchmarkError for another or a folder."""
     if path.is_dir():
         raise BenchmarkError(f"{path} is a folder, not a file", fix="Name a file in it")
     for suffix in SUFFIXES:
@@ -106,8 +102,7 @@ def hub_rows(name: str, hub: HubDataset, columns: Columns) -> Rows:
     """Yield the rows of all configs of a hub data set, without running code from the hub.
 
     Raises:
-        BenchmarkError: if `datasets` is not installed, or the hub, the data set, a config or the
-            split cannot be reached.
+        BenchmarkError: if `datasets` is not installed, or the data cannot be loaded.
     """
     local = f"Point it at a local file: --benchmark {name}=FILE"
     try:
@@ -132,8 +127,7 @@ def hub_rows(name: str, hub: HubDataset, columns: Columns) -> Rows:
                 why=f"{type(error).__name__}: {str(error)[:500]}",
                 fix=local,
             ) from error
-        if len(table) > MAX_ROWS:
-            raise _too_many_rows(where)
+        _check_count(where, len(table))
         # Only these columns are read: otherwise pictures in other columns would be decoded.
         table = table.select_columns(columns(where, table.column_names))
         for number, values in enumerate(table, start=1):
@@ -142,10 +136,9 @@ def hub_rows(name: str, hub: HubDataset, columns: Columns) -> Rows:
 
 def _json_rows(path: Path) -> Rows:
     for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        yield _object_row(where, _parsed(line, where, "Write one JSON object a line"))
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield _object_row(where, _parsed(line, where, "Write one JSON object a line"))
 
 
 def _is_list(path: Path) -> bool:
@@ -154,22 +147,10 @@ def _is_list(path: Path) -> bool:
 
 
 def _json_list_rows(path: Path) -> Rows:
-    if path.stat().st_size > MAX_LIST_BYTES:
-        raise BenchmarkError(
-            f"{path} is a JSON list of more than {MAX_LIST_BYTES} bytes",
-            why="it is read as a whole",
-            fix="Write it as JSON lines, one object a line (.jsonl)",
-        )
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BenchmarkError(
-            f"{path} is not UTF-8", why=str(error), fix="Save the file as UTF-8"
-        ) from error
-    fix = "Write a list of JSON objects, or one object a line (.jsonl)"
-    rows = _parsed(text, str(path), fix)
-    if len(rows) > MAX_ROWS:
-        raise _too_many_rows(str(path))
+    fix = "Write it as JSON lines, UTF-8, one object a line (.jsonl)"
+    text = read_text(path, BenchmarkError, fix, MAX_LIST_BYTES)
+    rows = _parsed(text, str(path), "Write a list of JSON objects, or one object a line (.jsonl)")
+    _check_count(str(path), len(rows))
     for number, values in enumerate(rows, start=1):
         yield _object_row(f"{path}, item {number}", values)
 
@@ -204,15 +185,14 @@ def _csv_rows(path: Path, columns: Columns) -> Rows:
         before = reader.line_num
         for cells in reader:
             where, before = f"{path}, line {before + 1}", reader.line_num
-            if not cells:
-                continue
-            if len(cells) != len(header):
+            if cells and len(cells) != len(header):
                 raise BenchmarkError(
                     f"{where} has {len(cells)} cells, the header {len(header)}",
                     fix="Quote cells that hold commas or line breaks",
                 )
-            values = zip(header, cells, strict=True)
-            yield Row(where, {field: cell if cell.strip() else None for field, cell in values})
+            if cells:
+                values = zip(header, cells, strict=True)
+                yield Row(where, {field: cell if cell.strip() else None for field, cell in values})
     except csv.Error as error:
         raise BenchmarkError(
             f"{path} is not CSV after line {reader.line_num}",
@@ -227,14 +207,13 @@ def _parquet_rows(path: Path, columns: Columns) -> Rows:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            if file.metadata.num_rows > MAX_ROWS:
-                raise _too_many_rows(str(path))
+            _check_count(str(path), file.metadata.num_rows)
             needed = columns(str(path), file.schema_arrow.names)
             number = n_bytes = 0
             for batch in file.iter_batches(_BATCH_ROWS, columns=needed):
                 n_bytes += batch.nbytes
                 if n_bytes > MAX_FILE_BYTES:
-                    raise _too_large(path)
+                    raise _too_large(f"{path} holds more than {MAX_FILE_BYTES} bytes")
                 for values in batch.to_pylist():
                     number += 1
                     yield Row(f"{path}, row {number}", values)
@@ -247,59 +226,50 @@ def _parquet_rows(path: Path, columns: Columns) -> Rows:
 
 def _lines(path: Path) -> Iterator[str]:
     """Yield decoded lines with their line ends; none is read beyond the limits."""
-    n_bytes = 0
+    number = n_bytes = 0
     with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-        for number, line in enumerate(_bounded(file.readline, path), start=1):
+        while True:
+            try:
+                line = file.readline(MAX_LINE_BYTES + 1)
+            except DAMAGE as error:
+                raise BenchmarkError(
+                    f"{path} is damaged after line {number}",
+                    why=str(error),
+                    fix="Copy the file again",
+                ) from error
+            if not line:
+                return
+            number += 1
             n_bytes += len(line)
+            where = f"{path}, line {number}"
+            if len(line) > MAX_LINE_BYTES:
+                raise BenchmarkError(
+                    f"{where} is longer than {MAX_LINE_BYTES} bytes",
+                    why="no problem is that long",
+                    fix="Check that the file holds one problem a line",
+                )
             if n_bytes > MAX_FILE_BYTES:
-                raise _too_large(path)
-            if number > MAX_ROWS:
-                raise _too_many_rows(str(path))
+                raise _too_large(f"{path} holds more than {MAX_FILE_BYTES} bytes")
+            _check_count(str(path), number)
             try:
                 # A byte order mark may open the file; spreadsheets write one.
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 raise BenchmarkError(
-                    f"{path}, line {number} is not UTF-8",
+                    f"{where} is not UTF-8",
                     why=f"byte {error.start} of the line is 0x{line[error.start]:02x}",
                     fix="Save the file as UTF-8",
                 ) from error
 
 
-def _bounded(readline: Callable[[int], bytes], path: Path) -> Iterable[bytes]:
-    number = 0
-    while True:
-        try:
-            line = readline(MAX_LINE_BYTES + 1)
-        except DAMAGE as error:
-            raise BenchmarkError(
-                f"{path} is damaged after line {number}",
-                why=str(error),
-                fix="Copy the file again",
-            ) from error
-        if not line:
-            return
-        number += 1
-        if len(line) > MAX_LINE_BYTES:
-            raise BenchmarkError(
-                f"{path}, line {number} is longer than {MAX_LINE_BYTES} bytes",
-                why="no problem is that long",
-                fix="Check that the file holds one problem a line",
-            )
-        yield line
+def _check_count(where: str, n_rows: int) -> None:
+    if n_rows > MAX_ROWS:
+        raise _too_large(f"{where} has more than {MAX_ROWS} rows")
 
 
-def _too_many_rows(where: str) -> BenchmarkError:
+def _too_large(what: str) -> BenchmarkError:
     return BenchmarkError(
-        f"{where} has more than {MAX_ROWS} rows",
-        why="a benchmark of that size is probably the wrong file",
-        fix="Keep the problems that you want to evaluate",
-    )
-
-
-def _too_large(path: Path) -> BenchmarkError:
-    return BenchmarkError(
-        f"{path} holds more than {MAX_FILE_BYTES} bytes",
+        what,
         why="a benchmark of that size is probably the wrong file",
         fix="Keep the problems that you want to evaluate",
     )

@@ -18,11 +18,7 @@ _MAX_CHARS = 4 << 20
 
 
 def make_renderer(memory_mb: int) -> Callable[..., Any]:
-    """Return the function that renders one conversation.
-
-    Args:
-        memory_mb: what a template may take in addition to the interpreter.
-    """
+    """Return the function that renders one conversation, within this much additional memory."""
     # `apply_chat_template` calls this function too; it needs neither a tokenizer nor torch.
     from transformers.utils import chat_template_utils
 

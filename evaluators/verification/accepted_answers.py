@@ -30,11 +30,7 @@ _TOLERANCE = re.compile(r"(.*) \[error tolerance ([0-9.eE+-]+)\]", re.DOTALL)
 
 
 def accepted_answers(problem: Problem) -> tuple[str, ...]:
-    """Return the golds that this problem's completions are checked against.
-
-    Args:
-        problem: its own answers come first, in their order; its digest does not change.
-    """
+    """Return the golds of a problem; its own answers come first, in their order."""
     golds = problem.answers
     if asks_for_percentage(problem.text):
         bare = [gold for gold in golds if _PLAIN_NUMBER.fullmatch(gold.strip())]

@@ -1,8 +1,8 @@
 r"""Equality of two rewritten answers: their structures first, then their parts, down to formulas.
 
-    Comparison(same_formula).equal("1, 2", "2, 1")       ->  True
-    Comparison(same_formula).equal("(1, 2)", "(2, 1)")   ->  False
-    Comparison(same_formula).equal(r"\text{odd} n", r"\text{even} n")  ->  False
+    Comparison(algebra).equal("1, 2", "2, 1")       ->  True
+    Comparison(algebra).equal("(1, 2)", "(2, 1)")   ->  False
+    Comparison(algebra).equal(r"\text{odd} n", r"\text{even} n")  ->  False
 
 A formula is passed on (to `expression_equality`) only if the parser can read all of it. Any other
 text, above all one with words, equals only a text with the same words around equal formulas. In
@@ -14,7 +14,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Protocol
 
 from rlready.evaluators.answers.names import (
     are_ordinates,
@@ -32,6 +31,7 @@ from rlready.evaluators.answers.numerals import Numeral, equal_numbers, equal_nu
 from rlready.evaluators.answers.structure import (
     Quantity,
     Structure,
+    ascending,
     read_quantity,
     read_structure,
     with_bare_unit,
@@ -50,27 +50,7 @@ from rlready.evaluators.answers.words import (
     with_signs,
     words_and_formulas,
 )
-
-
-class Algebra(Protocol):
-    """Comparison of formulas, as `FormulaAlgebra` does it."""
-
-    def same_formula(self, gold: str, answer: str) -> bool:
-        """Return whether two formulas without words are equal."""
-        ...
-
-    def is_within(self, gold: str, answer: str, tolerance: Fraction) -> bool:
-        """Return whether two closed formulas differ by no more than a tolerance."""
-        ...
-
-    def same_equation(self, gold: str, answer: str) -> bool:
-        """Return whether two equations or inequalities have the same solutions."""
-        ...
-
-    def same_set(self, gold: Structure, answer: Structure) -> bool | None:
-        """Return whether two sets of real numbers are equal; None if one of them cannot be read."""
-        ...
-
+from rlready.evaluators.verification.expression_equality import FormulaAlgebra
 
 # Expressions that a problem may ask for as a whole: a + b, x^2 + y^2, sin A. The left side of an
 # equation to solve (2x = 6) is not one of them.
@@ -84,9 +64,9 @@ _DOT = re.compile(r"[A-Za-z]\s*\\cdot\s*[A-Za-z]")
 
 
 class Comparison:
-    """Comparison of rewritten texts; formulas are left to the algebra."""
+    """Comparison of rewritten texts within a tolerance; formulas are left to the algebra."""
 
-    def __init__(self, algebra: Algebra, tolerance: Fraction = Fraction(0)) -> None:
+    def __init__(self, algebra: FormulaAlgebra, tolerance: Fraction = Fraction(0)) -> None:
         self._algebra, self._tolerance = algebra, tolerance
 
     def equal(self, gold: str, answer: str) -> bool:
@@ -118,16 +98,14 @@ class Comparison:
     def _equal_words(self, gold: str, answer: str) -> bool:
         """Return whether two texts have the same words around equal formulas."""
         one, other = words_and_formulas(gold), words_and_formulas(answer)
+        # A formula has no words, so its comparison does not come back here.
         if len(one) == len(other) and all(
-            a_kind == b_kind and (a == b if a_kind == "words" else self._equal_segment(a, b))
+            a_kind == b_kind
+            and (a == b if a_kind == "words" else same_text(a, b) or self._equal_forms(a, b))
             for (a_kind, a), (b_kind, b) in zip(one, other, strict=True)
         ):
             return True
         return bool(other) and len(one) > 1 and predicate_of(one) == other
-
-    def _equal_segment(self, gold: str, answer: str) -> bool:
-        # Without a word in it a segment cannot come back here.
-        return same_text(gold, answer) or self._equal_forms(gold, answer)
 
     # --- forms --------------------------------------------------------------------------------
 
@@ -139,25 +117,31 @@ class Comparison:
                 gold_quantity or Quantity((gold,), (None,)),
                 quantity or Quantity((answer,), (None,)),
             )
-        gold_structure, form = read_structure(gold), read_structure(answer)
-        kinds = gold_structure.kind, form.kind
+        one, other = read_structure(gold), read_structure(answer)
+        kinds = one.kind, other.kind
         if kinds == ("relation", "relation"):
-            return self._equal_relations(gold, answer, gold_structure, form)
-        if _is_set(gold_structure) and _is_set(form) and kinds != ("pair", "pair"):
-            same = self._algebra.same_set(gold_structure, form)
-            if same is not None:
-                return same
-        if gold_structure.kind == form.kind == "list":
-            return self._equal_lists(gold_structure, form)
-        if form.kind == "relation" and gold_structure.kind != "relation":
-            return self._equal_to_named(gold, gold_structure, form, is_gold_named=False)
-        if gold_structure.kind == "relation":
-            return self._equal_to_named(answer, form, gold_structure, is_gold_named=True)
+            return self._equal_relations(gold, answer, one, other)
+        same = self._same_set(one, other) if kinds != ("pair", "pair") else None
+        if same is not None:
+            return same
+        if kinds == ("list", "list"):
+            return self._equal_lists(one, other)
+        if other.kind == "relation":
+            return self._equal_to_named(gold, other, is_gold_named=False)
+        if one.kind == "relation":
+            return self._equal_to_named(answer, one, is_gold_named=True)
         if "single" not in kinds:
-            return self._equal_structures(gold_structure, form)
+            return self._equal_structures(one, other)
         if kinds == ("single", "single"):
-            return self._equal_singles(gold_structure.parts[0], form.parts[0])
-        return self._one_of_a_kind(gold, gold_structure, answer, form)
+            return self._equal_singles(one.parts[0], other.parts[0])
+        return self._equal_single_and_structure(gold, one, answer, other)
+
+    def _same_set(self, gold: Structure, answer: Structure) -> bool | None:
+        """Return whether two sets of real numbers are equal; None if one of them is not a set."""
+        if not (_is_set(gold) and _is_set(answer)):
+            return None
+        # A tolerance is for single numbers, not for the ends of intervals.
+        return self._algebra.same_set(gold, answer, Comparison(self._algebra).equal)
 
     def _equal_singles(self, gold: str, answer: str) -> bool:
         decided = settled(gold, answer, self._tolerance)
@@ -181,32 +165,23 @@ class Comparison:
             return True
         return self._algebra.same_formula(gold, answer)
 
-    def _one_of_a_kind(
-        self, gold: str, gold_structure: Structure, answer: str, form: Structure
+    def _equal_single_and_structure(
+        self, gold: str, one: Structure, answer: str, other: Structure
     ) -> bool:
-        """Return whether a structure equals a formula, as `{5}` equals 5."""
-        if any(
-            re.match(r"\\(?:emptyset|\{)", part) for part in (*gold_structure.parts, *form.parts)
-        ):
+        """Return whether a formula equals a structure: 5 and `{5}`, `P(3,4)` and `(3,4)`."""
+        if any(re.match(r"\\(?:emptyset|\{)", part) for part in (*one.parts, *other.parts)):
             return False  # a set that holds a set
-        if gold_structure.kind == "set" and len(gold_structure.parts) == 1:
-            return self.equal(gold_structure.parts[0], answer)
-        if form.kind == "set" and len(form.parts) == 1:
-            return self.equal(gold, form.parts[0])
-        return self._point_equals(gold, gold_structure, answer, form)
-
-    def _point_equals(
-        self, gold: str, gold_structure: Structure, answer: str, form: Structure
-    ) -> bool:
-        """Return whether `P(3,4)` equals `(3,4)`: only one of the two has a name."""
+        if one.kind == "set" and len(one.parts) == 1:
+            return self.equal(one.parts[0], answer)
+        if other.kind == "set" and len(other.parts) == 1:
+            return self.equal(gold, other.parts[0])
         gold_point, point = named_point(gold), named_point(answer)
-        if gold_point and form.kind in ("pair", "tuple"):
+        if gold_point and other.kind in ("pair", "tuple"):
             return self.equal(gold_point[1], answer)
-        if point and gold_structure.kind in ("pair", "tuple"):
+        if point and one.kind in ("pair", "tuple"):
             return self.equal(gold, point[1])
-        if "matrix" in (gold_structure.kind, form.kind):
-            return self._algebra.same_formula(gold, answer)
-        return False
+        is_matrix = "matrix" in (one.kind, other.kind)
+        return is_matrix and self._algebra.same_formula(gold, answer)
 
     def _equal_structures(self, gold: Structure, answer: Structure) -> bool:
         kinds = gold.kind, answer.kind
@@ -241,12 +216,11 @@ class Comparison:
         if has_indices(gold.parts) and has_indices(answer.parts):
             return self._same_members(gold.parts, answer.parts)
         golds, answers = values_of_one_name(gold.parts), values_of_one_name(answer.parts)
-        if (golds is gold.parts) != (answers is answer.parts):
-            # Only one of the two has a name for all: n = 2, 3, 4 and 2, 3, 4.
-            return self._same_members(golds, answers)
-        stems = [stem_of(name_of(form.parts[0])) for form in (gold, answer)]
-        if golds is not gold.parts and stems[0] != stems[1]:
-            return False
+        # If only one list has a name, as in n = 2, 3, 4 and 2, 3, 4, the name does not count.
+        if golds is not gold.parts and answers is not answer.parts:
+            stems = [stem_of(name_of(form.parts[0])) for form in (gold, answer)]
+            if stems[0] != stems[1]:
+                return False
         return self._same_members(golds, answers)
 
     def _distinct(self, form: Structure) -> Sequence[str]:
@@ -277,37 +251,28 @@ class Comparison:
 
     # --- relations ----------------------------------------------------------------------------
 
-    def _equal_relations(
-        self, gold: str, answer: str, gold_structure: Structure, form: Structure
-    ) -> bool:
-        if set(gold_structure.mark.split()) == set(form.mark.split()) == {"="}:
-            (name, value), (other_name, other) = (
-                name_and_value(gold_structure),
-                name_and_value(form),
-            )
+    def _equal_relations(self, gold: str, answer: str, one: Structure, other: Structure) -> bool:
+        if set(one.mark.split()) == set(other.mark.split()) == {"="}:
+            (name, value), (other_name, other_value) = name_and_value(one), name_and_value(other)
             if name and other_name:
                 if same_text(name, other_name) or are_ordinates(name, other_name):
-                    return self.equal(value, other)
+                    return self.equal(value, other_value)
                 if WORD.search(name + other_name) or r"\angle" in name + other_name:
                     return False
-            return self._all_equal(gold_structure.parts, form.parts) or self._algebra.same_equation(
+            return self._all_equal(one.parts, other.parts) or self._algebra.same_equation(
                 gold, answer
             )
-        one, other_one = _ascending(gold_structure), _ascending(form)
-        is_same_chain = one and other_one and one[0] == other_one[0]
-        if one and other_one and is_same_chain and self._all_equal(one[1], other_one[1]):
+        chain, other_chain = ascending(one), ascending(other)
+        is_chain = chain.mark == "!=" or set(chain.mark.split()) <= {"<", "<="}
+        is_same_chain = is_chain and chain.mark == other_chain.mark
+        if is_same_chain and self._all_equal(chain.parts, other_chain.parts):
             return True
-        if _is_set(gold_structure) and _is_set(form):
-            same = self._algebra.same_set(gold_structure, form)
-            if same is not None:
-                return same
-        if len(gold_structure.parts) == len(form.parts) == 2:
+        same = self._same_set(one, other)
+        if same is None and len(one.parts) == len(other.parts) == 2:
             return self._algebra.same_equation(gold, answer)
-        return False
+        return bool(same)
 
-    def _equal_to_named(
-        self, text: str, form: Structure, relation: Structure, *, is_gold_named: bool
-    ) -> bool:
+    def _equal_to_named(self, text: str, relation: Structure, *, is_gold_named: bool) -> bool:
         if relation.mark == "in" and re.fullmatch(r"[A-Za-z]|\\[a-z]+", relation.parts[0]):
             inner = relation.parts[1]
             return self.equal(inner, text) if is_gold_named else self.equal(text, inner)
@@ -317,14 +282,13 @@ class Comparison:
         if is_gold_named:
             return bool(name) and self.equal(value, text)
         if not name:
-            left, right = relation.parts[0], relation.parts[-1]
+            left, value = relation.parts[0], relation.parts[-1]
             if letters_in(left) and not _SUBJECT.fullmatch(left):
                 return False
             if not letters_in(left) and not all(
-                self.equal(part, right) for part in relation.parts[:-1]
+                self.equal(part, value) for part in relation.parts[:-1]
             ):
                 return False
-            value = right
         return self.equal(text, value)
 
     # --- quantities ---------------------------------------------------------------------------
@@ -375,18 +339,6 @@ def _total(quantity: Quantity) -> tuple[Fraction, object] | None:
         total += number.value * unit.size
         kinds.add(unit.powers)
     return (total, kinds.pop()) if len(kinds) == 1 else None
-
-
-def _ascending(form: Structure) -> tuple[str, Sequence[str]] | None:
-    """Return signs and parts of a chain of inequalities, turned so that they ascend."""
-    signs = form.mark.split()
-    if set(signs) <= {"<", "<="}:
-        return form.mark, form.parts
-    if set(signs) <= {">", ">="}:
-        return " ".join(sign.replace(">", "<") for sign in reversed(signs)), form.parts[::-1]
-    if signs == ["!="]:
-        return form.mark, form.parts
-    return None
 
 
 def _is_set(form: Structure) -> bool:

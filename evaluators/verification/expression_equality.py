@@ -25,7 +25,6 @@ from rlready.evaluators.answers.numerals import (
     read_number,
 )
 from rlready.evaluators.answers.structure import Structure, read_structure
-from rlready.evaluators.verification.comparison import Comparison
 from rlready.evaluators.verification.expression_values import (
     GUARD_BITS,
     PRECISION_BITS,
@@ -64,20 +63,10 @@ _POINTS = (
 # --- numbers ----------------------------------------------------------------------------------
 
 
-def same_constants(
+def _same_constants(
     gold: Any, answer: Any, gold_number: Numeral | None, number: Numeral | None
 ) -> bool | None:
-    """Return whether two closed expressions are the same number; None if it cannot decide.
-
-    Args:
-        gold: parsed.
-        answer: parsed.
-        gold_number: the gold as a plain number, if it is written as one.
-        number: the answer as a plain number.
-
-    Raises:
-        TooLarge, Unknown: as `PointEvaluator.value`.
-    """
+    """Return whether two closed expressions are the same number; None if it cannot decide."""
     exact, other_exact = exact_value(gold), exact_value(answer)
     one = gold_number or (None if exact is None else Numeral(exact))
     other = number or (None if other_exact is None else Numeral(other_exact))
@@ -86,11 +75,9 @@ def same_constants(
     same, is_sure, _ = compare_at(gold, answer, {})
     if same:
         return True if is_sure else None
-    if one and gold_number:
-        return _is_rounding_of(one, answer)
-    if other and number:
-        return _is_rounding_of(other, gold)
-    return False
+    if gold_number:
+        return _is_rounding_of(gold_number, answer)
+    return number is not None and _is_rounding_of(number, gold)
 
 
 def _is_rounding_of(decimal: Numeral, node: Any) -> bool:
@@ -118,15 +105,12 @@ def _is_rounding_of(decimal: Numeral, node: Any) -> bool:
 # --- expressions with symbols -----------------------------------------------------------------
 
 
-def same_functions(gold: Any, answer: Any) -> bool | None:
+def _same_functions(gold: Any, answer: Any) -> bool | None:
     """Return whether two expressions are the same function; None if it cannot decide.
 
     They are compared at random points, positive and negative, where both are real. The chance of
     an accidental agreement is below 1e-50. If `i` occurs, or neither is ever real, they must agree
     as complex numbers.
-
-    Raises:
-        TooLarge, Unknown: as `PointEvaluator.value`.
     """
     names = sorted({symbol.name for node in (gold, answer) for symbol in node.free_symbols})
     n_real_points, agrees_complex, n_defined = 0, True, 0
@@ -183,30 +167,13 @@ def _point(names: Sequence[str], k: int) -> dict[str, complex]:
 
 
 class FormulaAlgebra:
-    """Comparison of formulas for `Comparison`, with a cache of parsed formulas.
+    """Comparison of formulas, with a cache of parsed formulas.
 
     Its methods raise `TooLarge` for an expression beyond the limits.
-
-    Args:
-        fallback: compares two parsed formulas that have no values. It never gets decimals, because
-            math-verify rounds them.
     """
 
-    def __init__(self, fallback: Callable[[Any, Any], bool]) -> None:
-        self._fallback = fallback
+    def __init__(self) -> None:
         self._tree = functools.lru_cache(maxsize=2048)(parse_formula)
-        self._comparison = Comparison(self)
-
-    def equal(self, gold: str, answer: str, tolerance: Fraction = Fraction(0)) -> bool:
-        """Return whether two rewritten answers are equal.
-
-        Args:
-            gold: rewritten, without its tolerance.
-            answer: rewritten.
-            tolerance: largest difference of numbers that the gold allows.
-        """
-        comparison = Comparison(self, tolerance) if tolerance else self._comparison
-        return comparison.equal(gold, answer)
 
     def require_within_limits(self, text: str) -> None:
         """Return if every formula in a rewritten text is within the limits."""
@@ -221,28 +188,38 @@ class FormulaAlgebra:
 
     def same_formula(self, gold: str, answer: str) -> bool:
         """Return whether two formulas without words are equal."""
+        from sympy import S
+
         gold_tree, tree = self._tree(gold), self._tree(answer)
         if gold_tree is None or tree is None:
             return False
         require_within_limits(gold_tree)
         require_within_limits(tree)
         if _is_unbounded(gold_tree) or _is_unbounded(tree):
-            return gold_tree == tree and _is_infinity(gold_tree)
+            return gold_tree == tree and gold_tree in (S.Infinity, S.NegativeInfinity)
         if not (_is_scalar(gold_tree) and _is_scalar(tree)):
             return self._without_values(gold_tree, tree)
         try:
             if gold_tree.free_symbols or tree.free_symbols or _has_undefined(gold_tree, tree):
-                same = same_functions(gold_tree, tree)
+                same = _same_functions(gold_tree, tree)
             else:
-                same = same_constants(gold_tree, tree, read_number(gold), read_number(answer))
+                same = _same_constants(gold_tree, tree, read_number(gold), read_number(answer))
         except Unknown:
             same = None
         return self._without_values(gold_tree, tree) if same is None else same
 
     def _without_values(self, gold: Any, answer: Any) -> bool:
+        """Return math-verify's verdict on two formulas that have no values, such as integrals."""
         if any(getattr(node, "is_Float", False) for tree in (gold, answer) for node in nodes(tree)):
-            return bool(gold == answer)
-        return self._fallback(gold, answer)
+            return bool(gold == answer)  # math-verify rounds decimals
+        from math_verify import verify
+
+        try:
+            return bool(verify(gold, answer, timeout_seconds=None, raise_on_error=True))
+        except (MemoryError, RecursionError):
+            raise
+        except Exception:  # sympy raises all kinds where a comparison makes no sense
+            return False
 
     def is_within(self, gold: str, answer: str, tolerance: Fraction) -> bool:
         """Return whether two closed formulas differ by no more than a tolerance."""
@@ -259,20 +236,11 @@ class FormulaAlgebra:
         trees = self._scalar_trees([*forms[0].parts, *forms[1].parts])
         marks = forms[0].mark, forms[1].mark
         sign = _DIRECTIONS.get(marks[0], 0) * _DIRECTIONS.get(marks[1], 0)
-        if sign:
-            are_alike = marks[0].endswith("=") == marks[1].endswith("=")
-        else:
-            are_alike = marks[0] == marks[1]
-        if trees is None or not are_alike:
-            return False
-        return _is_multiple(trees, sign)
+        ends = [mark.endswith("=") if sign else mark for mark in marks]
+        return trees is not None and ends[0] == ends[1] and _is_multiple(trees, sign)
 
     def _scalar_trees(self, texts: Sequence[str]) -> list[Any] | None:
-        """Return the parsed formulas; None if one of them is not a finite scalar formula.
-
-        Raises:
-            TooLarge: if one of them is beyond the limits.
-        """
+        """Return the parsed formulas; None if one of them is not a finite scalar formula."""
         trees = [self._tree(text) for text in texts]
         if any(tree is None or not _is_scalar(tree) or _is_unbounded(tree) for tree in trees):
             return None
@@ -280,16 +248,17 @@ class FormulaAlgebra:
             require_within_limits(tree)
         return trees
 
-    def same_set(self, gold: Structure, answer: Structure) -> bool | None:
-        """Return whether two sets of real numbers are equal; None if one of them cannot be read."""
+    def same_set(
+        self, gold: Structure, answer: Structure, equal: Callable[[str, str], bool]
+    ) -> bool | None:
+        """Return whether two sets of real numbers are equal; None if one of them cannot be read.
+
+        `equal` compares the ends of intervals.
+        """
         one, other = read_set(gold, self._number), read_set(answer, self._number)
-        if one is not None and other is None:
-            return self._is_solution(answer, one)
-        if other is not None and one is None:
-            return self._is_solution(gold, other)
-        if one is None or other is None:
-            return None
-        return same_sets(one, other, self._comparison.equal)
+        if one is None:
+            return None if other is None else self._is_solution(gold, other)
+        return self._is_solution(answer, one) if other is None else same_sets(one, other, equal)
 
     def _is_solution(self, condition: Structure, solution: RealSet) -> bool | None:
         """Return whether a set solves an inequality in one variable; None for other conditions."""
@@ -345,9 +314,8 @@ def _holds(trees: Sequence[Any], signs: Sequence[str], at: dict[str, Any]) -> bo
 def _is_scalar(tree: Any) -> bool:
     from sympy import Expr
 
-    return (
-        isinstance(tree, Expr) and not hasattr(tree, "shape") and tree.is_commutative is not False
-    )
+    is_array = hasattr(tree, "shape")
+    return isinstance(tree, Expr) and not is_array and tree.is_commutative is not False
 
 
 def _is_unbounded(tree: Any) -> bool:
@@ -367,12 +335,6 @@ def _is_unbounded(tree: Any) -> bool:
     return False
 
 
-def _is_infinity(tree: Any) -> bool:
-    from sympy import S
-
-    return tree in (S.Infinity, S.NegativeInfinity)
-
-
 def _has_undefined(*trees: Any) -> bool:
     return any(is_undefined(node) for tree in trees for node in nodes(tree))
 
@@ -380,9 +342,7 @@ def _has_undefined(*trees: Any) -> bool:
 def _is_multiple(trees: Sequence[Any], sign: int) -> bool:
     """Return whether one equation is a constant times the other.
 
-    Args:
-        trees: left and right side of both.
-        sign: required sign of the constant; 0 for any.
+    The trees are the sides of both; the constant must have the sign unless that is 0.
     """
     names = sorted({symbol.name for tree in trees for symbol in tree.free_symbols})
     if not names and not _has_undefined(*trees):

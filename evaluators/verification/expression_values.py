@@ -43,11 +43,7 @@ class Undefined(Unknown):
 
 
 def exact_value(node: Any) -> Fraction | None:
-    """Return the rational number that a closed expression equals.
-
-    Returns:
-        None if it is not rational, or too long to write out.
-    """
+    """Return the rational number that a closed expression equals; None if it has no short one."""
     if node.is_Rational:
         return Fraction(int(node.p), int(node.q))
     if node.is_Float:
@@ -60,9 +56,16 @@ def exact_value(node: Any) -> Fraction | None:
     if len(exact) < len(values):
         return None
     if name == "Pow":
-        return _exact_power(*exact)
+        base, exponent = exact
+        is_whole = exponent.denominator == 1 and (base != 0 or exponent > 0)
+        is_long = _bits(base) * abs(exponent.numerator) > MAX_EXACT_BITS
+        return base ** int(exponent) if is_whole and not is_long else None
     if name == "factorial":
-        return _exact_factorial(*exact)
+        n = exact[0].numerator
+        # log2(n!) < n log2 n
+        is_whole = exact[0].denominator == 1 and n >= 0
+        is_short = n * n.bit_length() <= MAX_EXACT_BITS
+        return Fraction(math.factorial(n)) if is_whole and is_short else None
     if name == "Mul":
         product = Fraction(1)
         for value in exact:
@@ -72,21 +75,6 @@ def exact_value(node: Any) -> Fraction | None:
         return product
     total = sum(exact, Fraction(0))
     return total if name == "UnevaluatedExpr" or _bits(total) <= MAX_EXACT_BITS else None
-
-
-def _exact_power(base: Fraction, exponent: Fraction) -> Fraction | None:
-    if exponent.denominator != 1 or (base == 0 and exponent <= 0):
-        return None
-    if _bits(base) * abs(exponent.numerator) > MAX_EXACT_BITS:
-        return None
-    return base ** int(exponent)
-
-
-def _exact_factorial(n: Fraction) -> Fraction | None:
-    # log2(n!) < n log2 n
-    if n.denominator != 1 or n < 0 or n.numerator * n.numerator.bit_length() > MAX_EXACT_BITS:
-        return None
-    return Fraction(math.factorial(n.numerator))
 
 
 def _bits(value: Fraction) -> int:
@@ -110,10 +98,7 @@ _CONSTANTS = {"Pi": "pi", "Exp1": "e", "GoldenRatio": "phi"}
 class PointEvaluator:
     """Values of expressions at one point, and how large the numbers on the way were.
 
-    Args:
-        at: value of each symbol by name.
-        precision: in bits.
-        salt: changes the values of functions that are only names.
+    The salt changes the values of functions that are only names.
     """
 
     def __init__(
@@ -131,8 +116,8 @@ class PointEvaluator:
             "Mul": lambda *values: context.fprod(values),
             "Pow": self._power,
             "log": lambda x, base=None: context.ln(x) / (1 if base is None else context.ln(base)),
-            "factorial": self._factorial,
-            "binomial": self._binomial,
+            "factorial": lambda x: context.factorial(self._bounded(x)),
+            "binomial": lambda n, k: context.binomial(self._bounded(n), self._bounded(k)),
             "Abs": abs,
             "floor": lambda x: context.floor(self._on_grid(x)),
             "ceiling": lambda x: context.ceil(self._on_grid(x)),
@@ -143,12 +128,7 @@ class PointEvaluator:
         }
 
     def value(self, node: Any) -> Any:
-        """The (complex) number that the expression is at this point.
-
-        Raises:
-            Unknown: for a node without a rule, or an undefined value.
-            TooLarge: beyond the bounds.
-        """
+        """Return the (complex) value at this point; raise `Unknown` or `TooLarge` without one."""
         result = self._value(node)
         if not self.context.isfinite(result):
             raise Undefined(str(type(node).__name__))
@@ -178,9 +158,12 @@ class PointEvaluator:
         rule = self._rules.get(name)
         if rule is None and name not in _PLAIN + _PERIODIC:
             raise Unknown(name)
-        if name == "Pow" and self._is_odd_root(values[0], node):
-            sign = -1 if exact_value(node.exp).numerator % 2 else 1  # type: ignore[union-attr]
-            return sign * self._power(-values[0], values[1])
+        if name == "Pow" and not context.im(values[0]) and context.re(values[0]) < 0:
+            exponent = exact_value(node.exp) if node.exp.is_number else None
+            if exponent and exponent.denominator > 1 and exponent.denominator % 2:
+                # A real root is meant: the cube root of -8 is -2.
+                sign = -1 if exponent.numerator % 2 else 1
+                return sign * self._power(-values[0], values[1])
         try:
             return rule(*values) if rule else self._function(name, *values)
         except (ArithmeticError, ValueError, TypeError) as error:
@@ -192,13 +175,6 @@ class PointEvaluator:
         if name == "exp":
             return self._power(+self.context.e, x)
         return getattr(self.context, name)(x)
-
-    def _is_odd_root(self, base: Any, node: Any) -> bool:
-        """Return whether a real root is meant: the cube root of -8 is -2."""
-        exponent = exact_value(node.exp) if node.exp.is_number else None
-        if exponent is None or exponent.denominator == 1 or exponent.denominator % 2 == 0:
-            return False
-        return not self.context.im(base) and bool(self.context.re(base) < 0)
 
     def _undefined(self, name: str, values: list[Any]) -> Any:
         """A number for `f(2)`: the same for equal arguments, and like no other expression's."""
@@ -219,15 +195,11 @@ class PointEvaluator:
             raise TooLarge("a power beyond the exponent's range")
         return context.power(base, exponent)
 
-    def _factorial(self, x: Any) -> Any:
+    def _bounded(self, x: Any) -> Any:
+        """Return the argument of a factorial or binomial if it is not too large."""
         if x and self.context.mag(x) > MAX_FACTORIAL_BITS:
-            raise TooLarge(f"a factorial of over {MAX_FACTORIAL_BITS} bits")
-        return self.context.factorial(x)
-
-    def _binomial(self, n: Any, k: Any) -> Any:
-        if any(x and self.context.mag(x) > MAX_FACTORIAL_BITS for x in (n, k)):
-            raise TooLarge(f"a binomial of over {MAX_FACTORIAL_BITS} bits")
-        return self.context.binomial(n, k)
+            raise TooLarge(f"a factorial or binomial of over {MAX_FACTORIAL_BITS} bits")
+        return x
 
     def _on_grid(self, x: Any) -> Any:
         # log_2(8) comes as 3 - 2^-399.
@@ -251,12 +223,8 @@ def is_undefined(node: Any) -> bool:
 def compare_at(one: Any, other: Any, at: dict[str, complex]) -> tuple[bool, bool, int]:
     """Compare two expressions at a point.
 
-    Returns:
-        Whether they agree, whether that is certain, and how many of the two are real. Values that
-        agree in their leading bits, but are too long to see the last, are not certain.
-
-    Raises:
-        TooLarge, Unknown: as `PointEvaluator.value`.
+    Return whether they agree, whether that is certain, and how many of the two are real. Values
+    that agree in their leading bits, but are too long to see the last, are not certain.
     """
     evaluator = PointEvaluator(at)
     one_value, other_value = evaluator.value(one), evaluator.value(other)

@@ -56,21 +56,17 @@ _POWER_IN_PARENTHESES = re.compile(r"\^\s*\(")
 
 
 def parse_formula(text: str) -> Any:
-    """Return the parsed expression; None if the parser does not read the whole text.
-
-    Args:
-        text: rewritten, within the caps.
-
-    Raises:
-        MemoryError, RecursionError: from the parser.
-    """
-    if _drops_index(text):
+    """Return the expression of a rewritten text; None if the parser does not read all of it."""
+    # The parser would read the text without one of these indices.
+    commands = (match[1] for match in _INDEXED_COMMAND.finditer(text))
+    if _DROPPED.search(text) or any(name not in _INDEXED for name in commands):
         return None
     text = _INDEX.sub(r"_{\1} ", text)
     if not _is_readable(text):
         return None
     from latex2sympy2_extended import latex2sympy
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+    from sympy import Derivative, Symbol
 
     # The parser reads a power of T as a transpose, and drops it.
     text = re.sub(r"\^\s*(?:T|\{\s*T\s*\})", "^{T_{0}}", text)
@@ -88,25 +84,15 @@ def parse_formula(text: str) -> Any:
         raise
     except Exception:  # the grammar, or sympy on the way: not a formula
         return None
-    return _with_named_derivatives(tree) if _is_expression(tree) else None
-
-
-def _with_named_derivatives(tree: Any) -> Any:
-    """Return the tree with dy/dx as a symbol: y is not a constant there, so dy/dx is not 0."""
-    from sympy import Derivative, Symbol
-
+    if not hasattr(tree, "free_symbols") or isinstance(tree, (str, bool)):
+        return None
+    # y is not a constant in dy/dx, so dy/dx is a symbol and not 0.
     named = {
         node: Symbol(str(node), real=True)
         for node in tree.atoms(Derivative)
         if not node.expr.has(*node.variables)
     }
     return tree.xreplace(named) if named else tree
-
-
-def _drops_index(text: str) -> bool:
-    """Return whether the parser would read the text without one of its indices."""
-    commands = (match[1] for match in _INDEXED_COMMAND.finditer(text))
-    return bool(_DROPPED.search(text)) or any(name not in _INDEXED for name in commands)
 
 
 def _is_readable(text: str) -> bool:
@@ -137,10 +123,6 @@ def _with_products(text: str) -> str:
     if not re.search(_FUNCTION, text):
         text = _AFTER_BRACE.sub(r" \\cdot ", text)
     return text
-
-
-def _is_expression(tree: Any) -> bool:
-    return hasattr(tree, "free_symbols") and not isinstance(tree, (str, bool))
 
 
 def _braced_powers(text: str) -> str:

@@ -8,22 +8,18 @@ from __future__ import annotations
 import importlib
 import logging
 import warnings
-from typing import Any
 
 from rlready.evaluators.answers.rewriting import rewrite
 from rlready.evaluators.child_tasks import limit_memory
 from rlready.evaluators.verification.accepted_answers import split_tolerance
+from rlready.evaluators.verification.comparison import Comparison
 from rlready.evaluators.verification.expression_equality import FormulaAlgebra
 from rlready.evaluators.verification.expression_values import TooLarge
 from rlready.evaluators.verification.size_limits import over_cap
 
 
 class Judge:
-    """Algebra on one gold and one answer, in the main thread of a child process.
-
-    Args:
-        memory_mb: address space of the process.
-    """
+    """Algebra on one gold and one answer, in the main thread of a child process."""
 
     def __init__(self, memory_mb: int) -> None:
         limit_memory(memory_mb << 20)
@@ -32,57 +28,41 @@ class Judge:
         # math-verify logs every timeout and every input that it cannot parse.
         logging.disable(logging.CRITICAL)
         warnings.simplefilter("ignore")
-        self._algebra = FormulaAlgebra(_by_math_verify)
+        self._algebra = FormulaAlgebra()
 
     def __call__(self, task: str, gold: str, answer: str) -> bool | str:
         """Return whether the answer is right, or why the gold itself cannot be judged.
 
-        Args:
-            task: "answer", or "gold" to see whether a gold accepts itself.
-            gold: reference answer, within the limits on texts.
-            answer: boxed content, within the limits on texts.
+        For the task "answer" both texts are within the limits on texts. The task "gold" is to see
+        whether a gold accepts itself.
         """
-        if task == "gold":
-            return self._accepts_itself(gold)
+        if task == "gold" and (excess := over_cap(gold)):
+            return excess
         gold, tolerance = split_tolerance(gold)
-        gold, answer = rewrite(gold), rewrite(answer)
-        if gold_excess := self._excess(gold):
+        gold = rewrite(gold)
+        gold_excess = self._excess(gold)
+        if task == "gold":
+            return gold_excess or bool(gold)
+        if gold_excess:
             return f"the gold has {gold_excess}"
+        answer = rewrite(answer)
         if self._excess(answer):
             return False
         try:
-            return bool(self._algebra.equal(gold, answer, tolerance))
+            return Comparison(self._algebra, tolerance).equal(gold, answer)
         except TooLarge:
             pass
         # If the gold can be compared with itself, then it is the answer that is too large.
         try:
             self._algebra.same_formula(gold, gold)
-        except TooLarge as excess:
-            return f"too large to compare: {excess}"
+        except TooLarge as error:
+            return f"too large to compare: {error}"
         return False
-
-    def _accepts_itself(self, gold: str) -> bool | str:
-        if excess := over_cap(gold):
-            return excess
-        text = rewrite(split_tolerance(gold)[0])
-        return self._excess(text) or bool(text)
 
     def _excess(self, text: str) -> str | None:
         """Return which limit the algebra of a rewritten text breaks; None if it breaks none."""
         try:
             self._algebra.require_within_limits(text)
-        except TooLarge as excess:
-            return str(excess)
+        except TooLarge as error:
+            return str(error)
         return None
-
-
-def _by_math_verify(gold: Any, answer: Any) -> bool:
-    """Return math-verify's verdict on two parsed formulas without values, such as integrals."""
-    from math_verify import verify
-
-    try:
-        return bool(verify(gold, answer, timeout_seconds=None, raise_on_error=True))
-    except (MemoryError, RecursionError):
-        raise
-    except Exception:  # sympy raises all kinds where a comparison makes no sense
-        return False

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rlready.evaluators.answers.structure import Structure, read_structure
+from rlready.evaluators.answers.structure import Structure, ascending, read_structure
 
 LOWEST, HIGHEST = r"-\infty", r"\infty"
 
@@ -45,9 +45,7 @@ _WHOLE = (Piece(LOWEST, HIGHEST, True, True),)
 def read_set(form: Structure, value: Value) -> RealSet | None:
     """Return the set; None if this module cannot read the structure.
 
-    Args:
-        form: structure of a rewritten text.
-        value: returns the number that a text writes; None if it writes none.
+    `value` returns the number that a text writes; None if it writes none.
     """
     if form.kind == "pair":
         low, high = form.parts
@@ -73,10 +71,10 @@ def _single(text: str, value: Value) -> RealSet | None:
     if text.strip() == r"\mathbb{R}":
         return RealSet("", _WHOLE)
     base, sign, removed = text.partition(r"\setminus")
-    points = read_structure(removed.strip()) if sign else None
-    outer = read_set(read_structure(base.strip()), value) if sign else None
-    if outer is None or points is None or points.kind != "set":
+    points = read_structure(removed.strip())
+    if not sign or points.kind != "set":
         return None
+    outer = read_set(read_structure(base.strip()), value)
     return _intersection([outer, *(RealSet("", _without(point)) for point in points.parts)], value)
 
 
@@ -90,18 +88,16 @@ def _builder(form: Structure, value: Value) -> RealSet | None:
     if condition.kind == "list" and not condition.mark:
         condition = replace(condition, mark="and")
     inner = read_set(condition, value)
-    if inner is None or inner.name != name.strip() or (sign and domain.strip() != r"\mathbb{R}"):
-        return None
-    return inner
+    is_real = not sign or domain.strip() == r"\mathbb{R}"
+    return inner if inner and inner.name == name.strip() and is_real else None
 
 
 def _relation(form: Structure, value: Value) -> RealSet | None:
-    signs, parts = form.mark.split(), list(form.parts)
+    form = ascending(form)
+    signs, parts = form.mark.split(), form.parts
     if signs == ["in"] and _NAME.fullmatch(parts[0]):
         inner = read_set(read_structure(parts[1]), value)
         return inner and RealSet(parts[0], inner.pieces)
-    if set(signs) <= {">", ">="}:
-        signs, parts = [sign.replace(">", "<") for sign in reversed(signs)], parts[::-1]
     if len(parts) == 3 and set(signs) <= {"<", "<="} and _NAME.fullmatch(parts[1]):
         return RealSet(parts[1], (Piece(parts[0], parts[2], signs[0] == "<", signs[1] == "<"),))
     if len(parts) != 2:
@@ -153,14 +149,16 @@ def _union(sets: Sequence[RealSet | None], value: Value) -> RealSet | None:
     name = _common_name(sets)
     if name is None:
         return None
-    pieces = [piece for item in sets if item is not None for piece in item.pieces]
-    ends = [(_end(piece.low, value), _end(piece.high, value)) for piece in pieces]
-    if any(low is None or high is None for low, high in ends):
+    spans = [
+        (_end(piece.low, value), _end(piece.high, value), piece)
+        for item in sets
+        if item is not None
+        for piece in item.pieces
+    ]
+    if any(low is None or high is None for low, high, _ in spans):
         return None
-    order = sorted(range(len(pieces)), key=lambda i: (ends[i][0], pieces[i].is_low_open))
     merged: list[tuple[Piece, Any]] = []
-    for index in order:
-        piece, (low, high) = pieces[index], ends[index]
+    for low, high, piece in sorted(spans, key=lambda span: (span[0], span[2].is_low_open)):
         last, last_high = merged[-1] if merged else (None, None)
         touches = last is not None and (
             low < last_high or (low == last_high and not (piece.is_low_open and last.is_high_open))
@@ -221,12 +219,8 @@ def is_described_by(
 ) -> bool:
     """Return whether a condition holds exactly in these intervals, tested at points.
 
-    Tested are every end, both sides of it, and points of all sizes.
-
-    Args:
-        pieces: of the set, with ends that are numbers.
-        holds: whether the condition holds at a number; None where it has no meaning.
-        value: the number that a text is.
+    Tested are every end, both sides of it, and points of all sizes. A condition that has no meaning
+    at a point is None there.
     """
     ends = [(_end(piece.low, value), _end(piece.high, value)) for piece in pieces]
     finite = [end for pair in ends for end in pair if end is not None and abs(end) != float("inf")]

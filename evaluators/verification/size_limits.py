@@ -47,11 +47,7 @@ def over_cap(answer: str) -> str | None:
 
 
 def require_within_limits(tree: Any) -> None:
-    """Return if algebra on the tree ends in reasonable time.
-
-    Raises:
-        TooLarge: for too many nodes, terms, or powers to expand, or a number out of bounds.
-    """
+    """Raise `TooLarge` if algebra on the tree may not end in reasonable time."""
     for count, node in enumerate(nodes(tree)):
         if count == MAX_NODES:
             raise TooLarge(f"more than {MAX_NODES} nodes")

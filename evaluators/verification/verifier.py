@@ -72,11 +72,9 @@ def checker_version() -> str:
 
 @dataclass(frozen=True)
 class CheckedAnswer:
-    """The result of checking one completion.
+    """The verdict on one completion, and the answer that was judged, cut to 500 characters.
 
-    Args:
-        verdict: CORRECT, INCORRECT, or why there is no judgement (UNPARSED, UNSCORED).
-        extracted: the answer that was judged, cut to 500 characters; None without an answer.
+    `extracted` is None for a completion without an answer.
     """
 
     verdict: Verdict
@@ -153,11 +151,14 @@ class Verifier:
             open_pairs: dict[int, set[tuple[str, str]]] = {}
             users: dict[tuple[str, str], list[int]] = {}
             for index, ((golds, _), answer) in enumerate(zip(items, extracted, strict=True)):
-                pairs = {(gold, answer) for gold in golds} if answer is not None else set()
-                for pair in pairs:
-                    if not self._is_settled(pair):
-                        open_pairs.setdefault(index, set()).add(pair)
-                        users.setdefault(pair, []).append(index)
+                for pair in {(gold, answer) for gold in golds if answer is not None}:
+                    if pair not in self._results:
+                        result = judge_without_algebra(*pair)
+                        if result is None:
+                            open_pairs.setdefault(index, set()).add(pair)
+                            users.setdefault(pair, []).append(index)
+                        else:
+                            self._results[pair] = result
             report = on_progress or (lambda _: None)
             report(len(items) - len(open_pairs))
             for pair in self._judge_all(list(users)):
@@ -165,16 +166,12 @@ class Verifier:
                     open_pairs[index].discard(pair)
                 report(sum(not open_pairs[index] for index in users[pair]))
             return [
-                self._checked(golds, answer) if answer is not None else _without_answer(text)
+                self._checked(golds, text, answer)
                 for (golds, text), answer in zip(items, extracted, strict=True)
             ]
 
     def check_golds(self, problems: Sequence[Problem]) -> None:
-        """Return if every gold can be read and accepts itself.
-
-        Raises:
-            BenchmarkError: with the number of the other golds, and the first five of them.
-        """
+        """Raise BenchmarkError unless every gold can be read and accepts itself."""
         unreadable = self.unreadable_golds(problems)
         if unreadable:
             raise BenchmarkError(
@@ -196,14 +193,6 @@ class Verifier:
         wrong |= {distinct[i] for i, result in accepted.items() if result is not True}
         return [(problem, gold) for problem, gold in golds if gold in wrong]
 
-    def _is_settled(self, pair: tuple[str, str]) -> bool:
-        if pair not in self._results:
-            result = judge_without_algebra(*pair)
-            if result is None:
-                return False
-            self._results[pair] = result
-        return True
-
     def _judge_all(self, pairs: Sequence[tuple[str, str]]) -> Any:
         """Yield each pair when it is judged. Equal golds are neighbours and so parsed once."""
         ordered = sorted(pairs)
@@ -213,16 +202,15 @@ class Verifier:
             )
             yield ordered[index]
 
-    def _checked(self, golds: Sequence[str], answer: str) -> CheckedAnswer:
+    def _checked(self, golds: Sequence[str], text: str, answer: str | None) -> CheckedAnswer:
+        if answer is None:
+            verdict = Verdict.INCORRECT if is_withdrawn(text) else Verdict.UNPARSED
+            return CheckedAnswer(verdict, None)
         results = [self._results[gold, answer] for gold in golds]
         is_failed = any(isinstance(result, TaskFailure) for result in results)
         verdict = Verdict.UNSCORED if is_failed else Verdict.INCORRECT
         verdict = Verdict.CORRECT if True in results else verdict
         return CheckedAnswer(verdict, answer[:MAX_EXTRACTED_CHARS])
-
-
-def _without_answer(text: str) -> CheckedAnswer:
-    return CheckedAnswer(Verdict.INCORRECT if is_withdrawn(text) else Verdict.UNPARSED, None)
 
 
 def list_golds(golds: Sequence[tuple[str, str]]) -> str:
@@ -241,11 +229,7 @@ def _usable_cores() -> int:
 
 
 def judge_without_algebra(gold: str, answer: str) -> Result | None:
-    """Return whether two answers are equal, as far as text, limits and plain numbers tell.
-
-    Returns:
-        None if algebra is needed.
-    """
+    """Return whether two answers are equal by text, limits and plain numbers; None for algebra."""
     if gold.strip() == answer.strip():
         return True
     if gold_excess := over_cap(gold):

@@ -108,7 +108,7 @@ def test_a_json_list_is_read_like_lines(tmp_path: Path, monkeypatch: pytest.Monk
     assert "x.json is not UTF-8" in error_of(tmp_path, b"[\xff]", "x.json")
     assert "has no problems" in error_of(tmp_path, "[]", "x.json")
     monkeypatch.setattr(problem_rows, "MAX_LIST_BYTES", 10)
-    assert "JSON list of more than 10 bytes" in error_of(tmp_path, json.dumps(ROWS), "x.json")
+    assert "is larger than 10 bytes" in error_of(tmp_path, json.dumps(ROWS), "x.json")
 
 
 def test_absent_null_and_an_empty_csv_cell_are_the_same(tmp_path: Path) -> None:
