@@ -28,7 +28,15 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from rlready.predictors.scales import damped, linked, middle_and_spread, n_trials, typical_spread
-from rlready.predictors.training_table import GROUP, ONE_GROUP, Column, FloatArray, Kind, TextArray
+from rlready.predictors.training_table import (
+    GROUP,
+    ONE_GROUP,
+    Column,
+    FloatArray,
+    Kind,
+    TextArray,
+    groups_of,
+)
 from rlready.registry.errors import ConfigError
 
 PlainColumns = list[tuple[str, str, int, str | None]]
@@ -163,7 +171,7 @@ class Features(TransformerMixin, BaseEstimator):
             self.kinds_ = [kind for _, kind, *_ in columns]
             self.signs_ = np.array([sign for _, _, sign, _ in columns])
         if has_group:
-            return values, errors, np.asarray(X[GROUP].astype(str), dtype=np.str_)
+            return values, errors, groups_of(X)
         return values, errors, np.full(len(values), ONE_GROUP)
 
     def _linked(self, values: FloatArray, errors: FloatArray) -> tuple[FloatArray, FloatArray]:
