@@ -118,7 +118,7 @@ def _measure(case: Case, n_registries: int, model: str, seed: int) -> dict[str, 
             figures, regimes = _judge(predictor, made, train, rows, anchors, case, rng)
             found[name].append(figures)
             if n_groups + N_ANCHORED < 9:
-                wrongly += sum(Regime(regime).is_distribution_free for regime in regimes)
+                wrongly += sum(Regime(regime) is Regime.NEW_GROUP for regime in regimes)
         found["row-wise on new groups"].append(_row_wise(predictor, table.rows(is_new)))
     result: dict[str, Any] = {"case": case.name, "n_registries": n_registries}
     for name, figures in sorted(found.items()):

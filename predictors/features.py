@@ -13,30 +13,37 @@ Each proxy goes through four steps, all learned on the training rows only:
    (x* - c) / sd within groups, without it.
 
 A training group keeps the centre of its training rows, so a prediction does not depend on the other
-rows of a request. A new group gets the centre of its given rows by step 2; to rank inside the group
-any common centre is enough.
+rows of a request. The centre of a new group comes from its rows in the request, by step 2; for
+ranking inside a group any common centre is enough.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from rlready.predictors.scales import damped, linked, middle_and_spread, n_trials, typical_spread
-from rlready.predictors.training_table import GROUP, ONE_GROUP, Column, FloatArray, Kind, TextArray
+from rlready.predictors.training_table import (
+    GROUP,
+    ONE_GROUP,
+    Column,
+    FloatArray,
+    Kind,
+    TextArray,
+    groups_of,
+)
 from rlready.registry.errors import ConfigError
 
-Variant = Literal["raw", "centred", "both"]
 PlainColumns = list[tuple[str, str, int, str | None]]
 """Name, kind, sign and error column of each proxy, as plain values that skops stores safely."""
 
 _LEAST_RELIABILITY = 0.1
-"""Least share of a proxy's spread inside groups that counts as real, whatever its errors."""
+"""Smallest share of a proxy's spread inside groups that counts as real, whatever its errors."""
 
 
 def plain_columns(columns: Sequence[Column]) -> PlainColumns:
@@ -58,6 +65,11 @@ class Views:
     centred: FloatArray
     groups: TextArray
 
+    @property
+    def both(self) -> FloatArray:
+        """(n, 2 p) raw features, then centred ones."""
+        return np.hstack([self.raw, self.centred])
+
 
 class Features(TransformerMixin, BaseEstimator):
     """Scale proxies robustly, and calibrate them for their errors.
@@ -66,21 +78,19 @@ class Features(TransformerMixin, BaseEstimator):
         columns: (name, kind, sign, column of the error) of each proxy, see `plain_columns`; other
             columns of the frame are ignored. None: every column but `GROUP` is a plain number
             without an error, as in an array.
-        variant: "raw", "centred", or "both": raw first.
 
     Attributes:
         names_: (p,) proxies.
-        signs_: (p,) +1 where more promises a better outcome, -1, or 0 where it is not known.
+        signs_: (p,) `Column.sign` of each.
         kinds_: (p,) kind of each.
-        missing_: number of training rows without a number, by proxy; 0 is left out. Such rows
+        missing_: number of training rows without a number, by proxy, if there are any. Such rows
             count as the centre of their group.
         reliability_: (p,) share of the spread inside groups that is not measurement error.
         group_names_: (G,) groups of the training rows.
     """
 
-    def __init__(self, columns: PlainColumns | None = None, variant: Variant = "both") -> None:
+    def __init__(self, columns: PlainColumns | None = None) -> None:
         self.columns = columns
-        self.variant = variant
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Fit the transformer; `y` is ignored.
@@ -88,21 +98,20 @@ class Features(TransformerMixin, BaseEstimator):
         Raises:
             ConfigError: if a column is missing, empty in every row or outside its kind's range.
         """
-        if self.variant not in ("raw", "centred", "both"):
-            raise ValueError(f"variant is {self.variant!r}; known: raw, centred, both")
         values, errors, groups = self._read(X, reset=True)
-        self._check_not_empty(values)
-        rows = range(len(self.names_))
+        n_missing = (~np.isfinite(values)).sum(axis=0)
+        self.missing_ = {n: int(k) for n, k in zip(self.names_, n_missing, strict=True) if k}
+        empty = [name for name, count in self.missing_.items() if count == len(values)]
+        if empty:
+            raise ConfigError(
+                f"column {', '.join(map(repr, empty))} has no number in any of {len(values)} rows",
+                fix="Measure it, or leave it out of the features",
+            )
         kinds = [Kind(kind) for kind in self.kinds_]
-        self.trials_ = np.array([n_trials(values[:, j], errors[:, j], kinds[j]) for j in rows])
-        self.spread_of_trial_ = np.array(
-            [typical_spread(values[:, j], kinds[j], self.trials_[j]) for j in rows]
-        )
+        self.trials_ = np.array(list(map(n_trials, values.T, errors.T, kinds)))
+        self.spread_of_trial_ = np.array(list(map(typical_spread, values.T, kinds, self.trials_)))
         on_scale, _ = self._linked(values, errors)
-        robust = np.array([middle_and_spread(on_scale[:, j]) for j in rows]).reshape(-1, 2)
-        self.middle_, self.spread_ = robust[:, 0], robust[:, 1]
-        lost = (~np.isfinite(values)).sum(axis=0)
-        self.missing_ = {n: int(k) for n, k in zip(self.names_, lost, strict=True) if k}
+        self.middle_, self.spread_ = np.array(list(map(middle_and_spread, on_scale.T))).T
         self._fit_groups(*self._damped(values, errors), groups)
         return self
 
@@ -124,17 +133,8 @@ class Features(TransformerMixin, BaseEstimator):
         return Views(raw=raw, centred=centred, groups=groups)
 
     def transform(self, X: Any) -> FloatArray:
-        """Return (n, p) or, for both variants, (n, 2 p) features without missing numbers."""
-        views = self.views(X)
-        return views_as_matrix(views, self.variant)
-
-    def get_feature_names_out(self, input_features: Any = None) -> Any:
-        """Return the names of the columns of `transform`; centred ones end in `:centred`."""
-        check_is_fitted(self)
-        centred = [f"{name}:centred" for name in self.names_]
-        names = {"raw": list(self.names_), "centred": centred}
-        chosen = names.get(self.variant, [*names["raw"], *centred])
-        return np.asarray(chosen, dtype=object)
+        """Return (n, 2 p) raw and centred features without missing numbers."""
+        return self.views(X).both
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -142,83 +142,46 @@ class Features(TransformerMixin, BaseEstimator):
         return tags
 
     def _read(self, X: Any, *, reset: bool) -> tuple[FloatArray, FloatArray, TextArray]:
-        """(n, p) values, (n, p) errors (NaN: unknown) and (n,) groups."""
-        named = hasattr(X, "columns")
-        groups = np.full(len(X) if named else 0, ONE_GROUP)
-        if named and GROUP in X.columns:
-            groups = np.asarray(X[GROUP].astype(str), dtype=np.str_)
-        elif named and not reset and len(self.group_names_) > 1:
+        """Return (n, p) values, (n, p) errors (NaN: unknown) and (n,) groups."""
+        names = list(map(str, getattr(X, "columns", ())))
+        has_group = GROUP in names
+        if names and not has_group and not reset and len(self.group_names_) > 1:
             raise ConfigError(
                 f"the rows have no column {GROUP!r}",
                 why="the predictor was fitted on several groups",
                 fix=f"Name each row's group; known: {', '.join(self.group_names_[:8])}",
             )
         if self.columns is None:
-            if named and GROUP in X.columns:
-                X = X.drop(columns=GROUP)
             values = validate_data(
-                self, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan"
+                self,
+                X.drop(columns=GROUP) if has_group else X,
+                reset=reset,
+                dtype=np.float64,
+                ensure_all_finite="allow-nan",
             )
-            if reset:
-                names = getattr(
-                    self, "feature_names_in_", [f"x{j}" for j in range(values.shape[1])]
-                )
-                self._remember([(str(name), Kind.PLAIN.value, 0, None) for name in names])
-            if not named:
-                groups = np.full(len(values), ONE_GROUP)
-            return values, np.full(values.shape, np.nan), groups
-        return *self._read_columns(X, reset=reset), groups
-
-    def _read_columns(self, X: Any, *, reset: bool) -> tuple[FloatArray, FloatArray]:
-        columns = self.columns or []
-        if reset:
-            self._remember(columns)
+            errors = np.full(values.shape, np.nan)
+            proxies = getattr(self, "feature_names_in_", [f"x{j}" for j in range(len(values.T))])
+            columns: PlainColumns = [(str(name), Kind.PLAIN.value, 0, None) for name in proxies]
+        else:
+            columns = self.columns
+            values, errors = _read_columns(X, columns, names)
             self.n_features_in_ = len(columns)
-        needed = [name for name, *_ in columns] + [c[3] for c in columns if c[3] is not None]
-        present = list(map(str, X.columns)) if hasattr(X, "columns") else []
-        lacking = [name for name in needed if name not in present]
-        if lacking:
-            raise ConfigError(
-                f"the rows have no column {', '.join(map(repr, lacking))}",
-                why="the predictor was fitted on it",
-                fix=f"Give it (an empty cell if it was not measured). There: {', '.join(present)}",
-            )
-        if not len(X):
-            raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
-        values = np.column_stack([_numbers(X, name) for name, *_ in columns])
-        unknown = np.full(len(X), np.nan)
-        errors = [unknown if c[3] is None else _numbers(X, c[3]) for c in columns]
-        return values, np.column_stack(errors)
-
-    def _remember(self, columns: PlainColumns) -> None:
-        self.names_ = [name for name, *_ in columns]
-        self.kinds_ = [kind for _, kind, *_ in columns]
-        self.signs_ = np.array([sign for _, _, sign, _ in columns])
-
-    def _check_not_empty(self, values: FloatArray) -> None:
-        empty = [n for j, n in enumerate(self.names_) if not np.isfinite(values[:, j]).any()]
-        if empty:
-            raise ConfigError(
-                f"column {', '.join(map(repr, empty))} has no number in any of {len(values)} rows",
-                fix="Measure it, or leave it out of the features",
-            )
+        if reset:
+            self.names_ = [name for name, *_ in columns]
+            self.kinds_ = [kind for _, kind, *_ in columns]
+            self.signs_ = np.array([sign for _, _, sign, _ in columns])
+        if has_group:
+            return values, errors, groups_of(X)
+        return values, errors, np.full(len(values), ONE_GROUP)
 
     def _linked(self, values: FloatArray, errors: FloatArray) -> tuple[FloatArray, FloatArray]:
-        pairs = [
-            linked(
-                values[:, j],
-                errors[:, j],
-                Kind(self.kinds_[j]),
-                self.trials_[j],
-                name,
-                self.spread_of_trial_[j],
-            )
-            for j, name in enumerate(self.names_)
-        ]
-        return np.column_stack([v for v, _ in pairs]), np.column_stack([e for _, e in pairs])
+        kinds = map(Kind, self.kinds_)
+        by_column = (values.T, errors.T, kinds, self.trials_, self.names_, self.spread_of_trial_)
+        on_scale, se = zip(*map(linked, *by_column), strict=True)
+        return np.column_stack(on_scale), np.column_stack(se)
 
     def _damped(self, values: FloatArray, errors: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """(n, p) values in robust standard deviations and their errors; unknown errors are 0."""
+        """Return (n, p) values in robust standard deviations, and errors; unknown ones are 0."""
         on_scale, se = self._linked(values, errors)
         z, se = damped(on_scale, se, self.middle_, self.spread_)
         return z, np.where(np.isfinite(se), se, 0.0)
@@ -239,15 +202,15 @@ class Features(TransformerMixin, BaseEstimator):
         self.centres_ = self._shrunken(counts, means)
 
     def _shrunken(self, counts: FloatArray, means: FloatArray) -> FloatArray:
-        """(G, p) centres of groups from the means of so many of their rows."""
+        """Return (G, p) centres of groups from (G, p) means over `counts` of their rows."""
         noise = self.within_var_ / np.maximum(counts, 1)
-        sure = self.between_var_ + noise
-        weight = np.divide(self.between_var_, sure, out=np.ones_like(sure), where=sure > 0)
+        total = self.between_var_ + noise
+        weight = np.divide(self.between_var_, total, out=np.ones_like(total), where=total > 0)
         weight = np.where(counts > 0, weight, 0.0)
         return np.asarray(self.mean_ + weight * (np.where(counts > 0, means, 0.0) - self.mean_))
 
     def _centres(self, z: FloatArray, groups: TextArray) -> FloatArray:
-        """(n, p) centre of the group of each row."""
+        """Return (n, p) the centre of the group of each row."""
         names, group_of = np.unique(groups, return_inverse=True)
         centres = self._shrunken(*_group_means(z, group_of, len(names)))
         row_of = {name: i for i, name in enumerate(self.group_names_)}
@@ -257,28 +220,36 @@ class Features(TransformerMixin, BaseEstimator):
         return np.asarray(centres[group_of])
 
     def _calibration(self, z: FloatArray, se: FloatArray) -> FloatArray:
-        """(n, p) share of each row's distance from its centre that is expected to be real."""
+        """Return (n, p) the expected real share of each row's distance from its centre."""
         total = self.true_var_ + se**2
         real = np.divide(self.true_var_, total, out=np.ones_like(total), where=total > 0)
         return np.where(np.isfinite(z), real, 0.0)
 
 
-def views_as_matrix(views: Views, variant: Variant) -> FloatArray:
-    """(n, p) raw or centred, or (n, 2 p) both."""
-    if variant == "both":
-        return np.hstack([views.raw, views.centred])
-    return views.raw if variant == "raw" else views.centred
-
-
-def _numbers(X: Any, name: str) -> FloatArray:
-    values = np.asarray(X[name], dtype=np.float64)
-    if np.isinf(values).any():
-        raise ConfigError(f"column {name!r} holds an infinite number")
-    return values
+def _read_columns(
+    X: Any, columns: PlainColumns, names: Sequence[str]
+) -> tuple[FloatArray, FloatArray]:
+    needed = [name for name, *_ in columns] + [se for *_, se in columns if se is not None]
+    missing = [name for name in needed if name not in names]
+    if missing:
+        raise ConfigError(
+            f"the rows have no column {', '.join(map(repr, missing))}",
+            why="the predictor was fitted on it",
+            fix=f"Give it (an empty cell if it was not measured). There: {', '.join(names)}",
+        )
+    if not len(X):
+        raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
+    for name in needed:
+        if np.isinf(np.asarray(X[name], dtype=np.float64)).any():
+            raise ConfigError(f"column {name!r} holds an infinite number")
+    unknown = np.full(len(X), np.nan)
+    values = [np.asarray(X[name], dtype=np.float64) for name, *_ in columns]
+    errors = [unknown if se is None else np.asarray(X[se], dtype=np.float64) for *_, se in columns]
+    return np.column_stack(values), np.column_stack(errors)
 
 
 def _group_means(z: FloatArray, group_of: Any, n_groups: int) -> tuple[FloatArray, FloatArray]:
-    """(G, p) numbers that each group has of each column, and their means (NaN without one)."""
+    """Return (G, p) how many numbers each group has in each column, and their means."""
     is_finite = np.isfinite(z)
     counts, sums = np.zeros((n_groups, z.shape[1])), np.zeros((n_groups, z.shape[1]))
     np.add.at(counts, group_of, is_finite.astype(float))
@@ -289,10 +260,10 @@ def _group_means(z: FloatArray, group_of: Any, n_groups: int) -> tuple[FloatArra
 def _spreads(
     z: FloatArray, group_of: Any, counts: FloatArray, means: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """(p,) variance inside groups and between their means, by the method of moments.
+    """Return (p,) variance inside groups and between their means, by the method of moments.
 
-    Few groups say little about the second, so it is averaged with the first, which counts as one
-    more group. If no group has two rows, each is half of the total variance.
+    Few groups determine the second poorly, so it is averaged with the first, which has the weight
+    of one group. If no group has two rows, each is half of the total variance.
     """
     squares = np.nansum((z - means[group_of]) ** 2, axis=0)
     n_known, n_seen = counts.sum(axis=0), (counts > 0).sum(axis=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,11 @@ class Predictive:
             group_sd=self.group_sd[chosen],
             groups=self.groups[chosen],
         )
+
+    def interval(self, level: float) -> tuple[FloatArray, FloatArray]:
+        """Return the ends of normal intervals that contain a share `level` of the rows' errors."""
+        z = NormalDist().inv_cdf(0.5 + level / 2)
+        return self.mean - z * self.row_sd, self.mean + z * self.row_sd
 
     @property
     def sd(self) -> FloatArray:

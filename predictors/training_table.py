@@ -91,7 +91,7 @@ class TrainingTable:
     @property
     def groups(self) -> TextArray:
         """Group of each row."""
-        return np.asarray(self.X[GROUP].astype(str), dtype=np.str_)
+        return groups_of(self.X)
 
     @property
     def ids(self) -> list[str]:
@@ -109,6 +109,11 @@ class TrainingTable:
     def shown(self, y: FloatArray) -> FloatArray:
         """Turn values of `y` into the user's target."""
         return -y if self.lower_is_better else y
+
+
+def groups_of(X: pd.DataFrame) -> TextArray:
+    """Return (n,) the group of each row."""
+    return np.asarray(X[GROUP].astype(str), dtype=np.str_)
 
 
 def training_table(

@@ -1,4 +1,4 @@
-"""Distances of rows from training rows, and what they are on training rows held out one by one."""
+"""Distances of rows from training rows, and the same distances of training rows held out."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from rlready.predictors.training_table import FloatArray
 
 
 def importance(rows: FloatArray, y: FloatArray, group_of: NDArray[np.intp]) -> FloatArray:
-    """(p,) weights of squared differences: correlation with the outcome inside groups, and more.
+    """Return (p,) weights of squared differences, from correlations with the outcome inside groups.
 
-    A proxy that says nothing keeps a quarter: what it says may change away from the training rows.
+    A proxy without correlation keeps a quarter, because it may matter away from the training rows.
     """
     _, position = np.unique(group_of, return_inverse=True)
     means = np.bincount(position, weights=y) / np.bincount(position)
@@ -20,12 +20,11 @@ def importance(rows: FloatArray, y: FloatArray, group_of: NDArray[np.intp]) -> F
     correlation = np.divide(
         np.abs(rows.T @ outcome), scale, out=np.zeros(rows.shape[1]), where=scale > 1e-12
     )
-    weights: FloatArray = 0.25 + 0.75 * correlation
-    return weights
+    return np.asarray(0.25 + 0.75 * correlation)
 
 
 def shrunken_precision(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Inverse of the covariance drawn to the identity, and each row's leave-one-out distance.
+    """Return the inverse of the shrunken covariance, and each row's leave-one-out distance.
 
     The distance is the root of v' C^-1 v / p: its square is the leverage in units of p / n.
     """
@@ -34,49 +33,40 @@ def shrunken_precision(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
     covariance = (1.0 - share) * (rows.T @ rows) / n + share * np.eye(p)
     precision: FloatArray = np.linalg.inv(covariance)
     squares = np.einsum("ni,ij,nj->n", rows, precision, rows)
-    # Sherman and Morrison: the covariance without row i.
+    # The covariance without row i, by the formula of Sherman and Morrison.
     without = squares / np.maximum(1.0 - (1.0 - share) * squares / n, 1e-3)
     return precision, np.sqrt(without / p)
 
 
 def mahalanobis(v: FloatArray, precision: FloatArray) -> FloatArray:
-    """(n,) root of v' C^-1 v / p: about 1 for rows of the law behind C."""
-    found: FloatArray = np.sqrt(np.einsum("ni,ij,nj->n", v, precision, v) / v.shape[1])
-    return found
+    """Return (n,) root of v' C^-1 v / p: about 1 for rows with the covariance C."""
+    return np.asarray(np.sqrt(np.einsum("ni,ij,nj->n", v, precision, v) / v.shape[1]))
 
 
 def half_ranges_away(v: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
-    """(n, p) distance from the middle of the training range, in half ranges."""
+    """Return (n, p) distances from the middle of the training range, in half ranges."""
     half = (high - low) / 2.0
     away = np.abs(v - (high + low) / 2.0)
     return np.divide(away, half, out=np.zeros_like(v), where=half > 1e-12)
 
 
-def beyond(v: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
-    """(n,) distance of the furthest column from the middle of its range, in half ranges."""
-    furthest: FloatArray = np.max(half_ranges_away(v, low, high), axis=1)
-    return furthest
-
-
-def beyond_others(rows: FloatArray) -> FloatArray:
-    """(n,) the same for each training row, from the range of all others."""
+def half_ranges_from_others(rows: FloatArray) -> FloatArray:
+    """Return (n, p) the same for each training row, from the range of all others."""
     ordered = np.sort(rows, axis=0)
     low = np.where(rows == ordered[0], ordered[1], ordered[0])
     high = np.where(rows == ordered[-1], ordered[-2], ordered[-1])
-    furthest: FloatArray = np.max(half_ranges_away(rows, low, high), axis=1)
-    return furthest
+    return half_ranges_away(rows, low, high)
 
 
 def weighted_distances(v: FloatArray, rows: FloatArray, weights: FloatArray) -> FloatArray:
-    """(n, m) weighted distance of each row of `v` to each of `rows`."""
+    """Return (n, m) the weighted distance of each row of `v` to each of `rows`."""
     a, b = v * np.sqrt(weights), rows * np.sqrt(weights)
     squares = np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1) - 2.0 * a @ b.T
-    distances: FloatArray = np.sqrt(np.maximum(squares, 0.0))
-    return distances
+    return np.asarray(np.sqrt(np.maximum(squares, 0.0)))
 
 
 def dimension(centres: FloatArray) -> float:
-    """Independent directions in which groups differ: (sum of eigenvalues)^2 / sum of squares."""
+    """Return in how many directions groups differ: (sum of eigenvalues)^2 / sum of squares."""
     away = centres - centres.mean(axis=0)
     scale = away.std(axis=0)
     away = away / np.where(scale > 0, scale, 1.0)
@@ -86,8 +76,11 @@ def dimension(centres: FloatArray) -> float:
 
 
 def tail_quantile(score: FloatArray, share: float) -> float:
-    """What a further score passes with the chance `share`; above the largest if n is small."""
+    """Return the score that a further row exceeds with the chance `share`.
+
+    With few rows it is above the largest score.
+    """
     top = float(np.quantile(score, 1.0 - share, method="weibull"))
     beyond = 1.0 / (share * (len(score) + 1.0))
-    # Scores are distances with nearly normal tails: each factor e in chance is about a tenth.
+    # Distances have nearly normal tails: a chance smaller by a factor e adds about a tenth.
     return top * (1.0 + 0.1 * np.log(beyond)) if beyond > 1.0 else top

@@ -1,35 +1,36 @@
-"""Does the training table say anything about a row? In, at the edge or out of its domain, and why.
+"""The domain of a training table: is a row in it, at its edge or out of it, and why.
 
-Proxies are compared on the scale of their kind (`links.py`) and inside groups: groups differ in
-level without being strange. A row of a known group is measured from that group's training rows,
-a row of a new group from the rows given with it. Three tests, each as a distance over its fence:
+Proxies are compared on the scale of their kind (`scales.py`) and inside groups, because groups may
+differ in level. A row of a known group is measured from that group's training rows, a row of a new
+group from the rows of the same request. There are three tests, each a distance over its fence:
 
-- range: a proxy more than 10 % of the training range beyond it;
-- dissimilarity: distance to the nearest training row, proxies weighted by what they say about the
-  outcome, over its own leave-one-out outer fence (Meyer and Pebesma 2021, area of applicability);
+- range: a proxy is more than 10 % of the training range outside of it;
+- dissimilarity: distance to the nearest training row, with proxies weighted by their correlation
+  with the outcome, over the leave-one-out outer fence of that distance (Meyer and Pebesma 2021,
+  area of applicability);
 - leverage: v' C^-1 v / n over 3 p / n, with a covariance C shrunk to the identity.
 
-With 40 proxies some fence is always passed by chance. So the largest of the three is compared with
-what it is on training rows held out one by one: the family together flags a share `FALSE_FLAGS` of
-rows that follow the training law, however many proxies there are. Beyond 1.5 times that a row is
-out. For a new group its mean is compared with those of the known groups as well.
+With 40 proxies some fence is always exceeded by chance. So the largest of the three is compared
+with its values on training rows held out one by one: together the tests flag a share `FALSE_FLAGS` of
+rows that are like the training rows, whatever the number of proxies. Beyond 1.5 times that limit a
+row is out. For a new group its mean is also compared with those of the known groups.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import f as fisher
 
 from rlready.predictors.calibration.distances import (
-    beyond,
-    beyond_others,
     dimension,
     half_ranges_away,
+    half_ranges_from_others,
     importance,
     mahalanobis,
     shrunken_precision,
@@ -44,19 +45,20 @@ from rlready.predictors.training_table import (
     Kind,
     TextArray,
     TrainingTable,
+    groups_of,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FALSE_FLAGS = 0.04
-"""Share of rows like the training rows that may be called edge or out."""
+"""Accepted share of rows like the training rows that are called edge or out."""
 
 _ROW_SHARE_NEW, _GROUP_SHARE_NEW = 0.02, 0.02
-"""The same in new groups, where a row can be flagged by itself or with its group."""
+"""The same shares in new groups, where a row is flagged alone or with its group."""
 
 _RANGE_FENCE = 1.2
-"""10 % of the range at either end, in half ranges from its middle."""
+"""10 % of the range outside of either end, in half ranges from the middle."""
 
 _LEVERAGE_FENCE = 3.0
 _OUT = 1.5
@@ -65,7 +67,7 @@ _TESTS = ("range", "dissimilarity", "leverage")
 
 
 class Place(StrEnum):
-    """Where a row stands."""
+    """Whether a row is in the domain."""
 
     IN = "in"
     EDGE = "edge"
@@ -74,12 +76,12 @@ class Place(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Placed:
-    """Where rows stand, and why.
+    """Whether rows are in the domain, and why not.
 
     Args:
         places: (n,) of each row.
-        reasons: (n,) in words; empty where a row is in.
-        score: (n,) largest distance over what training rows reach; 1: edge, 1.5: out.
+        reasons: (n,) in words; empty for a row that is in the domain.
+        score: (n,) largest distance over its limit: a row is at the edge above 1, out above 1.5.
     """
 
     places: tuple[Place, ...]
@@ -89,23 +91,23 @@ class Placed:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingDomain:
-    """What the training rows look like.
+    """Description of the training rows.
 
     Args:
         names: (p,) proxies.
         kinds: (p,) kind of each.
-        trials: (p,) trials behind shares, see `links.n_trials`.
+        trials: (p,) number of trials behind shares, see `scales.n_trials`.
         groups: (G,) names of the groups.
-        sizes: (G,) rows of each.
+        sizes: (G,) number of rows of each.
         centres: (G, p) mean of each group, on the linear scale; NaN where it has no number.
-        sd: (p,) standard deviation inside groups; 0: the proxy is one constant.
+        sd: (p,) standard deviation inside groups; 0 if the proxy is constant.
         rows: (n, p) deviations of training rows from their group, in `sd`.
         weights: (p,) of the dissimilarity.
         precision: (p, p) inverse of the shrunken covariance of `rows`.
-        fences: (3,) of range, dissimilarity, leverage.
-        edge: the family's fence for rows of known groups.
+        fences: (3,) of range, dissimilarity and leverage.
+        edge: limit of the largest of the three, for rows of known groups.
         edge_new: the same for rows of new groups.
-        categories: values seen, by column of the frame that holds texts.
+        categories: training values, by column of the frame that holds texts.
     """
 
     names: list[str]
@@ -130,15 +132,16 @@ class TrainingDomain:
         disagreement: FloatArray | None = None,
         cv_error: float | None = None,
     ) -> Placed:
-        """Where rows stand.
+        """Return whether rows are in the domain.
 
         Args:
             X: rows; those of one new group together.
-            disagreement: (n,) how far unlike models are apart, in units of the outcome.
+            disagreement: (n,) range of the predictions of different models, in units of the
+                outcome.
             cv_error: the model's out-of-fold error, for comparison.
         """
-        groups = np.asarray(X[GROUP].astype(str), dtype=np.str_)
-        z = self._linear(X)
+        groups = groups_of(X)
+        z = _on_scale(X, self.names, self.kinds, self.trials)
         is_known = np.isin(groups, self.groups)
         centres, factor = self._centres(z, groups)
         v = np.nan_to_num((z - centres) / np.where(self.sd > 0, self.sd, 1.0) * factor[:, None])
@@ -163,20 +166,15 @@ class TrainingDomain:
         places = np.select([score > _OUT, score > 1.0], [Place.OUT, Place.EDGE], Place.IN)
         return Placed(
             places=tuple(Place(place) for place in places.tolist()),
-            reasons=tuple(tuple(found) for found in reasons),
+            reasons=tuple(map(tuple, reasons)),
             score=score,
         )
 
-    def _linear(self, X: pd.DataFrame) -> FloatArray:
-        return np.column_stack(
-            [
-                _linear(X[name].to_numpy(dtype=float), kind, trials, name)
-                for name, kind, trials in zip(self.names, self.kinds, self.trials, strict=True)
-            ]
-        )
-
     def _centres(self, z: FloatArray, groups: TextArray) -> tuple[FloatArray, FloatArray]:
-        """(n, p) centre of each row's group, (n,) factor that gives deviations the rows' spread."""
+        """Return (n, p) the centre of each row's group, and (n,) the factor of deviations from it.
+
+        The factor gives deviations from an estimated centre the spread of the rows.
+        """
         centres, factor = np.empty_like(z), np.empty(len(z))
         for name in np.unique(groups):
             rows = groups == name
@@ -191,11 +189,10 @@ class TrainingDomain:
         return centres, factor
 
     def _distances(self, v: FloatArray) -> FloatArray:
-        """(n, 3) range, dissimilarity and leverage of deviations, each over its fence."""
-        low, high = self.rows.min(axis=0), self.rows.max(axis=0)
+        """Return (n, 3) range, dissimilarity and leverage of deviations, each over its fence."""
+        away = half_ranges_away(v, self.rows.min(axis=0), self.rows.max(axis=0)).max(axis=1)
         nearest = weighted_distances(v, self.rows, self.weights).min(axis=1)
-        found = [beyond(v, low, high), nearest, mahalanobis(v, self.precision)]
-        return np.column_stack(found) / self.fences
+        return np.column_stack([away, nearest, mahalanobis(v, self.precision)]) / self.fences
 
     def _in_words(self, test: str, X: pd.DataFrame, v: FloatArray, row: int) -> str:
         if test == "leverage":
@@ -245,17 +242,17 @@ class TrainingDomain:
             if far > 1.0:
                 k = int(np.argmax(np.abs(t)))
                 proxy = np.array(self.names)[usable][k]
-                said = (
+                reason = (
                     f"the level of group {name} is unlike that of the known groups, most in "
                     f"{proxy} ({t[k]:+.1f} standard deviations)"
                 )
                 for row in np.flatnonzero(rows):
-                    reasons[row].append(said)
+                    reasons[row].append(reason)
 
     def _judge_cells(
         self, X: pd.DataFrame, z: FloatArray, score: FloatArray, reasons: list[list[str]]
     ) -> None:
-        """Flag missing proxies, changed constants and texts that were never seen."""
+        """Flag missing proxies, changed constants, and texts that no training row has."""
         missing = ~np.isfinite(z)
         for row in np.flatnonzero(missing.mean(axis=1) > 0.5):
             score[row] = max(score[row], _OUT + 1.0 if missing[row].all() else 1.01)
@@ -268,31 +265,25 @@ class TrainingDomain:
             for row in np.flatnonzero(changed & np.isfinite(z[:, k])):
                 score[row] = max(score[row], 1.01)
                 reasons[row].append(f"{self.names[k]} was the same in all training rows, not here")
-        for column, seen in self.categories.items():
-            if column not in X:
-                continue
-            for at, value in enumerate(X[column].astype(str)):
-                if value not in seen:
+        for column, values in self.categories.items():
+            for at, value in enumerate(X[column].astype(str) if column in X else ()):
+                if value not in values:
                     score[at] = max(score[at], _OUT + 1.0)
                     reasons[at].append(
-                        f"{column} {value!r} was not among the training rows: {', '.join(seen)}"
+                        f"{column} {value!r} was not among the training rows: {', '.join(values)}"
                     )
 
 
 def domain_of(table: TrainingTable) -> TrainingDomain:
-    """What the rows of a table look like; their outcomes only weigh the proxies."""
+    """Describe the rows of a table; their outcomes only determine the weights of the proxies."""
     names = [column.name for column in table.columns]
-    trials = [_trials(table, column) for column in table.columns]
-    z = np.column_stack(
-        [
-            _linear(table.X[c.name].to_numpy(dtype=float), c.kind, t, c.name)
-            for c, t in zip(table.columns, trials, strict=True)
-        ]
-    )
+    kinds = [column.kind.value for column in table.columns]
+    trials = [_trials(table.X, column) for column in table.columns]
+    z = _on_scale(table.X, names, kinds, trials)
     groups, group_of = np.unique(table.groups, return_inverse=True)
     sizes = np.bincount(group_of).astype(np.float64)
     centres = np.stack([_mean(z[group_of == g]) for g in range(len(groups))])
-    # Rows alone in their group have no deviation; where all are, the table is one group.
+    # A row that is alone in its group has no deviation; if nearly all are, the table is one group.
     inside = sizes[group_of] > 1
     if inside.sum() < 3:
         groups, sizes = np.array(["all rows"]), np.array([float(len(z))])
@@ -308,18 +299,20 @@ def domain_of(table: TrainingTable) -> TrainingDomain:
     weights = importance(rows, table.y[inside], group_of[inside])
     precision, loo_leverage = shrunken_precision(rows)
     pairwise = weighted_distances(rows, rows, weights)
-    off_diagonal = pairwise[~np.eye(len(rows), dtype=bool)]
-    weights = weights / max(float(off_diagonal.mean()), 1e-12) ** 2
+    unit = max(float(pairwise[~np.eye(len(rows), dtype=bool)].mean()), 1e-12)
+    weights = weights / unit**2
     np.fill_diagonal(pairwise, np.inf)
-    nearest = pairwise.min(axis=1) / max(float(off_diagonal.mean()), 1e-12)
+    nearest = pairwise.min(axis=1) / unit
     quarter, three_quarters = np.percentile(nearest, [25, 75])
     outer = three_quarters + 1.5 * (three_quarters - quarter)
     fences = np.array([_RANGE_FENCE, max(outer, 1e-9), np.sqrt(_LEVERAGE_FENCE)])
-    held_out = np.column_stack([beyond_others(rows), nearest, loo_leverage]) / fences
-    score = held_out.max(axis=1)
+    away = half_ranges_from_others(rows).max(axis=1)
+    score = (np.column_stack([away, nearest, loo_leverage]) / fences).max(axis=1)
+    described = {GROUP, *names, *(column.error for column in table.columns if column.error)}
+    texts = [c for c in table.X if c not in described and table.X[c].dtype.kind not in "fiub"]
     return TrainingDomain(
         names=names,
-        kinds=[column.kind.value for column in table.columns],
+        kinds=kinds,
         trials=trials,
         groups=groups,
         sizes=sizes,
@@ -331,36 +324,29 @@ def domain_of(table: TrainingTable) -> TrainingDomain:
         fences=fences,
         edge=tail_quantile(score, FALSE_FLAGS),
         edge_new=tail_quantile(score, _ROW_SHARE_NEW),
-        categories=_categories(table),
+        categories={str(name): sorted(set(table.X[name].astype(str))) for name in texts},
     )
 
 
-def _trials(table: TrainingTable, column: Column) -> float:
-    values = table.X[column.name].to_numpy(dtype=float)
-    if column.error is None or column.error not in table.X:
-        return n_trials(values, np.full(len(values), np.nan), column.kind)
-    return n_trials(values, table.X[column.error].to_numpy(dtype=float), column.kind)
+def _trials(X: pd.DataFrame, column: Column) -> float:
+    has_error = column.error is not None and column.error in X
+    errors = X[column.error].to_numpy(dtype=float) if has_error else np.full(len(X), np.nan)
+    return n_trials(X[column.name].to_numpy(dtype=float), errors, column.kind)
 
 
-def _linear(values: FloatArray, kind: str, trials: float, name: str) -> FloatArray:
-    return linked(values, np.zeros(len(values)), Kind(kind), trials, name)[0]
+def _on_scale(
+    X: pd.DataFrame, names: Sequence[str], kinds: Sequence[str], trials: Sequence[float]
+) -> FloatArray:
+    """Return (n, p) proxies on the scale of their kind."""
+    columns = [
+        linked(X[name].to_numpy(dtype=float), np.zeros(len(X)), Kind(kind), n, name)[0]
+        for name, kind, n in zip(names, kinds, trials, strict=True)
+    ]
+    return np.column_stack(columns)
 
 
 def _mean(z: FloatArray) -> FloatArray:
-    """(p,) mean of each column over the rows that have it; NaN where none has."""
-    known = np.isfinite(z)
-    count = known.sum(axis=0)
-    total = np.where(known, z, 0.0).sum(axis=0)
-    mean: FloatArray = np.divide(total, count, out=np.full(z.shape[1], np.nan), where=count > 0)
-    return mean
-
-
-def _categories(table: TrainingTable) -> dict[str, list[str]]:
-    numbers: set[Any] = {GROUP}
-    numbers |= {column.name for column in table.columns}
-    numbers |= {column.error for column in table.columns if column.error}
-    return {
-        str(name): sorted(set(table.X[name].astype(str)))
-        for name in table.X.columns
-        if name not in numbers and table.X[name].dtype.kind not in "fiub"
-    }
+    """Return (p,) the mean of each column over the rows that have it; NaN where none has."""
+    is_measured = np.isfinite(z)
+    count, total = is_measured.sum(axis=0), np.where(is_measured, z, 0.0).sum(axis=0)
+    return np.divide(total, count, out=np.full(z.shape[1], np.nan), where=count > 0)

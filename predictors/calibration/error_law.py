@@ -1,17 +1,17 @@
-"""How far predictions are from outcomes, as a law in two parts: the row's own and its group's.
+"""The size of prediction errors, in two parts: that of a row and that of its group's level.
 
-    outcome - prediction = level + own        own ~ N(0, row_sd^2), one a row
-                                              level ~ N(0, group_sd(m)^2), one a group
+    outcome - prediction = level + row        row ~ N(0, row_sd^2), one per row
+                                              level ~ N(0, group_sd(m)^2), one per group
 
-A group that has m anchors (rows with outcomes in the training table) has a level error that falls
-with m, if the model uses them. How much it does is not asked of the model but seen from its
-out-of-fold residuals: with r the residuals of rows whose whole group was held out and e those of
-rows held out alone, a model that corrects a level by the anchors' residuals gives
+In a group with m anchors (rows with outcomes in the training table) the error of the level falls
+with m, if the model uses them. How much it falls is estimated from out-of-fold residuals. With r
+the residuals of rows whose whole group was held out, and e those of rows held out alone, a model
+that corrects a level by the residuals of its anchors has
 
     e_i = r_i - w(m) mean(r of the m others)        w(m) = m / (m + kappa)
 
 kappa is fitted to that: 0 for a group's own mean, row_sd^2 / group_sd(0)^2 for the best linear
-(BLUP) shrinkage, infinity for a model that does not look at groups. Then
+(BLUP) shrinkage, infinity for a model that ignores groups. Then
 
     group_sd(m)^2 = (1 - w)^2 group_sd(0)^2 + w^2 row_sd^2 / m
 """
@@ -27,9 +27,11 @@ from scipy.stats import t as student
 from rlready.predictors.training_table import FloatArray, TextArray
 
 PRIOR_GROUPS = 1.0
-"""A priori, levels of groups differ as much as outcomes do inside a group; this belief counts as
-much as one group seen. It may widen what the data say, which below 5 groups can be "no difference"
-by accident; it never narrows it, and adds no degree of freedom to what was seen."""
+"""Weight of the prior, in groups. A priori, levels of groups vary as much as outcomes inside one.
+
+With fewer than 5 groups the data may show no variation of levels by accident. The prior can widen
+their estimate but never narrows it, and adds no degree of freedom.
+"""
 
 _KAPPAS = np.append(np.concatenate([[0.0], np.geomspace(1e-3, 1e3, 61)]), np.inf)
 
@@ -39,11 +41,11 @@ class ErrorLaw:
     """Sizes of prediction errors, in units of the outcome.
 
     Args:
-        row_sd: error of a row inside its group.
-        group_sd_new: error of the level of a group without anchors.
-        kappa: how many anchors it takes to halve the level's error.
+        row_sd: standard deviation of a row's error inside its group.
+        group_sd_new: standard deviation of the level's error in a group without anchors.
+        kappa: number of anchors that halves the error of the level.
         row_df: degrees of freedom of `row_sd`.
-        group_df: those of `group_sd_new`.
+        group_df: degrees of freedom of `group_sd_new`.
     """
 
     row_sd: float
@@ -53,33 +55,28 @@ class ErrorLaw:
     group_df: float
 
     def group_sd(self, anchors: FloatArray) -> FloatArray:
-        """Error of the level of groups with so many anchors."""
+        """Return (n,) the error of the level of groups, by their numbers of anchors."""
         weight = _weight(anchors, self.kappa)
-        own = weight * self.row_sd / np.sqrt(np.maximum(anchors, 1.0))
-        return np.hypot((1.0 - weight) * self.group_sd_new, own)
+        of_anchors = weight * self.row_sd / np.sqrt(np.maximum(anchors, 1.0))
+        return np.hypot((1.0 - weight) * self.group_sd_new, of_anchors)
 
     def sd(self, anchors: FloatArray) -> FloatArray:
-        """Error of rows of groups with so many anchors."""
-        found: FloatArray = np.hypot(self.row_sd, self.group_sd(anchors))
-        return found
+        """Return (n,) the error of rows, by the numbers of anchors of their groups."""
+        return np.hypot(self.row_sd, self.group_sd(anchors))
 
     def df(self, anchors: FloatArray) -> FloatArray:
-        """Degrees of freedom of `sd`, by Satterthwaite's formula."""
+        """Return (n,) the degrees of freedom of `sd`, by Satterthwaite's formula."""
         level = np.where(
             anchors > 0, (1.0 - _weight(anchors, self.kappa)) * self.group_sd_new, self.group_sd_new
         )
         rest = self.sd(anchors) ** 2 - level**2
         total = (rest + level**2) ** 2
         parts = rest**2 / self.row_df + level**4 / self.group_df
-        found: FloatArray = np.divide(
-            total, parts, out=np.full(len(total), self.row_df), where=parts > 0
-        )
-        return found
+        return np.divide(total, parts, out=np.full(len(total), self.row_df), where=parts > 0)
 
     def half_width(self, anchors: FloatArray, level: float) -> FloatArray:
-        """Half the width of t intervals that hold a share `level` of outcomes."""
-        width: FloatArray = student.ppf(0.5 + level / 2.0, self.df(anchors)) * self.sd(anchors)
-        return width
+        """Return (n,) half the width of t intervals that contain a share `level` of outcomes."""
+        return np.asarray(student.ppf(0.5 + level / 2.0, self.df(anchors)) * self.sd(anchors))
 
 
 def error_law(
@@ -89,15 +86,15 @@ def error_law(
     by_group: FloatArray | None,
     anchors: FloatArray,
 ) -> ErrorLaw:
-    """The law that out-of-fold residuals follow.
+    """Estimate the sizes of errors from out-of-fold residuals.
 
     Args:
-        y: (n,) outcomes: their spread inside groups is what is believed of levels beforehand.
+        y: (n,) outcomes; their spread inside groups is the prior spread of levels.
         groups: (n,) group of each row.
-        by_row: (n,) residuals of rows held out one by one or a few at a time; NaN where a row was
-            not (the only one of its group).
+        by_row: (n,) residuals of rows held out one by one or a few at a time; NaN for a row that is
+            alone in its group.
         by_group: (n,) residuals of rows held out with their whole group; None with one group.
-        anchors: (n,) rows of its group that the model of `by_row` had seen.
+        anchors: (n,) number of rows of its group that the model of `by_row` was fitted to.
     """
     group_of = np.unique(groups, return_inverse=True)[1]
     sizes = np.bincount(group_of).astype(np.float64)
@@ -112,46 +109,33 @@ def error_law(
             group_df=PRIOR_GROUPS,
         )
     if not inside.any():
-        return _law_of_lonely_rows(by_group)
+        # With one row per group, rows and levels cannot be separated: half of the variance each.
+        half = _rms(by_group) / float(np.sqrt(2.0))
+        df = max(len(by_group) - 1.0, 1.0)
+        return ErrorLaw(row_sd=half, group_sd_new=half, kappa=np.inf, row_df=df, group_df=df)
     means = np.bincount(group_of, weights=by_group) / sizes
     within = float(np.sum((by_group - means[group_of]) ** 2)) / row_df
     group_var = max(float(np.mean(means**2) - within * np.mean(1.0 / sizes)), 0.0)
-    seen = ErrorLaw(
+    observed = ErrorLaw(
         row_sd=float(np.sqrt(within)),
         group_sd_new=float(np.sqrt(group_var)),
         kappa=_kappa(by_row, by_group, group_of, anchors),
         row_df=row_df,
         group_df=len(sizes) - 1.0,
     )
-    believed = _spread_inside(y, group_of, sizes, row_df)
-    new_var = (len(sizes) * group_var + PRIOR_GROUPS * believed) / (len(sizes) + PRIOR_GROUPS)
+    y_means = np.bincount(group_of, weights=y) / sizes
+    prior = float(np.sum((y - y_means[group_of]) ** 2)) / row_df
+    new_var = (len(sizes) * group_var + PRIOR_GROUPS * prior) / (len(sizes) + PRIOR_GROUPS)
+    row_var = 0.0
+    if observed.row_sd > 0.0:
+        # Residuals of rows held out alone also contain the error of their level.
+        excess = (observed.sd(anchors[inside]) / observed.row_sd) ** 2
+        row_var = float(np.mean(by_row[inside] ** 2 / excess))
     return replace(
-        seen,
-        row_sd=float(np.sqrt(_row_variance(seen, by_row[inside], anchors[inside]))),
+        observed,
+        row_sd=float(np.sqrt(row_var)),
         group_sd_new=float(np.sqrt(max(group_var, new_var))),
     )
-
-
-def _law_of_lonely_rows(residuals: FloatArray) -> ErrorLaw:
-    """With one row a group, rows and levels cannot be told apart: half of the variance each."""
-    half = _rms(residuals) / float(np.sqrt(2.0))
-    df = max(len(residuals) - 1.0, 1.0)
-    return ErrorLaw(row_sd=half, group_sd_new=half, kappa=np.inf, row_df=df, group_df=df)
-
-
-def _row_variance(shape: ErrorLaw, by_row: FloatArray, anchors: FloatArray) -> float:
-    """Variance of rows alone, from residuals that hold their level's error too."""
-    if shape.row_sd == 0.0:
-        return 0.0
-    excess = (shape.sd(anchors) / shape.row_sd) ** 2
-    return float(np.mean(by_row**2 / excess))
-
-
-def _spread_inside(
-    y: FloatArray, group_of: NDArray[np.intp], sizes: FloatArray, df: float
-) -> float:
-    means = np.bincount(group_of, weights=y) / sizes
-    return float(np.sum((y - means[group_of]) ** 2)) / df
 
 
 def _kappa(
@@ -160,7 +144,7 @@ def _kappa(
     group_of: NDArray[np.intp],
     anchors: FloatArray,
 ) -> float:
-    """The shrinkage that best explains what anchors changed in the residuals."""
+    """Return the kappa that best explains how anchors changed the residuals."""
     sizes = np.bincount(group_of)
     sums = np.bincount(group_of, weights=by_group)
     rows = np.isfinite(by_row) & (sizes[group_of] > 1)
@@ -172,7 +156,7 @@ def _kappa(
 
 
 def _weight(anchors: FloatArray, kappa: float) -> FloatArray:
-    """How much of the anchors' mean residual a model takes over, 0..1."""
+    """Return (n,) the share of the anchors' mean residual that a model corrects, 0 to 1."""
     if np.isinf(kappa):
         return np.zeros(len(anchors))
     return np.where(anchors > 0, anchors / np.maximum(anchors + kappa, 1e-12), 0.0)

@@ -1,11 +1,12 @@
-"""A model with all that keeps it honest: intervals, domain, signal, in one object that is stored.
+"""A model with its intervals, its domain and its test for signal, as one object that is stored.
 
-`predict` and `predictive` speak as `TrainingTable.y` does, higher is better; `assess` is the
-surface for people and gives the user's target (a loss stays a loss).
+`predict`, `predictive`, `unseen` and `posterior` follow `TrainingTable.y`: higher is better.
+`assess` is for people and has the unit and direction of the user's target (a loss stays a loss).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
@@ -15,13 +16,8 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_limits
 
-from rlready.predictors.calibration.domain import Place, Placed, TrainingDomain, domain_of
-from rlready.predictors.calibration.intervals import (
-    Regime,
-    calibrate,
-    intervals,
-    predictive,
-)
+from rlready.predictors.calibration.domain import Placed, TrainingDomain, domain_of
+from rlready.predictors.calibration.intervals import calibrate, intervals, predictive
 from rlready.predictors.calibration.signal_test import signal_report
 from rlready.predictors.features import PlainColumns, plain_columns
 from rlready.predictors.models.catalogue import make_model
@@ -32,9 +28,9 @@ from rlready.predictors.training_table import (
     Column,
     FloatArray,
     Kind,
-    TextArray,
     TrainingTable,
     describe_column,
+    groups_of,
 )
 from rlready.predictors.validation.folds import (
     MakeModel,
@@ -49,35 +45,39 @@ if TYPE_CHECKING:
     import pandas as pd
 
 VERSIONS = "versions"
-"""Key of `frame.attrs` that says how the columns of a frame were measured, by column."""
+"""Key of `frame.attrs` with how each column of a frame was measured, by column."""
 
 
 class CalibratedPredictor(RegressorMixin, BaseEstimator):
-    """Outcomes of checkpoints with intervals that say what they promise, and a domain.
+    """Predict outcomes of checkpoints, with intervals and a domain of validity.
 
     Args:
-        model: name of a model (`models.make_model`), or a scikit-learn regressor.
-        columns: the proxies, see `features.plain_columns`; None: those of the table in `fit`, or of
-            a frame every column of numbers but `GROUP` and standard errors (`..._se`).
-        level: share of outcomes that intervals hold, 0.5..0.99.
-        n_folds: at most so many fits without some rows, and so many without some groups.
-        committee: names of unlike models whose disagreement is a sign of extrapolation.
+        model: name of a model (`make_model`), or a scikit-learn regressor.
+        columns: the proxies, see `features.plain_columns`. None: those of the table in `fit`, or
+            every numeric column of a frame but `GROUP` and standard errors (`..._se`).
+        level: share of outcomes that intervals contain, 0.5 to 0.99.
+        n_folds: largest number of fits without some rows, and of fits without some groups.
+        committee: names of different models whose disagreement is a sign of extrapolation.
         versions: how each column was measured (evaluator and benchmark), by column; rows measured
             in another way are refused.
         seed: of folds and permutations.
 
     Attributes:
-        model_: fitted on all rows with an outcome.
+        model_: fitted to all rows with an outcome.
         ids_: of these rows.
         out_of_fold_: (n,) their predictions by models that have not seen them; NaN where a row is
             alone in its group.
-        calibration_: models and residuals of the folds, and the law of errors.
-        domain_: what the training rows look like.
+        calibration_: models and residuals of the folds, and the sizes of errors.
+        domain_: description of the training rows.
         signal_: the permutation test of the proxies.
-        columns_: the proxies, plain.
+        columns_: the proxies, as plain values.
         lower_is_better_: whether the user's target is the negative of `y`.
-        target_: its name.
-        notes_: what a reader has to know.
+        target_: name of the target.
+        notes_: for the user: what was left out, and what is unknown.
+
+    Example:
+        >>> predictor = CalibratedPredictor().fit(table)  # doctest: +SKIP
+        >>> predictor.assess(table.X)[["prediction", "low", "high", "domain"]]  # doctest: +SKIP
     """
 
     def __init__(
@@ -100,23 +100,27 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         self.seed = seed
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """The predictor, fitted on a `TrainingTable`, or on a frame of proxies and outcomes.
+        """Fit the predictor to a `TrainingTable`, or to a frame of proxies and its outcomes.
 
-        `sample_weight` of a frame stands for precisions of the outcomes in any unit; a table has
-        their standard errors.
+        `sample_weight` of a frame is the precision of each outcome, in any unit; a table has their
+        standard errors.
 
         Raises:
-            ConfigError: if there are fewer than five outcomes, or all are the same.
+            ConfigError: if there are fewer than five outcomes, all are equal, or a setting is
+                invalid.
         """
         table = X if isinstance(X, TrainingTable) else self._table(X, y, sample_weight)
-        self._check_settings()
+        if not 0.5 <= self.level <= 0.99:
+            raise ConfigError(f"level {self.level} is not within 0.5..0.99")
+        if self.n_folds < 2:
+            raise ConfigError(f"n_folds is {self.n_folds}", fix="Give at least 2; 20 is usual")
         table = _usable(table.with_outcome(), self.n_folds, self.seed)
         self.columns_ = plain_columns(table.columns)
         self.target_ = table.target
         self.lower_is_better_ = table.lower_is_better
         make = self._maker(self.model, table)
-        # Dozens of fits of small matrices: on busy cores, threads of BLAS and OpenMP cost ten times
-        # the time of one.
+        # Dozens of fits of small matrices: on busy cores, threads of BLAS and OpenMP would take ten
+        # times as long as one thread.
         with threadpool_limits(limits=1):
             self.calibration_ = calibrate(make, table, n_folds=self.n_folds, seed=self.seed)
             self.model_ = fit_model(make, table)
@@ -130,14 +134,13 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any) -> FloatArray:
-        """(n,) expected outcomes, higher is better.
+        """Return (n,) expected outcomes, higher is better.
 
         Raises:
-            ConfigError: if X misses columns, or has them measured in another way.
+            ConfigError: if X lacks columns, or has them measured in another way.
         """
         check_is_fitted(self)
-        mean: FloatArray = np.asarray(self.model_.predict(self._checked(X)), dtype=np.float64)
-        return mean
+        return np.asarray(self.model_.predict(self._checked(X)), dtype=np.float64)
 
     def assess(self, X: Any, unseen: FloatArray | None = None) -> pd.DataFrame:
         """Return one row for each row of X, with all that is predicted, in the user's target.
@@ -151,13 +154,13 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
                 replace those of the model where they are finite, and intervals move with them.
 
         Raises:
-            ConfigError: if X misses columns, or has them measured in another way.
+            ConfigError: if X lacks columns, or has them measured in another way.
         """
         import pandas as pd
 
         X = self._checked(X)
         mean = self.predict(X)
-        low, high, regimes = intervals(self.calibration_, X, _groups(X), mean, self.level)
+        low, high, regimes = intervals(self.calibration_, X, groups_of(X), mean, self.level)
         placed = self.placed(X)
         if unseen is not None:
             shift = np.where(np.isfinite(unseen), unseen - mean, 0.0)
@@ -179,28 +182,66 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         )
 
     def predictive(self, X: Any, *, noise: bool = True) -> Predictive:
-        """The joint law of the outcomes of one RL run each; without `noise`, of the true scores.
+        """Return the distribution of the outcomes of one RL run each; or of the true scores.
 
-        Where the training outcomes have no standard errors the noise of RL cannot be told from the
-        rest, and is part of it in any case (`notes_` says so).
+        Without `noise` it is that of the true scores. If the training outcomes have no standard
+        errors, the noise of RL cannot be separated and is always included (`notes_` says so).
         """
         X = self._checked(X)
         return predictive(
-            self.calibration_, _groups(X), self.predict(X), noise=noise, level=self.level
+            self.calibration_, groups_of(X), self.predict(X), noise=noise, level=self.level
         )
 
+    def unseen(self, table: TrainingTable) -> Predictive:
+        """Return the distribution of true scores, from models that have not seen the outcomes."""
+        everything = self.predictive(table.X, noise=False)
+        held_out = dict(zip(self.ids_, self.out_of_fold_, strict=True))
+        mean = np.array([held_out.get(name, math.nan) for name in table.ids])
+        return replace(everything, mean=np.where(np.isfinite(mean), mean, everything.mean))
+
+    def posterior(self, table: TrainingTable) -> Predictive:
+        """Return the distribution of true scores, given the recorded outcomes.
+
+        An outcome y with standard error s and a prediction m with row sd r and level sd g are
+        weighted by their precisions. The remaining error is that of the row alone.
+        """
+        prior = self.unseen(table)
+        has_outcome = np.isfinite(table.y)
+        noise = np.where(np.isfinite(table.y_error), table.y_error, self.run_noise)
+        total = prior.row_sd**2 + prior.group_sd**2
+        weight = np.where(has_outcome, total / (total + noise**2), 0.0)
+        return replace(
+            prior,
+            mean=prior.mean + weight * (np.where(has_outcome, table.y, prior.mean) - prior.mean),
+            row_sd=np.where(has_outcome, np.sqrt(weight) * noise, prior.row_sd),
+            group_sd=np.where(has_outcome, 0.0, prior.group_sd),
+        )
+
+    @property
+    def run_noise(self) -> float:
+        """Standard deviation of one RL run's score around the true one; 0 if unknown."""
+        noise = self.calibration_.rl_noise
+        return noise if math.isfinite(noise) else 0.0
+
+    def contributions(self, X: pd.DataFrame) -> dict[str, FloatArray]:
+        """Return, by proxy, (n,) the part of each prediction that the proxy accounts for.
+
+        It is the prediction minus the one with the proxy at the mean of its group in X. For a
+        linear model these parts add up to the prediction minus that of the group's mean; for
+        another model they are the effect of each proxy alone, given the others.
+        """
+        names = [name for name, *_ in self.columns_]
+        predicted, means = self.predict(X), X.groupby(GROUP)[names].transform("mean")
+        return {name: predicted - self.predict(X.assign(**{name: means[name]})) for name in names}
+
     def placed(self, X: Any) -> Placed:
-        """Where each row stands to the training rows, and why."""
+        """Return where each row lies relative to the training rows, and why."""
         X = self._checked(X)
         if not self.committee_:
             return self.domain_.place(X)
-        said = np.stack([model.predict(X) for model in [self.model_, *self.committee_]])
+        predictions = np.stack([model.predict(X) for model in [self.model_, *self.committee_]])
         error = float(np.sqrt(np.nanmean(self.calibration_.by_row.residuals**2)))
-        return self.domain_.place(X, disagreement=np.ptp(said, axis=0), cv_error=error)
-
-    def has_signal(self) -> bool:
-        """Whether the proxies order outcomes inside groups better than chance does."""
-        return bool(self.signal_.found())
+        return self.domain_.place(X, disagreement=np.ptp(predictions, axis=0), cv_error=error)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -217,12 +258,19 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         if y is None:
             raise ConfigError("outcomes are missing", fix="Call fit(X, y) or fit(TrainingTable)")
         X = X if GROUP in X else X.assign(**{GROUP: ONE_GROUP})
-        columns = self.columns or plain_columns(_described(X))
+        errors = {name: f"{name}_se" if f"{name}_se" in X else None for name in map(str, X)}
+        columns = self.columns or plain_columns(
+            [
+                describe_column(name, X[name].to_numpy(dtype=float), error)
+                for name, error in errors.items()
+                if name != GROUP and X[name].dtype.kind in "fiu" and "_se" not in name
+            ]
+        )
         outcomes = np.asarray(y, dtype=np.float64)
         error = np.full(len(X), np.nan)
         if sample_weight is not None:
-            # Only the ratios of weights are known: the noisiest outcome is taken as noise for a
-            # tenth of its variance.
+            # Only the ratios of weights are known: noise is assumed to be a tenth of the variance
+            # of the noisiest outcome.
             weight = np.asarray(sample_weight, dtype=np.float64)
             error = np.sqrt(0.1 * np.nanvar(outcomes) * weight.min() / weight)
         return TrainingTable(
@@ -235,14 +283,8 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
             y_error=error,
         )
 
-    def _check_settings(self) -> None:
-        if not 0.5 <= self.level <= 0.99:
-            raise ConfigError(f"level {self.level} is not within 0.5..0.99")
-        if self.n_folds < 2:
-            raise ConfigError(f"n_folds is {self.n_folds}", fix="Give at least 2; 20 is usual")
-
     def _checked(self, X: Any) -> pd.DataFrame:
-        """The rows, as a frame that has every column in the way it was learned."""
+        """Return the rows as a frame, after checking that they have the learned columns."""
         check_is_fitted(self)
         frame: pd.DataFrame = X.X if isinstance(X, TrainingTable) else X
         wanted = [name for name, *_ in self.columns_]
@@ -261,24 +303,11 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
                 ),
                 fix="Measure the checkpoints with the same evaluators, or fit a new predictor",
             )
-        self._check_versions(frame)
-        if GROUP not in frame:
-            known = np.unique(self.calibration_.groups)
-            if known.tolist() != [ONE_GROUP]:
-                raise ConfigError(
-                    f"the rows have no column {GROUP!r}",
-                    why="levels and intervals depend on the group",
-                    fix=f"Name the group of each row; known are {', '.join(known[:8])}",
-                )
-            frame = frame.assign(**{GROUP: ONE_GROUP})
-        return frame
-
-    def _check_versions(self, frame: pd.DataFrame) -> None:
-        given = frame.attrs.get(VERSIONS) or {}
+        versions = frame.attrs.get(VERSIONS) or {}
         differ = [
-            f"{name}: {given[name]}, the predictor learned {version}"
+            f"{name}: {versions[name]}, the predictor learned {version}"
             for name, version in (self.versions or {}).items()
-            if name in given and given[name] != version
+            if name in versions and versions[name] != version
         ]
         if differ:
             raise ConfigError(
@@ -286,24 +315,20 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
                 why="numbers of different versions must not be compared",
                 fix="Measure the checkpoints with the same evaluators, or fit a new predictor",
             )
-
-
-def _groups(X: pd.DataFrame) -> TextArray:
-    return np.asarray(X[GROUP].astype(str), dtype=np.str_)
-
-
-def _described(X: pd.DataFrame) -> list[Column]:
-    names = [str(n) for n in X if n != GROUP and X[n].dtype.kind in "fiu" and "_se" not in str(n)]
-    return [
-        describe_column(
-            name, X[name].to_numpy(dtype=float), f"{name}_se" if f"{name}_se" in X else None
-        )
-        for name in names
-    ]
+        if GROUP not in frame:
+            groups = np.unique(self.calibration_.groups)
+            if groups.tolist() != [ONE_GROUP]:
+                raise ConfigError(
+                    f"the rows have no column {GROUP!r}",
+                    why="levels and intervals depend on the group",
+                    fix=f"Name the group of each row; known are {', '.join(groups[:8])}",
+                )
+            frame = frame.assign(**{GROUP: ONE_GROUP})
+        return frame
 
 
 def _usable(table: TrainingTable, n_folds: int, seed: int) -> TrainingTable:
-    """The table without columns that are empty where a model is fitted.
+    """Return the table without columns that are empty in some fit.
 
     Raises:
         ConfigError: if nothing can be learned from it.
@@ -315,23 +340,22 @@ def _usable(table: TrainingTable, n_folds: int, seed: int) -> TrainingTable:
             fix="Record outcomes of other checkpoints, or take another target",
         )
     folds = [*row_folds(table, n_folds, seed), *group_folds(table, n_folds, seed)]
-    rest = [np.setdiff1d(np.arange(len(table)), fold) for fold in folds if len(fold) < len(table)]
-    left_out = []
-    for name in [column.name for column in table.columns]:
-        known = np.isfinite(table.X[name].to_numpy(dtype=float))
-        if not known.any():
-            left_out.append((name, "no row with an outcome has it"))
-        elif not all(known[rows].any() for rows in rest):
-            left_out.append((name, "too few rows or groups have it to see what it is worth"))
-    names = [name for name, _ in left_out]
-    columns = tuple(column for column in table.columns if column.name not in names)
+    fitted = [np.setdiff1d(np.arange(len(table)), fold) for fold in folds if len(fold) < len(table)]
+    left_out = {}
+    for column in table.columns:
+        is_measured = np.isfinite(table.X[column.name].to_numpy(dtype=float))
+        if not is_measured.any():
+            left_out[column.name] = "no row with an outcome has it"
+        elif not all(is_measured[rows].any() for rows in fitted):
+            left_out[column.name] = "too few rows or groups have it to see what it is worth"
+    columns = tuple(column for column in table.columns if column.name not in left_out)
     if not columns:
         raise ConfigError(
             "no proxy can be used",
-            why="; ".join(f"{name}: {why}" for name, why in left_out),
+            why="; ".join(f"{name}: {why}" for name, why in left_out.items()),
             fix="Measure the checkpoints that have outcomes (`rlready evaluate`)",
         )
-    notes = tuple(f"{name} is left out: {why}" for name, why in left_out)
+    notes = tuple(f"{name} is left out: {why}" for name, why in left_out.items())
     return replace(table, columns=columns, notes=table.notes + notes)
 
 
@@ -346,6 +370,3 @@ def _notes(table: TrainingTable) -> list[str]:
     if n_twins:
         notes.append(f"{n_twins} rows repeat the proxies of another row: they share a fold")
     return notes
-
-
-__all__ = ["VERSIONS", "CalibratedPredictor", "Place", "Regime"]

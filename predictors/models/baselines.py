@@ -1,7 +1,7 @@
-"""What a predictor has to beat: one proxy and a straight line, or no fit at all.
+"""Baselines that a predictor has to beat: a straight line through one proxy, or no fit at all.
 
-They are the practice, so they do as it does: the number in its own unit, all checkpoints in one
-pot, no group and no standard error looked at.
+They follow current practice: numbers in their own unit, all checkpoints together, and neither
+groups nor standard errors.
 """
 
 from __future__ import annotations
@@ -9,27 +9,35 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from rlready.predictors.features import Features, PlainColumns
-from rlready.predictors.fit_input import checked_outcomes
+from rlready.predictors.features import PlainColumns
+from rlready.predictors.models.proxy_regressor import ProxyRegressor, checked_outcomes
 from rlready.predictors.training_table import GROUP, FloatArray
 from rlready.registry.errors import ConfigError
 
 
-class OneProxy(RegressorMixin, BaseEstimator):
-    """A line through the outcomes over one proxy, or over the mean of one on several benchmarks.
+class _Baseline(ProxyRegressor):
+    """A regressor that need not predict well."""
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.regressor_tags.poor_score = True
+        return tags
+
+
+class OneProxy(_Baseline):
+    """A line through one proxy, or through the mean of one proxy over several benchmarks.
 
     Args:
         proxies: columns of `X`. None: the first column.
         logarithm: whether the line is over log(1 + value), for counts.
 
     Attributes:
-        slope_, intercept_: of the line, by weighted least squares; slope 0 where the proxy does not
-            differ between the rows.
-        n_missing_: training rows without the proxy; they take no part.
-        middle_: mean of the proxy over the others; stands in for a row without it.
+        slope_, intercept_: of the line, by weighted least squares; the slope is 0 if the proxy is
+            the same in all rows.
+        n_missing_: training rows without the proxy, which are ignored.
+        middle_: mean of the proxy over the other rows; used for a row without the proxy.
     """
 
     def __init__(self, proxies: list[str] | None = None, logarithm: bool = False) -> None:
@@ -37,7 +45,7 @@ class OneProxy(RegressorMixin, BaseEstimator):
         self.logarithm = logarithm
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """The line, fitted.
+        """Fit the line.
 
         Raises:
             ConfigError: if the proxy is not a column, or has no number in any row.
@@ -45,11 +53,12 @@ class OneProxy(RegressorMixin, BaseEstimator):
         self._values(X, reset=True)
         X, y, weight = checked_outcomes(self, X, y, sample_weight)
         values = self._values(X, reset=False)
-        known = np.isfinite(values)
-        if not known.any():
-            raise ConfigError(f"{self._name()} has no number in any of {len(y)} rows")
-        self.n_missing_ = int((~known).sum())
-        values, y, weight = values[known], y[known], weight[known]
+        is_measured = np.isfinite(values)
+        if not is_measured.any():
+            name = ", ".join(self.proxies) if self.proxies else "the first column"
+            raise ConfigError(f"{name} has no number in any of {len(y)} rows")
+        self.n_missing_ = int((~is_measured).sum())
+        values, y, weight = values[is_measured], y[is_measured], weight[is_measured]
         self.middle_ = float(np.average(values, weights=weight))
         distance = values - self.middle_
         square = float(weight @ distance**2)
@@ -59,23 +68,14 @@ class OneProxy(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any) -> FloatArray:
-        """(n,) points of the line."""
+        """Return (n,) points of the line."""
         check_is_fitted(self)
         values = self._values(X, reset=False)
         values = np.where(np.isfinite(values), values, self.middle_)
         return np.asarray(self.intercept_ + self.slope_ * values)
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.regressor_tags.poor_score = True
-        return tags
-
-    def _name(self) -> str:
-        return ", ".join(self.proxies) if self.proxies else "the first column"
-
     def _values(self, X: Any, *, reset: bool) -> FloatArray:
-        """(n,) the proxy: its mean over the columns that have a number."""
+        """Return (n,) the mean of each row's measured numbers; NaN if it has none."""
         if self.proxies is None:
             if GROUP in getattr(X, "columns", ()):
                 X = X.drop(columns=GROUP)
@@ -83,42 +83,36 @@ class OneProxy(RegressorMixin, BaseEstimator):
                 self, X, reset=reset, dtype=np.float64, ensure_all_finite="allow-nan"
             )[:, :1]
         else:
-            lacking = [name for name in self.proxies if name not in getattr(X, "columns", ())]
-            if lacking:
-                raise ConfigError(f"the rows have no column {', '.join(map(repr, lacking))}")
+            missing = [name for name in self.proxies if name not in getattr(X, "columns", ())]
+            if missing:
+                raise ConfigError(f"the rows have no column {', '.join(map(repr, missing))}")
             matrix = np.column_stack([np.asarray(X[name], dtype=float) for name in self.proxies])
             self.n_features_in_ = len(self.proxies)
-        known = np.isfinite(matrix)
+        is_measured = np.isfinite(matrix)
         if self.logarithm:
             matrix = np.log1p(np.maximum(matrix, 0.0))
-        total, count = np.where(known, matrix, 0.0).sum(axis=1), known.sum(axis=1)
-        mean = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
-        return np.asarray(mean)
+        total, count = np.where(is_measured, matrix, 0.0).sum(axis=1), is_measured.sum(axis=1)
+        return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
 
 
-class RankAverage(RegressorMixin, BaseEstimator):
-    """The mean of the standardised proxies, each turned so that more is better: it only ranks.
+class RankAverage(_Baseline):
+    """The mean of the standardised proxies, each with the sign that makes more better.
 
-    Nothing is fitted but units: proxies as `Features` see them, and the mean and the standard
-    deviation of the outcomes, in which the mean of the proxies is told. Its values are outcomes in
-    form; as predictions of a level they are worth nothing, and they are as spread as if the proxies
-    told everything.
+    It only ranks: the mean is scaled to the mean and the standard deviation of the training
+    outcomes, and nothing else is fitted. Its values have the unit of the outcomes, but they do not
+    predict levels, and they vary as much as if the proxies explained everything.
 
     Args:
-        columns: as for `Features`. Proxies without a sign take no part; where none has one, more of
-            each is taken as better.
+        columns: as for `Features`. Proxies without a sign are ignored; if none has a sign, more of
+            each counts as better.
     """
 
     def __init__(self, columns: PlainColumns | None = None) -> None:
         self.columns = columns
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """The mean's unit, fitted."""
-        self.features_ = Features(self.columns, variant="raw").fit(X)
-        X, y, weight = checked_outcomes(self, X, y, sample_weight)
-        self.n_features_in_ = self.features_.n_features_in_
-        if hasattr(self.features_, "feature_names_in_"):
-            self.feature_names_in_ = self.features_.feature_names_in_
+        """Fit the unit of the mean."""
+        X, y, weight = self._fit_features(X, y, sample_weight)
         signs = self.features_.signs_
         self.signs_ = signs if signs.any() else np.ones(len(signs))
         scores = self._scores(X)
@@ -129,16 +123,9 @@ class RankAverage(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any) -> FloatArray:
-        """(n,) the mean of the proxies, in the unit of the outcomes."""
+        """Return (n,) the mean of the proxies, in the unit of the outcomes."""
         check_is_fitted(self)
         return self.y_mean_ + self.scale_ * (self._scores(X) - self.middle_)
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.regressor_tags.poor_score = True
-        return tags
-
     def _scores(self, X: Any) -> FloatArray:
-        scores: FloatArray = self.features_.transform(X) @ self.signs_ / np.abs(self.signs_).sum()
-        return scores
+        return self.features_.views(X).raw @ self.signs_ / np.abs(self.signs_).sum()

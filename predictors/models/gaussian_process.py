@@ -2,10 +2,9 @@
 
     f(x) = mean + plane(x) + smooth(x),   y = f(x) + noise / sqrt(weight)
 
-with the variances of the three and the length of the smooth part (Matern 5/2, one length for all
-features) where the marginal likelihood times a weak prior is highest. The priors are what is
-missing in a plain maximum of the likelihood, which at 24 rows and 17 features takes the noise for 0
-or for everything.
+The variances of the three and the length of the smooth part (Matern 5/2, one length for all
+features) maximise the marginal likelihood times a weak prior. Without the prior, a fit to 24 rows
+and 17 features estimates the noise as 0 or as the whole variance.
 """
 
 from __future__ import annotations
@@ -17,38 +16,38 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.spatial.distance import cdist
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from rlready.predictors.models.matern import Matern, most_probable
+from rlready.predictors.models.proxy_regressor import checked_weights
 from rlready.predictors.training_table import FloatArray
 
 _MIDDLE = np.log([0.5, 0.5, 1.0, 0.05])
-"""Prior's middle: variances of plane and smooth part (in that of the outcome), length (in root mean
-square distances between rows), variance of the noise."""
+"""Middle of the prior: variances of plane and smooth part (in that of the outcome), length (in root
+mean square distances between rows), variance of the noise."""
 
 _WIDTH = np.array([1.5, 1.5, 0.7, 1.5])
 """Standard deviation of the logarithm of each."""
 
 _FLAT = 100.0
-"""Variance of the mean, in variances of the outcome: as good as free."""
+"""Prior variance of the mean, in variances of the outcome: large enough to leave the mean free."""
 
 
 class GaussianProcess(RegressorMixin, BaseEstimator):
-    """A plane and a smooth part over the same features, which should be of like scale.
+    """A plane and a smooth part over the same features, which should be of similar scale.
 
     Attributes:
         process_: the fitted `Process`.
     """
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """The process, fitted. `sample_weight`: precision of each outcome, in any unit."""
+        """Fit the process. `sample_weight` is the precision of each outcome, in any unit."""
         X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
-        weight = checked_precisions(sample_weight, X)
-        self.process_ = fit_process(X, X, y, weight)
+        self.process_ = fit_process(X, X, y, checked_precisions(sample_weight, X))
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
-        """(n,) expected f; with `return_std` also its (n,) standard deviation, without noise."""
+        """Return (n,) expected f; with `return_std` also its standard deviation without noise."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=np.float64)
         mean, sd = self.process_.predict(X, X)
@@ -57,15 +56,18 @@ class GaussianProcess(RegressorMixin, BaseEstimator):
 
 @dataclass(eq=False)
 class Process:
-    """What is known of f after n rows.
+    """The distribution of f, given n rows.
 
     Args:
-        hyper: variances of plane and smooth part, length, variance of the noise; in units below.
-        plane: (n, p) rows as the plane sees them, centred; `smooth`: as the smooth part does.
-        plane_mean, plane_scale: what the plane's features were centred and divided by.
+        hyper: variances of plane and smooth part, length, and variance of the noise, in the units
+            below.
+        plane: (n, p) standardised features of the plane.
+        smooth: (n, p) features of the smooth part.
+        plane_mean: (p,) of the plane's features before they were standardised.
+        plane_scale: their common divisor.
         length_unit: root mean square distance between rows, in features of the smooth part.
         lower: (n, n) Cholesky factor of the covariance of the outcomes.
-        alpha: (n,) its inverse times the outcomes.
+        alpha: (n,) inverse of that covariance times the outcomes.
         y_mean, y_sd: of the outcomes.
     """
 
@@ -81,21 +83,34 @@ class Process:
     y_sd: float
 
     def predict(self, plane: FloatArray, smooth: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """(m,) expected f and its (m,) standard deviation."""
+        """Return (m,) expected f and its (m,) standard deviation."""
         rows = (plane - self.plane_mean) / self.plane_scale
         distance = cdist(smooth, self.smooth) / self.length_unit
         cross = _FLAT + self.hyper[0] * (rows @ self.plane.T)
         cross = cross + self.hyper[1] * Matern(distance / self.hyper[2]).value
         mean = self.y_mean + self.y_sd * (cross @ self.alpha)
         prior = _FLAT + self.hyper[0] * np.sum(rows**2, axis=1) + self.hyper[1]
-        known = np.sum(solve_triangular(self.lower, cross.T, lower=True) ** 2, axis=0)
-        return mean, self.y_sd * np.sqrt(np.maximum(prior - known, 0.0))
+        explained = np.sum(solve_triangular(self.lower, cross.T, lower=True) ** 2, axis=0)
+        return mean, self.y_sd * np.sqrt(np.maximum(prior - explained, 0.0))
+
+
+def checked_precisions(sample_weight: Any, X: FloatArray) -> FloatArray:
+    """Return (n,) weights with mean 1; a row without any weight has nearly no effect."""
+    weight = checked_weights(sample_weight, X)
+    return np.maximum(weight / weight.mean(), 1e-9)
 
 
 def fit_process(
     plane: FloatArray, smooth: FloatArray, y: FloatArray, weight: FloatArray
 ) -> Process:
-    """The process at the most probable variances and length (L-BFGS on the exact gradient)."""
+    """Return the process at the most probable variances and length.
+
+    Args:
+        plane: (n, p) features of the plane.
+        smooth: (n, q) features of the smooth part.
+        y: (n,) outcomes.
+        weight: (n,) `checked_precisions` of the outcomes.
+    """
     y_mean = float(np.average(y, weights=weight))
     y_sd = float(np.sqrt(np.average((y - y_mean) ** 2, weights=weight))) or 1.0
     plane_mean = plane.mean(axis=0)
@@ -106,7 +121,8 @@ def fit_process(
     length_unit = float(np.sqrt(np.mean(distance**2))) or 1.0
     kernel = _Kernel(rows @ rows.T, distance / length_unit, (y - y_mean) / y_sd, 1.0 / weight)
     logs = most_probable(kernel.loss, _MIDDLE, _WIDTH, reach=4 * _WIDTH).x
-    lower, alpha = kernel.solve(logs)
+    lower, _ = cho_factor(kernel.covariance(np.exp(logs)), lower=True)
+    lower = np.tril(lower)
     return Process(
         hyper=np.exp(logs),
         plane=rows,
@@ -115,44 +131,24 @@ def fit_process(
         plane_scale=plane_scale,
         length_unit=length_unit,
         lower=lower,
-        alpha=alpha,
+        alpha=np.asarray(cho_solve((lower, True), kernel.y)),
         y_mean=y_mean,
         y_sd=y_sd,
     )
 
 
-def checked_precisions(sample_weight: Any, X: FloatArray) -> FloatArray:
-    """(n,) weights with mean 1; a row without weight has next to none.
-
-    Raises:
-        ValueError: if one is negative or none is positive.
-    """
-    weight = np.asarray(
-        _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-    )
-    if not (weight > 0).any():
-        raise ValueError("Sample weights must contain at least one non-zero number.")
-    return np.asarray(np.maximum(weight / weight.mean(), 1e-9))
-
-
 class _Kernel:
-    """Covariance of the outcomes by the four logarithms, and how probable those are."""
+    """Covariance of the outcomes by the four hyperparameters, and how probable their logs are."""
 
     def __init__(
         self, product: FloatArray, distance: FloatArray, y: FloatArray, noise: FloatArray
     ) -> None:
         self.product, self.distance, self.y, self.noise = product, distance, y, noise
 
-    def solve(self, logs: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Lower Cholesky factor, and the inverse times the outcomes."""
-        lower, _ = cho_factor(self._covariance(np.exp(logs)), lower=True)
-        lower = np.tril(lower)
-        return lower, np.asarray(cho_solve((lower, True), self.y))
-
     def loss(self, logs: FloatArray) -> tuple[float, FloatArray]:
         """Return minus the log of the likelihood, and its gradient."""
         hyper = np.exp(logs)
-        factor = cho_factor(self._covariance(hyper), lower=True)
+        factor = cho_factor(self.covariance(hyper), lower=True)
         inverse = cho_solve(factor, np.eye(len(self.y)))
         alpha = inverse @ self.y
         value = 0.5 * float(self.y @ alpha) + float(np.sum(np.log(np.diag(factor[0]))))
@@ -166,7 +162,8 @@ class _Kernel:
         )
         return value, 0.5 * np.array(by_part)
 
-    def _covariance(self, hyper: FloatArray) -> FloatArray:
+    def covariance(self, hyper: FloatArray) -> FloatArray:
+        """Return (n, n) the covariance of the outcomes."""
         smooth = hyper[1] * Matern(self.distance / hyper[2]).value
         covariance: FloatArray = _FLAT + hyper[0] * self.product + smooth
         # The least noise of the bounds times the largest weight still lets Cholesky pass.

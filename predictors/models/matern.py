@@ -36,9 +36,9 @@ class Matern:
 
 
 def matern_of_many(distance: FloatArray) -> FloatArray:
-    """Return `Matern(distance).value` to rounding, and overwrite the distances.
+    """Return `Matern(distance).value` up to rounding, and overwrite the distances.
 
-    For distances to 20,000 candidates: the speed of the memory decides there.
+    With 20,000 candidates the time is spent on memory, so nothing is copied.
     """
     scaled = distance
     scaled *= _ROOT5

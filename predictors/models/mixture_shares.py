@@ -1,9 +1,9 @@
-"""Outcomes from the shares of a data mixture: weights on a simplex, not proxies.
+"""Outcomes from the shares of a data mixture: weights on a simplex instead of proxies.
 
-A domain's loss falls about linearly in the logarithm of its share, and no share tells more than
-whether a domain is there at all; so the plane is over log(share + 0.003), the smooth part over
-square roots, whose distances (Hellinger's) do not blow up at 0. Extremely randomised trees, which
-take any bend without a scale, are averaged with it in equal parts.
+The loss of a domain falls about linearly in the logarithm of its share, and for every share the
+first examples matter most. So the plane is over log(share + 0.003), and the smooth part over square
+roots, whose distances (Hellinger's) stay finite at 0. The prediction is the mean of this Gaussian
+process and of extremely randomised trees, which fit any curve without a scale.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from rlready.predictors.models.gaussian_process import checked_precisions, fit_p
 from rlready.predictors.training_table import FloatArray
 
 _FLOOR = 0.003
-"""Share below which two mixtures are alike: a source of so few examples teaches next to nothing."""
+"""Shares below this are nearly equal: a source with so few examples has almost no effect."""
 
 
 class MixtureRegressor(RegressorMixin, BaseEstimator):
     """The mean of a Gaussian process and extremely randomised trees on mixture weights.
 
     Args:
-        columns: the shares among the columns of a frame. None: all columns. Rows need not sum to 1;
-            a negative share counts as 0.
-        n_trees: trees of the forest; 0 leaves the process alone.
+        columns: columns of a frame that are shares. None: all columns. Rows need not sum to 1; a
+            negative share counts as 0.
+        n_trees: number of trees; with 0 the prediction is that of the process.
         seed: of the forest.
     """
 
@@ -38,11 +38,11 @@ class MixtureRegressor(RegressorMixin, BaseEstimator):
         self.seed = seed
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """The model, fitted. `sample_weight`: precision of each outcome, in any unit."""
+        """Fit the model. `sample_weight` is the precision of each outcome, in any unit."""
         X, y = validate_data(self, self._chosen(X), y, dtype=np.float64, y_numeric=True)
         weight = checked_precisions(sample_weight, X)
-        plane, smooth = _plane(X), _smooth(X)
-        self.process_ = fit_process(plane, smooth, y, weight)
+        smooth = _smooth(X)
+        self.process_ = fit_process(_plane(X), smooth, y, weight)
         self.trees_ = None
         if self.n_trees:
             trees = ExtraTreesRegressor(
@@ -52,9 +52,9 @@ class MixtureRegressor(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
-        """(n,) expected outcomes; with `return_std` also their (n,) standard deviations.
+        """Return (n,) expected outcomes; with `return_std` also their (n,) standard deviations.
 
-        The deviation joins the process's own with half of how far the two models are apart.
+        The deviation combines that of the process with half the difference of the two models.
         """
         check_is_fitted(self)
         X = validate_data(self, self._chosen(X), reset=False, dtype=np.float64)

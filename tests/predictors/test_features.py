@@ -20,7 +20,7 @@ from rlready.registry.errors import ConfigError
 UNKNOWN = np.array([np.nan])
 
 
-@parametrize_with_checks([Features(), Features(variant="centred")])
+@parametrize_with_checks([Features()])
 def test_features_keep_the_contract_of_scikit_learn(estimator: Any, check: Any) -> None:
     check(estimator)
 
@@ -43,7 +43,7 @@ def test_one_proxy_keeps_its_order_however_far_a_row_lies(values: list[float]) -
     loss = np.array([*values, 500.0])
     column = [Column(name="nll", kind=Kind.LOSS, sign=-1)]
     frame = pd.DataFrame({"nll": loss})
-    seen = Features(plain_columns(column), variant="raw").fit_transform(frame)[:, 0]
+    seen = Features(plain_columns(column)).fit_transform(frame)[:, 0]
     assert (np.diff(seen[np.argsort(loss)]) >= 0).all()
     assert seen[-1] == seen.max() > np.sort(seen)[-2]
 
@@ -62,7 +62,7 @@ def test_more_right_of_as_many_is_never_seen_as_worse() -> None:
     """By its own delta method, 63 right of 64 would be drawn to the centre below 50 of 64."""
     share = np.arange(65) / 64
     frame = pd.DataFrame({"pass_at_1": share, "se": np.sqrt(share * (1 - share) / 64)})
-    model = Features([("pass_at_1", "probability", 1, "se")], variant="raw")
+    model = Features([("pass_at_1", "probability", 1, "se")])
     seen = model.fit(frame.iloc[20:50]).transform(frame)[:, 0]
     assert (np.diff(seen[1:-1]) > 0).all()
     assert (np.diff(seen) > -1e-9).all()
@@ -85,7 +85,7 @@ def test_a_far_row_does_not_set_the_scale_of_the_others() -> None:
     column = plain_columns([Column(name="nll", kind=Kind.LOSS, sign=-1)])
 
     def gap(values: Any) -> float:
-        seen = Features(column, variant="raw").fit_transform(pd.DataFrame({"nll": values}))
+        seen = Features(column).fit_transform(pd.DataFrame({"nll": values}))
         return float(seen[3, 0] - seen[1, 0])
 
     raw_gap = 0.03 / np.std([*losses, 0.87])
@@ -95,10 +95,10 @@ def test_a_far_row_does_not_set_the_scale_of_the_others() -> None:
 def test_centred_features_do_not_know_a_shift_of_the_group() -> None:
     table = simulate(4, 10, np.random.default_rng(2)).table
     plain = plain_columns([Column(name="token_entropy@sim", error="token_entropy@sim_se")])
-    model = Features(plain, variant="centred").fit(table.X)
+    model = Features(plain).fit(table.X)
     new = table.X[table.groups == "g01"].assign(**{GROUP: "new"})
     shifted = new.assign(**{"token_entropy@sim": new["token_entropy@sim"] + 0.5})
-    one, other = model.transform(new)[:, 0], model.transform(shifted)[:, 0]
+    one, other = model.views(new).centred[:, 0], model.views(shifted).centred[:, 0]
     # All rows move alike: by what a mean of ten rows is still drawn to the other groups.
     assert np.ptp(other - one) < 1e-9
     assert abs(np.mean(other - one)) < 0.15
@@ -123,7 +123,7 @@ def test_a_noisy_value_is_drawn_to_the_centre_of_its_group() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal(40)
     frame = pd.DataFrame({"x": x, "se": np.full(40, 0.05)})
-    model = Features([("x", "plain", 0, "se")], variant="raw").fit(frame)
+    model = Features([("x", "plain", 0, "se")]).fit(frame)
     far = pd.DataFrame({"x": [2.0, 2.0, 2.0], "se": [0.0, 1.0, np.nan]})
     exact, noisy, unknown = model.transform(far)[:, 0]
     assert noisy == pytest.approx(exact / 2, rel=0.3)
@@ -134,7 +134,7 @@ def test_calibrated_features_give_back_the_slope_that_noise_has_halved() -> None
     rng = np.random.default_rng(1)
     true = rng.standard_normal(20_000)
     frame = pd.DataFrame({"x": true + rng.standard_normal(len(true)), "se": 1.0})
-    seen = Features([("x", "plain", 0, "se")], variant="raw").fit_transform(frame)[:, 0]
+    seen = Features([("x", "plain", 0, "se")]).fit_transform(frame)[:, 0]
     raw_slope = np.polyfit(frame["x"], true, 1)[0]
     assert raw_slope == pytest.approx(0.5, abs=0.02)
     assert np.polyfit(seen, true, 1)[0] == pytest.approx(true.std(), abs=0.06)
@@ -173,8 +173,3 @@ def test_rows_without_groups_are_refused_where_groups_were_learned() -> None:
     model = Features(plain_columns(table.columns)).fit(table.X)
     with pytest.raises(ConfigError, match=r"no column 'group'.*known: g00, g01, g02"):
         model.transform(table.X.drop(columns=GROUP))
-
-
-def test_an_unknown_variant_is_refused() -> None:
-    with pytest.raises(ValueError, match="known: raw, centred, both"):
-        Features(variant="log").fit(np.ones((3, 1)))  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from rlready.predictors.calibration.intervals import (
     Regime,
     anchors_of,
     calibrate,
-    has_hierarchical,
+    has_conformal,
     intervals,
     predictive,
 )
@@ -104,7 +104,7 @@ def test_a_new_group_is_never_given_row_wise_intervals() -> None:
         new = made.table.rows(np.arange(len(made.table)) // N_ROWS == 11)
         low, high, regimes = intervals(calibration, new.X, new.groups, model.predict(new.X), 0.9)
         assert set(regimes) == {expected}
-        assert expected.is_distribution_free == (n_full >= 9)
+        assert (expected is Regime.NEW_GROUP) == (n_full >= 9)
         assert ("not distribution-free" in expected.promise) == (n_full < 9)
         row_wise = 2 * np.nanquantile(np.abs(calibration.by_row.residuals), 0.9)
         assert (high - low > 2 * row_wise).all()
@@ -116,13 +116,13 @@ def test_a_new_group_is_never_given_row_wise_intervals() -> None:
 def test_hierarchical_intervals_need_one_group_less_than_one_over_alpha(
     n: int, level: float
 ) -> None:
-    assert has_hierarchical(n, level) == (n / (n + 1) >= level - 1e-12)
+    assert has_conformal(n, level) == (n / (n + 1) >= level - 1e-12)
 
 
 def test_only_the_hierarchical_regime_says_distribution_free() -> None:
     for regime in Regime:
         claims = "distribution-free" in regime.promise.replace("not distribution-free", "")
-        assert claims == regime.is_distribution_free == (regime is Regime.NEW_GROUP)
+        assert claims == (regime is Regime.NEW_GROUP)
 
 
 def test_fewer_anchors_give_wider_intervals() -> None:

@@ -169,7 +169,7 @@ def test_anchors_teach_the_level_of_their_group(name: str, registry: Simulated) 
     new = table.X[~rest].assign(**{GROUP: "unseen"})
     without = model.predict(new) - registry.truth[~rest]
     assert abs(error.mean()) < 0.5 * abs(without.mean())
-    assert set(model.group_effects_) == set(np.unique(table.groups))
+    assert model.group_names_ == np.unique(table.groups).tolist()
 
 
 def test_variance_components_are_near_the_law() -> None:
@@ -178,31 +178,12 @@ def test_variance_components_are_near_the_law() -> None:
     model = fit_model(lambda: make_model(DEFAULT_MODEL, table.columns), table)
     assert model.group_sd_ == pytest.approx(6.0, rel=0.25)
     assert 0.8 < model.residual_sd_ < 2.0
-    assert 290 < model.df_ < 345
-    assert model.group_df_ == 29
 
 
 def test_one_group_leaves_the_spread_of_groups_to_the_prior() -> None:
     table = simulate(1, 12, np.random.default_rng(0)).table
     model = fit_model(lambda: make_model(DEFAULT_MODEL, table.columns), table)
-    predictive = model.predictive(table.X.assign(**{GROUP: "unseen"}))
     assert model.group_sd_ > 0.3 * table.y.std()
-    assert (predictive.group_sd > model.predictive(table.X).group_sd).all()
-
-
-def test_the_predictive_covers_as_it_says() -> None:
-    rng = np.random.default_rng(5)
-    inside = []
-    for _ in range(12):
-        registry = simulate(9, 12, rng)
-        table, new = registry.table, registry.table.groups == "g08"
-        model = fit_model(
-            lambda table=table: make_model("default", table.columns), table.rows(~new)
-        )
-        found = model.predictive(table.X[new])
-        standing = table.y[new] - table.y[new].mean() - (found.mean - found.mean.mean())
-        inside += list(np.abs(standing) < 1.645 * found.row_sd)
-    assert 0.82 < np.mean(inside) < 0.97
 
 
 def test_a_precise_outcome_counts_for_more(registry: Simulated) -> None:

@@ -61,7 +61,7 @@ def test_assess_tells_for_each_row_all_that_is_known(
     assert said["promise"].iloc[-1].endswith("not distribution-free")
     assert set(said["domain"]) <= {"in", "edge", "out"}
     assert ((said["reasons"] == "") == (said["domain"] == "in")).all()
-    assert predictor.has_signal()
+    assert predictor.signal_.found()
 
 
 def test_the_joint_law_knows_ranks_in_a_new_group_better_than_its_level(
@@ -119,7 +119,7 @@ def test_permuted_outcomes_end_without_a_signal(table: TrainingTable) -> None:
         rows = np.flatnonzero((table.groups == name) & np.isfinite(y))
         y[rows] = rng.permutation(y[rows])
     fitted = CalibratedPredictor("ridge", n_folds=3).fit(replace(table, y=y))
-    assert not fitted.has_signal()
+    assert not fitted.signal_.found()
     assert "no signal here" in fitted.signal_.in_words()
 
 

@@ -12,8 +12,7 @@ from places import data_path
 from rl_ceiling import Ceiling, CeilingRule, fit_ceiling
 
 from rlready.predictors.rl_curve import Curve, CurvePoint
-from rlready.predictors.rl_probe import early_entropy_drop, probe_features
-from rlready.registry.errors import ConfigError, CurveError
+from rlready.registry.errors import ConfigError
 
 RETU = data_path("retu")
 BUDGETS = np.linspace(4.0, 240.0, 60)
@@ -167,33 +166,3 @@ def test_most_real_curves_do_not_tell_their_ceiling(
     untold = [ceiling for ceiling, _ in retu.values() if ceiling.value is None]
     assert len(untold) >= 9
     assert all(ceiling.why_not for ceiling in untold)
-
-
-def test_probe_features_of_a_line_in_log_budget() -> None:
-    x = np.array([1.0, math.e, math.e**2, math.e**3])
-    found = probe_features(curve(x, 60.0 + 2.0 * np.log(x)), start=58.0)
-    assert found == pytest.approx(
-        {"probe_3_level": 62.0, "probe_3_slope": 2.0, "probe_3_gain": 4.0}
-    )
-
-
-def test_probe_takes_the_point_at_budget_0_as_start() -> None:
-    data = curve(np.array([0.0, 1, 2, 3, 4, 5, 6]), np.array([50.0, 52, 53, 54, 55, 56, 57]))
-    found = probe_features(data)
-    assert found["probe_3_gain"] == 3.0
-    assert found["probe_6_gain"] == 4.5
-    assert "probe_3_gain" not in probe_features(curve(BUDGETS, law(BUDGETS)))
-
-
-def test_probe_needs_three_evaluations() -> None:
-    with pytest.raises(CurveError, match="needs 3 evaluations after the start; the curve has 2"):
-        probe_features(curve(np.array([0.0, 1, 2]), np.zeros(3)))
-
-
-def test_entropy_drop_is_relative_to_the_early_entropy() -> None:
-    data = curve(np.array([0.0, 20, 150]), np.array([1.2, 0.8, 0.25]))
-    assert early_entropy_drop(data) == pytest.approx(0.75)
-    with pytest.raises(CurveError, match="beyond the curve's end"):
-        early_entropy_drop(curve(np.array([0.0, 20]), np.array([1.0, 0.5])))
-    with pytest.raises(CurveError, match="at step 10 is 0"):
-        early_entropy_drop(curve(np.array([0.0, 200]), np.array([0.0, 0.0])))

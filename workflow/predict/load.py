@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlready.predictors.calibration.posterior import posterior
 from rlready.predictors.calibration.predictor import CalibratedPredictor
 from rlready.predictors.calibration.trusted_types import trusted_types
 from rlready.predictors.predictive import Predictive
@@ -40,7 +39,7 @@ class AppliedPredictor:
     @cached_property
     def posterior(self) -> Predictive:
         """Distribution of the true score of each row; a recorded outcome counts in its own row."""
-        return posterior(self.predictor, self.data.table)
+        return self.predictor.posterior(self.data.table)
 
     @cached_property
     def assessed(self) -> pd.DataFrame:

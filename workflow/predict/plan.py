@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlready.predictors.calibration.posterior import run_noise, unseen
 from rlready.predictors.decisions.rl_plan import Incumbent, PlanRule, RlPlan, plan
 from rlready.predictors.training_table import FloatArray, TrainingTable
 from rlready.registry.errors import ConfigError
@@ -75,7 +74,7 @@ def plan_registry(
     """
     applied = load(store, reference)
     table, predictor, names = applied.data.table, applied.predictor, applied.names
-    if not predictor.has_signal():
+    if not predictor.signal_.found():
         raise ConfigError(
             "no plan can be made",
             why=predictor.signal_.in_words(),
@@ -83,9 +82,9 @@ def plan_registry(
         )
     is_retrospective = bool(applied.has_outcome.all())
     rows = np.flatnonzero(applied.has_outcome == is_retrospective)
-    noise = run_noise(predictor) if rl_noise is None else rl_noise
+    noise = predictor.run_noise if rl_noise is None else rl_noise
     chosen = plan(
-        unseen(predictor, table).rows(rows),
+        predictor.unseen(table).rows(rows),
         [names[i] for i in rows],
         n_runs,
         rl_noise=noise,

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rlready.predictors.calibration.contributions import contributions
-from rlready.predictors.calibration.posterior import normal_interval, run_noise
 from rlready.predictors.decisions.preflight import (
     Finding,
     conflicts,
@@ -63,7 +61,7 @@ def rank_registry(
     ranking = rank(
         _candidates(applied, np.flatnonzero(is_chosen)),
         recorded=_recorded(applied),
-        rl_noise=run_noise(applied.predictor) or None,
+        rl_noise=applied.predictor.run_noise or None,
         signal_p=applied.predictor.signal_.p,
         top_n=top_n,
         rule=rule,
@@ -77,9 +75,9 @@ def _candidates(applied: AppliedPredictor, rows: NDArray[np.intp]) -> Candidates
     assessed, names = applied.assessed, applied.names
     ends = np.sort([table.shown(assessed[end].to_numpy()) for end in ("low", "high")], axis=0)
     # With an outcome the interval is of the true score; without one, of the score of an RL run.
-    true_ends = normal_interval(applied.posterior, predictor.level)
+    true_ends = applied.posterior.interval(predictor.level)
     low, high = np.where(applied.has_outcome, true_ends, ends)
-    parts = contributions(predictor, table.X, [column.name for column in table.columns])
+    parts = predictor.contributions(table.X)
     findings = _findings(applied.data)
     return Candidates(
         ids=[names[i] for i in rows],
