@@ -36,6 +36,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 
 import click
 
+from rlready.workflow.progress import Clock
+from rlready.workflow.terminal import console, echo_json, print_view
+
 if TYPE_CHECKING:
     from rlready.registry.mlflow_store.store import MlflowStore
 
@@ -133,6 +136,17 @@ class CommonFlags:
         from rlready.registry.mlflow_store.store import MlflowStore
 
         return MlflowStore(self.tracking_uri, self.experiment)
+
+    def clock(self) -> Clock:
+        """Return a clock that shows progress on stderr, or nothing with `--json`."""
+        return Clock(None if self.as_json else console(stderr=True))
+
+    def show(self, values: Any, view: Callable[[], Iterable[Any]]) -> None:
+        """Print a result: as JSON values, or the tables and lines that `view` returns."""
+        if self.as_json:
+            echo_json(values)
+        else:
+            print_view(view())
 
 
 def command(function: Callable[..., None]) -> click.Command:

@@ -13,7 +13,6 @@ from rlready.registry.redaction import redacted
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, Task
-    from rich.text import Text
 
 
 @dataclass
@@ -69,14 +68,10 @@ class Clock:
         """Time a stage and show its bar; the yielded object is called with each progress."""
         stage = self.stages.setdefault(name, Stage())
         begin = time.perf_counter()
-        bar = None if self.console is None else _bar(self.console, unit)
+        bar = None if self.console is None else _bar(self.console, label, total, unit)
         try:
-            if bar is None:
-                yield Advance(stage, None, stage.n_done)
-            else:
-                with bar:
-                    bar.add_task(label, total=total, tokens=0)
-                    yield Advance(stage, bar, stage.n_done)
+            with bar or contextlib.nullcontext():
+                yield Advance(stage, bar, stage.n_done)
         finally:
             stage.seconds += time.perf_counter() - begin
 
@@ -125,40 +120,28 @@ class Advance:
         self(self.begun + n - self.stage.n_done)
 
 
-def _bar(console: Console, unit: str) -> Progress:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            return _rate(task, unit)
-
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-    )
-
-
-def _rate(task: Task, unit: str) -> Text:
+def _bar(console: Console, label: str, total: int, unit: str) -> Progress:
+    from rich import progress
     from rich.text import Text
 
-    elapsed = task.elapsed or 0.0
-    if elapsed <= 0.0:
-        return Text(unit, style="progress.data.speed")
-    rate = f"{unit} {task.completed / elapsed:,.1f}/s"
-    if task.fields.get("tokens"):
-        rate += f" ({task.fields['tokens'] / elapsed:,.0f} tokens/s)"
-    return Text(rate, style="progress.data.speed")
+    class Rate(progress.ProgressColumn):
+        def render(self, task: Task) -> Text:
+            rate, elapsed = unit, task.elapsed or 0.0
+            if elapsed > 0.0:
+                rate += f" {task.completed / elapsed:,.1f}/s"
+                if task.fields["tokens"]:
+                    rate += f" ({task.fields['tokens'] / elapsed:,.0f} tokens/s)"
+            return Text(rate, style="progress.data.speed")
+
+    bar = progress.Progress(
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(bar_width=24),
+        progress.MofNCompleteColumn(),
+        Rate(),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("left"),
+        progress.TimeRemainingColumn(),
+        console=console,
+    )
+    bar.add_task(label, total=total, tokens=0)
+    return bar

@@ -15,16 +15,18 @@ import re
 import shutil
 import sys
 import unicodedata
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 _PLAIN = re.compile(r"[\x20-\x7e\n\t]*")
-_OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_CONTROLS = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Categories of Unicode: controls, format (direction, joiners), surrogates, breaks of lines."""
 
 _FILE_WIDTH = 160
@@ -34,7 +36,7 @@ def escaped(text: str) -> str:
     """Return the text with a code for each control character except line ends and tabs."""
     if _PLAIN.fullmatch(text):
         return text
-    return "".join(_code(c) if _is_obeyed(c) else c for c in text)
+    return "".join(_code(c) if _is_control(c) else c for c in text)
 
 
 def echo(text: object, *, err: bool = False) -> None:
@@ -47,8 +49,8 @@ def echo(text: object, *, err: bool = False) -> None:
 
 
 def echo_json(values: Any) -> None:
-    """Print one JSON object; every number in it is finite."""
-    echo(json.dumps(values, ensure_ascii=False, allow_nan=False))
+    """Print values as one line of JSON."""
+    echo(json.dumps(values, ensure_ascii=False))
 
 
 def echo_for_programs(content: bytes) -> None:
@@ -57,13 +59,45 @@ def echo_for_programs(content: bytes) -> None:
 
 
 def console(*, width: int | None = None, stderr: bool = False) -> Console:
-    """Return a console for tables, progress and warnings that reads no markup."""
-    return _console_class()(width=width, stderr=stderr, markup=False, emoji=False)
+    """Return a console for tables, progress and warnings, which shows every text as it is."""
+    return _console_class()(width=width, stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
-def print_view(view: Any) -> None:
-    """Print a table or text on stdout, in the width of `text_width`."""
-    console(width=text_width()).print(view)
+def print_view(view: Iterable[Any]) -> None:
+    """Print tables and lines on stdout, in the width of `text_width`."""
+    out = console(width=text_width())
+    for part in view:
+        out.print(part)
+
+
+def table(
+    title: str,
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    caption: str | None = None,
+    words: Collection[str] = (),
+    unbroken: Collection[str] = (),
+) -> Table:
+    """Return a table of texts.
+
+    Args:
+        title: above the table.
+        headings: one per column.
+        rows: the cells of each row.
+        caption: below the table.
+        words: headings of the columns that are aligned to the left; the others hold numbers.
+        unbroken: headings of the columns whose cells are never split over lines.
+    """
+    from rich.table import Table
+
+    result = Table(title=title, caption=caption)
+    for heading in headings:
+        justify: Literal["left", "right"] = "left" if heading in words else "right"
+        result.add_column(heading, justify=justify, no_wrap=heading in unbroken)
+    for row in rows:
+        result.add_row(*row)
+    return result
 
 
 def text_width() -> int:
@@ -81,8 +115,8 @@ def prepare_streams() -> None:
             reconfigure(errors="backslashreplace")
 
 
-def _is_obeyed(character: str) -> bool:
-    return character not in "\n\t" and unicodedata.category(character) in _OBEYED
+def _is_control(character: str) -> bool:
+    return character not in "\n\t" and unicodedata.category(character) in _CONTROLS
 
 
 def _code(character: str) -> str:

@@ -12,8 +12,7 @@ from rlready.registry.errors import ConfigError
 from rlready.registry.failures import EXIT_FAULT, EXIT_USAGE
 from rlready.workflow.evaluate.config import EvaluateConfig
 from rlready.workflow.flags import CommonFlags, Flag, command, split_paths
-from rlready.workflow.progress import Clock
-from rlready.workflow.terminal import console, echo, echo_json, print_view, text_width
+from rlready.workflow.terminal import echo, text_width
 
 
 @command
@@ -57,14 +56,11 @@ def evaluate(
     from rlready.workflow.cli.evaluate_view import evaluation_view
     from rlready.workflow.evaluate.evaluator import evaluate_checkpoint
 
-    clock = Clock(None if common.as_json else console(stderr=True))
     resolved, store = config(checkpoint=checkpoint[0]), common.open_store()
-    report = evaluate_checkpoint(resolved, store, clock)
-    if common.as_json:
-        echo_json(report.to_dict())
-        return
-    print_view(evaluation_view(report, text_width()))
-    echo(store.ui_hint())
+    report = evaluate_checkpoint(resolved, store, common.clock())
+    common.show(report.to_dict(), lambda: evaluation_view(report, text_width()))
+    if not common.as_json:
+        echo(store.ui_hint())
 
 
 def _evaluate_many(
@@ -87,12 +83,9 @@ def _evaluate_many(
     entries += read_list(list_file) if list_file is not None else []
     configs = [config(**entry) for entry in entries]
     store = common.open_store()
-    clock = Clock(None if common.as_json else console(stderr=True))
-    results = evaluate_many(configs, store, clock, n_jobs)
-    if common.as_json:
-        echo_json(results.to_dict())
-    else:
-        print_view(evaluations_view(results))
+    results = evaluate_many(configs, store, common.clock(), n_jobs)
+    common.show(results.to_dict(), lambda: evaluations_view(results))
+    if not common.as_json:
         echo(store.ui_hint())
     for failure in results.failed:
         echo(f"error: {failure.checkpoint}: {failure.error}", err=True)

@@ -9,6 +9,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -24,7 +25,7 @@ from rlready.registry.failures import (
 from rlready.registry.redaction import has_secret
 from rlready.workflow.cli import evaluate, outcome, predict, search, tags, testbed, validate
 from rlready.workflow.flags import CommonFlags, command
-from rlready.workflow.terminal import echo, echo_json, prepare_streams, print_view, text_width
+from rlready.workflow.terminal import echo, prepare_streams, text_width
 
 _LINE_CHARACTERS = 2_000
 _KEPT = {
@@ -71,7 +72,9 @@ class Group(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except BrokenPipeError:
-            _drop_output()
+            # Python ends with a message about the closed pipe unless stdout leads elsewhere.
+            with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("wb") as nowhere:
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
             ctx.exit(EXIT_PIPE_CLOSED)
         except KeyboardInterrupt:
             kept = _KEPT.get(ctx.invoked_subcommand or "", "nothing is half done; repeat the call")
@@ -80,32 +83,19 @@ class Group(click.Group):
         except Exception as error:
             line = foreseen(error)
             if line is not None:
-                echo(f"error: {_cut(line)}", err=True)
+                if len(line) > _LINE_CHARACTERS:  # it may quote a whole file
+                    half = _LINE_CHARACTERS // 2
+                    line = f"{line[:half]} [...] {line[-half:]}"
+                echo(f"error: {line}", err=True)
                 ctx.exit(EXIT_USAGE)
             echo(f"error: {fault(error, _uris(words))}", err=True)
             ctx.exit(EXIT_FAULT)
-
-
-def _cut(text: str) -> str:
-    """Return the text without its middle if it is very long: it may quote a whole file."""
-    if len(text) <= _LINE_CHARACTERS:
-        return text
-    half = _LINE_CHARACTERS // 2
-    return f"{text[:half]} [...] {text[-half:]}"
 
 
 def _uris(words: Sequence[str]) -> list[str]:
     """Return the words of a command line that may contain a password."""
     values = (word.partition("=")[2] if word.startswith("--") else word for word in words)
     return [value for value in values if "://" in value]
-
-
-def _drop_output() -> None:
-    """Redirect stdout to nowhere, so that Python ends without a message about the closed pipe."""
-    with contextlib.suppress(OSError, ValueError):
-        descriptor = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(descriptor, sys.stdout.fileno())
-        os.close(descriptor)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -126,10 +116,8 @@ def list_checkpoints(common: CommonFlags) -> None:
     from rlready.workflow.cli.checkpoint_view import checkpoint_dict, list_view
 
     stored = common.open_store().checkpoints()
-    if common.as_json:
-        echo_json([checkpoint_dict(each) for each in stored])
-    else:
-        print_view(list_view(stored, common.experiment))
+    values = [checkpoint_dict(each) for each in stored]
+    common.show(values, lambda: list_view(stored, common.experiment))
 
 
 @command
@@ -141,10 +129,7 @@ def show(checkpoint: str, *, common: CommonFlags) -> None:
     from rlready.workflow.cli.checkpoint_view import checkpoint_dict, checkpoint_view
 
     stored = common.open_store().find(checkpoint)
-    if common.as_json:
-        echo_json(checkpoint_dict(stored))
-    else:
-        print_view(checkpoint_view(stored, text_width()))
+    common.show(checkpoint_dict(stored), lambda: checkpoint_view(stored, text_width()))
 
 
 main.add_command(list_checkpoints, "list")

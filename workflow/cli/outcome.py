@@ -10,7 +10,7 @@ import click
 
 from rlready.workflow.flags import CommonFlags, Flag, command
 from rlready.workflow.predict.outcome import OutcomeConfig
-from rlready.workflow.terminal import echo, echo_for_programs, echo_json, print_view, text_width
+from rlready.workflow.terminal import echo, echo_for_programs
 
 Format = Literal["csv", "parquet", "json"]
 
@@ -27,15 +27,11 @@ def outcome(config: OutcomeConfig, common: CommonFlags) -> None:
     rlready outcome sft-3 --curve eval.csv --statistic peak --algorithm grpo --budget 8 --budget-unit gpu_hours
     rlready outcome sft-3 --rl-checkpoint runs/rl-3 --algorithm grpo --budget 200 --budget-unit steps
     """  # noqa: D301, E501 - click reads \b as "keep these lines", which are commands
-    # This loads rich, which `--help` does without.
     from rlready.workflow.cli.checkpoint_view import outcome_view
     from rlready.workflow.predict.outcome import record
 
     report = record(config, common.open_store())
-    if common.as_json:
-        echo_json(report.to_dict())
-    else:
-        print_view(outcome_view(report, text_width()))
+    common.show(report.to_dict(), lambda: outcome_view(report))
 
 
 @command
@@ -63,7 +59,9 @@ def table(
     """
     from rlready.registry.table import checkpoint_table, table_bytes, write_table
 
-    form = kind or ("json" if common.as_json else None) or _kind_of(out)
+    suffix = "" if out is None else out.suffix.removeprefix(".")
+    default = "json" if common.as_json else suffix if suffix in get_args(Format) else "csv"
+    form = kind or default
     whole = checkpoint_table(common.open_store().checkpoints(), target)
     for note in whole.notes:
         echo(f"note: {note}", err=True)
@@ -74,8 +72,3 @@ def table(
     if form == "parquet" and sys.stdout.isatty():
         raise click.UsageError("parquet is not text: give --out FILE")
     echo_for_programs(table_bytes(whole, form))
-
-
-def _kind_of(out: Path | None) -> str:
-    suffix = "" if out is None else out.suffix.removeprefix(".")
-    return suffix if suffix in get_args(Format) else "csv"

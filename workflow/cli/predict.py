@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import click
 
 from rlready.workflow.flags import CommonFlags, Flag, Seed, command
-from rlready.workflow.progress import Clock
-from rlready.workflow.terminal import console, echo, print_view, text_width
+from rlready.workflow.terminal import text_width
 
 PREDICTOR = "grpo-predictor"
 
@@ -49,7 +47,6 @@ def fit(
     from rlready.workflow.cli.predict_view import fit_view
     from rlready.workflow.predict.fit import fit as fit_predictor
 
-    clock = Clock(None if common.as_json else console(stderr=True))
     report = fit_predictor(
         common.open_store(),
         target=target,
@@ -59,12 +56,9 @@ def fit(
         name=name,
         level=level,
         seed=seed,
-        say=clock.say,
+        say=common.clock().say,
     )
-    if common.as_json:
-        echo(json.dumps(report.to_dict(), ensure_ascii=False))
-    else:
-        print_view(fit_view(report, text_width()))
+    common.show(report.to_dict(), lambda: fit_view(report, text_width()))
 
 
 @command
@@ -89,11 +83,9 @@ def rank(
     from rlready.workflow.cli.predict_view import ranking_view
     from rlready.workflow.predict.rank import rank_registry
 
-    ranking, loaded = rank_registry(common.open_store(), predictor, groups=groups, top_n=top)
-    if common.as_json:
-        echo(json.dumps({**ranking.to_dict(), "predictor": loaded.meta.uri}))
-    else:
-        print_view(ranking_view(ranking, loaded))
+    ranking, applied = rank_registry(common.open_store(), predictor, groups=groups, top_n=top)
+    values = {**ranking.to_dict(), "predictor": applied.meta.uri}
+    common.show(values, lambda: ranking_view(ranking, applied))
 
 
 @command
@@ -122,16 +114,8 @@ def plan(
     from rlready.workflow.predict.figures import draw_regret
     from rlready.workflow.predict.plan import plan_registry
 
-    report = plan_registry(
-        common.open_store(),
-        predictor,
-        rl_runs,
-        rl_noise=rl_noise,
-        rule=PlanRule(policy=policy),
-    )
+    rule = PlanRule(policy=policy)
+    report = plan_registry(common.open_store(), predictor, rl_runs, rl_noise=rl_noise, rule=rule)
     if figure is not None:
         draw_regret(figure, report.plan, report.target)
-    if common.as_json:
-        echo(json.dumps(report.to_dict()))
-    else:
-        print_view(plan_view(report))
+    common.show(report.to_dict(), lambda: plan_view(report))

@@ -1,90 +1,59 @@
-"""How a fit, a ranking and a plan read in a terminal."""
+"""A fit, a ranking and a plan as text and tables for a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rlready.predictors.decisions.ranking import RankedRow, Ranking
+from rlready.workflow.cli.validate_view import validation_view
 from rlready.workflow.predict.fit import FitReport
 from rlready.workflow.predict.load import AppliedPredictor
 from rlready.workflow.predict.plan import PlanReport
-from rlready.workflow.predict.validate import Validated
+from rlready.workflow.terminal import table
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
-
-_REASONS_SHOWN = 3
+_MOST_REASONS = 3
 
 
-def fit_view(report: FitReport, width: int) -> RenderableType:
-    """Where the predictor went, what it rests on, and how well it does on unseen rows."""
-    from rich.console import Group
-    from rich.text import Text
-
-    from rlready.workflow.cli.validate_view import validation_view
-
-    meta, table = report.stored.meta, report.data.table
-    n = len(table.with_outcome())
-    state = "stored" if report.stored.is_new else "was there already, nothing new"
-    lines = [
+def fit_view(report: FitReport, width: int) -> list[Any]:
+    """Return the data and the scores of a fitted predictor, and its address in the registry."""
+    training = report.data.table
+    n = len(training.with_outcome())
+    state = "stored" if report.stored.is_new else "already stored, nothing new"
+    return [
         f"{report.model} on {n} checkpoints with {report.data.target}"
-        + (f", {len(table) - n} without it" if n < len(table) else ""),
-        f"proxies: {', '.join(column.name for column in table.columns)}",
+        + (f", {len(training) - n} without it" if n < len(training) else ""),
+        f"proxies: {', '.join(column.name for column in training.columns)}",
         f"groups: {', '.join(report.data.groups) or 'one'}",
         report.signal,
         *(f"note: {note}" for note in report.data.notes),
+        *validation_view(report.validation, report.model, width),
+        f"predictor {report.stored.meta.uri}: {state}; `rlready rank` and `rlready plan` use it",
     ]
-    last = f"predictor {meta.uri}: {state}; `rlready rank` and `rlready plan` use it"
-    return Group(
-        *(Text(line) for line in lines), validation_view(_validated(report), width), Text(last)
+
+
+def ranking_view(ranking: Ranking, applied: AppliedPredictor) -> list[Any]:
+    """Return the checkpoints in order, and the reasons of the first ones."""
+    best = [str(one) for one in ranking.best.values()]
+    match = best[0] if len(best) == 1 else "the best known of its group"
+    words = ("checkpoint", "ready", "domain")
+    top = f"P(top {ranking.top_n})"
+    headings = ("", "checkpoint", "recorded", "expected", "interval", "P(best)", top, "P(match)")
+    ranked = table(
+        f"{ranking.target} after RL, by {applied.meta.uri}",
+        (*headings, "ready", "domain"),
+        [_cells(row, applied.outcomes) for row in ranking.rows],
+        caption=f"expected: true score, from the prediction and the recorded outcome; "
+        f"{ranking.interval} interval of it, or of one RL run where none is recorded; "
+        f"P(match): chance to end within delta of {match}",
+        words=words,
+        unbroken=(*headings, *words),
     )
-
-
-def _validated(report: FitReport) -> Validated:
-    table = report.data.table.with_outcome()
-    return Validated(report=report.validation, table=table, model=report.model)
-
-
-def ranking_view(ranking: Ranking, applied: AppliedPredictor) -> RenderableType:
-    """The checkpoints in order, and why."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    title = f"{ranking.target} after RL, by {applied.meta.uri}"
-    table = Table(title=Text(title), caption=_caption(ranking))
-    table.add_column("", justify="right", no_wrap=True)
-    table.add_column("checkpoint", no_wrap=True)
-    for heading in (
-        "recorded",
-        "expected",
-        "interval",
-        "P(best)",
-        f"P(top {ranking.top_n})",
-        "P(match)",
-    ):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("ready", no_wrap=True)
-    table.add_column("domain", no_wrap=True)
-    for row in ranking.rows:
-        table.add_row(*(Text(cell) for cell in _cells(row, applied.outcomes)))
     reasons = [
-        Text(f"{row.id}: " + "; ".join(row.reasons[:_REASONS_SHOWN]))
-        for row in ranking.rows[:_REASONS_SHOWN]
+        f"{row.id}: " + "; ".join(row.reasons[:_MOST_REASONS])
+        for row in ranking.rows[:_MOST_REASONS]
     ]
-    return Group(table, *reasons)
-
-
-def _caption(ranking: Ranking) -> str:
-    known = [str(one) for one in ranking.best.values()]
-    match = known[0] if len(known) == 1 else "the best known of its group"
-    return (
-        f"expected: true score, from the prediction and the recorded outcome; {ranking.interval} "
-        f"interval of it, or of one RL run where none is recorded; P(match): chance to end within "
-        f"delta of {match}"
-    )
+    return [ranked, *reasons]
 
 
 def _cells(row: RankedRow, outcomes: Mapping[str, float]) -> list[str]:
@@ -102,44 +71,37 @@ def _cells(row: RankedRow, outcomes: Mapping[str, float]) -> list[str]:
     ]
 
 
-def plan_view(report: PlanReport) -> RenderableType:
-    """Whom the runs go to, and the expected regret of each policy against their number."""
-    from rich.console import Group
-    from rich.text import Text
-
+def plan_view(report: PlanReport) -> list[Any]:
+    """Return the chosen checkpoints, and the expected regret of each policy by number of runs."""
     plan = report.plan
-    lines = [
+    n_most = max(map(len, plan.policies.values()))
+    headings = ["policy", *(f"N = {n}" for n in range(1, n_most + 1))]
+    rows = []
+    for name, values in plan.policies.items():
+        label = f"{name} *" if name == plan.policy else name
+        blanks = [""] * (n_most - len(values))
+        rows.append([label, *(f"{value.regret:.3g}" for value in values), *blanks])
+    regret = table(
+        "Expected regret after N RL runs, in the target's unit",
+        headings,
+        rows,
+        caption=f"noise of one RL run: sd {plan.rl_noise:.3g}",
+        words=("policy",),
+        unbroken=headings,
+    )
+    parts = [
+        regret,
         f"{len(plan.chosen)} RL runs for {report.target}, chosen by {plan.policy}: "
         + ", ".join(plan.chosen),
         *plan.in_words(),
         *(f"note: {note}" for note in plan.notes),
     ]
     if plan.incumbent is not None:
-        lines.append(f"best so far: {plan.incumbent.id} with {plan.incumbent.value:.4g}")
+        parts.append(f"best so far: {plan.incumbent.id} with {plan.incumbent.value:.4g}")
     if report.is_retrospective:
-        lines.append(
-            "every checkpoint has its outcome already: this is the plan as if none had, from "
-            "predictions that had not seen the row; it would have ended "
-            f"{report.realised_regret:.3g} below the best"
+        parts.append(
+            "every checkpoint already has its outcome: this plan is made as if none had, from "
+            "predictions by models that had not seen the row; its best outcome is "
+            f"{report.realised_regret:.3g} below the best of all"
         )
-    return Group(_regret_table(report), *(Text(line) for line in lines))
-
-
-def _regret_table(report: PlanReport) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    policies = report.plan.policies
-    table = Table(
-        title="Expected regret after N RL runs, in the target's unit",
-        caption=f"noise of one RL run: sd {report.plan.rl_noise:.3g}",
-    )
-    table.add_column("policy", no_wrap=True)
-    n_max = max(len(values) for values in policies.values())
-    for n in range(1, n_max + 1):
-        table.add_column(f"N = {n}", justify="right", no_wrap=True)
-    for name, values in policies.items():
-        shown = [f"{value.regret:.3g}" for value in values]
-        marked = f"{name} *" if name == report.plan.policy else name
-        table.add_row(Text(marked), *shown, *[""] * (n_max - len(shown)))
-    return table
+    return parts

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import os
+import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,8 +13,7 @@ import click
 
 from rlready.registry.errors import ConfigError
 from rlready.workflow.flags import CommonFlags, Flag, Seed, command, split_paths
-from rlready.workflow.progress import Clock
-from rlready.workflow.terminal import console, echo, print_view
+from rlready.workflow.terminal import echo, echo_json, print_view
 
 if TYPE_CHECKING:
     from rlready.workflow.search.open import Search
@@ -92,24 +92,23 @@ def search(flags: SearchFlags, common: CommonFlags) -> None:
     begin with, those without an outcome by their prediction.
     """  # noqa: D301 - click reads \b as "keep these lines"
     _check_flags(flags)
-    opened = _opened(flags, common)
-    result = {
-        "ask": lambda: _ask(opened, flags.trials, common.as_json),
-        "tell": lambda: _tell(opened, flags, common.as_json),
-        "sync": lambda: _sync(opened, common.as_json),
-        "run": lambda: _run(opened, flags, common.as_json),
-        "report": lambda: _report(opened, common.as_json),
-    }[flags.action]()
+    actions = {"ask": _ask, "tell": _tell, "sync": _sync, "run": _run, "report": _report}
+    result = actions[flags.action](_opened(flags, common), flags, common.as_json)
     if common.as_json:
-        echo(json.dumps(result, ensure_ascii=False))
-    if flags.action == "run":
-        _check_any_succeeded(result["trials"])
+        echo_json(result)
+    trials = result["trials"] if flags.action == "run" else []
+    if trials and all(trial["state"] == "failed" for trial in trials):
+        raise ConfigError(
+            f"no trial was trained: {len(trials)} of {len(trials)} failed",
+            fix="Correct what the lines above describe; the next call asks for new recipes",
+        )
 
 
 def _check_flags(flags: SearchFlags) -> None:
     action, trial = flags.action, flags.trial
-    told = [name for name in ("value", "checkpoint") if getattr(flags, name) is not None]
-    if action == "tell" and (trial is None or len(told) != 1):
+    names = ("value", "checkpoint", "se", "cost")
+    is_set = {name: getattr(flags, name) is not None for name in names}
+    if action == "tell" and (trial is None or is_set["value"] == is_set["checkpoint"]):
         raise ConfigError(
             "tell needs a trial and either --value or --checkpoint",
             fix="For example: rlready search tell 7 --space mix.toml --value 0.61 --se 0.01",
@@ -119,12 +118,9 @@ def _check_flags(flags: SearchFlags) -> None:
             "run needs --train-command",
             fix="Give it, or train by other means: rlready search ask, then sync",
         )
-    stray = [
-        name for name in ("value", "checkpoint", "se", "cost") if getattr(flags, name) is not None
-    ]
-    if action != "tell" and (stray or trial is not None):
+    if action != "tell" and (any(is_set.values()) or trial is not None):
         raise ConfigError(f"{action} takes no trial, --value, --se, --checkpoint or --cost")
-    if flags.se is not None and flags.value is None:
+    if is_set["se"] and not is_set["value"]:
         raise ConfigError("--se goes with --value; a checkpoint has its own")
 
 
@@ -136,16 +132,12 @@ def _opened(flags: SearchFlags, common: CommonFlags) -> Search:
     registry = mirror = None
     if not flags.cold:
         store = common.open_store()
-        # Telling a value asks nothing of the registry, and makes none.
+        # Telling a value neither reads the registry nor creates one.
         is_asked = flags.action != "tell" or flags.checkpoint is not None
         if is_asked:
             registry = RegistryValues(store=store, target=flags.target, predictor=flags.predictor)
         if flags.action != "report":
-            mirror = MirrorTo(
-                store=store,
-                is_wanted=is_asked,
-                warn=lambda text: echo(f"warning: {text}", err=True),
-            )
+            mirror = MirrorTo(store=store, is_wanted=is_asked, warn=_warn)
     config = SearchConfig(
         space=flags.space,
         study=flags.study,
@@ -153,23 +145,26 @@ def _opened(flags: SearchFlags, common: CommonFlags) -> Search:
         sampler=flags.sampler,
         folder=flags.out,
         data=_data(flags.data),
-        worker=flags.worker or _worker(),
+        worker=flags.worker or f"{platform.node()}:{os.getpid()}",
         lease_s=flags.lease * _HOUR_S,
         max_retries=flags.retries,
         seed=flags.seed,
     )
-    progress = None if common.as_json else Clock(console(stderr=True))
-    return open_search(config, registry, mirror=mirror, progress=progress)
+    return open_search(config, registry, mirror=mirror, progress=common.clock())
 
 
-def _ask(search: Search, n: int, as_json: bool) -> dict[str, Any]:
+def _warn(text: str) -> None:
+    echo(f"warning: {text}", err=True)
+
+
+def _ask(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
     from rlready.workflow.search.ask import ask, sync
 
     problems = sync(search, evaluate=False).problems
     _say_warm_start(search)
     _say_problems(problems)
     trials = []
-    for _ in range(n):
+    for _ in range(flags.trials):
         trials.append(ask(search).to_dict())
         if not as_json:
             echo(_handed_line(trials[-1]))
@@ -194,7 +189,7 @@ def _tell(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
     return asdict(told)
 
 
-def _sync(search: Search, as_json: bool) -> dict[str, Any]:
+def _sync(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
     from rlready.workflow.search.ask import sync
 
     synced = sync(search)
@@ -220,15 +215,7 @@ def _run(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
     return {"study": search.config.name, "trials": [asdict(told) for told in results]}
 
 
-def _check_any_succeeded(trials: Sequence[dict[str, Any]]) -> None:
-    if trials and all(trial["state"] == "failed" for trial in trials):
-        raise ConfigError(
-            f"no trial was trained: {len(trials)} of {len(trials)} failed",
-            fix="Mend what the lines above say; the next call asks for new recipes",
-        )
-
-
-def _report(search: Search, as_json: bool) -> dict[str, Any]:
+def _report(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
     from rlready.workflow.cli.search_report_view import report_view, write_report
     from rlready.workflow.search.report import search_report
 
@@ -271,9 +258,9 @@ def _say_warm_start(search: Search) -> None:
     warm = search.warm_start
     if warm.n_added or warm.left_out:
         notes = {"predicted": warm.n_predicted, "in place of their prediction": warm.n_superseded}
-        said = ", ".join(f"{n} {what}" for what, n in notes.items() if n)
+        details = ", ".join(f"{n} {what}" for what, n in notes.items() if n)
         echo(
-            f"{warm.n_added} runs of the registry entered{f' ({said})' if said else ''}, "
+            f"{warm.n_added} runs of the registry were added{f' ({details})' if details else ''}, "
             f"{len(warm.left_out)} are left out",
             err=True,
         )
@@ -286,16 +273,9 @@ def _say_problems(problems: Sequence[tuple[int, str]]) -> None:
         echo(f"trial {number} waits for you: {reason}", err=True)
 
 
-def _data(given: tuple[str, ...]) -> dict[str, Path]:
-    pairs = [text.partition("=") for text in given]
-    for name, equals, file in pairs:
-        if not (name and equals and file):
-            raise ConfigError(f"--data {name}{equals}{file}", fix="Write NAME=FILE")
+def _data(texts: tuple[str, ...]) -> dict[str, Path]:
+    pairs = [text.partition("=") for text in texts]
+    for parts in pairs:
+        if not all(parts):
+            raise ConfigError(f"--data {''.join(parts)}", fix="Write NAME=FILE")
     return {name: Path(file) for name, _, file in pairs}
-
-
-def _worker() -> str:
-    import os
-    import platform
-
-    return f"{platform.node()}:{os.getpid()}"

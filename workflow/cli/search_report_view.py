@@ -9,47 +9,42 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlready.registry.records import Recipe
 from rlready.workflow.search.folder import write_text
 from rlready.workflow.search.report import RankedRecipe, SearchReport
+from rlready.workflow.terminal import table
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from matplotlib.figure import Figure
 
 _SHOWN, _SHOWN_STOPPED = 15, 5
+_LEAST_WEIGHT = 0.005
 _BLUE, _DOT, _GREY = "#1b6ca8", "#d98c1f", "#999999"
 
 
 def write_report(report: SearchReport, folder: Path) -> list[Path]:
-    """The files of a report: ranking and surface as CSV, surface and front as pictures."""
+    """Write ranking and surface as CSV, surface and front as pictures. Return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     ranking, surface = folder / "ranking.csv", folder / "surface.csv"
-    write_text(ranking, _ranking_csv(report))
+    write_text(ranking, _csv([_ranking_row(row) for row in (*report.rows, *report.untried)]))
     write_text(surface, _csv([asdict(point) for point in report.surface]))
-    files = [ranking, surface, draw_surface(folder / "surface.png", report)]
+    pictures = {"surface.png": _surface(report)}
     if report.cost is not None:
-        files.append(draw_front(folder / "front.png", report))
-    return files
+        pictures["front.png"] = _front(report)
+    for name, figure in pictures.items():
+        figure.savefig(folder / name, dpi=130)
+    return [ranking, surface, *(folder / name for name in pictures)]
 
 
-def draw_surface(path: Path, report: SearchReport) -> Path:
-    """Draw predicted outcome against the weight of each source, with bands; returns the path."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
+def _surface(report: SearchReport) -> Figure:
+    """Draw the predicted outcome against the weight of each source, with bands."""
+    from matplotlib.figure import Figure
 
     sources = list(dict.fromkeys(point.source for point in report.surface))
-    columns = min(3, len(sources))
-    n_rows = -(-len(sources) // columns)
-    figure, panels = plt.subplots(
-        n_rows,
-        columns,
-        figsize=(3.6 * columns + 0.6, 3.0 * n_rows + 0.5),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
+    n_columns = min(3, len(sources))
+    n_rows = -(-len(sources) // n_columns)
+    size = (3.6 * n_columns + 0.6, 3.0 * n_rows + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
     for axes, source in zip(panels.flat, sources, strict=False):
         _draw_source(axes, source, report)
     for axes in panels.flat[len(sources) :]:
@@ -61,63 +56,46 @@ def draw_surface(path: Path, report: SearchReport) -> Path:
         "(band 90 %, dots: finished runs, hollow: predicted, triangles: beyond the axis)",
         fontsize=10,
     )
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
+    return figure
 
 
-def draw_front(path: Path, report: SearchReport) -> Path:
-    """Draw predicted outcome against predicted cost, with the front; returns the path."""
-    import matplotlib as mpl
+def _front(report: SearchReport) -> Figure:
+    """Draw the predicted outcome against the predicted cost, with the front."""
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
-    for row in report.rows:
-        if row.predicted_cost is not None:
-            color = _BLUE if row.on_front else _GREY
-            axes.errorbar(
-                row.predicted_cost,
-                row.predicted,
-                xerr=row.cost_sd,
-                yerr=row.sd,
-                fmt="o",
-                ms=4,
-                color=color,
-                elinewidth=0.7,
-            )
-    front = sorted(
-        (row.predicted_cost, row.predicted)
-        for row in report.rows
-        if row.on_front and row.predicted_cost is not None
-    )
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.subplots()
+    rows = [row for row in report.rows if row.predicted_cost is not None]
+    for row in rows:
+        axes.errorbar(
+            row.predicted_cost,
+            row.predicted,
+            xerr=row.cost_sd,
+            yerr=row.sd,
+            fmt="o",
+            ms=4,
+            color=_BLUE if row.on_front else _GREY,
+            elinewidth=0.7,
+        )
+    front = sorted((row.predicted_cost, row.predicted) for row in rows if row.on_front)
     axes.plot([cost for cost, _ in front], [y for _, y in front], color=_BLUE, linewidth=1.2)
     axes.set_xlabel(str(report.cost))
     axes.set_ylabel("outcome")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(f"{report.study}: predicted outcome and cost (bars: 1 sd; line: front)")
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
+    return figure
 
 
-def report_view(report: SearchReport) -> RenderableType:
-    """The ranking as a table for a terminal."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
+def report_view(report: SearchReport) -> list[Any]:
+    """Return the ranking as a table, and notes."""
     states = ", ".join(f"{n} {name}" for name, n in report.states.items())
-    shown = (*report.rows[:_SHOWN], *report.untried)
     columns = _columns(report)
-    table = Table(title=Text(f"study {report.study}: {states}"))
-    for heading in columns:
-        is_number = heading in ("trial", "value", "GPU-h", report.cost)
-        table.add_column(heading, justify="right" if is_number else "left")
-    for row in shown:
-        table.add_row(*(Text(cell(row)) for cell in columns.values()))
-    return Group(table, *(Text(note) for note in dict.fromkeys(_notes(report))))
+    rows = [
+        [cell(row) for cell in columns.values()] for row in (*report.rows[:_SHOWN], *report.untried)
+    ]
+    words = columns.keys() - {"trial", "value", "GPU-h", report.cost}
+    ranking = table(f"study {report.study}: {states}", list(columns), rows, words=words)
+    return [ranking, *dict.fromkeys(_notes(report))]
 
 
 def _columns(report: SearchReport) -> dict[str, Callable[[RankedRecipe], str]]:
@@ -136,8 +114,16 @@ def _columns(report: SearchReport) -> dict[str, Callable[[RankedRecipe], str]]:
         )
     if report.gpu_hours is not None and report.cost != "gpu_hours":
         columns["GPU-h"] = lambda row: _number(row.gpu_hours)
-    columns["mixture"] = lambda row: _mixture(row.recipe)
-    columns["settings"] = lambda row: _settings(row.recipe)
+    columns["mixture"] = lambda row: ", ".join(
+        f"{name} {weight:.2f}"
+        for name, weight in sorted(row.recipe.sources.items(), key=lambda item: -item[1])
+        if weight >= _LEAST_WEIGHT
+    )
+    columns["settings"] = lambda row: ", ".join(
+        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in row.recipe.to_dict().items()
+        if key not in ("sources", "base_model")
+    )
     return columns
 
 
@@ -158,7 +144,7 @@ def _notes(report: SearchReport) -> list[str]:
 
 
 def _shown_range(report: SearchReport) -> tuple[float, float]:
-    """The band and the runs near it: one failed run must not flatten every line."""
+    """Return the range of the band and of runs near it: one failed run must not flatten the rest."""
     low = min(point.low for point in report.surface)
     high = max(point.high for point in report.surface)
     values = [row.value for row in report.rows if row.value is not None]
@@ -170,40 +156,24 @@ def _shown_range(report: SearchReport) -> tuple[float, float]:
     )
 
 
-def _by_place(
-    dots: Sequence[tuple[float, float]], low: float, high: float
-) -> dict[str, list[tuple[float, float]]]:
-    """(x, y) by the marker that says whether they lie in the picture, below or above it."""
-    found: dict[str, list[tuple[float, float]]] = {}
-    for x, y in dots:
-        marker = "v" if y < low else "^" if y > high else "o"
-        found.setdefault(marker, []).append((x, min(max(y, low), high)))
-    return found
-
-
 def _draw_source(axes: Any, source: str, report: SearchReport) -> None:
-    own = [point for point in report.surface if point.source == source]
-    weights = [point.weight for point in own]
-    axes.fill_between(
-        weights, [p.low for p in own], [p.high for p in own], color=_BLUE, alpha=0.18, linewidth=0
-    )
-    axes.plot(weights, [p.predicted for p in own], color=_BLUE, linewidth=1.6)
-    out = [p for p in own if p.domain == "out"]
+    points = [point for point in report.surface if point.source == source]
+    weights = [p.weight for p in points]
+    lows, highs = [p.low for p in points], [p.high for p in points]
+    axes.fill_between(weights, lows, highs, color=_BLUE, alpha=0.18, linewidth=0)
+    axes.plot(weights, [p.predicted for p in points], color=_BLUE, linewidth=1.6)
+    out = [p for p in points if p.domain == "out"]
     axes.plot([p.weight for p in out], [p.predicted for p in out], "x", color="#b03a5b", ms=4)
     low, high = _shown_range(report)
-    for is_predicted in (False, True):
-        dots = [
-            (row.recipe.sources[source], row.value)
-            for row in report.rows
-            if row.is_predicted == is_predicted and row.value is not None
-        ]
-        for marker, there in _by_place(dots, low, high).items():
+    for row in report.rows:
+        if row.value is not None:
             axes.scatter(
-                *zip(*there, strict=True),
+                row.recipe.sources[source],
+                min(max(row.value, low), high),
                 s=12,
-                marker=marker,
+                marker="v" if row.value < low else "^" if row.value > high else "o",
                 edgecolors=_DOT,
-                facecolors="none" if is_predicted else _DOT,
+                facecolors="none" if row.is_predicted else _DOT,
                 zorder=3,
                 clip_on=False,
             )
@@ -213,15 +183,11 @@ def _draw_source(axes: Any, source: str, report: SearchReport) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _ranking_csv(report: SearchReport) -> str:
-    rows = []
-    for row in (*report.rows, *report.untried):
-        values = row.recipe.to_dict()
-        sources = values.pop("sources", {})
-        facts = {k: v for k, v in asdict(row).items() if k != "recipe"}
-        weights = {f"sources.{name}": weight for name, weight in sources.items()}
-        rows.append({**facts, **weights, **values})
-    return _csv(rows)
+def _ranking_row(row: RankedRecipe) -> dict[str, Any]:
+    values = row.recipe.to_dict()
+    sources = values.pop("sources", {})
+    facts = {key: value for key, value in asdict(row).items() if key != "recipe"}
+    return {**facts, **{f"sources.{name}": weight for name, weight in sources.items()}, **values}
 
 
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
@@ -231,17 +197,6 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _mixture(recipe: Recipe) -> str:
-    weights = sorted(recipe.sources.items(), key=lambda item: -item[1])
-    return ", ".join(f"{name} {weight:.2f}" for name, weight in weights if weight >= 0.005)
-
-
-def _settings(recipe: Recipe) -> str:
-    others = {k: v for k, v in recipe.to_dict().items() if k not in ("sources", "base_model")}
-    said = [f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in others.items()]
-    return ", ".join(said)
 
 
 def _number(value: float | None) -> str:

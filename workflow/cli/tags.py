@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from rlready.registry.digest import default_cache_dir, fingerprint
 from rlready.registry.errors import CheckpointError
 from rlready.workflow.flags import CommonFlags, Flag, command
-from rlready.workflow.terminal import echo, echo_for_programs, echo_json, print_view
+from rlready.workflow.terminal import echo, echo_for_programs, echo_json, table
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from rlready.registry.mlflow_store.readiness import (
-        ResolvedCheckpoint,
-        TaggedFamily,
-        TaggedVersion,
-    )
+    from rlready.registry.mlflow_store.readiness import ResolvedCheckpoint, TaggedFamily
     from rlready.registry.records import Checkpoint
 
 
@@ -54,12 +47,9 @@ def tag(
     store = common.open_store()
     tags, spent = ranked_tags(store, predictor, made_at=datetime.now(UTC))
     families = put_tags(store, tags, name=name, spent=spent, dry_run=dry_run)
-    if common.as_json:
-        echo_json({"dry_run": dry_run, "families": [family_dict(family) for family in families]})
-        return
-    for family in families:
-        print_view(family_view(family, dry_run))
-    if families and not dry_run:
+    values = {"dry_run": dry_run, "families": [_family_dict(family) for family in families]}
+    common.show(values, lambda: [part for each in families for part in _family_view(each, dry_run)])
+    if families and not dry_run and not common.as_json:
         echo(store.ui_hint())
 
 
@@ -79,7 +69,7 @@ def resolve(uri: str, *, common: CommonFlags) -> None:
     resolved = resolve_uri(common.open_store(), uri)
     path = weights_folder(resolved.checkpoint)
     if common.as_json:
-        echo_json(resolved_dict(resolved, path))
+        echo_json(_resolved_dict(resolved, path))
         return
     if resolved.tag is None or resolved.tag.readiness is not Readiness.READY:
         state = "was never ranked" if resolved.tag is None else f"is {resolved.tag.readiness.name}"
@@ -95,9 +85,7 @@ def weights_folder(checkpoint: Checkpoint) -> Path:
     Raises:
         CheckpointError: if the folder is gone, is not a safe checkpoint, or holds other weights.
     """
-    # These load numpy and http, which `--help` does without.
-    from urllib.request import url2pathname
-
+    # This loads numpy, which `--help` does without.
     from rlready.evaluators.checkpoints.folder import check_folder, open_weights
 
     whose = f"checkpoint {checkpoint.id[:12]} ({checkpoint.name})"
@@ -105,7 +93,7 @@ def weights_folder(checkpoint: Checkpoint) -> Path:
     if scheme == "hf":
         path = open_weights(rest).path
     elif scheme == "file":
-        path = Path(url2pathname(urlsplit(checkpoint.uri).path))
+        path = Path(unquote(urlsplit(checkpoint.uri).path))
         if not path.is_dir():
             raise CheckpointError(
                 f"the weights of {whose} are gone",
@@ -130,7 +118,7 @@ def weights_folder(checkpoint: Checkpoint) -> Path:
     return path
 
 
-def resolved_dict(resolved: ResolvedCheckpoint, path: Path) -> dict[str, Any]:
+def _resolved_dict(resolved: ResolvedCheckpoint, path: Path) -> dict[str, Any]:
     """Return a resolved checkpoint as JSON values: the contract of `rlready resolve --json`."""
     checkpoint, tag = resolved.checkpoint, resolved.tag
     return {
@@ -146,7 +134,7 @@ def resolved_dict(resolved: ResolvedCheckpoint, path: Path) -> dict[str, Any]:
     }
 
 
-def family_dict(family: TaggedFamily) -> dict[str, Any]:
+def _family_dict(family: TaggedFamily) -> dict[str, Any]:
     """Return a tagged family as JSON values: a part of the contract of `rlready tag --json`."""
     return {
         "name": family.name,
@@ -165,24 +153,9 @@ def family_dict(family: TaggedFamily) -> dict[str, Any]:
     }
 
 
-def family_view(family: TaggedFamily, dry_run: bool) -> RenderableType:
+def _family_view(family: TaggedFamily, dry_run: bool) -> list[Any]:
     """Return a table with a row per checkpoint, and a note on the alias."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    columns = ("checkpoint", "rl_ready", "predicted", "interval", "domain", "version", "")
-    would = "would be tagged" if dry_run else "tagged"
-    table = Table(title=Text(f"{len(family.tagged)} checkpoints {would} in {family.name}"))
-    for column in columns:
-        table.add_column(column)
-    for row in _rows(family.tagged):
-        table.add_row(*map(Text, row))
-    return Group(table, Text(family.note))
-
-
-def _rows(tagged: Sequence[TaggedVersion]) -> list[tuple[str, ...]]:
-    return [
+    rows = [
         (
             each.name,
             each.tag.readiness.name,
@@ -192,5 +165,8 @@ def _rows(tagged: Sequence[TaggedVersion]) -> list[tuple[str, ...]]:
             each.uri or "",
             "new" if each.is_new else "changed" if each.is_changed else "same",
         )
-        for each in tagged
+        for each in family.tagged
     ]
+    title = f"{len(rows)} checkpoints {'would be tagged' if dry_run else 'tagged'} in {family.name}"
+    headings = ("checkpoint", "rl_ready", "predicted", "interval", "domain", "version", "")
+    return [table(title, headings, rows, words=headings), family.note]

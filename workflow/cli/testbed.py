@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 
 from rlready.workflow.flags import CommonFlags, Flag, Seed, command
-from rlready.workflow.progress import Clock
-from rlready.workflow.terminal import console, echo, print_view
+from rlready.workflow.terminal import echo, table
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.table import Table
 
     from rlready.testbed.study.summary import Ranked, Summary
 
-_SHOWN_FLIPS = 5
+_MOST_FLIPS = 5
 
 
 @command
@@ -44,20 +43,6 @@ def run_testbed(
         out: Folder for checkpoints, curves, table and figures.  [default: testbed-PROFILE]
         common: The registry and the form of the output.
     """
-    clock = Clock(None if common.as_json else console(stderr=True))
-    summary, files = _run(profile, jobs, seed, out or Path(f"testbed-{profile}"), common, clock)
-    if common.as_json:
-        echo(json.dumps({**summary.to_dict(), "files": [str(path) for path in files]}))
-        return
-    print_view(summary_view(summary))
-    for path in files:
-        echo(path)
-    echo(common.open_store().ui_hint())
-
-
-def _run(
-    profile: str, n_jobs: int, seed: int, out: Path, common: CommonFlags, clock: Clock
-) -> tuple[Summary, list[Path]]:
     # Their libraries are heavy.
     from rlready.registry.table import checkpoint_table, write_table
     from rlready.testbed.study.design import make_design
@@ -65,59 +50,64 @@ def _run(
     from rlready.testbed.study.run import base_checkpoint, collect, make, register
     from rlready.testbed.study.summary import summarize
 
-    design = make_design(profile, seed, n_jobs)
-    store = common.open_store()
+    design = make_design(profile, seed, jobs)
+    clock, store = common.clock(), common.open_store()
+    out = out or Path(f"testbed-{profile}")
     store.check(base_checkpoint())
     make(out, design, clock)
     made = collect(out, design)
     register(out, design, made, store, clock)
     ids = {entry.checkpoint.id for entry in made}
-    table = checkpoint_table([s for s in store.checkpoints() if s.checkpoint.id in ids])
-    write_table(table, out / "table.csv", "csv")
-    for note in table.notes:
+    checkpoints = checkpoint_table([s for s in store.checkpoints() if s.checkpoint.id in ids])
+    write_table(checkpoints, out / "table.csv", "csv")
+    for note in checkpoints.notes:
         clock.say(note)
     summary = summarize(out, design, made)
     text = json.dumps(summary.to_dict(), indent=1)
     (out / "summary.json").write_text(text + "\n", encoding="utf-8")
-    figures = draw_figures(out, design, made, summary)
-    return summary, [out / "table.csv", out / "summary.json", *figures]
+    files = [out / "table.csv", out / "summary.json", *draw_figures(out, design, made, summary)]
+    paths = [str(path) for path in files]
+    common.show({**summary.to_dict(), "files": paths}, lambda: _summary_view(summary))
+    if not common.as_json:
+        for line in (*paths, store.ui_hint()):
+            echo(line)
 
 
-def summary_view(summary: Summary) -> RenderableType:
-    """Return facts of the run, the proxies against the outcome, and the pairs that flip."""
-    from rich.console import Group
-    from rich.text import Text
-
+def _summary_view(summary: Summary) -> list[Any]:
+    """Return the proxies against the outcome, facts of the run, and the pairs that flip."""
     tables = [_ranking(summary.ranked, "all checkpoints")] if summary.ranked else []
     if summary.facts["n_collapsed"] and summary.ranked_without_collapsed:
         tables.append(_ranking(summary.ranked_without_collapsed, "without the collapsed ones"))
     flips = [
         f"  {first}  is ahead after SFT, behind  {second}  after RL"
-        for first, second in summary.flips[:_SHOWN_FLIPS]
+        for first, second in summary.flips[:_MOST_FLIPS]
     ]
-    lines = [*_facts(summary.facts), *flips]
-    return Group(*tables, *(Text(line) for line in lines))
+    return [*tables, *_facts(summary.facts), *flips]
 
 
-def _ranking(ranked: Sequence[Ranked], which: str) -> Any:
-    from rich.table import Table
-
+def _ranking(ranked: Sequence[Ranked], which: str) -> Table:
     from rlready.predictors.validation.report import PRACTICE
 
-    title = f"Spearman with pass@1 after RL, {which}"
-    table = Table(title=title, caption="a minus: lower is better; * practice to beat")
-    for heading in ("proxy", "Spearman", "95 % interval", "minus pass@1's", "95 %", "pairs right"):
-        table.add_column(heading, justify="left" if heading == "proxy" else "right", no_wrap=True)
-    for row in ranked:
-        table.add_row(
+    rows = [
+        [
             f"{row.proxy} *" if row.proxy == PRACTICE else row.proxy,
             f"{row.spearman:.3f}",
             _interval(row.interval),
             f"{row.difference:+.3f}",
             _interval(row.difference_interval),
             f"{row.pairs_right:.3f}",
-        )
-    return table
+        ]
+        for row in ranked
+    ]
+    headings = ("proxy", "Spearman", "95 % interval", "minus pass@1's", "95 %", "pairs right")
+    return table(
+        f"Spearman with pass@1 after RL, {which}",
+        headings,
+        rows,
+        caption="minus sign: lower is better; *: the current practice",
+        words=("proxy",),
+        unbroken=headings,
+    )
 
 
 def _interval(interval: tuple[float, float] | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rlready.workflow.flags import CommonFlags, command
 from rlready.workflow.predict.validate_config import ValidateConfig
-from rlready.workflow.terminal import console, echo_json, print_view, text_width
+from rlready.workflow.terminal import console, text_width
 
 
 @command
@@ -25,8 +25,9 @@ def validate(config: ValidateConfig, common: CommonFlags) -> None:
 
     store = None if config.table is not None else common.open_store()
     if common.as_json:
-        echo_json(run(config, store).report.to_dict())
-        return
-    with console(stderr=True).status("fitting models without some rows") as status:
-        validated = run(config, store, lambda n, of: status.update(f"{n} of {of} fits"))
-    print_view(validation_view(validated, text_width()))
+        validated = run(config, store)
+    else:
+        with console(stderr=True).status("fitting models without some rows") as status:
+            validated = run(config, store, lambda n, of: status.update(f"{n} of {of} fits"))
+    report, model = validated.report, validated.model
+    common.show(report.to_dict(), lambda: validation_view(report, model, text_width()))

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlready.registry.records import Evaluation
+from rlready.registry.records import Evaluation, Proxy
 from rlready.registry.store import StoredEvaluation
+
+Metrics = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""Value and standard errors of each proxy, by benchmark and name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +40,6 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
-        metrics: dict[str, dict[str, Any]] = {}
-        for proxy in self.evaluation.proxies:
-            metrics.setdefault(proxy.benchmark, {})[proxy.name] = {
-                "value": proxy.value,
-                "se": proxy.se,
-                **({} if proxy.se_within is None else {"se_within": proxy.se_within}),
-            }
         return {
             "checkpoint_id": self.evaluation.checkpoint.id,
             "name": self.evaluation.checkpoint.name,
@@ -51,7 +47,7 @@ class Report:
             "run_id": self.stored.run_id,
             "evaluation_id": self.stored.evaluation_id,
             "is_new": self.stored.is_new,
-            "metrics": metrics,
+            "metrics": metrics_by_benchmark(self.evaluation.proxies),
             "verdicts": {name: dict(counts) for name, counts in self.verdicts.items()},
             "bounds": {
                 benchmark: {name: dict(ends) for name, ends in by_name.items()}
@@ -61,3 +57,13 @@ class Report:
             "stages": {name: dict(stage) for name, stage in self.stages.items()},
             "warnings": list(self.warnings),
         }
+
+
+def metrics_by_benchmark(proxies: Sequence[Proxy]) -> Metrics:
+    """Return proxies as JSON values; of two with the same name the later one is kept."""
+    metrics: dict[str, dict[str, dict[str, Any]]] = {}
+    for proxy in proxies:
+        within = {} if proxy.se_within is None else {"se_within": proxy.se_within}
+        values = {"value": proxy.value, "se": proxy.se, **within}
+        metrics.setdefault(proxy.benchmark, {})[proxy.name] = values
+    return metrics
