@@ -20,10 +20,9 @@ from click.testing import CliRunner
 from rlready.predictors.search.rungs import Rungs, parse_rungs
 from rlready.registry.errors import ConfigError
 from rlready.workflow.cli.main import main
-from rlready.workflow.search.ask import ask, sync
 from rlready.workflow.search.folder import read_status, write_status
 from rlready.workflow.search.open import Search, SearchConfig, open_search
-from rlready.workflow.search.run import command_words, run
+from rlready.workflow.search.run import ask, command_words, run, sync
 from rlready.workflow.search.trial import Trial
 
 SPACE = """

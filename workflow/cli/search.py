@@ -16,8 +16,8 @@ from rlready.workflow.progress import Clock
 from rlready.workflow.terminal import console, echo, print_view
 
 if TYPE_CHECKING:
+    from rlready.workflow.search.folder import Told
     from rlready.workflow.search.open import Search
-    from rlready.workflow.search.trial import Told
 
 _HOUR_S = 3600.0
 
@@ -163,7 +163,7 @@ def _opened(flags: SearchFlags, common: CommonFlags) -> Search:
 
 
 def _ask(search: Search, n: int, as_json: bool) -> dict[str, Any]:
-    from rlready.workflow.search.ask import ask, sync
+    from rlready.workflow.search.run import ask, sync
 
     problems = sync(search, evaluate=False).problems
     _say_warm_start(search)
@@ -195,7 +195,7 @@ def _tell(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
 
 
 def _sync(search: Search, as_json: bool) -> dict[str, Any]:
-    from rlready.workflow.search.ask import sync
+    from rlready.workflow.search.run import sync
 
     synced = sync(search)
     _say_problems(synced.problems)
