@@ -73,9 +73,9 @@ from rlready.testbed.training.base import shipped_base
 from rlready.testbed.training.grpo import CurveRow
 from rlready.testbed.training.sft import SftRecipe
 from rlready.workflow.predict.fit import fit
-from rlready.workflow.search.ask import ask
 from rlready.workflow.search.open import SearchConfig, open_search
 from rlready.workflow.search.registry import RegistryValues
+from rlready.workflow.search.run import ask
 from rlready.workflow.testbed.trainer import Trained, design_of, train
 
 TABLE = Path(__file__).parents[1] / "testbed" / "results" / "full.csv"

@@ -1,60 +1,52 @@
-"""Rungs of a trial: after how many steps it is measured, and whether it goes on.
+"""Rungs of a trial: after how many steps it is measured, and whether it continues.
 
     [rungs]
-    steps = [20, 60, 200]             # of the training, or of RL; the last ones give the outcome
+    steps = [20, 60, 200]             # of the training, or of RL; the last step gives the outcome
     pruner = "halving"                # or "hyperband"
-    reduction_factor = 3              # about one in three goes on
+    reduction_factor = 3              # about one in three continues
 
-A value after so many steps must be comparable with those of other trials after as many, and more
-must be better, as for the outcome. Optuna's pruners decide: `SuccessiveHalvingPruner` looks at a
-trial after 20, 60, 180, ... steps, at the first measurement from there on.
+Values of different trials after the same number of steps must be comparable, and higher must be
+better, as for the outcome. Optuna's pruners decide: `SuccessiveHalvingPruner` checks a trial after
+20, 60, 180, ... steps, at the first measurement from then on.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from rlready.registry.errors import ConfigError
+from pydantic import Field, Strict, field_validator
+
+from rlready.registry.toml_file import TomlTable
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
     from optuna.trial import FrozenTrial
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rungs:
-    """When trials are measured, and which pruner stops them.
+class Rungs(TomlTable):
+    """The table [rungs] of a space file.
 
     Args:
-        steps: rising; after the last ones a trial has its outcome.
-        pruner: "halving" or "hyperband".
-        reduction_factor: one in so many goes on, at least 2.
+        steps: at least two rising numbers; the value after the last one is the outcome.
+        pruner: which pruner of Optuna stops trials.
+        reduction_factor: one in so many trials continues.
     """
 
-    steps: tuple[int, ...]
-    pruner: str = "halving"
-    reduction_factor: int = 3
+    steps: Annotated[tuple[int, ...], Strict(False)]
+    pruner: Literal["halving", "hyperband"] = "halving"
+    reduction_factor: int = Field(default=3, ge=2)
 
-    def __post_init__(self) -> None:
-        is_whole = all(type(step) is int and step > 0 for step in self.steps)
-        if len(self.steps) < 2 or not is_whole or list(self.steps) != sorted(set(self.steps)):
-            raise ConfigError(
-                f"rungs.steps is {list(self.steps)}",
-                fix="Give at least two rising whole numbers, for example steps = [20, 60, 200]",
-            )
-        if self.pruner not in ("halving", "hyperband"):
-            raise ConfigError(f"rungs.pruner is {self.pruner!r}", fix="Known: halving, hyperband")
-        if type(self.reduction_factor) is not int or self.reduction_factor < 2:
-            raise ConfigError(
-                f"rungs.reduction_factor is {self.reduction_factor!r}",
-                fix="Give a whole number of at least 2",
-            )
+    @field_validator("steps")
+    @classmethod
+    def _check_steps(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        if len(steps) < 2 or steps[0] < 1 or list(steps) != sorted(set(steps)):
+            raise ValueError("It should have at least two rising numbers, for example [20, 60]")
+        return steps
 
     def make_pruner(self) -> BasePruner:
-        """The pruner of Optuna that decides."""
+        """Return the pruner of Optuna."""
         from optuna.pruners import HyperbandPruner, SuccessiveHalvingPruner
 
         if self.pruner == "hyperband":
@@ -68,16 +60,16 @@ class Rungs:
         )
 
     def next_step(self, measured: Collection[int]) -> int:
-        """The first rung that is not measured yet, or the last one."""
+        """Return the first rung after the measured steps, or the last one."""
         last = max(measured, default=0)
         return next((step for step in self.steps if step > last), self.steps[-1])
 
 
 def foreseen(value: float, step: int, finished: Sequence[FrozenTrial]) -> list[float] | None:
-    """How a trial with a value after so many steps would have ended: mean, standard deviation.
+    """Predict the outcome of a stopped trial: its mean and standard deviation.
 
-    It would have gained what finished trials gained from this step on. Fewer than three of them
-    tell nothing.
+    The prediction is its value plus the gain of the finished trials from this step on. None if
+    fewer than three of them were measured after it.
     """
     gains = [
         trial.values[0] - trial.intermediate_values[step]
@@ -87,21 +79,3 @@ def foreseen(value: float, step: int, finished: Sequence[FrozenTrial]) -> list[f
     if len(gains) < 3:
         return None
     return [value + statistics.fmean(gains), statistics.stdev(gains)]
-
-
-def parse_rungs(values: Any) -> Rungs:
-    """Read the table [rungs] of a space file.
-
-    Raises:
-        ConfigError: at an unknown key, or a value of another kind.
-    """
-    keys = tuple(Rungs.__dataclass_fields__)
-    unknown = sorted(set(values) - set(keys)) if isinstance(values, Mapping) else [values]
-    if unknown:
-        raise ConfigError(
-            f"[rungs] has the unknown key {unknown[0]!r}", fix=f"Known: {', '.join(keys)}"
-        )
-    steps = values.get("steps")
-    if not isinstance(steps, list):
-        raise ConfigError(f"rungs.steps is {steps!r}", fix="For example steps = [20, 60, 200]")
-    return Rungs(**{**values, "steps": tuple(steps)})

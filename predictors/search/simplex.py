@@ -1,7 +1,7 @@
-"""Mixture weights as free coordinates, and back.
+"""Convert mixture weights to free coordinates, and back.
 
-A mixture of d sources is a point of the simplex {w >= 0, sum w = 1}, cut by a floor and a cap for
-each source. Samplers want boxes, so a `Simplex` maps coordinates to weights by one of four laws:
+A mixture of d sources is a point of the simplex {w >= 0, sum w = 1}, limited by a floor and a cap
+for each source. Samplers need a box, so a `Simplex` maps coordinates to weights by one of 4 laws:
 
     stick      w_i = share of what is left, 1 - u^(1 / (d - 1 - i)); uniform u gives Dirichlet(1).
                d - 1 coordinates in [0, 1]; depends on the order of the sources.
@@ -9,11 +9,10 @@ each source. Samplers want boxes, so a `Simplex` maps coordinates to weights by 
     sparse     w ~ (-log u)^3: most weights nearly 0, a few large.
     dirichlet  w ~ -log u, the usual trick of Optuna's manual; uniform over the simplex.
 
-Floors and caps hold exactly. The stick cuts each piece inside what floors and caps of the pieces
-after it leave. The other laws fill: w = floor + min(cap - floor, t r) with r the raw weights and t
-such that the sum is 1, so a mixture that is allowed maps to itself. Weights that are allowed come
-back from their coordinates unchanged (softmax: after a weight of less than e^-8 of the largest
-rose to that).
+Floors and caps hold exactly. The stick law limits each piece so that the pieces after it can meet
+their floors and caps. The other laws use w = floor + min(cap - floor, t r), where r are the raw
+weights and t makes the sum 1. Allowed weights do not change when they are converted to coordinates
+and back (softmax first raises weights to at least e^-8 of the largest).
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ Parametrisation = Literal["stick", "softmax", "sparse", "dirichlet"]
 
 _LOGITS = (-6.0, 2.0)
 _POWER = {"sparse": 3.0, "dirichlet": 1.0}
-# Below it -log(u) would pass what the sum of a mixture of 20 sources is scaled to.
+# A smaller u makes -log(u) larger than the scale of a mixture of 20 sources.
 _SMALLEST_U = 1e-12
 _SLACK = 1e-9
 
@@ -42,9 +41,9 @@ class Simplex:
 
     Args:
         sources: names, at least one.
-        floors: least weight of each; by default 0.
-        caps: largest weight of each; by default 1.
-        parametrisation: law from coordinates to weights.
+        floors: (d,) smallest weight of each source.
+        caps: (d,) largest weight of each source.
+        parametrisation: law that maps coordinates to weights.
 
     Raises:
         ConfigError: if no mixture can meet the floors and caps.
@@ -65,7 +64,7 @@ class Simplex:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the coordinates; none for a single source."""
+        """Names of the coordinates; empty for a single source."""
         if len(self.sources) == 1:
             return ()
         named = self.sources[:-1] if self.parametrisation == "stick" else self.sources
@@ -79,7 +78,7 @@ class Simplex:
         return (0.0, 1.0) if self.parametrisation == "stick" else (_SMALLEST_U, 1.0)
 
     def weights(self, coordinates: FloatArray) -> FloatArray:
-        """(n, d) mixtures of (n, len(names)) coordinates."""
+        """Return the (n, d) mixtures of (n, len(names)) coordinates."""
         if len(self.sources) == 1:
             return np.ones((len(coordinates), 1))
         if self.parametrisation == "stick":
@@ -89,7 +88,7 @@ class Simplex:
         return self.fill((-np.log(coordinates)) ** _POWER[self.parametrisation])
 
     def coordinates(self, weights: FloatArray) -> FloatArray:
-        """(n, len(names)) coordinates of (n, d) mixtures that meet floors and caps."""
+        """Return (n, len(names)) coordinates of (n, d) mixtures that meet floors and caps."""
         if len(self.sources) == 1:
             return np.ones((len(weights), 0))
         if self.parametrisation == "stick":
@@ -101,20 +100,20 @@ class Simplex:
             ratio = raw / np.maximum(raw.max(axis=1, keepdims=True), 1e-300)
             return np.asarray(np.maximum(high + np.log(np.maximum(ratio, 1e-300)), low))
         power = _POWER[self.parametrisation]
-        # The scale of the raw values is free; this is about the sum of d draws, within the bounds.
+        # Any scale gives the same mixture. This is close to the sum of d draws, within the bounds.
         scale = min(float(len(self.sources)), 20.0) * (6.0 if power > 1.0 else 1.0)
         return np.asarray(np.exp(-((scale * raw) ** (1.0 / power))))
 
     def fill(self, raw: FloatArray) -> FloatArray:
-        """(n, d) allowed mixtures of non-negative raw weights (n, d); see `fill`."""
+        """Return (n, d) allowed mixtures of non-negative raw weights (n, d); see `fill`."""
         return fill(raw, self.floors, self.caps)
 
     def project(self, mixtures: FloatArray) -> FloatArray:
-        """(n, d) allowed mixtures near any mixtures; one that is allowed stays as it is."""
+        """Return (n, d) allowed mixtures near the given ones; allowed mixtures do not change."""
         return fill(mixtures - self.floors, self.floors, self.caps)
 
     def allows(self, weights: FloatArray) -> bool:
-        """Whether one mixture meets the floors and caps."""
+        """Return whether a mixture meets the floors and caps."""
         return bool(
             (weights >= self.floors - _SLACK).all()
             and (weights <= self.caps + _SLACK).all()
@@ -133,8 +132,8 @@ class Simplex:
         return weights
 
     def _mend_stick(self, weights: FloatArray) -> FloatArray:
-        # u is 1 - (the Beta quantile's level): near a vertex the level is 1 - 1e-20 and would be
-        # rounded to 1, while u keeps its digits.
+        # u is 1 minus the level of the Beta quantile. Near a vertex the level is 1 - 1e-20, which
+        # would be rounded to 1; u keeps its digits.
         coordinates = np.empty((len(weights), len(self.sources) - 1))
         left = np.ones(len(weights))
         for i in range(len(self.sources) - 1):
@@ -147,7 +146,7 @@ class Simplex:
         return coordinates
 
     def _piece(self, i: int, left: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Least and largest piece i, so that the pieces after it can meet their bounds."""
+        """Return the bounds of piece i for which the pieces after it can meet their own."""
         low = np.maximum(self.floors[i], left - self.caps[i + 1 :].sum())
         high = np.minimum(self.caps[i], left - self.floors[i + 1 :].sum())
         return low, np.maximum(high, low)
@@ -159,7 +158,7 @@ def simplex(
     floors: Sequence[float] | FloatArray | None = None,
     caps: Sequence[float] | FloatArray | None = None,
 ) -> Simplex:
-    """Mixtures of the sources; floors are 0 and caps 1 where they are not given."""
+    """Return the mixtures of the sources; by default, all floors are 0 and all caps are 1."""
     d = len(sources)
     return Simplex(
         sources=tuple(sources),
@@ -170,11 +169,11 @@ def simplex(
 
 
 def fill(raw: FloatArray, floors: FloatArray, caps: FloatArray) -> FloatArray:
-    """(n, d) mixtures between floors and caps that keep the proportions of raw weights (n, d).
+    """Return (n, d) mixtures between floors and caps that keep the proportions of raw weights.
 
-    What a cap cuts off goes to the other sources in proportion to their raw weights; where these
-    are all 0, in proportion to their room. Where caps (d,) or (n, d) sum to less than 1, so does
-    the mixture.
+    The weight that a cap cuts off goes to the other sources, in proportion to their raw weights
+    or, if these are all 0, to the room up to their caps. If the caps, (d,) or (n, d), sum to less
+    than 1, so does the mixture.
     """
     share = np.maximum(np.asarray(raw, dtype=np.float64), 0.0)
     room = np.broadcast_to(caps - floors, share.shape)

@@ -1,15 +1,15 @@
-"""The space of SFT recipes that a search may propose, and a recipe's three other forms.
+"""The space of SFT recipes that a search may propose, and the other three forms of a recipe.
 
     Recipe (registry record)  <->  Points (rows of arrays)  <->  parameters of an Optuna trial
                                         |
                                         v
-                                   features (what a surrogate is fitted on)
+                                   features (input of the surrogate)
 
-Weights are shares of the examples. With mean lengths l_i (tokens an example) and l(w) = sum w_i l_i
-a recipe trains on tokens = n_unique x epochs x l(w). Where the space has a token budget, `epochs`
-follows from the other two and is not a free axis. A source with weight w_i is repeated
-w_i l_i n_unique epochs / available_tokens_i times. A limit is a number that is <= 0 where the
-recipe keeps it, as `trial.set_constraint` of Optuna has it.
+Weights are shares of the examples. With mean lengths l_i (tokens per example) and the mean length
+l(w) = sum w_i l_i of a mixture, a recipe trains on n_unique x epochs x l(w) tokens. If the space
+has a token budget, `epochs` follows from the other two and is not a free axis. A source with weight
+w_i is repeated w_i l_i n_unique epochs / available_tokens_i times. A limit is a number that is
+<= 0 if the recipe keeps it, as in Optuna's `trial.set_constraint`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rlready.registry.records import Recipe
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-# A whole number of examples cannot meet a budget exactly, and registries round epochs.
+# A whole number of examples does not meet a budget exactly, and registries round epochs.
 _BUDGET_SLACK = 0.02
 _LIMIT_SLACK = 1e-6
 _MENDING_ROUNDS = 6
@@ -47,9 +47,9 @@ class RecipeSpace:
         sources: data sources, at least one.
         axes: settings that are searched; with a budget, `epochs` is not among them.
         token_budget: tokens that every recipe trains on; None: no budget.
-        epochs_range: least and most epochs that a budget may lead to.
-        simplex_kind: law of the mixture's coordinates; None: the sampler's choice.
-        fixed: fields that all recipes share.
+        epochs_range: smallest and largest number of epochs that a budget may lead to.
+        simplex_kind: law of the mixture's coordinates; None: the default of the sampler.
+        fixed: fields that are the same in all recipes.
 
     Raises:
         ConfigError: if no recipe can meet floors, caps, budget and repetition limits.
@@ -86,12 +86,12 @@ class RecipeSpace:
         )
 
     def with_simplex(self, kind: Parametrisation) -> RecipeSpace:
-        """The same recipes in other coordinates."""
+        """Return the same space with other coordinates of mixtures."""
         return dataclasses.replace(self, simplex_kind=kind)
 
     @cached_property
     def digest(self) -> str:
-        """Id of the space, its coordinates included."""
+        """Id of the space, including its coordinates."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         values["sources"] = [dataclasses.asdict(source) for source in self.sources]
         values["axes"] = [dataclasses.asdict(axis) for axis in self.axes]
@@ -101,7 +101,7 @@ class RecipeSpace:
 
     @cached_property
     def mean_tokens(self) -> FloatArray:
-        """(sources,) mean length of an example."""
+        """(sources,) mean length of an example, in tokens."""
         return np.array([source.mean_tokens for source in self.sources])
 
     def axis(self, name: str) -> Axis | None:
@@ -111,9 +111,9 @@ class RecipeSpace:
     # Points <-> features
 
     def features(self, points: Points) -> FloatArray:
-        """(n, p): weights, then positions of number axes, then a column for each choice.
+        """Return (n, p) features: weights, positions on ranges, and a column for each choice.
 
-        Choices are scaled so that two of them lie 1 apart, as the ends of a range do.
+        Choices are scaled so that two of them are 1 apart, like the ends of a range.
         """
         blocks = [points.weights]
         for k, axis in enumerate(self.axes):
@@ -125,7 +125,7 @@ class RecipeSpace:
 
     @cached_property
     def feature_groups(self) -> tuple[int, ...]:
-        """(p,) which features share a length scale: 0 the mixture, then each axis its own."""
+        """(p,) group of features that share a length scale: 0 is the mixture, then each axis."""
         groups = [0] * len(self.sources)
         for k, axis in enumerate(self.axes):
             groups += [k + 1] * max(1, len(axis.choices))
@@ -134,7 +134,7 @@ class RecipeSpace:
     # Points <-> recipes
 
     def recipe(self, points: Points, row: int = 0) -> Recipe:
-        """One of the points as a record."""
+        """Return one of the points as a recipe."""
         weights = points.weights[row] / points.weights[row].sum()
         values: dict[str, Any] = dict(self.fixed.to_dict())
         values["sources"] = {
@@ -150,10 +150,10 @@ class RecipeSpace:
         return Recipe.from_dict(values)
 
     def points(self, recipe: Recipe) -> Points:
-        """A recipe as a point.
+        """Return a recipe as a point.
 
         Raises:
-            ConfigError: if the recipe is not in the space, with the reason.
+            ConfigError: if the recipe is not in the space.
         """
         known = {source.name for source in self.sources}
         others = sorted(set(recipe.sources) - known)
@@ -195,11 +195,11 @@ class RecipeSpace:
     # Budget and limits
 
     def n_unique(self, points: Points) -> FloatArray | None:
-        """(n,) different examples; None if the space does not say."""
+        """Return the (n,) numbers of different examples; None if the space has none."""
         return self._axis_values("n_unique", points, self.fixed.n_unique)
 
     def epochs(self, points: Points) -> FloatArray | None:
-        """(n,) passes; with a budget what it allows. None if the space does not say."""
+        """Return the (n,) numbers of epochs, from the budget if there is one; None if unknown."""
         if self.token_budget is None:
             return self._axis_values("epochs", points, self.fixed.epochs)
         n_unique = self.n_unique(points)
@@ -208,7 +208,7 @@ class RecipeSpace:
         return np.asarray(self.token_budget / (n_unique * (points.weights @ self.mean_tokens)))
 
     def tokens(self, points: Points) -> FloatArray | None:
-        """(n,) tokens that a run sees; None if the space does not say."""
+        """Return the (n,) numbers of tokens to train on; None if the space does not fix them."""
         if self.token_budget is not None:
             return np.full(len(points), self.token_budget)
         n_unique, epochs = self.n_unique(points), self.epochs(points)
@@ -217,7 +217,7 @@ class RecipeSpace:
         return np.asarray(n_unique * epochs * (points.weights @ self.mean_tokens))
 
     def limits(self, points: Points) -> dict[str, FloatArray]:
-        """(n,) by name of the limit; <= 0 where a recipe keeps it."""
+        """Return (n,) numbers for each limit, by its name; <= 0 if a recipe keeps it."""
         found: dict[str, FloatArray] = {}
         tokens = self.tokens(points)
         if tokens is not None:
@@ -236,16 +236,17 @@ class RecipeSpace:
         return found
 
     def keeps_limits(self, points: Points) -> BoolArray:
-        """(n,) whether each recipe keeps all limits."""
+        """Return (n,) whether each recipe keeps all limits."""
         kept = np.ones(len(points), dtype=bool)
         for values in self.limits(points).values():
             kept &= values <= 0.0
         return kept
 
     def mended(self, points: Points) -> Points:
-        """The points moved towards the limits: epochs first, then repetitions.
+        """Return the points, moved to meet the limits: first repetitions, then epochs.
 
-        Exact where all sources have examples of one length; where not, nearly. Ask `keeps_limits`.
+        Exact if the examples of all sources have the same length, else approximate: check the
+        result with `keeps_limits`.
         """
         axes, weights = points.axes.copy(), points.weights
         most = np.array([source.most_tokens for source in self.sources])
@@ -263,12 +264,12 @@ class RecipeSpace:
         return Points(weights=weights, axes=axes)
 
     def start(self, weights: FloatArray) -> Points:
-        """Mixtures (n, sources) with every axis at its middle, or its first choice, mended."""
+        """Return mixtures (n, sources) with each axis at its middle or first choice, mended."""
         middle = np.array([0.0 if axis.kind == "categorical" else 0.5 for axis in self.axes])
         return self.mended(Points(weights=weights, axes=np.tile(middle, (len(weights), 1))))
 
     def stratified(self) -> Points:
-        """Equal weights of all sources, or the allowed mixture that is nearest to them."""
+        """Return equal weights of all sources, or the nearest allowed mixture."""
         even = np.full(len(self.sources), 1.0 / len(self.sources))
         start = self.start(self.simplex.project(even[None, :]))
         if self.token_budget is None or bool(self.keeps_limits(start)[0]):
@@ -278,7 +279,7 @@ class RecipeSpace:
         )
 
     def _mend_epochs(self, weights: FloatArray, axes: FloatArray) -> None:
-        """Move n_unique, in place, so that the budget leads into the range of epochs."""
+        """Change n_unique, in place, so that the epochs of the budget are in their range."""
         at = next((k for k, axis in enumerate(self.axes) if axis.name == "n_unique"), None)
         if at is None or self.token_budget is None:
             return
@@ -289,7 +290,7 @@ class RecipeSpace:
         axes[:, at] = [axis.to_unit(float(value)) for value in wanted]
 
     def _n_unique_range(self) -> tuple[float, float] | None:
-        """Fewest and most different examples; None if the space does not say."""
+        """Return the smallest and largest number of different examples; None if unknown."""
         axis, fixed = self.axis("n_unique"), self.fixed.n_unique
         if axis is None:
             return None if fixed is None else (float(fixed), float(fixed))
@@ -310,7 +311,7 @@ class RecipeSpace:
     # Points <-> trials
 
     def distributions(self) -> dict[str, BaseDistribution]:
-        """Optuna's distributions of all parameters."""
+        """Return Optuna's distributions of all parameters."""
         from optuna.distributions import FloatDistribution
 
         low, high = self.simplex.bounds
@@ -320,7 +321,7 @@ class RecipeSpace:
         return {**found, **{axis.name: axis.distribution() for axis in self.axes}}
 
     def covers(self, parameters: Mapping[str, Any]) -> bool:
-        """Whether a trial's parameters hold all of the space's."""
+        """Return whether a trial has all parameters of the space."""
         return self._parameter_names <= parameters.keys()
 
     @cached_property
@@ -328,7 +329,7 @@ class RecipeSpace:
         return frozenset((*self.simplex.names, *(axis.name for axis in self.axes)))
 
     def parameters(self, points: Points, row: int = 0) -> dict[str, Any]:
-        """One of the points as parameters of a trial."""
+        """Return one of the points as parameters of a trial."""
         coordinates = self.simplex.coordinates(points.weights[row : row + 1])[0]
         values: dict[str, Any] = {
             name: float(at) for name, at in zip(self.simplex.names, coordinates, strict=True)
@@ -338,7 +339,7 @@ class RecipeSpace:
         return values
 
     def from_parameters(self, parameters: Sequence[Mapping[str, Any]]) -> Points:
-        """Parameters of n trials as points."""
+        """Return the parameters of n trials as points."""
         names = self.simplex.names
         at = np.array([[trial[name] for name in names] for trial in parameters], dtype=np.float64)
         axes = [[axis.to_unit(trial[axis.name]) for axis in self.axes] for trial in parameters]
@@ -349,5 +350,5 @@ class RecipeSpace:
 
 
 def _limit(values: FloatArray) -> FloatArray:
-    # A mixture that was mended onto the limit must not miss it by rounding.
+    # A mixture that was moved onto the limit must not fail it by a rounding error.
     return np.asarray(np.where(np.abs(values) < _LIMIT_SLACK, 0.0, values))

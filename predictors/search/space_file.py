@@ -55,7 +55,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from rlready.predictors.search.rungs import Rungs, parse_rungs
+from rlready.predictors.search.rungs import Rungs
 from rlready.predictors.search.simplex import Parametrisation
 from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.space_parts import LOSS_WEIGHTINGS, RECIPE_FIELDS, Axis, Source
@@ -120,7 +120,7 @@ class SpaceFile(TomlTable):
     length_filter: AxisTable | None = None
     difficulty_filter: AxisTable | None = None
     axes: dict[str, AxisTable] = Field(default={})
-    rungs: dict[str, Any] | None = None
+    rungs: Rungs | None = None
     cost: Text | None = None
     evaluate: dict[str, Any] | None = None
 
@@ -137,7 +137,6 @@ class SpaceFile(TomlTable):
             raise ConfigError(f"{', '.join(fixed_axes)} is both searched and fixed in [recipe]")
         if not self.sources:
             raise ConfigError("the space names no sources", fix="Add a table [sources.NAME]")
-        self.trial_rungs()
         budget = self.token_budget
         space = RecipeSpace(
             sources=tuple(
@@ -151,14 +150,6 @@ class SpaceFile(TomlTable):
         )
         _check_repetitions(space)
         return space
-
-    def trial_rungs(self) -> Rungs | None:
-        """Return after how many steps trials are measured; None if only at their end.
-
-        Raises:
-            ConfigError: at an invalid [rungs].
-        """
-        return None if self.rungs is None else parse_rungs(self.rungs)
 
     def _axes(self) -> list[Axis]:
         named = ((name, getattr(self, name)) for name in _NAMED_AXES)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from backends import fresh_postgres_database
 
-from rlready.workflow.search.ask import ask
 from rlready.workflow.search.open import Search, SearchConfig, open_search
+from rlready.workflow.search.run import ask
 from rlready.workflow.search.trial import Trial
 
 SPACE = """
@@ -29,7 +29,7 @@ N_WORKERS, N_SILENT = 32, 8
 WORKERS = """
 import json, os, sys, time, traceback
 from pathlib import Path
-from rlready.workflow.search.ask import ask
+from rlready.workflow.search.run import ask
 from rlready.workflow.search.open import SearchConfig, open_search
 import optuna, scipy.optimize, sqlalchemy.dialects.postgresql, rlready.predictors.search.sampler
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from rlready.workflow.search.ask import ask
 from rlready.workflow.search.database import open_database
 from rlready.workflow.search.open import SearchConfig, open_search
+from rlready.workflow.search.run import ask
 
 SPACE = "[sources.gsm8k]\n[sources.numina]\n[learning_rate]\nlow = 1e-6\nhigh = 1e-4\n"
 

@@ -15,9 +15,9 @@ from backends import fresh_postgres_database
 
 from rlready.predictors.search.trials import Lease
 from rlready.registry.errors import ConfigError, StoreError
-from rlready.workflow.search.ask import ask, sync
 from rlready.workflow.search.database import open_database, study_lock
 from rlready.workflow.search.open import Search, SearchConfig, open_search
+from rlready.workflow.search.run import ask, sync
 from rlready.workflow.search.trial import Trial
 
 PERIOD_S = 100.0
@@ -28,7 +28,7 @@ SPACE = "[sources.gsm8k]\n[sources.numina]\n[learning_rate]\nlow = 1e-6\nhigh = 
 WORKERS = """
 import json, os, sys, time
 from pathlib import Path
-from rlready.workflow.search.ask import ask
+from rlready.workflow.search.run import ask
 from rlready.workflow.search.open import SearchConfig, open_search
 import optuna
 

@@ -20,11 +20,10 @@ from places import ROOT
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
 from rlready.workflow.evaluate.config import load_recipe
-from rlready.workflow.search.ask import ask, sync
 from rlready.workflow.search.folder import manifest, read_status, recipe_toml, write_status
 from rlready.workflow.search.open import Search, SearchConfig, open_search
 from rlready.workflow.search.registry import check_match
-from rlready.workflow.search.run import command_words, run
+from rlready.workflow.search.run import ask, command_words, run, sync
 from rlready.workflow.search.trial import Trial
 
 SPACE = """
@@ -199,7 +198,7 @@ def test_the_value_of_a_trial_that_was_given_up_still_counts(opened: Open, clock
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from rlready.workflow.search.ask import ask
+from rlready.workflow.search.run import ask
 from rlready.workflow.search.folder import write_status
 from rlready.workflow.search.open import SearchConfig, open_search
 from rlready.workflow.search.trial import Trial

@@ -18,12 +18,12 @@ from store_child import a_checkpoint, a_proxy, an_outcome
 from rlready.registry.mlflow_store.mlflow_output import quiet
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.records import Evaluation, Recipe
-from rlready.workflow.search.ask import ask, sync
+from rlready.workflow.search.folder import Told
 from rlready.workflow.search.mirror import MirrorTo
 from rlready.workflow.search.open import Search, SearchConfig, open_search
 from rlready.workflow.search.registry import RegistryValues
-from rlready.workflow.search.run import run
-from rlready.workflow.search.trial import Told, Trial
+from rlready.workflow.search.run import ask, run, sync
+from rlready.workflow.search.trial import Trial
 
 SPACE = """
 [recipe]
@@ -237,7 +237,7 @@ from pathlib import Path
 from store_child import kill_at
 from rlready.registry.mlflow_store.mlflow_output import import_quietly
 from rlready.registry.mlflow_store.store import MlflowStore
-from rlready.workflow.search.ask import ask
+from rlready.workflow.search.run import ask
 from rlready.workflow.search.mirror import MirrorTo
 from rlready.workflow.search.open import SearchConfig, open_search
 
@@ -288,7 +288,7 @@ import os, sys
 from pathlib import Path
 from rlready.registry.mlflow_store.mlflow_output import import_quietly
 from rlready.registry.mlflow_store.store import MlflowStore
-from rlready.workflow.search.ask import ask
+from rlready.workflow.search.run import ask
 from rlready.workflow.search.mirror import MirrorTo
 from rlready.workflow.search.open import SearchConfig, open_search
 

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from rlready.predictors.search.rungs import Rungs, parse_rungs
+from rlready.predictors.search.rungs import Rungs
+from rlready.predictors.search.space_file import parse_space
 from rlready.registry.errors import ConfigError
 from rlready.workflow.cli.main import main
-from rlready.workflow.search.ask import ask, sync
 from rlready.workflow.search.folder import read_status, write_status
 from rlready.workflow.search.open import Search, SearchConfig, open_search
-from rlready.workflow.search.run import command_words, run
+from rlready.workflow.search.run import ask, command_words, run, sync
 from rlready.workflow.search.trial import Trial
 
 SPACE = """
@@ -183,17 +183,23 @@ def test_rungs_and_a_cost_are_refused(opened: Open, tmp_path: Path) -> None:
     [
         ({"steps": [20]}, "at least two rising"),
         ({"steps": [60, 20]}, "at least two rising"),
-        ({"steps": [20, 60.5]}, "at least two rising"),
-        ({"steps": 20}, "For example steps"),
-        ({"steps": [20, 60], "pruner": "median"}, "Known: halving, hyperband"),
-        ({"steps": [20, 60], "reduction_factor": 1}, "at least 2"),
-        ({"step": [20, 60]}, "unknown key 'step'"),
-        ([20, 60], "unknown key"),
+        ({"steps": [0, 20]}, "at least two rising"),
+        ({"steps": [20, 60.5]}, r"rungs.steps\[1\] is 60.5. It should be a valid integer"),
+        ({"steps": [20, True]}, r"rungs.steps\[1\] is True. It should be a valid integer"),
+        ({"steps": 20}, "rungs.steps is 20. It should be a valid tuple"),
+        ({}, "rungs.steps is missing"),
+        (
+            {"steps": [20, 60], "pruner": "median"},
+            "'median'. It should be 'halving' or 'hyperband'",
+        ),
+        ({"steps": [20, 60], "reduction_factor": 1}, "greater than or equal to 2"),
+        ({"step": [20, 60]}, r"\[rungs\] has the unknown key 'step'.*steps, pruner"),
+        ([20, 60], r"rungs is \[20, 60\]. It should be a table"),
     ],
 )
 def test_invalid_rungs_are_refused(values: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        parse_rungs(values)
+        parse_space({"sources": {"gsm8k": {}}, "rungs": values})
 
 
 def test_the_next_step_is_the_first_that_is_not_measured() -> None:

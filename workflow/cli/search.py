@@ -16,8 +16,8 @@ from rlready.workflow.flags import CommonFlags, Flag, Seed, command, split_paths
 from rlready.workflow.terminal import echo, echo_json, print_view
 
 if TYPE_CHECKING:
+    from rlready.workflow.search.folder import Told
     from rlready.workflow.search.open import Search
-    from rlready.workflow.search.trial import Told
 
 _HOUR_S = 3600.0
 
@@ -158,7 +158,7 @@ def _warn(text: str) -> None:
 
 
 def _ask(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
-    from rlready.workflow.search.ask import ask, sync
+    from rlready.workflow.search.run import ask, sync
 
     problems = sync(search, evaluate=False).problems
     _say_warm_start(search)
@@ -190,7 +190,7 @@ def _tell(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
 
 
 def _sync(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
-    from rlready.workflow.search.ask import sync
+    from rlready.workflow.search.run import sync
 
     synced = sync(search)
     _say_problems(synced.problems)

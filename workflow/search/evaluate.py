@@ -1,4 +1,4 @@
-"""Evaluates what a trial trained, so that the registry knows it and a predictor can value it."""
+"""Evaluate the checkpoint of a trial, so that the registry or a predictor has a value for it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rlready.workflow.evaluate.config import EvaluateConfig
 from rlready.workflow.evaluate.evaluator import evaluate_checkpoint
 from rlready.workflow.progress import Clock
 from rlready.workflow.search.folder import recipe_toml, write_text
+from rlready.workflow.search.registry import Measured, RegistryValues
 
 if TYPE_CHECKING:
     from rlready.workflow.search.open import Search
@@ -21,27 +22,45 @@ _HOW_TO_ADD = (
 )
 
 
-def registered(
+def measured_checkpoint(
     search: Search, trial: Path, recipe: Recipe, reference: str, *, evaluate: bool
-) -> str:
-    """The registered id or name of a trial's checkpoint, which is evaluated if it has none yet.
+) -> Measured:
+    """Return the value of a trial's checkpoint, which is evaluated first if it is not registered.
 
     Args:
-        search: with a registry.
-        trial: its folder.
-        recipe: that the checkpoint was trained by.
-        reference: registered id or name, or a folder, from here or below the trial's own.
+        search: the open search.
+        trial: folder of the trial.
+        recipe: recipe that the checkpoint was trained by.
+        reference: registered id or name, or a folder: relative to the working directory or to the
+            trial's own folder.
         evaluate: whether it may be evaluated now.
 
     Raises:
-        ConfigError: if it is a folder that is not registered, and it cannot be evaluated now.
-        RlreadyError: from the evaluation; what it has made so far stays.
+        ConfigError: if the search has no registry, if it is a folder that is not registered and
+            cannot be evaluated now, or if the checkpoint was made by another recipe.
+        RlreadyError: from the evaluation; the samples and scores so far are kept.
     """
-    assert search.registry is not None
+    if search.registry is None:
+        raise ConfigError(
+            f"checkpoint {reference} has no value without the registry",
+            fix="Leave --cold out, or give --value",
+        )
+    reference = _registered(search, search.registry, trial, recipe, reference, evaluate)
+    return search.registry.measured(reference, recipe)
+
+
+def _registered(
+    search: Search,
+    registry: RegistryValues,
+    trial: Path,
+    recipe: Recipe,
+    reference: str,
+    evaluate: bool,
+) -> str:
     folder = next((path for path in (Path(reference), trial / reference) if path.is_dir()), None)
     if folder is None:
         return reference
-    checkpoint_id = search.registry.of_folder(folder)
+    checkpoint_id = registry.of_folder(folder)
     if checkpoint_id is not None:
         return checkpoint_id
     if search.settings.evaluate is None:
@@ -57,7 +76,7 @@ def registered(
     if not recipe_file.is_file():
         trial.mkdir(parents=True, exist_ok=True)
         write_text(recipe_file, recipe_toml(recipe))
-    store = search.registry.store
+    store = registry.store
     config = EvaluateConfig(
         checkpoint=str(folder),
         recipe=recipe_file,

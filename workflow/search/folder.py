@@ -58,9 +58,41 @@ class Status:
     rungs: Mapping[int, float] = field(default_factory=dict)
 
     @property
+    def is_open(self) -> bool:
+        """Whether the study has not taken in a result."""
+        return self.state in ("asked", "running")
+
+    @property
     def is_finished(self) -> bool:
-        """Whether there is something to tell."""
-        return self.state in STATES[:2] and (self.value is not None or self.checkpoint is not None)
+        """Whether there is a result to take in."""
+        return self.is_open and (self.value is not None or self.checkpoint is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What became of a trial.
+
+    Args:
+        trial: its number.
+        state: "told", "failed" or "stopped"; "waiting" while the registry has no value for it.
+        value: value that the study was told.
+        se: its standard error.
+        checkpoint: registered id, if the value came from the registry.
+        reason: why it failed, was stopped or is waiting.
+        is_new: False if the study already had the value.
+        is_predicted: whether the value is a prediction.
+        cost: cost of the trial, if the search has a cost.
+    """
+
+    trial: int
+    state: str
+    value: float | None = None
+    se: float | None = None
+    checkpoint: str | None = None
+    reason: str = ""
+    is_new: bool = True
+    is_predicted: bool = False
+    cost: float | None = None
 
 
 def write_status(folder: Path, **changes: Any) -> None:

@@ -162,7 +162,7 @@ def open_search(
 
     file = read_toml_file(config.space, SpaceFile)
     with naming_file(config.space):
-        space, rungs = file.recipe_space(), file.trial_rungs()
+        space, rungs = file.recipe_space(), file.rungs
     settings = _settings(config, space, file)
     if rungs is not None and settings.cost is not None:
         raise ConfigError(

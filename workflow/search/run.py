@@ -1,4 +1,9 @@
-"""Trains what a search proposes, by the user's command, and tells the study what it gave."""
+"""Ask for trials, train them by the user's command, and take in their results.
+
+Any number of workers share a study. The study knows which trials there are and who holds them; a
+trial's folder is how the search and the trainer talk. No step needs the worker of the step before:
+the next call of any worker takes up what a killed one left.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +14,86 @@ import signal
 import subprocess
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rlready.registry.errors import ConfigError, RlreadyError, StoreError
-from rlready.workflow.search.ask import ask
-from rlready.workflow.search.folder import read_status, write_status
+from rlready.workflow.search.folder import Told, read_status, write_status
 from rlready.workflow.search.open import Search
-from rlready.workflow.search.trial import Told, Trial
+from rlready.workflow.search.trial import Trial
 
 _LOG_LINES = 12
 _KILL_AFTER_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synced:
+    """What a sync found in the folders of the trials.
+
+    Args:
+        done: trials that were told, stopped, or marked failed.
+        waiting: trials that are not finished.
+        problems: (trial, why its folder cannot be used).
+    """
+
+    done: tuple[Told, ...]
+    waiting: tuple[int, ...]
+    problems: tuple[tuple[int, str], ...]
+
+
+def ask(search: Search) -> Trial:
+    """Return a trial for this worker: one whose lease has expired, or else a new one.
+
+    Finished folders are taken in first, so that the new proposal uses their results.
+
+    Example:
+        >>> trial = ask(open_search(SearchConfig(space=Path("mix.toml"))))
+        >>> trial.folder
+        PosixPath('search/mix/trial-0000')
+
+    Raises:
+        ConfigError: if no recipe keeps the limits of the space, or its manifest cannot be made.
+    """
+    sync(search, evaluate=False)
+    return Trial.next(search)
+
+
+def sync(search: Search, *, evaluate: bool = True) -> Synced:
+    """Take in results from the trials' folders, and give up trials that no worker finishes.
+
+    A changed status file shows that the trainer is alive: the lease is extended.
+
+    Args:
+        search: the open search.
+        evaluate: whether to evaluate checkpoints that are not registered, and to write all ended
+            trials to MLflow. This may take long.
+    """
+    done: list[Told] = []
+    problems: dict[int, str] = {}
+    signs_of_life: dict[int, float] = {}
+    trials = Trial.all(search)
+    for trial in trials:
+        status_file = trial.folder / "status.json"
+        if not status_file.is_file():
+            continue
+        try:
+            told = trial.sync(evaluate=evaluate)
+            done += [] if told is None else [told]
+            signs_of_life[trial.number] = status_file.stat().st_mtime
+        except RlreadyError as error:
+            problems[trial.number] = str(error)
+            with contextlib.suppress(RlreadyError):
+                if read_status(trial.folder).is_finished:
+                    # A person has to correct it; training it again would not help.
+                    signs_of_life[trial.number] = search.clock()
+    with search.lock():
+        open_trials = [trial for trial in trials if not trial.frozen.state.is_finished()]
+        for trial in open_trials:
+            trial.check_lease(signs_of_life.get(trial.number))
+    if done or evaluate:
+        search.show(everything=evaluate)
+    waiting = [t.number for t in open_trials if t.number in signs_of_life.keys() - problems.keys()]
+    return Synced(done=tuple(done), waiting=tuple(waiting), problems=tuple(problems.items()))
 
 
 def run(
@@ -29,19 +104,18 @@ def run(
     say: Callable[[str], None] = lambda text: None,
     report: Callable[[Told], None] = lambda told: None,
 ) -> list[Told]:
-    """Ask, train by the user's command, and tell, `n_trials` times; a failed one counts.
+    """Ask for a trial, train it by the user's command and tell its result, `n_trials` times.
 
-    The command's words may hold {recipe} (recipe.toml), {out} (the trial's folder), {trial} and,
-    where the space file has rungs, {rung}; it is run without a shell, and leaves its result in
-    status.json. With rungs, it is run once for each rung until the trial is told, stopped or
-    failed.
+    The command may contain {recipe} (recipe.toml), {out} (the trial's folder), {trial} and, if the
+    space file has rungs, {rung}. It runs without a shell, and writes its result to status.json.
+    With rungs, it runs once for each rung until the trial is told, stopped or failed.
 
     Args:
-        search: that asks.
-        train_command: of the user.
-        n_trials: to train.
-        say: is called with a line before each training.
-        report: is called with each trial that has ended.
+        search: the open search.
+        train_command: the user's command.
+        n_trials: number of trials to train; failed ones count.
+        say: called with a line before each training.
+        report: called with the result of each trial.
 
     Raises:
         ConfigError: if the command cannot be started at all.
@@ -64,10 +138,10 @@ def run(
 
 
 def command_words(template: str, *, has_rungs: bool = False) -> list[str]:
-    """The words of a training command.
+    """Split a training command into words.
 
     Raises:
-        ConfigError: if its quotes are open, or it does not take the recipe or the rung.
+        ConfigError: if a quote is not closed, or the recipe or the rung is not in it.
     """
     try:
         words = shlex.split(template)
@@ -89,7 +163,7 @@ def command_words(template: str, *, has_rungs: bool = False) -> list[str]:
 
 
 def _result(trial: Trial, rung: int | None, code: int) -> Told | None:
-    """What became of a trial whose command has ended; None if it goes on to its next rung."""
+    """Return the result of a trial whose command has ended; None if it has another rung."""
     folder = trial.folder
     try:
         status = read_status(folder)
@@ -104,7 +178,7 @@ def _result(trial: Trial, rung: int | None, code: int) -> Told | None:
             )
         return told
     except StoreError as error:
-        # The trained checkpoint is not lost when the registry is away: the next sync asks again.
+        # If the registry does not answer, the checkpoint is not lost: the next sync tries again.
         trial.renew()
         return Told(trial=trial.number, state="waiting", reason=str(error))
     except RlreadyError as error:
@@ -112,7 +186,7 @@ def _result(trial: Trial, rung: int | None, code: int) -> Told | None:
 
 
 def _train(trial: Trial, words: Sequence[str], rung: int | None) -> int:
-    """Exit status of the command; the lease is renewed while it runs."""
+    """Run the command, renew the lease while it runs, and return its exit status."""
     folder = trial.folder.resolve()
     places = {
         "{recipe}": str(folder / "recipe.toml"),
@@ -153,7 +227,7 @@ def _train(trial: Trial, words: Sequence[str], rung: int | None) -> int:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a command and what it started."""
+    """End a command and the processes that it started."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)

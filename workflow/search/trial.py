@@ -1,4 +1,4 @@
-"""A trial of a search: who works on it, what it gave, and how the study is told."""
+"""A trial of a search: its recipe, its lease, and how the study is told its result."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import contextlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 from rlready.predictors.search.rungs import foreseen
+from rlready.predictors.search.study import Asked
 from rlready.predictors.search.study import ask as ask_study
 from rlready.predictors.search.trials import (
     CHECKPOINT,
@@ -18,19 +19,24 @@ from rlready.predictors.search.trials import (
     FORESEEN,
     GPU_HOURS,
     IS_PREDICTED,
+    LEASE,
+    RECIPE,
     STOPPED,
     SUPERSEDES,
     WORKER,
+    Lease,
     enter_late,
     finished_trials,
     trials_by_checkpoint,
     was_asked,
 )
 from rlready.registry.errors import ConfigError
+from rlready.registry.records import Recipe
 from rlready.registry.redaction import redacted
-from rlready.workflow.search.evaluate import registered
+from rlready.workflow.search.evaluate import measured_checkpoint
 from rlready.workflow.search.folder import (
     Status,
+    Told,
     manifest,
     read_number,
     read_status,
@@ -38,62 +44,132 @@ from rlready.workflow.search.folder import (
     write_status,
     write_text,
 )
-from rlready.workflow.search.leased_trial import RELEASED, LeasedTrial
 from rlready.workflow.search.open import Search, recipe_cost
-from rlready.workflow.search.registry import Measured
 
-_OPEN = ("asked", "running")
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+_RELEASED = 0.0
+"""Deadline of a lease whose worker has given the trial back."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Told:
-    """What became of a trial.
+class Trial:
+    """A trial of a search, by its number: its recipe, who works on it, and what it gave.
+
+    The study knows everything about a trial, and its folder is how the search and the trainer
+    talk (`folder`), so any process can continue a trial that another one began.
+
+    The lease is an attribute of the trial. It is written only under the study's lock, so two
+    workers never hold one trial. Optuna's heartbeat cannot replace it: it loses a trial for good
+    if a worker is killed after it marked the stale trial failed and before it added the retry.
 
     Args:
-        trial: its number.
-        state: "told", "failed" or "stopped"; "waiting" while the registry cannot say its value.
-        value: that the study was told.
-        se: its standard error.
-        checkpoint: registered id, where the value came from the registry.
-        reason: why it failed, was stopped or waits.
-        is_new: False if the study had the value already.
-        is_predicted: whether the value is a prediction.
-        cost: of the trial, where the search has a cost.
+        search: the open search.
+        number: number of the trial in the study.
+        asked: its recipe, if the caller has it.
+
+    Attributes:
+        folder: where its recipe and its results are.
+        held: the lease that this process holds.
+
+    Raises:
+        ConfigError: if the study has asked for no such trial.
     """
 
-    trial: int
-    state: str
-    value: float | None = None
-    se: float | None = None
-    checkpoint: str | None = None
-    reason: str = ""
-    is_new: bool = True
-    is_predicted: bool = False
-    cost: float | None = None
+    def __init__(self, search: Search, number: int, *, asked: Asked | None = None) -> None:
+        self.search, self.number, self._asked = search, number, asked
+        self.folder = search.root / f"trial-{number:04d}"
+        self.held: Lease | None = None
+        try:
+            self._id = search.trial_id(number)
+            is_known = was_asked(self.frozen)
+        except KeyError:
+            is_known = False
+        if not is_known:
+            raise ConfigError(
+                f"study {search.config.name!r} has asked for no trial {number}",
+                fix=f"See {search.root}, or `rlready search report`",
+            )
 
+    @property
+    def frozen(self) -> FrozenTrial:
+        """The trial as the study has it now. Do not change it."""
+        return self.search.storage.get_trial(self._id)
 
-class Trial(LeasedTrial):
-    """A trial that was asked for, by its number.
+    @property
+    def asked(self) -> Asked | None:
+        """The recipe and its prediction; None if the worker was killed before it wrote them."""
+        attributes = self.frozen.user_attrs
+        if self._asked is None and RECIPE in attributes:
+            self._asked = Asked.of(self.number, attributes)
+        return self._asked
 
-    Everything that is known of a trial is in the study; its folder is how the search and the
-    trainer talk (`folder`). So any process can go on with a trial that another one began.
-    """
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe to train."""
+        if self.asked is None:
+            raise ConfigError(f"trial {self.number} has no recipe")
+        return self.asked.recipe
+
+    @property
+    def lease(self) -> Lease | None:
+        """The lease of the trial; None if it has none, or if the trial has ended."""
+        frozen = self.frozen
+        values = None if frozen.state.is_finished() else frozen.user_attrs.get(LEASE)
+        return None if values is None else Lease(**values)
+
+    @property
+    def step(self) -> int | None:
+        """The next rung; None if the search has no rungs."""
+        rungs = self.search.rungs
+        return None if rungs is None else rungs.next_step(self.frozen.intermediate_values)
+
+    def write(self, attributes: Mapping[str, Any]) -> None:
+        """Write attributes. Those of a trial that has ended do not change."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        with contextlib.suppress(UpdateFinishedTrialError):
+            for key, value in attributes.items():
+                self.search.storage.set_trial_user_attr(self._id, key, value)
+
+    def hold(self, worker: str, *, retries: int = 0, until: float | None = None) -> Lease:
+        """Give the trial to a worker until a time in seconds since 1970; default: for one lease.
+
+        The caller holds the study's lock.
+        """
+        if until is None:
+            until = self.search.clock() + self.search.config.lease_s
+        self.held = Lease(worker=worker, deadline=until, retries=retries)
+        self.write({LEASE: asdict(self.held)})
+        return self.held
+
+    def release(self) -> None:
+        """Offer the trial to the next worker at once."""
+        self.renew(until=_RELEASED)
+
+    def renew(self, *, until: float | None = None) -> None:
+        """Extend the lease as `hold` does, unless another worker holds the trial now."""
+        with self.search.lock():
+            lease = self.lease
+            held = self.held or lease
+            if lease and held and (lease.worker, lease.retries) == (held.worker, held.retries):
+                self.hold(lease.worker, retries=lease.retries, until=until)
 
     @classmethod
     def all(cls, search: Search) -> list[Trial]:
-        """The trials of a search that were asked for."""
+        """Return the trials of a search that were asked for."""
         trials = search.study.get_trials(deepcopy=False)
         return [cls(search, trial.number) for trial in trials if was_asked(trial)]
 
     @classmethod
     def next(cls, search: Search) -> Trial:
-        """A trial for this worker: one whose lease has run out, or else a new one.
+        """Return a trial for this worker: one whose lease has expired, or else a new one.
 
         Raises:
             ConfigError: if no recipe keeps the limits of the space, or its manifest cannot be made.
         """
         with search.lock():
-            trial = cls._expired(search)
+            trial = cls._take_expired(search)
             if trial is None:
                 asked = ask_study(search.study, search.space)
                 trial = cls(search, asked.number, asked=asked)
@@ -102,7 +178,7 @@ class Trial(LeasedTrial):
         return trial
 
     @classmethod
-    def _expired(cls, search: Search) -> Trial | None:
+    def _take_expired(cls, search: Search) -> Trial | None:
         for trial in cls.all(search):
             lease = trial.lease
             if lease is None or lease.deadline > search.clock():
@@ -114,11 +190,11 @@ class Trial(LeasedTrial):
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """The trial as one JSON object: the contract of `rlready search ask --json`."""
+        """Return the trial as one JSON object, the format of `rlready search ask --json`."""
         asked, lease = self.asked, self.held
         assert asked is not None
         assert lease is not None
-        predicted = asked.predicted
+        predicted, predicted_sd = asked.predicted[0] if asked.predicted else (None, None)
         return {
             "trial": self.number,
             "folder": str(self.folder),
@@ -126,25 +202,23 @@ class Trial(LeasedTrial):
             "origin": asked.origin,
             "domain": asked.domain,
             "domain_reason": asked.reason,
-            "predicted": None if predicted is None else predicted[0][0],
-            "predicted_sd": None if predicted is None else predicted[0][1],
+            "predicted": predicted,
+            "predicted_sd": predicted_sd,
             **asdict(lease),
             "rung": self.step,
         }
 
     def check_lease(self, seen: float | None) -> None:
-        """Extend the lease by a sign of life, or give the trial up after its retries.
+        """Extend the lease if the trainer is alive, or give the trial up after its retries.
 
-        The caller holds the study's lock.
-
-        Args:
-            seen: when the status file changed last, seconds since 1970; None if there is none.
+        The caller holds the study's lock. `seen` is the time of the last change of the status
+        file, in seconds since 1970; None if there is no file.
         """
         config, lease = self.search.config, self.lease
         if lease is None:
-            # Its worker was killed before it could write a lease, or used Optuna alone.
+            # Its worker was killed before it wrote a lease, or used Optuna directly.
             lease = self.hold("")
-        if seen is not None and seen + config.lease_s > lease.deadline > RELEASED:
+        if seen is not None and seen + config.lease_s > lease.deadline > _RELEASED:
             lease = self.hold(lease.worker, retries=lease.retries, until=seen + config.lease_s)
         if lease.deadline <= self.search.clock() and lease.retries >= config.max_retries:
             self.fail(f"no worker finished it, {lease.retries + 1} held it")
@@ -174,25 +248,24 @@ class Trial(LeasedTrial):
         )
 
     def sync(self, *, evaluate: bool) -> Told | None:
-        """Bring study and folder into line; what became of the trial, if that is new.
+        """Take in the folder's result, or repair its status; return the result if it is new.
 
-        Args:
-            evaluate: whether a checkpoint that the registry does not know is evaluated now.
+        With `evaluate`, a checkpoint that is not registered is evaluated now.
         """
-        frozen, attributes = self.frozen, self.frozen.user_attrs
+        frozen = self.frozen
         if frozen.state.name in ("COMPLETE", "PRUNED"):
             # A worker may have been killed between telling the study and writing the folder.
             with contextlib.suppress(ConfigError):
-                if read_status(self.folder).state in _OPEN:
-                    told = Told(
-                        trial=self.number, state="stopped", reason=attributes.get(STOPPED, "")
-                    )
+                if read_status(self.folder).is_open:
                     if frozen.state.name == "COMPLETE":
                         told = Told(trial=self.number, state="told", value=frozen.values[0])
+                    else:
+                        reason = frozen.user_attrs.get(STOPPED, "")
+                        told = Told(trial=self.number, state="stopped", reason=reason)
                     self._note(told)
             return None
         status = read_status(self.folder)
-        if status.state in _OPEN:
+        if status.is_open:
             return self.take_in(status, evaluate=evaluate)
         if status.state == "failed" and not frozen.state.is_finished():
             return self.fail(status.error or "its trainer said so")
@@ -205,12 +278,7 @@ class Trial(LeasedTrial):
         return told
 
     def take_in(self, status: Status, *, evaluate: bool = True) -> Told | None:
-        """Take in what the trainer has left in the folder; None if the trial goes on.
-
-        Args:
-            status: that was read there.
-            evaluate: whether a checkpoint that the registry does not know is evaluated now.
-        """
+        """Take in the result in the folder's status; return None if the trial continues."""
         value = status.value
         if status.rungs:
             told = self._climb(status)
@@ -233,27 +301,32 @@ class Trial(LeasedTrial):
         cost: float | None = None,
         evaluate: bool = True,
     ) -> Told:
-        """Tell the study the trial's value, or that of the checkpoint that it gave.
+        """Tell the study the trial's value, or the value of its checkpoint.
 
-        The first one to tell a value wins; telling the same value again changes nothing. If the
-        trial has failed or was stopped, the value enters as a trial of its own, so that no
-        finished run is lost.
+        The first value counts; telling the same value again changes nothing. If the trial has
+        failed or was stopped, the value enters as a new trial, so that no finished run is lost.
 
         Args:
-            value: outcome, more is better.
+            value: outcome, higher is better.
             se: its standard error.
-            checkpoint: registered id or name, or a folder; its value is its recorded outcome, or
+            checkpoint: registered id or name, or a folder. Its value is its recorded outcome, or
                 else the predicted one.
-            cost: of the trial, where the search has a cost; default: as the status file says.
-            evaluate: whether a checkpoint that the registry does not know is evaluated now, if the
-                space file says how.
+            cost: cost of the trial, if the search has a cost; default: from the status file.
+            evaluate: whether a checkpoint that is not registered is evaluated now, if the space
+                file has [evaluate].
 
         Raises:
             ConfigError: if the trial was told another value, the value is not a finite number, or
-                the checkpoint was not made by the asked recipe.
+                the checkpoint was not made by the recipe of the trial.
             StoreError: if the checkpoint, or its predictor, is not registered.
         """
-        measured = None if checkpoint is None else self._measured(checkpoint, evaluate)
+        measured = None
+        if checkpoint is not None:
+            if evaluate:
+                self.renew()  # an evaluation may take longer than a lease
+            measured = measured_checkpoint(
+                self.search, self.folder, self.recipe, checkpoint, evaluate=evaluate
+            )
         if measured is not None:
             value, se = measured.value, measured.se
         if value is None or not math.isfinite(value):
@@ -262,9 +335,8 @@ class Trial(LeasedTrial):
                 fix="Give a finite number, or a checkpoint",
             )
         if se is not None and not 0.0 <= se < math.inf:
-            raise ConfigError(
-                f"trial {self.number} is told the standard error {se}", fix="Give 0 or more"
-            )
+            what = f"trial {self.number} is told the standard error {se}"
+            raise ConfigError(what, fix="Give 0 or more")
         told = Told(
             trial=self.number,
             state="told",
@@ -274,7 +346,7 @@ class Trial(LeasedTrial):
             is_predicted=measured is not None and measured.is_predicted,
             cost=self._cost(cost),
         )
-        # Of two that tell different values at once, the second must see the value of the first.
+        # If two workers tell different values at once, the second must see the first value.
         with self.search.lock():
             stored = self._enter(told)
         if stored is not None:
@@ -282,12 +354,8 @@ class Trial(LeasedTrial):
         return self._note(told)
 
     def fail(self, reason: str) -> Told:
-        """Mark the trial failed, with the reason, unless it has ended."""
+        """Mark the trial failed, unless it has ended."""
         return self._end("FAIL", "failed", {FAILED: redacted(reason)}, redacted(reason))
-
-    def stop(self, reason: str) -> Told:
-        """Mark the trial stopped, with the reason, unless it has ended."""
-        return self._end("PRUNED", "stopped", {STOPPED: reason}, reason)
 
     def _end(self, end: str, state: str, attributes: Mapping[str, Any], reason: str) -> Told:
         from optuna.exceptions import UpdateFinishedTrialError
@@ -299,7 +367,7 @@ class Trial(LeasedTrial):
         return self._note(Told(trial=self.number, state=state, reason=reason))
 
     def _enter(self, told: Told) -> float | None:
-        """Tell the study a value under its lock; the value that it had already, if it had one."""
+        """Tell the study a value under its lock; return the value that it already had, if any."""
         from optuna.exceptions import UpdateFinishedTrialError
 
         assert told.value is not None
@@ -316,7 +384,7 @@ class Trial(LeasedTrial):
                 attributes[SUPERSEDES] = other.number
         if not self.frozen.state.is_finished():
             self.write(attributes)
-            # Programs that use Optuna alone do not know the lock.
+            # Programs that use Optuna directly do not take the lock.
             with contextlib.suppress(UpdateFinishedTrialError, ValueError):
                 self.search.study.tell(self.number, values)
                 return None
@@ -326,20 +394,8 @@ class Trial(LeasedTrial):
         hours = self._number("gpu_hours")
         return {} if hours is None else {GPU_HOURS: hours}
 
-    def _measured(self, checkpoint: str, evaluate: bool) -> Measured:
-        search, recipe = self.search, self.recipe
-        if search.registry is None:
-            raise ConfigError(
-                f"checkpoint {checkpoint} has no value without the registry",
-                fix="Leave --cold out, or give --value",
-            )
-        if evaluate:
-            self.renew()  # an evaluation may take longer than a lease
-        reference = registered(search, self.folder, recipe, checkpoint, evaluate=evaluate)
-        return search.registry.measured(reference, recipe)
-
     def _cost(self, cost: float | None) -> float | None:
-        """The cost of the trial: as given, or as its folder, its attributes or its recipe say."""
+        """Return the given cost, or that of the folder, the attributes or the recipe."""
         name = self.search.settings.cost
         if name is None:
             if cost is not None:
@@ -360,16 +416,12 @@ class Trial(LeasedTrial):
         return cost
 
     def _number(self, name: str) -> float | None:
-        """A number that the trainer has put into the status file, or that the study has."""
+        """Return a number of the status file or, if it is not there, of the study."""
         number = read_number(self.folder, name)
         return self.frozen.user_attrs.get(f"rlready:{name}") if number is None else number
 
     def _climb(self, status: Status) -> Told | None:
-        """Report the values of new rungs to the study; what became of the trial if it is stopped.
-
-        Raises:
-            ConfigError: if a rung is not one of the space file's.
-        """
+        """Report the values of new rungs to the study; return a result if the trial is stopped."""
         from optuna.trial import Trial as Handle
 
         search, rungs = self.search, self.search.rungs
@@ -394,4 +446,5 @@ class Trial(LeasedTrial):
             step, value = steps[-1], status.rungs[steps[-1]]
             end = foreseen(value, step, finished_trials(search.study, search.space))
             self.write({} if end is None else {FORESEEN: end})
-            return self.stop(f"{value:.4g} after {step} steps is too little to go on")
+            reason = f"{value:.4g} after {step} steps is too little to go on"
+            return self._end("PRUNED", "stopped", {STOPPED: reason}, reason)
