@@ -209,7 +209,7 @@ class _Rewriter:
             return argument if is_letter else rf"\{name}{{{argument}}}"
         if name == "degree":
             return r"^{\circ}"
-        same = _SAME.get(name, name)
+        same: str = _SAME.get(name, name)
         if not same[0].isalpha():
             return same
         return same if len(same) == 1 else rf"\{same}" + ("" if same.endswith("}") else " ")

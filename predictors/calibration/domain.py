@@ -11,9 +11,9 @@ group from the rows of the same request. There are three tests, each a distance 
 - leverage: v' C^-1 v / n over 3 p / n, with a covariance C shrunk to the identity.
 
 With 40 proxies some fence is always exceeded by chance. So the largest of the three is compared
-with its values on training rows held out one by one: together the tests flag a share `FALSE_FLAGS` of
-rows that are like the training rows, whatever the number of proxies. Beyond 1.5 times that limit a
-row is out. For a new group its mean is also compared with those of the known groups.
+with its values on training rows held out one by one: together the tests flag a share `FALSE_FLAGS`
+of rows that are like the training rows, whatever the number of proxies. Beyond 1.5 times that
+limit a row is out. For a new group its mean is also compared with those of the known groups.
 """
 
 from __future__ import annotations
@@ -349,4 +349,5 @@ def _mean(z: FloatArray) -> FloatArray:
     """Return (p,) the mean of each column over the rows that have it; NaN where none has."""
     is_measured = np.isfinite(z)
     count, total = is_measured.sum(axis=0), np.where(is_measured, z, 0.0).sum(axis=0)
-    return np.divide(total, count, out=np.full(z.shape[1], np.nan), where=count > 0)
+    mean: FloatArray = np.divide(total, count, out=np.full(z.shape[1], np.nan), where=count > 0)
+    return mean

@@ -72,7 +72,10 @@ class ErrorLaw:
         rest = self.sd(anchors) ** 2 - level**2
         total = (rest + level**2) ** 2
         parts = rest**2 / self.row_df + level**4 / self.group_df
-        return np.divide(total, parts, out=np.full(len(total), self.row_df), where=parts > 0)
+        df: FloatArray = np.divide(
+            total, parts, out=np.full(len(total), self.row_df), where=parts > 0
+        )
+        return df
 
     def half_width(self, anchors: FloatArray, level: float) -> FloatArray:
         """Return (n,) half the width of t intervals that contain a share `level` of outcomes."""

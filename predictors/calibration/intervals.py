@@ -278,4 +278,5 @@ def _upper_quantile(values: FloatArray, weights: FloatArray, level: float) -> Fl
     """Return (n,) the smallest value of each column with a weight of `level` at or below it."""
     order = np.argsort(values, axis=0)
     first = np.argmax(np.cumsum(weights[order], axis=0) >= level - 1e-9, axis=0)
-    return np.sort(values, axis=0)[first, np.arange(values.shape[1])]
+    quantiles: FloatArray = np.sort(values, axis=0)[first, np.arange(values.shape[1])]
+    return quantiles

@@ -147,9 +147,10 @@ def _statistics(ranks: FloatArray, outcome: FloatArray, permuted: FloatArray) ->
     """
     covariances = np.nan_to_num(np.vstack([outcome, permuted])) @ np.nan_to_num(ranks)
     spread = covariances[1:].std(axis=0)
-    return np.divide(
+    scaled: FloatArray = np.divide(
         covariances, spread, out=np.zeros_like(covariances), where=spread > 1e-12
-    ).round(9)
+    )
+    return scaled.round(9)
 
 
 def _step_down(statistics: FloatArray) -> FloatArray:

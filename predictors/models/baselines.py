@@ -92,7 +92,10 @@ class OneProxy(_Baseline):
         if self.logarithm:
             matrix = np.log1p(np.maximum(matrix, 0.0))
         total, count = np.where(is_measured, matrix, 0.0).sum(axis=1), is_measured.sum(axis=1)
-        return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+        mean: FloatArray = np.divide(
+            total, count, out=np.full(len(total), np.nan), where=count > 0
+        )
+        return mean
 
 
 class RankAverage(_Baseline):
@@ -125,7 +128,8 @@ class RankAverage(_Baseline):
     def predict(self, X: Any) -> FloatArray:
         """Return (n,) the mean of the proxies, in the unit of the outcomes."""
         check_is_fitted(self)
-        return self.y_mean_ + self.scale_ * (self._scores(X) - self.middle_)
+        predicted: FloatArray = self.y_mean_ + self.scale_ * (self._scores(X) - self.middle_)
+        return predicted
 
     def _scores(self, X: Any) -> FloatArray:
         return self.features_.views(X).raw @ self.signs_ / np.abs(self.signs_).sum()

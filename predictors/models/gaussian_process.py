@@ -97,7 +97,8 @@ class Process:
 def checked_precisions(sample_weight: Any, X: FloatArray) -> FloatArray:
     """Return (n,) weights with mean 1; a row without any weight has nearly no effect."""
     weight = checked_weights(sample_weight, X)
-    return np.maximum(weight / weight.mean(), 1e-9)
+    precisions: FloatArray = np.maximum(weight / weight.mean(), 1e-9)
+    return precisions
 
 
 def fit_process(

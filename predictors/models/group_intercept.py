@@ -71,7 +71,8 @@ class GroupIntercept(MetaEstimatorMixin, ProxyRegressor):
         views = self.features_.views(X)
         predicted: FloatArray = np.ravel(self.regressor_.predict(views.both))
         effects = dict(zip(self.group_names_, self.effects_, strict=True))
-        return predicted + np.array([effects.get(str(group), 0.0) for group in views.groups])
+        predicted = predicted + np.array([effects.get(str(group), 0.0) for group in views.groups])
+        return predicted
 
     def _new(self) -> Any:
         return ridge() if self.regressor is None else clone(self.regressor)

@@ -91,7 +91,7 @@ def test_an_invalid_template_is_named(
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=rf"t\.txt {message}"):
         load_template(path)
-    with pytest.raises(ConfigError, match="cannot read .*other"):
+    with pytest.raises(ConfigError, match=r"cannot read .*other"):
         load_template(tmp_path / "other.txt")
 
 

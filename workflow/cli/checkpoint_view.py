@@ -194,7 +194,7 @@ def _fitting(benchmarks: Sequence[str], width: int) -> Iterator[list[str]]:
 def summary(metrics: Metrics, *, has_errors: bool = True) -> list[str]:
     """Return benchmark, pass@1, pass@k of the largest k, and loss of a checkpoint, as cells."""
     # The suite's mean stands after its benchmarks; a single benchmark is its own summary.
-    benchmark = next((name for name in reversed(metrics) if any(map(_k, metrics[name]))), "")
+    benchmark = next((name for name in reversed(list(metrics)) if any(map(_k, metrics[name]))), "")
     proxies = metrics.get(benchmark, {})
     largest = max(filter(_k, proxies), key=_k, default="")
     losses = [each["heldout_nll"] for each in metrics.values() if "heldout_nll" in each]

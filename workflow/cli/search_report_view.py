@@ -68,7 +68,7 @@ def _front(report: SearchReport) -> Figure:
     rows = [row for row in report.rows if row.predicted_cost is not None]
     for row in rows:
         axes.errorbar(
-            row.predicted_cost,
+            row.predicted_cost or 0.0,
             row.predicted,
             xerr=row.cost_sd,
             yerr=row.sd,
@@ -77,7 +77,7 @@ def _front(report: SearchReport) -> Figure:
             color=_BLUE if row.on_front else _GREY,
             elinewidth=0.7,
         )
-    front = sorted((row.predicted_cost, row.predicted) for row in rows if row.on_front)
+    front = sorted((row.predicted_cost or 0.0, row.predicted) for row in rows if row.on_front)
     axes.plot([cost for cost, _ in front], [y for _, y in front], color=_BLUE, linewidth=1.2)
     axes.set_xlabel(str(report.cost))
     axes.set_ylabel("outcome")
@@ -144,7 +144,7 @@ def _notes(report: SearchReport) -> list[str]:
 
 
 def _shown_range(report: SearchReport) -> tuple[float, float]:
-    """Return the range of the band and of runs near it: one failed run must not flatten the rest."""
+    """Return the range of the band and of runs near it, so a failed run does not flatten it."""
     low = min(point.low for point in report.surface)
     high = max(point.high for point in report.surface)
     values = [row.value for row in report.rows if row.value is not None]

@@ -54,7 +54,7 @@ def validation_view(report: ValidationReport, model: str, width: int) -> list[An
 
 
 def _verdict(report: ValidationReport, model: str) -> str:
-    """Return whether selecting by the model beats the practice, or that the table cannot show it."""
+    """Return whether selecting by the model beats the practice, or that it is unknown."""
     names = [name for name in ("holdout", "group", "loo") if name in report.splits]
     if not names:
         return "No split holds rows out for a comparison of choices. Add --splits loo or group."
@@ -127,5 +127,5 @@ def _number(value: float | None) -> str:
 
 
 def _regret(value: float | None) -> str:
-    """Return a regret with three digits if it is small: a few hundredths where scores are shares."""
+    """Return a regret, with three digits if it is small (hundredths where scores are shares)."""
     return f"{value:.3f}" if value is not None and 0 < abs(value) < 0.1 else _number(value)
