@@ -92,9 +92,7 @@ class OneProxy(_Baseline):
         if self.logarithm:
             matrix = np.log1p(np.maximum(matrix, 0.0))
         total, count = np.where(is_measured, matrix, 0.0).sum(axis=1), is_measured.sum(axis=1)
-        mean: FloatArray = np.divide(
-            total, count, out=np.full(len(total), np.nan), where=count > 0
-        )
+        mean: FloatArray = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
         return mean
 
 
@@ -132,4 +130,5 @@ class RankAverage(_Baseline):
         return predicted
 
     def _scores(self, X: Any) -> FloatArray:
-        return self.features_.views(X).raw @ self.signs_ / np.abs(self.signs_).sum()
+        scores: FloatArray = self.features_.views(X).raw @ self.signs_ / np.abs(self.signs_).sum()
+        return scores

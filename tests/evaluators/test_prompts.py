@@ -84,9 +84,7 @@ def test_a_template_file_loses_one_line_end(tmp_path: Path) -> None:
         (b"{problem}" + b" " * 2_000_000, "is larger than"),
     ],
 )
-def test_an_invalid_template_is_named(
-    tmp_path: Path, content: bytes, message: str
-) -> None:
+def test_an_invalid_template_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "t.txt"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=rf"t\.txt {message}"):
