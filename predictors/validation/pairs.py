@@ -1,0 +1,83 @@
+"""Order of checkpoints from different groups, judged by one fit that has seen neither group.
+
+To pool the predictions of different fits biases the order: the mean of a fold's training rows runs
+against the level of the group that is left out. Therefore two rows of different groups are compared
+by one model that was fitted without both groups. From these comparisons follow
+
+    decision_accuracy        share of pairs with different outcomes in the right order
+    decision_accuracy_clear  the same over pairs whose outcomes differ clearly (`ClearRule`)
+    spearman, regret_at_k    of the Borda order: a row's share of comparisons won, ties at a half
+
+All are over pairs from different groups. The order inside groups is a score of its own (`within`).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rlready.predictors.training_table import FloatArray, TextArray
+from rlready.predictors.validation.scores import ClearRule, Matrix, PredictionScorer
+
+_TIE = 1e-12
+"""Share of the largest predicted difference below which a difference is a rounding error."""
+
+PAIR_SCORES = (
+    "decision_accuracy",
+    "decision_accuracy_clear",
+    "spearman",
+    "regret_at_1",
+    "regret_at_2",
+    "regret_at_3",
+)
+
+
+class PairScorer(PredictionScorer):
+    """Compute the scores of comparisons between rows of different groups.
+
+    Args:
+        y: (n,) outcomes, higher is better.
+        gaps: (n, n) predicted outcome of row i minus that of row j, by one model that has seen
+            neither of their groups. Entries inside a group are ignored.
+        groups: (n,) group of each row; there are at least two.
+        y_error: (n,) standard errors of the outcomes.
+        rule: which pairs are clear; by default `clear_rule`.
+
+    Example:
+        >>> gaps = np.subtract.outer([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
+        >>> PairScorer([0.1, 0.2, 0.3], gaps, np.array(["a", "b", "c"])).borda
+        array([0. , 0.5, 1. ])
+    """
+
+    def __init__(
+        self,
+        y: ArrayLike,
+        gaps: FloatArray,
+        groups: TextArray,
+        y_error: ArrayLike | None = None,
+        rule: ClearRule | None = None,
+    ) -> None:
+        group_of = np.unique(groups, return_inverse=True)[1]
+        self._different = (group_of[:, None] != group_of).astype(np.float32)
+        if not np.isfinite(gaps[self._different > 0]).all():
+            raise ValueError("each pair of rows of different groups needs a finite comparison")
+        gaps = np.where(self._different > 0, gaps, 0.0)
+        is_tie = np.abs(gaps) <= _TIE * np.abs(gaps).max(initial=0.0)
+        self._wins: Matrix = np.where(is_tie, 0.0, np.sign(gaps)).astype(np.float32)
+        n_compared = self._different.sum(axis=1)
+        won = (self._different * (1.0 + self._wins) / 2.0).sum(axis=1)
+        self.borda: FloatArray = np.divide(
+            won, n_compared, out=np.full(len(won), 0.5), where=n_compared > 0
+        ).astype(np.float64)
+        super().__init__(y, self.borda, groups, y_error, rule)
+
+    @cached_property
+    def _agreement(self) -> Matrix:
+        """(n, n) 1 where comparison and outcome order two rows alike, -1 if not, 0 at ties."""
+        return self._y_signs * self._wins
+
+    @cached_property
+    def _pairs(self) -> dict[str, Matrix]:
+        return {name: pairs * self._different for name, pairs in super()._pairs.items()}
