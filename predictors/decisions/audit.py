@@ -1,0 +1,172 @@
+"""Judge predictions that were frozen before the outcomes.
+
+A row is judged if it had no outcome when it was predicted and has one now.
+
+    coverage    share of judged outcomes inside their intervals
+    bias        mean of outcome - prediction, with its standard error
+    order       Spearman correlation, and share of pairs in the right order, inside groups
+    regret      best judged outcome - best judged outcome among the chosen; beside it the same
+                for as many checkpoints chosen by the score before RL (the practice)
+
+Only checkpoints that got an RL run can be judged. Where the plan alone decided which ones did, the
+regret says nothing of the others, and the practice's choice may have no outcome: it is None then.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rlready.predictors.validation.scores import PredictionScorer
+from rlready.registry.frozen_prediction import FrozenPrediction, FrozenRow
+
+MIN_ORDERED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditScore:
+    """What came of the predictions of one ranking or plan, in the unit of the target.
+
+    Args:
+        command: rank or plan.
+        at_ms: when it was frozen.
+        predictor: that made it.
+        target: the outcome.
+        n_predicted: checkpoints without an outcome at that time.
+        n_judged: of these, with an outcome now.
+        level: share that the intervals should contain.
+        coverage: share that they do contain; None if nothing is judged.
+        bias: mean of outcome - prediction; None if nothing is judged.
+        bias_se: its standard error; None with fewer than two.
+        spearman: between prediction and outcome inside groups; None if it is undefined.
+        pairs_right: share of pairs inside groups in the right order; None if there are none.
+        regret: of the choice that was made; None if none of it is judged.
+        practice_regret: of the practice's choice; None if none of it is judged.
+        n_chosen_judged: checkpoints of the choice that have an outcome now.
+        n_practice_judged: the same of the practice's choice.
+    """
+
+    command: str
+    at_ms: int
+    predictor: str
+    target: str
+    n_predicted: int
+    n_judged: int
+    level: float
+    coverage: float | None
+    bias: float | None
+    bias_se: float | None
+    spearman: float | None
+    pairs_right: float | None
+    regret: float | None
+    practice_regret: float | None
+    n_chosen_judged: int
+    n_practice_judged: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the score for JSON."""
+        return dict(vars(self))
+
+
+def audit(frozen: FrozenPrediction, outcomes: Mapping[str, float]) -> AuditScore:
+    """Judge one frozen prediction by the outcomes that arrived after it.
+
+    Args:
+        frozen: the prediction.
+        outcomes: recorded now, by checkpoint id, in the unit of the target.
+
+    Example:
+        >>> audit(frozen, {row.checkpoint_id: row.predicted for row in frozen.rows}).bias
+        0.0
+    """
+    predicted = [row for row in frozen.rows if not row.had_outcome]
+    judged = [row for row in predicted if row.checkpoint_id in outcomes]
+    values = {row.checkpoint_id: outcomes[row.checkpoint_id] for row in judged}
+    errors = np.array([values[row.checkpoint_id] - row.predicted for row in judged])
+    inside = [row.low <= values[row.checkpoint_id] <= row.high for row in judged]
+    ranks = _order(judged, values, frozen.lower_is_better)
+    sign = -1.0 if frozen.lower_is_better else 1.0
+    by_practice = _by_practice(predicted, len(frozen.chosen))
+    regrets = [_regret(ids, values, sign) for ids in (frozen.chosen, by_practice)]
+    n = len(judged)
+    return AuditScore(
+        command=frozen.command,
+        at_ms=frozen.at_ms,
+        predictor=frozen.predictor,
+        target=frozen.target,
+        n_predicted=len(predicted),
+        n_judged=n,
+        level=frozen.level,
+        coverage=float(np.mean(inside)) if n else None,
+        bias=float(errors.mean()) if n else None,
+        bias_se=float(errors.std(ddof=1) / math.sqrt(n)) if n > 1 else None,
+        spearman=ranks[0],
+        pairs_right=ranks[1],
+        regret=regrets[0],
+        practice_regret=regrets[1],
+        n_chosen_judged=sum(name in values for name in frozen.chosen),
+        n_practice_judged=sum(name in values for name in by_practice),
+    )
+
+
+def newest_before(
+    predictions: Sequence[FrozenPrediction], outcomes: Mapping[str, float]
+) -> FrozenPrediction | None:
+    """Return, as one record, the last prediction of each checkpoint that was made without outcome.
+
+    Args:
+        predictions: of one target, the oldest first.
+        outcomes: recorded now, by checkpoint id.
+    """
+    rows: dict[str, FrozenRow] = {}
+    for frozen in predictions:
+        for row in frozen.rows:
+            if not row.had_outcome and row.checkpoint_id in outcomes:
+                rows[row.checkpoint_id] = row
+    if not rows:
+        return None
+    last = predictions[-1]
+    return FrozenPrediction(
+        command="all",
+        at_ms=last.at_ms,
+        predictor="each row's own",
+        target=last.target,
+        lower_is_better=last.lower_is_better,
+        level=last.level,
+        table_digest=last.table_digest,
+        rows=tuple(rows.values()),
+        chosen=(),
+    )
+
+
+def _order(
+    judged: Sequence[FrozenRow], values: Mapping[str, float], lower_is_better: bool
+) -> tuple[float | None, float | None]:
+    if len(judged) < MIN_ORDERED:
+        return None, None
+    sign = -1.0 if lower_is_better else 1.0
+    y = np.array([sign * values[row.checkpoint_id] for row in judged])
+    predicted = np.array([sign * row.predicted for row in judged])
+    groups = np.array([row.group for row in judged], dtype=np.str_)
+    scores = PredictionScorer(y, predicted, groups).scores(
+        ("spearman_within", "decision_accuracy_within")
+    )
+    return scores["spearman_within"].value, scores["decision_accuracy_within"].value
+
+
+def _by_practice(rows: Sequence[FrozenRow], n: int) -> list[str]:
+    """Ids of the n rows with the highest score before RL; a score is better if it is higher."""
+    known = [row for row in rows if row.practice is not None and math.isfinite(row.practice)]
+    ordered = sorted(known, key=lambda row: -(row.practice or 0.0))
+    return [row.checkpoint_id for row in ordered[:n]]
+
+
+def _regret(chosen: Sequence[str], values: Mapping[str, float], sign: float) -> float | None:
+    tried = [sign * values[name] for name in chosen if name in values]
+    if not tried:
+        return None
+    return max(sign * value for value in values.values()) - max(tried)

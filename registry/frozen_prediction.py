@@ -1,0 +1,132 @@
+"""Predictions that were written down before the outcomes, so that they can be judged afterwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from rlready.registry.digest import digest
+from rlready.registry.errors import RecordError
+from rlready.registry.records import check_id
+
+FORMAT = 1
+"""Version of the JSON form."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenRow:
+    """What was predicted for one checkpoint.
+
+    Args:
+        checkpoint_id: the checkpoint.
+        name: its name at that time.
+        group: its group.
+        predicted: expected score after RL, in the unit of the target.
+        low: lower end of the interval of the score of one RL run.
+        high: upper end.
+        practice: its score before RL, by which the practice chooses; None if there is none.
+        had_outcome: whether its outcome was recorded already, so that nothing was predicted.
+    """
+
+    checkpoint_id: str
+    name: str
+    group: str
+    predicted: float
+    low: float
+    high: float
+    practice: float | None
+    had_outcome: bool
+
+    def __post_init__(self) -> None:
+        check_id("checkpoint id", self.checkpoint_id)
+        if not all(map(math.isfinite, (self.predicted, self.low, self.high))):
+            raise RecordError(f"the prediction of {self.name} is not a finite number")
+        if not self.low <= self.high:
+            raise RecordError(f"the interval of {self.name} ends before it begins")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenPrediction:
+    """All that a ranking or a plan predicted at one time.
+
+    Args:
+        command: "rank" or "plan".
+        at_ms: when, in milliseconds since 1970.
+        predictor: its address, with the version.
+        target: the outcome that is predicted.
+        lower_is_better: whether a lower outcome is better.
+        level: share of outcomes that the intervals should contain.
+        table_digest: digest of the table that the predictions were made from.
+        rows: one for each checkpoint.
+        chosen: ids of the checkpoints that a plan or the top of a ranking proposed, best first.
+
+    Example:
+        >>> frozen.id == replace(frozen, at_ms=0).id  # the same prediction, whenever it is made
+        True
+        >>> frozen.digest == replace(frozen, at_ms=0).digest
+        False
+    """
+
+    command: str
+    at_ms: int
+    predictor: str
+    target: str
+    lower_is_better: bool
+    level: float
+    table_digest: str
+    rows: tuple[FrozenRow, ...]
+    chosen: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        ids = [row.checkpoint_id for row in self.rows]
+        if not ids or len(set(ids)) < len(ids):
+            raise RecordError("a frozen prediction has one row for each of its checkpoints")
+        unknown = set(self.chosen) - set(ids)
+        if unknown:
+            raise RecordError(f"{min(unknown)[:12]} was chosen, but has no prediction")
+
+    @cached_property
+    def id(self) -> str:
+        """Digest of everything but the time: the same prediction made twice is one record."""
+        values = self.to_dict()
+        del values["at_ms"]
+        return digest(values)
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of everything, which shows any later change."""
+        return digest(self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON values."""
+        return {
+            **{field.name: getattr(self, field.name) for field in fields(self)},
+            "format": FORMAT,
+            "rows": [asdict(row) for row in self.rows],
+            "chosen": list(self.chosen),
+        }
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> FrozenPrediction:
+        """Read `to_dict` back.
+
+        Raises:
+            RecordError: if a field is missing, unknown or invalid, or the format is a later one.
+        """
+        try:
+            values = dict(values)
+            if values.pop("format") != FORMAT:
+                raise RecordError(
+                    "the frozen prediction has a format that this version does not know",
+                    fix="Read it with the version of rlready that wrote it, or a later one",
+                )
+            rows = tuple(FrozenRow(**row) for row in values.pop("rows"))
+            chosen = tuple(values.pop("chosen"))
+            return FrozenPrediction(**values, rows=rows, chosen=chosen)
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecordError(
+                "the frozen prediction cannot be read", why=f"{type(error).__name__}: {error}"
+            ) from error

@@ -1,0 +1,198 @@
+"""Freeze what `rank` and `plan` predict, and judge it when the outcomes have arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rlready.predictors.decisions.audit import AuditScore, audit, newest_before
+from rlready.registry.digest import digest
+from rlready.registry.errors import ConfigError, StoreError
+from rlready.registry.frozen_prediction import FrozenPrediction, FrozenRow
+from rlready.registry.mlflow_store.frozen_predictions import frozen_predictions, put_frozen
+from rlready.registry.table import checkpoint_table
+from rlready.workflow.predict.load import AppliedPredictor
+from rlready.workflow.predict.registry_table import practice_column
+
+if TYPE_CHECKING:
+    from rlready.registry.mlflow_store.store import MlflowStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditReport:
+    """What came of all frozen predictions of one target.
+
+    Args:
+        target: the outcome.
+        scores: of each frozen prediction, the oldest first.
+        overall: of the last prediction of each checkpoint before its outcome; None if nothing
+            can be judged yet.
+    """
+
+    target: str
+    scores: tuple[AuditScore, ...]
+    overall: AuditScore | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as one JSON object: the contract of `rlready audit --json`."""
+        return {
+            "target": self.target,
+            "scores": [score.to_dict() for score in self.scores],
+            "overall": None if self.overall is None else self.overall.to_dict(),
+            "verdict": self.in_words(),
+        }
+
+    def in_words(self) -> str:
+        """Return the verdict, one sentence."""
+        overall = self.overall
+        if overall is None:
+            return (
+                f"Nothing can be judged yet: no checkpoint with a frozen prediction of "
+                f"{self.target} has got an outcome since."
+            )
+        parts = [f"judged on {overall.n_judged} predictions made before the outcome"]
+        if overall.coverage is not None:
+            parts.append(f"{overall.coverage:.0%} lie in their {overall.level:.0%} intervals")
+        if overall.bias is not None:
+            error = "" if overall.bias_se is None else f" ± {overall.bias_se:.2g}"
+            parts.append(f"outcome minus prediction {overall.bias:+.3g}{error} on average")
+        if overall.pairs_right is not None:
+            parts.append(f"{overall.pairs_right:.0%} of pairs in the right order")
+        return "; ".join(parts)[0].upper() + "; ".join(parts)[1:] + "."
+
+
+def freeze(
+    store: MlflowStore,
+    applied: AppliedPredictor,
+    command: str,
+    chosen: Sequence[str],
+    *,
+    at_ms: int,
+) -> str:
+    """Write down what a predictor says of the registry now; return a note for the user.
+
+    A registry that cannot be written does not stop a ranking: the note says so.
+
+    Args:
+        store: the registry.
+        applied: the predictor with the registry's rows.
+        command: "rank" or "plan".
+        chosen: names of the proposed checkpoints, best first.
+        at_ms: now, in milliseconds since 1970.
+    """
+    if applied.has_outcome.all():
+        return "every checkpoint has its outcome, so there is nothing to freeze for `rlready audit`"
+    try:
+        is_new = put_frozen(store, frozen_prediction(applied, command, chosen, at_ms=at_ms))
+    except StoreError as error:
+        return f"the predictions could not be frozen for `rlready audit`: {error.args[0]}"
+    n = int((~applied.has_outcome).sum())
+    state = "frozen" if is_new else "were frozen before"
+    return f"{n} predictions {state}; `rlready audit` judges them when outcomes arrive"
+
+
+def frozen_prediction(
+    applied: AppliedPredictor, command: str, chosen: Sequence[str], *, at_ms: int
+) -> FrozenPrediction:
+    """Return the record of what a predictor says of the registry now.
+
+    Args:
+        applied: the predictor with the registry's rows.
+        command: "rank" or "plan".
+        chosen: names of the proposed checkpoints, best first.
+        at_ms: now, in milliseconds since 1970.
+    """
+    table, frame, assessed = applied.data.table, applied.data.frame, applied.assessed
+    practice = practice_column(table)
+    before = np.full(len(table), np.nan)
+    if practice is not None:
+        before = table.X[practice].to_numpy(dtype=np.float64)
+    ids = frame["checkpoint_id"].astype(str).tolist()
+    id_of = dict(zip(applied.names, ids, strict=True))
+    rows = tuple(
+        FrozenRow(
+            checkpoint_id=ids[i],
+            name=applied.names[i],
+            group=str(table.groups[i]),
+            predicted=float(assessed["prediction"].iloc[i]),
+            low=float(assessed["low"].iloc[i]),
+            high=float(assessed["high"].iloc[i]),
+            practice=float(before[i]) if np.isfinite(before[i]) else None,
+            had_outcome=bool(applied.has_outcome[i]),
+        )
+        for i in range(len(table))
+    )
+    return FrozenPrediction(
+        command=command,
+        at_ms=at_ms,
+        predictor=str(applied.meta.uri),
+        target=applied.data.target,
+        lower_is_better=table.lower_is_better,
+        level=float(applied.predictor.level),
+        table_digest=_table_digest(applied),
+        rows=rows,
+        chosen=tuple(id_of[name] for name in chosen),
+    )
+
+
+def audit_registry(store: MlflowStore, target: str | None = None) -> AuditReport:
+    """Judge the frozen predictions of the registry.
+
+    Args:
+        store: the registry.
+        target: outcome to judge; may be left out if only one was predicted.
+
+    Raises:
+        ConfigError: if nothing was frozen, or the target must be named.
+        StoreError: if a frozen prediction was changed after it was made.
+    """
+    everything = frozen_predictions(store)
+    targets = sorted({frozen.target for frozen in everything})
+    if not targets:
+        raise ConfigError(
+            "no prediction was frozen yet",
+            why="`rlready rank` and `rlready plan` freeze what they predict of checkpoints that "
+            "have no outcome",
+            fix="Run one of them before RL, and record the outcomes afterwards",
+        )
+    if target is None and len(targets) > 1:
+        raise ConfigError(
+            f"predictions of {len(targets)} outcomes were frozen",
+            fix=f"Name one with --target: {', '.join(targets)}",
+        )
+    target = target or targets[0]
+    chosen = [frozen for frozen in everything if frozen.target == target]
+    if not chosen:
+        raise ConfigError(
+            f"no prediction of {target} was frozen", fix=f"Known: {', '.join(targets)}"
+        )
+    outcomes = _outcomes(store, target)
+    together = newest_before(chosen, outcomes)
+    return AuditReport(
+        target=target,
+        scores=tuple(audit(frozen, outcomes) for frozen in chosen),
+        overall=None if together is None else audit(together, outcomes),
+    )
+
+
+def _outcomes(store: MlflowStore, target: str) -> Mapping[str, float]:
+    frame = checkpoint_table(store.checkpoints()).frame
+    if target not in frame:
+        return {}
+    known = frame[frame[target].notna()]
+    return dict(zip(known["checkpoint_id"].astype(str), known[target].astype(float), strict=True))
+
+
+def _table_digest(applied: AppliedPredictor) -> str:
+    """Return the digest of proxies and outcomes; a missing number counts as None."""
+    table = applied.data.table
+    numbers = {str(name): table.X[name].tolist() for name in table.X}
+    numbers |= {"outcome": table.y.tolist(), "outcome_se": table.y_error.tolist()}
+    plain = {
+        name: [None if value != value else value for value in values]
+        for name, values in numbers.items()
+    }
+    return digest({"ids": list(table.ids), "columns": plain})
