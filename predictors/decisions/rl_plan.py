@@ -189,7 +189,7 @@ def plan(
     draws = predictive.draw(rule.n_draws, choosing)
     orders = {
         PREDICTED: np.argsort(-predictive.mean, kind="stable")[:n_max],
-        EXPECTED: _greedy(draws, n_max, -np.inf if incumbent is None else incumbent.value),
+        EXPECTED: greedy_order(draws, n_max, -np.inf if incumbent is None else incumbent.value),
     }
     if len(np.unique(predictive.groups)) > 1:
         orders[ANCHOR] = _with_anchor(predictive, orders[PREDICTED])
@@ -262,7 +262,7 @@ class _World:
         return best
 
 
-def _greedy(draws: FloatArray, n_max: int, floor: float) -> Order:
+def greedy_order(draws: FloatArray, n_max: int, floor: float) -> Order:
     """(n_max,) candidates, each adding most to the expected best of those chosen so far."""
     best = np.full(len(draws), floor)
     left = list(range(draws.shape[1]))
