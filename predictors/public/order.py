@@ -63,6 +63,7 @@ class _Design:
     expected: FloatArray  # (q,)
     variance: FloatArray  # (q,)
     residual: FloatArray  # (n,) standard deviation
+    standings: FloatArray  # (n, K) by kind
 
 
 def order_checkpoints(
@@ -109,6 +110,8 @@ def order_checkpoints(
         residual=design.residual,
         outcome=y,
         centre=centre,
+        kinds=tuple(sorted(set(kinds.values()))),
+        standings=design.standings,
         has_own_loss=_has_own_loss(standings, kinds, groups),
     )
     return OrderPosterior(
@@ -224,6 +227,7 @@ def _design(
         expected=np.concatenate([b, np.zeros(by_group.shape[1] + len(own_names))]),
         variance=np.concatenate([half, np.repeat(half, len(group_names)), own_variance]),
         residual=np.sqrt(residual[group_of] ** 2 + lost),
+        standings=z,
     )
 
 

@@ -60,6 +60,8 @@ class Rows:
         residual: (n,) standard deviation that the proxies leave.
         outcome: (n,) recorded outcomes; NaN where RL was not run.
         centre: what the levels are counted from.
+        kinds: of proxies, K that have a slope in the prior.
+        standings: (n, K) standing in the group by each, higher is better; 0 if unknown.
         has_own_loss: (n,) whether the row's group has a loss of the own style.
     """
 
@@ -70,6 +72,8 @@ class Rows:
     residual: FloatArray
     outcome: FloatArray
     centre: float
+    kinds: tuple[str, ...]
+    standings: FloatArray
     has_own_loss: NDArray[np.bool_]
 
 

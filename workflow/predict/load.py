@@ -46,12 +46,10 @@ class AppliedPredictor:
         """What the predictor alone says of each row."""
         return self.predictor.assess(self.data.table.X)
 
-    @cached_property
+    @property
     def names(self) -> list[str]:
         """(n,) name of each checkpoint, with its id where several share a name."""
-        frame = self.data.frame
-        names, ids = frame["name"].astype(str), frame["checkpoint_id"].str.slice(stop=8)
-        return names.where(~names.duplicated(keep=False), names + "-" + ids).tolist()
+        return self.data.names
 
     @cached_property
     def outcomes(self) -> dict[str, float]:
