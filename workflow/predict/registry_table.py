@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rlready.predictors.calibration.predictor import VERSIONS
 from rlready.predictors.public.facts import refuse_simulated
 from rlready.predictors.training_table import TrainingTable, training_table
@@ -212,6 +215,21 @@ def default_features(frame: pd.DataFrame, target: str = "") -> tuple[str, ...]:
 def practice_column(table: TrainingTable) -> str | None:
     """Return the proxy that people choose by, post-SFT pass@1, if it is among the columns."""
     return next((c.name for c in table.columns if c.name.partition("@")[0] == PRACTICE), None)
+
+
+def checked_groups(table: TrainingTable, groups: Sequence[str]) -> NDArray[np.bool_]:
+    """Return (n,) whether a row is in one of these groups; without groups, all are.
+
+    Raises:
+        ConfigError: if there is no such group.
+    """
+    unknown = sorted(set(groups) - set(table.groups.tolist()))
+    if unknown:
+        raise ConfigError(
+            f"there is no group {', '.join(unknown)}",
+            fix=f"Groups: {', '.join(np.unique(table.groups).tolist())}",
+        )
+    return np.isin(table.groups, list(groups)) if groups else np.ones(len(table), dtype=bool)
 
 
 def default_groups(frame: pd.DataFrame) -> tuple[str, ...]:
