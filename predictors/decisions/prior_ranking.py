@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from rlready.predictors.public.posterior import MATCH_SHARE, OrderPosterior
 from rlready.predictors.public.standing import standing
-from rlready.predictors.training_table import Column, Kind
+from rlready.predictors.training_table import Column, FloatArray, Kind
 from rlready.registry.readiness_tag import Readiness
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class PriorRow:
         rank_by_paper: its place by `PAPER_RULE` in its group; None if the rule leaves it out.
         recorded: its outcome; None if RL was not run.
         predicted: expected outcome of one RL run; None if no outcome of the group gives the unit.
-        low: lower end of its interval.
+        low: lower end of the interval of one RL run; of the outcome if it is recorded.
         high: upper end.
         standing: expected outcome beside the mean of its group, in standard deviations of the
             outcomes there.
@@ -141,6 +142,8 @@ def rank_by_prior(
     top_n: int = 3,
     level: float = 0.9,
     target: str = "target",
+    ends: tuple[float, float] = (-np.inf, np.inf),
+    errors: FloatArray | None = None,
     lower_is_better: bool = False,
 ) -> PriorRanking:
     """Rank checkpoints inside their groups by public outcomes and those of the user.
@@ -153,20 +156,27 @@ def rank_by_prior(
         top_n: P(top N) is given for this N.
         level: of the intervals.
         target: name of the outcome.
+        ends: of its scale, at which intervals and expectations end.
+        errors: (n,) standard errors of recorded outcomes; without one they are taken as exact.
         lower_is_better: whether the user's target is the negative of the outcome.
     """
     everyone = np.unique(order.rows.groups)
     chosen = [str(group) for group in everyone if not groups or group in groups]
     sign = -1.0 if lower_is_better else 1.0
-    low, high = order.interval(level)
-    expected = order.predictive(level).mean
+    low, high = (np.clip(end, *ends) for end in order.interval(level))
+    expected = np.clip(order.predictive(level).mean, *ends)
     recorded, score = order.rows.outcome, order.score
+    error = np.zeros(len(names)) if errors is None else np.nan_to_num(errors)
+    half = norm.ppf(0.5 + level / 2.0) * error
+    low = np.where(np.isfinite(recorded), recorded - half, low)
+    high = np.where(np.isfinite(recorded), recorded + half, high)
     rows = []
     for group in chosen:
         members = np.flatnonzero(order.rows.groups == group)
         has_unit, is_alone = np.isfinite(recorded[members]).any(), len(members) == 1
         known = np.where(np.isfinite(recorded[members]), recorded[members], expected[members])
-        best_first = np.argsort(-(known if has_unit else score[members]), kind="stable")
+        # The standing decides where expectations end at the scale's.
+        best_first = np.lexsort((-score[members], -known if has_unit else -score[members]))
         shares = [np.full(len(members), np.nan)] * 3
         if not is_alone:
             shares = [

@@ -53,7 +53,10 @@ def ranking_view(ranking: Ranking, applied: AppliedPredictor) -> list[Any]:
         f"{row.id}: " + "; ".join(row.reasons[:_MOST_REASONS])
         for row in ranking.rows[:_MOST_REASONS]
     ]
-    return [ranked, *reasons]
+    notes = []
+    if applied.early is not None:
+        notes.append(f"note: {applied.remark}; {applied.early.track_record}")
+    return [ranked, *notes, *reasons]
 
 
 def _cells(row: RankedRow, outcomes: Mapping[str, float]) -> list[str]:

@@ -7,12 +7,13 @@ of a group is unknown until an outcome is recorded in it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlready.predictors.calibration.intervals import MIN_ROWS
 from rlready.predictors.decisions.prior_ranking import (
     PriorRanking,
     places_by_paper,
@@ -21,7 +22,7 @@ from rlready.predictors.decisions.prior_ranking import (
 from rlready.predictors.decisions.rl_plan import Incumbent, PlanRule, plan, true_scores
 from rlready.predictors.public.order import order_checkpoints
 from rlready.predictors.public.posterior import OrderPosterior
-from rlready.predictors.training_table import FloatArray
+from rlready.predictors.training_table import FloatArray, Kind
 from rlready.registry.errors import ConfigError
 from rlready.registry.mlflow_store.predictors.store import DEFAULT_NAME, has_predictor
 from rlready.workflow.predict.own_style import StyledTable, with_own_style
@@ -40,7 +41,6 @@ PUBLIC = "public outcomes"
 """Stands for the address of a predictor where none is fitted."""
 
 _PAPER_POLICY = "paper's rule"
-_FEWEST_FOR_FIT = 5
 _LEVEL = 0.9
 
 
@@ -64,13 +64,17 @@ class FirstDay:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader has to know of the table, and what to do next."""
-        n = self.order.n_outcomes
+        n, table = self.order.n_outcomes, self.data.table
         hint = (
             f"{n} outcomes are enough for a predictor of your own: rlready fit"
-            if n >= _FEWEST_FOR_FIT
+            if n >= MIN_ROWS
             else "record the outcomes of RL runs (`rlready outcome`): each one counts at once"
         )
-        return (*self.data.notes, *filter(None, [self.styled.note]), hint)
+        notes = [*self.data.notes, *filter(None, [self.styled.note]), hint]
+        n_exact = int((np.isfinite(table.y) & ~np.isfinite(table.y_error)).sum())
+        if n_exact:
+            notes.append(f"{n_exact} outcomes have no standard error: they are taken as exact")
+        return tuple(notes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,8 +175,19 @@ def rank_first_day(day: FirstDay, *, groups: Sequence[str] = (), top_n: int = 3)
         top_n=top_n,
         level=_LEVEL,
         target=day.data.target,
+        ends=_ends(day),
+        errors=table.y_error,
         lower_is_better=table.lower_is_better,
     )
+
+
+def _ends(day: FirstDay) -> tuple[float, float]:
+    """Ends of the outcome's scale: shares beside proxies that are shares lie within 0..1."""
+    table = day.data.table
+    y = table.y[np.isfinite(table.y)]
+    has_shares = any(column.kind is Kind.PROBABILITY for column in table.columns)
+    is_share = has_shares and not table.lower_is_better and len(y) > 0
+    return (0.0, 1.0) if is_share and y.min() >= 0 and y.max() <= 1 else (-np.inf, np.inf)
 
 
 def plan_first_day(
@@ -210,7 +225,10 @@ def plan_first_day(
             noise = 0.0
             notes.append("the noise of RL is not used: no outcome tells what its unit is worth")
     elif not len(errors):
-        notes.append("the noise of one RL run is unknown: an RL run is taken as exact")
+        notes.append(
+            "the noise of one RL run is unknown: it is part of what the proxies leave open, and "
+            "an RL run is taken as exact"
+        )
     predictive = true_scores(day.order.predictive(_LEVEL).rows(rows), noise)
     ranking = rank_first_day(day)
     chosen = plan(
@@ -223,7 +241,7 @@ def plan_first_day(
         rule=rule,
     )
     report = PlanReport(
-        plan=chosen,
+        plan=replace(chosen, notes=(*chosen.notes, *notes)),
         target=day.data.target,
         is_retrospective=False,
         realised_regret=None,
