@@ -162,51 +162,25 @@ def rank_by_prior(
     """
     everyone = np.unique(order.rows.groups)
     chosen = [str(group) for group in everyone if not groups or group in groups]
-    sign = -1.0 if lower_is_better else 1.0
-    low, high = (np.clip(end, *ends) for end in order.interval(level))
-    expected = np.clip(order.predictive(level).mean, *ends)
-    recorded, score = order.rows.outcome, order.score
+    recorded = order.rows.outcome
     error = np.zeros(len(names)) if errors is None else np.nan_to_num(errors)
     half = norm.ppf(0.5 + level / 2.0) * error
-    low = np.where(np.isfinite(recorded), recorded - half, low)
-    high = np.where(np.isfinite(recorded), recorded + half, high)
-    rows = []
-    for group in chosen:
-        members = np.flatnonzero(order.rows.groups == group)
-        has_unit, is_alone = np.isfinite(recorded[members]).any(), len(members) == 1
-        known = np.where(np.isfinite(recorded[members]), recorded[members], expected[members])
-        # The standing decides where expectations end at the scale's.
-        best_first = np.lexsort((-score[members], -known if has_unit else -score[members]))
-        shares = [np.full(len(members), np.nan)] * 3
-        if not is_alone:
-            shares = [
-                order.chances_top(group, 1),
-                order.chances_top(group, top_n),
-                order.chances_match(group),
-            ]
-        for place, k in enumerate(best_first, start=1):
-            i = int(members[k])
-            ends = sorted((sign * float(low[i]), sign * float(high[i])))
-            rows.append(
-                PriorRow(
-                    id=names[i],
-                    group=group,
-                    rank=place if len(everyone) == 1 and not is_alone else None,
-                    rank_in_group=None if is_alone else place,
-                    rank_by_paper=int(by_paper[i]) or None if by_paper is not None else None,
-                    recorded=_or_none(sign * recorded[i]),
-                    predicted=sign * float(known[k]) if has_unit else None,
-                    low=ends[0] if has_unit else None,
-                    high=ends[1] if has_unit else None,
-                    standing=float(score[i]),
-                    p_best=_or_none(shares[0][k]),
-                    p_top=_or_none(shares[1][k]),
-                    p_match=_or_none(shares[2][k]),
-                    readiness=Readiness.UNDECIDED,
-                    mark="alone in its group: no order" if is_alone else "",
-                    reasons=(order.source, *_reasons(order, i)),
-                )
-            )
+    low, high = (
+        np.where(np.isfinite(recorded), recorded + side * half, np.clip(end, *ends))
+        for side, end in zip((-1.0, 1.0), order.interval(level), strict=True)
+    )
+    expected = np.clip(order.predictive(level).mean, *ends)
+    outcome = _Outcomes(
+        known=np.where(np.isfinite(recorded), recorded, expected),
+        low=low,
+        high=high,
+        sign=-1.0 if lower_is_better else 1.0,
+    )
+    rows = [
+        row
+        for group in chosen
+        for row in _rows(order, group, names, outcome, by_paper, top_n, len(everyone) == 1)
+    ]
     return PriorRanking(
         rows=tuple(rows),
         target=target,
@@ -218,6 +192,63 @@ def rank_by_prior(
         most_certain={group: order.cap(group) for group in chosen},
         warnings=(*order.warnings, *_more_warnings(len(chosen))),
     )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Outcomes:
+    """What is known or expected of each outcome, (n,) each, higher is better."""
+
+    known: FloatArray
+    low: FloatArray
+    high: FloatArray
+    sign: float
+
+
+def _rows(
+    order: OrderPosterior,
+    group: str,
+    names: Sequence[str],
+    outcome: _Outcomes,
+    by_paper: NDArray[np.intp] | None,
+    top_n: int,
+    is_only: bool,
+) -> list[PriorRow]:
+    """Rows of one group, the best first."""
+    members = np.flatnonzero(order.rows.groups == group)
+    recorded, score, sign = order.rows.outcome, order.score, outcome.sign
+    has_unit, is_alone = bool(np.isfinite(recorded[members]).any()), len(members) == 1
+    # The standing decides where expectations end at the scale's.
+    first = outcome.known[members] if has_unit else score[members]
+    shares = [np.full(1, np.nan)] * 3
+    if not is_alone:
+        tops = [order.chances_top(group, n) for n in (1, top_n)]
+        shares = [*tops, order.chances_match(group)]
+    rows = []
+    for place, k in enumerate(np.lexsort((-score[members], -first)), start=1):
+        i = int(members[k])
+        low, high = sorted((sign * float(outcome.low[i]), sign * float(outcome.high[i])))
+        p_best, p_top, p_match = (_or_none(share[k]) for share in shares)
+        rows.append(
+            PriorRow(
+                id=names[i],
+                group=group,
+                rank=place if is_only and not is_alone else None,
+                rank_in_group=None if is_alone else place,
+                rank_by_paper=None if by_paper is None else int(by_paper[i]) or None,
+                recorded=_or_none(sign * recorded[i]),
+                predicted=sign * float(outcome.known[i]) if has_unit else None,
+                low=low if has_unit else None,
+                high=high if has_unit else None,
+                standing=float(score[i]),
+                p_best=p_best,
+                p_top=p_top,
+                p_match=p_match,
+                readiness=Readiness.UNDECIDED,
+                mark="alone in its group: no order" if is_alone else "",
+                reasons=(order.source, *_reasons(order, i)),
+            )
+        )
+    return rows
 
 
 def places_by_paper(

@@ -28,8 +28,8 @@ def weight_of_prior(n_outcomes: int, *, has_signal: bool = True) -> float:
 
     Args:
         n_outcomes: that the predictor was fitted on.
-        has_signal: whether a permutation test found a signal in them. Without one, few outcomes
-            leave the order to the prior; many say that there is none, and the weight is 0.
+        has_signal: whether a permutation test found a signal in them. Few outcomes without one
+            leave the order to the prior; many speak against any order, and the weight is 0.
 
     Example:
         >>> [weight_of_prior(n) for n in (4, 5, 8, 12)]

@@ -102,8 +102,7 @@ def rank(
         early: What public outcomes are applied to.
         common: The registry and the form of the output.
     """
-    from rlready.workflow.cli.predict_view import ranking_view
-    from rlready.workflow.cli.prior_view import prior_ranking_view
+    from rlready.workflow.cli.predict_view import prior_ranking_view, ranking_view
     from rlready.workflow.predict.first_day import PUBLIC, first_day, is_first_day, rank_first_day
     from rlready.workflow.predict.rank import rank_registry
 
@@ -152,8 +151,7 @@ def plan(
         common: The registry and the form of the output.
     """
     from rlready.predictors.decisions.rl_plan import PlanRule
-    from rlready.workflow.cli.predict_view import plan_view
-    from rlready.workflow.cli.prior_view import prior_plan_view
+    from rlready.workflow.cli.predict_view import plan_view, prior_plan_view
     from rlready.workflow.predict.figures import draw_regret
     from rlready.workflow.predict.first_day import first_day, is_first_day, plan_first_day
     from rlready.workflow.predict.plan import plan_registry

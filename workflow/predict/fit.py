@@ -113,13 +113,7 @@ def fit(
     """
     data = registry_table(store, target=target, features=features, groups=groups)
     table = data.table.with_outcome()
-    if len(table) < MIN_ROWS:
-        raise ConfigError(
-            f"{len(table)} checkpoints have {data.target}: too few to fit a predictor",
-            why=f"its errors come from fits that leave outcomes out, which needs {MIN_ROWS}",
-            fix=f"Use `rlready rank` and `rlready plan`, which already answer from public outcomes "
-            f"and these; record {MIN_ROWS - len(table)} more to fit",
-        )
+    _check_enough(data)
     say(f"Fitting {model} on {len(table)} checkpoints with {data.target}")
     predictor = CalibratedPredictor(model, level=level, versions=data.versions, seed=seed)
     predictor.fit(table)
@@ -161,6 +155,17 @@ def fit(
         practice=practice,
         model=model,
     )
+
+
+def _check_enough(data: RegistryTable) -> None:
+    n = len(data.table.with_outcome())
+    if n < MIN_ROWS:
+        raise ConfigError(
+            f"{n} checkpoints have {data.target}: too few to fit a predictor",
+            why=f"its errors come from fits that leave outcomes out, which needs {MIN_ROWS}",
+            fix="Use `rlready rank` and `rlready plan`, which already answer from public outcomes "
+            f"and these; record {MIN_ROWS - n} more to fit",
+        )
 
 
 def _digest(data: RegistryTable) -> str:
