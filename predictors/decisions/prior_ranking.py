@@ -169,7 +169,7 @@ def rank_by_prior(
         np.where(np.isfinite(recorded), recorded + side * half, np.clip(end, *ends))
         for side, end in zip((-1.0, 1.0), order.interval(level), strict=True)
     )
-    expected = np.clip(order.predictive(level).mean, *ends)
+    expected = np.clip(order.predictive().mean, *ends)
     outcome = _Outcomes(
         known=np.where(np.isfinite(recorded), recorded, expected),
         low=low,

@@ -157,33 +157,35 @@ class OrderPosterior:
                 ends[end, rows] = self.rows.centre + _quantile(weights, means, sd, probability)
         return ends[0], ends[1]
 
-    def predictive(self, level: float = 0.9) -> Predictive:
+    def predictive(self) -> Predictive:
         """Return what is expected of one RL run from each row, for a plan.
 
-        Its means are medians, and its scales give intervals at `level` their width. The unit is
-        that of the outcome, or a standard deviation inside a group if no outcome is recorded. A
-        group without an outcome has the mean level of all outcomes and a wide spread around it.
+        It is given the middle of what the unit may be: an unknown unit stretches all differences
+        alike, so it makes no bad checkpoint promising. (`interval` has that uncertainty too.) Its
+        numbers are in the outcome's unit, or in standard deviations inside a group if no outcome is
+        recorded. A group without an outcome has the mean level of all outcomes and a wide spread
+        around it.
         """
-        known, half = self._n_outcomes() > 0, (1.0 - level) / 2.0
-        weights = np.array([c.weight for c in self.components])
-        units = np.array([c.unit if self.n_outcomes else 1.0 for c in self.components])
+        unit = _weighted_median(
+            np.array([c.unit for c in self.components]),
+            np.array([c.weight for c in self.components]),
+        )
+        components = [c for c in self.components if c.unit == unit]
+        weights = np.array([c.weight for c in components])
+        weights /= weights.sum()
+        known = self._n_outcomes() > 0
         of_slopes = np.arange(self.rows.design.shape[1]) < self.rows.n_slopes
         design = np.where(known[:, None] | of_slopes, self.rows.design, 0.0)
-        pairs = list(zip(units, self.components, strict=True))
-        means = np.array([unit * (design @ c.mean) for unit, c in pairs])
-        variances = [unit**2 * self._variance(c, design) for unit, c in pairs]
-        sds = np.sqrt(np.array(variances))
-        low, middle, high = (
-            _quantile(weights[:, None], means, sds, at) for at in (half, 0.5, 1.0 - half)
-        )
-        sd = (high - low) / (2.0 * norm.ppf(1.0 - half))
-        covariance = sum(w * u**2 * c.covariance for w, (u, c) in zip(weights, pairs, strict=True))
-        share = self._level_share(design, np.asarray(covariance), weights @ np.array(variances))
-        level_sd = np.where(known, 0.0, LEVEL_SD * float(weights @ units))
+        covariance = sum(w * c.covariance for w, c in zip(weights, components, strict=True))
+        variance = weights @ np.array([self._variance(c, design) for c in components])
+        share = self._level_share(design, np.asarray(covariance), variance)
+        level_sd = np.where(known, 0.0, LEVEL_SD)
+        scale = unit if self.n_outcomes else 1.0
+        means = np.array([design @ c.mean for c in components])
         return Predictive(
-            mean=self.rows.centre + middle,
-            row_sd=sd * np.sqrt(1.0 - share),
-            group_sd=np.hypot(sd * np.sqrt(share), level_sd),
+            mean=self.rows.centre + scale * (weights @ means),
+            row_sd=scale * np.sqrt(variance * (1.0 - share)),
+            group_sd=scale * np.sqrt(variance * share + level_sd**2),
             groups=self.rows.groups,
         )
 
@@ -338,6 +340,13 @@ class OrderPosterior:
         recorded = np.isfinite(self.rows.outcome)
         names, group_of = np.unique(self.rows.groups, return_inverse=True)
         return np.asarray(np.bincount(group_of[recorded], minlength=len(names))[group_of])
+
+
+def _weighted_median(values: FloatArray, weights: FloatArray) -> float:
+    """Return the smallest value with half of the weight at or below it."""
+    order = np.argsort(values, kind="stable")
+    at = int(np.searchsorted(np.cumsum(weights[order]), weights.sum() / 2.0))
+    return float(values[order][min(at, len(values) - 1)])
 
 
 def _quantile(

@@ -229,7 +229,7 @@ def plan_first_day(
             "the noise of one RL run is unknown: it is part of what the proxies leave open, and "
             "an RL run is taken as exact"
         )
-    predictive = true_scores(day.order.predictive(_LEVEL).rows(rows), noise)
+    predictive = true_scores(day.order.predictive().rows(rows), noise)
     ranking = rank_first_day(day)
     chosen = plan(
         predictive,
