@@ -145,6 +145,7 @@ def _figures(y: FloatArray, answer: Answer, arrived: Any, left: Any) -> dict[str
     found = {
         "weight_of_prior": answer.weight,
         "spearman": _spearman(answer.mean[left], y[left]),
+        "spearman_alone": _spearman(answer.alone[left], y[left]),
         "regret_at_1": float(y.max() - y[known.argmax()]),
     }
     if len(arrived):
@@ -198,12 +199,12 @@ def _rounded(value: Any) -> float:
 
 
 def _show(result: Mapping[str, Any]) -> None:
-    print(" outcomes  prior  Spearman  regret@1  cover  width")
+    print(" outcomes  prior  Spearman  default alone  regret@1  cover  width")
     for n, row in result["rank"].items():
         cells = [row.get(key, float("nan")) for key in ("coverage", "width")]
         print(
             f"{n:9d} {row['weight_of_prior']:6.2f} {row['spearman']:9.3f} "
-            f"{row['regret_at_1']:9.4f} {cells[0]:6.2f} {cells[1]:6.2f}"
+            f"{row['spearman_alone']:14.3f} {row['regret_at_1']:9.4f} {cells[0]:6.2f} {cells[1]:6.2f}"
         )
     print("\nSpearman of consecutive orders (median; lowest): blended, default alone")
     for n in result["steps"]["smooth"]:

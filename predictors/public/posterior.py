@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from rlready.predictors.predictive import Predictive
 from rlready.predictors.training_table import FloatArray, TextArray
@@ -223,7 +223,7 @@ class OrderPosterior:
             gap = mean[:, None] - mean
             same = variance < _TIE
             z = gap / np.sqrt(np.where(same, 1.0, variance))
-            total += component.weight * np.where(same, 0.5 + 0.5 * np.sign(gap), norm.cdf(z))
+            total += component.weight * np.where(same, 0.5 + 0.5 * np.sign(gap), ndtr(z))
         np.fill_diagonal(total, 0.5)
         cap = self.cap(group)
         both = recorded[:, None] & recorded
@@ -354,8 +354,8 @@ def _quantile(
 ) -> FloatArray:
     """(n,) quantile of each mixture of normals, by bisection; weights (C, 1), the others (C, n)."""
     low, high = (means - 10 * sds).min(axis=0), (means + 10 * sds).max(axis=0)
-    for _ in range(60):
+    for _ in range(40):
         middle = (low + high) / 2
-        below = (weights * norm.cdf((middle - means) / sds)).sum(axis=0) < probability
+        below = (weights * ndtr((middle - means) / sds)).sum(axis=0) < probability
         low, high = np.where(below, middle, low), np.where(below, high, middle)
     return np.asarray(low)

@@ -302,3 +302,10 @@ def test_one_of_several_outcomes_must_be_named(run_after: Any) -> None:
 
 def test_a_predictor_that_is_asked_for_by_another_name_must_exist(run_after: Any) -> None:
     assert "nope" in told(run_after(0)("rank", "--predictor", "nope"))
+
+
+def test_a_table_of_simulated_outcomes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("pre_acc,post,simulated\n0.1,0.2,yes\n0.2,0.3,no\n")
+    flags = ["validate", "--table", str(path), "--target", "post", "--features", "pre_acc"]
+    assert "simulated outcomes" in told(CliRunner().invoke(main, flags))
