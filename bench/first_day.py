@@ -204,7 +204,8 @@ def _show(result: Mapping[str, Any]) -> None:
         cells = [row.get(key, float("nan")) for key in ("coverage", "width")]
         print(
             f"{n:9d} {row['weight_of_prior']:6.2f} {row['spearman']:9.3f} "
-            f"{row['spearman_alone']:14.3f} {row['regret_at_1']:9.4f} {cells[0]:6.2f} {cells[1]:6.2f}"
+            f"{row['spearman_alone']:14.3f} {row['regret_at_1']:9.4f} "
+            f"{cells[0]:6.2f} {cells[1]:6.2f}"
         )
     print("\nSpearman of consecutive orders (median; lowest): blended, default alone")
     for n in result["steps"]["smooth"]:
