@@ -309,3 +309,24 @@ def test_a_table_of_simulated_outcomes_is_refused(tmp_path: Path) -> None:
     path.write_text("pre_acc,post,simulated\n0.1,0.2,yes\n0.2,0.3,no\n")
     flags = ["validate", "--table", str(path), "--target", "post", "--features", "pre_acc"]
     assert "simulated outcomes" in told(CliRunner().invoke(main, flags))
+
+
+def test_groups_are_ranked_apart_and_a_plan_says_what_it_takes_of_their_levels(
+    empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = fresh(empty_database, tmp_path, 0, n=5, bases=["p", "q", "p", "q", "alone"])
+    found = answer(run("rank", "--json"))
+    assert [(row["group"], row["rank_in_group"]) for row in found["rows"]] == [
+        ("alone", None),
+        ("p", 1),
+        ("p", 2),
+        ("q", 1),
+        ("q", 2),
+    ]
+    assert any("group alone has one checkpoint" in warning for warning in found["warnings"])
+    assert "alone in its group" in " ".join(run("rank").output.split())
+    only = answer(run("rank", "--group", "p", "--json"))
+    assert {row["group"] for row in only["rows"]} == {"p"}
+    planned = answer(run("plan", "--rl-runs", 1, "--json"))
+    assert any("level of a group" in note for note in planned["notes"])

@@ -229,6 +229,11 @@ def plan_first_day(
             "the noise of one RL run is unknown: it is part of what the proxies leave open, and "
             "an RL run is taken as exact"
         )
+    if len(np.unique(table.groups)) > 1:
+        notes.append(
+            "the level of a group without an outcome is unknown: it is taken to be that of the "
+            "others, give or take one standard deviation inside a group"
+        )
     predictive = true_scores(day.order.predictive().rows(rows), noise)
     ranking = rank_first_day(day)
     chosen = plan(
