@@ -126,6 +126,7 @@ def training_table(
     groups: Sequence[str] = (),
     lower_is_better: bool = False,
     names: str | None = None,
+    needs_outcome: bool = True,
 ) -> TrainingTable:
     """Make a training table from the columns of a frame.
 
@@ -138,6 +139,7 @@ def training_table(
         groups: columns whose combinations are the groups.
         lower_is_better: whether the target is a loss.
         names: column that names the checkpoints; default: the frame's index.
+        needs_outcome: whether a table without any outcome is refused.
 
     Raises:
         ConfigError: if a column is unknown, is not numeric, holds an infinite number, is
@@ -159,7 +161,7 @@ def training_table(
     X = pd.DataFrame(numbers, index=pd.Index(frame[names]) if names else frame.index)
     X[GROUP] = _labels(frame, groups).to_numpy()
     y: FloatArray = np.asarray(_numbers(frame, target), dtype=np.float64)
-    if not np.isfinite(y).any():
+    if needs_outcome and not np.isfinite(y).any():
         raise ConfigError(
             f"no row has a number in the target column {target!r}",
             fix="Record outcomes first (`rlready outcome`), or name another target",

@@ -179,6 +179,8 @@ def rank(
     signal_p: float | None = None,
     top_n: int = 3,
     rule: ReadyRule | None = None,
+    remark: str = "",
+    is_doubtful: bool = False,
 ) -> Ranking:
     """The candidates by predicted score after RL.
 
@@ -189,6 +191,8 @@ def rank(
         signal_p: p of a permutation test of the proxies; None if there was none.
         top_n: P(top N) is given for this N.
         rule: when a checkpoint is ready.
+        remark: what the predictions rest on besides the predictor, a reason of every row.
+        is_doubtful: whether that makes every checkpoint UNDECIDED.
     """
     rule = rule or ReadyRule()
     predictive = candidates.predictive
@@ -208,6 +212,8 @@ def rank(
         share=_shares(predictive, ranked, top_n, rule),
         signal_p=None if is_claimed else signal_p,
         rule=rule,
+        remark=remark,
+        is_doubtful=is_doubtful,
     )
     order = np.lexsort((view.place, ~ranked))
     return Ranking(
@@ -239,6 +245,8 @@ class _View:
     share: tuple[FloatArray, FloatArray]
     signal_p: float | None
     rule: ReadyRule
+    remark: str
+    is_doubtful: bool
 
 
 def _places(mean: FloatArray, ranked: NDArray[np.bool_]) -> NDArray[np.intp]:
@@ -302,7 +310,7 @@ def _row(view: _View, i: int) -> RankedRow:
 
 def _doubts(view: _View, i: int) -> list[str]:
     """Why the chance of a row cannot be trusted."""
-    doubts = []
+    doubts = [view.remark] if view.is_doubtful else []
     if view.signal_p is not None:
         doubts.append(
             f"no signal: the proxies order recorded outcomes no better than chance "
@@ -329,6 +337,8 @@ def _reasons(view: _View, i: int) -> list[str]:
     ]
     if candidates.domain[i] not in (OUT, "in"):
         reasons.append(f"at the edge of the predictor's domain{_why_domain(candidates, i)}")
+    if view.remark and not view.is_doubtful:
+        reasons.append(view.remark)
     reasons += _pulls(candidates, i)
     warnings = [finding for finding in _findings(candidates, i) if finding.level is Level.WARN]
     return reasons + [f"pre-flight: {finding.text}" for finding in warnings]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,22 @@ from rlready.workflow.flags import CommonFlags, Flag, Seed, command
 from rlready.workflow.terminal import text_width
 
 PREDICTOR = "grpo-predictor"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyFlags:
+    """Flags for what public outcomes are applied to.
+
+    Args:
+        target: Outcome, as `rlready table` names it, while no predictor is fitted.
+            [default: the only one]
+        own_style: Held-out set of the checkpoints' own style, whose loss says most beside pass@1
+            while outcomes are few (repeatable).  [default: the set that is named like
+            recipe.style or the largest of recipe.sources]
+    """
+
+    target: Annotated[str | None, Flag(metavar="KEY")] = None
+    own_style: Annotated[tuple[str, ...], Flag(metavar="SET")] = ()
 
 
 @command
@@ -27,7 +44,8 @@ def fit(
 ) -> None:
     """Fit a predictor of the score after RL on the registry.
 
-    Learns from the checkpoints that have an outcome, validates on rows and groups that the model
+    Learns from the checkpoints that have an outcome, 5 or more (`rank` and `plan` answer with
+    fewer), validates on rows and groups that the model
     has not seen, and stores the predictor with its training table and report as an MLflow model,
     with the alias `champion`.
 
@@ -67,24 +85,43 @@ def rank(
     predictor: Annotated[str, Flag(metavar="NAME")] = PREDICTOR,
     groups: Annotated[tuple[str, ...], Flag("--group", metavar="NAME")] = (),
     top: Annotated[int, click.IntRange(min=1)] = 3,
+    early: EarlyFlags,
     common: CommonFlags,
 ) -> None:
     """Rank checkpoints by what is known of their score after RL.
 
     A recorded outcome counts for its checkpoint; the others stand by their prediction. Checkpoints
     out of the predictor's domain have no rank, and without a signal in the proxies nothing has.
+    Before a predictor is fitted, the order inside each group comes from public outcomes and from
+    those that are recorded; with a predictor of fewer than 12 outcomes they still count.
 
     Args:
         predictor: NAME, models:/NAME@ALIAS or models:/NAME/3.
         groups: Rank only the checkpoints of this group (repeatable).
         top: N of P(top N).
+        early: What public outcomes are applied to.
         common: The registry and the form of the output.
     """
-    from rlready.workflow.cli.predict_view import ranking_view
+    from rlready.workflow.cli.predict_view import prior_ranking_view, ranking_view
+    from rlready.workflow.predict.first_day import PUBLIC, first_day, is_first_day, rank_first_day
     from rlready.workflow.predict.rank import rank_registry
 
-    ranking, applied = rank_registry(common.open_store(), predictor, groups=groups, top_n=top)
-    values = {**ranking.to_dict(), "predictor": applied.meta.uri}
+    store, own_style = common.open_store(), early.own_style
+    if is_first_day(store, predictor):
+        day = first_day(store, target=early.target, own_style=own_style)
+        by_prior = rank_first_day(day, groups=groups, top_n=top)
+        values = {**by_prior.to_dict(), "predictor": PUBLIC, "notes": list(day.notes)}
+        common.show(values, lambda: prior_ranking_view(by_prior, day.notes))
+        return
+    ranking, applied = rank_registry(
+        store, predictor, groups=groups, top_n=top, own_style=own_style
+    )
+    values = {
+        **ranking.to_dict(),
+        "predictor": applied.meta.uri,
+        "prior_weight": applied.prior_weight,
+        "notes": [applied.remark] if applied.remark else [],
+    }
     common.show(values, lambda: ranking_view(ranking, applied))
 
 
@@ -96,9 +133,12 @@ def plan(
     policy: str = "expected",
     rl_noise: float | None = None,
     figure: Annotated[Path | None, Flag(metavar="FILE.png")] = None,
+    early: EarlyFlags,
     common: CommonFlags,
 ) -> None:
     """Choose the checkpoints that get the next N RL runs, and say what each run is worth.
+
+    Before a predictor is fitted, the plan rests on public outcomes and on those that are recorded.
 
     Args:
         rl_runs: RL runs that can be paid for.
@@ -107,15 +147,26 @@ def plan(
             predicted, but one run goes to the group whose level is known least).
         rl_noise: Standard deviation of one RL run's score.  [default: from the outcomes' errors]
         figure: Draw regret against runs.
+        early: What public outcomes are applied to.
         common: The registry and the form of the output.
     """
     from rlready.predictors.decisions.rl_plan import PlanRule
-    from rlready.workflow.cli.predict_view import plan_view
+    from rlready.workflow.cli.predict_view import plan_view, prior_plan_view
     from rlready.workflow.predict.figures import draw_regret
+    from rlready.workflow.predict.first_day import first_day, is_first_day, plan_first_day
     from rlready.workflow.predict.plan import plan_registry
 
-    rule = PlanRule(policy=policy)
-    report = plan_registry(common.open_store(), predictor, rl_runs, rl_noise=rl_noise, rule=rule)
+    rule, store = PlanRule(policy=policy), common.open_store()
+    if is_first_day(store, predictor):
+        day = first_day(store, target=early.target, own_style=early.own_style)
+        by_prior = plan_first_day(day, rl_runs, rl_noise=rl_noise, rule=rule)
+        if figure is not None:
+            draw_regret(figure, by_prior.report.plan, by_prior.report.target)
+        common.show(by_prior.to_dict(), lambda: prior_plan_view(by_prior))
+        return
+    report = plan_registry(
+        store, predictor, rl_runs, rl_noise=rl_noise, rule=rule, own_style=early.own_style
+    )
     if figure is not None:
         draw_regret(figure, report.plan, report.target)
     common.show(report.to_dict(), lambda: plan_view(report))

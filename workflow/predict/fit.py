@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlready.predictors.calibration.intervals import MIN_ROWS
 from rlready.predictors.calibration.predictor import CalibratedPredictor
 from rlready.predictors.calibration.trusted_types import trusted_types
 from rlready.predictors.validation.report import ValidationReport
 from rlready.predictors.validation.validate import validate
 from rlready.registry.digest import digest
+from rlready.registry.errors import ConfigError
 from rlready.registry.mlflow_store.predictors.records import FittedPredictor, StoredPredictor
 from rlready.registry.mlflow_store.predictors.store import put_predictor
 from rlready.workflow.predict.figures import draw_predictions
@@ -111,6 +113,7 @@ def fit(
     """
     data = registry_table(store, target=target, features=features, groups=groups)
     table = data.table.with_outcome()
+    _check_enough(data)
     say(f"Fitting {model} on {len(table)} checkpoints with {data.target}")
     predictor = CalibratedPredictor(model, level=level, versions=data.versions, seed=seed)
     predictor.fit(table)
@@ -152,6 +155,17 @@ def fit(
         practice=practice,
         model=model,
     )
+
+
+def _check_enough(data: RegistryTable) -> None:
+    n = len(data.table.with_outcome())
+    if n < MIN_ROWS:
+        raise ConfigError(
+            f"{n} checkpoints have {data.target}: too few to fit a predictor",
+            why=f"its errors come from fits that leave outcomes out, which needs {MIN_ROWS}",
+            fix="Use `rlready rank` and `rlready plan`, which already answer from public outcomes "
+            f"and these; record {MIN_ROWS - n} more to fit",
+        )
 
 
 def _digest(data: RegistryTable) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,6 +56,7 @@ def plan_registry(
     *,
     rl_noise: float | None = None,
     rule: PlanRule | None = None,
+    own_style: Sequence[str] = (),
 ) -> PlanReport:
     """Return the checkpoints that get the next RL runs, and what each run is worth.
 
@@ -68,23 +70,24 @@ def plan_registry(
         n_runs: number of RL runs that can be paid.
         rl_noise: standard deviation of one RL run's score; by default from the outcomes' errors.
         rule: policy, draws, seed.
+        own_style: held-out sets of the checkpoints' own style; by default from the recipes.
 
     Raises:
         RlreadyError: for any mistake of the user or the environment.
     """
-    applied = load(store, reference)
+    applied = load(store, reference, own_style=own_style)
     table, predictor, names = applied.data.table, applied.predictor, applied.names
-    if not predictor.signal_.found():
+    is_retrospective = bool(applied.has_outcome.all())
+    if not predictor.signal_.found() and (applied.early is None or is_retrospective):
         raise ConfigError(
             "no plan can be made",
             why=predictor.signal_.in_words(),
             fix="Choose by other means, or record more outcomes and fit again",
         )
-    is_retrospective = bool(applied.has_outcome.all())
     rows = np.flatnonzero(applied.has_outcome == is_retrospective)
     noise = predictor.run_noise if rl_noise is None else rl_noise
     chosen = plan(
-        predictor.unseen(table).rows(rows),
+        applied.unseen.rows(rows),
         [names[i] for i in rows],
         n_runs,
         rl_noise=noise,
@@ -97,7 +100,7 @@ def plan_registry(
         values = dict(zip(names, table.y.tolist(), strict=True))
         regret = max(values.values()) - max(values[name] for name in chosen.chosen)
     return PlanReport(
-        plan=chosen,
+        plan=replace(chosen, notes=(*chosen.notes, *filter(None, [applied.remark]))),
         target=applied.data.target,
         is_retrospective=is_retrospective,
         realised_regret=regret,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlready.predictors.calibration.predictor import CalibratedPredictor
+from rlready.predictors.public.facts import refuse_simulated
 from rlready.predictors.training_table import TrainingTable, training_table
 from rlready.predictors.validation.fold_runs import Progress
 from rlready.predictors.validation.report import PRACTICE, ValidationReport
@@ -102,6 +103,7 @@ def _completed(
     notes: list[str] = []
     if config.table is not None:
         frame = read_table(config.table)
+        refuse_simulated(frame)
         if config.target is None:
             raise ConfigError(
                 "no target is named",
