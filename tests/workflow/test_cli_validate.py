@@ -74,6 +74,9 @@ def test_json_is_one_object_with_every_split_and_score(run: Run, csv: Path) -> N
         for name in ("r2", "spearman", "kendall", "decision_accuracy", "decision_accuracy_clear"):
             assert set(found[split]["baseline"][name]) >= {"value", "lo", "hi", "n"}
         assert {"regret_at_1", "regret_at_2", "regret_at_3"} <= set(found[split]["baseline"])
+    assert {"decision_accuracy", "spearman", "regret_at_3"} <= set(found["pairs"]["default"])
+    assert found["within"]["default"]["spearman"] == found["group"]["default"]["spearman_within"]
+    assert set(found["level"]["default"]) == {"r2"}
     assert found["noise_ceiling_r2"] is None
     assert found["baseline_column"] == "pass_at_1"
 
@@ -91,6 +94,8 @@ def test_people_get_a_table_a_split_and_a_sentence(run: Run, csv: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "group: a checkpoint of a new group (groups left out); 10 rows, 3 groups" in done.stdout
     assert "baseline (pass_at_1)" in done.stdout
+    assert "pairs: which of two checkpoints of different groups is better" in done.stdout
+    assert "Inside groups these are" in done.stdout.replace("\n", " ")
     last = done.stdout.partition("note: 3 groups")[2]
     assert "beats baseline (pass_at_1)" in last.replace("\n", " ")
 
