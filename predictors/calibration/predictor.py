@@ -142,7 +142,7 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         return np.asarray(self.model_.predict(self._checked(X)), dtype=np.float64)
 
-    def assess(self, X: Any, unseen: FloatArray | None = None) -> pd.DataFrame:
+    def assess(self, X: Any) -> pd.DataFrame:
         """Return one row for each row of X, with all that is predicted, in the user's target.
 
         Columns: `prediction`; `low` and `high`, the interval of the outcome of one RL run; `level`;
@@ -150,8 +150,6 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
 
         Args:
             X: rows; those of one group together.
-            unseen: (n,) predictions by models that have not seen the row, higher is better. They
-                replace those of the model where they are finite, and intervals move with them.
 
         Raises:
             ConfigError: if X lacks columns, or has them measured in another way.
@@ -162,9 +160,6 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         mean = self.predict(X)
         low, high, regimes = intervals(self.calibration_, X, groups_of(X), mean, self.level)
         placed = self.placed(X)
-        if unseen is not None:
-            shift = np.where(np.isfinite(unseen), unseen - mean, 0.0)
-            mean, low, high = mean + shift, low + shift, high + shift
         if self.lower_is_better_:
             mean, low, high = -mean, -high, -low
         return pd.DataFrame(

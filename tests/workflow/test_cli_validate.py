@@ -22,6 +22,7 @@ from rlready.workflow.predict.validate import validate
 from rlready.workflow.predict.validate_config import ValidateConfig
 
 RETU = data_path("retu") / "checkpoints.csv"
+TESTBED = Path(__file__).parents[2] / "testbed" / "results" / "full.csv"
 
 Run = Callable[..., Result]
 
@@ -233,6 +234,45 @@ def test_default_features_are_few_and_of_the_widest_benchmark() -> None:
     assert default_features(frame, "value_at_budget/60steps@add")[0] == "pass_at_1@add"
     with pytest.raises(ConfigError, match="no proxies are found by their names"):
         default_features(frame[["value_at_budget/60steps@world_after"]])
+
+
+@pytest.mark.parametrize(
+    ("data", "settings"),
+    [
+        (
+            RETU,
+            {
+                "target": "post_overall_smooth5_peak",
+                "features": ("val_loss", "pre_*_bench", "pre_ma*", "pre_mi*", "pre_a*", "pre_o*"),
+                "groups": ("sft_data",),
+                "names": "sft_step",
+            },
+        ),
+        pytest.param(
+            TESTBED,
+            {
+                "target": "value_at_budget/60steps@world_after",
+                "target_se": "value_at_budget/60steps_se@world_after",
+                "groups": ("recipe.style",),
+                "names": "name",
+            },
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["retu", "testbed"],
+)
+def test_intervals_of_left_out_groups_are_those_of_new_groups_and_cover(
+    tmp_path: Path, data: Path, settings: dict[str, Any]
+) -> None:
+    """They were those of known groups, of a fit that had seen the outcomes, moved to the side."""
+    out = tmp_path / "p.csv"
+    validate(ValidateConfig(table=data, splits=("group",), predictions=out, **settings))
+    found = pd.read_csv(out)
+    found = found[found["outcome"].notna()]
+    assert set(found["basis"]) == {"out of fold (group)"}
+    assert set(found["regime"]) == {"new group, model-based"}
+    is_inside = (found["low"] <= found["outcome"]) & (found["outcome"] <= found["high"])
+    assert 0.85 <= is_inside.mean() <= 0.95
 
 
 @pytest.mark.slow

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rlready.predictors.calibration.held_out import MAX_ROW_FOLDS, assess_held_out
 from rlready.predictors.calibration.predictor import CalibratedPredictor
 from rlready.predictors.training_table import TrainingTable, training_table
 from rlready.predictors.validation.fold_runs import Progress
+from rlready.predictors.validation.folds import leave_group_out, leave_one_out
 from rlready.predictors.validation.report import PRACTICE, ValidationReport
 from rlready.predictors.validation.validate import SPLITS
 from rlready.predictors.validation.validate import validate as validate_models
@@ -189,18 +191,23 @@ def predictions(
 ) -> pd.DataFrame:
     """Return one row per checkpoint with its prediction, interval and domain.
 
-    Where the outcome is known, the prediction is that of a fit that has not seen it (`basis` says
-    which), and the interval moves with it. Elsewhere it is that of the fit to all outcomes.
+    Where the outcome is known, all three are those of a fit that has not seen it, as for any
+    checkpoint of its kind (`basis` says which rows were left out). Elsewhere they are those of the
+    fit to all outcomes.
     """
     has_outcome = np.isfinite(table.y)
-    unseen, basis = np.full(len(table), np.nan), "fit to all outcomes"
+    frame = CalibratedPredictor(model, seed=seed).fit(table).assess(table.X)
+    frame["basis"] = "fit to all outcomes"
     split = next((name for name in ("loo", "group") if name in report.splits), None)
-    if split is not None:
-        scored = report.splits[split].models[model].predicted
-        if scored is not None:
-            unseen[has_outcome], basis = scored, f"out of fold ({split})"
-    frame = CalibratedPredictor(model, seed=seed).fit(table).assess(table.X, unseen)
-    frame["basis"] = np.where(has_outcome, basis, "fit to all outcomes")
+    scored = None if split is None else report.splits[split].models[model].predicted
+    if scored is not None:
+        known = table.with_outcome()
+        folds = (
+            leave_one_out(known, MAX_ROW_FOLDS, seed) if split == "loo" else leave_group_out(known)
+        )
+        unseen = assess_held_out(known, folds, scored, model, seed)
+        frame.loc[has_outcome, unseen.columns] = unseen.to_numpy()
+        frame.loc[has_outcome, "basis"] = f"out of fold ({split})"
     frame.insert(0, "name", table.ids)
     frame.insert(1, "group", table.groups)
     frame.insert(2, "outcome", table.shown(table.y))
