@@ -39,6 +39,7 @@ from rlready.predictors.validation.folds import (
     row_folds,
     twins,
 )
+from rlready.predictors.validation.row_weights import error_notes
 from rlready.registry.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -355,12 +356,7 @@ def _usable(table: TrainingTable, n_folds: int, seed: int) -> TrainingTable:
 
 
 def _notes(table: TrainingTable) -> list[str]:
-    notes = []
-    if not np.isfinite(table.y_error).any():
-        notes.append(
-            "outcomes have no standard errors: the noise of RL runs cannot be told from what the "
-            "proxies do not explain"
-        )
+    notes = error_notes(table)
     n_twins = len(table) - len(np.unique(twins(table)))
     if n_twins:
         notes.append(f"{n_twins} rows repeat the proxies of another row: they share a fold")

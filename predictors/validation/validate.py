@@ -64,6 +64,7 @@ from rlready.predictors.validation.report import (
     ValidationReport,
     without_scores,
 )
+from rlready.predictors.validation.row_weights import error_notes
 from rlready.predictors.validation.scores import (
     ALL,
     MIN_ROWS,
@@ -139,7 +140,7 @@ def validate(
         baseline=run.baseline,
         baseline_column=baseline,
         clear=run.rule,
-        notes=(*table.notes, *run.notes(splits), *run.fits.warnings()),
+        notes=(*table.notes, *error_notes(table), *run.notes(splits), *run.fits.warnings()),
     )
 
 

@@ -174,6 +174,45 @@ def test_what_cannot_be_meant_is_told(
     assert message in refused(run(*[part for pair in given.items() for part in pair]))
 
 
+@pytest.mark.parametrize(
+    ("renamed", "practice"),
+    [
+        ("Pass@1", "Pass@1"),
+        ("pre_pass@1@math", "pre_pass@1@math"),
+        ("sft_score", None),
+        ("pass@1_after_rl", None),
+        ("pass@16", None),
+    ],
+)
+def test_the_practice_is_found_by_its_name_or_said_to_be_missing(
+    run: Run, csv: Path, renamed: str, practice: str | None
+) -> None:
+    frame = pd.read_csv(csv).rename(columns={"pass_at_1": renamed})
+    frame.to_csv(csv, index=False)
+    table = ("--table", csv, "--target", "post", "--features", "val_loss", "--splits", "loo")
+    found = json.loads(run(*table, "--json").stdout)
+    assert found["baseline_column"] == practice
+    said = [note for note in found["notes"] if "--baseline COL" in note]
+    assert len(said) == 1
+    assert ("no column is named like pass@1" in said[0]) == (practice is None)
+    assert found["baseline"] == ("constant" if practice is None else "baseline")
+
+
+def test_outcomes_without_errors_are_said_to_be_taken_as_exact(run: Run, csv: Path) -> None:
+    notes = json.loads(run(*flags(csv, "--splits", "loo", "--json")).stdout)["notes"]
+    assert any("each recorded outcome is taken as exact" in note for note in notes)
+
+
+def test_a_missing_standard_error_is_filled_and_said(run: Run, csv: Path) -> None:
+    frame = pd.read_csv(csv)
+    frame["post_se"] = frame["post_se"].where(frame.index != 5)
+    frame.to_csv(csv, index=False)
+    done = run(*flags(csv, "--target-se", "post_se", "--splits", "loo", "--json"))
+    notes = json.loads(done.stdout)["notes"]
+    assert any("1 of 10 outcomes have no standard error" in note for note in notes)
+    assert any("as if it were 0.4, the root mean square" in note for note in notes)
+
+
 def test_a_table_needs_a_target_and_says_what_there_is(run: Run, csv: Path) -> None:
     assert "Name one with --target. Columns: model" in refused(run("--table", csv))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -126,9 +127,47 @@ def _completed(
         features = list(default_features(frame, config.target or ""))
         notes.append(f"proxies, by default: {', '.join(features)}")
     baseline = config.baseline
-    if config.table is None and baseline is None:
+    if baseline is None and config.table is None:
         baseline = next((f for f in features if f.startswith(f"{PRACTICE}@")), None)
+    elif baseline is None and PRACTICE not in {name.partition("@")[0].lower() for name in features}:
+        baseline = _practice(config, frame)
+        notes.append(
+            f"practice to beat: {baseline}, by its name (--baseline COL names another)"
+            if baseline
+            else "no column is named like pass@1, which people choose by: models are compared with "
+            "one number for all rows; --baseline COL names the column"
+        )
     return replace(config, features=tuple(features), baseline=baseline), frame, notes
+
+
+_PASS_AT_1 = re.compile(
+    r"(pre|sft|post_sft|before|before_rl)?_?(pass|avg|mean)(_?at_?|@|_)?1(?![0-9])", re.IGNORECASE
+)
+_NO_PRACTICE = re.compile(r"(_se|_n|_std)(@|$)|after|post_?rl|final", re.IGNORECASE)
+"""A standard error, a count, or a score after RL."""
+
+
+def _practice(config: ValidateConfig, frame: pd.DataFrame) -> str | None:
+    """Return the first column of a user's table that is pass@1 by its name, features first."""
+    if config.target not in frame:
+        return None
+    rows = frame[frame[config.target].notna()]
+    others = {config.target, config.target_se, config.names, *config.groups}
+    others |= set(_errors(config).values())
+    names = [*config.features, *(str(c) for c in frame.columns if c not in config.features)]
+    return next(
+        (
+            name
+            for name in names
+            if name in frame
+            and name not in others
+            and _PASS_AT_1.match(name)
+            and not _NO_PRACTICE.search(name)
+            and rows[name].dtype.kind in "fiu"
+            and rows[name].notna().any()
+        ),
+        None,
+    )
 
 
 def _matching(config: ValidateConfig, frame: pd.DataFrame) -> list[str]:
