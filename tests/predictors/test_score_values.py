@@ -92,7 +92,7 @@ def test_weights_enter_each_score_as_counts() -> None:
     mean = (2 * 1 + 2 + 4) / 4
     spread = 2 * (1 - mean) ** 2 + (2 - mean) ** 2 + (4 - mean) ** 2
     assert found["r2"][0] == pytest.approx(1 - (0 + 4 + 4) / spread)
-    # Pairs of different rows by how often both are drawn: 2 + 2 right, 1 wrong; 1 apart is not clear.
+    # Pairs by how often both are drawn: 2 + 2 right, 1 wrong. Gaps of 1 are not clear.
     assert found["decision_accuracy"][0] == pytest.approx(4 / 5)
     assert found["decision_accuracy_clear"][0] == pytest.approx(2 / 3)
     assert found["regret_at_1"][0] == 4 - 2
