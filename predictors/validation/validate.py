@@ -254,7 +254,7 @@ class _Validation:
         for name in splits:
             if self.can(name):
                 sets += self.folds.get(name, self.halves)
-        if "group" in splits and self.can("group") and len(self.blocks) > 2:
+        if "group" in splits and not self.no_pairs:
             sets += without_pairs(self.blocks)
         return sets
 
@@ -317,10 +317,7 @@ class _Validation:
             problems[model] = self.no_pairs or next((r.problem for r in runs if r.problem), "")
             if not problems[model]:
                 boots[model] = self._compared(model)
-        borda = {
-            model: boots[model].scorer.predicted if model in boots else np.empty(0)
-            for model in self.makers
-        }
+        borda = {model: boot.scorer.predicted for model, boot in boots.items()}
         return self._report(
             PAIRS, self.table, self.draws.n_groups, boots, borda, problems, PAIR_SCORES
         )
@@ -368,7 +365,7 @@ class _Validation:
     ) -> SplitReport:
         models = {}
         base = boots.get(self.baseline)
-        for model in predicted:
+        for model in {**problems, **predicted}:
             if problems.get(model):
                 models[model] = without_scores(len(table), problems[model], names)
                 continue
@@ -389,7 +386,7 @@ class _Validation:
         A model is fitted without each pair of blocks. It predicts each of the two in the table
         without the other. The rows of the block itself are NaN.
         """
-        if len(self.blocks) < 3:
+        if self.no_pairs:
             return None
         refits = np.full((len(self.blocks), len(self.table)), np.nan)
         for a, b in combinations(range(len(self.blocks)), 2):
