@@ -26,7 +26,7 @@ from rlready.predictors.training_table import FloatArray, TrainingTable, trainin
 from rlready.predictors.validation.folds import FoldFit
 from rlready.registry.errors import ConfigError
 
-LAW = ErrorLaw(row_sd=0.0, group_sd_new=2.0, kappa=1.0, row_df=10.0, group_df=4.0)
+LAW = ErrorLaw(row_sd=0.0, group_sd_new=3.0, kappa=1.0, row_df=10.0, group_df=4.0)
 X = pd.DataFrame({"x": [0.0]})
 
 
@@ -134,17 +134,17 @@ def test_rows_that_no_fold_held_out_do_not_count() -> None:
 
 
 def test_the_joint_law_has_the_halves_of_its_interval() -> None:
-    law = ErrorLaw(row_sd=1.0, group_sd_new=2.0, kappa=1.0, row_df=10.0, group_df=4.0)
+    law = ErrorLaw(row_sd=1.5, group_sd_new=2.0, kappa=1.0, row_df=10.0, group_df=4.0)
     found = calibration(["a"] * 9, law=law, rl_noise=0.6)
     groups, mean = np.array(["new", "a"]), np.array([1.0, 2.0])
     run = predictive(found, groups, mean, noise=True)
-    assert run.row_sd == pytest.approx([1.0, 1.0])
+    assert run.row_sd == pytest.approx([1.5, 1.5])
     assert run.df == 10.0
     # A t interval of the joint law at .9 is as wide as that of the error law.
     half = student.ppf(0.95, 10.0) * np.hypot(run.row_sd, run.group_sd)
     assert half == pytest.approx(law.half_width(np.array([0.0, 9.0]), 0.9))
     wider = student.ppf(0.95, law.df(np.array([0.0]))[0]) / student.ppf(0.95, 10.0)
-    assert run.group_sd[0] == pytest.approx(math.sqrt(5.0 * wider**2 - 1.0))
+    assert run.group_sd[0] == pytest.approx(math.sqrt(6.25 * wider**2 - 2.25))
     at_half = predictive(found, groups, mean, noise=True, level=0.5)
     half = student.ppf(0.75, 10.0) * np.hypot(at_half.row_sd, at_half.group_sd)
     assert half == pytest.approx(law.half_width(np.array([0.0, 9.0]), 0.5))
