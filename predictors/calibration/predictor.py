@@ -39,6 +39,7 @@ from rlready.predictors.validation.folds import (
     row_folds,
     twins,
 )
+from rlready.predictors.validation.row_weights import error_notes
 from rlready.registry.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         return np.asarray(self.model_.predict(self._checked(X)), dtype=np.float64)
 
-    def assess(self, X: Any, unseen: FloatArray | None = None) -> pd.DataFrame:
+    def assess(self, X: Any) -> pd.DataFrame:
         """Return one row for each row of X, with all that is predicted, in the user's target.
 
         Columns: `prediction`; `low` and `high`, the interval of the outcome of one RL run; `level`;
@@ -150,8 +151,6 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
 
         Args:
             X: rows; those of one group together.
-            unseen: (n,) predictions by models that have not seen the row, higher is better. They
-                replace those of the model where they are finite, and intervals move with them.
 
         Raises:
             ConfigError: if X lacks columns, or has them measured in another way.
@@ -162,9 +161,6 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         mean = self.predict(X)
         low, high, regimes = intervals(self.calibration_, X, groups_of(X), mean, self.level)
         placed = self.placed(X)
-        if unseen is not None:
-            shift = np.where(np.isfinite(unseen), unseen - mean, 0.0)
-            mean, low, high = mean + shift, low + shift, high + shift
         if self.lower_is_better_:
             mean, low, high = -mean, -high, -low
         return pd.DataFrame(
@@ -360,12 +356,7 @@ def _usable(table: TrainingTable, n_folds: int, seed: int) -> TrainingTable:
 
 
 def _notes(table: TrainingTable) -> list[str]:
-    notes = []
-    if not np.isfinite(table.y_error).any():
-        notes.append(
-            "outcomes have no standard errors: the noise of RL runs cannot be told from what the "
-            "proxies do not explain"
-        )
+    notes = error_notes(table)
     n_twins = len(table) - len(np.unique(twins(table)))
     if n_twins:
         notes.append(f"{n_twins} rows repeat the proxies of another row: they share a fold")

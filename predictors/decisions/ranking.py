@@ -9,6 +9,7 @@ is ranked and every row is UNDECIDED. P(best) and P(top N) are among the ranked 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -158,7 +159,7 @@ class Ranking:
         return {
             "target": self.target,
             "is_claimed": self.is_claimed,
-            "signal_p": self.signal_p,
+            "signal_p": self.signal_p if self.signal_p == self.signal_p else None,  # NaN: untested
             "interval": self.interval,
             "top_n": self.top_n,
             "rule": dataclasses.asdict(self.rule),
@@ -188,7 +189,8 @@ def rank(
         candidates: what is predicted of each.
         recorded: outcomes of checkpoints that had their RL run.
         rl_noise: standard deviation of one RL run's score; None if unknown.
-        signal_p: p of a permutation test of the proxies; None if there was none.
+        signal_p: p of a permutation test of the proxies; None if there was none, NaN if there were
+            too few rows for one.
         top_n: P(top N) is given for this N.
         rule: when a checkpoint is ready.
         remark: what the predictions rest on besides the predictor, a reason of every row.
@@ -287,7 +289,8 @@ def _row(view: _View, i: int) -> RankedRow:
     is_ranked = bool(view.rank[i])
     mark = ""
     if view.signal_p is not None:
-        mark = "no ranking: no signal"
+        untested = math.isnan(view.signal_p)
+        mark = f"no ranking: {'the proxies cannot be tested' if untested else 'no signal'}"
     elif not is_ranked:
         mark = f"out of domain: its prediction alone would place it {view.place[i]}"
     return RankedRow(
@@ -311,7 +314,9 @@ def _row(view: _View, i: int) -> RankedRow:
 def _doubts(view: _View, i: int) -> list[str]:
     """Why the chance of a row cannot be trusted."""
     doubts = [view.remark] if view.is_doubtful else []
-    if view.signal_p is not None:
+    if view.signal_p is not None and math.isnan(view.signal_p):
+        doubts.append("the proxies cannot be tested: too few outcomes inside one group")
+    elif view.signal_p is not None:
         doubts.append(
             f"no signal: the proxies order recorded outcomes no better than chance "
             f"(p {view.signal_p:.2g})"

@@ -17,7 +17,7 @@ import numpy as np
 from rlready.predictors.calibration.intervals import MIN_ROWS
 from rlready.predictors.calibration.predictor import CalibratedPredictor
 from rlready.predictors.calibration.trusted_types import trusted_types
-from rlready.predictors.validation.report import ValidationReport
+from rlready.predictors.validation.report import PAIRS, SplitReport, ValidationReport
 from rlready.predictors.validation.validate import validate
 from rlready.registry.digest import digest
 from rlready.registry.errors import ConfigError
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rlready.registry.mlflow_store.store import MlflowStore
 
 _SPLITS = {"loo": "rows left out", "group": "groups left out"}
+_TITLES = {**_SPLITS, PAIRS: "pairs of rows from different groups"}
 _SUMMARY_SCORES = ("r2", "spearman", "decision_accuracy", "regret_at_1")
 
 
@@ -189,12 +190,12 @@ def _digest(data: RegistryTable) -> str:
 def _summary(report: ValidationReport, model: str) -> list[str]:
     """Return the scores of the model, with the regret of the practice, one line per split."""
     lines = []
-    for name, split in report.splits.items():
+    for split in _scored(report, model):
         scores = split.models[model].scores
-        line = f"{_SPLITS[name]}: " + ", ".join(
+        line = f"{_TITLES[split.name]}: " + ", ".join(
             f"{score} {scores[score].score.value:.3g}"
             for score in _SUMMARY_SCORES
-            if scores[score].score.value is not None
+            if score in scores and scores[score].score.value is not None
         )
         practice = split.models.get(report.baseline)
         if practice is not None and practice.scores["regret_at_1"].score.value is not None:
@@ -206,8 +207,14 @@ def _summary(report: ValidationReport, model: str) -> list[str]:
 def _metrics(report: ValidationReport, model: str) -> dict[str, float]:
     """Return the defined scores of the model for MLflow, by split."""
     return {
-        f"{name}/{score}": float(interval.score.value)
-        for name, split in report.splits.items()
+        f"{split.name}/{score}": float(interval.score.value)
+        for split in _scored(report, model)
         for score, interval in split.models[model].scores.items()
         if interval.score.value is not None
     }
+
+
+def _scored(report: ValidationReport, model: str) -> list[SplitReport]:
+    """Return the splits, after the pairs of rows from different groups where they have scores."""
+    first = [] if report.pairs is None or report.pairs.models[model].problem else [report.pairs]
+    return [*first, *report.splits.values()]
