@@ -39,6 +39,7 @@ from sklearn.linear_model import BayesianRidge
 
 from rlready.predictors.features import plain_columns
 from rlready.predictors.models.baselines import OneProxy, RankAverage
+from rlready.predictors.models.bounded import Bounded
 from rlready.predictors.models.gaussian_process import GaussianProcess
 from rlready.predictors.models.group_intercept import GroupIntercept, ridge
 from rlready.predictors.models.mixture_shares import MixtureRegressor
@@ -62,6 +63,7 @@ BASELINES = (
 
 MODELS = (
     "multilevel",
+    "bounded",
     "ridge",
     "pls",
     "bayesian_ridge",
@@ -126,6 +128,8 @@ def make_model(name: str, columns: Sequence[Column] | None, *, score: str | None
     plain = None if columns is None else plain_columns(columns)
     if name == "multilevel":
         return Multilevel(columns=plain)
+    if name == "bounded":
+        return Bounded(columns=plain)
     if name == MIXTURE:
         return MixtureRegressor(columns=None if columns is None else [c.name for c in columns])
     if name not in MODELS:
