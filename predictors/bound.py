@@ -48,9 +48,9 @@ class Bound:
         """Return the inverse of `value`; values outside the curve count as its ends."""
         return np.asarray(logit(self.share(value, least)), dtype=np.float64)
 
-    def slope(self, value: FloatArray) -> FloatArray:
-        """Return d mu / d eta where the curve has these values: span x share x (1 - share)."""
-        share = self.share(value)
+    def slope(self, eta: FloatArray) -> FloatArray:
+        """Return d mu / d eta, in any shape."""
+        share = expit(eta)
         return np.asarray(self.span * share * (1.0 - share), dtype=np.float64)
 
     def cut(self, value: FloatArray) -> FloatArray:

@@ -1,18 +1,22 @@
 """The multilevel model under a ceiling, where outcomes level off.
 
-    y_i = floor + (c - floor) / (1 + exp(-eta_i)) + e_i        e_i ~ N(0, s_y^2 / weight_i)
+    y_i = mu(eta_i + d_i) + e_i       mu(eta) = floor + (c - floor) / (1 + exp(-eta))
+    d_i ~ N(0, s_eta^2), e_i ~ N(0, s_y^2), both over the row's weight
 
-eta is the linear predictor of `Multilevel`, with its blocks, priors and group intercepts. RL brings
-most good checkpoints to about one score: a straight line through such outcomes predicts scores above
-any that RL can reach, and too wide a spread among the best.
+eta is the linear predictor of `Multilevel`, with its blocks, priors and group intercepts. RL
+brings most good checkpoints to about one score: a straight line through such outcomes predicts
+scores above any that RL can reach, and too wide a spread among the best.
 
-Fit of one ceiling c, after Lindstrom and Bates (1990, Biometrics 46), two steps in turn:
+Fit of one ceiling c, after Lindstrom and Bates (1990, Biometrics 46). At the present eta0 the model
+is linear in the coefficients, mu' = d mu / d eta:
 
-1. coefficients at fixed variances by penalised Gauss-Newton steps on the working response
-   z = eta + mu' (y - mu) / k, weights k = max(mu', 0.02 (c - floor))^2. Rows on the plateau, whose
-   mu' is about 0, so neither explode nor move the solution. A step is halved until the penalised
-   sum of squares falls;
-2. variances of the blocks from the marginal likelihood of the working response.
+    y - mu + mu' eta0 = mu' X b + noise of variance s_y^2 + mu'^2 s_eta^2
+
+1. the variances of the blocks maximise the marginal likelihood of this, as in `Multilevel`; so
+   does, at these variances, the share of the noise that is in eta;
+2. the coefficients at fixed variances minimise the penalised sum of squares of y - mu, by
+   Gauss-Newton steps that are halved until it falls. Rows on the plateau, whose mu' is about 0,
+   have no say in the slopes, but their scatter tells s_y.
 
 Choice of c: `ABOVE` standard deviations above the best outcome, at most the end of the scale, or no
 ceiling at all. Each is judged by five folds of rows, with its variances of all rows. A ceiling has
@@ -21,19 +25,22 @@ to lower the squared error by `LEAST_GAIN`; else the model is `Multilevel` itsel
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.optimize import minimize_scalar
 
 from rlready.predictors.bound import Bound, candidate_bounds, scale_ends
 from rlready.predictors.features import PlainColumns
-from rlready.predictors.fit_input import checked_outcomes
-from rlready.predictors.models.multilevel import Multilevel, _Equations
-from rlready.predictors.predictive import Predictive
+from rlready.predictors.models.multilevel import (
+    Equations,
+    Multilevel,
+    Prior,
+    Rows,
+    most_probable_variances,
+)
 from rlready.predictors.training_table import FloatArray
 
 ABOVE = (0.05, 0.25, 1.0, 3.0)
@@ -46,25 +53,15 @@ MIN_ROWS = 10
 """With fewer different rows than this no ceiling is tried: its folds would be chance."""
 
 _N_FOLDS = 5
-_MOST_TURNS, _MOST_STEPS, _MOST_HALVINGS = 12, 20, 8
+_MOST_TURNS, _MOST_STEPS, _MOST_HALVINGS = 20, 20, 8
 _STILL = 1e-3
 """Largest change of a fitted mean, in standard deviations of the outcomes, that ends the turns."""
 
 _NEAR_END = 0.02
-"""Share of the span at either end where the slope counts as this near, and logits are clipped."""
+"""Share of the span at either end where the first logits are clipped."""
 
-
-@dataclass(frozen=True, eq=False)
-class _Rows:
-    """Training rows: (n, q) design, (n,) outcomes and weights with mean 1."""
-
-    design: FloatArray
-    y: FloatArray
-    weight: FloatArray
-
-    def some(self, chosen: NDArray[np.intp]) -> _Rows:
-        """Return some of the rows, by position."""
-        return _Rows(self.design[chosen], self.y[chosen], self.weight[chosen])
+_SHARE_WIDTH = 2.0
+"""Standard deviation of the prior of the logit of the share of noise in eta; its middle is half."""
 
 
 class Bounded(Multilevel):
@@ -72,6 +69,7 @@ class Bounded(Multilevel):
 
     Args:
         columns: as for `Features`.
+        levels: as for `Multilevel`.
         ends: lowest and highest possible outcome (infinity: none). None: by the range of the
             outcomes, see `scale_ends`; outcomes with a negative one among them get no ceiling.
         seed: of the folds.
@@ -80,8 +78,9 @@ class Bounded(Multilevel):
         bound_: floor and ceiling; None if no ceiling was taken.
         bound_reason_: why not, in words; empty if one was.
         cv_errors_: squared error of held-out rows of each ceiling, over that without one.
-        residual_sd_: as of `Multilevel`, in units of the outcome.
-        group_sd_, group_effects_: as of `Multilevel`; under a ceiling in units of eta.
+        eta_share_: share of the noise that is in eta, at the typical slope of the rows.
+        residual_sd_: as of `Multilevel`; under a ceiling at the typical slope of the rows.
+        y_mean_, y_sd_, group_sd_, group_effects_: as of `Multilevel`; under a ceiling in eta.
 
     Example:
         >>> model = Bounded().fit(table.X, table.y)
@@ -91,52 +90,36 @@ class Bounded(Multilevel):
     def __init__(
         self,
         columns: PlainColumns | None = None,
+        levels: str = "unknown",
         ends: tuple[float, float] | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(columns)
+        super().__init__(columns, levels)
         self.ends = ends
         self.seed = seed
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Fit the model. `sample_weight`: precision of each outcome, in any unit."""
-        super().fit(X, y, sample_weight)
-        X, y, weight = checked_outcomes(self, X, y, sample_weight)
+        """Fit the model. `sample_weight` is the precision of each outcome, in any unit."""
+        rows = self._fit_rows(X, y, sample_weight)
         self.bound_: Bound | None = None
         self.cv_errors_: dict[str, float] = {}
-        rows = _Rows(self._design(self.features_.views(X)), y, weight)
-        self.bound_reason_ = self._take_best(rows)
+        curve = self._best_curve(rows)
+        self.bound_reason_ = curve if isinstance(curve, str) else ""
+        if not isinstance(curve, str):
+            self.bound_, self.y_mean_, self.y_sd_ = curve.bound, curve.middle, curve.sd
+            self.coef_, self.covariance_ = curve.coef, curve.covariance(rows)
+            self.variances_, self.eta_share_ = np.exp(curve.logs), curve.eta_share
+            self._name_parts(curve.prior)
+            self.residual_sd_ *= float(np.sqrt(curve.information))
         return self
 
-    def predict(self, X: Any, return_std: bool = False) -> Any:
-        """(n,) expected outcomes; with `return_std` also their (n,) standard deviations."""
-        predicted = super().predict(X, return_std)
-        if self.bound_ is None or return_std:
-            return predicted
-        return self.bound_.value(predicted)
+    def predict(self, X: Any) -> FloatArray:
+        """Return (n,) expected outcomes."""
+        predicted = super().predict(X)
+        return predicted if self.bound_ is None else self.bound_.value(predicted)
 
-    def predictive(self, X: Any) -> Predictive:
-        """What is known of the outcome of one RL run from each row; see `Multilevel`."""
-        linear = super().predictive(X)
-        if self.bound_ is None:
-            return linear
-        mean = self.bound_.value(linear.mean)
-        slope = self.bound_.slope(mean)
-        # The linear model counts the residual as a part of eta; it is one of the outcome.
-        own = np.maximum(linear.row_sd**2 - self.y_sd_**2 * self._share("residual"), 0.0)
-        noise = np.full(len(mean), self.residual_sd_)
-        return Predictive(
-            mean=mean,
-            row_sd=np.hypot(slope * np.sqrt(own), noise),
-            group_sd=slope * linear.group_sd,
-            groups=linear.groups,
-            df=self.df_,
-            bound=self.bound_,
-            additive_sd=noise,
-        )
-
-    def _take_best(self, rows: _Rows) -> str:
-        """Become the model of the best ceiling, or return in words why there is none."""
+    def _best_curve(self, rows: Rows) -> _Curve | str:
+        """Return the fit under the best ceiling, or in words why there is none."""
         ends = self.ends or scale_ends(rows.y)
         if isinstance(ends, str):
             return f"no ceiling: {ends}"
@@ -149,116 +132,175 @@ class Bounded(Multilevel):
         fold_of = (shuffled % _N_FOLDS)[row_of]
         without = self._held_out_error(rows, fold_of)
         best, least, failed = None, (1.0 - LEAST_GAIN) * without, []
+        fitted = self.y_mean_ + self.y_sd_ * (rows.design @ self.coef_)
         for bound in candidate_bounds(rows.y, self.y_sd_, ends, ABOVE):
-            model = self._under(bound, rows)
             name = f"{bound.ceiling:.6g}"
-            if model is None:
+            curve = _Curve.fitted(bound, rows, self._prior(), fitted, _STILL * self.y_sd_)
+            if curve is None:
                 failed.append(name)
                 continue
-            error = model._held_out_error(rows, fold_of)
+            error = curve.held_out_error(rows, fold_of)
             self.cv_errors_[name] = error / without
             if error <= least:
-                best, least = model, error
+                best, least = curve, error
         if best is not None:
-            best.cv_errors_ = self.cv_errors_
-            self.__dict__.update(best.__dict__)
-            return ""
+            return best
         if failed and not self.cv_errors_:
             return f"no ceiling: the fits under {', '.join(failed)} did not converge"
         return f"no ceiling saves {LEAST_GAIN:.0%} of the squared error of held-out rows"
 
-    def _under(self, bound: Bound, rows: _Rows) -> Self | None:
-        """Return a copy of this model fitted under a ceiling; None if it does not converge."""
-        model = copy(self)
-        model.bound_ = bound
-        start = bound.eta(rows.y, _NEAR_END)
-        model.y_mean_ = float(np.average(start, weights=rows.weight))
-        model.y_sd_ = float(np.sqrt(np.average((start - model.y_mean_) ** 2, weights=rows.weight)))
-        if model.y_sd_ < 1e-9:
+    def _held_out_error(self, rows: Rows, fold_of: NDArray[np.intp]) -> float:
+        """Return the weighted squared error of held-out rows without a ceiling."""
+        error, prior = 0.0, self._prior()
+        logs = np.log(self.variances_)
+        for fold in np.unique(fold_of):
+            rest, out = rows.some(fold_of != fold), rows.some(fold_of == fold)
+            response = (rest.y - self.y_mean_) / self.y_sd_ - rest.design @ prior.expected
+            equations = Equations(rest.design, response, rest.weight, prior.block_of)
+            coef = prior.expected + equations.posterior(logs)[0]
+            predicted = self.y_mean_ + self.y_sd_ * (out.design @ coef)
+            error += float(out.weight @ (out.y - predicted) ** 2)
+        return error
+
+
+@dataclass(kw_only=True, eq=False)
+class _Curve:
+    """The model under one ceiling.
+
+    Args:
+        bound: the ceiling.
+        prior: of the coefficients of standardised eta.
+        middle: of eta, where its standardised value is 0.
+        sd: of eta, one unit of its standardised value.
+        information: mean square of mu' over the rows, at the start.
+        logs: (7,) log variances of the blocks.
+        coef: (q,) coefficients of standardised eta.
+        eta_share: share of the noise that is in eta, where mu'^2 is `information`.
+    """
+
+    bound: Bound
+    prior: Prior
+    middle: float
+    sd: float
+    information: float
+    logs: FloatArray
+    coef: FloatArray
+    eta_share: float = 0.5
+
+    @staticmethod
+    def fitted(
+        bound: Bound, rows: Rows, prior: Prior, first: FloatArray, still: float
+    ) -> _Curve | None:
+        """Return the fit under a ceiling; None if it does not converge.
+
+        Args:
+            bound: the ceiling.
+            rows: of the fit.
+            prior: of the coefficients.
+            first: (n,) predictions to begin at.
+            still: change of a fitted mean that ends the turns.
+        """
+        target = bound.eta(rows.y, _NEAR_END)
+        middle = float(np.average(target, weights=rows.weight))
+        sd = float(np.sqrt(np.average((target - middle) ** 2, weights=rows.weight)))
+        if sd < 1e-9:
             return None
-        fitted = self.y_mean_ + self.y_sd_ * (rows.design @ self.coef_)
-        eta = bound.eta(fitted, _NEAR_END)
-        model.information_ = float(np.average(bound.slope(bound.value(eta)) ** 2, weights=rows.weight))
-        mean, coefficients = bound.value(eta), None
+        eta = bound.eta(first, _NEAR_END)
+        curve = _Curve(
+            bound=bound,
+            prior=prior,
+            middle=middle,
+            sd=sd,
+            information=float(np.average(bound.slope(eta) ** 2, weights=rows.weight)),
+            logs=prior.logs,
+            coef=prior.expected,
+        )
+        mean, noise = bound.value(eta), curve.noise(eta)
         for turn in range(_MOST_TURNS):
-            response, weight = model._working(rows, eta)
-            model._fit_variances(rows.design, response, weight, model.variances_ if turn else None)
-            coefficients = model._settled(rows, coefficients)
-            eta = model._eta(rows, coefficients)
-            before, mean = mean, bound.value(eta)
-            if np.max(np.abs(mean - before)) <= _STILL * self.y_sd_:
-                break
-        else:
-            return None
-        # Coefficients and covariance at the solution, with the variances of the last turn.
-        response, weight = model._working(rows, eta)
-        _, model.covariance_ = model._equations(rows.design, response, weight)
-        model.coef_ = coefficients
-        model.residual_sd_ = model._noise_sd()
-        return model
+            linear = curve.linearised(rows, eta, noise)
+            curve.logs = most_probable_variances(linear, prior.logs, curve.logs if turn else None)
+            curve.eta_share = curve.best_share(rows, eta)
+            # Half of the way in logarithms: with new weights at once, some fits swing for ever.
+            noise = np.sqrt(noise * curve.noise(eta)) if turn else curve.noise(eta)
+            aim = prior.expected + curve.linearised(rows, eta, noise).posterior(curve.logs)[0]
+            curve.coef = curve.settled(rows, noise, [curve.coef, aim])
+            eta, before = curve.eta(rows), mean
+            mean = bound.value(eta)
+            if np.max(np.abs(mean - before)) <= still:
+                return curve
+        return None
 
-    def _eta(self, rows: _Rows, coefficients: FloatArray) -> FloatArray:
-        return self.y_mean_ + self.y_sd_ * (rows.design @ coefficients)
+    def eta(self, rows: Rows, coef: FloatArray | None = None) -> FloatArray:
+        """Return (n,) the linear predictor of rows."""
+        return self.middle + self.sd * (rows.design @ (self.coef if coef is None else coef))
 
-    def _noise_sd(self) -> float:
-        """s_y: the residual of the working response, in units of the outcome."""
-        return self.y_sd_ * float(np.sqrt(self.information_ * self._share("residual")))
+    def noise(self, eta: FloatArray, share: float | None = None) -> FloatArray:
+        """Return (n,) the variance of the noise in the outcome over that at the typical slope."""
+        share = self.eta_share if share is None else share
+        return 1.0 - share + share * self.bound.slope(eta) ** 2 / self.information
 
-    def _working(self, rows: _Rows, eta: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return (n,) working response, standardised, and its weights, both at eta."""
-        bound = self.bound_
-        share = expit(eta)
-        slope = bound.span * share * (1.0 - share)
-        curvature = np.maximum(slope, bound.span * _NEAR_END * (1.0 - _NEAR_END)) ** 2
-        response = eta + slope * (rows.y - bound.value(eta)) / curvature
-        return (response - self.y_mean_) / self.y_sd_, rows.weight * curvature / self.information_
+    def linearised(self, rows: Rows, eta: FloatArray, noise: FloatArray | None = None) -> Equations:
+        """Return the equations of the departure from what the prior expects, around eta."""
+        slope = self.bound.slope(eta)
+        root = float(np.sqrt(self.information))
+        design = rows.design * (slope / root)[:, None]
+        response = (rows.y - self.bound.value(eta) + slope * (eta - self.middle)) / (root * self.sd)
+        response = response - design @ self.prior.expected
+        return Equations(design, response, rows.weight / noise, self.prior.block_of)
 
-    def _equations(
-        self, design: FloatArray, response: FloatArray, weight: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
-        """Return coefficients and their covariance at the present variances."""
-        block_of = self._block_of()
-        expected = self._expected(block_of)
-        equations = _Equations(design, response - design @ expected, weight, block_of)
-        departure, covariance = equations.solve(np.log(self.variances_))
-        return expected + departure, covariance
+    def best_share(self, rows: Rows, eta: FloatArray) -> float:
+        """Return the most probable share of the noise in eta, at the present variances."""
 
-    def _loss(self, rows: _Rows, coefficients: FloatArray) -> float:
-        """Return the penalised sum of squares under the ceiling, in units of s_y^2."""
-        block_of = self._block_of()
-        away = coefficients - self._expected(block_of)
-        gap = rows.y - self.bound_.value(self._eta(rows, coefficients))
-        penalty = float(np.sum(away**2 / self.variances_[block_of]))
-        return float(rows.weight @ gap**2) / self._noise_sd() ** 2 + penalty
+        def loss(logit: float) -> float:
+            noise = self.noise(eta, 1.0 / (1.0 + np.exp(-logit)))
+            value, _ = self.linearised(rows, eta, noise).loss(self.logs)
+            return value + 0.5 * float(np.sum(np.log(noise))) + 0.5 * (logit / _SHARE_WIDTH) ** 2
 
-    def _settled(self, rows: _Rows, first: FloatArray | None = None) -> FloatArray:
-        """Return the coefficients that minimise `_loss`, from `first` or `coef_`, the better."""
-        starts = [self.coef_] if first is None else [self.coef_, first]
-        losses = [self._loss(rows, start) for start in starts]
-        best, loss = starts[int(np.argmin(losses))], min(losses)
+        found = minimize_scalar(loss, bounds=(-8.0, 8.0), method="bounded", options={"xatol": 0.01})
+        return float(1.0 / (1.0 + np.exp(-found.x)))
+
+    def covariance(self, rows: Rows) -> FloatArray:
+        """Return the (q, q) covariance of the coefficients."""
+        eta = self.eta(rows)
+        return self.linearised(rows, eta, self.noise(eta)).posterior(self.logs)[1]
+
+    def settled(self, rows: Rows, noise: FloatArray, starts: list[FloatArray]) -> FloatArray:
+        """Return the coefficients that minimise the penalised sum of squares, from the best start.
+
+        Args:
+            rows: of the fit.
+            noise: (n,) variances of their noise, see `noise`.
+            starts: coefficients to begin at.
+        """
+        variances, expected = np.exp(self.logs), self.prior.expected
+        unit = variances[-1] * self.information * self.sd**2
+
+        def loss(coef: FloatArray) -> float:
+            gap = rows.y - self.bound.value(self.eta(rows, coef))
+            away = (coef - expected) ** 2 / variances[:-1][self.prior.block_of]
+            return float((rows.weight / noise) @ gap**2 / unit + np.sum(away))
+
+        losses = [loss(start) for start in starts]
+        best, least = starts[int(np.argmin(losses))], min(losses)
         for _ in range(_MOST_STEPS):
-            aim, _ = self._equations(rows.design, *self._working(rows, self._eta(rows, best)))
-            step, before = aim - best, loss
+            linear = self.linearised(rows, self.eta(rows, best), noise)
+            step, before = expected + linear.posterior(self.logs)[0] - best, least
             for halving in range(_MOST_HALVINGS):
                 nearer = best + step / 2.0**halving
-                new = self._loss(rows, nearer)
-                if new < loss:
-                    best, loss = nearer, new
+                new = loss(nearer)
+                if new < least:
+                    best, least = nearer, new
                     break
-            if before - loss <= 1e-6 * (1.0 + before):
+            if before - least <= 1e-6 * (1.0 + before):
                 break
         return best
 
-    def _held_out_error(self, rows: _Rows, fold_of: NDArray[np.intp]) -> float:
-        """Return the weighted squared error of rows held out by folds, variances as they are."""
-        error = 0.0
+    def held_out_error(self, rows: Rows, fold_of: NDArray[np.intp]) -> float:
+        """Return the weighted squared error of held-out rows, variances as they are."""
+        error, noise = 0.0, self.noise(self.eta(rows))
         for fold in np.unique(fold_of):
-            rest, out = rows.some(np.flatnonzero(fold_of != fold)), rows.some(np.flatnonzero(fold_of == fold))
-            if self.bound_ is None:
-                response = (rest.y - self.y_mean_) / self.y_sd_
-                coefficients, _ = self._equations(rest.design, response, rest.weight)
-                predicted = self._eta(out, coefficients)
-            else:
-                predicted = self.bound_.value(self._eta(out, self._settled(rest)))
+            rest, out = rows.some(fold_of != fold), rows.some(fold_of == fold)
+            coef = self.settled(rest, noise[fold_of != fold], [self.coef])
+            predicted = self.bound.value(self.eta(out, coef))
             error += float(out.weight @ (out.y - predicted) ** 2)
         return error

@@ -278,11 +278,11 @@ def test_pls_with_all_components_is_least_squares() -> None:
 
 
 def test_the_multilevel_gradient_is_the_slope_of_its_loss() -> None:
-    from rlready.predictors.models.multilevel import _Equations
+    from rlready.predictors.models.multilevel import Equations
 
     rng = np.random.default_rng(0)
     blocks = np.array([0, 1, 1, 2, 2, 2])
-    equations = _Equations(
+    equations = Equations(
         rng.standard_normal((20, 6)), rng.standard_normal(20), rng.uniform(0.5, 2, 20), blocks
     )
     at = np.array([2.0, -0.5, 0.3, -1.0])
