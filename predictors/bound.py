@@ -9,8 +9,8 @@ from scipy.special import expit, logit
 
 from rlready.predictors.training_table import FloatArray
 
-_LEAST_SHARE = 1e-6
-"""Smallest distance from floor and ceiling, as a share of the span, that has a finite logit."""
+_LEAST_SHARE = 0.01
+"""Distance from floor and ceiling, as a share of the span, nearer than which values are alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Bound:
         return np.clip((np.asarray(value) - self.floor) / self.span, least, 1.0 - least)
 
     def eta(self, value: FloatArray, least: float = _LEAST_SHARE) -> FloatArray:
-        """Return the inverse of `value`; values outside the curve count as its ends."""
+        """Return the inverse of `value`, of values not nearer to the ends than `least`."""
         return np.asarray(logit(self.share(value, least)), dtype=np.float64)
 
     def slope(self, eta: FloatArray) -> FloatArray:
@@ -53,9 +53,19 @@ class Bound:
         share = expit(eta)
         return np.asarray(self.span * share * (1.0 - share), dtype=np.float64)
 
-    def cut(self, value: FloatArray) -> FloatArray:
-        """Return the values, none of them below the floor or above the end of the scale."""
-        return np.clip(value, self.floor, self.end)
+    def moved(self, value: FloatArray, away: FloatArray) -> FloatArray:
+        """Return the values moved so far in eta, in any shapes that broadcast.
+
+        None passes the ceiling. A value beyond an end of the curve, as of a fit without a ceiling,
+        moves as the end does, and no further up.
+        """
+        eta = self.eta(value)
+        change = self.value(eta + away) - self.value(eta)
+        return np.asarray(np.minimum(value + change, np.maximum(value, self.ceiling)))
+
+    def slope_at(self, value: FloatArray) -> FloatArray:
+        """Return d mu / d eta where the curve has these values."""
+        return self.slope(self.eta(value))
 
 
 def scale_ends(y: FloatArray) -> tuple[float, float] | str:

@@ -31,7 +31,7 @@ class Predictive:
         df: degrees of freedom of the variances; infinity: normal.
         bound: ceiling of the mean, if it has one. Errors of what is predicted then go through the
             sigmoid, so that no draw of a mean passes the ceiling; `row_sd` and `group_sd` are
-            their scales at the predicted mean.
+            their scales where the curve has the predicted mean.
         additive_sd: (n,) part of `row_sd` that is added to the outcome; with `bound` only.
 
     Example:
@@ -59,12 +59,9 @@ class Predictive:
             return self.mean + spread
         additive = np.minimum(self.additive_sd, self.row_sd)
         inner = np.sqrt(self.row_sd**2 - additive**2)
-        away = scale * (self.group_sd * shared + inner * alone) / self.bound.slope(self.mean)
-        # A recorded outcome may lie above the ceiling: its mean stays where it is.
-        off_curve = self.mean - self.bound.value(self.bound.eta(self.mean))
+        away = scale * (self.group_sd * shared + inner * alone) / self.bound.slope_at(self.mean)
         noise = scale * additive * rng.standard_normal(alone.shape)
-        drawn: FloatArray = self.bound.value(self.bound.eta(self.mean) + away) + off_curve + noise
-        return drawn
+        return self.bound.moved(self.mean, away) + noise
 
     def rows(self, chosen: NDArray[np.intp]) -> Predictive:
         """Return the distribution of some of the checkpoints, by position."""
