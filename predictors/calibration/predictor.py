@@ -261,7 +261,7 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
     def _maker(self, model: Any, table: TrainingTable) -> MakeModel:
         if isinstance(model, str):
             make_model(model, table.columns)  # an unknown name fails here, not in a fold
-            return lambda: make_model(model, table.columns)
+            return lambda: make_model(model, table.columns, levels=table.levels)
         return lambda: clone(model)
 
     def _table(self, X: pd.DataFrame, y: Any, sample_weight: Any) -> TrainingTable:

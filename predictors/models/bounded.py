@@ -41,7 +41,7 @@ from rlready.predictors.models.multilevel import (
     Rows,
     most_probable_variances,
 )
-from rlready.predictors.training_table import FloatArray
+from rlready.predictors.training_table import UNKNOWN, FloatArray
 
 ABOVE = (0.05, 0.25, 1.0, 3.0)
 """Ceilings that are tried, in standard deviations of the outcomes above the best one."""
@@ -90,7 +90,7 @@ class Bounded(Multilevel):
     def __init__(
         self,
         columns: PlainColumns | None = None,
-        levels: str = "unknown",
+        levels: str = UNKNOWN,
         ends: tuple[float, float] | None = None,
         seed: int = 0,
     ) -> None:

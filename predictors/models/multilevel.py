@@ -32,12 +32,12 @@ from sklearn.utils.validation import check_is_fitted
 from rlready.predictors.features import Features, PlainColumns, Views
 from rlready.predictors.models.matern import most_probable
 from rlready.predictors.models.proxy_regressor import ProxyRegressor
-from rlready.predictors.training_table import FloatArray
+from rlready.predictors.training_table import COMPARABLE, UNKNOWN, FloatArray
 from rlready.registry.errors import ConfigError
 
 _PRIOR_SHARES: Mapping[str, Mapping[str, Any]] = {
-    "unknown": {"raw": (0.4, 0.1), "centred": (0.4, 0.1), "group": 0.3, "residual": 0.2},
-    "comparable": {"raw": (0.6, 0.15), "centred": (0.1, 0.05), "group": 0.03, "residual": 0.2},
+    UNKNOWN: {"raw": (0.4, 0.1), "centred": (0.4, 0.1), "group": 0.3, "residual": 0.2},
+    COMPARABLE: {"raw": (0.6, 0.15), "centred": (0.1, 0.05), "group": 0.03, "residual": 0.2},
 }
 """Share of the variance of the outcomes that each part explains at the prior's middle, by `levels`.
 
@@ -65,8 +65,7 @@ class Multilevel(ProxyRegressor):
 
     Args:
         columns: as for `Features`.
-        levels: "comparable" if all groups measured the proxies in the same way, so that a level
-            means the same in each; "unknown" if not.
+        levels: as `TrainingTable.levels`.
 
     Attributes:
         coef_, covariance_: (q,) posterior mean and (q, q) covariance of the coefficients, for
@@ -79,7 +78,7 @@ class Multilevel(ProxyRegressor):
         features_: the fitted `Features`.
     """
 
-    def __init__(self, columns: PlainColumns | None = None, levels: str = "unknown") -> None:
+    def __init__(self, columns: PlainColumns | None = None, levels: str = UNKNOWN) -> None:
         self.columns = columns
         self.levels = levels
 
