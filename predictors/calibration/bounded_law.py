@@ -3,9 +3,11 @@
     outcome = mu(eta + level + row) + noise      level ~ N(0, group_sd(m)^2), row ~ N(0, row_sd^2)
                                                  noise ~ N(0, additive_sd^2)
 
-with eta where the curve has the prediction. So errors have about the variance, mu' = d mu / d eta,
+with eta where the curve has the prediction. So errors have about the variance
 
-    additive_sd^2 + mu'^2 (row_sd^2 + group_sd(m)^2)
+    additive_sd^2 + slope^2 (row_sd^2 + group_sd(m)^2)
+
+with `slope` the root mean square of the slopes to where normal errors of eta lead on the curve.
 
 `row_sd`, `group_sd` and the anchors m are as in `error_law.py`, but in eta. They are most probable
 given the residuals of rows whose whole group was held out, which share the error of their level.
@@ -36,6 +38,9 @@ _LEAST = 1e-4
 outcome above the ceiling."""
 
 _N_HALVINGS = 60
+
+_NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
+_NODE_WEIGHTS = _NODE_WEIGHTS / _NODE_WEIGHTS.sum()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +109,10 @@ def bounded_law(
     sizes = np.bincount(group_of).astype(np.float64)
     row_df = max(float(np.sum(np.maximum(sizes - 1.0, 0.0))), 1.0)
     inside, eta = np.isfinite(by_row), bound.eta(y)
-    slope = bound.slope_at(y - np.where(inside, by_row, 0.0))
+    mean = y - np.where(inside, by_row, 0.0)
     if by_group is None:
         rows = np.arange(int(inside.sum()))
-        additive, row_sd, level_sd = _most_probable(by_row[inside], slope[inside], rows, bound)
+        additive, row_sd, level_sd = _most_probable(by_row[inside], mean[inside], rows, bound)
         return BoundedLaw(
             bound=bound,
             additive_sd=additive,
@@ -118,8 +123,7 @@ def bounded_law(
             row_df=row_df,
             group_df=PRIOR_GROUPS,
         )
-    new_slope = bound.slope_at(y - by_group)
-    additive, row_sd, level_sd = _most_probable(by_group, new_slope, group_of, bound)
+    additive, row_sd, level_sd = _most_probable(by_group, y - by_group, group_of, bound)
     if not inside.any():
         df = max(len(y) - 1.0, 1.0)
         return BoundedLaw(
@@ -134,17 +138,19 @@ def bounded_law(
     means = np.bincount(group_of, weights=eta) / sizes
     prior = float(np.sum((eta - means[group_of]) ** 2)) / row_df
     new_var = (len(sizes) * level_sd**2 + PRIOR_GROUPS * prior) / (len(sizes) + PRIOR_GROUPS)
+    slope = _mean_slope(bound, y - by_group, float(np.hypot(row_sd, level_sd)))
     law = BoundedLaw(
         bound=bound,
         additive_sd=additive,
         row_sd=row_sd,
         group_sd_new=level_sd,
-        kappa=_kappa(by_row, by_group, group_of, anchors, new_slope, additive, row_sd),
+        kappa=_kappa(by_row, by_group, group_of, anchors, slope, additive, row_sd),
         row_df=row_df,
         group_df=len(sizes) - 1.0,
     )
     # Residuals of rows held out alone tell how large the errors of rows are.
-    variance = additive**2 + (slope * law.sd(anchors)) ** 2
+    in_eta = law.sd(anchors)
+    variance = additive**2 + (_mean_slope(bound, mean, in_eta) * in_eta) ** 2
     factor = float(np.sqrt(np.mean((by_row**2 / variance)[inside])))
     return replace(
         law,
@@ -177,18 +183,26 @@ def _kappa(
     return best_kappa((by_group - by_row)[rows], (slope * others)[rows], anchors[rows])
 
 
+def _mean_slope(bound: Bound, mean: FloatArray, sd: FloatArray | float) -> FloatArray:
+    """Return (n,) the root mean square of the slopes to where normal errors of eta lead."""
+    sd = np.maximum(sd, 1e-9)
+    away = bound.moved(mean, _NODES[:, None] * sd) - mean
+    return np.asarray(np.sqrt(_NODE_WEIGHTS @ away**2) / sd)
+
+
 def _most_probable(
-    residual: FloatArray, slope: FloatArray, group_of: NDArray[np.intp], bound: Bound
+    residual: FloatArray, mean: FloatArray, group_of: NDArray[np.intp], bound: Bound
 ) -> tuple[float, float, float]:
     """Return additive_sd, row_sd and group_sd: the most probable ones, given residuals."""
     size = max(float(np.sqrt(np.mean(residual**2))), _LEAST * bound.span)
-    typical = float(np.sqrt(np.mean(slope**2)))
+    typical = float(np.sqrt(np.mean(bound.slope_at(mean) ** 2)))
     middle = np.log(np.array([size, size / typical, size / typical]) / np.sqrt(3.0))
     members = [np.flatnonzero(group_of == group) for group in np.unique(group_of)]
 
     def loss(logs: FloatArray) -> float:
         additive, row, group = np.exp(2.0 * logs)
         value = 0.5 * float(np.sum(((logs - middle) / _PRIOR_WIDTH) ** 2))
+        slope = _mean_slope(bound, mean, float(np.sqrt(row + group)))
         for rows in members:
             m = slope[rows]
             covariance = np.diag(additive + m**2 * row) + group * np.outer(m, m)

@@ -130,8 +130,8 @@ class Bounded(Multilevel):
             return f"no ceiling: fewer than {MIN_ROWS} different rows"
         shuffled = np.random.default_rng(self.seed).permutation(row_of.max() + 1)
         fold_of = (shuffled % _N_FOLDS)[row_of]
-        without = self._held_out_error(rows, fold_of)
-        best, least, failed = None, (1.0 - LEAST_GAIN) * without, []
+        without = self._held_out_errors(rows, fold_of)
+        best, most, failed = None, 0.0, []
         fitted = self.y_mean_ + self.y_sd_ * (rows.design @ self.coef_)
         for bound in candidate_bounds(rows.y, self.y_sd_, ends, ABOVE):
             name = f"{bound.ceiling:.6g}"
@@ -139,19 +139,20 @@ class Bounded(Multilevel):
             if curve is None:
                 failed.append(name)
                 continue
-            error = curve.held_out_error(rows, fold_of)
-            self.cv_errors_[name] = error / without
-            if error <= least:
-                best, least = curve, error
+            gain = without - curve.held_out_errors(rows, fold_of)
+            share, error = float(np.sum(gain)), float(np.std(gain) * np.sqrt(len(gain)))
+            self.cv_errors_[name] = 1.0 - share / float(np.sum(without))
+            if share >= max(LEAST_GAIN * float(np.sum(without)), error, most):
+                best, most = curve, share
         if best is not None:
             return best
         if failed and not self.cv_errors_:
             return f"no ceiling: the fits under {', '.join(failed)} did not converge"
         return f"no ceiling saves {LEAST_GAIN:.0%} of the squared error of held-out rows"
 
-    def _held_out_error(self, rows: Rows, fold_of: NDArray[np.intp]) -> float:
-        """Return the weighted squared error of held-out rows without a ceiling."""
-        error, prior = 0.0, self._prior()
+    def _held_out_errors(self, rows: Rows, fold_of: NDArray[np.intp]) -> FloatArray:
+        """Return (n,) the weighted squared errors of held-out rows without a ceiling."""
+        errors, prior = np.empty(len(rows.y)), self._prior()
         logs = np.log(self.variances_)
         for fold in np.unique(fold_of):
             rest, out = rows.some(fold_of != fold), rows.some(fold_of == fold)
@@ -159,8 +160,8 @@ class Bounded(Multilevel):
             equations = Equations(rest.design, response, rest.weight, prior.block_of)
             coef = prior.expected + equations.posterior(logs)[0]
             predicted = self.y_mean_ + self.y_sd_ * (out.design @ coef)
-            error += float(out.weight @ (out.y - predicted) ** 2)
-        return error
+            errors[fold_of == fold] = out.weight * (out.y - predicted) ** 2
+        return errors
 
 
 @dataclass(kw_only=True, eq=False)
@@ -295,12 +296,12 @@ class _Curve:
                 break
         return best
 
-    def held_out_error(self, rows: Rows, fold_of: NDArray[np.intp]) -> float:
-        """Return the weighted squared error of held-out rows, variances as they are."""
-        error, noise = 0.0, self.noise(self.eta(rows))
+    def held_out_errors(self, rows: Rows, fold_of: NDArray[np.intp]) -> FloatArray:
+        """Return (n,) the weighted squared errors of held-out rows, variances as they are."""
+        errors, noise = np.empty(len(rows.y)), self.noise(self.eta(rows))
         for fold in np.unique(fold_of):
             rest, out = rows.some(fold_of != fold), rows.some(fold_of == fold)
             coef = self.settled(rest, noise[fold_of != fold], [self.coef])
             predicted = self.bound.value(self.eta(out, coef))
-            error += float(out.weight @ (out.y - predicted) ** 2)
-        return error
+            errors[fold_of == fold] = out.weight * (out.y - predicted) ** 2
+        return errors

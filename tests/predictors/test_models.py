@@ -16,6 +16,7 @@ from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from rlready.predictors.models.baselines import OneProxy, RankAverage
+from rlready.predictors.models.bounded import Bounded
 from rlready.predictors.models.catalogue import (
     BASELINES,
     DEFAULT_MODEL,
@@ -62,6 +63,7 @@ def _expected_failures(estimator: Any) -> dict[str, str]:
         WeightedPLS(),
         GaussianProcess(),
         Multilevel(),
+        Bounded(),
         GroupIntercept(),
         GroupIntercept(WeightedPLS()),
         MixtureRegressor(n_trees=4),
