@@ -29,6 +29,9 @@ GROUP = "group"
 ONE_GROUP = "all"
 """Name of the group if the user names no columns of groups."""
 
+COMPARABLE, UNKNOWN = "comparable", "unknown"
+"""Whether the level of a proxy means the same in all groups."""
+
 
 class Kind(StrEnum):
     """Kind of a number; it decides which transform makes its effect nearly linear."""
@@ -71,6 +74,8 @@ class TrainingTable:
         target: name of the outcome, for people.
         lower_is_better: whether the user's target is `-y`.
         notes: for the user: which columns were left out, and why.
+        levels: `COMPARABLE` if all groups measured all proxies in the same way, so that a value
+            means the same in each; else `UNKNOWN`.
 
     Example:
         >>> table = training_table(frame, target="post_rl", features=["pass_at_1"])
@@ -84,6 +89,7 @@ class TrainingTable:
     target: str = "target"
     lower_is_better: bool = False
     notes: tuple[str, ...] = ()
+    levels: str = UNKNOWN
 
     def __len__(self) -> int:
         return len(self.X)

@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_limits
 
+from rlready.predictors.bound import Bound
 from rlready.predictors.calibration.domain import Placed, TrainingDomain, domain_of
 from rlready.predictors.calibration.intervals import calibrate, intervals, predictive
 from rlready.predictors.calibration.signal_test import signal_report
@@ -28,6 +29,7 @@ from rlready.predictors.training_table import (
     Column,
     FloatArray,
     Kind,
+    TextArray,
     TrainingTable,
     describe_column,
     groups_of,
@@ -123,8 +125,11 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         # Dozens of fits of small matrices: on busy cores, threads of BLAS and OpenMP would take ten
         # times as long as one thread.
         with threadpool_limits(limits=1):
-            self.calibration_ = calibrate(make, table, n_folds=self.n_folds, seed=self.seed)
             self.model_ = fit_model(make, table)
+            bound: Bound | None = getattr(self.model_, "bound_", None)
+            self.calibration_ = calibrate(
+                make, table, n_folds=self.n_folds, seed=self.seed, bound=bound
+            )
         self.ids_ = table.ids
         self.out_of_fold_ = table.y - self.calibration_.by_row.residuals
         self.committee_ = [fit_model(self._maker(name, table), table) for name in self.committee]
@@ -184,16 +189,18 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         errors, the noise of RL cannot be separated and is always included (`notes_` says so).
         """
         X = self._checked(X)
-        return predictive(
-            self.calibration_, groups_of(X), self.predict(X), noise=noise, level=self.level
-        )
+        return self._predictive(groups_of(X), self.predict(X), noise=noise)
+
+    def _predictive(self, groups: TextArray, mean: FloatArray, *, noise: bool) -> Predictive:
+        return predictive(self.calibration_, groups, mean, noise=noise, level=self.level)
 
     def unseen(self, table: TrainingTable) -> Predictive:
         """Return the distribution of true scores, from models that have not seen the outcomes."""
-        everything = self.predictive(table.X, noise=False)
+        X = self._checked(table.X)
         held_out = dict(zip(self.ids_, self.out_of_fold_, strict=True))
         mean = np.array([held_out.get(name, math.nan) for name in table.ids])
-        return replace(everything, mean=np.where(np.isfinite(mean), mean, everything.mean))
+        mean = np.where(np.isfinite(mean), mean, self.predict(X))
+        return self._predictive(groups_of(X), mean, noise=False)
 
     def posterior(self, table: TrainingTable) -> Predictive:
         """Return the distribution of true scores, given the recorded outcomes.
@@ -211,6 +218,9 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
             mean=prior.mean + weight * (np.where(has_outcome, table.y, prior.mean) - prior.mean),
             row_sd=np.where(has_outcome, np.sqrt(weight) * noise, prior.row_sd),
             group_sd=np.where(has_outcome, 0.0, prior.group_sd),
+            additive_sd=None
+            if prior.additive_sd is None
+            else np.where(has_outcome, np.sqrt(weight) * noise, prior.additive_sd),
         )
 
     @property
@@ -247,7 +257,7 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
     def _maker(self, model: Any, table: TrainingTable) -> MakeModel:
         if isinstance(model, str):
             make_model(model, table.columns)  # an unknown name fails here, not in a fold
-            return lambda: make_model(model, table.columns)
+            return lambda: make_model(model, table.columns, levels=table.levels)
         return lambda: clone(model)
 
     def _table(self, X: pd.DataFrame, y: Any, sample_weight: Any) -> TrainingTable:

@@ -203,7 +203,7 @@ def _makers(
     names += [name for name in possible if name in BASELINES]
     for name in names:
         make_model(name, table.columns)  # refuses an unknown name
-    return {name: NamedModel(name, table.columns) for name in names}, DEFAULT_MODEL
+    return {name: NamedModel(name, table.columns, table.levels) for name in names}, DEFAULT_MODEL
 
 
 class _Validation:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import click
 
-from rlready.workflow.flags import CommonFlags, Flag, Seed, command
+from rlready.workflow.flags import CommonFlags, Flag, Levels, Seed, command
 from rlready.workflow.terminal import text_width
 
 PREDICTOR = "grpo-predictor"
@@ -37,6 +37,7 @@ def fit(
     model: str = "default",
     features: Annotated[tuple[str, ...], Flag(metavar="A,B,...")] = (),
     groups: Annotated[tuple[str, ...], Flag("--group", metavar="COL")] = (),
+    levels: Levels = "auto",
     name: str = PREDICTOR,
     level: Annotated[float, click.FloatRange(0.5, 0.99)] = 0.9,
     seed: Seed = 0,
@@ -57,6 +58,8 @@ def fit(
             and token_entropy on the target's benchmark or the suite's mean, and every heldout_nll]
         groups: Column that names the group of a checkpoint (repeatable): base model, SFT source,
             RL recipe.  [default: recipe.base_model, if there are several]
+        levels: Whether the level of a proxy means the same in all groups: comparable, unknown, or
+            auto (comparable where the registry measured all groups in the same way).
         name: Registered model that the predictor is a version of.
         level: Share of outcomes that intervals should contain.
         seed: Seed of folds and permutations.
@@ -71,6 +74,7 @@ def fit(
         model=model,
         features=features,
         groups=groups,
+        levels=levels,
         name=name,
         level=level,
         seed=seed,

@@ -24,7 +24,12 @@ from rlready.registry.errors import ConfigError
 from rlready.registry.mlflow_store.predictors.records import FittedPredictor, StoredPredictor
 from rlready.registry.mlflow_store.predictors.store import put_predictor
 from rlready.workflow.predict.figures import draw_predictions
-from rlready.workflow.predict.registry_table import RegistryTable, practice_column, registry_table
+from rlready.workflow.predict.registry_table import (
+    AUTO,
+    RegistryTable,
+    practice_column,
+    registry_table,
+)
 
 if TYPE_CHECKING:
     from rlready.registry.mlflow_store.store import MlflowStore
@@ -69,6 +74,7 @@ class FitReport:
             "target": self.data.target,
             "features": [column.name for column in table.columns],
             "groups": list(self.data.groups),
+            "levels": table.levels,
             "n_rows": n_rows,
             "n_without_outcome": len(table) - n_rows,
             "signal": self.signal,
@@ -85,6 +91,7 @@ def fit(
     model: str = "default",
     features: Sequence[str] = (),
     groups: Sequence[str] = (),
+    levels: str = AUTO,
     name: str,
     level: float = 0.9,
     seed: int = 0,
@@ -99,6 +106,7 @@ def fit(
         model: name of a model; `predictors.model_names` lists them.
         features: columns of the proxies; by default a small set, see `default_features`.
         groups: columns that name the group; by default the base model, if there are several.
+        levels: whether levels of proxies mean the same in all groups, see `with_levels`.
         name: registered model that the predictor becomes a version of.
         level: share of outcomes that intervals should contain, 0.5..0.99.
         seed: of folds and permutations.
@@ -112,7 +120,7 @@ def fit(
         >>> report = fit(MlflowStore(), name="grpo-predictor")  # doctest: +SKIP
         >>> report.validation.splits["loo"].models["multilevel"]  # doctest: +SKIP
     """
-    data = registry_table(store, target=target, features=features, groups=groups)
+    data = registry_table(store, target=target, features=features, groups=groups, levels=levels)
     table = data.table.with_outcome()
     _check_enough(data)
     say(f"Fitting {model} on {len(table)} checkpoints with {data.target}")
@@ -139,6 +147,7 @@ def fit(
                 "model": model,
                 "groups": ",".join(data.groups) or "none",
                 "level": level,
+                "levels": table.levels,
                 "seed": seed,
                 "n_features": len(table.columns),
             },

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 
 from rlready.predictors.calibration.predictor import VERSIONS
 from rlready.predictors.public.facts import refuse_simulated
-from rlready.predictors.training_table import TrainingTable, training_table
+from rlready.predictors.training_table import (
+    COMPARABLE,
+    GROUP,
+    UNKNOWN,
+    TrainingTable,
+    training_table,
+)
 from rlready.predictors.validation.report import PRACTICE
 from rlready.registry.errors import ConfigError
 from rlready.registry.table import CheckpointTable, beside, checkpoint_table
@@ -22,6 +28,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from rlready.registry.store import Store, StoredCheckpoint
+
+AUTO = "auto"
+"""Levels are comparable where the registry knows it."""
 
 _BASE_MODEL = "recipe.base_model"
 _PASS = re.compile(r"^pass_at_\d+$")
@@ -135,6 +144,7 @@ def registry_table(
     features: Sequence[str] = (),
     groups: Sequence[str] = (),
     needs_outcome: bool = True,
+    levels: str = AUTO,
 ) -> RegistryTable:
     """Return the registry's rows with proxies, groups and outcome.
 
@@ -144,6 +154,7 @@ def registry_table(
         features: columns of the proxies; default: see `default_features`.
         groups: columns that name the group; default: see `default_groups`.
         needs_outcome: whether a registry without any outcome is refused.
+        levels: see `with_levels`.
 
     Raises:
         ConfigError: if a column is unknown, no target was named and there are several, or no
@@ -164,6 +175,7 @@ def registry_table(
     )
     versions = {name: rows.versions[name] for name in features if name in rows.versions}
     table.X.attrs[VERSIONS] = versions
+    table = with_levels(table, levels, versions)
     return RegistryTable(
         table=table,
         frame=rows.frame,
@@ -172,6 +184,29 @@ def registry_table(
         versions=versions,
         notes=(*rows.notes, *table.notes),
     )
+
+
+def with_levels(table: TrainingTable, levels: str, versions: Mapping[str, str]) -> TrainingTable:
+    """Return the table with what is known of its proxies' levels.
+
+    Args:
+        table: rows of the registry, or of a file.
+        levels: `COMPARABLE`, `UNKNOWN`, or `AUTO`: comparable if the registry knows of each proxy
+            that its column holds one content, protocol and version, and each of several groups with
+            outcomes has it. (Numbers that were measured in another way have columns of their own.)
+        versions: how the numbers of each proxy were measured; empty for a file.
+    """
+    if levels != AUTO:
+        return replace(table, levels=levels)
+    names = [column.name for column in table.columns]
+    counts = table.with_outcome().X.groupby(GROUP)[names].count()
+    if len(counts) < 2 or set(names) - set(versions) or not (counts > 0).all(axis=None):
+        return replace(table, levels=UNKNOWN)
+    note = (
+        "all groups measured the proxies in the same way, so their levels are compared between "
+        "groups (--levels unknown: only inside them)"
+    )
+    return replace(table, levels=COMPARABLE, notes=(*table.notes, note))
 
 
 def default_features(frame: pd.DataFrame, target: str = "") -> tuple[str, ...]:

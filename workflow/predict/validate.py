@@ -26,6 +26,7 @@ from rlready.workflow.predict.registry_table import (
     default_groups,
     known_errors,
     registry_rows,
+    with_levels,
 )
 from rlready.workflow.predict.validate_config import ValidateConfig
 
@@ -52,8 +53,8 @@ def validate(
     Raises:
         ConfigError: if a file, column, model or split is missing or invalid.
     """
-    config, frame, notes = _completed(config, store)
-    table = _table(config, frame)
+    config, frame, notes, versions = _completed(config, store)
+    table = with_levels(_table(config, frame), config.levels, versions)
     table = replace(table, notes=(*notes, *table.notes))
     holdout = None
     if config.holdout is not None:
@@ -101,9 +102,10 @@ def read_table(path: Path) -> pd.DataFrame:
 
 def _completed(
     config: ValidateConfig, store: Store | None
-) -> tuple[ValidateConfig, pd.DataFrame, list[str]]:
-    """Return the settings with all defaults filled in, the frame, and notes for the reader."""
+) -> tuple[ValidateConfig, pd.DataFrame, list[str], dict[str, str]]:
+    """Return the settings with all defaults, the frame, notes, and the versions of its columns."""
     notes: list[str] = []
+    versions: dict[str, str] = {}
     if config.table is not None:
         frame = read_table(config.table)
         refuse_simulated(frame)
@@ -116,7 +118,7 @@ def _completed(
         if store is None:
             raise ValueError("a registry is needed where no table is named")
         rows = registry_rows(store.checkpoints(), config.target)
-        frame, notes = rows.frame, list(rows.notes)
+        frame, notes, versions = rows.frame, list(rows.notes), rows.versions
         config = replace(
             config,
             target=rows.target,
@@ -139,7 +141,8 @@ def _completed(
             else "no column is named like pass@1, which people choose by: models are compared with "
             "one number for all rows; --baseline COL names the column"
         )
-    return replace(config, features=tuple(features), baseline=baseline), frame, notes
+    completed = replace(config, features=tuple(features), baseline=baseline)
+    return completed, frame, notes, versions
 
 
 _PASS_AT_1 = re.compile(
