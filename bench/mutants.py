@@ -35,9 +35,9 @@ TESTS = {
     "predictors/calibration/intervals.py": ("test_interval_values", "test_intervals"),
     "predictors/validation/scores.py": ("test_score_values", "test_scores"),
     "predictors/validation/validate.py": (
+        "test_validation_values",
         "test_pairs",
         "test_validation",
-        "test_validation_values",
     ),
     "predictors/decisions/rl_plan.py": ("test_plan_values", "test_plan"),
 }

@@ -6,6 +6,7 @@ held-out set and every accuracy before RL. n_unique and the score after 10 exaFL
 baselines alone. Without a path: the rows of shared/data. Goals, on the full table of 33 rows and
 5 SFT sets, for rows of different SFT sets that are compared by one fit without both: decisions on
 pairs more than a point apart >= 0.88, Spearman of the Borda order >= 0.80, regret@3 <= 0.5 points.
+90 % intervals of SFT sets that are left out, each from a predictor of its own, hold 0.85 to 0.95.
 
     python bench/retu.py [TABLE.csv] [--quick] [--json]
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rlready.predictors.calibration.held_out import assess_held_out
 from rlready.predictors.models.catalogue import BASELINES, DEFAULT_MODEL, MODELS, make_model
 from rlready.predictors.training_table import TrainingTable, training_table
-from rlready.predictors.validation.folds import MakeModel
+from rlready.predictors.validation.folds import MakeModel, leave_group_out
 from rlready.predictors.validation.report import ModelScores
 from rlready.predictors.validation.validate import validate
 
@@ -66,6 +69,7 @@ def main() -> None:
         name: {key: _rounded(interval.score.value) for key, interval in scores.items()}
         for name, scores in report.within.items()
     }
+    result["coverage"] = coverage(table)
     result["reached"] = _reached(result["pairs"][DEFAULT_MODEL], report.n_rows)
     if not arguments.json:
         _show(result)
@@ -86,6 +90,18 @@ def read(path: Path) -> TrainingTable:
         groups=[GROUP_COLUMN],
         names="name",
     )
+
+
+def coverage(table: TrainingTable) -> dict[str, float]:
+    """Share of outcomes in the 90 % intervals of SFT sets that are left out; each set, and all."""
+    proxies = tuple(c for c in table.columns if c.name == "val_loss" or is_accuracy(c.name))
+    table = replace(table, columns=proxies)
+    frame = assess_held_out(table, leave_group_out(table), np.full(len(table), np.nan))
+    is_inside = ((frame["low"] <= table.y) & (table.y <= frame["high"])).to_numpy()
+    by_set = {name: is_inside[table.groups == name].mean() for name in np.unique(table.groups)}
+    return {
+        name: round(float(share), 3) for name, share in {**by_set, "all": is_inside.mean()}.items()
+    }
 
 
 def is_accuracy(column: str) -> bool:
@@ -161,6 +177,8 @@ def _show(result: Mapping[str, Any]) -> None:
         f"{name} {_cell(rows.get('spearman'))}" for name, rows in result["within"].items()
     )
     print(f"\nSpearman inside SFT sets: {order}")
+    cover = ", ".join(f"{name} {share:.2f}" for name, share in result["coverage"].items())
+    print(f"cover of 90 % intervals, SFT sets left out: {cover}")
     print(f"* the frozen default. Goals on the full table, pairs of SFT sets: {GOALS}")
     reached = result["reached"]
     print("this is not the full table" if reached is None else f"reached: {reached}")

@@ -42,6 +42,10 @@ def test_two_standard_errors_of_the_difference_are_not_yet_clear() -> None:
         rule.pairs(np.zeros(2), None)
 
 
+def test_one_point_is_the_rule_by_default() -> None:
+    assert ClearRule() == ClearRule(unit=1.0, by_error=False)
+
+
 def test_no_row_is_clearly_different_from_itself() -> None:
     y = np.array([1.0, 2.5, 9.0])
     assert ClearRule(unit=1.0).pairs(y, None).diagonal().tolist() == [0, 0, 0]
