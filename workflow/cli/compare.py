@@ -62,7 +62,7 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(
-            f"cannot write {path}", why=error.strerror, fix="Give another file to --out"
+            f"cannot write {path}", why=error.strerror or "", fix="Give another file to --out"
         ) from error
 
 

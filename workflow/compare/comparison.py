@@ -150,7 +150,7 @@ def compare(references: Sequence[str], store: Store, config: CompareConfig) -> l
     if len(set(ids)) < len(ids):
         raise ConfigError(
             "the same checkpoint is named twice",
-            why=" and ".join(references) + " are the same weights" if len(ids) == 2 else None,
+            why=", ".join(references) + " name the same weights",
             fix="Name different checkpoints; `rlready list` shows them",
         )
     first, *others = checkpoints
