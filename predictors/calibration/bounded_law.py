@@ -79,7 +79,8 @@ class BoundedLaw(ErrorLaw):
         slope, of_level = self.bound.slope_at(mean), self._level(anchors)
         rest = self.additive_sd**2 + slope**2 * (self.sd(anchors) ** 2 - of_level**2)
         df = self._mixed_df(rest, (slope * of_level) ** 2)
-        return self.ends(mean, anchors, student.ppf(0.5 + level / 2.0, df))
+        t = np.asarray(student.ppf(0.5 + level / 2.0, df))
+        return self.ends(mean, anchors, t)
 
     def _reach(self, mean: FloatArray, anchors: FloatArray, t: FloatArray) -> FloatArray:
         """Return how far intervals reach from the predictions, up or down by the sign of t."""

@@ -96,7 +96,8 @@ class ErrorLaw:
         self, mean: FloatArray, anchors: FloatArray, level: float
     ) -> tuple[FloatArray, FloatArray]:
         """Return the ends of (n,) t intervals that contain a share `level` of outcomes."""
-        return self.ends(mean, anchors, student.ppf(0.5 + level / 2.0, self.df(anchors)))
+        t = np.asarray(student.ppf(0.5 + level / 2.0, self.df(anchors)))
+        return self.ends(mean, anchors, t)
 
     def _scale(self, anchors: FloatArray) -> FloatArray:
         """Return (n,) the error of rows, or 1 where the data show none."""

@@ -240,7 +240,7 @@ class _Curve:
         share = self.eta_share if share is None else share
         return 1.0 - share + share * self.bound.slope(eta) ** 2 / self.information
 
-    def linearised(self, rows: Rows, eta: FloatArray, noise: FloatArray | None = None) -> Equations:
+    def linearised(self, rows: Rows, eta: FloatArray, noise: FloatArray) -> Equations:
         """Return the equations of the departure from what the prior expects, around eta."""
         slope = self.bound.slope(eta)
         root = float(np.sqrt(self.information))
