@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
+
+import pydantic
 
 from rlready.evaluators.sampling import server_options, vllm
 from rlready.evaluators.sampling.hf import HfOptions
@@ -23,7 +23,12 @@ _INNER = "inner."
 
 T = TypeVar("T")
 
-_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+_WRONG_TYPE = {
+    "bool_parsing": "is neither true nor false",
+    "int_parsing": "is not a whole number",
+    "int_from_float": "is not a whole number",
+}
+"""What is wrong with a value, by pydantic's type of the error."""
 
 
 def ray_options(texts: Sequence[str]) -> tuple[RayOptions, tuple[str, ...]]:
@@ -83,10 +88,8 @@ def parse_options(kind: type[T], texts: Sequence[str], engine: str) -> T:
     Raises:
         ConfigError: for an unknown, missing or repeated key, or a value of another type.
     """
-    hints = typing.get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    known = ", ".join(fields)
-    values: dict[str, Any] = {}
+    values: dict[str, str] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or key not in fields:
@@ -94,35 +97,21 @@ def parse_options(kind: type[T], texts: Sequence[str], engine: str) -> T:
                 # Not the text: it might hold a password.
                 f"--engine-option {key if equals else '...'}: the engine {engine} has no such "
                 "option",
-                fix=f"Write KEY=VALUE with one of: {known}",
+                fix=f"Write KEY=VALUE with one of: {', '.join(fields)}",
             )
         if key in values:
             raise ConfigError(f"--engine-option {key} is given twice", fix="Give it once")
-        values[key] = _parsed(f"--engine-option {text}", value, hints[key])
-    missing = [
-        name
-        for name, field in fields.items()
-        if name not in values
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ConfigError(
-            f"the engine {engine} needs {', '.join(missing)}",
-            fix=" ".join(f"--engine-option {name}=..." for name in missing),
-        )
-    return kind(**values)
-
-
-def _parsed(what: str, text: str, hint: Any) -> Any:
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    (kind,) = (each for each in kinds if each is not types.NoneType)
-    if kind is bool:
-        if text.lower() in (*_TRUE, *_FALSE):
-            return text.lower() in _TRUE
-        raise ConfigError(f"{what}: {text!r} is neither true nor false")
+        values[key] = value
     try:
-        return kind(text)
-    except ValueError as error:
-        wanted = "whole number" if kind is int else "number"
-        raise ConfigError(f"{what}: {text!r} is not a {wanted}") from error
+        return pydantic.TypeAdapter(kind).validate_python(values)
+    except pydantic.ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = str(problem["loc"][0])
+        if problem["type"] == "missing":
+            raise ConfigError(
+                f"the engine {engine} needs {key}", fix=f"--engine-option {key}=..."
+            ) from error
+        wrong = _WRONG_TYPE.get(problem["type"], "is not a number")
+        raise ConfigError(
+            f"--engine-option {key}={values[key]}: {values[key]!r} {wrong}"
+        ) from error

@@ -1,4 +1,4 @@
-"""The engine that draws the samples of an evaluation, and the local weights.
+"""The engine that draws the samples of an evaluation, and the weights on this machine.
 
 An engine that needs the whole device (vLLM) is closed before the weights are loaded for numbers
 that need a torch model, such as the held-out loss.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gc
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,12 @@ from rlready.evaluators.checkpoints.folder import (
     pick_device,
     pick_dtype,
     pick_precision,
+)
+from rlready.evaluators.heldout.loss import token_losses
+from rlready.evaluators.heldout.loss_files import (
+    read_token_nlls,
+    token_nll_path,
+    write_token_nlls,
 )
 from rlready.evaluators.memory import give_back_memory
 from rlready.evaluators.sampling.hf import HfOptions, HfSampler
@@ -35,7 +42,11 @@ from rlready.workflow.evaluate.engine_options import parse_options, ray_options
 from rlready.workflow.progress import Clock
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from rlready.evaluators.heldout.tokens import TokenizedSet
 
 _HF = ("hf", "auto")
 """Names of the hf engine."""
@@ -47,7 +58,7 @@ class LocalModel:
     Args:
         path: folder of the checkpoint.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        clock: told when the weights are loaded.
+        clock: shows that the weights are loaded, and the progress of the losses.
         dtype: number format to compute in, one of `checkpoints.DTYPES`.
     """
 
@@ -88,6 +99,28 @@ class LocalModel:
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self.path)
         return self._tokenizer
+
+    def scored_tokens(
+        self, folder: Path, tokens: TokenizedSet, warn: Callable[[str], None]
+    ) -> list[NDArray[np.float32]]:
+        """Return the losses of a held-out set's scored tokens, nats; computed only once.
+
+        Args:
+            folder: folder of the checkpoint's samples and losses.
+            tokens: the held-out set.
+            warn: called with a note on a damaged file.
+        """
+        path = token_nll_path(folder, tokens.examples, self.precision.digest)
+        lengths = [int(example.is_response.sum()) for example in tokens.examples]
+        losses = read_token_nlls(path, lengths, warn)
+        if losses is None:
+            model = self.model
+            label = f"Loss of {self.path.name} on {tokens.name}"
+            with self.clock.stage("loss", label, len(lengths), "examples") as advance:
+                losses = token_losses(model, tokens.examples, on_progress=advance.to)
+                advance(0, sum(lengths))
+            write_token_nlls(path, losses)
+        return losses
 
 
 def open_sampler(config: EvaluateConfig, local: LocalModel) -> Sampler:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rlready.evaluators.benchmarks import problems as benchmarks
@@ -13,16 +13,18 @@ from rlready.evaluators.checkpoints.folder import (
     LARGE_BYTES,
     Weights,
     check_weights,
+    load_tokenizer,
     open_weights,
     pick_device,
 )
 from rlready.evaluators.checkpoints.weight_files import check_finite
 from rlready.evaluators.heldout.examples import HeldoutSet, load_heldout, parse_heldout_option
+from rlready.evaluators.metrics import weight_drift
+from rlready.evaluators.verification.verifier import Verifier, list_golds
 from rlready.registry.digest import default_cache_dir, fingerprint
-from rlready.registry.errors import ConfigError, StoreError
+from rlready.registry.errors import BenchmarkError, CheckpointError, ConfigError, StoreError
 from rlready.registry.records import Checkpoint, CheckpointKind, Protocol
 from rlready.registry.store import Store
-from rlready.workflow.evaluate.against_base import check_base
 from rlready.workflow.evaluate.config import EvaluateConfig, load_recipe
 from rlready.workflow.progress import Clock
 
@@ -100,7 +102,7 @@ def read_inputs(
                 f"--base {config.base} has the weights of the checkpoint itself",
                 fix="Name the model that SFT started from",
             )
-        check_base(weights, base.weights)
+        _check_base(weights, base.weights)
     return EvaluationInputs(
         config=config,
         weights=weights,
@@ -111,6 +113,27 @@ def read_inputs(
         heldout_sets=heldout_sets,
         base=base,
     )
+
+
+def _check_base(checkpoint: Weights, base: Weights) -> None:
+    """Check that two models can be compared tensor by tensor and token by token.
+
+    Raises:
+        CheckpointError: if the base model has another architecture, vocabulary or tokenizer.
+    """
+    weight_drift.check_base(checkpoint.path, base.path, checkpoint.extra + base.extra)
+    vocabulary, base_vocabulary = (
+        load_tokenizer(weights.path).get_vocab() for weights in (checkpoint, base)
+    )
+    different = sorted(t for t, i in vocabulary.items() if base_vocabulary.get(t, i) != i)
+    if different:
+        raise CheckpointError(
+            f"the tokenizers of {checkpoint.path} and {base.path} number {len(different)} tokens "
+            "differently",
+            why=f"for example {', '.join(map(repr, different[:3]))}; the base model would "
+            "read the same text as other tokens",
+            fix="Name the model that SFT started from, with the same tokenizer",
+        )
 
 
 def with_base_as_parent(inputs: EvaluationInputs, store: Store) -> EvaluationInputs:
@@ -248,3 +271,49 @@ def _registered(store: Store, checkpoint_id: str) -> Checkpoint | None:
     except StoreError:
         # Not registered. If the registry itself is missing, `Store.check` reports it.
         return None
+
+
+def with_readable_golds(
+    inputs: EvaluationInputs, verifier: Verifier, warn: Callable[[str], None]
+) -> EvaluationInputs:
+    """Return the inputs with reference answers that can all be checked.
+
+    Without `--skip-unreadable-golds` the inputs stay the same. With it, a benchmark that loses an
+    answer gets a name and a digest of its own.
+
+    Args:
+        inputs: the inputs of the evaluation.
+        verifier: checks each reference answer against itself.
+        warn: called with a note on each benchmark that loses problems.
+
+    Raises:
+        BenchmarkError: if a reference answer cannot be checked and may not be left out, or no
+            problem of a benchmark would be left.
+        ConfigError: if a benchmark would get the name of another.
+    """
+    if not inputs.config.skip_unreadable_golds:
+        for benchmark in inputs.benchmarks:
+            try:
+                verifier.check_golds(benchmark.problems)
+            except BenchmarkError as error:
+                what = f"benchmark {benchmark.name}: {error.what}"
+                raise BenchmarkError(what, why=error.why, fix=error.fix) from error
+        return inputs
+    readable = tuple(_readable(benchmark, verifier, warn) for benchmark in inputs.benchmarks)
+    heldout = [heldout_set.name for heldout_set in inputs.heldout_sets]
+    check_names([benchmark.name for benchmark in readable], heldout, inputs.suite_name)
+    return dataclasses.replace(inputs, benchmarks=readable)
+
+
+def _readable(benchmark: Benchmark, verifier: Verifier, warn: Callable[[str], None]) -> Benchmark:
+    unreadable = verifier.unreadable_golds(benchmark.problems)
+    if not unreadable:
+        return benchmark
+    readable = benchmark.without_golds(set(unreadable))
+    n_lost = len(benchmark.problems) - len(readable.problems)
+    warn(
+        f"{benchmark.name}: {len(unreadable)} reference answers cannot be checked and are left "
+        f"out, and with them {n_lost} of {len(benchmark.problems)} problems: "
+        f"{list_golds(unreadable)}. What is measured on the others is named {readable.name}"
+    )
+    return readable
