@@ -87,12 +87,11 @@ class AdaptiveRounds:
     def proxies(self, problems: Sequence[ProblemSamples], protocol_digest: str) -> list[Proxy]:
         """Return `pass_at_<k>_est` for every k."""
         counts = [problem.counts for problem in problems]
-        estimates = estimate_pass_at_k(
-            counts, self._config.k, self._benchmark.name, prior=self._prior, is_adaptive=True
-        )
+        ks = self._config.k
+        estimates = estimate_pass_at_k(counts, ks, self._benchmark.name, prior=self._prior)
         return [
             Proxy(
-                name=f"pass_at_{estimate.k}_est",
+                name=f"pass_at_{k}_est",
                 value=estimate.value,
                 se=estimate.se,
                 se_within=estimate.se_within,
@@ -104,7 +103,7 @@ class AdaptiveRounds:
                 n_samples=sum(p.n for p in counts),
                 evaluator_version=EVALUATOR_VERSION,
             )
-            for estimate in estimates
+            for k, estimate in zip(ks, estimates, strict=True)
         ]
 
 
