@@ -1,6 +1,6 @@
 """Adaptive sampling of one benchmark: how many samples each problem gets, and pass@k from them.
 
-The only state is the samples on disk, so a killed run continues from them.
+The samples on disk are the only state, so a run that was killed continues from them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MINIMUM = 4
 """Samples that every problem gets before the allocation begins."""
 
 _MOST_OVER_MEAN = 4
-"""A problem gets at most this many times the larger of --samples and the largest k."""
+"""Largest number of samples of one problem, in multiples of --samples or of the largest k."""
 
 
 class AdaptiveRounds:
@@ -108,10 +108,10 @@ class AdaptiveRounds:
 
 
 def even_part(problems: Sequence[ProblemSamples]) -> list[ProblemSamples]:
-    """Return the same number of samples of every problem: the first ones.
+    """Return the first samples of every problem, the same number of each.
 
-    An average over samples would otherwise give more weight to problems that were drawn more often
-    because they failed.
+    Averages over all samples would give more weight to problems that got more samples because
+    they failed.
     """
     least = min(len(problem.verdicts) for problem in problems)
     names = ("verdicts", "answers", "n_tokens", "is_truncated", "entropy_sums", "lenient_verdicts")

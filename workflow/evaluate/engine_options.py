@@ -1,4 +1,4 @@
-"""Options of the engines, from `KEY=VALUE` texts on the command line."""
+"""Options of the engines, parsed from `KEY=VALUE` arguments of the command line."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from rlready.registry.errors import ConfigError
 KNOWN_ENGINES = ("hf", "vllm", "server", "ray")
 
 _IN_RAY = ("hf", "vllm")
-"""Engines that Ray's workers draw with."""
+"""Engines that can run inside a Ray worker."""
 
 _INNER = "inner."
-"""Prefix of options of the engine inside the `ray` engine."""
+"""Prefix of the options of the engine inside the Ray workers."""
 
 T = TypeVar("T")
 
@@ -32,10 +32,10 @@ _WRONG_TYPE = {
 
 
 def ray_options(texts: Sequence[str]) -> tuple[RayOptions, tuple[str, ...]]:
-    """Return the options of the `ray` engine, and those of the engine inside it.
+    """Return the options of the `ray` engine, and those of the engine inside its workers.
 
     Raises:
-        ConfigError: if one of them is invalid.
+        ConfigError: if an option is invalid.
     """
     inner = tuple(text.removeprefix(_INNER) for text in texts if text.startswith(_INNER))
     options = parse_options(RayOptions, [t for t in texts if not t.startswith(_INNER)], "ray")
@@ -53,10 +53,10 @@ def ray_options(texts: Sequence[str]) -> tuple[RayOptions, tuple[str, ...]]:
 
 
 def check_engine(engine: str, options: Sequence[str]) -> None:
-    """Check that an engine exists, is installed and takes these options.
+    """Check that an engine exists, is installed and has these options.
 
     Raises:
-        ConfigError: with the known engines or options, or with what to install.
+        ConfigError: if not; it names the known engines or options, or the missing package.
     """
     if engine not in ("auto", *KNOWN_ENGINES):
         raise ConfigError(
@@ -77,13 +77,13 @@ def check_engine(engine: str, options: Sequence[str]) -> None:
 
 
 def parse_options(kind: type[T], texts: Sequence[str], engine: str) -> T:
-    """Return the options of an engine that `KEY=VALUE` texts name.
+    """Return the options of an engine from `KEY=VALUE` texts.
 
     Args:
-        kind: dataclass of the options. Its fields are int, float, bool or str, or one of them or
-            None; a field without a default is required.
-        texts: as on the command line.
-        engine: for messages.
+        kind: dataclass of the options. Each field is an int, float, bool or str, or may also be
+            None. A field without a default is required.
+        texts: the texts, as on the command line.
+        engine: name of the engine, for messages.
 
     Raises:
         ConfigError: for an unknown, missing or repeated key, or a value of another type.
@@ -94,7 +94,7 @@ def parse_options(kind: type[T], texts: Sequence[str], engine: str) -> T:
         key, equals, value = text.partition("=")
         if not equals or key not in fields:
             raise ConfigError(
-                # Not the text: it might hold a password.
+                # Do not show the text: it may contain a password.
                 f"--engine-option {key if equals else '...'}: the engine {engine} has no such "
                 "option",
                 fix=f"Write KEY=VALUE with one of: {', '.join(fields)}",

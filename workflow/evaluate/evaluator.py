@@ -1,6 +1,6 @@
-"""An evaluation from weights to stored proxies.
+"""An evaluation, from the weights of a checkpoint to stored proxies.
 
-Each stage writes a file that a person can open, and reuses the files of earlier calls:
+Each stage writes a file that people can open, and reuses the files of earlier calls:
 
     weights -> samples (part-*.parquet) -> verdicts (the same parts) -> counts.parquet
     weights -> losses (token-nll-*.npz, heldout-*.json)
@@ -78,7 +78,7 @@ class Evaluator:
     """One evaluation.
 
     Args:
-        inputs: what to evaluate, and how.
+        inputs: the checkpoint, the problems and the protocol.
         clock: shows and times the stages.
         base: the finished evaluation of the base model, with which the checkpoint is compared.
     """
@@ -184,9 +184,9 @@ class Evaluator:
     def _with_entropy(
         self, benchmark: Benchmark, problems: list[ProblemSamples]
     ) -> list[ProblemSamples]:
-        """Add the entropy of a few samples, if the engine gave none.
+        """Add the entropy of a few samples if the engine gave none.
 
-        This is done only if a held-out loss needs the weights anyway.
+        This is only done if the weights are loaded for a held-out loss anyway.
         """
         inputs = self._inputs
         if not inputs.heldout_sets or token_entropy(problems) is not None:
@@ -225,7 +225,7 @@ class Evaluator:
         """Return `n_wanted` judged samples of each problem; missing ones are drawn."""
         self._n_found += self._draw_missing(benchmark, folder, verifier, n_wanted)
         self._judge(benchmark, folder, verifier)
-        # Damage in a part may only show when its texts are read.
+        # A damaged part may only be noticed when its texts are read.
         while self._warn_damaged(folder):
             self._draw_missing(benchmark, folder, verifier, n_wanted)
             self._judge(benchmark, folder, verifier)
@@ -234,7 +234,7 @@ class Evaluator:
     def _adaptive_samples(
         self, benchmark: Benchmark, folder: SampleFolder, verifier: Verifier
     ) -> list[ProblemSamples]:
-        """Return as many judged samples of each problem as pass@k needs."""
+        """Draw and judge samples in rounds, until pass@k is certain enough."""
         answer_format = self._inputs.protocol_of(benchmark).answer_format
         rounds = AdaptiveRounds(
             self._inputs.config, benchmark, folder.path, self._warn, answer_format
@@ -403,7 +403,7 @@ class Evaluator:
         self._clock.warn(text)
 
     def _warn_damaged(self, folder: SampleFolder) -> bool:
-        """Warn of parts that were set aside since the last call; return whether there are any."""
+        """Warn of parts that were set aside since the last call; return whether there were any."""
         damaged = folder.set_aside.copy()
         folder.set_aside.clear()
         for path in damaged:
