@@ -277,29 +277,25 @@ def with_readable_golds(
             problem of a benchmark would be left.
         ConfigError: if a benchmark would get the name of another.
     """
-    if not inputs.config.skip_unreadable_golds:
-        for benchmark in inputs.benchmarks:
-            try:
-                verifier.check_golds(benchmark.problems)
-            except BenchmarkError as error:
-                what = f"benchmark {benchmark.name}: {error.what}"
-                raise BenchmarkError(what, why=error.why, fix=error.fix) from error
-        return inputs
-    readable = tuple(_readable(benchmark, verifier, warn) for benchmark in inputs.benchmarks)
-    heldout = [heldout_set.name for heldout_set in inputs.heldout_sets]
-    check_names([benchmark.name for benchmark in readable], heldout, inputs.suite_name)
-    return dataclasses.replace(inputs, benchmarks=readable)
-
-
-def _readable(benchmark: Benchmark, verifier: Verifier, warn: Callable[[str], None]) -> Benchmark:
-    unreadable = verifier.unreadable_golds(benchmark.problems)
-    if not unreadable:
-        return benchmark
-    readable = benchmark.without_golds(set(unreadable))
-    n_lost = len(benchmark.problems) - len(readable.problems)
-    warn(
-        f"{benchmark.name}: {len(unreadable)} reference answers cannot be checked and are left "
-        f"out, and with them {n_lost} of {len(benchmark.problems)} problems: "
-        f"{list_golds(unreadable)}. What is measured on the others is named {readable.name}"
-    )
-    return readable
+    readable = []
+    for benchmark in inputs.benchmarks:
+        unreadable = verifier.unreadable_golds(benchmark.problems)
+        if unreadable and not inputs.config.skip_unreadable_golds:
+            raise BenchmarkError(
+                f"benchmark {benchmark.name}: {len(unreadable)} reference answers cannot be "
+                f"checked: {list_golds(unreadable)}",
+                why="they cannot be parsed, or do not equal themselves in a box",
+                fix="Write them as LaTeX, or leave them out with --skip-unreadable-golds",
+            )
+        rest = benchmark.without_golds(set(unreadable)) if unreadable else benchmark
+        n_problems, n_lost = len(benchmark.problems), len(benchmark.problems) - len(rest.problems)
+        if unreadable:
+            warn(
+                f"{benchmark.name}: {len(unreadable)} reference answers cannot be checked and are "
+                f"left out, and with them {n_lost} of {n_problems} problems: "
+                f"{list_golds(unreadable)}. The results on the other problems are named {rest.name}"
+            )
+        readable.append(rest)
+    heldout_names = [heldout_set.name for heldout_set in inputs.heldout_sets]
+    check_names([benchmark.name for benchmark in readable], heldout_names, inputs.suite_name)
+    return dataclasses.replace(inputs, benchmarks=tuple(readable))
