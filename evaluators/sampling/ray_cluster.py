@@ -156,14 +156,14 @@ class Cluster:
             self.is_joined = False
 
     def _connect(self, address: str) -> None:
-        own = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+        settings = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
         _check_address(address)
         try:
             self.ray.init(
                 address,
                 log_to_driver=False,
                 logging_level="error",
-                **(own if self.is_started_here else {}),
+                **(settings if self.is_started_here else {}),
             )
         except (OSError, RuntimeError, ValueError, self.ray.exceptions.RayError) as error:
             lines = str(error).strip().splitlines()
