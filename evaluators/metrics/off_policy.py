@@ -59,7 +59,7 @@ def off_policy_proxies(
 
     Example:
         >>> nlls, base_nlls = [np.array([0.5, 1.5])], [np.array([1.0, 1.0])]
-        >>> off_policy_proxies(nlls, base_nlls, "held", benchmark_digest="d")[0].value
+        >>> off_policy_proxies(nlls, base_nlls, "held", heldout_set.digest)[0].value
         -0.5
     """
     lengths = [len(nlls) for nlls in checkpoint]

@@ -89,7 +89,8 @@ class HfSampler:
         batch_size: rows of a batch; None chooses it by memory. An out-of-memory error halves it.
 
     Example:
-        >>> sampler = HfSampler(load_model(folder, "cpu"), load_tokenizer(folder))
+        >>> model = load_model(folder, "cpu", torch.float32)
+        >>> sampler = HfSampler(model, load_tokenizer(folder))
         >>> parts = list(sampler.draw(draws, protocol))
     """
 
