@@ -190,7 +190,7 @@ def mostly_unmeasured(proxies: Sequence[Proxy], max_tokens: int) -> list[str]:
     pass@k is then about the format of the answers or the limit of tokens, not about the skill.
 
     Args:
-        proxies: those of `sample_proxies` for one benchmark.
+        proxies: proxies of one benchmark, from `sample_proxies`.
         max_tokens: limit at which samples were cut.
     """
     shares = {proxy.name: proxy for proxy in proxies}

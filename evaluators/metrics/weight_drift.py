@@ -216,7 +216,7 @@ def principal_angle(weight: torch.Tensor, weight_0: torch.Tensor, rank: int = RA
 
     Args:
         weight: (m, n), float32.
-        weight_0: of the same shape.
+        weight_0: weight of the base model, with the same shape.
         rank: r, at most min(m, n).
     """
     import torch

@@ -38,7 +38,7 @@ class RayOptions:
         workers: number of workers; None is as many as there is room for.
         gpus_per_worker: None is 1 where the cluster has GPUs, else 0.
         cpus_per_worker: CPUs that each reserves. A worker's threads follow OMP_NUM_THREADS.
-        task_samples: most samples of one task.
+        task_samples: largest number of samples of one task.
         max_retries: how often samples whose worker died are given to another worker, and how often
             in a row a worker is started again.
         start_timeout_s: seconds to wait for the cluster to place the first worker.

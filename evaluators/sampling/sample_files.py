@@ -189,7 +189,7 @@ class SampleFolder:
         self._write_table(part.name, table)
 
     def without_entropy(self, n: int) -> list[SampleText]:
-        """Return those of the samples 0..n-1 of every problem that have no entropy."""
+        """Return the samples among 0..n-1 of every problem that have no entropy."""
         names = [field.name for field in dataclasses.fields(SampleText)]
         return [
             SampleText(**{name: row[name] for name in names})
@@ -280,7 +280,7 @@ class SampleFolder:
     def _parts(
         self, columns: list[str], judged: Sequence[str] = ()
     ) -> Iterator[tuple[Path, pa.Table]]:
-        """Yield the undamaged parts with these columns, and those of verdicts; see `read_part`."""
+        """Yield the undamaged parts with these columns and columns of verdicts; see `read_part`."""
         for path in sorted(self.path.glob("part-*.parquet")):
             try:
                 # Read a part whole once: nobody else writes it while the folder is locked.

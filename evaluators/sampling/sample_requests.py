@@ -53,7 +53,7 @@ def sample_requests(
         draws: samples to draw.
         protocol: protocol with the template, the length and the base seed.
         tokenizer: tokenizer of the checkpoint.
-        context: most tokens of a prompt and its sample together; None for no limit.
+        context: largest number of tokens of a prompt with its sample; None for no limit.
 
     Raises:
         EvaluationError: if a prompt with its samples is longer than the context.
