@@ -170,7 +170,7 @@ class SuiteTable(TomlTable):
 
 
 class SuiteFile(TomlTable):
-    """A suite file."""
+    """A suite file; the description is for people."""
 
     description: str = ""
     benchmark: list[SuiteTable] = Field(default_factory=list)
@@ -182,7 +182,6 @@ class Suite:
 
     name: str
     sources: tuple[BenchmarkSource, ...]
-    description: str = ""
 
     def __post_init__(self) -> None:
         names = [source.name for source in self.sources]
@@ -252,7 +251,7 @@ def load_suite(name_or_path: str) -> Suite:
     content = read_toml_file(path, SuiteFile)
     with naming_file(path):
         sources = tuple(_to_source(table, path.parent) for table in content.benchmark)
-        return Suite(name=name_or_path, sources=sources, description=content.description)
+        return Suite(name=name_or_path, sources=sources)
 
 
 def known_suites() -> list[str]:

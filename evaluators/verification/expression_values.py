@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 # Exact fractions up to this size (about 30,000 digits) cost milliseconds.
@@ -89,7 +90,7 @@ def _decimal(number: Any) -> Fraction:
 
 # --- floating point with a wide exponent ------------------------------------------------------
 
-_PLAIN = ("exp", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "asin", "acos", "atan")
+_PLAIN = ("sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "asin", "acos", "atan")
 _PERIODIC = ("sin", "cos", "tan", "cot", "sec", "csc")
 _CONSTANTS = {"Pi": "pi", "Exp1": "e", "GoldenRatio": "phi"}
 
@@ -128,6 +129,9 @@ class PointEvaluator:
             "Max": max,
             "Min": min,
             "Mod": self._remainder,
+            "exp": lambda x: self._power(+context.e, x),
+            **{name: getattr(context, name) for name in _PLAIN},
+            **{name: partial(self._periodic, name) for name in _PERIODIC},
         }
 
     def value(self, node: Any) -> Any:
@@ -163,8 +167,7 @@ class PointEvaluator:
         values = [self.value(part) for part in node.args]
         if is_undefined(node):
             return self._undefined(name, values)
-        rule = self._rules.get(name)
-        if rule is None and name not in _PLAIN + _PERIODIC:
+        if name not in self._rules:
             raise Unknown(name)
         if name == "Pow" and not context.im(values[0]) and context.re(values[0]) < 0:
             exponent = exact_value(node.exp) if node.exp.is_number else None
@@ -173,15 +176,13 @@ class PointEvaluator:
                 sign = -1 if exponent.numerator % 2 else 1
                 return sign * self._power(-values[0], values[1])
         try:
-            return rule(*values) if rule else self._function(name, *values)
+            return self._rules[name](*values)
         except (ArithmeticError, ValueError, TypeError) as error:
             raise Undefined(f"{name}: {error}") from error
 
-    def _function(self, name: str, x: Any) -> Any:
-        if name in _PERIODIC and x and self.context.mag(x) > MAX_PERIODIC_BITS:
+    def _periodic(self, name: str, x: Any) -> Any:
+        if x and self.context.mag(x) > MAX_PERIODIC_BITS:
             raise TooLarge(f"{name} of a number of {self.context.mag(x)} bits")
-        if name == "exp":
-            return self._power(+self.context.e, x)
         return getattr(self.context, name)(x)
 
     def _undefined(self, name: str, values: list[Any]) -> Any:

@@ -50,33 +50,21 @@ class FailedEvaluation:
         return cls(checkpoint=checkpoint, error=line or fault(error), is_fault=line is None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SharedEngine:
-    """How evaluations that run at the same time share devices.
-
-    Args:
-        environments: environment variables of each evaluation.
-        engine_options: options that every evaluation gets in addition to the user's.
-    """
-
-    environments: Sequence[Mapping[str, str]]
-    engine_options: tuple[str, ...] = ()
-
-    def configure(self, config: EvaluateConfig) -> EvaluateConfig:
-        """Return the configuration with the additional options."""
-        options = (*config.engine_options, *self.engine_options)
-        return dataclasses.replace(config, engine_options=options)
-
-
 @contextlib.contextmanager
-def shared_engine(config: EvaluateConfig, n_jobs: int) -> Iterator[SharedEngine]:
+def shared_engine(
+    config: EvaluateConfig, n_jobs: int
+) -> Iterator[tuple[Sequence[Mapping[str, str]], tuple[str, ...]]]:
     """Divide the devices among `n_jobs` evaluations; a Ray cluster runs until the end.
+
+    Yields:
+        Environment variables of each evaluation, and engine options that all of them get in
+        addition to the user's.
 
     Raises:
         ConfigError: if there are too few devices.
     """
     if config.engine != "ray":
-        yield SharedEngine(environments=_gpu_shares(config.device, n_jobs))
+        yield _gpu_shares(config.device, n_jobs), ()
         return
     options, _ = ray_options(config.engine_options)
     cluster = Cluster(options.address)
@@ -90,7 +78,7 @@ def shared_engine(config: EvaluateConfig, n_jobs: int) -> Iterator[SharedEngine]
             added = (f"workers={n_room // n_jobs}",)
         elif options.workers is not None:
             cluster.needs(dataclasses.replace(options, workers=options.workers * n_jobs))
-        yield SharedEngine(environments=[environment] * n_jobs, engine_options=added)
+        yield [environment] * n_jobs, added
     finally:
         cluster.close()
 

@@ -59,12 +59,15 @@ def evaluate_many(
         return Results(evaluations=(), failed=tuple(failed.values()))
     n_jobs = max(1, min(n_jobs, len(ready)))
     done: dict[int, dict[str, Any]] = {}
-    with shared_engine(configs[0], n_jobs) as shared:
-        chosen = {i: shared.configure(configs[i]) for i in ready}
+    with shared_engine(configs[0], n_jobs) as (environments, added):
+        chosen = {
+            i: dataclasses.replace(configs[i], engine_options=(*configs[i].engine_options, *added))
+            for i in ready
+        }
         if n_jobs == 1:
             results = _one_by_one(chosen, store, clock)
         else:
-            results = in_children(chosen, shared.environments)
+            results = in_children(chosen, environments)
         for i, result in results:
             count = f"[{len(done) + len(failed) + 1}/{len(configs)}]"
             if isinstance(result, FailedEvaluation):
