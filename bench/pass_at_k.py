@@ -277,7 +277,6 @@ def _show_summary(result: dict[str, Any]) -> None:
     for goal in result["goals"]:
         mark = "reached" if goal["ok"] else "MISSED"
         print(f"{goal['what']:60} {goal['value']:6.3f}  to reach {goal['goal']:10} {mark}")
-    print("at n = k for every problem `estimate_pass_at_k` gives the unbiased estimate: ratio 1")
     print(f"{result['cpu_s']} CPU-seconds")
 
 

@@ -1,9 +1,9 @@
-"""Files that are read in a later run and contain a digest of their content.
+"""Files that later runs read again, with a digest of their content.
 
-A number from a disk is a result only if it is the number that was written: a flipped bit or an
-edited digit must not be logged as a result. A file that does not match its digest is renamed to the
-suffix `.damaged`, named in a warning, and made again by the caller. Files without a digest, from
-earlier versions, are accepted, and get one when they are written the next time.
+A flipped bit or an edited digit must not be logged as a result. Therefore a file that does not
+match its digest gets the suffix `.damaged` and is named in a warning, and the caller makes it
+again. Files without a digest, from earlier versions, are accepted and get one when they are written
+again.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ _TABLE_DIGEST = b"rlready.digest"
 
 
 class DamagedError(Exception):
-    """The content of a file is not what was written into it."""
+    """A file whose content has changed since it was written."""
 
 
 def read_back(path: Path, read: Callable[[Path], T], warn: Callable[[str], None]) -> T | None:
-    """Return what a reader returns for a file; None if it is missing, or damaged and renamed.
+    """Read a file; return None if it is missing, or if it is damaged and was renamed.
 
     Args:
         path: the file.
-        read: the reader; any error of it means that the file is damaged.
+        read: reads the file; any error means that the file is damaged.
         warn: called with a message about a damaged file.
     """
     if not path.is_file():
         return None
     try:
         return read(path)
-    except (PermissionError, FileNotFoundError):  # moving it away would not help
+    except (PermissionError, FileNotFoundError):  # renaming it would not help
         return None
-    # Damage can make the readers of zip, NumPy and JSON files raise nearly anything.
+    # The readers of zip, NumPy and JSON files raise errors of nearly any type for damaged files.
     except Exception as error:
         aside = put_aside(path)
         reason = str(error).partition("\n")[0][:200] or type(error).__name__
@@ -57,7 +57,7 @@ def put_aside(path: Path) -> Path:
 
 
 def with_digest(values: Mapping[str, Any]) -> str:
-    """Return the JSON text of an object and its digest."""
+    """Return an object as JSON text, together with its digest."""
     return json.dumps({**values, _DIGEST: _digest(values)})
 
 
@@ -83,7 +83,7 @@ def table_with_digest(table: pa.Table) -> pa.Table:
 
 
 def check_table(table: pa.Table) -> None:
-    """Return if a table is unchanged, or has no digest.
+    """Check that a table is unchanged; one without a digest is accepted.
 
     Raises:
         DamagedError: if a column, a name or a value has changed.
@@ -101,7 +101,7 @@ def _digest(values: Mapping[str, Any]) -> str:
 
 
 def _table_digest(table: pa.Table) -> str:
-    # By values, so that encodings and the borders of chunks do not matter.
+    # A digest of the values, so that encodings and the borders of chunks do not matter.
     sha = hashlib.sha256()
     for name in sorted(table.column_names):
         sha.update(json.dumps([name, table[name].to_pylist()]).encode())

@@ -1,13 +1,13 @@
-r"""The child's side of `process_pool.Pool`: take tasks from a pipe, work within limits, reply.
+r"""The child's side of `process_pool.Pool`: tasks from a pipe are handled within limits.
 
     python -m rlready.evaluators.child_tasks MODULE:FACTORY TIMEOUT_SECONDS MEMORY_MB
 
     -> [[7, "gold", "\\frac{1}{2}", "0.5"], [8, ...]]    one request: a list of tasks
-    <- [7, true, false]                                  a line for a task: index, result, restart
+    <- [7, true, false]                                  one line per task: index, result, restart
 
-A text as the result is the reason why the task failed. After a failure the process asks for a
-successor (`restart`) and ends, because interrupted work may have left anything behind. It also ends
-when its standard input is closed, so that it does not outlive its parent.
+A text as the result is the reason why the task failed. After a failure the process asks for a new
+process (`restart`) and ends, because interrupted work may have left libraries in an unknown state.
+It also ends when its standard input is closed, so that it does not outlive its parent.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ def child_arguments(factory: str, timeout_s: float, memory_mb: int) -> list[str]
     """Return the arguments with which Python runs this module as a child.
 
     Args:
-        factory: `module:name` of a callable. It takes `memory_mb`, limits the memory, imports what
-            the work needs and returns the function that handles the fields of a task.
-        timeout_s: limit for one task.
-        memory_mb: limit on the memory; the factory says what it counts.
+        factory: `module:name` of a callable. It takes `memory_mb`, limits the memory, imports the
+            libraries and returns the function that handles the fields of a task.
+        timeout_s: time limit of one task.
+        memory_mb: memory limit; the factory defines what counts.
     """
-    # -P: otherwise a json.py in the caller's folder would be imported.
+    # Without -P a json.py in the caller's folder would be imported.
     return ["-P", "-m", __name__, factory, str(timeout_s), str(memory_mb)]
 
 
 def main() -> None:
-    """Handle tasks until the parent closes standard input, or one fails."""
+    """Handle tasks until the parent closes standard input, or a task fails."""
     factory, timeout_s, memory_mb = sys.argv[1:]
     module, _, name = factory.partition(":")
     requests, replies = _private_pipes()
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def limit_memory(n_bytes: int) -> None:
-    """Limit the address space of this process, and let it leave no core file."""
+    """Limit the address space of this process, and forbid core files."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -72,7 +72,7 @@ def _within(timeout_s: float, handler: Callable[..., Any], fields: list[Any]) ->
         return handler(*fields)
     except OutOfTime:
         return f"not done within {timeout_s:g} s"
-    except Exception as error:  # any error of the work is the failure of this task
+    except Exception as error:  # any error only fails this task
         return f"it raised {type(error).__name__}"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -1,8 +1,8 @@
 """Child processes for small tasks of one kind. A child that hangs or dies is replaced.
 
-`Pool.run` gives every task a result: the child's answer, or a `TaskFailure` for the one task during
-which it hung or died. Children are fresh interpreters (no fork, no import of the caller's
-`__main__`), exchange JSON lines over pipes, and end when the pipe does. Nothing is pickled.
+`Pool.run` gives every task a result: the child's answer, or a `TaskFailure` if the child hung or
+died during this task. Children are new interpreters (no fork, no import of the caller's
+`__main__`). They exchange JSON lines over pipes, without pickle, and end when their pipe is closed.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from typing import Any
 
 from rlready.registry.errors import EvaluationError
 
-# Starting takes about a second; on a machine that swaps, far longer.
+# A start takes about a second, but far longer on a machine that swaps.
 START_TIMEOUT_S = 120.0
-# A request fits into a pipe (64 KiB), and is so small that all children finish at about one time.
+# A request must fit into a pipe (64 KiB). Small requests let all children finish at a similar time.
 TASKS_PER_REQUEST = 16
-# A child takes a second to start, and its parser about a hundred answers to warm up.
+# With so many tasks, another child is worth its start: a second and about a hundred slow answers.
 TASKS_PER_WORKER = 150
 MAX_FAILED_STARTS = 3
 
 
 @dataclass(frozen=True)
 class TaskFailure:
-    """Why a task has no result."""
+    """The reason why a task has no result."""
 
     reason: str
 
@@ -54,14 +54,14 @@ class _Child:
 
 
 class Pool:
-    """Replaceable child processes. Not safe for use by two threads at once.
+    """Child processes that are replaced when they fail. Only one thread at a time may use a pool.
 
     Args:
-        arguments: command-line arguments of the child, after the name of the interpreter.
-        environment: variables set for the child in addition to the parent's.
+        arguments: command-line arguments of a child, after the name of the interpreter.
+        environment: environment variables of a child, in addition to the parent's.
         n_workers: largest number of children at a time.
-        timeout_s: limit for one task; beyond it the task fails and its child is killed.
-        name: what the work is called in messages.
+        timeout_s: time limit of one task; beyond it the task fails and its child is killed.
+        name: name of the work, for messages.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Pool:
         self._died_once: set[int] = set()
 
     def run(self, tasks: Sequence[Sequence[Any]]) -> Iterator[tuple[int, Any]]:
-        """Yield index and result (or `TaskFailure`) of each task, as they finish.
+        """Yield index and result (or `TaskFailure`) of each task when it is finished.
 
         Raises:
             EvaluationError: if no child can be started.
@@ -98,7 +98,7 @@ class Pool:
                     n_left -= 1
                     yield index, result
         finally:
-            if n_left:  # the caller stopped: later replies would be taken for those of other tasks
+            if n_left:  # the caller stopped: the next run must not read replies to these tasks
                 self.close()
 
     def close(self) -> None:
@@ -142,8 +142,8 @@ class Pool:
     def _read(self, child: _Child, waiting: deque[int]) -> Iterator[tuple[int, Any]]:
         data = os.read(child.output, 1 << 16)
         if not data:
-            # The first death may have another cause: a child that was killed while it was idle, or
-            # a machine out of memory. The second, in a fresh child, is caused by the task.
+            # The first death may have another reason: a child that was killed while it was idle, or
+            # a machine out of memory. A second death, in a new child, is caused by the task.
             task = child.pending[0] if child.is_ready and child.pending else None
             if task is not None and task not in self._died_once:
                 self._died_once.add(task)
@@ -182,7 +182,7 @@ class Pool:
     # --- processes ----------------------------------------------------------------------------
 
     def _start(self) -> _Child:
-        # Open as long as the child.
+        # The file stays open as long as the child runs.
         errors = tempfile.TemporaryFile()  # noqa: SIM115
         process = subprocess.Popen(
             self._command,
@@ -202,7 +202,7 @@ class Pool:
         raise EvaluationError(
             f"{self._name} cannot start a process ({' '.join(self._command[1:])})",
             why=message.splitlines()[-1] if message else "it ended or did not react",
-            fix="Raise its memory limit, or run the command by hand to see more",
+            fix="Raise its memory limit, or run the command by hand to see the whole message",
         )
 
     def _remove(self, child: _Child) -> None:

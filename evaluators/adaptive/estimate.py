@@ -1,25 +1,23 @@
-"""pass@k from fewer than k samples a problem: value, errors and credible interval.
+"""pass@k estimated from fewer than k samples per problem, with its errors.
 
-- Formula: mean over problems of E[1 - (1-p)^k | counts]. The law of p over problems is averaged
-  over `beta` and `logit-normal`, each with and without zero inflation, and `smoothed NPMLE`
-  (`difficulty_laws`), and over the `item prior` where earlier checkpoints of the benchmark are
-  known, weighted by how well each foretells the counts of problems held out (stacking: Yao et al.
-  2018, arXiv 1704.02030).
+- Formula: mean over problems of E[1 - (1-p)^k | counts]. The distribution of p over problems is
+  averaged over five models (`laws`): `beta` and `logit-normal`, each with and without zero
+  inflation, and `smoothed NPMLE`. If earlier checkpoints of the benchmark exist, the `item prior`
+  is a sixth one. Each model is weighted by how well it predicts the counts of problems that were
+  left out of its fit (stacking: Yao et al. 2018, arXiv 1704.02030).
   Beta-binomial pass@k: Kazdan et al. 2025, arXiv 2510.05197.
 - Unit: probability. Average: over problems, each with the same weight.
-- Masked: as `pass_at_k`: UNSCORED samples are in neither n nor c.
-- Where every problem has n >= k, the unbiased estimate is given instead: it needs no law.
-- The number of samples may differ from problem to problem, and may depend on earlier samples
-  (`allocation`): the likelihood does not ask why sampling stopped. The unbiased one does.
+- Masked: as in `pass_at_k`, UNSCORED samples count in neither n nor c.
+- The number of samples may differ between problems and may depend on earlier samples
+  (`allocation`): the likelihood is the same whatever the reason for stopping. The unbiased
+  estimate needs a number of samples that is fixed beforehand.
 - Its keys are `pass_at_<k>_est`, never those of the unbiased proxy.
-
-The interval is of the pass@k of these very problems, and integrates the laws' parameters.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -35,7 +33,8 @@ from rlready.evaluators.adaptive.laws import (
     fit_npmle,
     solved_G,
 )
-from rlready.evaluators.metrics.pass_at_k import ProblemCounts, mean_pass_at_k
+from rlready.evaluators.metrics.estimates import Estimate
+from rlready.evaluators.metrics.pass_at_k import ProblemCounts
 from rlready.registry.errors import EvaluationError
 
 EVALUATOR_VERSION = "1"
@@ -47,38 +46,13 @@ _LEAST_SD = 1e-9
 _RESOLUTION = 1e-4
 
 
-@dataclass(frozen=True, kw_only=True)
-class PassEstimate:
-    """pass@k of a benchmark for one checkpoint.
-
-    Args:
-        k: samples that may be tried.
-        value: posterior mean, or the unbiased estimate.
-        se: standard error over problems: how far the value would move with new ones.
-        se_within: posterior standard deviation on these problems.
-        low: lower end of the credible interval on these problems.
-        high: its upper end.
-        level: of the interval.
-        model_weights: share of each model; `{"unbiased": 1.0}` where n >= k everywhere.
-    """
-
-    k: int
-    value: float
-    se: float | None
-    se_within: float
-    low: float
-    high: float
-    level: float
-    model_weights: Mapping[str, float]
-
-
 @dataclass(frozen=True)
 class Mixture:
     """Posterior of pass@k of R sets: a mixture over the laws of all models.
 
     Args:
-        weight_RH: of each law; rows sum to 1.
-        moments: of pass@k under each law.
+        weight_RH: weight of each law; rows sum to 1.
+        moments: moments of pass@k under each law.
     """
 
     weight_RH: Floats
@@ -91,7 +65,7 @@ class Mixture:
 
     @cached_property
     def of_laws_R(self) -> Floats:
-        """The part of the variance that comes from not knowing the law."""
+        """Part of the variance that comes from the uncertainty about the law."""
         off_RH = self.moments.mean - self.mean_R[:, None]
         return np.asarray((self.weight_RH * off_RH**2).sum(axis=1))
 
@@ -102,19 +76,20 @@ class Mixture:
         return np.asarray(np.sqrt(within_R + self.of_laws_R))
 
     def interval(self, level: float, rng: np.random.Generator) -> tuple[Floats, Floats]:
-        """Ends of the shortest credible intervals, by drawing a law and then pass@k under it.
+        """Return both ends of the shortest credible interval of each set.
 
-        The shortest one reaches to 1 where a benchmark is as good as solved; tails of equal size
-        would shut 1 out. Ends are rounded outwards to `_RESOLUTION`, which the grid can tell.
+        A law is drawn first, then pass@k under it. The shortest interval can reach 1 when a
+        benchmark is almost solved; an interval with equal tails would exclude 1. Ends are rounded
+        outwards to `_RESOLUTION`, the accuracy of the grid.
 
-        Under one law pass@k is a mean of independent numbers: a gamma law with its three first
-        moments, shifted (Pearson's type III), stands for it. It keeps the skewness that one
-        unsolved problem among many solved ones makes.
+        Under one law pass@k is a mean of independent numbers. It is drawn from the shifted gamma
+        distribution with the same first three moments (Pearson's type III), which keeps the
+        skewness that one unsolved problem among many solved ones causes.
         """
         lows, highs = [], []
         for row, weight_H in enumerate(self.weight_RH):
             law = rng.choice(len(weight_H), size=_N_DRAWS, p=weight_H / weight_H.sum())
-            draws = _pearson_draws(Moments(*(own[row, law] for own in self.moments)), rng)
+            draws = _pearson_draws(Moments(*(moment[row, law] for moment in self.moments)), rng)
             low, high = _shortest(np.clip(draws, 0.0, 1.0), level)
             lows.append(np.floor(low / _RESOLUTION) * _RESOLUTION)
             highs.append(min(1.0, np.ceil(high / _RESOLUTION) * _RESOLUTION))
@@ -126,8 +101,8 @@ class Average:
     """Models fitted to R sets of counts, averaged for each set by stacking.
 
     Args:
-        counts: what they were fitted to.
-        fits: the models.
+        counts: the counts that they were fitted to.
+        fits: the fitted models.
     """
 
     counts: CountBatch
@@ -139,7 +114,7 @@ class Average:
         return stacking_weights(np.stack([fit.score_RP for fit in self.fits]))
 
     def mixture(self, k: int) -> Mixture:
-        """Posterior of each set's pass@k."""
+        """Return the posterior of each set's pass@k."""
         weights = [self.weight_RM[:, [m]] * fit.weight_RH for m, fit in enumerate(self.fits)]
         moments = [fit.moments(k) for fit in self.fits]
         columns = (np.hstack(parts) for parts in zip(*moments, strict=True))
@@ -156,7 +131,7 @@ class Average:
 
 
 def average(counts: CountBatch, prior: ItemPrior | None, seed: int) -> Average:
-    """All models fitted to R sets of counts."""
+    """Fit all models to R sets of counts."""
     rng = np.random.default_rng(seed)
     fits: list[Fit] = [*fit_families(counts), fit_npmle(counts, rng)]
     if prior is not None:
@@ -165,7 +140,7 @@ def average(counts: CountBatch, prior: ItemPrior | None, seed: int) -> Average:
 
 
 def stacking_weights(score_MRP: Floats) -> Floats:
-    """Weights of M models that foretell held-out counts best as a mixture, shape (R, M)."""
+    """Return the weights of M models whose mixture predicts left-out counts best, shape (R, M)."""
     chance_MRP = np.exp(score_MRP - score_MRP.max(axis=0))
     n_models, n_sets, n_problems = chance_MRP.shape
     weight_MR = np.full((n_models, n_sets), 1.0 / n_models)
@@ -183,86 +158,51 @@ def estimate_pass_at_k(
     benchmark: str,
     *,
     prior: ItemPrior | None = None,
-    is_adaptive: bool = False,
-    level: float = 0.9,
     seed: int = 0,
-) -> list[PassEstimate]:
-    """pass@k of a benchmark for each k, from any number of samples a problem.
+) -> list[Estimate]:
+    """Return pass@k of a benchmark for each k, from any number of samples per problem.
+
+    `se_within` is the posterior standard deviation on these problems.
 
     Args:
-        counts: one entry a problem.
+        counts: one entry per problem.
         ks: each 1 or more.
-        benchmark: its name, for messages.
-        prior: what earlier checkpoints say about the same problems, in the same order.
-        is_adaptive: whether earlier samples decided how many a problem got; then the unbiased
-            formula is not, and is not used.
-        level: of the credible interval.
-        seed: of the bootstrap and of the interval's draws.
+        benchmark: name of the benchmark, for messages.
+        prior: the evidence of earlier checkpoints on the same problems, in the same order.
+        seed: seed of the bootstrap.
 
     Raises:
-        EvaluationError: if there are no problems, no scored samples, or a k below 1.
+        EvaluationError: if there are no problems or no scored samples.
     """
-    _check(counts, ks, benchmark)
-    least = 0 if is_adaptive else min(p.n for p in counts)
-    fitted = None
-    if max(ks) > least:
-        batch = CountBatch(np.array([[p.n for p in counts]]), np.array([[p.c for p in counts]]))
-        fitted = average(batch, prior, seed)
-    return [
-        _unbiased(counts, k, benchmark, level, seed)
-        if fitted is None or k <= least
-        else _from_average(fitted, k, level, seed)
-        for k in ks
-    ]
-
-
-def _unbiased(
-    counts: Sequence[ProblemCounts], k: int, benchmark: str, level: float, seed: int
-) -> PassEstimate:
-    found = mean_pass_at_k(counts, k, benchmark)
-    se_within = found.se_within or 0.0
-    one = np.ones((1, 1))
-    mixture = Mixture(one, Moments(one * found.value, one * se_within**2, one * 0.0))
-    low, high = mixture.interval(level, np.random.default_rng(seed))
-    return PassEstimate(
-        k=k,
-        value=found.value,
-        se=found.se,
-        se_within=se_within,
-        low=float(low[0]),
-        high=float(high[0]),
-        level=level,
-        model_weights={"unbiased": 1.0},
-    )
-
-
-def _from_average(fitted: Average, k: int, level: float, seed: int) -> PassEstimate:
-    mixture = fitted.mixture(k)
-    low, high = mixture.interval(level, np.random.default_rng(seed))
-    se, se_within = _se_over_problems(fitted, k, mixture), float(mixture.sd_R[0])
-    return PassEstimate(
-        k=k,
-        value=float(mixture.mean_R[0]),
-        se=None if se is None else max(se, se_within),
-        se_within=se_within,
-        low=float(low[0]),
-        high=float(high[0]),
-        level=level,
-        model_weights={
-            fit.name: float(weight)
-            for fit, weight in zip(fitted.fits, fitted.weight_RM[0], strict=True)
-        },
-    )
+    if not any(p.n for p in counts):
+        raise EvaluationError(
+            f"pass@k of {benchmark} has no scored samples to estimate from",
+            fix="Draw samples first",
+        )
+    batch = CountBatch(np.array([[p.n for p in counts]]), np.array([[p.c for p in counts]]))
+    fitted = average(batch, prior, seed)
+    estimates = []
+    for k in ks:
+        mixture = fitted.mixture(k)
+        se, se_within = _se_over_problems(fitted, k, mixture), float(mixture.sd_R[0])
+        estimates.append(
+            Estimate(
+                value=float(mixture.mean_R[0]),
+                se=None if se is None else max(se, se_within),
+                se_within=se_within,
+            )
+        )
+    return estimates
 
 
 def _se_over_problems(fitted: Average, k: int, mixture: Mixture) -> float | None:
-    """Spread of the problems' own pass@k over their number, and what is unsure about the law."""
+    """Return the standard error over problems, which includes the uncertainty about the law."""
     n_problems = fitted.counts.n_RP.shape[1]
     if n_problems < 2:
         return None
     f_G = solved_G(k)
-    own_P, square_P = fitted.posterior_RPG[0] @ f_G, fitted.posterior_RPG[0] @ f_G**2
-    of_problems = float(own_P.var(ddof=1) + (square_P - own_P**2).mean())
+    mean_P, square_P = fitted.posterior_RPG[0] @ f_G, fitted.posterior_RPG[0] @ f_G**2
+    of_problems = float(mean_P.var(ddof=1) + (square_P - mean_P**2).mean())
     return math.sqrt(max(of_problems, 0.0) / n_problems + float(mixture.of_laws_R[0]))
 
 
@@ -270,28 +210,16 @@ def _pearson_draws(moments: Moments, rng: np.random.Generator) -> Floats:
     mean, variance, third = moments
     sd = np.sqrt(np.maximum(variance, 0.0))
     skewness = third / np.maximum(sd, _LEAST_SD) ** 3
-    # Below this the gamma law is a normal one to three digits, and its shape would overflow.
+    # Below 0.01 the distribution is normal to three digits, and the gamma's shape would overflow.
     skewness = np.where(np.abs(skewness) < 0.01, 0.01, np.clip(skewness, -1e3, 1e3))
     shape = 4.0 / skewness**2
     return np.asarray(mean + sd * (rng.standard_gamma(shape) - shape) * skewness / 2.0)
 
 
 def _shortest(draws: Floats, level: float) -> tuple[float, float]:
-    """Ends of the shortest interval that holds this share of the draws."""
+    """Return both ends of the shortest interval that contains this share of the draws."""
     ordered = np.sort(draws)
     n_inside = math.ceil(level * len(ordered))
     widths = ordered[n_inside - 1 :] - ordered[: len(ordered) - n_inside + 1]
     begin = int(np.argmin(widths))
     return float(ordered[begin]), float(ordered[begin + n_inside - 1])
-
-
-def _check(counts: Sequence[ProblemCounts], ks: Sequence[int], benchmark: str) -> None:
-    if not counts or not any(p.n for p in counts):
-        raise EvaluationError(
-            f"pass@k of {benchmark} has no scored samples to estimate from",
-            fix="Draw samples first",
-        )
-    if not ks or min(ks) < 1:
-        raise EvaluationError(
-            f"pass@k of {benchmark} is asked for k = {list(ks)}", fix="Give k >= 1"
-        )

@@ -1,16 +1,16 @@
-"""What earlier checkpoints say about each problem of a benchmark: a prior for the next one.
+"""Item prior: the difficulty of each problem of a benchmark, learnt from earlier checkpoints.
 
 Two-way model, checkpoint x problem (a Rasch model with random effects; Fluid Benchmarking, arXiv
-2509.11106, uses its relatives for accuracy):
+2509.11106, uses similar models for accuracy):
 
     logit p_ij = ability_i + easiness_j + interaction_ij,   interaction_ij ~ N(0, tau^2)
 
-- easiness_j follows any law on the grid of `difficulty_laws` (problems that nobody ever solves
-  are at its lower end), learnt by EM together with the abilities; tau by maximum likelihood.
+- easiness_j follows any law on the grid of `laws`; problems that nobody ever solves are at its
+  lower end. It is learnt by EM together with the abilities, and tau by maximum likelihood.
 - A new checkpoint's ability is learnt from its own samples, and so is how much it disagrees with
-  the earlier ones about single problems (`_DISAGREEMENTS` x tau); both are integrated.
+  the earlier checkpoints about single problems (`_DISAGREEMENTS` x tau). Both are integrated.
 
-The checkpoints may have drawn any number of samples of each problem, none included.
+The checkpoints may have any number of samples of each problem, also none.
 
 Axes: I earlier checkpoints, P problems, G points of the grid, R new checkpoints, H pairs
 (ability, tau), U different pairs (n, c).
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import ndtr, softmax
 
 from rlready.evaluators.adaptive.laws import (
     LOGIT_G,
@@ -35,20 +35,19 @@ from rlready.evaluators.adaptive.laws import (
     central,
     em,
     mean_of_problems,
-    softmax,
     solved_G,
 )
 from rlready.registry.errors import EvaluationError
 
 MIN_CHECKPOINTS = 3
-"""With fewer, easiness and interaction cannot be told apart."""
+"""With fewer checkpoints, easiness and interaction cannot be distinguished."""
 
 _TAUS = (0.15, 0.25, 0.4, 0.6, 0.8, 1.0, 1.3, 1.7, 2.2, 3.0)
 _DISAGREEMENTS = (0.65, 1.0, 1.5, 2.3, 3.5)
 _DISAGREEMENT_PRIOR = (0.25, 0.4, 0.2, 0.1, 0.05)
 _FIT_ROUNDS = 12
 _FAR_BELOW = 10.0
-"""Log-likelihood under the best tau at which larger ones need no look."""
+"""Larger values of tau are not tried once the log-likelihood is this far below the best one."""
 
 _LARGEST_ABILITY = 6.0
 _N_ABILITIES = 24
@@ -58,22 +57,20 @@ _TINY = 1e-300
 
 @dataclass(frozen=True)
 class ItemPrior:
-    """Easiness of every problem, as earlier checkpoints show it.
+    """Easiness of every problem, estimated from earlier checkpoints.
 
     Args:
         easiness_PG: posterior of each problem's easiness on the grid.
         tau: standard deviation of the interaction, in logits.
         ability_sd: standard deviation of the earlier checkpoints' abilities, in logits.
-        n_checkpoints: how many there were.
     """
 
     easiness_PG: Floats
     tau: float
     ability_sd: float
-    n_checkpoints: int
 
     def fit(self, counts: CountBatch) -> ItemFit:
-        """The posterior of new checkpoints with these counts of the same problems."""
+        """Fit new checkpoints with these counts of the same problems."""
         if counts.n_RP.shape[1] != len(self.easiness_PG):
             raise EvaluationError(
                 f"the item prior is of {len(self.easiness_PG)} problems, "
@@ -85,10 +82,10 @@ class ItemPrior:
 
 
 def fit_item_prior(n_IP: Ints, c_IP: Ints) -> ItemPrior:
-    """The prior that earlier checkpoints give.
+    """Fit the prior to the counts of earlier checkpoints.
 
     Args:
-        n_IP: scored samples, 0 where a checkpoint drew none of a problem.
+        n_IP: number of scored samples; 0 if a checkpoint has none of a problem.
         c_IP: how many of them are CORRECT.
 
     Raises:
@@ -103,26 +100,26 @@ def fit_item_prior(n_IP: Ints, c_IP: Ints) -> ItemPrior:
     batch = CountBatch(n_IP, c_IP)
     likelihood_IPG = batch.likelihood_UG[batch.pair_RP]
     ability_I, easiness_G = np.zeros(len(n_IP)), np.full(len(LOGIT_G), 1.0 / len(LOGIT_G))
-    best = -np.inf
-    kept = (easiness_G[None], 0.0, ability_I)
+    best_score = -np.inf
+    best_fit = (easiness_G[None], 0.0, ability_I)
     for tau in _TAUS:
         log_IPG = np.log(np.maximum(likelihood_IPG @ blur(tau, 0.0).T, _TINY))
         ability_I, easiness_G = _fit_abilities(log_IPG, ability_I, easiness_G)
         joint_PG = _shifted(log_IPG, ability_I).sum(axis=0) + np.log(easiness_G)
         top_P1 = joint_PG.max(axis=1, keepdims=True)
         score = float((np.log(np.exp(joint_PG - top_P1).sum(axis=1)) + top_P1[:, 0]).sum())
-        if score > best:
-            best, kept = score, (softmax(joint_PG), tau, ability_I)
-        elif score < best - _FAR_BELOW:
+        if score > best_score:
+            best_score, best_fit = score, (softmax(joint_PG, axis=-1), tau, ability_I)
+        elif score < best_score - _FAR_BELOW:
             break
-    easiness_PG, tau, ability_I = kept
-    return ItemPrior(easiness_PG, tau, float(np.std(ability_I, ddof=1)), len(n_IP))
+    easiness_PG, tau, ability_I = best_fit
+    return ItemPrior(easiness_PG, tau, float(np.std(ability_I, ddof=1)))
 
 
 def blur(sd: float, shift: float) -> Floats:
-    """Chance to get from each point of the grid to each other by adding N(shift, sd^2), (G, G)."""
+    """Return the transition matrix of the grid for adding noise N(shift, sd^2), (G, G)."""
     n = len(LOGIT_G)
-    # The chance depends on the distance alone, so that few values fill the matrix.
+    # The chance only depends on the distance, so that few values fill the matrix.
     below = ndtr(((np.arange(1 - n, n) + 0.5) * STEP - shift) / sd)
     matrix = below[np.arange(n)[None] - np.arange(n)[:, None] + n - 1]
     matrix[:, -1] = 1.0
@@ -132,18 +129,17 @@ def blur(sd: float, shift: float) -> Floats:
 
 @dataclass(frozen=True)
 class ItemFit:
-    """New checkpoints seen through an item prior; a `Fit` of `difficulty_laws`.
+    """Posterior of new checkpoints under an item prior; a `Fit`.
 
     Args:
-        prior: of the problems.
-        counts: of the new checkpoints.
-        ability_A: abilities that are tried.
+        prior: prior of the problems.
+        counts: counts of the new checkpoints.
+        ability_A: abilities that are tried, in logits.
     """
 
     prior: ItemPrior
     counts: CountBatch
     ability_A: Floats
-    name: str = "item prior"
 
     @cached_property
     def _hyper(self) -> list[tuple[float, float, float]]:
@@ -157,37 +153,44 @@ class ItemFit:
         ]
 
     @cached_property
-    def _blur_HGG(self) -> Floats:
-        return np.stack([blur(tau, ability) for ability, tau, _ in self._hyper])
+    def _blur_GHG(self) -> Floats:
+        return np.stack([blur(tau, ability) for ability, tau, _ in self._hyper], axis=1)
 
     def _chunks(self) -> Iterator[tuple[slice, Floats]]:
-        """Problems, and the law of their p under each H, shape (problems, G, H)."""
+        """Yield some problems and the law of their p under each H, shape (problems, G, H)."""
         n_problems, n_points = self.prior.easiness_PG.shape
-        flat_GHG = self._blur_HGG.transpose(1, 0, 2).reshape(n_points, -1)
+        flat_GHG = self._blur_GHG.reshape(n_points, -1)
         for begin in range(0, n_problems, _PROBLEMS_AT_A_TIME):
-            own = slice(begin, begin + _PROBLEMS_AT_A_TIME)
-            law = (self.prior.easiness_PG[own] @ flat_GHG).reshape(-1, len(self._hyper), n_points)
-            yield own, law.transpose(0, 2, 1)
+            chunk = slice(begin, begin + _PROBLEMS_AT_A_TIME)
+            law = self.prior.easiness_PG[chunk] @ flat_GHG
+            yield chunk, law.reshape(-1, len(self._hyper), n_points).transpose(0, 2, 1)
 
     @cached_property
     def _chance_RPH(self) -> Floats:
         return np.maximum(self._expected([self.counts.likelihood_UG])[0], _TINY)
 
     def _expected(self, values: list[Floats]) -> list[Floats]:
-        """Mean under each problem's law of what its pair has at p; (U, G) in, (R, P, H) out."""
-        found = [np.empty((*self.counts.n_RP.shape, len(self._hyper))) for _ in values]
-        for own, law_PGH in self._chunks():
-            for problem, law_GH in enumerate(law_PGH, start=own.start):
-                used, where = np.unique(self.counts.pair_RP[:, problem], return_inverse=True)
-                for value_UG, found_RPH in zip(values, found, strict=True):
-                    found_RPH[:, problem] = (value_UG[used] @ law_GH)[where]
-        return found
+        """Return the means of functions of a pair and p over each problem's law.
+
+        Args:
+            values: each function's values at the pairs and points of the grid, (U, G).
+
+        Returns:
+            Their means, (R, P, H) each.
+        """
+        means = [np.empty((*self.counts.n_RP.shape, len(self._hyper))) for _ in values]
+        for chunk, law_PGH in self._chunks():
+            for problem, law_GH in enumerate(law_PGH, start=chunk.start):
+                pairs, pair_R = np.unique(self.counts.pair_RP[:, problem], return_inverse=True)
+                for value_UG, mean_RPH in zip(values, means, strict=True):
+                    mean_RPH[:, problem] = (value_UG[pairs] @ law_GH)[pair_R]
+        return means
 
     @cached_property
     def weight_RH(self) -> Floats:
         """See `Fit`."""
         log_prior_H = np.array([weight for _, _, weight in self._hyper])
-        return softmax(log_prior_H + np.log(self._chance_RPH).sum(axis=1))
+        return np.asarray(softmax(log_prior_H + np.log(self._chance_RPH).sum(axis=1), axis=-1))
 
     @cached_property
     def score_RP(self) -> Floats:
@@ -198,30 +201,30 @@ class ItemFit:
         """See `Fit`."""
         shares = [self.counts.likelihood_UG * solved_G(k) ** power for power in (1, 2, 3)]
         powers = [expected_RPH / self._chance_RPH for expected_RPH in self._expected(shares)]
-        total = Moments(*(own.sum(axis=1) for own in central(*powers)))
+        total = Moments(*(moment_RPH.sum(axis=1) for moment_RPH in central(*powers)))
         return mean_of_problems(total, self.counts.n_RP.shape[1])
 
     def prior_RPG(self) -> Floats:
         """See `Fit`."""
-        found = np.empty((*self.counts.n_RP.shape, len(LOGIT_G)))
-        for own, law_PGH in self._chunks():
-            found[:, own] = (law_PGH @ self.weight_RH.T).transpose(2, 0, 1)
-        return found
+        prior_RPG = np.empty((*self.counts.n_RP.shape, len(LOGIT_G)))
+        for chunk, law_PGH in self._chunks():
+            prior_RPG[:, chunk] = (law_PGH @ self.weight_RH.T).transpose(2, 0, 1)
+        return prior_RPG
 
     def narrowed(self) -> Floats:
-        """Abilities to try in a second look: evenly over what the posteriors leave possible."""
+        """Return a finer grid of abilities, over the range that the posteriors leave possible."""
         n_disagreements = len(_DISAGREEMENTS)
         weight_RA = self.weight_RH.reshape(len(self.weight_RH), n_disagreements, -1).sum(axis=1)
         mean_R = weight_RA @ self.ability_A
         variance_R = weight_RA @ self.ability_A**2 - mean_R**2
-        # A posterior narrower than this grid's step shows as one point: half a step stays open.
+        # A posterior narrower than the grid's step appears as one point, so add a margin.
         sd_R = np.sqrt(np.maximum(variance_R, 0.0)) + 0.15
         low, high = (mean_R - 4.0 * sd_R).min(), (mean_R + 4.0 * sd_R).max()
         return np.linspace(low, high, _N_ABILITIES)
 
 
 def _fit_abilities(log_IPG: Floats, ability_I: Floats, easiness_G: Floats) -> tuple[Floats, Floats]:
-    """Abilities (mean 0) and law of easiness for one tau, by EM from where an earlier fit ended."""
+    """Fit the abilities (mean 0) and the law of easiness for one tau, by EM from an earlier fit."""
     slope_IPG = np.gradient(log_IPG, STEP, axis=2)
     bend_IPG = np.gradient(slope_IPG, STEP, axis=2)
     for _ in range(_FIT_ROUNDS):
@@ -234,7 +237,7 @@ def _fit_abilities(log_IPG: Floats, ability_I: Floats, easiness_G: Floats) -> tu
         posterior_PG /= posterior_PG.sum(axis=1, keepdims=True)
         slope_I = np.einsum("ipg,pg->i", _shifted(slope_IPG, ability_I), posterior_PG)
         bend_I = np.einsum("ipg,pg->i", _shifted(bend_IPG, ability_I), posterior_PG)
-        # A weak pull to 0 keeps the ability of a checkpoint that solves nothing finite.
+        # A weak prior around 0 keeps the ability of a checkpoint that solves nothing finite.
         step_I = (slope_I - ability_I / 9.0) / np.maximum(-bend_I + 1.0 / 9.0, 0.5)
         ability_I = ability_I + np.clip(step_I, -1.0, 1.0)
         ability_I = ability_I - ability_I.mean()
@@ -242,15 +245,17 @@ def _fit_abilities(log_IPG: Floats, ability_I: Floats, easiness_G: Floats) -> tu
 
 
 def _shifted(value_IPG: Floats, ability_I: Floats) -> Floats:
-    """Each checkpoint's values read at easiness + ability, by linear interpolation."""
+    """Interpolate each checkpoint's values at easiness + ability."""
     n_points = value_IPG.shape[2]
     place_IG = np.clip(np.arange(n_points) + ability_I[:, None] / STEP, 0, n_points - 1)
     left_IG = np.minimum(place_IG.astype(np.int64), n_points - 2)
     share_IG = place_IG - left_IG
-    found = np.empty_like(value_IPG)
-    for own_PG, value_PG, left_G, share_G in zip(found, value_IPG, left_IG, share_IG, strict=True):
+    shifted_IPG = np.empty_like(value_IPG)
+    rows = zip(shifted_IPG, value_IPG, left_IG, share_IG, strict=True)
+    for shifted_PG, value_PG, left_G, share_G in rows:
+        # In place: these arrays are the largest of a fit.
         left_PG = value_PG[:, left_G]
-        np.subtract(value_PG[:, left_G + 1], left_PG, out=own_PG)
-        own_PG *= share_G
-        own_PG += left_PG
-    return found
+        np.subtract(value_PG[:, left_G + 1], left_PG, out=shifted_PG)
+        shifted_PG *= share_G
+        shifted_PG += left_PG
+    return shifted_IPG

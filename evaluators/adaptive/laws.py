@@ -1,16 +1,16 @@
 """Laws of problem difficulty on one grid of success probabilities, fitted to counts.
 
-A problem is solved by a sample with chance p; over the problems of a benchmark p follows an unknown
-law. Families for it, each fitted to (n, c) of every problem:
+A law is a distribution of p, the chance that one sample solves a problem, over the problems of a
+benchmark. Three kinds of laws are fitted to the counts (n, c) of every problem:
 
-- `beta` and `logit-normal`: their two parameters integrated over a grid of them;
-- the same two, zero-inflated: with a share of problems that no sample ever solves;
-- `smoothed NPMLE`: any law on the grid, by EM (Laird 1978), with a pseudo-count of
-  `SMOOTHING` problems spread evenly over the grid's logits; its uncertainty by a Bayesian bootstrap
-  over problems (Rubin 1981).
+- `beta` and `logit-normal`: a grid of their two parameters, weighted by its posterior;
+- both again, zero-inflated: a share of the problems is never solved;
+- `smoothed NPMLE`: any law on the grid, by EM (Laird 1978), with a pseudo-count of `SMOOTHING`
+  problems spread evenly over the grid's logits. A Bayesian bootstrap over problems (Rubin 1981)
+  gives its uncertainty.
 
-All work on R sets of problems at a time (one for a user, many in a benchmark), and only on the
-pairs (n, c) that differ, so that a fit is a few products of matrices.
+All functions work on R sets of problems at once (one for a user, many in a benchmark script), and
+only on the different pairs (n, c), so that a fit is a few matrix products.
 
 Axes: R sets, P problems, U different pairs (n, c), V different pairs of one set, G points of the
 grid, H laws of a family.
@@ -24,14 +24,14 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betainc, expit, ndtr
+from scipy.special import betainc, expit, ndtr, softmax
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 STEP = 0.25
 LOGIT_G: Floats = np.arange(-14.0, 10.0 + STEP / 2, STEP)
-"""Logits of p. At the lower end p is 8e-7: for the k in use, a problem that is never solved."""
+"""Logits of p. At the lower end p is 8e-7: for any usual k such a problem is never solved."""
 
 SMOOTHING = 1.0
 _CELL: Floats = np.arange(-2.0, 3.0) / 5.0 * STEP
@@ -51,11 +51,7 @@ class Moments(NamedTuple):
 
 
 class Fit(Protocol):
-    """What a fitted model says of the sets: a mixture of H laws, each set with its own weights."""
-
-    @property
-    def name(self) -> str:
-        """Of the model."""
+    """A model fitted to the sets: a mixture of H laws, weighted for each set."""
 
     @property
     def weight_RH(self) -> Floats:
@@ -63,13 +59,13 @@ class Fit(Protocol):
 
     @property
     def score_RP(self) -> Floats:
-        """Log chance of each problem's count as foreseen from the other problems."""
+        """Log chance of each problem's count, as predicted from the other problems."""
 
     def moments(self, k: int) -> Moments:
-        """Posterior moments of the sets' pass@k under each law."""
+        """Return the posterior moments of the sets' pass@k under each law."""
 
     def prior_RPG(self) -> Floats:
-        """The law of each problem's p before its own count, averaged over the mixture."""
+        """Return the law of each problem's p before its own count, averaged over the mixture."""
 
 
 @dataclass(frozen=True)
@@ -92,51 +88,51 @@ class CountBatch:
 
     @property
     def pair_RP(self) -> Ints:
-        """Which of the U pairs each problem has."""
+        """Index of each problem's pair among the U pairs."""
         return self._pairs[2]
 
     @cached_property
     def weight_RU(self) -> Floats:
-        """How many problems of each set have each pair."""
+        """Number of problems of each set with each pair."""
         n_sets, n_pairs = len(self.n_RP), len(self._pairs[0])
         flat = self.pair_RP + n_pairs * np.arange(n_sets)[:, None]
-        found = np.bincount(flat.ravel(), minlength=n_sets * n_pairs)
-        return found.reshape(n_sets, n_pairs).astype(np.float64)
+        numbers = np.bincount(flat.ravel(), minlength=n_sets * n_pairs)
+        return numbers.reshape(n_sets, n_pairs).astype(np.float64)
 
     @cached_property
-    def _own(self) -> tuple[Ints, Floats]:
+    def _set_pairs(self) -> Ints:
+        """Indices of the pairs that occur in each set, the most frequent first, (R, V)."""
         width = int((self.weight_RU > 0).sum(axis=1).max())
-        own_RV = np.argsort(-self.weight_RU, axis=1, kind="stable")[:, :width]
-        return own_RV, np.take_along_axis(self.weight_RU, own_RV, axis=1)
-
-    @property
-    def own_weight_RV(self) -> Floats:
-        """How many problems of the set have each of its own pairs; 0 where it has fewer pairs."""
-        return self._own[1]
+        return np.argsort(-self.weight_RU, axis=1, kind="stable")[:, :width]
 
     @cached_property
-    def own_likelihood_RVG(self) -> Floats:
-        """`likelihood_UG` of each set's own pairs."""
-        return self.likelihood_UG[self._own[0]]
+    def set_weight_RV(self) -> Floats:
+        """Number of problems with each pair of the set; 0 if the set has fewer pairs."""
+        return np.take_along_axis(self.weight_RU, self._set_pairs, axis=1)
 
     @cached_property
-    def own_pair_RP(self) -> Ints:
-        """Which of its set's own pairs each problem has."""
-        n_sets, n_pairs = self.weight_RU.shape
-        place_RU = np.zeros((n_sets, n_pairs), dtype=np.int64)
-        np.put_along_axis(place_RU, self._own[0], np.arange(self._own[0].shape[1])[None], axis=1)
+    def set_likelihood_RVG(self) -> Floats:
+        """`likelihood_UG` of the pairs of each set."""
+        return self.likelihood_UG[self._set_pairs]
+
+    @cached_property
+    def set_pair_RP(self) -> Ints:
+        """Index of each problem's pair among the V pairs of its set."""
+        place_RU = np.zeros(self.weight_RU.shape, dtype=np.int64)
+        places = np.arange(self._set_pairs.shape[1])[None]
+        np.put_along_axis(place_RU, self._set_pairs, places, axis=1)
         return np.take_along_axis(place_RU, self.pair_RP, axis=1)
 
     @cached_property
     def likelihood_UG(self) -> Floats:
-        """Chance of each pair at each point of the grid, over its largest value."""
+        """Likelihood of each pair at each point of the grid, divided by its largest value."""
         return binomial_likelihood(self._pairs[0], self._pairs[1])
 
 
 def binomial_likelihood(n_U: Ints, c_U: Ints) -> Floats:
-    """Likelihood of c of n at each point of the grid, its largest value 1, shape (U, G).
+    """Return the likelihood of c of n at each point of the grid, scaled to at most 1, (U, G).
 
-    Averaged over the cell of the point: with many samples the likelihood is narrower than a cell.
+    It is averaged over the cell of the point: with many samples it is narrower than a cell.
     """
     logit_GS = LOGIT_G[:, None] + _CELL
     log_p_GS, log_q_GS = -np.logaddexp(0.0, -logit_GS), -np.logaddexp(0.0, logit_GS)
@@ -151,19 +147,19 @@ def binomial_likelihood(n_U: Ints, c_U: Ints) -> Floats:
 
 @lru_cache(maxsize=32)
 def solved_G(k: int) -> Floats:
-    """Chance that one of k samples is correct, at each point of the grid; mean over its cell."""
+    """Return the chance that one of k samples is correct, averaged over each cell of the grid."""
     logit_GS = LOGIT_G[:, None] + _CELL
     return np.asarray(-np.expm1(-k * np.logaddexp(0.0, logit_GS)).mean(axis=1))
 
 
 def central(first: Floats, second: Floats, third: Floats) -> Moments:
-    """Central moments from those about 0."""
+    """Return central moments from moments about 0."""
     variance = np.maximum(second - first**2, 0.0)
     return Moments(first, variance, third - 3.0 * first * second + 2.0 * first**3)
 
 
 def mean_of_problems(total: Moments, n_problems: int) -> Moments:
-    """Moments of the mean of independent problems from the sums of their moments."""
+    """Return the moments of the mean of independent problems from the sums of their moments."""
     return Moments(
         total.mean / n_problems, total.variance / n_problems**2, total.third / n_problems**3
     )
@@ -171,15 +167,13 @@ def mean_of_problems(total: Moments, n_problems: int) -> Moments:
 
 @dataclass(frozen=True)
 class SharedLawsFit:
-    """A family of laws that all sets share, weighted for each by its posterior.
+    """A family of laws that all sets share; each set has its own posterior weights.
 
     Args:
-        name: of the family.
-        counts: what it was fitted to.
+        counts: the counts that it was fitted to.
         law_HG: the laws, equally likely beforehand.
     """
 
-    name: str
     counts: CountBatch
     law_HG: Floats
 
@@ -190,11 +184,11 @@ class SharedLawsFit:
     @cached_property
     def weight_RH(self) -> Floats:
         """See `Fit`."""
-        return softmax(self.counts.weight_RU @ np.log(self._chance_UH))
+        return np.asarray(softmax(self.counts.weight_RU @ np.log(self._chance_UH), axis=-1))
 
     @cached_property
     def score_RP(self) -> Floats:
-        """See `Fit`. Leaving a problem out divides the posterior weights by its likelihood."""
+        """See `Fit`; leaving a problem out divides the posterior weights by its likelihood."""
         inverse_RU = self.weight_RH @ (1.0 / self._chance_UH).T
         return np.take_along_axis(-np.log(inverse_RU), self.counts.pair_RP, axis=1)
 
@@ -206,9 +200,8 @@ class SharedLawsFit:
             share_UG = share_UG * solved_G(k)
             powers.append(share_UG @ self.law_HG.T / self._chance_UH)
         weight_RU = self.counts.weight_RU
-        return mean_of_problems(
-            Moments(*(weight_RU @ own for own in central(*powers))), self.counts.n_RP.shape[1]
-        )
+        total = Moments(*(weight_RU @ moment_UH for moment_UH in central(*powers)))
+        return mean_of_problems(total, self.counts.n_RP.shape[1])
 
     def prior_RPG(self) -> Floats:
         """See `Fit`."""
@@ -218,16 +211,14 @@ class SharedLawsFit:
 
 @dataclass(frozen=True)
 class OwnLawsFit:
-    """Laws of its own for every set, equally likely: draws of the NPMLE.
+    """Equally likely laws, different for every set: draws of the NPMLE.
 
     Args:
-        name: of the model.
-        counts: what it was fitted to.
+        counts: the counts that it was fitted to.
         law_RHG: the draws.
         score_RP: see `Fit`.
     """
 
-    name: str
     counts: CountBatch
     law_RHG: Floats
     score_RP: Floats
@@ -239,16 +230,16 @@ class OwnLawsFit:
 
     def moments(self, k: int) -> Moments:
         """See `Fit`."""
-        likelihood_RGV = self.counts.own_likelihood_RVG.transpose(0, 2, 1)
+        likelihood_RGV = self.counts.set_likelihood_RVG.transpose(0, 2, 1)
         chance_RHV = np.maximum(self.law_RHG @ likelihood_RGV, _TINY)
         share_RHG = self.law_RHG
         powers = []
         for _ in range(3):
             share_RHG = share_RHG * solved_G(k)
             powers.append(share_RHG @ likelihood_RGV / chance_RHV)
-        weight_RV1 = self.counts.own_weight_RV[:, :, None]
-        found = Moments(*((own @ weight_RV1)[:, :, 0] for own in central(*powers)))
-        return mean_of_problems(found, self.counts.n_RP.shape[1])
+        weight_RV1 = self.counts.set_weight_RV[:, :, None]
+        total = Moments(*((moment_RHV @ weight_RV1)[:, :, 0] for moment_RHV in central(*powers)))
+        return mean_of_problems(total, self.counts.n_RP.shape[1])
 
     def prior_RPG(self) -> Floats:
         """See `Fit`."""
@@ -257,28 +248,29 @@ class OwnLawsFit:
 
 
 def fit_families(counts: CountBatch) -> list[Fit]:
-    """The four families of two or three parameters."""
-    laws = {"beta": _beta_laws(), "logit-normal": _logit_normal_laws()}
-    laws |= {f"zero-inflated {name}": _zero_inflated(law_HG) for name, law_HG in laws.items()}
-    return [*(SharedLawsFit(name, counts, law_HG) for name, law_HG in laws.items())]
+    """Fit the four families of two or three parameters."""
+    laws = [_beta_laws(), _logit_normal_laws()]
+    laws += [_zero_inflated(law_HG) for law_HG in laws]
+    return [*(SharedLawsFit(counts, law_HG) for law_HG in laws)]
 
 
 def fit_npmle(counts: CountBatch, rng: np.random.Generator) -> OwnLawsFit:
-    """The smoothed NPMLE with bootstrap draws, and its score by cross-validation over problems."""
-    likelihood_RVG, weight_RV = counts.own_likelihood_RVG, counts.own_weight_RV
+    """Fit the smoothed NPMLE, with bootstrap draws and a cross-validated score."""
+    likelihood_RVG, weight_RV = counts.set_likelihood_RVG, counts.set_weight_RV
     n_problems = counts.n_RP.shape[1]
     start_RHG = np.full((len(weight_RV), 1, len(LOGIT_G)), 1.0 / len(LOGIT_G))
     law_RHG = em(likelihood_RVG, weight_RV[:, None], start_RHG, _EM_ROUNDS)
-    # Rubin's bootstrap: weights Dirichlet(1, ..., 1) over problems; equal pairs are added up.
+    # Rubin's bootstrap draws weights of problems from Dirichlet(1, ..., 1), as normalized gamma
+    # variates. The weight of a pair is the sum over its problems, which is a gamma variate again.
     weight_RHV = rng.gamma(np.repeat(weight_RV[:, None], _N_BOOTSTRAP, axis=1))
     weight_RHV *= n_problems / weight_RHV.sum(axis=2, keepdims=True)
     drawn_RHG = np.repeat(law_RHG, _N_BOOTSTRAP, axis=1)
     drawn_RHG = em(likelihood_RVG, weight_RHV, drawn_RHG, _BOOTSTRAP_ROUNDS)
-    return OwnLawsFit("smoothed NPMLE", counts, drawn_RHG, _cross_validated(counts, rng))
+    return OwnLawsFit(counts, drawn_RHG, _cross_validated(counts, rng))
 
 
 def em(likelihood_RVG: Floats, weight_RHV: Floats, law_RHG: Floats, n_rounds: int) -> Floats:
-    """Mixing laws that raise the likelihood of the weighted pairs, after so many rounds of EM."""
+    """Return the mixing laws after `n_rounds` of EM on the smoothed likelihood of the pairs."""
     base = SMOOTHING / len(LOGIT_G)
     total_RH1 = weight_RHV.sum(axis=2, keepdims=True) + SMOOTHING
     likelihood_RGV = np.ascontiguousarray(likelihood_RVG.transpose(0, 2, 1))
@@ -288,29 +280,24 @@ def em(likelihood_RVG: Floats, weight_RHV: Floats, law_RHG: Floats, n_rounds: in
     return law_RHG
 
 
-def softmax(log_RH: Floats) -> Floats:
-    """Weights that sum to 1 over the last axis."""
-    scaled = np.exp(log_RH - log_RH.max(axis=-1, keepdims=True))
-    return np.asarray(scaled / scaled.sum(axis=-1, keepdims=True))
-
-
 def _cross_validated(counts: CountBatch, rng: np.random.Generator) -> Floats:
+    """Return the log chance of each problem's count under a fit without its fold."""
     n_sets, n_problems = counts.n_RP.shape
     n_folds = min(_FOLDS, n_problems)
     fold_P = rng.permutation(n_problems) % n_folds
-    kept_RFV = np.repeat(counts.own_weight_RV[:, None], n_folds, axis=1)
+    train_RFV = np.repeat(counts.set_weight_RV[:, None], n_folds, axis=1)
     sets_R1 = np.arange(n_sets)[:, None]
-    np.subtract.at(kept_RFV, (sets_R1, fold_P[None], counts.own_pair_RP), 1.0)
-    # From the even law: beginning at the law of all problems would show it what is held out.
+    np.subtract.at(train_RFV, (sets_R1, fold_P[None], counts.set_pair_RP), 1.0)
+    # Start from the uniform law: the law of all problems already contains the left-out counts.
     start_RFG = np.full((n_sets, n_folds, len(LOGIT_G)), 1.0 / len(LOGIT_G))
-    law_RFG = em(counts.own_likelihood_RVG, kept_RFV, start_RFG, _EM_ROUNDS // 2)
-    chance_RFV = np.maximum(law_RFG @ counts.own_likelihood_RVG.transpose(0, 2, 1), _TINY)
-    return np.asarray(np.log(chance_RFV)[sets_R1, fold_P[None], counts.own_pair_RP])
+    law_RFG = em(counts.set_likelihood_RVG, train_RFV, start_RFG, _EM_ROUNDS // 2)
+    chance_RFV = np.maximum(law_RFG @ counts.set_likelihood_RVG.transpose(0, 2, 1), _TINY)
+    return np.asarray(np.log(chance_RFV)[sets_R1, fold_P[None], counts.set_pair_RP])
 
 
 @lru_cache(maxsize=1)
 def _beta_laws() -> Floats:
-    """Beta laws on the grid: mean by even logits, alpha + beta by even logarithms."""
+    """Return beta laws with evenly spaced logits of the mean and logarithms of alpha + beta."""
     mean_H, size_H = _crossed(
         expit(np.arange(-6.5, 4.1, 0.5)), np.geomspace(0.1, 60.0, 12, dtype=np.float64)
     )
@@ -321,7 +308,7 @@ def _beta_laws() -> Floats:
 
 @lru_cache(maxsize=1)
 def _logit_normal_laws() -> Floats:
-    """Logit-normal laws on the grid: mean even, standard deviation by even logarithms."""
+    """Return logit-normal laws with evenly spaced means and logarithms of the deviation."""
     mean_H, sd_H = _crossed(np.arange(-8.0, 4.1, 0.5), np.geomspace(0.3, 6.0, 10))
     edges = LOGIT_G[:-1] + STEP / 2
     return _masses(ndtr((edges - mean_H[:, None]) / sd_H[:, None]))
@@ -342,7 +329,5 @@ def _crossed(first: Floats, second: Floats) -> tuple[Floats, Floats]:
 
 
 def _masses(below_HE: Floats) -> Floats:
-    """Mass of each cell of the grid, from the chance to lie below each inner edge."""
-    n_laws = len(below_HE)
-    ends = np.zeros((n_laws, 1)), np.ones((n_laws, 1))
-    return np.maximum(np.diff(np.hstack([ends[0], below_HE, ends[1]]), axis=1), 0.0)
+    """Return the mass of each cell of the grid, from the mass below each inner edge."""
+    return np.maximum(np.diff(below_HE, axis=1, prepend=0.0, append=1.0), 0.0)

@@ -75,8 +75,8 @@ def extract(text: str, answer_format: AnswerFormat = "boxed") -> str | None:
     turns = _turns(text)
     if answer_format != "auto":
         return _first(turns, _READERS[answer_format])
-    # A box of a later turn is not this problem's, so turns come before formats. The last number
-    # is anything at all, so it comes last.
+    # The loop over turns is the outer one, because a box in a later turn answers another problem.
+    # The last number may be any number, so that it is the last format to try.
     for turn in turns:
         for name in ("boxed", "hash", "phrase"):
             if answer := _READERS[name](turn):

@@ -1,8 +1,8 @@
 """Chat templates of checkpoints, rendered by a child process within limits of time and memory.
 
-A chat template is a program: two nested loops may run for days, a text times 10 ** 9 takes
-gigabytes. The sandbox of transformers protects the disk and Python's internals only. The child
-calls the same function as `tokenizer.apply_chat_template`, so the texts are the same.
+A chat template is a program: two nested loops may run for days, and a text times 10 ** 9 takes
+gigabytes. The sandbox of transformers only protects the disk and Python's internals. The child
+calls the same function as `tokenizer.apply_chat_template`, so that the texts are the same.
 
     text = render_chat(tokenizer, [{"role": "user", "content": "2 + 2?"}])
 """
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 TIMEOUT_S = 10.0
-"""For one conversation. A long one takes milliseconds."""
+"""Time limit for one conversation. Even a long one takes milliseconds."""
 MEMORY_MB = 512
-"""Memory of a template in addition to the interpreter."""
+"""Memory limit of a template, in addition to the interpreter's memory."""
 
 _GRACE_S = 5.0
 _ENVIRONMENT = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -36,7 +36,7 @@ _ENVIRONMENT = {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "OPENBLAS_NU
 class TemplateRefusalError(Exception):
     """The template cannot render this conversation; the message is usually the template's own.
 
-    `fix` says what to change in the template; it is empty if the conversation may be at fault.
+    `fix` says what to change in the template; it is empty if the conversation may be the reason.
     """
 
     def __init__(self, message: str, fix: str = "") -> None:
@@ -46,7 +46,7 @@ class TemplateRefusalError(Exception):
 
 @dataclass(frozen=True)
 class RenderedChat:
-    """A conversation as text, and the span of characters of each text in `{% generation %}`."""
+    """A conversation as text, with the span of characters of each text in `{% generation %}`."""
 
     text: str
     spans: tuple[tuple[int, int], ...] = ()
@@ -63,11 +63,11 @@ def render_chat(
     """Return a conversation as the tokenizer's chat template writes it.
 
     Args:
-        tokenizer: with a chat template.
+        tokenizer: a tokenizer with a chat template.
         conversation: turns with role and content, JSON values. Entries that are None are left out.
         tools: JSON schemas, for templates that know tools.
-        add_generation_prompt: end where the model's turn begins.
-        with_spans: also return where the assistant's texts are.
+        add_generation_prompt: whether the text ends with the beginning of the model's turn.
+        with_spans: whether to return the spans of the assistant's texts, too.
 
     Raises:
         TemplateRefusalError: if the template cannot render this conversation.
@@ -97,8 +97,8 @@ def render_chat(
 def assistant_mask(encoded: BatchEncoding, spans: Sequence[tuple[int, int]]) -> list[int]:
     """Return 1 for each token of the assistant's texts and 0 for the others.
 
-    The mask of `apply_chat_template`, from the encoding of one text and the spans of
-    `RenderedChat`. It needs a fast tokenizer and raises ValueError for another.
+    This is the mask of `apply_chat_template`, computed from the encoding of one text and the spans
+    of `RenderedChat`. It needs a fast tokenizer, and raises ValueError for a slow one.
     """
     token_at: Callable[[int, int], int | None] = encoded.char_to_token
     n_tokens = len(encoded["input_ids"])
@@ -119,7 +119,7 @@ def checkpoint_name(tokenizer: PreTrainedTokenizerBase) -> str:
 
 @functools.cache
 def _renderer(process_id: int) -> tuple[Pool, threading.Lock]:
-    """Return the child of this process, which takes a second to start, and a lock for its use."""
+    """Return the child process, which takes a second to start, and a lock for its use."""
     pool = Pool(
         child_arguments(
             "rlready.evaluators.benchmarks.template_renderer:make_renderer", TIMEOUT_S, MEMORY_MB

@@ -34,7 +34,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 from rlready.evaluators.benchmarks.lost_escapes import lost_escape
 from rlready.evaluators.benchmarks.reference_answers import (
@@ -84,7 +84,7 @@ _MESSAGES_TEXT = re.compile(r"""\[\s*\{\s*['"](?:role|content)['"]\s*:""")
 
 @dataclass(frozen=True, kw_only=True)
 class Fields:
-    """Names of the fields that hold a problem, in the order in which they are tried.
+    """Names of the fields of a problem, in the order in which they are tried.
 
     Args:
         id: optional unless `is_id_required`.
@@ -101,10 +101,9 @@ class Fields:
     is_id_required: bool = False
 
     def for_other_file(self) -> Fields:
-        """Return the fields for a file that replaces the one these were written for.
+        """Return the fields for another file: the unusual names first, then the usual ones.
 
-        It may be a copy with the same names, or a user's file with the usual names, so unusual
-        names are tried first and the usual ones after them.
+        The file may be a copy with the same names, or a user's file with the usual names.
         """
         usual, names = Fields(), {}
         for role in ("id", "problem", "answer", "error_tolerance"):
@@ -114,7 +113,7 @@ class Fields:
         return Fields(**names, is_id_required=False)
 
     def columns(self, where: str, names: Sequence[str]) -> list[str]:
-        """Return the columns to read; raise BenchmarkError if none can hold a required field."""
+        """Return the columns to read; raise BenchmarkError if a required field is missing."""
         required = ("problem", "answer", "id") if self.is_id_required else ("problem", "answer")
         for role in required:
             if not columns_of(names, getattr(self, role)):
@@ -130,8 +129,7 @@ class AnswerForm:
     Args:
         after: the answer follows the last occurrence of this text, and commas between thousands
             are removed (GSM8K: `... #### 1,234` is `1234`). None: the answer is the whole text.
-        is_marker_required: if False, `after` may be missing, if it is missing from all answers of
-            the file.
+        is_marker_required: if False, `after` may be missing from all answers of the file.
         list_means: "any": each element of a list is an accepted answer. "all": the elements are
             parts of one answer, which is then `a, b, c`.
         is_json: the field is JSON: a list, a text or a number. This allows several answers in a CSV
@@ -146,11 +144,9 @@ class AnswerForm:
     def __post_init__(self) -> None:
         if self.after is not None and not self.after.strip():
             raise ConfigError("answer_after is empty", fix="Leave it out, or name the marker")
-        if self.list_means not in get_args(ListMeaning):
-            raise ConfigError(f"answer_list is {self.list_means!r}", fix='Give "any" or "all"')
 
     def settled(self, rows: Sequence[Row], fields: Fields) -> AnswerForm:
-        """Return the form for these rows: all answers need an optional marker, or none does."""
+        """Return the form for these rows: an optional marker is in all answers, or in none."""
         if self.after is None or self.is_marker_required:
             return self
         answers = [field_values(row.values, fields.answer)[:1] for row in rows]
@@ -160,7 +156,7 @@ class AnswerForm:
 
 
 class _Cell(NamedTuple):
-    """A value with its role and its place: the row and the name of the field."""
+    """A value with its role, its row and the name of its field."""
 
     where: str
     role: str
@@ -279,7 +275,7 @@ def _answers(row: Row, cell: _Cell, form: AnswerForm) -> tuple[str, ...]:
 
 
 def _require_no_index(row: Row, cell: _Cell) -> None:
-    """Return unless the answer is the index of a choice, as in MMLU: a model never writes that."""
+    """Check that the answer is not the index of a choice, as in MMLU; models do not write it."""
     for name, choices in field_values(row.values, CHOICE_FIELDS):
         choices = decoded(choices) if isinstance(choices, str) else choices
         is_text = isinstance(cell.value, str)
@@ -321,7 +317,7 @@ def _answer_text(cell: _Cell, form: AnswerForm) -> str:
     if not isinstance(cell.value, str):
         return text
     answer = answer_of(text, cell.field)
-    # A solution has ordinary line breaks; an answer rarely has one.
+    # A whole solution has ordinary line breaks, but an answer rarely has one.
     _check_escapes(cell, cell.value if answer == text else answer, "answer")
     return answer
 
@@ -364,7 +360,7 @@ def _check_text(cell: _Cell, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        # JSON may hold half of a surrogate pair, which is not text and has no digest.
+        # JSON may contain half of a surrogate pair, which is not text and has no digest.
         raise cell.error(f"is not valid Unicode: {_shown(text)}", why=error.reason) from error
     _check_escapes(cell, text, "problem")
 
@@ -375,7 +371,7 @@ def _check_escapes(cell: _Cell, text: str, kind: Literal["answer", "problem"]) -
 
 
 def _cell(row: Row, fields: Fields, role: str) -> _Cell:
-    """Return the best field that has a value for this role."""
+    """Return the first of the role's fields that has a value."""
     places = field_values(row.values, getattr(fields, role))
     if not places:
         raise _missing(row.where, row.values, fields, role)

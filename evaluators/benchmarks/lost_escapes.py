@@ -1,4 +1,4 @@
-r"""LaTeX commands that lost their backslash because JSON or Python read an escape.
+r"""LaTeX commands that lost their backslash because JSON or Python read it as an escape.
 
     {"answer": "\frac{1}{2}"}     JSON reads \f as a form feed, so the answer becomes `rac{1}{2}`
 
@@ -17,12 +17,12 @@ import re
 from typing import Literal, NamedTuple
 
 Kind = Literal["answer", "problem", "example"]
-"""A reference answer, a problem, or a held-out example. Examples may hold program code and tables,
-so only clear cases of lost commands are refused in them."""
+"""A reference answer, a problem, or a held-out example. Examples may contain program code and
+tables, so that only clear cases of lost commands are refused in them."""
 
 
 class LostEscape(NamedTuple):
-    """The character in place of a backslash, why it is there, and what to write in the file."""
+    """The character in place of a backslash, the reason, and what to write in the file."""
 
     what: str
     why: str
@@ -30,7 +30,7 @@ class LostEscape(NamedTuple):
 
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-# A terminal's log, which an example may hold, has escape characters.
+# An example may be a terminal's log, which has escape characters.
 _CONTROLS_IN_EXAMPLES = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]")
 _ESCAPES = {
     "\a": ("a bell", "a"),
@@ -46,7 +46,7 @@ _TEXT_COMMAND = r"ext(?:bf|it|rm|tt|sf|sc|md|up|normal|color)?(?=\s*\{)|ilde(?=\
 _SHORT = (
     r"(?<=\S )\ne(?= ?[0-9\\{-])|(?<=\S )\nu(?= ?[0-9\\=<])|(?<=[ =(+])\t(?:o|an)(?= ?[0-9\\({x])"
 )
-# The rest of commands, by the white space that their first letter became.
+# The remaining letters of commands whose first letter became a tab or a line end.
 _CERTAIN = re.compile(
     rf"{_SHORT}|\t(?:{_TEXT_COMMAND}|(?:imes|heta|herefore|frac|binom|au|anh|op|ag(?=\s*\{{)|extstyle|"
     r"ilde|riangle(?:left|right|down|q|lefteq|righteq)?|hickapprox|hicksim)(?![A-Za-z]))"
@@ -86,11 +86,11 @@ def lost_escape(text: str, kind: Kind) -> LostEscape | None:
 def _is_lost(text: str, at: int, kind: Kind) -> bool:
     """Return whether white space before a word replaces the first letter of a command."""
     if kind == "answer":
-        # An answer on several lines has environments or displayed formulas.
+        # Only an answer with an environment or a displayed formula has several lines.
         return not _DISPLAYED.search(text)
     before = text[:at].replace("$$", "")
     is_inline_math = len(_UNESCAPED_DOLLAR.findall(before)) % 2 == 1
-    # A line that was wrapped inside a formula ends in neither a space nor an opening sign.
+    # A line that was wrapped inside a formula does not end with a space or an opening sign.
     return is_inline_math and (text[at] == "\t" or before.endswith(tuple(" ({[^_=$")))
 
 
@@ -99,7 +99,7 @@ def _described(text: str, at: int) -> LostEscape:
     if character not in _ESCAPES:
         return LostEscape(
             f"holds the control character U+{ord(character):04X} before {rest!a}",
-            "control characters do not belong into a text",
+            "a text must not contain control characters",
             "Remove the character",
         )
     name, letter = _ESCAPES[character]

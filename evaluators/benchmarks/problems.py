@@ -4,7 +4,7 @@
     suite = override(suite, [parse_benchmark_option("gsm8k=data/gsm8k_test.jsonl.gz")])
     benchmarks = [load_benchmark(source) for source in suite.sources]
 
-A suite is a TOML file, such as `suite_math7.toml` beside this module; `SOURCE_KEYS` has its keys.
+A suite is a TOML file, such as `suite_math7.toml` beside this module; `SuiteTable` lists its keys.
 Its local paths are relative to its own folder and must stay in it.
 
 The digest of a benchmark covers the ids, texts and accepted answers of its problems. It ignores
@@ -18,43 +18,23 @@ import dataclasses
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from rlready.evaluators.benchmarks.fields import AnswerForm, Fields, to_problem
+from pydantic import BeforeValidator, Field
+
+from rlready.evaluators.benchmarks.fields import AnswerForm, Fields, ListMeaning, to_problem
 from rlready.evaluators.benchmarks.rows import HubDataset, Rows, file_rows, hub_rows, suffix_of
 from rlready.registry.digest import digest
 from rlready.registry.errors import BenchmarkError, ConfigError
-from rlready.registry.foreign_files import parse_toml, read_text
 from rlready.registry.records import ANSWER_FORMATS, AnswerFormat, Problem
-
-SUITE_KEYS = ("description", "benchmark")
-SOURCE_KEYS = {
-    "name": (str,),
-    "path": (str,),
-    "hub": (str,),
-    "config": (str, list),
-    "split": (str,),
-    "revision": (str,),
-    "id": (str,),
-    "problem": (str,),
-    "answer": (str,),
-    "error_tolerance": (str,),
-    "answer_after": (str,),
-    "answer_list": (str,),
-    "answer_json": (bool,),
-    "answer_format": (str,),
-}
-"""Keys of a `[[benchmark]]` table and the types of their values."""
-
-MAX_SUITE_BYTES = 1 << 20
+from rlready.registry.toml_file import TomlTable, naming_file, read_toml_file
 
 # `importlib.resources` cannot open a package without `__init__.py` in an editable install.
 _PACKAGED = Path(__file__).parent
-_HUB_ONLY = ("config", "split", "revision")
 # MLflow accepts such a text as the name of a dataset and as a part of a metric key.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
@@ -62,14 +42,14 @@ _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """Problems under a name.
+    """Problems with reference answers, under a name.
 
     Args:
         name: letters, digits, `_`, `.` and `-`.
         problems: at least one, with unique ids, in the order of their source.
-        source: a description of where they came from.
-        answer_format: where to look for answers in completions; None for the format of the
-            protocol. It is not a part of the digest.
+        source: description of the file or data set, for people.
+        answer_format: place of the answer in a completion; None for the format of the protocol.
+            It is not a part of the digest.
 
     Example:
         benchmark = load_benchmark(parse_benchmark_option("data/gsm8k.jsonl"))
@@ -86,7 +66,7 @@ class Benchmark:
         if not self.problems:
             raise BenchmarkError(
                 f"benchmark {self.name} has no problems",
-                why=f"{self.source} holds none",
+                why=f"{self.source} contains none",
                 fix="Check the file",
             )
         (name, count), *_ = Counter(problem.id for problem in self.problems).most_common(1)
@@ -99,8 +79,8 @@ class Benchmark:
 
     @cached_property
     def digest(self) -> str:
-        """Id of the content: ids, texts and accepted answers, in any order."""
-        # The digest of a problem without a tolerance is the same as before tolerances existed.
+        """Digest of the content: ids, texts and accepted answers, in any order."""
+        # Without a tolerance the digest stays the same as before tolerances existed.
         contents = sorted(
             (p.id, p.text, sorted(set(p.answers)), *filter(None, [p.error_tolerance]))
             for p in self.problems
@@ -141,9 +121,14 @@ class Benchmark:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkSource:
-    """The file or hub data set that holds a benchmark, and how to read it.
+    """A file or hub data set with a benchmark, and how to read it.
 
-    Without an answer format the one of the protocol is used.
+    Args:
+        name: name of the benchmark.
+        location: local file or hub data set.
+        fields: names of the fields of a row.
+        answers: how the answer field is read.
+        answer_format: as in `Benchmark`.
     """
 
     name: str
@@ -154,8 +139,6 @@ class BenchmarkSource:
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        if self.answer_format is not None:
-            check_answer_format(self.answer_format, f"answer_format of benchmark {self.name}")
 
     def rows(self) -> Rows:
         """Return the rows of the file or data set, unchanged."""
@@ -164,24 +147,52 @@ class BenchmarkSource:
         return file_rows(self.location, self.fields.columns)
 
 
+class SuiteTable(TomlTable):
+    """A `[[benchmark]]` table of a suite file: a local path or a hub data set, and its fields."""
+
+    name: str
+    path: str | None = None
+    hub: str | None = None
+    config: Annotated[
+        list[Annotated[str, Field(min_length=1)]],
+        BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    ] = Field(default_factory=list)
+    split: str | None = None
+    revision: str | None = None
+    id: str | None = None
+    problem: str | None = None
+    answer: str | None = None
+    error_tolerance: str | None = None
+    answer_after: str | None = None
+    answer_list: ListMeaning = "any"
+    answer_json: bool = False
+    answer_format: AnswerFormat | None = None
+
+
+class SuiteFile(TomlTable):
+    """A suite file; the description is for people."""
+
+    description: str = ""
+    benchmark: list[SuiteTable] = Field(default_factory=list)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Suite:
     """Benchmarks that are measured together: at least one, with unique names."""
 
     name: str
     sources: tuple[BenchmarkSource, ...]
-    description: str = ""
 
     def __post_init__(self) -> None:
         names = [source.name for source in self.sources]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ConfigError(
-                f"suite {self.name} names the benchmarks {', '.join(twice)} more than once",
+                f"the suite has the benchmarks {', '.join(twice)} more than once",
                 fix="Give each benchmark its own name",
             )
         if not names:
-            raise ConfigError(f"suite {self.name} holds no benchmark", fix="Add a [[benchmark]]")
+            raise ConfigError("the suite has no benchmark", fix="Add a [[benchmark]]")
 
 
 def load_benchmark(source: BenchmarkSource) -> Benchmark:
@@ -205,7 +216,7 @@ def load_benchmark(source: BenchmarkSource) -> Benchmark:
             is_same = problem.text == earlier.text
             raise BenchmarkError(
                 f"{row.where} has the id {problem.id!r} of {where}",
-                why="the same problem is there twice" if is_same else "ids must be unique",
+                why="the same problem occurs twice" if is_same else "ids must be unique",
                 fix="Remove one of them, or give each its own id",
             )
         problems[problem.id] = problem, row.where
@@ -228,16 +239,19 @@ def load_suite(name_or_path: str) -> Suite:
         benchmarks = [load_benchmark(source) for source in suite.sources]
     """
     if name_or_path in known_suites():
-        text = (_PACKAGED / f"suite_{name_or_path}.toml").read_text(encoding="utf-8")
-        return _to_suite(name_or_path, text, Path())
-    path = Path(name_or_path)
+        path = _PACKAGED / f"suite_{name_or_path}.toml"
+    else:
+        path = Path(name_or_path)
     if path.suffix != ".toml" or not path.is_file():
         raise ConfigError(
             f"there is no suite {name_or_path!r}",
             why=f"the built-in suites are {', '.join(known_suites())}",
             fix="Name one of them, or an existing .toml file",
         )
-    return _to_suite(str(path), read_text(path, ConfigError, "", MAX_SUITE_BYTES), path.parent)
+    content = read_toml_file(path, SuiteFile)
+    with naming_file(path):
+        sources = tuple(_to_source(table, path.parent) for table in content.benchmark)
+        return Suite(name=name_or_path, sources=sources)
 
 
 def known_suites() -> list[str]:
@@ -281,7 +295,7 @@ def check_answer_format(text: str, what: str) -> AnswerFormat:
     """Return the answer format with this name.
 
     Raises:
-        ConfigError: if it is unknown, with `what`, the setting that holds it.
+        ConfigError: if it is unknown; the message begins with `what`, the name of the setting.
     """
     for answer_format in ANSWER_FORMATS:
         if text == answer_format:
@@ -290,12 +304,12 @@ def check_answer_format(text: str, what: str) -> AnswerFormat:
 
 
 def override(suite: Suite, sources: Iterable[BenchmarkSource]) -> Suite:
-    """Return the suite with each source in place of the one with its name, or added at the end.
+    """Return the suite with some sources replaced, by their names; new names are added at the end.
 
-    A replacement reads answers as the original does, and uses its answer format unless it has one.
-    The original's unusual field names are tried first: the file may be a copy of the original data,
-    or a user's own file with the usual names. The mark before the answer (`answer_after`) may then
-    be missing, if it is missing from all answers.
+    A replacement reads answers as the original does, and has the original's answer format unless it
+    names another. The file may be a copy of the original data or a user's own file. Therefore the
+    original's unusual field names are tried first and then the usual ones, and the mark before the
+    answer (`answer_after`) may be missing if it is missing from all answers.
 
     Raises:
         ConfigError: if two of the sources have the same name.
@@ -323,67 +337,40 @@ def _replacement(original: BenchmarkSource, source: BenchmarkSource) -> Benchmar
     )
 
 
-def _to_suite(name: str, text: str, folder: Path) -> Suite:
-    try:
-        values = parse_toml(text)
-    except ValueError as error:
-        raise ConfigError(f"suite {name} is not TOML", why=str(error)) from error
-    _check_keys(f"suite {name}", values, SUITE_KEYS)
-    tables = values.get("benchmark", [])
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise ConfigError(f"benchmark in suite {name} is not a list", fix="Write [[benchmark]]")
-    return Suite(
-        name=name,
-        sources=tuple(_to_source(name, table, folder) for table in tables),
-        description=str(values.get("description", "")),
-    )
-
-
-def _to_source(suite: str, table: Mapping[str, Any], folder: Path) -> BenchmarkSource:
-    where = f"benchmark {table.get('name', '?')!r} of suite {suite}"
-    _check_keys(where, table, tuple(SOURCE_KEYS))
-    for key, value in table.items():
-        if not isinstance(value, SOURCE_KEYS[key]):
-            expected = " or ".join(kind.__name__ for kind in SOURCE_KEYS[key])
-            raise ConfigError(f"{key} of {where} is {value!r}", why=f"it is not of type {expected}")
-    if "name" not in table:
-        raise ConfigError(f"a benchmark of suite {suite} has no name", fix='Add name = "..."')
+def _to_source(table: SuiteTable, folder: Path) -> BenchmarkSource:
     names = {
-        key: (table[key],) for key in ("id", "problem", "answer", "error_tolerance") if key in table
+        role: (name,)
+        for role in ("id", "problem", "answer", "error_tolerance")
+        if (name := getattr(table, role)) is not None
     }
     return BenchmarkSource(
-        name=table["name"],
-        location=_to_location(where, table, folder),
-        fields=Fields(**names, is_id_required="id" in table),
+        name=table.name,
+        location=_to_location(f"benchmark {table.name!r}", table, folder),
+        fields=Fields(**names, is_id_required=table.id is not None),
         answers=AnswerForm(
-            after=table.get("answer_after"),
-            list_means=table.get("answer_list", "any"),
-            is_json=table.get("answer_json", False),
+            after=table.answer_after, list_means=table.answer_list, is_json=table.answer_json
         ),
-        answer_format=table.get("answer_format"),
+        answer_format=table.answer_format,
     )
 
 
-def _to_location(where: str, table: Mapping[str, Any], folder: Path) -> Path | HubDataset:
-    if ("path" in table) == ("hub" in table):
+def _to_location(where: str, table: SuiteTable, folder: Path) -> Path | HubDataset:
+    if (table.path is None) == (table.hub is None):
         raise ConfigError(f"{where} needs either path or hub", fix="Give exactly one of them")
-    if "path" in table:
-        if hub_keys := [key for key in _HUB_ONLY if key in table]:
+    if table.path is not None:
+        hub_keys = [key for key in ("config", "split", "revision") if getattr(table, key)]
+        if hub_keys:
             raise ConfigError(f"{where} has a path and {', '.join(hub_keys)}", fix="Leave them out")
-        return _path_under(where, folder, table["path"])
-    if not _HUB_ID.fullmatch(table["hub"]):
-        raise ConfigError(f"hub of {where} is {table['hub']!r}", fix='Give "owner/name"')
-    if "split" not in table:
+        return _path_under(where, folder, table.path)
+    if not _HUB_ID.fullmatch(table.hub or ""):
+        raise ConfigError(f"hub of {where} is {table.hub!r}", fix='Give "owner/name"')
+    if table.split is None:
         raise ConfigError(f"{where} has no split", fix='Add split = "test", or the right one')
-    configs = table.get("config", [])
-    configs = [configs] if isinstance(configs, str) else configs
-    if not all(isinstance(config, str) and config for config in configs):
-        raise ConfigError(f"config of {where} is {configs!r}", fix="Give names")
     return HubDataset(
-        id=table["hub"],
-        configs=tuple(configs),
-        split=table["split"],
-        revision=table.get("revision"),
+        id=table.hub or "",
+        configs=tuple(table.config),
+        split=table.split,
+        revision=table.revision,
     )
 
 
@@ -397,15 +384,6 @@ def _path_under(where: str, folder: Path, text: str) -> Path:
             fix="Move the file there, or name it on the command line: --benchmark NAME=FILE",
         )
     return folder / relative
-
-
-def _check_keys(where: str, values: Mapping[str, Any], allowed: Sequence[str]) -> None:
-    unknown = sorted(set(values) - set(allowed))
-    if unknown:
-        raise ConfigError(
-            f"{where} has the unknown key {', '.join(unknown)}",
-            fix=f"Known keys: {', '.join(allowed)}",
-        )
 
 
 def _check_name(name: str) -> None:

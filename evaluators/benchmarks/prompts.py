@@ -3,11 +3,11 @@ r"""Prompts: from a problem to the token ids that the model continues.
 A template is a text that contains `{problem}`. Nothing else in it is special: the braces of
 `\boxed{}` are ordinary text, and so is `{problem}` in the text of a problem.
 
-A model with a chat template gets the text as a user's message, a model without one as plain text.
-The special tokens before it are decided here, as transformers and vLLM do for chats: a rendered
-chat template has its own, so none are added; a plain text gets those that the tokenizer adds.
-Engines that take texts instead of token ids add them a second time: two BOS tokens lower the
-accuracy of a model without any error. Give them the ids.
+A model with a chat template gets the text as a user's message, and any other model gets it as plain
+text. Special tokens are added as transformers and vLLM do it for chats: a rendered chat template
+contains its own, so none are added; a plain text gets those of the tokenizer. Give engines the
+token ids: an engine that gets texts adds the special tokens again, and two BOS tokens lower the
+accuracy of a model without any error.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-r"""Reference answers from lists and solutions that benchmark files hold in their place.
+r"""Reference answers from lists and whole solutions, which some benchmark files contain instead.
 
-Several answers in one text, as data frames and JSON dumps leave them:
+Several answers in one text, as data frames and JSON dumps write them:
 
     ['70'], ["1/2", "0.5"], ['1' '2'], array(['70'], dtype=object), ('70',)   ->  a list
 
-Only quoted elements make a list, since `[1, 2]` is an interval or a vector; `[70]` is 70.
+Only quoted elements make a list, because `[1, 2]` is an interval or a vector; `[70]` is 70.
 
-A whole solution in place of the answer. The first rule that applies gives the answer:
+For a whole solution in place of the answer, the first rule that applies gives the answer:
 
 1. `... \boxed{5} ...`: the content of the box, with a sign, a percent or a degree sign that touches
    it. Boxes with only commas or "and" between them are one answer. A text that is just an answer
@@ -15,9 +15,9 @@ A whole solution in place of the answer. The first rule that applies gives the a
    "The answer is: 1234" may follow it (MetaMath).
 3. A solution whose last sentence is "The answer is 5.": the end of that sentence.
 
-A solution with several answers, or none, by these rules is refused. Without any of the three marks
-a text is a solution only if it has the calculator marks of GSM8K (`<<2+3=5>>`), or if its field is
-called `solution` and holds sentences. Any other sentence may be the answer itself.
+A solution is refused if these rules give several answers or none. A text without any of the three
+marks is only a solution if it has the calculator marks of GSM8K (`<<2+3=5>>`), or if its field is
+called `solution` and contains sentences. Any other sentence may be the answer itself.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from rlready.evaluators.benchmarks.row_fields import unwrapped
 
 MARK = "####"
 SOLUTION_FIELDS = ("solution", "rationale", "reasoning", "output", "response")
-"""Last parts of the names of fields that hold more than an answer."""
+"""Last parts of the names of fields that contain more than an answer."""
 
 MAX_CHARS_AROUND_BOX = 24
-"""Most characters around a box in an answer, such as `x = `; with more it is a derivation."""
+"""Largest number of characters around a box in an answer, such as `x = `; more are a derivation."""
 
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _ELEMENT = re.compile(
@@ -45,7 +45,7 @@ _ELEMENT = re.compile(
 )
 _PLAIN_NUMBER = re.compile(r"[-+]?[0-9]+(?:\.[0-9]+)?")
 _DICT = re.compile(r"""\{\s*(?:'[^']*'|"[^"]*")\s*:""")
-# Escapes that only a program writes. A single backslash before another letter is LaTeX.
+# Escapes that only programs write. A single backslash before any other letter is LaTeX.
 _HEX = r"(?:u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|U00(?:0[0-9a-fA-F]|10)[0-9a-fA-F]{4})"
 _WRITTEN = re.compile(rf"(?:[^\\]|\\[\\'\"/]|\\{_HEX})*", re.DOTALL)
 _ESCAPE = re.compile(rf"\\(?:({_HEX})|(.))", re.DOTALL)
@@ -82,7 +82,7 @@ _STATED = re.compile(
 
 
 class UnreadableAnswer(ValueError):
-    """Raised for a text without a usable reference answer: why, and what to do."""
+    """A text without a usable reference answer; the error has the reason and what to do."""
 
     def __init__(self, why: str, fix: str) -> None:
         super().__init__(why)
@@ -92,8 +92,8 @@ class UnreadableAnswer(ValueError):
 def listed(text: str) -> list[str] | None:
     r"""Return the elements of a list that was written as a text; None if it is not one.
 
-    Backslashes are halved where all of them are doubled, as `repr` and JSON write them; otherwise
-    they are LaTeX and stay.
+    If all backslashes are doubled, as `repr` and JSON write them, they are halved. Otherwise they
+    are LaTeX and remain unchanged.
 
     Raises:
         UnreadableAnswer: for an empty list, a list within a list, or a mapping.
@@ -138,14 +138,14 @@ def _unquoted(text: str) -> str:
     if not _WRITTEN.fullmatch(text):
         return re.sub(r"\\(['\"])", r"\1", text)
     characters = _ESCAPE.sub(lambda m: m[2] or chr(int(m[1][1:], 16)), text)
-    # JSON writes what is beyond U+FFFF as two escapes.
+    # JSON writes characters beyond U+FFFF as two escapes.
     return characters.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def answer_of(text: str, field: str) -> str:
-    """Return the reference answer of a text: all of it, or what its solution ends in.
+    """Return the reference answer in a text: the whole text, or the final answer of a solution.
 
-    The name of the field may say that it holds a solution.
+    The name of the field may show that it contains a solution.
 
     Raises:
         UnreadableAnswer: for a solution whose answer is not marked, or is marked several times.
@@ -227,7 +227,7 @@ def _is_answer(rest: str, before: str) -> bool:
 
 
 def _are_one_list(text: str, first: Box, second: Box) -> bool:
-    """Return whether only separators are between two boxes, or `x =` is before both."""
+    """Return whether only separators, and perhaps a repeated `x =`, are between two boxes."""
     between = text[first.end : second.begin]
     name, other = _NAME_BEFORE.search(text[: first.begin][-40:]), _NAME_BEFORE.search(between)
     if other and (not name or name[1] != other[1]):

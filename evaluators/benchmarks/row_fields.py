@@ -1,10 +1,10 @@
-"""Values of a row by a list of possible names, with dots that lead into mappings.
+"""Values of a row, by a list of possible names; a dot leads into a mapping.
 
     row = {"prompt": [...], "reward_model": {"style": "rule", "ground_truth": "5"}}
     field_values(row, ("reward_model.ground_truth",))  ->  [("reward_model.ground_truth", "5")]
 
-Names are compared as written first, then ignoring case. A mapping may also be a text, JSON or a
-Python `repr`, as in tables that were saved as CSV. Fields that are null are left out.
+Names are first compared as written, then ignoring case. A mapping may also be a text (JSON or a
+Python `repr`), as in tables that were saved as CSV. Fields that are null are left out.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 from rlready.registry.foreign_files import parse_json
 
 MAX_LITERAL_CHARS = 1 << 18
-"""Longest text that is read as a Python literal, which takes a hundred times its size in memory."""
+"""Largest text that is parsed as a Python literal, which takes a hundred times its memory."""
 
 _ARRAY = re.compile(r"(?:(?:np|numpy)\.)?array\((.*?)(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
 
 
 def field_values(values: Mapping[str, Any], candidates: Sequence[str]) -> list[tuple[str, Any]]:
-    """Return full names and values of the fields that are not null, best first."""
+    """Return full names and values of the fields that are not null, the best match first."""
     places: dict[str, Any] = {}
     for fold in (str, str.casefold):
         for candidate in candidates:
@@ -53,7 +53,7 @@ def unwrapped(text: str) -> str:
 
 
 def columns_of(names: Sequence[str], candidates: Sequence[str]) -> list[str]:
-    """Return the columns of a table that may hold one of the fields, in the table's order."""
+    """Return the columns of a table that may contain one of the fields, in the table's order."""
     wanted = {candidate.casefold() for candidate in candidates}
     wanted |= {candidate.partition(".")[0] for candidate in wanted}
     return [name for name in names if name.casefold() in wanted]

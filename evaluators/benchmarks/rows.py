@@ -2,8 +2,8 @@
 
 Local files are JSON lines (`.jsonl`, `.jsonl.gz`), CSV with a header (`.csv`), Parquet
 (`.parquet`) and JSON lists (`.json`; JSON lines if no bracket comes first), UTF-8 throughout. They
-may come from any source, so the size of lines and files and the number of rows are limited before
-they are read. An absent field, a null and an empty CSV cell mean the same: there is no value.
+may come from any source, so that the sizes of lines and files and the number of rows are limited.
+An absent field, a null and an empty CSV cell all mean a missing value.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from rlready.registry.errors import BenchmarkError
 from rlready.registry.foreign_files import parse_json, read_text
 
 MAX_LINE_BYTES = 4 << 20
-"""Longest line of a text file. The longest problem of the seven usual benchmarks has 5 kB."""
+"""Largest line of a text file. The longest problem of the seven usual benchmarks has 5 kB."""
 MAX_ROWS = 1_000_000
 MAX_FILE_BYTES = 1 << 30
-"""Most bytes of a file, counted after decompression."""
+"""Largest size of a file after decompression."""
 
 MAX_LIST_BYTES = 256 << 20
 """Largest JSON list, which is read as a whole."""
@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
 Rows = Iterator[Row]
 Columns = Callable[[str, Sequence[str]], list[str]]
-"""Returns the columns to read, given the place of a table and its columns; raises without one."""
+"""Returns the columns to read from the name and columns of a table, or raises an error."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +50,8 @@ class HubDataset:
     """A data set on the Hugging Face hub.
 
     Args:
-        id: `owner/name`. `datasets` looks for a local folder of that name first.
-        configs: read in this order; empty for the default config.
+        id: `owner/name`. `datasets` first looks for a local folder with this name.
+        configs: names of the configs, in the order of reading; empty for the default config.
         split: name of the split.
         revision: commit or branch; None for the newest.
     """
@@ -92,8 +92,8 @@ def suffix_of(path: Path) -> str:
         if path.name.lower().endswith(suffix):
             return suffix
     raise BenchmarkError(
-        f"the form of {path} is unknown",
-        why=f"its name ends with none of {', '.join(SUFFIXES)}",
+        f"the format of {path} is unknown",
+        why=f"its name does not end with one of {', '.join(SUFFIXES)}",
         fix="Convert the file, or correct its name",
     )
 
@@ -119,8 +119,8 @@ def hub_rows(name: str, hub: HubDataset, columns: Columns) -> Rows:
             table = datasets.load_dataset(
                 hub.id, name=config, split=hub.split, revision=hub.revision
             )
-        # Not found, offline, no rights, a server error, a broken file: each library below has its
-        # own exceptions, and they all mean the same to a user.
+        # A missing data set, no network, no rights, a server error, a broken file: the libraries
+        # raise many types of errors, which all mean the same to a user.
         except Exception as error:
             raise BenchmarkError(
                 f"benchmark {name} cannot be loaded from the hub ({hub})",
@@ -128,7 +128,7 @@ def hub_rows(name: str, hub: HubDataset, columns: Columns) -> Rows:
                 fix=local,
             ) from error
         _check_count(where, len(table))
-        # Only these columns are read: otherwise pictures in other columns would be decoded.
+        # Read only these columns, so that pictures in other columns are not decoded.
         table = table.select_columns(columns(where, table.column_names))
         for number, values in enumerate(table, start=1):
             yield Row(f"{where}, row {number}", values)
@@ -166,7 +166,7 @@ def _object_row(where: str, values: object) -> Row:
     if not isinstance(values, dict):
         fix = 'Write one object a line, such as {"problem": "...", "answer": "..."}'
         if isinstance(values, list):
-            fix += ", or name a file that holds one list .json"
+            fix += ", or give a file with one list the suffix .json"
         raise BenchmarkError(f"{where} is not a JSON object but a {type(values).__name__}", fix=fix)
     return Row(where, values)
 
@@ -188,7 +188,7 @@ def _csv_rows(path: Path, columns: Columns) -> Rows:
             if cells and len(cells) != len(header):
                 raise BenchmarkError(
                     f"{where} has {len(cells)} cells, the header {len(header)}",
-                    fix="Quote cells that hold commas or line breaks",
+                    fix="Quote cells that contain commas or line breaks",
                 )
             if cells:
                 values = zip(header, cells, strict=True)
@@ -213,7 +213,7 @@ def _parquet_rows(path: Path, columns: Columns) -> Rows:
             for batch in file.iter_batches(_BATCH_ROWS, columns=needed):
                 n_bytes += batch.nbytes
                 if n_bytes > MAX_FILE_BYTES:
-                    raise _too_large(f"{path} holds more than {MAX_FILE_BYTES} bytes")
+                    raise _too_large(f"{path} has more than {MAX_FILE_BYTES} bytes")
                 for values in batch.to_pylist():
                     number += 1
                     yield Row(f"{path}, row {number}", values)
@@ -225,7 +225,7 @@ def _parquet_rows(path: Path, columns: Columns) -> Rows:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Yield decoded lines with their line ends; none is read beyond the limits."""
+    """Yield decoded lines with their line ends; nothing is read beyond the limits."""
     number = n_bytes = 0
     with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
         while True:
@@ -246,13 +246,13 @@ def _lines(path: Path) -> Iterator[str]:
                 raise BenchmarkError(
                     f"{where} is longer than {MAX_LINE_BYTES} bytes",
                     why="no problem is that long",
-                    fix="Check that the file holds one problem a line",
+                    fix="Check that the file has one problem per line",
                 )
             if n_bytes > MAX_FILE_BYTES:
-                raise _too_large(f"{path} holds more than {MAX_FILE_BYTES} bytes")
+                raise _too_large(f"{path} has more than {MAX_FILE_BYTES} bytes")
             _check_count(str(path), number)
             try:
-                # A byte order mark may open the file; spreadsheets write one.
+                # The file may begin with a byte order mark, which spreadsheets write.
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 raise BenchmarkError(

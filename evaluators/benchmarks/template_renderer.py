@@ -1,4 +1,4 @@
-"""What the child process for chat templates does; a template may hold any loop or text.
+"""The work of the child process for chat templates, which may contain any loop and any text.
 
 A task is [template, special tokens, conversation, tools, add_generation_prompt, with_spans]. The
 result is `{"text": ..., "spans": [[start, end], ...]}` with the places of the assistant's text, or
@@ -13,7 +13,7 @@ from typing import Any
 
 from rlready.evaluators.child_tasks import limit_memory
 
-# Longer than any context. Four times the conversation is added: a template may repeat parts of it.
+# More than any context. Four times the conversation is added, because a template may repeat it.
 _MAX_CHARS = 4 << 20
 
 
@@ -46,9 +46,9 @@ def make_renderer(memory_mb: int) -> Callable[..., Any]:
             raise
         except Exception as error:  # a refusal by the template, or any error of its code
             return _refusal(error)
-        n_given = sum(len(str(message)) for message in conversation) + len(str(tools))
-        if len(texts[0]) > _MAX_CHARS + 4 * n_given:
-            return {"refusal": f"it makes {len(texts[0]):,} characters of {n_given:,}"}
+        n_input = sum(len(str(message)) for message in conversation) + len(str(tools))
+        if len(texts[0]) > _MAX_CHARS + 4 * n_input:
+            return {"refusal": f"it makes {len(texts[0]):,} characters of {n_input:,}"}
         return {"text": texts[0], "spans": spans[0] if with_spans else []}
 
     return render
@@ -73,6 +73,6 @@ def _refusal(error: Exception) -> dict[str, str]:
 
 
 def _address_space() -> int:
-    """Return the bytes of address space of this process; 1 GiB if the system does not tell."""
+    """Return the address space of this process in bytes; 1 GiB if the system does not report it."""
     pages = Path("/proc/self/statm")
     return int(pages.read_text().split()[0]) * 4096 if pages.exists() else 1 << 30

@@ -72,7 +72,7 @@ def coverage_ratio(
         is_coarse = not gained and min(problem.n for problem in base) < 2 * k
         raise EvaluationError(
             f"coverage_ratio_{k} is undefined: SFT gained on none of the {len(gained)} problems "
-            f"that the base model solves sometimes",
+            "that the base model sometimes solves",
             why="it divides by what was gained" if gained else "there is no such problem",
             fix=f"Draw {4 * k} samples or more: with few more than {k}, a problem's pass@{k} is "
             "0 or 1"
@@ -87,7 +87,7 @@ def comparable(
 ) -> list[tuple[ProblemCounts, ProblemCounts]]:
     """Return the problems with a scored sample of the checkpoint and k of the base model.
 
-    So one UNSCORED sample does not remove the ratio of a whole benchmark.
+    One UNSCORED sample therefore does not make the ratio of a whole benchmark undefined.
     """
     by_id = {problem.problem_id: problem for problem in with_scored(base, k)}
     return [

@@ -26,9 +26,9 @@ class SampleProxies:
 
     Args:
         proxies: the numbers that are defined.
-        notes: why one is undefined, or is an average over fewer problems than the benchmark has.
-        bounds: where there are UNSCORED samples, by name of a pass@k: its `lower` and `upper` bound
-            over all problems (every UNSCORED sample wrong, every one right), and how many problems
+        notes: the reasons why a number is undefined, or averages fewer problems than there are.
+        bounds: for each pass@k if there are UNSCORED samples: its `lower` and `upper` bound over
+            all problems (all UNSCORED samples wrong, or all right), and the number of problems that
             its value leaves out (`n_left_out`).
     """
 
@@ -185,12 +185,12 @@ def _bounds(
 
 
 def mostly_unmeasured(proxies: Sequence[Proxy], max_tokens: int) -> list[str]:
-    """Return warnings if most samples of a benchmark hold no answer, or were cut before one.
+    """Return warnings if most samples of a benchmark have no answer, or were cut before it.
 
     pass@k is then about the format of the answers or the limit of tokens, not about the skill.
 
     Args:
-        proxies: those of `sample_proxies` for one benchmark.
+        proxies: proxies of one benchmark, from `sample_proxies`.
         max_tokens: limit at which samples were cut.
     """
     shares = {proxy.name: proxy for proxy in proxies}
@@ -212,37 +212,35 @@ def macro_mean(suite: str, proxies: Sequence[Proxy]) -> list[Proxy]:
     """Return the plain mean over benchmarks of every proxy that all of them have.
 
     Each benchmark has the same weight, as in Kang et al. 2025 (arXiv 2510.01624). The standard
-    errors are those of a mean of independent benchmarks. Where the benchmarks have protocols of
-    their own, the mean's protocol is all of them.
+    errors are those of a mean of independent benchmarks. If the benchmarks have different
+    protocols, the protocol digest of the mean covers all of them.
     """
     benchmarks = {(proxy.benchmark, proxy.benchmark_digest) for proxy in proxies}
     suite_digest = digest(sorted(benchmarks))
     means = []
     for name in dict.fromkeys(proxy.name for proxy in proxies):
-        own = [proxy for proxy in proxies if proxy.name == name]
-        if len(own) < len(benchmarks):
+        parts = [proxy for proxy in proxies if proxy.name == name]
+        if len(parts) < len(benchmarks):
             continue
-        protocol_digest = own[0].protocol_digest
-        if len({proxy.protocol_digest for proxy in own}) > 1:
-            by_benchmark = sorted((proxy.benchmark, str(proxy.protocol_digest)) for proxy in own)
+        protocol_digest = parts[0].protocol_digest
+        if len({proxy.protocol_digest for proxy in parts}) > 1:
+            by_benchmark = sorted((proxy.benchmark, str(proxy.protocol_digest)) for proxy in parts)
             protocol_digest = digest(by_benchmark)
         mean = dataclasses.replace(
-            own[0],
-            value=math.fsum(proxy.value for proxy in own) / len(own),
-            se=_mean_se([proxy.se for proxy in own]),
-            se_within=_mean_se([proxy.se_within for proxy in own]),
+            parts[0],
+            value=math.fsum(proxy.value for proxy in parts) / len(parts),
+            se=_mean_se([proxy.se for proxy in parts]),
+            se_within=_mean_se([proxy.se_within for proxy in parts]),
             benchmark=suite,
             benchmark_digest=suite_digest,
             protocol_digest=protocol_digest,
-            n_problems=sum(proxy.n_problems for proxy in own),
-            n_samples=sum(proxy.n_samples for proxy in own),
+            n_problems=sum(proxy.n_problems for proxy in parts),
+            n_samples=sum(proxy.n_samples for proxy in parts),
         )
         means.append(mean)
     return means
 
 
 def _mean_se(errors: Sequence[float | None]) -> float | None:
-    known = [error for error in errors if error is not None]
-    if len(known) < len(errors):
-        return None
-    return math.sqrt(math.fsum(error**2 for error in known)) / len(known)
+    squares = [error**2 for error in errors if error is not None]
+    return math.sqrt(math.fsum(squares)) / len(squares) if len(squares) == len(errors) else None

@@ -14,7 +14,7 @@ standard error is over problems. UNSCORED samples count in `unscored_share` only
 | `truncated_share`, `unparsed_share`, `unscored_share` | share of the problem's samples | share |
 
 | `lenient_pass_at_1` | pass@1 with the answer wherever it is (the answer format `auto`) | probability |
-| `format_gap` | lenient pass@1 - strict pass@1, the latter in the requested answer format: how much of pass@1 the format costs. Both standard errors are those of the paired differences, so they are smaller than those of two independent pass@1. Negative where a sample holds two answers and the formats read different ones | probability |
+| `format_gap` | lenient pass@1 - strict pass@1, the latter in the requested answer format: how much of pass@1 the format costs. Both standard errors are those of the paired differences, so they are smaller than those of two independent pass@1. It is negative if samples contain two answers and the formats read different ones | probability |
 
 A version increases when one of its numbers may move.
 """  # noqa: E501 - a table row is one line
@@ -51,12 +51,12 @@ class ProblemSamples:
     Args:
         problem_id: id of the problem.
         verdicts: verdict of each sample.
-        answers: extracted answer of each sample, None where there is none.
+        answers: extracted answer of each sample, or None.
         n_tokens: drawn tokens of each sample.
         is_truncated: whether each sample was cut at the token limit.
-        entropy_sums: entropy of each sample in nats, None where the engine gave none.
-        lenient_verdicts: verdict of each sample with its answer wherever it is (`auto`); None if it
-            was not judged so.
+        entropy_sums: entropy of each sample in nats; None if the engine gave none.
+        lenient_verdicts: verdict of each sample in the answer format `auto`; None if the samples
+            were not judged in it.
     """
 
     problem_id: str
@@ -187,7 +187,7 @@ def format_gap(problems: Sequence[ProblemSamples]) -> Estimate | None:
             for first, second in zip(problem.verdicts, problem.lenient_verdicts or (), strict=True)
             if Verdict.UNSCORED not in (first, second)
         ]
-        # Fewer than two pairs say nothing about the variance of their mean.
+        # The variance of the mean is undefined for fewer than two pairs.
         n = len(differences)
         variances.append(math.inf if n < 2 else float(np.var(differences, ddof=1)) / n)
     if not gaps:

@@ -16,8 +16,8 @@ weights; the rotation is the plain mean over layers. `update_norm/all` is over e
 biases have no rotation: they are not linear maps, or are too large. A module that is all zeros in
 the base model (a new bias) has no relative change and is left out.
 
-If the gap after the r-th singular value is narrow, the smallest change gives a large angle. So
-compare the rotation with that of other checkpoints of the same base model. Leading subspaces come
+If the gap after the r-th singular value is narrow, even a small change gives a large angle.
+Therefore only compare rotations of checkpoints of the same base model. The leading subspaces come
 from subspace iteration with a fixed seed (`torch.svd_lowrank`); r = 8 of oversampled 16.
 
 Tensors are read one by one from the safetensors files, so the peak is a few of the largest, not
@@ -216,7 +216,7 @@ def principal_angle(weight: torch.Tensor, weight_0: torch.Tensor, rank: int = RA
 
     Args:
         weight: (m, n), float32.
-        weight_0: of the same shape.
+        weight_0: weight of the base model, with the same shape.
         rank: r, at most min(m, n).
     """
     import torch

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _MAX_ROWS = {"cpu": 512, "cuda": 1024}
-"""Most rows of a batch; larger ones were not faster."""
+"""Largest number of rows of a batch; larger batches were not faster."""
 
 _CPU_CACHE_BYTES = 4 << 30
 """Most memory of the key-value cache on a CPU."""
@@ -89,7 +89,8 @@ class HfSampler:
         batch_size: rows of a batch; None chooses it by memory. An out-of-memory error halves it.
 
     Example:
-        >>> sampler = HfSampler(load_model(folder, "cpu"), load_tokenizer(folder))
+        >>> model = load_model(folder, "cpu", torch.float32)
+        >>> sampler = HfSampler(model, load_tokenizer(folder))
         >>> parts = list(sampler.draw(draws, protocol))
     """
 

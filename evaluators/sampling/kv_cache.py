@@ -20,11 +20,11 @@ _FIRST_ROOM = 64
 def growing_cache(config: PreTrainedConfig, max_length: int) -> DynamicCache:
     """Return an empty cache for a model, whose ordinary attention layers grow in place.
 
-    Layers of another kind (sliding window, linear attention) are those of transformers.
+    Other layers (sliding window, linear attention) remain those of transformers.
 
     Args:
         config: configuration of the model.
-        max_length: most tokens for which room is made.
+        max_length: largest number of tokens that the cache has room for.
     """
     from transformers.cache_utils import DynamicCache, DynamicLayer
 

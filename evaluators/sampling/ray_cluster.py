@@ -38,7 +38,7 @@ class RayOptions:
         workers: number of workers; None is as many as there is room for.
         gpus_per_worker: None is 1 where the cluster has GPUs, else 0.
         cpus_per_worker: CPUs that each reserves. A worker's threads follow OMP_NUM_THREADS.
-        task_samples: most samples of one task.
+        task_samples: largest number of samples of one task.
         max_retries: how often samples whose worker died are given to another worker, and how often
             in a row a worker is started again.
         start_timeout_s: seconds to wait for the cluster to place the first worker.
@@ -156,14 +156,14 @@ class Cluster:
             self.is_joined = False
 
     def _connect(self, address: str) -> None:
-        own = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+        settings = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
         _check_address(address)
         try:
             self.ray.init(
                 address,
                 log_to_driver=False,
                 logging_level="error",
-                **(own if self.is_started_here else {}),
+                **(settings if self.is_started_here else {}),
             )
         except (OSError, RuntimeError, ValueError, self.ray.exceptions.RayError) as error:
             lines = str(error).strip().splitlines()

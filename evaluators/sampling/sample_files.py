@@ -189,7 +189,7 @@ class SampleFolder:
         self._write_table(part.name, table)
 
     def without_entropy(self, n: int) -> list[SampleText]:
-        """Return those of the samples 0..n-1 of every problem that have no entropy."""
+        """Return the samples among 0..n-1 of every problem that have no entropy."""
         names = [field.name for field in dataclasses.fields(SampleText)]
         return [
             SampleText(**{name: row[name] for name in names})
@@ -237,24 +237,25 @@ class SampleFolder:
         problems, numbers = [], self._numbers(n)
         for problem_id in self._problem_ids:
             number = numbers[problem_id]
-            own = [rows[key] for i in range(number) if (key := (problem_id, i)) in rows]
-            own = [row for row in own if row[verdict] and row[lenient]]
-            if len(own) < number:
+            samples = [rows[key] for i in range(number) if (key := (problem_id, i)) in rows]
+            samples = [row for row in samples if row[verdict] and row[lenient]]
+            if len(samples) < number:
+                n_missing = number - len(samples)
                 raise SamplesError(
-                    f"{number - len(own)} of {number} samples of problem {problem_id} are missing",
+                    f"{n_missing} of {number} samples of problem {problem_id} are missing",
                     why=f"they were removed from {self.path} while this ran",
                     fix="Run the same command again: it draws what is missing",
                 )
-            lenient_verdicts = [Verdict(row[lenient]) for row in own]
+            lenient_verdicts = [Verdict(row[lenient]) for row in samples]
             problems.append(
                 ProblemSamples(
                     problem_id=problem_id,
-                    verdicts=[Verdict(row[verdict]) for row in own],
+                    verdicts=[Verdict(row[verdict]) for row in samples],
                     lenient_verdicts=None if lenient_format is None else lenient_verdicts,
-                    answers=[row[extracted] for row in own],
-                    n_tokens=[row["n_tokens"] for row in own],
-                    is_truncated=[row["finish_reason"] == "length" for row in own],
-                    entropy_sums=[row["entropy_sum"] for row in own],
+                    answers=[row[extracted] for row in samples],
+                    n_tokens=[row["n_tokens"] for row in samples],
+                    is_truncated=[row["finish_reason"] == "length" for row in samples],
+                    entropy_sums=[row["entropy_sum"] for row in samples],
                 )
             )
         return problems
@@ -279,7 +280,7 @@ class SampleFolder:
     def _parts(
         self, columns: list[str], judged: Sequence[str] = ()
     ) -> Iterator[tuple[Path, pa.Table]]:
-        """Yield the undamaged parts with these columns, and those of verdicts; see `read_part`."""
+        """Yield the undamaged parts with these columns and columns of verdicts; see `read_part`."""
         for path in sorted(self.path.glob("part-*.parquet")):
             try:
                 # Read a part whole once: nobody else writes it while the folder is locked.

@@ -46,14 +46,14 @@ def sample_requests(
 ) -> list[SampleRequest]:
     """Return one request per sample, the longest prompts first.
 
-    So similar lengths, which need less padding, and equal prompts, which share their prefix, are
-    together, and memory runs out early or never.
+    Prompts of similar length, which need less padding, and equal prompts, which share their prefix,
+    are then neighbours. If memory runs out, it does so with the first requests.
 
     Args:
         draws: samples to draw.
         protocol: protocol with the template, the length and the base seed.
         tokenizer: tokenizer of the checkpoint.
-        context: most tokens of a prompt and its sample together; None for no limit.
+        context: largest number of tokens of a prompt with its sample; None for no limit.
 
     Raises:
         EvaluationError: if a prompt with its samples is longer than the context.
@@ -103,13 +103,13 @@ def finished_sample(
         entropy_sum: see `Sample`.
 
     Raises:
-        EvaluationError: if the log-probability is NaN: there was no distribution to draw from.
+        EvaluationError: if the log-probability is NaN, so that the tokens are meaningless.
     """
     if logprob_sum is not None and math.isnan(logprob_sum):
         raise EvaluationError(
             f"sample {request.sample_index} of problem {request.problem_id} was drawn from logits "
             "that are NaN",
-            why="a value on the way to them overflows the engine's number format",
+            why="an intermediate value overflows the engine's number format",
             fix="Give --engine-option dtype=float32 or bfloat16 (with --engine ray: inner.dtype=)",
         )
     is_stopped = bool(token_ids) and token_ids[-1] in stop_ids

@@ -67,7 +67,7 @@ _PROBE_CERTAIN = -1e-3
 """A token more certain than this at temperature 1 is also certain at 2, and says nothing."""
 
 _PROBES = 8
-"""Most prompts that are tried."""
+"""Largest number of prompts that are tried."""
 
 _NO_LOGPROB = -9999.0
 """vLLM's value for minus infinity."""
@@ -388,7 +388,7 @@ def _chunks(requests: Sequence[SampleRequest], n: int, base_seed: int) -> Iterat
     """Yield the requests in chunks, each within one block of n indices.
 
     Args:
-        requests: those of one problem follow each other in ascending order of their indices.
+        requests: requests; those of one problem are neighbours, in ascending order of indices.
         n: samples of a block. With 1, every request keeps its own seed.
         base_seed: seed of the protocol.
     """

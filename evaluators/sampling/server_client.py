@@ -51,7 +51,7 @@ _PASSING = frozenset({408, 425, 429})
 _MAX_ANSWER_BYTES = 256 << 20
 
 _SHOWN = 300
-"""Most characters of a server's words in a message."""
+"""Largest number of characters that a message quotes from the server."""
 
 
 class PassingError(Exception):
@@ -74,7 +74,7 @@ class Endpoint:
     Args:
         url: without credentials and without a path.
         key: sent as a bearer token, and never shown; None sends none.
-        concurrency: most requests at a time.
+        concurrency: largest number of requests at a time.
         timeout_s: seconds for one answer.
         max_retries: number of failures, of one request or of all in a row, that are tolerated.
         sleep: waits between attempts.
@@ -235,7 +235,7 @@ class Pace:
     """How many requests may be sent at a time, and when.
 
     Args:
-        most: most of them at a time.
+        most: largest number of requests at a time.
         sleep: waits for the end of a pause.
         on_notice: called with a message at each pause.
     """

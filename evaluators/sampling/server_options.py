@@ -29,7 +29,7 @@ class ServerOptions:
         url: `http://host:port`, with or without `/v1`, without credentials.
         model: name of the checkpoint on the server; None finds the served model whose id or root
             ends in the name of the checkpoint's folder.
-        concurrency: most samples at a time; None is --batch-size, or else 256.
+        concurrency: largest number of samples at a time; None is --batch-size, or else 256.
         timeout_s: seconds for one answer, including its time in the server's queue.
         max_retries: number of times that a request is sent again after a failure that may pass.
         n_per_request: samples of one request; more than 1 with vLLM only.
@@ -77,7 +77,7 @@ class ServedModel:
         id: name of the model in requests.
         root: path or hub id of the weights.
         owner: name of the serving software.
-        context: most tokens of a prompt and its sample together.
+        context: largest number of tokens of a prompt with its sample.
         version: version of the software.
     """
 

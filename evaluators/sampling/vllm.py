@@ -65,8 +65,8 @@ class VllmOptions:
         dtype: number format of weights and activations; auto is bfloat16 on a GPU that supports it
             and float32 on a CPU, as for the hf engine.
         gpu_memory_utilization: share of the GPU's memory that vLLM may take.
-        max_model_len: most tokens of a prompt and its sample together; None is the model's context,
-            or less if the memory holds no more.
+        max_model_len: largest number of tokens of a prompt with its sample; None is the model's
+            context, or less if the memory has no room for it.
         max_num_seqs: samples drawn at the same time.
         enforce_eager: neither compile nor capture graphs; None is true on a CPU, where the start
             would take longer than most runs gain.

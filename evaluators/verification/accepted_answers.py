@@ -1,12 +1,12 @@
-r"""The golds of a problem: its reference answers, and what the problem says about them.
+r"""The golds of a problem: its reference answers with their units and tolerances.
 
     accepted_answers(Problem(id="a", text="What percent are red?", answers=("25",)))
         ->  ("25", r"25\%")
     accepted_answers(Problem(id="b", text="Find g.", answers=("4.2",), error_tolerance="0.1"))
         ->  ("4.2 [error tolerance 0.1]",)
 
-A verdict depends on the golds, the answer and the checker version alone. Other facts of a problem
-(it asks for a percentage, or has its own tolerance) are therefore made part of the golds.
+A verdict only depends on the golds, the answer and the checker version. Other facts of a problem,
+such as a percentage that it asks for or its own tolerance, therefore become part of the golds.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-r"""Equality of two rewritten answers: their structures first, then their parts, down to formulas.
+r"""Equality of two rewritten answers: first their structures, then their parts and formulas.
 
     Comparison(algebra).equal("1, 2", "2, 1")       ->  True
     Comparison(algebra).equal("(1, 2)", "(2, 1)")   ->  False
     Comparison(algebra).equal(r"\text{odd} n", r"\text{even} n")  ->  False
 
-A formula is passed on (to `expression_equality`) only if the parser can read all of it. Any other
-text, above all one with words, equals only a text with the same words around equal formulas. In
-doubt two answers are not equal.
+Only formulas that the parser can read completely are passed on to `expression_equality`. Any other
+text, such as one with words, only equals a text with the same words around equal formulas. In case
+of doubt, two answers are not equal.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ _DOT = re.compile(r"[A-Za-z]\s*\\cdot\s*[A-Za-z]")
 
 
 class Comparison:
-    """Comparison of rewritten texts within a tolerance; formulas are left to the algebra."""
+    """Compares rewritten texts within a tolerance; the algebra compares their formulas."""
 
     def __init__(self, algebra: FormulaAlgebra, tolerance: Fraction = Fraction(0)) -> None:
         self._algebra, self._tolerance = algebra, tolerance
 
     def equal(self, gold: str, answer: str) -> bool:
-        """Return whether an answer is the gold's, both of them rewritten."""
+        """Return whether an answer equals a gold, both rewritten."""
         gold, answer = bare_answer(gold), bare_answer(answer)
         decided = settled(gold, answer, self._tolerance)
         if decided is not None:
@@ -98,7 +98,7 @@ class Comparison:
     def _equal_words(self, gold: str, answer: str) -> bool:
         """Return whether two texts have the same words around equal formulas."""
         one, other = words_and_formulas(gold), words_and_formulas(answer)
-        # A formula has no words, so its comparison does not come back here.
+        # A formula has no words, so that its comparison does not call this function again.
         if len(one) == len(other) and all(
             a_kind == b_kind
             and (a == b if a_kind == "words" else same_text(a, b) or self._equal_forms(a, b))
@@ -140,7 +140,7 @@ class Comparison:
         """Return whether two sets of real numbers are equal; None if one of them is not a set."""
         if not (_is_set(gold) and _is_set(answer)):
             return None
-        # A tolerance is for single numbers, not for the ends of intervals.
+        # A tolerance applies to single numbers, not to the ends of intervals.
         return self._algebra.same_set(gold, answer, Comparison(self._algebra).equal)
 
     def _equal_singles(self, gold: str, answer: str) -> bool:
@@ -155,9 +155,9 @@ class Comparison:
         point, other = named_point(gold), named_point(answer)
         if point and other and point[0] == other[0]:
             return self.equal(point[1], other[1])
-        # The parser takes upright letters as plain ones.
+        # The parser treats upright letters as plain letters.
         gold, answer = LETTER_WORD.sub(r" \1 ", gold), LETTER_WORD.sub(r" \1 ", answer)
-        # A cross product and a dot product of letters, which may be vectors.
+        # The letters may be vectors, so that a cross product does not equal a dot product.
         for left, right in ((gold, answer), (answer, gold)):
             if _CROSS.search(left) and _DOT.search(right):
                 return False
@@ -170,7 +170,7 @@ class Comparison:
     ) -> bool:
         """Return whether a formula equals a structure: 5 and `{5}`, `P(3,4)` and `(3,4)`."""
         if any(re.match(r"\\(?:emptyset|\{)", part) for part in (*one.parts, *other.parts)):
-            return False  # a set that holds a set
+            return False  # a set that contains a set
         if one.kind == "set" and len(one.parts) == 1:
             return self.equal(one.parts[0], answer)
         if other.kind == "set" and len(other.parts) == 1:

@@ -1,13 +1,14 @@
-"""Equality of two formulas, decided by numbers rather than by simplification.
+"""Equality of two formulas, decided by their values instead of by simplification.
 
     1/2004! and 1/2006!                 exact fractions, however small
-    cos(pi/7)cos(2pi/7)cos(3pi/7)       400 bits, compared to 1/8 relative to its size
-    (x+1)^2 and x^2+2x+1                the same at random points (Schwartz 1980, Zippel 1979)
-    ln(ab) and ln a + ln b              the same at points where both sides are real
+    cos(pi/7)cos(2pi/7)cos(3pi/7)       equal to 1/8 in 400 bits, relative to its size
+    (x+1)^2 and x^2+2x+1                equal at random points (Schwartz 1980, Zippel 1979)
+    ln(ab) and ln a + ln b              equal at points where both sides are real
 
-math-verify rounds to six decimals, so that all small numbers are equal, and otherwise asks sympy to
-simplify, which may never end. Here expressions are compared by their values (`expression_values`),
-each in bounded time. Expressions without a value (sums, integrals) are left to math-verify.
+math-verify rounds to six decimals, which makes all small numbers equal, and otherwise lets sympy
+simplify, which may never end. This module compares the values of expressions
+(`expression_values`), each in bounded time. Expressions without values (sums, integrals) are left
+to math-verify.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ from rlready.evaluators.verification.formulas import parse_formula
 from rlready.evaluators.verification.real_sets import RealSet, is_described_by, read_set, same_sets
 from rlready.evaluators.verification.size_limits import nodes, parts_of, require_within_limits
 
-# Numbers that are compared to a decimal are written out to this size.
+# Largest exponent of a number that is compared with a decimal.
 MAX_DECIMAL_BITS = 50_000
-# A value within 1e-60 of a decimal of so many places is that decimal.
+# A value within 1e-60 of a decimal with this many places counts as that decimal.
 MAX_DECIMAL_PLACES = 40
-# Floors differ between numbers that no random point may hit.
+# Two floor functions may differ only at points that no random point hits.
 N_INTEGER_POINTS = 60
 _DIRECTIONS = {"<": -1, "<=": -1, ">": 1, ">=": 1}
 # Size of the points at which functions are compared, and whether some of them are negative.
@@ -109,8 +110,8 @@ def _same_functions(gold: Any, answer: Any) -> bool | None:
     """Return whether two expressions are the same function; None if it cannot decide.
 
     They are compared at random points, positive and negative, where both are real. The chance of
-    an accidental agreement is below 1e-50. If `i` occurs, or neither is ever real, they must agree
-    as complex numbers.
+    an accidental agreement is below 1e-50. If `i` occurs, or if they are never both real, they must
+    agree as complex numbers.
     """
     names = sorted({symbol.name for node in (gold, answer) for symbol in node.free_symbols})
     n_real_points, agrees_complex, n_defined = 0, True, 0
@@ -131,7 +132,7 @@ def _same_functions(gold: Any, answer: Any) -> bool | None:
 
 
 def _agree_at_integers(gold: Any, answer: Any, names: Sequence[str]) -> bool:
-    """Return whether two expressions agree at whole numbers too, if one of them has steps."""
+    """Return whether two expressions also agree at whole numbers, if one of them has steps."""
     steps = ("floor", "ceiling", "Mod")
     if not any(type(node).__name__ in steps for tree in (gold, answer) for node in nodes(tree)):
         return True
@@ -153,12 +154,12 @@ def _point(names: Sequence[str], k: int) -> dict[str, complex]:
     point: dict[str, complex] = {}
     for index, name in enumerate(names):
         rng = random.Random(f"{name} {k}")
-        # Odd numerators over 2^20: exact in binary, between 1/4 and 9/4, and no special value.
+        # Odd numerators over 2^20 between 1/4 and 9/4: exact in binary, and never a special value.
         value = size * (2 * rng.randrange(1 << 17, 9 << 17) + 1) / (1 << 20)
         point[name] = -value if is_mixed and (index + k) % 2 == 0 else value
     if "i" in point:
-        # The parser has no imaginary unit: `i` is a symbol. What is equal for every i is equal for
-        # the square root of -1 too.
+        # The parser has no imaginary unit: `i` is a symbol. Expressions that are equal for every i
+        # are also equal for the square root of -1.
         point["i"] = 1j
     return point
 
@@ -167,16 +168,16 @@ def _point(names: Sequence[str], k: int) -> dict[str, complex]:
 
 
 class FormulaAlgebra:
-    """Comparison of formulas, with a cache of parsed formulas.
+    """Compares formulas; parsed formulas are cached.
 
-    Its methods raise `TooLarge` for an expression beyond the limits.
+    The methods raise `TooLarge` for an expression beyond the limits.
     """
 
     def __init__(self) -> None:
         self._tree = functools.lru_cache(maxsize=2048)(parse_formula)
 
     def require_within_limits(self, text: str) -> None:
-        """Return if every formula in a rewritten text is within the limits."""
+        """Check that every formula in a rewritten text is within the limits."""
         tree = self._tree(text)
         if tree is not None:
             require_within_limits(tree)
@@ -218,7 +219,7 @@ class FormulaAlgebra:
             return bool(verify(gold, answer, timeout_seconds=None, raise_on_error=True))
         except (MemoryError, RecursionError):
             raise
-        except Exception:  # sympy raises all kinds where a comparison makes no sense
+        except Exception:  # sympy raises errors of many types for a comparison without meaning
             return False
 
     def is_within(self, gold: str, answer: str, tolerance: Fraction) -> bool:
@@ -290,7 +291,7 @@ class FormulaAlgebra:
 
 
 def _holds(trees: Sequence[Any], signs: Sequence[str], at: dict[str, Any]) -> bool | None:
-    """Return whether a chain of inequalities holds at a point; None where a side is not real."""
+    """Return whether a chain of inequalities holds at a point; None if a side is not real."""
     evaluator = PointEvaluator(at)
     context = evaluator.context
     try:
@@ -319,7 +320,7 @@ def _is_scalar(tree: Any) -> bool:
 
 
 def _is_unbounded(tree: Any) -> bool:
-    """Return whether the tree holds an infinity or undefined number, other than as a limit."""
+    """Return whether an infinite or undefined number occurs, other than as a limit."""
     from sympy import S
 
     bad = (S.Infinity, S.NegativeInfinity, S.ComplexInfinity, S.NaN)
@@ -342,7 +343,9 @@ def _has_undefined(*trees: Any) -> bool:
 def _is_multiple(trees: Sequence[Any], sign: int) -> bool:
     """Return whether one equation is a constant times the other.
 
-    The trees are the sides of both; the constant must have the sign unless that is 0.
+    Args:
+        trees: left and right side of one equation, then of the other.
+        sign: sign that the constant must have; 0 allows both.
     """
     names = sorted({symbol.name for tree in trees for symbol in tree.free_symbols})
     if not names and not _has_undefined(*trees):

@@ -1,7 +1,7 @@
-"""Values of parsed expressions: exact fractions, or floating point with a wide exponent.
+"""Values of parsed expressions: exact fractions, or floating-point numbers with a wide exponent.
 
-Every operation is bounded. `2^{10^9}` is a float with an exponent of a billion, never an integer
-of a billion bits; a number beyond that range raises `TooLarge` at once. Expressions without a rule
+Every operation is bounded. `2^{10^9}` is a float with an exponent of a billion, never an integer of
+a billion bits, and a number beyond that range raises `TooLarge` at once. Expressions without a rule
 (sums, derivatives, words) raise `Unknown`.
 """
 
@@ -11,19 +11,20 @@ import math
 import random
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 # Exact fractions up to this size (about 30,000 digits) cost milliseconds.
 MAX_EXACT_BITS = 100_000
 # Numbers beyond 2^(10^9) are not compared.
 MAX_EXPONENT_BITS = 1_000_000_000
-# sin(10^50) needs 170 bits more than sin(1); far larger arguments need them without bound.
+# sin(10^50) needs 170 bits more than sin(1). For larger arguments the need has no bound.
 MAX_PERIODIC_BITS = 200
 MAX_FACTORIAL_BITS = 40
 PRECISION_BITS = 400
-# Two numbers are one if they agree in all but these bits of the working precision.
+# Two numbers are equal if they agree in all but these last bits of the working precision.
 GUARD_BITS = 60
-# For intermediate results beyond 2^(10^5) the precision is not raised to see a difference of one.
+# For intermediate results up to 2^(10^5) the precision is raised until a difference of 1 shows.
 MAX_SCALE_BITS = 100_000
 
 
@@ -47,13 +48,12 @@ def exact_value(node: Any) -> Fraction | None:
     if node.is_Rational:
         return Fraction(int(node.p), int(node.q))
     if node.is_Float:
-        return Fraction(_decimal_text(node))
+        return _decimal(node)
     name = type(node).__name__
     if name not in ("UnevaluatedExpr", "Add", "Mul", "Pow", "factorial"):
         return None
-    values = [exact_value(part) for part in node.args]
-    exact = [value for value in values if value is not None]
-    if len(exact) < len(values):
+    exact = [value for part in node.args if (value := exact_value(part)) is not None]
+    if len(exact) < len(node.args):
         return None
     if name == "Pow":
         base, exponent = exact
@@ -81,24 +81,27 @@ def _bits(value: Fraction) -> int:
     return value.numerator.bit_length() + value.denominator.bit_length()
 
 
-def _decimal_text(number: Any) -> str:
-    # sympy keeps a decimal in binary with enough digits to give the written ones back.
+def _decimal(number: Any) -> Fraction:
+    # sympy stores a decimal in binary, with enough digits to restore the written ones.
     from sympy import sstr
 
-    return str(sstr(number, full_prec=True))
+    return Fraction(sstr(number, full_prec=True))
 
 
 # --- floating point with a wide exponent ------------------------------------------------------
 
-_PLAIN = ("exp", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "asin", "acos", "atan")
+_PLAIN = ("sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "asin", "acos", "atan")
 _PERIODIC = ("sin", "cos", "tan", "cot", "sec", "csc")
 _CONSTANTS = {"Pi": "pi", "Exp1": "e", "GoldenRatio": "phi"}
 
 
 class PointEvaluator:
-    """Values of expressions at one point, and how large the numbers on the way were.
+    """Evaluation of expressions at one point.
 
-    The salt changes the values of functions that are only names.
+    Args:
+        at: value of each symbol.
+        precision: working precision, in bits.
+        salt: changes the values of functions that are only names, such as `f(2)`.
     """
 
     def __init__(
@@ -109,7 +112,8 @@ class PointEvaluator:
         self.context = mpmath.MPContext()
         self.context.prec = precision
         self.at, self._salt = at, salt
-        self.scale = 0  # largest |binary exponent| met
+        self.scale = 0
+        """Largest absolute binary exponent among all intermediate results."""
         context = self.context
         self._rules: dict[str, Callable[..., Any]] = {
             "Add": lambda *values: context.fsum(values),
@@ -125,10 +129,18 @@ class PointEvaluator:
             "Max": max,
             "Min": min,
             "Mod": self._remainder,
+            "exp": lambda x: self._power(+context.e, x),
+            **{name: getattr(context, name) for name in _PLAIN},
+            **{name: partial(self._periodic, name) for name in _PERIODIC},
         }
 
     def value(self, node: Any) -> Any:
-        """Return the (complex) value at this point; raise `Unknown` or `TooLarge` without one."""
+        """Return the (complex) value at this point.
+
+        Raises:
+            Unknown: if the expression has no value here.
+            TooLarge: if the value is beyond the limits.
+        """
         result = self._value(node)
         if not self.context.isfinite(result):
             raise Undefined(str(type(node).__name__))
@@ -144,7 +156,7 @@ class PointEvaluator:
         if getattr(node, "is_Rational", False):
             return context.mpf(int(node.p)) / int(node.q)
         if name == "Float":
-            exact = Fraction(_decimal_text(node))
+            exact = _decimal(node)
             return context.mpf(exact.numerator) / exact.denominator
         if name in _CONSTANTS:
             return +getattr(context, _CONSTANTS[name])
@@ -155,29 +167,26 @@ class PointEvaluator:
         values = [self.value(part) for part in node.args]
         if is_undefined(node):
             return self._undefined(name, values)
-        rule = self._rules.get(name)
-        if rule is None and name not in _PLAIN + _PERIODIC:
+        if name not in self._rules:
             raise Unknown(name)
         if name == "Pow" and not context.im(values[0]) and context.re(values[0]) < 0:
             exponent = exact_value(node.exp) if node.exp.is_number else None
             if exponent and exponent.denominator > 1 and exponent.denominator % 2:
-                # A real root is meant: the cube root of -8 is -2.
+                # Take the real root: the cube root of -8 is -2.
                 sign = -1 if exponent.numerator % 2 else 1
                 return sign * self._power(-values[0], values[1])
         try:
-            return rule(*values) if rule else self._function(name, *values)
+            return self._rules[name](*values)
         except (ArithmeticError, ValueError, TypeError) as error:
             raise Undefined(f"{name}: {error}") from error
 
-    def _function(self, name: str, x: Any) -> Any:
-        if name in _PERIODIC and x and self.context.mag(x) > MAX_PERIODIC_BITS:
+    def _periodic(self, name: str, x: Any) -> Any:
+        if x and self.context.mag(x) > MAX_PERIODIC_BITS:
             raise TooLarge(f"{name} of a number of {self.context.mag(x)} bits")
-        if name == "exp":
-            return self._power(+self.context.e, x)
         return getattr(self.context, name)(x)
 
     def _undefined(self, name: str, values: list[Any]) -> Any:
-        """A number for `f(2)`: the same for equal arguments, and like no other expression's."""
+        """Return a random number for `f(2)`, which only depends on the name and the arguments."""
         rounded = [self.context.nstr(self.context.chop(value, 1e-40), 40) for value in values]
         rng = random.Random(f"{name} {rounded} {self._salt}")
         return 1 + self.context.mpf(rng.getrandbits(200)) / self.context.mpf(2) ** 200
@@ -202,7 +211,7 @@ class PointEvaluator:
         return x
 
     def _on_grid(self, x: Any) -> Any:
-        # log_2(8) comes as 3 - 2^-399.
+        # log_2(8) is computed as 3 - 2^-399.
         nearest = self.context.nint(x)
         near = abs(x - nearest) < self.context.mpf(2) ** (GUARD_BITS - self.context.prec)
         return nearest if near else x
@@ -214,7 +223,7 @@ class PointEvaluator:
 
 
 def is_undefined(node: Any) -> bool:
-    """Return whether a node is a function by name alone, as `f(5)` is."""
+    """Return whether a node is a function without a definition, such as `f(5)`."""
     from sympy.core.function import AppliedUndef
 
     return isinstance(node, AppliedUndef)
@@ -223,8 +232,9 @@ def is_undefined(node: Any) -> bool:
 def compare_at(one: Any, other: Any, at: dict[str, complex]) -> tuple[bool, bool, int]:
     """Compare two expressions at a point.
 
-    Return whether they agree, whether that is certain, and how many of the two are real. Values
-    that agree in their leading bits, but are too long to see the last, are not certain.
+    Returns:
+        Whether they agree, whether that is certain, and how many of the two are real. It is not
+        certain if the values agree in their leading bits but are too long to compare the last.
     """
     evaluator = PointEvaluator(at)
     one_value, other_value = evaluator.value(one), evaluator.value(other)

@@ -1,6 +1,6 @@
-"""What a child process of the answer check does: algebra on one gold and one answer at a time.
+"""The work of a child process of the answer check: algebra on one gold and one answer at a time.
 
-The parent sets the environment: without gmpy2 every long computation can be interrupted.
+The parent's environment variables turn gmpy2 off, so that long computations can be interrupted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Judge:
 
     def __init__(self, memory_mb: int) -> None:
         limit_memory(memory_mb << 20)
-        # Imports take a second; they belong to the start, not to the first task.
+        # Import now: it takes a second, which would count as time of the first task.
         importlib.import_module("math_verify")
         # math-verify logs every timeout and every input that it cannot parse.
         logging.disable(logging.CRITICAL)
@@ -31,10 +31,10 @@ class Judge:
         self._algebra = FormulaAlgebra()
 
     def __call__(self, task: str, gold: str, answer: str) -> bool | str:
-        """Return whether the answer is right, or why the gold itself cannot be judged.
+        """Return whether the answer is right, or the reason why the gold cannot be judged.
 
-        For the task "answer" both texts are within the limits on texts. The task "gold" is to see
-        whether a gold accepts itself.
+        For the task "answer" both texts are within the limits on texts. The task "gold" checks
+        whether a gold can be compared with itself.
         """
         if task == "gold" and (excess := over_cap(gold)):
             return excess
@@ -52,7 +52,7 @@ class Judge:
             return Comparison(self._algebra, tolerance).equal(gold, answer)
         except TooLarge:
             pass
-        # If the gold can be compared with itself, then it is the answer that is too large.
+        # If the gold can be compared with itself, the answer is too large.
         try:
             self._algebra.same_formula(gold, gold)
         except TooLarge as error:
@@ -60,7 +60,7 @@ class Judge:
         return False
 
     def _excess(self, text: str) -> str | None:
-        """Return which limit the algebra of a rewritten text breaks; None if it breaks none."""
+        """Return the limit that the algebra of a rewritten text exceeds; None if there is none."""
         try:
             self._algebra.require_within_limits(text)
         except TooLarge as error:

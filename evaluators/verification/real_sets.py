@@ -1,4 +1,4 @@
-r"""Sets of real numbers as intervals, unions, inequalities or conditions: in one form.
+r"""One form for sets of real numbers: intervals, unions, inequalities and conditions.
 
 read_set(read_structure("(2,5]"))              ->  RealSet("", (Piece("2", "5", True, False),))
 read_set(read_structure(r"2 < x \le 5"))       ->  RealSet("x", (Piece("2", "5", True, False),))
@@ -7,6 +7,7 @@ read_set(read_structure(r"x \ne 3"))           ->  RealSet("x", (below 3, above 
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -16,11 +17,12 @@ from typing import Any
 from rlready.evaluators.answers.structure import Structure, ascending, read_structure
 
 LOWEST, HIGHEST = r"-\infty", r"\infty"
+_INFINITIES = {LOWEST: -math.inf, HIGHEST: math.inf}
 
 
 @dataclass(frozen=True)
 class Piece:
-    """An interval; its ends are texts."""
+    """An interval, with its ends as texts."""
 
     low: str
     high: str
@@ -45,7 +47,7 @@ _WHOLE = (Piece(LOWEST, HIGHEST, True, True),)
 def read_set(form: Structure, value: Value) -> RealSet | None:
     """Return the set; None if this module cannot read the structure.
 
-    `value` returns the number that a text writes; None if it writes none.
+    `value` returns the number in a text; None if the text is not a number.
     """
     if form.kind == "pair":
         low, high = form.parts
@@ -138,27 +140,28 @@ def _common_name(sets: Sequence[RealSet | None]) -> str | None:
     return (names.pop() if names else "") if len(names) < 2 else None
 
 
-def _end(text: str, value: Value) -> Any:
-    plain = re.sub(r"[\s+]", "", text)
-    if plain in (HIGHEST, LOWEST):
-        return float("inf") if plain == HIGHEST else float("-inf")
-    return value(text)
+def _ends(pieces: Sequence[Piece], value: Value) -> list[tuple[Any, Any]] | None:
+    """Return the ends of intervals as numbers; None if one of them is not a number."""
+
+    def number(text: str) -> Any:
+        plain = re.sub(r"[\s+]", "", text)
+        return _INFINITIES[plain] if plain in _INFINITIES else value(text)
+
+    ends = [(number(piece.low), number(piece.high)) for piece in pieces]
+    return None if any(end is None for pair in ends for end in pair) else ends
 
 
 def _union(sets: Sequence[RealSet | None], value: Value) -> RealSet | None:
     name = _common_name(sets)
     if name is None:
         return None
-    spans = [
-        (_end(piece.low, value), _end(piece.high, value), piece)
-        for item in sets
-        if item is not None
-        for piece in item.pieces
-    ]
-    if any(low is None or high is None for low, high, _ in spans):
+    pieces = [piece for item in sets if item is not None for piece in item.pieces]
+    ends = _ends(pieces, value)
+    if ends is None:
         return None
     merged: list[tuple[Piece, Any]] = []
-    for low, high, piece in sorted(spans, key=lambda span: (span[0], span[2].is_low_open)):
+    spans = zip(ends, pieces, strict=True)
+    for (low, high), piece in sorted(spans, key=lambda span: (span[0][0], span[1].is_low_open)):
         last, last_high = merged[-1] if merged else (None, None)
         touches = last is not None and (
             low < last_high or (low == last_high and not (piece.is_low_open and last.is_high_open))
@@ -179,28 +182,29 @@ def _intersection(sets: Sequence[RealSet | None], value: Value) -> RealSet | Non
     for item in sets:
         assert item is not None
         crossed = [_crossed(one, other, value) for one in pieces for other in item.pieces]
-        if any(piece is None for piece in crossed):
-            return None
-        pieces = [piece for piece in crossed if isinstance(piece, Piece)]
+        pieces = []
+        for common in crossed:
+            if common is None:
+                return None
+            pieces += common
     return _union([RealSet(name, tuple(pieces))], value)
 
 
-def _crossed(one: Piece, other: Piece, value: Value) -> Piece | str | None:
-    """Return the common part; "" if it is empty, None if an end is not a number."""
-    ends = [_end(text, value) for text in (one.low, one.high, other.low, other.high)]
-    if any(end is None for end in ends):
+def _crossed(one: Piece, other: Piece, value: Value) -> list[Piece] | None:
+    """Return the common part, which may be empty; None if an end is not a number."""
+    ends = _ends((one, other), value)
+    if ends is None:
         return None
-    lower = max((ends[0], one.is_low_open, one.low), (ends[2], other.is_low_open, other.low))
-    upper = min(
-        (ends[1], not one.is_high_open, one.high), (ends[3], not other.is_high_open, other.high)
-    )
-    if lower[0] > upper[0] or (lower[0] == upper[0] and (lower[1] or not upper[1])):
-        return ""
-    return Piece(lower[2], upper[2], lower[1], not upper[1])
+    spans = list(zip(ends, (one, other), strict=True))
+    low, is_low_open, low_text = max((low, p.is_low_open, p.low) for (low, _), p in spans)
+    high, is_closed, high_text = min((high, not p.is_high_open, p.high) for (_, high), p in spans)
+    if low > high or (low == high and (is_low_open or not is_closed)):
+        return []
+    return [Piece(low_text, high_text, is_low_open, not is_closed)]
 
 
 def same_sets(gold: RealSet, answer: RealSet, equal: Callable[[str, str], bool]) -> bool:
-    """Return whether two sets have the same pieces; variables count only where both name one."""
+    """Return whether two sets have the same pieces, and the same variable if both name one."""
     if gold.name and answer.name and gold.name != answer.name:
         return False
     return len(gold.pieces) == len(answer.pieces) and all(
@@ -217,18 +221,18 @@ def same_sets(gold: RealSet, answer: RealSet, equal: Callable[[str, str], bool])
 def is_described_by(
     pieces: Sequence[Piece], holds: Callable[[Any], bool | None], value: Value
 ) -> bool:
-    """Return whether a condition holds exactly in these intervals, tested at points.
+    """Return whether a condition holds in these intervals and nowhere else, tested at points.
 
-    Tested are every end, both sides of it, and points of all sizes. A condition that has no meaning
-    at a point is None there.
+    The points are every end, both sides of it, and random numbers of all sizes. `holds` returns
+    None at a point where the condition is undefined.
     """
-    ends = [(_end(piece.low, value), _end(piece.high, value)) for piece in pieces]
-    finite = [end for pair in ends for end in pair if end is not None and abs(end) != float("inf")]
-    if any(end is None for pair in ends for end in pair) or not finite:
+    ends = _ends(pieces, value) or []
+    finite = [end for pair in ends for end in pair if abs(end) != math.inf]
+    if not finite:
         return False
     for piece, (low, high) in zip(pieces, ends, strict=True):
-        if (low == float("-inf") and not piece.is_low_open) or (
-            high == float("inf") and not piece.is_high_open
+        if (low == -math.inf and not piece.is_low_open) or (
+            high == math.inf and not piece.is_high_open
         ):
             return False
     rng = random.Random("points")

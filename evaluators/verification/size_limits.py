@@ -9,15 +9,15 @@ from typing import Any
 
 from rlready.evaluators.verification.expression_values import PointEvaluator, TooLarge, Unknown
 
-# A text beyond one of these limits is not an answer that a grader would read. The longest reference
-# answer in six public benchmarks has 993 characters, several matrices.
+# A grader would not read a text beyond these limits as an answer. The longest reference answer in
+# six public benchmarks, several matrices, has 993 characters.
 MAX_ANSWER_CHARS = 2_000
 # The LaTeX parser's time grows with the square of the nesting: 3 s at 50 nested fractions.
 MAX_NESTING = 24
 MAX_DIGIT_RUN = 256
 # The parser expands determinants and evaluates binomials on the spot: 6 by 6 symbols take a second.
 MAX_DETERMINANT_CELLS = 30
-# Of a binomial, five digits take milliseconds, nine never end.
+# A binomial of five digits takes milliseconds; one of nine digits never ends.
 MAX_BINOMIAL_DIGITS = 5
 MAX_NODES = 600
 # Sums and products of more terms are left unevaluated, as is an expansion to a higher power.
@@ -26,7 +26,7 @@ MAX_EXPANDED_POWER = 50
 
 
 def over_cap(answer: str) -> str | None:
-    """Which cap an answer breaks, in words; None if it may be parsed."""
+    """Return the limit that an answer exceeds, in words; None if it may be parsed."""
     if len(answer) > MAX_ANSWER_CHARS:
         return f"{len(answer)} characters, over {MAX_ANSWER_CHARS}"
     depth = deepest = 0
@@ -47,7 +47,7 @@ def over_cap(answer: str) -> str | None:
 
 
 def require_within_limits(tree: Any) -> None:
-    """Raise `TooLarge` if algebra on the tree may not end in reasonable time."""
+    """Raise `TooLarge` if algebra on an expression might not end in reasonable time."""
     for count, node in enumerate(nodes(tree)):
         if count == MAX_NODES:
             raise TooLarge(f"more than {MAX_NODES} nodes")
@@ -63,7 +63,7 @@ def require_within_limits(tree: Any) -> None:
 
 
 def nodes(tree: Any) -> Iterator[Any]:
-    """Each node of a tree, in no particular order."""
+    """Yield each node of an expression, in no particular order."""
     stack = [tree]
     while stack:
         node = stack.pop()
@@ -72,8 +72,8 @@ def nodes(tree: Any) -> Iterator[Any]:
 
 
 def parts_of(node: Any) -> Sequence[Any]:
-    """The nodes directly below a node; those of a matrix are its elements."""
-    # A matrix keeps its elements out of args.
+    """Return the nodes directly below a node; for a matrix, its elements."""
+    # The elements of a matrix are not in `args`.
     return list(node.flat()) if hasattr(node, "flat") else list(getattr(node, "args", ()))
 
 

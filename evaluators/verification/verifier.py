@@ -1,17 +1,17 @@
-"""The verdict on each completion: its final answer against the reference answers.
+"""The verdict on each completion: its final answer is compared with the reference answers (golds).
 
 The rules, in this order:
 1. A completion without an answer in the answer format (`answers.extraction`; by default a box) is
-   UNPARSED. With a box in its reasoning only it is INCORRECT: it gave an answer and dropped it.
+   UNPARSED. If only its reasoning contains a box, it is INCORRECT: it withdrew its answer.
 2. Equal texts, plain numbers, fixed phrases and choices are decided without a child process
    (`answers.words`). The rule for numbers is in `answers.numerals`.
 3. An answer over a size limit (length, nesting, digits; later: nodes, exponents, factorials) is
-   INCORRECT if the gold is within it. The limit is a rule, known in advance, for what counts as an
-   answer: dropping such answers would raise the accuracy of a model that rambles. If the gold is
-   over a limit too, only the same text is CORRECT, and everything else is UNSCORED.
+   INCORRECT if the gold is within the limit. To drop such answers would raise the accuracy of a
+   model that rambles. If the gold is over a limit too, only the same text is CORRECT, and every
+   other answer is UNSCORED.
 4. Otherwise a child process compares lists, sets, intervals, relations, quantities and words
    (`comparison`). Formulas are compared by their values (`expression_equality`), and by math-verify
-   if they have none. A text that the parser cannot read completely equals only the same text.
+   if they have none. A text that the parser cannot read completely only equals the same text.
 5. If the check runs out of time or memory, or its process dies, the answer is UNSCORED.
 
 The child processes need a POSIX system. Each distinct pair of gold and answer is checked once.
@@ -25,7 +25,6 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from types import TracebackType
 from typing import Any
 
 from rlready.evaluators.answers.extraction import extract, extract_boxed, is_withdrawn
@@ -35,17 +34,17 @@ from rlready.evaluators.child_tasks import child_arguments
 from rlready.evaluators.process_pool import Pool, TaskFailure
 from rlready.evaluators.verification.accepted_answers import split_tolerance
 from rlready.evaluators.verification.size_limits import over_cap
-from rlready.registry.errors import BenchmarkError, ConfigError
+from rlready.registry.errors import ConfigError
 from rlready.registry.records import AnswerFormat, Problem, Verdict
 
-# Rises when a verdict may move.
+# Increased when a verdict may change.
 RULES_VERSION = "2"
 _DECIDES = ("math-verify", "latex2sympy2_extended", "sympy", "antlr4-python3-runtime")
 
 MAX_WORKERS = 8
-# Between the alarm inside a worker and the kill from outside.
+# Time between the alarm inside a child process and the kill from outside.
 GRACE_S = 2.0
-# Of an extracted answer, in the result of `check`.
+# Characters of an extracted answer that `check` returns.
 MAX_EXTRACTED_CHARS = 500
 _MAX_LISTED_GOLDS = 5
 
@@ -65,31 +64,28 @@ Result = bool | TaskFailure
 
 @functools.cache
 def checker_version() -> str:
-    """Return the versions of our rules and libraries; verdicts of two versions never mix."""
+    """Return the versions of our rules and libraries; verdicts of two versions are never mixed."""
     libraries = " ".join(f"{name} {version(name)}" for name in _DECIDES)
     return f"rlready-rules {RULES_VERSION} {libraries}"
 
 
 @dataclass(frozen=True)
 class CheckedAnswer:
-    """The verdict on one completion, and the answer that was judged, cut to 500 characters.
-
-    `extracted` is None for a completion without an answer.
-    """
+    """The verdict on one completion, and its answer (at most 500 characters, None without one)."""
 
     verdict: Verdict
     extracted: str | None
 
 
 class Verifier:
-    r"""Check of completions in child processes, which start when they are first needed.
+    r"""Checks completions in child processes, which start when they are first needed.
 
-    Safe to call from any thread (calls wait for each other). Close it, or use it in `with`.
+    Any thread may call it; calls wait for each other. Close it, or use it in `with`.
 
     Args:
-        n_workers: child processes; by default one per usable core, at most 8.
-        timeout_s: limit for one answer against one gold. Beyond it the answer is UNSCORED.
-        memory_mb: address space of a child.
+        n_workers: number of child processes; by default one per usable core, at most 8.
+        timeout_s: time limit for one answer and one gold. Beyond it the answer is UNSCORED.
+        memory_mb: limit on the address space of a child process.
 
     Example:
         with Verifier() as verifier:
@@ -115,12 +111,7 @@ class Verifier:
     def __enter__(self) -> Verifier:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -137,11 +128,11 @@ class Verifier:
         """Return the result for each item, in the order of the items.
 
         Args:
-            items: accepted reference answers and a completion. It is CORRECT if its answer equals
+            items: the golds of a problem, and a completion. It is CORRECT if its answer equals
                 any of them.
-            on_progress: called now and then with the number of newly finished items.
-            answer_format: where to look for the answer in a completion. The same answer in two
-                formats is checked once.
+            on_progress: called from time to time with the number of newly finished items.
+            answer_format: where the answer stands in a completion. An answer that two formats
+                find is only checked once.
 
         Raises:
             EvaluationError: if no child process can be started.
@@ -170,21 +161,11 @@ class Verifier:
                 for (golds, text), answer in zip(items, extracted, strict=True)
             ]
 
-    def check_golds(self, problems: Sequence[Problem]) -> None:
-        """Raise BenchmarkError unless every gold can be read and accepts itself."""
-        unreadable = self.unreadable_golds(problems)
-        if unreadable:
-            raise BenchmarkError(
-                f"{len(unreadable)} reference answers cannot be checked: {list_golds(unreadable)}",
-                why="they cannot be parsed, or do not equal themselves in a box",
-                fix="Write them as LaTeX, or leave them out with --skip-unreadable-golds",
-            )
-
     def unreadable_golds(self, problems: Sequence[Problem]) -> list[tuple[str, str]]:
-        """Return problem id and reference answer of each gold that cannot be compared."""
+        """Return problem id and text of each gold that is unparsable or does not equal itself."""
         golds = [(problem.id, gold) for problem in problems for gold in problem.answers]
         distinct = list(dict.fromkeys(gold for _, gold in golds))
-        # Unbalanced braces parse as text, but they cannot occur in a box.
+        # Unbalanced braces can be parsed as text, but they cannot occur in a box.
         boxes = {gold: extract_boxed(f"\\boxed{{{gold}}}") for gold in distinct}
         wrong = {gold for gold, box in boxes.items() if box is None}
         distinct = [gold for gold in distinct if gold not in wrong]
@@ -194,8 +175,8 @@ class Verifier:
         return [(problem, gold) for problem, gold in golds if gold in wrong]
 
     def _judge_all(self, pairs: Sequence[tuple[str, str]]) -> Any:
-        """Yield each pair when it is judged. Equal golds are neighbours and so parsed once."""
-        ordered = sorted(pairs)
+        """Yield each pair when it is judged."""
+        ordered = sorted(pairs)  # equal golds are neighbours, and so are parsed once
         for index, result in self._pool.run([("answer", *pair) for pair in ordered]):
             self._results[ordered[index]] = (
                 TaskFailure(result) if isinstance(result, str) else result

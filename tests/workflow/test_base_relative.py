@@ -7,12 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlready.registry.mlflow_store.store import MlflowStore
+from rlready.registry.store import MemoryStore
 from rlready.testbed.training.base import shipped_base
 from rlready.testbed.training.model import (
     ModelSize,
@@ -21,6 +23,10 @@ from rlready.testbed.training.model import (
 )
 from rlready.testbed.training.tokenizer import world_tokenizer
 from rlready.testbed.world.benchmarks import write_benchmarks, write_heldout
+from rlready.workflow.evaluate import engines
+from rlready.workflow.evaluate.config import EvaluateConfig
+from rlready.workflow.evaluate.evaluator import evaluate_checkpoint
+from rlready.workflow.progress import Clock
 
 pytestmark = pytest.mark.slow
 
@@ -115,6 +121,37 @@ def test_a_checkpoint_is_compared_with_its_base(
     assert again["metrics"] == report["metrics"]
     assert not again["is_new"]
     assert set(again["stages"]) == {"logging"}
+
+
+def test_only_one_model_is_in_memory_at_a_time(
+    moved: Path, inputs: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base model used to stay loaded while the checkpoint was evaluated."""
+    models: list[weakref.ref[Any]] = []
+    load_model = engines.load_model
+
+    def load_alone(path: Path, *arguments: Any) -> Any:
+        assert not any(model() for model in models), f"another model beside {path}"
+        model = load_model(path, *arguments)
+        models.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(engines, "load_model", load_alone)
+    flags = dict(zip(inputs[::2], inputs[1::2], strict=True))
+    config = EvaluateConfig(
+        checkpoint=str(moved),
+        base=str(shipped_base()),
+        benchmarks=(flags["--benchmark"],),
+        held_out=(flags["--held-out"],),
+        samples=2,
+        max_tokens=8,
+        prompt_template=Path(flags["--prompt-template"]),
+        samples_dir=tmp_path / "samples",
+        device="cpu",
+    )
+    report = evaluate_checkpoint(config, MemoryStore(), Clock())
+    assert "off_policy_q50" in report.to_dict()["metrics"]["held"]
+    assert len(models) == 2
 
 
 def test_another_architecture_is_refused_before_anything_is_drawn(

@@ -46,7 +46,7 @@ GOOD = {"id": "1", "problem": "1+1", "answer": "2"}
     ("flags", "message"),
     [
         (["--k", "1,128"], "pass@128 from 64 samples"),
-        (["--k", "0,1"], "--k holds 0"),
+        (["--k", "0,1"], "--k contains 0"),
         (["--k", "one"], "not a valid integer"),
         (["--samples", "0"], "--samples is 0"),
         (["--temperature", "0"], "greedy decoding gives the same sample"),

@@ -181,14 +181,14 @@ def test_evaluations_at_a_time_share_the_gpus(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     config = EvaluateConfig(checkpoint="a")
-    with shared_engine(config, 2) as shared:
-        assert shared.environments == [
+    with shared_engine(config, 2) as (environments, _):
+        assert environments == [
             {"CUDA_VISIBLE_DEVICES": "0,1"},
             {"CUDA_VISIBLE_DEVICES": "2,3"},
         ]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,5,7")
-    with shared_engine(config, 3) as shared:
-        shown = [environment["CUDA_VISIBLE_DEVICES"] for environment in shared.environments]
+    with shared_engine(config, 3) as (environments, _):
+        shown = [environment["CUDA_VISIBLE_DEVICES"] for environment in environments]
         assert shown == ["2", "3", "5"]
     with pytest.raises(ConfigError, match="torch sees 4 GPUs"), shared_engine(config, 5):
         pass

@@ -1,6 +1,6 @@
 """Adaptive sampling of one benchmark: how many samples each problem gets, and pass@k from them.
 
-The only state is the samples on disk, so a killed run continues from them.
+The samples on disk are the only state, so a run that was killed continues from them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MINIMUM = 4
 """Samples that every problem gets before the allocation begins."""
 
 _MOST_OVER_MEAN = 4
-"""A problem gets at most this many times the larger of --samples and the largest k."""
+"""Largest number of samples of one problem, in multiples of --samples or of the largest k."""
 
 
 class AdaptiveRounds:
@@ -87,12 +87,11 @@ class AdaptiveRounds:
     def proxies(self, problems: Sequence[ProblemSamples], protocol_digest: str) -> list[Proxy]:
         """Return `pass_at_<k>_est` for every k."""
         counts = [problem.counts for problem in problems]
-        estimates = estimate_pass_at_k(
-            counts, self._config.k, self._benchmark.name, prior=self._prior, is_adaptive=True
-        )
+        ks = self._config.k
+        estimates = estimate_pass_at_k(counts, ks, self._benchmark.name, prior=self._prior)
         return [
             Proxy(
-                name=f"pass_at_{estimate.k}_est",
+                name=f"pass_at_{k}_est",
                 value=estimate.value,
                 se=estimate.se,
                 se_within=estimate.se_within,
@@ -104,15 +103,15 @@ class AdaptiveRounds:
                 n_samples=sum(p.n for p in counts),
                 evaluator_version=EVALUATOR_VERSION,
             )
-            for estimate in estimates
+            for k, estimate in zip(ks, estimates, strict=True)
         ]
 
 
 def even_part(problems: Sequence[ProblemSamples]) -> list[ProblemSamples]:
-    """Return the same number of samples of every problem: the first ones.
+    """Return the first samples of every problem, the same number of each.
 
-    An average over samples would otherwise give more weight to problems that were drawn more often
-    because they failed.
+    Averages over all samples would give more weight to problems that got more samples because
+    they failed.
     """
     least = min(len(problem.verdicts) for problem in problems)
     names = ("verdicts", "answers", "n_tokens", "is_truncated", "entropy_sums", "lenient_verdicts")

@@ -1,4 +1,4 @@
-"""A list of checkpoints in a TOML file, with what differs between them.
+"""A list of checkpoints in a TOML file, each with its own settings.
 
     [[checkpoint]]
     checkpoint = "sft-3/checkpoint-500"   # required; a folder beside the file, or a hub id
@@ -20,7 +20,7 @@ from rlready.registry.toml_file import TomlTable, read_toml_file
 
 
 class CheckpointEntry(TomlTable):
-    """One checkpoint; other settings are flags and hold for all checkpoints."""
+    """One checkpoint. All other settings are flags, which apply to every checkpoint."""
 
     checkpoint: str
     name: str | None = None
@@ -40,7 +40,7 @@ class CheckpointList(TomlTable):
 
 
 def read_list(path: Path) -> list[dict[str, Any]]:
-    """Return the arguments of `EvaluateConfig` that a file gives for each checkpoint.
+    """Return the arguments of `EvaluateConfig` for each checkpoint in the file.
 
     Raises:
         ConfigError: if it cannot be read, or a key or value is invalid.

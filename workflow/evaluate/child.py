@@ -1,4 +1,4 @@
-"""A process that measures one checkpoint: it reads its configuration as JSON from stdin.
+"""Child process that measures one checkpoint; its configuration comes as JSON from stdin.
 
 The last line of stdout is a JSON object: the report, or `{"error": ..., "is_fault": ...}`.
 """

@@ -15,14 +15,13 @@ from rlready.registry.foreign_files import read_toml
 from rlready.registry.records import AnswerFormat, CheckpointKind, Recipe
 from rlready.workflow.flags import Flag, split_paths
 
-DEFAULT_TARGET_SE = 0.01
-
-_K_LADDER = (1, 4, 16, 64, 256, 1024)
+_TARGET_SE = 0.01
+_KS = (1, 4, 16, 64, 256, 1024)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    r"""What `rlready evaluate` does: one field per flag, whose help stands under `Args:`.
+    r"""Settings of `rlready evaluate`: one field per flag. `Args:` contains the help of each flag.
 
     Example:
         config = EvaluateConfig(checkpoint="runs/sft-3", held_out=("val.jsonl",), samples=256)
@@ -112,11 +111,11 @@ class EvaluateConfig:
     tracking_uri: str | None = None
 
     def __post_init__(self) -> None:
-        ladder = tuple(k for k in _K_LADDER if k <= self.samples)
-        object.__setattr__(self, "k", tuple(sorted(set(self.k))) or ladder)
+        default_ks = tuple(k for k in _KS if k <= self.samples)
+        object.__setattr__(self, "k", tuple(sorted(set(self.k))) or default_ks)
         object.__setattr__(self, "adaptive", self.adaptive or self.target_se is not None)
         if self.adaptive and self.target_se is None:
-            object.__setattr__(self, "target_se", DEFAULT_TARGET_SE)
+            object.__setattr__(self, "target_se", _TARGET_SE)
         self._check_numbers()
         if self.suite is None and not self.benchmarks and not self.held_out:
             object.__setattr__(self, "suite", "math7")
@@ -137,26 +136,23 @@ class EvaluateConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EvaluateConfig:
         """Return the configuration of `to_dict`, also after a round trip through JSON."""
-        arguments: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
-        for key in ("samples_dir", "recipe", "prompt_template"):
-            if arguments.get(key) is not None:
-                arguments[key] = Path(arguments[key])
-        return cls(**arguments)
+        # Not at the top: `rlready --help` does without pydantic.
+        from pydantic import TypeAdapter
+
+        return TypeAdapter(cls).validate_python(values)
 
     def _check_numbers(self) -> None:
         if self.samples < 1:
             raise ConfigError(f"--samples is {self.samples}", fix="Give 1 or more")
         if self.k[0] < 1:
-            raise ConfigError(f"--k holds {self.k[0]}", fix="Give numbers of 1 or more")
+            raise ConfigError(f"--k contains {self.k[0]}", fix="Give numbers of 1 or more")
         if self.target_se is not None and not 0.0 < self.target_se < 1.0:
             raise ConfigError(
                 f"--target-se is {self.target_se}", fix="Give a probability such as 0.01"
             )
         if self.k[-1] > self.samples and not self.adaptive:
             raise ConfigError(
-                f"--k asks for pass@{self.k[-1]} from {self.samples} samples a problem",
+                f"--k asks for pass@{self.k[-1]} from {self.samples} samples per problem",
                 why="pass@k is undefined for fewer than k samples",
                 fix=f"Give --samples {self.k[-1]} or more, --k up to {self.samples}, or --adaptive",
             )

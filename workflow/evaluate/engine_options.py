@@ -1,12 +1,12 @@
-"""Options of the engines, from `KEY=VALUE` texts on the command line."""
+"""Options of the engines, parsed from `KEY=VALUE` arguments of the command line."""
 
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
+
+import pydantic
 
 from rlready.evaluators.sampling import server_options, vllm
 from rlready.evaluators.sampling.hf import HfOptions
@@ -16,21 +16,26 @@ from rlready.registry.errors import ConfigError
 KNOWN_ENGINES = ("hf", "vllm", "server", "ray")
 
 _IN_RAY = ("hf", "vllm")
-"""Engines that Ray's workers draw with."""
+"""Engines that can run inside a Ray worker."""
 
 _INNER = "inner."
-"""Prefix of options of the engine inside the `ray` engine."""
+"""Prefix of the options of the engine inside the Ray workers."""
 
 T = TypeVar("T")
 
-_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+_WRONG_TYPE = {
+    "bool_parsing": "is neither true nor false",
+    "int_parsing": "is not a whole number",
+    "int_from_float": "is not a whole number",
+}
+"""What is wrong with a value, by pydantic's type of the error."""
 
 
 def ray_options(texts: Sequence[str]) -> tuple[RayOptions, tuple[str, ...]]:
-    """Return the options of the `ray` engine, and those of the engine inside it.
+    """Return the options of the `ray` engine, and those of the engine inside its workers.
 
     Raises:
-        ConfigError: if one of them is invalid.
+        ConfigError: if an option is invalid.
     """
     inner = tuple(text.removeprefix(_INNER) for text in texts if text.startswith(_INNER))
     options = parse_options(RayOptions, [t for t in texts if not t.startswith(_INNER)], "ray")
@@ -48,10 +53,10 @@ def ray_options(texts: Sequence[str]) -> tuple[RayOptions, tuple[str, ...]]:
 
 
 def check_engine(engine: str, options: Sequence[str]) -> None:
-    """Check that an engine exists, is installed and takes these options.
+    """Check that an engine exists, is installed and has these options.
 
     Raises:
-        ConfigError: with the known engines or options, or with what to install.
+        ConfigError: if not; it names the known engines or options, or the missing package.
     """
     if engine not in ("auto", *KNOWN_ENGINES):
         raise ConfigError(
@@ -72,57 +77,41 @@ def check_engine(engine: str, options: Sequence[str]) -> None:
 
 
 def parse_options(kind: type[T], texts: Sequence[str], engine: str) -> T:
-    """Return the options of an engine that `KEY=VALUE` texts name.
+    """Return the options of an engine from `KEY=VALUE` texts.
 
     Args:
-        kind: dataclass of the options. Its fields are int, float, bool or str, or one of them or
-            None; a field without a default is required.
-        texts: as on the command line.
-        engine: for messages.
+        kind: dataclass of the options. Each field is an int, float, bool or str, or may also be
+            None. A field without a default is required.
+        texts: the texts, as on the command line.
+        engine: name of the engine, for messages.
 
     Raises:
         ConfigError: for an unknown, missing or repeated key, or a value of another type.
     """
-    hints = typing.get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    known = ", ".join(fields)
-    values: dict[str, Any] = {}
+    values: dict[str, str] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or key not in fields:
             raise ConfigError(
-                # Not the text: it might hold a password.
+                # Do not show the text: it may contain a password.
                 f"--engine-option {key if equals else '...'}: the engine {engine} has no such "
                 "option",
-                fix=f"Write KEY=VALUE with one of: {known}",
+                fix=f"Write KEY=VALUE with one of: {', '.join(fields)}",
             )
         if key in values:
             raise ConfigError(f"--engine-option {key} is given twice", fix="Give it once")
-        values[key] = _parsed(f"--engine-option {text}", value, hints[key])
-    missing = [
-        name
-        for name, field in fields.items()
-        if name not in values
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ConfigError(
-            f"the engine {engine} needs {', '.join(missing)}",
-            fix=" ".join(f"--engine-option {name}=..." for name in missing),
-        )
-    return kind(**values)
-
-
-def _parsed(what: str, text: str, hint: Any) -> Any:
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    (kind,) = (each for each in kinds if each is not types.NoneType)
-    if kind is bool:
-        if text.lower() in (*_TRUE, *_FALSE):
-            return text.lower() in _TRUE
-        raise ConfigError(f"{what}: {text!r} is neither true nor false")
+        values[key] = value
     try:
-        return kind(text)
-    except ValueError as error:
-        wanted = "whole number" if kind is int else "number"
-        raise ConfigError(f"{what}: {text!r} is not a {wanted}") from error
+        return pydantic.TypeAdapter(kind).validate_python(values)
+    except pydantic.ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = str(problem["loc"][0])
+        if problem["type"] == "missing":
+            raise ConfigError(
+                f"the engine {engine} needs {key}", fix=f"--engine-option {key}=..."
+            ) from error
+        wrong = _WRONG_TYPE.get(problem["type"], "is not a number")
+        raise ConfigError(
+            f"--engine-option {key}={values[key]}: {values[key]!r} {wrong}"
+        ) from error

@@ -1,7 +1,7 @@
-"""The engine that draws the samples of an evaluation, and the local weights.
+"""The engine that draws the samples of an evaluation, and the weights on this machine.
 
-An engine that needs the whole device (vLLM) is closed before the weights are loaded for numbers
-that need a torch model, such as the held-out loss.
+An engine that uses the whole device, such as vLLM, is closed before the weights are loaded with
+torch, which the held-out loss needs.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gc
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,12 @@ from rlready.evaluators.checkpoints.folder import (
     pick_device,
     pick_dtype,
     pick_precision,
+)
+from rlready.evaluators.heldout.loss import token_losses
+from rlready.evaluators.heldout.loss_files import (
+    read_token_nlls,
+    token_nll_path,
+    write_token_nlls,
 )
 from rlready.evaluators.memory import give_back_memory
 from rlready.evaluators.sampling.hf import HfOptions, HfSampler
@@ -35,20 +42,21 @@ from rlready.workflow.evaluate.engine_options import parse_options, ray_options
 from rlready.workflow.progress import Clock
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-_HF = ("hf", "auto")
-"""Names of the hf engine."""
+    from rlready.evaluators.heldout.tokens import TokenizedSet
 
 
 class LocalModel:
-    """The checkpoint's weights on this machine, loaded on first use.
+    """A checkpoint's weights on this machine, loaded on first use.
 
     Args:
         path: folder of the checkpoint.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        clock: told when the weights are loaded.
-        dtype: number format to compute in, one of `checkpoints.DTYPES`.
+        clock: shows that the weights are loaded, and the progress of the losses.
+        dtype: number format of the computation, one of `checkpoints.folder.DTYPES`.
     """
 
     def __init__(self, path: Path, device: str, clock: Clock, dtype: str = "auto") -> None:
@@ -68,7 +76,7 @@ class LocalModel:
 
     @property
     def precision(self) -> Precision:
-        """The model's number format; no weights are loaded."""
+        """The model's number format, without loading the weights."""
         return pick_precision(self._device, self._dtype)
 
     def release(self) -> None:
@@ -79,30 +87,55 @@ class LocalModel:
 
     @property
     def config(self) -> PretrainedConfig:
-        """The model's configuration; no weights are loaded."""
+        """The model's configuration, without loading the weights."""
         return load_config(self.path) if self._model is None else self._model.config
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The checkpoint's tokenizer; no weights are loaded."""
+        """The checkpoint's tokenizer, without loading the weights."""
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self.path)
         return self._tokenizer
 
+    def scored_tokens(
+        self, folder: Path, tokens: TokenizedSet, warn: Callable[[str], None]
+    ) -> list[NDArray[np.float32]]:
+        """Return the losses of a held-out set's scored tokens, nats; computed only once.
+
+        Args:
+            folder: folder of the checkpoint's samples and losses.
+            tokens: the held-out set.
+            warn: called with a note on a damaged file.
+        """
+        path = token_nll_path(folder, tokens.examples, self.precision.digest)
+        lengths = [int(example.is_response.sum()) for example in tokens.examples]
+        losses = read_token_nlls(path, lengths, warn)
+        if losses is None:
+            model = self.model
+            label = f"Loss of {self.path.name} on {tokens.name}"
+            with self.clock.stage("loss", label, len(lengths), "examples") as advance:
+                losses = token_losses(model, tokens.examples, on_progress=advance.to)
+                advance(0, sum(lengths))
+            write_token_nlls(path, losses)
+        return losses
+
 
 def open_sampler(config: EvaluateConfig, local: LocalModel) -> Sampler:
-    """Return the engine that the configuration names, ready to draw.
+    """Start the engine that the configuration names.
 
     Raises:
-        ConfigError: if a package that it needs is not installed.
-        CheckpointError: if it cannot run this checkpoint.
+        ConfigError: if a package that the engine needs is not installed.
+        CheckpointError: if the engine cannot run this checkpoint.
     """
     if config.engine == "vllm":
         return _open_vllm(config, local)
     if config.engine == "server":
         return _open_server(config, local)
     if config.engine == "ray":
-        return _open_ray(config, local)
+        options, inner = ray_options(config.engine_options)
+        inside = dataclasses.replace(config, engine=options.engine, engine_options=inner)
+        open_inside = functools.partial(_open_inside, inside, local.path)
+        return RaySampler(local.path, open_inside, options, local.clock.warn)
     return HfSampler(local.model, local.tokenizer, config.batch_size)
 
 
@@ -117,7 +150,7 @@ def _open_vllm(config: EvaluateConfig, local: LocalModel) -> Sampler:
     options = parse_options(VllmOptions, config.engine_options, "vllm")
     if options.max_num_seqs is None:
         options = dataclasses.replace(options, max_num_seqs=config.batch_size)
-    # A Ray worker may see other files at this path than the process that checked them.
+    # In a Ray worker the path may name other files than in the process that checked them.
     check_weights(local.path)
     return VllmSampler(local.path, local.tokenizer, options)
 
@@ -135,23 +168,15 @@ def _open_server(config: EvaluateConfig, local: LocalModel) -> Sampler:
     )
 
 
-def _open_ray(config: EvaluateConfig, local: LocalModel) -> Sampler:
-    options, inner = ray_options(config.engine_options)
-    inside = dataclasses.replace(config, engine=options.engine, engine_options=inner)
-    return RaySampler(
-        local.path, functools.partial(_open_inside, inside, local.path), options, local.clock.warn
-    )
-
-
 def _open_inside(config: EvaluateConfig, path: Path) -> Sampler:
-    """Return the engine of a Ray worker, which shows no progress."""
+    """Start the engine inside a Ray worker, which shows no progress."""
     return open_sampler(config, LocalModel(path, config.device, Clock(), loss_dtype(config)))
 
 
 def loss_dtype(config: EvaluateConfig) -> str:
-    """Return the number format of the torch model: that of the hf engine, else `auto`."""
+    """Return the number format for torch: the hf engine's `dtype`, or `auto` for other engines."""
     engine, options = config.engine, config.engine_options
     if engine == "ray":
         outer, options = ray_options(options)
         engine = outer.engine
-    return parse_options(HfOptions, options, "hf").dtype if engine in _HF else "auto"
+    return parse_options(HfOptions, options, "hf").dtype if engine in ("hf", "auto") else "auto"

@@ -1,6 +1,6 @@
-"""An evaluation from weights to stored proxies.
+"""An evaluation, from the weights of a checkpoint to stored proxies.
 
-Each stage writes a file that a person can open, and reuses the files of earlier calls:
+Each stage writes a file that people can open, and reuses the files of earlier calls:
 
     weights -> samples (part-*.parquet) -> verdicts (the same parts) -> counts.parquet
     weights -> losses (token-nll-*.npz, heldout-*.json)
@@ -35,14 +35,17 @@ from rlready.registry.records import (
 )
 from rlready.registry.store import Store, StoredEvaluation
 from rlready.workflow.evaluate.adaptive import AdaptiveRounds, even_part
-from rlready.workflow.evaluate.against_base import BaseComparison, BenchmarkCounts
+from rlready.workflow.evaluate.against_base import BaseComparison
 from rlready.workflow.evaluate.config import EvaluateConfig
 from rlready.workflow.evaluate.engines import LocalModel, loss_dtype, open_sampler
-from rlready.workflow.evaluate.golds import with_readable_golds
-from rlready.workflow.evaluate.inputs import EvaluationInputs, read_inputs, with_base_as_parent
+from rlready.workflow.evaluate.inputs import (
+    EvaluationInputs,
+    read_inputs,
+    with_base_as_parent,
+    with_readable_golds,
+)
 from rlready.workflow.evaluate.judging import LENIENT, Judging, answer_formats, judge_rest
 from rlready.workflow.evaluate.report import Report
-from rlready.workflow.evaluate.token_losses import scored_tokens
 from rlready.workflow.progress import Clock
 
 
@@ -64,39 +67,30 @@ def evaluate_checkpoint(config: EvaluateConfig, store: Store, clock: Clock) -> R
     if base is None:
         return Evaluator(inputs, clock).run(store)
     clock.say(f"The base model first: {base.checkpoint.name}")
-    evaluator = Evaluator(base, clock)
-    evaluator.run(store)
-    inputs = with_base_as_parent(inputs, store)
-    comparison = BaseComparison(
-        checkpoint=inputs.checkpoint,
-        own=inputs.weights,
-        base=base.checkpoint,
-        base_weights=base.weights,
-        base_counts=evaluator.counts,
-        samples_dir=config.samples_dir,
-        device=config.device,
-        dtype=loss_dtype(config),
-        clock=clock,
-    )
-    return Evaluator(inputs, clock, comparison).run(store)
+    base_evaluator = Evaluator(base, clock)
+    base_evaluator.run(store)
+    # The device may be too small for two models.
+    base_evaluator.local.release()
+    return Evaluator(with_base_as_parent(inputs, store), clock, base_evaluator).run(store)
 
 
 class Evaluator:
     """One evaluation.
 
     Args:
-        inputs: what to evaluate, and how.
+        inputs: the checkpoint, the problems and the protocol.
         clock: shows and times the stages.
-        base: compares the checkpoint with its base model.
+        base: the finished evaluation of the base model, with which the checkpoint is compared.
     """
 
     def __init__(
-        self, inputs: EvaluationInputs, clock: Clock, base: BaseComparison | None = None
+        self, inputs: EvaluationInputs, clock: Clock, base: Evaluator | None = None
     ) -> None:
         self._inputs, self._clock, self._base = inputs, clock, base
         self._root = inputs.config.samples_dir / inputs.checkpoint.id
         dtype = loss_dtype(inputs.config)
-        self._local = LocalModel(inputs.weights.path, inputs.config.device, clock, dtype)
+        self.local = LocalModel(inputs.weights.path, inputs.config.device, clock, dtype)
+        """The checkpoint's weights on this machine."""
         self._open_sampler: Sampler | None = None
         self._engine: dict[str, Any] = {}
         self._warnings: list[str] = []
@@ -120,7 +114,9 @@ class Evaluator:
                 judged += [self._judged_samples(b, verifier) for b in inputs.benchmarks]
         finally:
             # The next stages may need the device that the engine holds.
-            self._close_sampler()
+            if self._open_sampler is not None:
+                self._open_sampler.close()
+                self._open_sampler = None
         proxies: list[Proxy] = []
         for benchmark, problems in zip(inputs.benchmarks, judged, strict=True):
             proxies += self._proxies(benchmark, self._with_entropy(benchmark, problems))
@@ -133,15 +129,19 @@ class Evaluator:
         for heldout_set in inputs.heldout_sets:
             proxies += self._heldout_proxies(heldout_set)
         proxies += self._base_proxies()
+        formats = {b.name: b.answer_format for b in inputs.benchmarks if b.answer_format}
+        loss_engine = (
+            {"losses": dataclasses.asdict(self.local.precision)} if inputs.heldout_sets else {}
+        )
         evaluation = Evaluation(
             checkpoint=inputs.checkpoint,
             proxies=tuple(proxies),
             config={
                 **inputs.config.to_dict(),
                 "protocol": inputs.protocol.to_dict(),
-                **self._answer_formats(),
+                **({"answer_formats": formats} if formats else {}),
                 "checker": checker_version(),
-                "engine_used": {**self._engine, **self._loss_engine()},
+                "engine_used": {**self._engine, **loss_engine},
             },
             references=self._references,
         )
@@ -158,11 +158,6 @@ class Evaluator:
             bounds=self._bounds,
             warnings=self._warnings,
         )
-
-    def _answer_formats(self) -> dict[str, Any]:
-        """Return the answer formats of benchmarks that have their own, for the record."""
-        formats = {b.name: b.answer_format for b in self._inputs.benchmarks if b.answer_format}
-        return {"answer_formats": formats} if formats else {}
 
     def _judged_samples(self, benchmark: Benchmark, verifier: Verifier) -> list[ProblemSamples]:
         inputs = self._inputs
@@ -189,9 +184,9 @@ class Evaluator:
     def _with_entropy(
         self, benchmark: Benchmark, problems: list[ProblemSamples]
     ) -> list[ProblemSamples]:
-        """Add the entropy of a few samples, if the engine gave none.
+        """Add the entropy of a few samples if the engine gave none.
 
-        This is done only if a held-out loss needs the weights anyway.
+        This is only done if the weights are loaded for a held-out loss anyway.
         """
         inputs = self._inputs
         if not inputs.heldout_sets or token_entropy(problems) is not None:
@@ -202,8 +197,8 @@ class Evaluator:
             label = f"Entropy on {benchmark.name}"
             with self._clock.stage("entropy", label, len(missing), "samples") as advance:
                 sums = entropy_sums(
-                    self._local.model,
-                    self._local.tokenizer,
+                    self.local.model,
+                    self.local.tokenizer,
                     inputs.protocol.prompt_template,
                     {problem.id: problem.text for problem in benchmark.problems},
                     missing,
@@ -230,7 +225,7 @@ class Evaluator:
         """Return `n_wanted` judged samples of each problem; missing ones are drawn."""
         self._n_found += self._draw_missing(benchmark, folder, verifier, n_wanted)
         self._judge(benchmark, folder, verifier)
-        # Damage in a part may only show when its texts are read.
+        # A damaged part may only be noticed when its texts are read.
         while self._warn_damaged(folder):
             self._draw_missing(benchmark, folder, verifier, n_wanted)
             self._judge(benchmark, folder, verifier)
@@ -239,7 +234,7 @@ class Evaluator:
     def _adaptive_samples(
         self, benchmark: Benchmark, folder: SampleFolder, verifier: Verifier
     ) -> list[ProblemSamples]:
-        """Return as many judged samples of each problem as pass@k needs."""
+        """Draw and judge samples in rounds, until pass@k is certain enough."""
         answer_format = self._inputs.protocol_of(benchmark).answer_format
         rounds = AdaptiveRounds(
             self._inputs.config, benchmark, folder.path, self._warn, answer_format
@@ -247,7 +242,7 @@ class Evaluator:
         self._clock.say(f"{benchmark.name}: {rounds.history}")
         self._adaptive[benchmark.name] = rounds
         n_wanted = folder.n_stored()
-        # Samples of earlier rounds of this call do not count as found.
+        # Count only samples that existed before this call, not those of its own earlier rounds.
         n_found = self._n_found + sum(n_wanted.values())
         while True:
             problems = self._complete(benchmark, folder, verifier, n_wanted)
@@ -286,19 +281,17 @@ class Evaluator:
                 for samples in sampler.draw(draws, self._inputs.protocol, advance):
                     judging.add(folder.add(samples), samples)
                     self._n_drawn += len(samples)
-            self._wait_for(judging, benchmark)
+            # Most verdicts were ready before the last sample; wait for the others.
+            beside_s = max(0.0, judging.busy_s - judging.waited_s)
+            self._clock.beside("verification", beside_s, judging.n_judged)
+            self._clock.stages["verification"].seconds += judging.waited_s
+            label = f"Verifying {benchmark.name}"
+            with self._clock.stage("verification", label, judging.n_left, "answers") as advance:
+                judging.finish(advance)
         return n_existing
 
-    def _wait_for(self, judging: Judging, benchmark: Benchmark) -> None:
-        """Wait for verdicts that were not ready when the drawing ended."""
-        beside_s = max(0.0, judging.busy_s - judging.waited_s)
-        self._clock.beside("verification", beside_s, judging.n_judged)
-        self._clock.stages["verification"].seconds += judging.waited_s
-        label = f"Verifying {benchmark.name}"
-        with self._clock.stage("verification", label, judging.n_left, "answers") as advance:
-            judging.finish(advance)
-
     def _judge(self, benchmark: Benchmark, folder: SampleFolder, verifier: Verifier) -> None:
+        """Judge the samples on disk that have no verdict of this checker."""
         formats = answer_formats(self._inputs.protocol_of(benchmark).answer_format)
         answers = {problem.id: accepted_answers(problem) for problem in benchmark.problems}
         total = folder.n_unjudged(checker_version(), formats)
@@ -328,84 +321,54 @@ class Evaluator:
         """Return the proxies that need the base model."""
         if self._base is None:
             return []
-        inputs = self._inputs
-        counts = [
-            BenchmarkCounts(
-                name=benchmark.name,
-                digest=benchmark.digest,
-                protocol_digest=inputs.protocol_of(benchmark).digest,
-                counts=self.counts[benchmark.name],
-            )
-            for benchmark in inputs.benchmarks
-        ]
-        proxies = self._base.coverage_proxies(counts, inputs.suite_name, self._warn)
-        proxies += self._base.weight_proxies(self._warn)
-        tokenized_sets = [self._tokens(heldout_set) for heldout_set in inputs.heldout_sets]
+        comparison = BaseComparison(
+            self._inputs, self._base.counts, self._base.local, self._clock, self._warn
+        )
+        proxies = comparison.coverage_proxies(self.counts) + comparison.weight_proxies()
+        tokenized_sets = [self._tokens(heldout_set) for heldout_set in self._inputs.heldout_sets]
         losses = [
-            scored_tokens(self._root, tokens, self._local, self._clock, self._warn)
-            for tokens in tokenized_sets
+            self.local.scored_tokens(self._root, tokens, self._warn) for tokens in tokenized_sets
         ]
         # The device may be too small for two models.
-        self._local.release()
+        self.local.release()
         for tokens, nlls in zip(tokenized_sets, losses, strict=True):
-            proxies += self._base.off_policy_proxies(tokens, nlls, self._warn)
+            proxies += comparison.off_policy_proxies(tokens, nlls)
         return proxies
 
     def _heldout_proxies(self, heldout_set: HeldoutSet) -> list[Proxy]:
-        losses = self._losses(heldout_set)
-        return heldout_proxies(
-            losses.examples,
-            heldout_set.name,
-            losses.benchmark_digest,
-            self._local.precision.digest,
-        )
-
-    def _loss_engine(self) -> dict[str, Any]:
-        """Return the number format of the losses, for the record."""
-        if not self._inputs.heldout_sets:
-            return {}
-        return {"losses": dataclasses.asdict(self._local.precision)}
-
-    def _losses(self, heldout_set: HeldoutSet) -> Losses:
-        """Return the losses of one held-out set, from disk if an earlier call wrote them."""
-        template, precision = self._inputs.protocol.prompt_template, self._local.precision
-        path = losses_path(self._root, heldout_set.digest, template, precision.digest)
+        """Return the proxies of one held-out set; its losses are computed only once."""
+        template, precision = self._inputs.protocol.prompt_template, self.local.precision.digest
+        path = losses_path(self._root, heldout_set.digest, template, precision)
         self._references[f"losses/{heldout_set.name}"] = path.resolve().as_uri()
         losses = read_losses(path, self._warn)
         if losses is None:
-            losses = self._score(heldout_set)
+            tokens = self._tokens(heldout_set)
+            nlls = self.local.scored_tokens(self._root, tokens, self._warn)
+            losses = Losses(
+                benchmark_digest=tokens.benchmark_digest,
+                examples=tuple(summed(tokens.examples, nlls)),
+                n_truncated=tokens.n_truncated,
+                n_skipped=tokens.n_skipped,
+                n_turn_bytes=tokens.n_turn_bytes,
+                n_cut_bytes=tokens.n_cut_bytes,
+            )
             write_losses(path, losses)
         for warning in losses.warnings(heldout_set.name):
             self._warn(warning)
-        return losses
-
-    def _score(self, heldout_set: HeldoutSet) -> Losses:
-        tokens = self._tokens(heldout_set)
-        nlls = scored_tokens(self._root, tokens, self._local, self._clock, self._warn)
-        return Losses(
-            benchmark_digest=tokens.benchmark_digest,
-            examples=tuple(summed(tokens.examples, nlls)),
-            n_truncated=tokens.n_truncated,
-            n_skipped=tokens.n_skipped,
-            n_turn_bytes=tokens.n_turn_bytes,
-            n_cut_bytes=tokens.n_cut_bytes,
+        return heldout_proxies(
+            losses.examples, heldout_set.name, losses.benchmark_digest, precision
         )
 
     def _tokens(self, heldout_set: HeldoutSet) -> TokenizedSet:
-        limit = context_tokens(self._local.config)
+        limit = context_tokens(self.local.config)
         template = self._inputs.protocol.prompt_template
-        return tokenize_set(heldout_set, self._local.tokenizer, template, limit)
+        return tokenize_set(heldout_set, self.local.tokenizer, template, limit)
 
     def _sampler(self) -> Sampler:
         if self._open_sampler is None:
-            self._open_sampler = open_sampler(self._inputs.config, self._local)
+            self._open_sampler = open_sampler(self._inputs.config, self.local)
             self._engine = self._open_sampler.describe()
         return self._open_sampler
-
-    def _close_sampler(self) -> None:
-        if self._open_sampler is not None:
-            self._open_sampler.close()
-            self._open_sampler = None
 
     def _put(self, store: Store, evaluation: Evaluation) -> StoredEvaluation:
         artifacts = {f"counts/{name}.parquet": path for name, path in self._count_files.items()}
@@ -440,7 +403,7 @@ class Evaluator:
         self._clock.warn(text)
 
     def _warn_damaged(self, folder: SampleFolder) -> bool:
-        """Warn of parts that were set aside since the last call; return whether there are any."""
+        """Warn of parts that were set aside since the last call; return whether there were any."""
         damaged = folder.set_aside.copy()
         folder.set_aside.clear()
         for path in damaged:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from rlready.evaluators.benchmarks import problems as benchmarks
 from rlready.evaluators.benchmarks.problems import Benchmark
@@ -13,18 +14,22 @@ from rlready.evaluators.checkpoints.folder import (
     LARGE_BYTES,
     Weights,
     check_weights,
+    load_tokenizer,
     open_weights,
     pick_device,
 )
 from rlready.evaluators.checkpoints.weight_files import check_finite
 from rlready.evaluators.heldout.examples import HeldoutSet, load_heldout, parse_heldout_option
+from rlready.evaluators.metrics import weight_drift
+from rlready.evaluators.verification.verifier import Verifier, list_golds
 from rlready.registry.digest import default_cache_dir, fingerprint
-from rlready.registry.errors import ConfigError, StoreError
+from rlready.registry.errors import BenchmarkError, CheckpointError, ConfigError, StoreError
 from rlready.registry.records import Checkpoint, CheckpointKind, Protocol
 from rlready.registry.store import Store
-from rlready.workflow.evaluate.against_base import check_base
 from rlready.workflow.evaluate.config import EvaluateConfig, load_recipe
 from rlready.workflow.progress import Clock
+
+Problems = TypeVar("Problems", Benchmark, HeldoutSet)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +41,9 @@ class EvaluationInputs:
         weights: the checked folder of weights.
         checkpoint: the record of the checkpoint.
         protocol: how samples are drawn.
-        benchmarks: what is sampled.
+        benchmarks: the problems that are sampled.
         suite_name: name of the mean over the benchmarks.
-        heldout_sets: what losses are computed on.
+        heldout_sets: the examples whose losses are computed.
         base: inputs of the base model, which is evaluated first.
     """
 
@@ -66,17 +71,16 @@ def read_inputs(
         config: what the user asked for.
         store: the registry.
         clock: shows slow steps.
-        unknown_kind: kind of a checkpoint whose kind neither the configuration nor the registry
-            names.
+        unknown_kind: kind of the checkpoint if neither the configuration nor the registry has it.
 
     Raises:
-        RlreadyError: as `evaluate_checkpoint`.
+        RlreadyError: if an input is missing, unreadable or invalid.
     """
     weights = open_weights(config.checkpoint)
     if config.base is not None:
         # Report a broken base model before the checkpoint is read.
         open_weights(config.base)
-    # Before torch is imported, so that an invalid file is reported within a second.
+    # Read the files before torch is imported, so that an invalid one is reported within a second.
     suite_name, loaded = _load_benchmarks(config)
     heldout_sets = tuple(_load_heldout(option, config.limit) for option in config.held_out)
     check_names([b.name for b in loaded], [h.name for h in heldout_sets], suite_name)
@@ -94,13 +98,19 @@ def read_inputs(
     store.check(checkpoint)
     base = None
     if config.base is not None:
-        base = read_inputs(_base_config(config), store, clock, unknown_kind="base")
+        # What only describes the checkpoint.
+        unset: dict[str, Any] = dict.fromkeys(("base", "kind", "recipe", "step", "name"))
+        base_config = dataclasses.replace(config, checkpoint=config.base, parents=(), **unset)
+        if config.engine == "server":
+            # The server only serves the checkpoint's weights.
+            base_config = dataclasses.replace(base_config, engine="auto", engine_options=())
+        base = read_inputs(base_config, store, clock, unknown_kind="base")
         if base.checkpoint.id == checkpoint.id:
             raise ConfigError(
                 f"--base {config.base} has the weights of the checkpoint itself",
                 fix="Name the model that SFT started from",
             )
-        check_base(weights, base.weights)
+        _check_base(weights, base.weights)
     return EvaluationInputs(
         config=config,
         weights=weights,
@@ -111,6 +121,27 @@ def read_inputs(
         heldout_sets=heldout_sets,
         base=base,
     )
+
+
+def _check_base(checkpoint: Weights, base: Weights) -> None:
+    """Check that two models can be compared tensor by tensor and token by token.
+
+    Raises:
+        CheckpointError: if the base model has another architecture, vocabulary or tokenizer.
+    """
+    weight_drift.check_base(checkpoint.path, base.path, checkpoint.extra + base.extra)
+    vocabulary, base_vocabulary = (
+        load_tokenizer(weights.path).get_vocab() for weights in (checkpoint, base)
+    )
+    different = sorted(t for t, i in vocabulary.items() if base_vocabulary.get(t, i) != i)
+    if different:
+        raise CheckpointError(
+            f"the tokenizers of {checkpoint.path} and {base.path} number {len(different)} tokens "
+            "differently",
+            why=f"for example {', '.join(map(repr, different[:3]))}; the base model would "
+            "read the same text as other tokens",
+            fix="Name the model that SFT started from, with the same tokenizer",
+        )
 
 
 def with_base_as_parent(inputs: EvaluationInputs, store: Store) -> EvaluationInputs:
@@ -128,29 +159,10 @@ def with_base_as_parent(inputs: EvaluationInputs, store: Store) -> EvaluationInp
     return dataclasses.replace(inputs, checkpoint=child)
 
 
-def _base_config(config: EvaluateConfig) -> EvaluateConfig:
-    """Return the configuration of the base model: same problems, examples and protocol."""
-    assert config.base is not None
-    # A server only serves the checkpoint's weights.
-    is_served = config.engine == "server"
-    return dataclasses.replace(
-        config,
-        checkpoint=config.base,
-        base=None,
-        kind=None,
-        recipe=None,
-        parents=(),
-        step=None,
-        name=None,
-        engine="auto" if is_served else config.engine,
-        engine_options=() if is_served else config.engine_options,
-    )
-
-
 def _check_device(config: EvaluateConfig) -> None:
     """Check that torch is installed and has the device, if the weights run here.
 
-    A server draws elsewhere, but gives no held-out loss.
+    A server draws the samples elsewhere, but it gives no held-out loss.
 
     Raises:
         ConfigError: if the packages for running a model are not installed.
@@ -175,25 +187,22 @@ def _load_benchmarks(config: EvaluateConfig) -> tuple[str, tuple[Benchmark, ...]
         name, sources = suite.name, list(suite.sources)
     else:
         name = "mean"
-    loaded = [benchmarks.load_benchmark(source) for source in sources]
-    if config.limit is not None:
-        loaded = [_first(benchmark, config.limit) for benchmark in loaded]
-    return name, tuple(loaded)
-
-
-def _first(benchmark: Benchmark, n: int) -> Benchmark:
-    # A name of its own: a value on 100 problems is not a value on the whole benchmark.
-    if n >= len(benchmark.problems):
-        return benchmark
-    return dataclasses.replace(benchmark.limit(n), name=f"{benchmark.name}-first{n}")
+    loaded = map(benchmarks.load_benchmark, sources)
+    return name, tuple(_first(b, len(b.problems), config.limit) for b in loaded)
 
 
 def _load_heldout(option: str, limit: int | None) -> HeldoutSet:
     name, path = parse_heldout_option(option)
     heldout_set = load_heldout(path, name)
-    if limit is None or limit >= len(heldout_set.examples):
-        return heldout_set
-    return dataclasses.replace(heldout_set.limit(limit), name=f"{name}-first{limit}")
+    return _first(heldout_set, len(heldout_set.examples), limit)
+
+
+def _first(whole: Problems, size: int, limit: int | None) -> Problems:
+    """Return the first `limit` problems or examples."""
+    if limit is None or limit >= size:
+        return whole
+    # Another name, because a value on 100 problems is not comparable with the whole benchmark.
+    return dataclasses.replace(whole.limit(limit), name=f"{whole.name}-first{limit}")
 
 
 def check_names(names: Sequence[str], heldout: Sequence[str], suite_name: str) -> None:
@@ -208,7 +217,7 @@ def check_names(names: Sequence[str], heldout: Sequence[str], suite_name: str) -
         raise ConfigError(
             f"{', '.join(twice)} is the name of more than one benchmark, held-out set or suite",
             why="their values would be mixed up",
-            fix="Give each its own: --benchmark NAME=FILE, --held-out NAME=FILE",
+            fix="Give each a different name: --benchmark NAME=FILE, --held-out NAME=FILE",
         )
 
 
@@ -217,7 +226,7 @@ def _checked(config: EvaluateConfig, weights: Weights, clock: Clock) -> Weights:
     size = sum(path.stat().st_size for path in weights.path.glob("*.safetensors"))
     if size > LARGE_BYTES:
         clock.say(f"Reading {size / 1e9:.1f} GB of weights for check and fingerprint (once)")
-    # These checks do without torch, whose import takes seconds.
+    # Check the files before torch is imported, which takes seconds.
     check_finite(weights.path, default_cache_dir())
     if config.base is not None:
         check_finite(open_weights(config.base).path, default_cache_dir())
@@ -248,3 +257,45 @@ def _registered(store: Store, checkpoint_id: str) -> Checkpoint | None:
     except StoreError:
         # Not registered. If the registry itself is missing, `Store.check` reports it.
         return None
+
+
+def with_readable_golds(
+    inputs: EvaluationInputs, verifier: Verifier, warn: Callable[[str], None]
+) -> EvaluationInputs:
+    """Return the inputs with reference answers that can all be checked.
+
+    Without `--skip-unreadable-golds` the inputs stay the same. With it, a benchmark that loses an
+    answer gets a name and a digest of its own.
+
+    Args:
+        inputs: the inputs of the evaluation.
+        verifier: checks each reference answer against itself.
+        warn: called with a note on each benchmark that loses problems.
+
+    Raises:
+        BenchmarkError: if a reference answer cannot be checked and may not be left out, or no
+            problem of a benchmark would be left.
+        ConfigError: if a benchmark would get the name of another.
+    """
+    readable = []
+    for benchmark in inputs.benchmarks:
+        unreadable = verifier.unreadable_golds(benchmark.problems)
+        if unreadable and not inputs.config.skip_unreadable_golds:
+            raise BenchmarkError(
+                f"benchmark {benchmark.name}: {len(unreadable)} reference answers cannot be "
+                f"checked: {list_golds(unreadable)}",
+                why="they cannot be parsed, or do not equal themselves in a box",
+                fix="Write them as LaTeX, or leave them out with --skip-unreadable-golds",
+            )
+        rest = benchmark.without_golds(set(unreadable)) if unreadable else benchmark
+        n_problems, n_lost = len(benchmark.problems), len(benchmark.problems) - len(rest.problems)
+        if unreadable:
+            warn(
+                f"{benchmark.name}: {len(unreadable)} reference answers cannot be checked and are "
+                f"left out, and with them {n_lost} of {n_problems} problems: "
+                f"{list_golds(unreadable)}. The results on the other problems are named {rest.name}"
+            )
+        readable.append(rest)
+    heldout_names = [heldout_set.name for heldout_set in inputs.heldout_sets]
+    check_names([benchmark.name for benchmark in readable], heldout_names, inputs.suite_name)
+    return dataclasses.replace(inputs, benchmarks=tuple(readable))

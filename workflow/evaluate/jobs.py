@@ -1,7 +1,7 @@
-"""Evaluations that run at the same time: child processes, and the devices that they share.
+"""Evaluations that run at the same time: one child process each, and a share of the devices.
 
-They share a Ray cluster, or the GPUs of this machine evenly. Samples and results are shared by the
-files on disk and by the registry.
+They share a Ray cluster, or split the GPUs of this machine evenly. They exchange samples and
+results through the files on disk and the registry.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rlready.registry.redaction import redacted
 from rlready.workflow.evaluate.config import EvaluateConfig
 from rlready.workflow.evaluate.engine_options import ray_options
 
-_LAST_WORDS = 2_000
+_MAX_ERROR_CHARS = 2_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,8 @@ class FailedEvaluation:
 
     Args:
         checkpoint: as the user named it.
-        error: one line for people.
-        is_fault: whether it is a fault of rlready, which the user cannot correct.
+        error: the reason, in one line for people.
+        is_fault: whether the reason is a fault of rlready, which the user cannot correct.
     """
 
     checkpoint: str
@@ -45,38 +45,26 @@ class FailedEvaluation:
 
     @classmethod
     def of(cls, checkpoint: str, error: Exception) -> FailedEvaluation:
-        """Describe an error; the traceback of an unforeseen one goes to a file."""
+        """Describe an error; the traceback of an unexpected error is written to a file."""
         line = foreseen(error)
         return cls(checkpoint=checkpoint, error=line or fault(error), is_fault=line is None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SharedEngine:
-    """How evaluations that run at the same time share devices.
-
-    Args:
-        environments: environment variables of each evaluation.
-        engine_options: options of all evaluations, in addition to the user's.
-    """
-
-    environments: Sequence[Mapping[str, str]]
-    engine_options: tuple[str, ...] = ()
-
-    def configure(self, config: EvaluateConfig) -> EvaluateConfig:
-        """Return the configuration with the options of all evaluations."""
-        options = (*config.engine_options, *self.engine_options)
-        return dataclasses.replace(config, engine_options=options)
-
-
 @contextlib.contextmanager
-def shared_engine(config: EvaluateConfig, n_jobs: int) -> Iterator[SharedEngine]:
-    """Yield what `n_jobs` evaluations share while they run.
+def shared_engine(
+    config: EvaluateConfig, n_jobs: int
+) -> Iterator[tuple[Sequence[Mapping[str, str]], tuple[str, ...]]]:
+    """Divide the devices among `n_jobs` evaluations; a Ray cluster runs until the end.
+
+    Yields:
+        Environment variables of each evaluation, and engine options that all of them get in
+        addition to the user's.
 
     Raises:
         ConfigError: if there are too few devices.
     """
     if config.engine != "ray":
-        yield SharedEngine(environments=_gpu_shares(config.device, n_jobs))
+        yield _gpu_shares(config.device, n_jobs), ()
         return
     options, _ = ray_options(config.engine_options)
     cluster = Cluster(options.address)
@@ -90,7 +78,7 @@ def shared_engine(config: EvaluateConfig, n_jobs: int) -> Iterator[SharedEngine]
             added = (f"workers={n_room // n_jobs}",)
         elif options.workers is not None:
             cluster.needs(dataclasses.replace(options, workers=options.workers * n_jobs))
-        yield SharedEngine(environments=[environment] * n_jobs, engine_options=added)
+        yield [environment] * n_jobs, added
     finally:
         cluster.close()
 
@@ -98,7 +86,7 @@ def shared_engine(config: EvaluateConfig, n_jobs: int) -> Iterator[SharedEngine]
 def in_children(
     configs: Mapping[int, EvaluateConfig], environments: Sequence[Mapping[str, str]]
 ) -> Iterator[tuple[int, dict[str, Any] | FailedEvaluation]]:
-    """Yield results by index; each environment runs one child process at a time."""
+    """Yield each result with its index; one child process at a time runs in each environment."""
     free: queue.SimpleQueue[Mapping[str, str]] = queue.SimpleQueue()
     for environment in environments:
         free.put(environment)
@@ -125,7 +113,7 @@ def in_children(
 def _in_child(
     config: EvaluateConfig, environment: Mapping[str, str], running: set[subprocess.Popen[bytes]]
 ) -> dict[str, Any] | FailedEvaluation:
-    # The MLflow run of a project holds the metrics of one evaluation, not of several at once.
+    # The MLflow run of a project can hold the metrics of one evaluation only.
     inherited = {key: value for key, value in os.environ.items() if key != "MLFLOW_RUN_ID"}
     with tempfile.TemporaryFile() as errors:
         child = subprocess.Popen(
@@ -145,19 +133,18 @@ def _in_child(
             answer: dict[str, Any] = json.loads(lines[-1])
             if "error" not in answer:
                 return answer
-            is_fault = answer.get("is_fault", False)
-            return FailedEvaluation(
-                checkpoint=config.checkpoint, error=answer["error"], is_fault=is_fault
-            )
+            return FailedEvaluation(checkpoint=config.checkpoint, **answer)
         errors.seek(0)
         text = errors.read().decode(errors="replace").strip()
-    words = redacted(text.rpartition("\n")[2][-_LAST_WORDS:], config.tracking_uri)
-    what = f"its process ended with code {child.returncode}" + (f": {words}" if words else "")
-    return FailedEvaluation(checkpoint=config.checkpoint, error=what)
+    last_line = redacted(text.rpartition("\n")[2][-_MAX_ERROR_CHARS:], config.tracking_uri)
+    error = f"its process ended with code {child.returncode}"
+    return FailedEvaluation(
+        checkpoint=config.checkpoint, error=f"{error}: {last_line}" if last_line else error
+    )
 
 
 def _gpu_shares(device: str, n_jobs: int) -> list[dict[str, str]]:
-    """Return variables that give each process its own GPUs, if there are any."""
+    """Return environment variables that give each process its share of the GPUs, if any."""
     if n_jobs == 1 or device != "auto":
         return [{}] * n_jobs
     import torch

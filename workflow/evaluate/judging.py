@@ -1,8 +1,8 @@
 """Verdicts during sampling: a part is judged while the engine draws the next parts.
 
-The verifier's child processes do the work, and one thread here feeds them. The engine waits for
-the checker only at its end, or when the checker falls far behind. A part is on disk before it is
-judged and is written again with its verdicts, so a kill between the two loses no sample.
+The verifier's child processes do the work, and one thread here sends them the answers. The engine
+only waits for them when all samples are drawn, or when too many parts are waiting. A part is
+written to disk before it is judged, and again with its verdicts, so that a kill loses no sample.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 
 from rlready.evaluators.sampling.sample_files import Judged, SampleFolder
 from rlready.evaluators.verification.verifier import Verifier, checker_version
@@ -22,10 +21,10 @@ LENIENT: AnswerFormat = "auto"
 """The answer format of `lenient_pass_at_1`."""
 
 _VERIFY_CHUNK = 8192
-"""Samples verified before their verdicts are written: the most that a kill can cost."""
+"""Samples that are verified before their verdicts are written. A kill loses at most these."""
 
 _MOST_WAITING = 64
-"""Parts that may wait for their verdicts; their texts are in memory."""
+"""Parts that may wait for their verdicts. Their texts are in memory."""
 
 
 class Judging:
@@ -35,7 +34,7 @@ class Judging:
         folder: folder of the samples.
         verifier: checks the answers; no other thread may use it meanwhile.
         answers: reference answers of each problem, by its id.
-        answer_formats: places of the answer in a sample; each gives a verdict.
+        answer_formats: answer formats; each sample gets one verdict per format.
     """
 
     def __init__(
@@ -59,12 +58,7 @@ class Judging:
     def __enter__(self) -> Judging:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     @property
@@ -149,8 +143,8 @@ def _judged(
     answer_formats: Sequence[AnswerFormat],
     advance: Callable[[int], None] | None = None,
 ) -> Judged:
-    # The first format is the requested one. The verifier remembers its answers, so that the other
-    # formats only check answers that it did not find.
+    # The verifier caches verdicts, so that a second format only checks the samples in which it
+    # finds another answer.
     first, *others = answer_formats
     judged = {first: verifier.check(texts, advance, first)}
     return judged | {other: verifier.check(texts, answer_format=other) for other in others}

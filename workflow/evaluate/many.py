@@ -24,7 +24,7 @@ class Results:
     Args:
         evaluations: reports of the measured checkpoints, as `Report.to_dict` returns them, in the
             order of the call.
-        failed: the other checkpoints.
+        failed: the checkpoints that were not measured.
     """
 
     evaluations: tuple[dict[str, Any], ...]
@@ -41,14 +41,14 @@ def evaluate_many(
 ) -> Results:
     """Measure several checkpoints and store their proxies.
 
-    Every checkpoint is checked before the first is measured. A failure is reported at once and in
-    the result; the other checkpoints continue.
+    All checkpoints are checked before the first one is measured. A checkpoint that fails is
+    reported at once and in the result; the others continue.
 
     Args:
         configs: one per checkpoint, with the same engine and device.
-        store: the registry; a child process opens its own.
+        store: the registry; each child process opens it again.
         clock: shows progress.
-        n_jobs: how many are measured at the same time.
+        n_jobs: number of checkpoints that are measured at the same time.
 
     Raises:
         ConfigError: if there are too few devices for `n_jobs`.
@@ -59,12 +59,15 @@ def evaluate_many(
         return Results(evaluations=(), failed=tuple(failed.values()))
     n_jobs = max(1, min(n_jobs, len(ready)))
     done: dict[int, dict[str, Any]] = {}
-    with shared_engine(configs[0], n_jobs) as shared:
-        chosen = {i: shared.configure(configs[i]) for i in ready}
+    with shared_engine(configs[0], n_jobs) as (environments, added):
+        chosen = {
+            i: dataclasses.replace(configs[i], engine_options=(*configs[i].engine_options, *added))
+            for i in ready
+        }
         if n_jobs == 1:
             results = _one_by_one(chosen, store, clock)
         else:
-            results = in_children(chosen, shared.environments)
+            results = in_children(chosen, environments)
         for i, result in results:
             count = f"[{len(done) + len(failed) + 1}/{len(configs)}]"
             if isinstance(result, FailedEvaluation):
@@ -109,7 +112,7 @@ def _one_by_one(
 ) -> Iterator[tuple[int, dict[str, Any] | FailedEvaluation]]:
     for i, config in configs.items():
         try:
-            # A clock of its own: stages are timed per checkpoint.
+            # A new clock each time, because stages are timed per checkpoint.
             report = evaluate_checkpoint(config, store, Clock(clock.console))
         except Exception as error:  # one broken model must not end a long run
             yield i, FailedEvaluation.of(config.checkpoint, error)

@@ -19,12 +19,12 @@ class Report:
 
     Args:
         evaluation: the record with its proxies.
-        stored: where the registry stored it.
+        stored: its ids in the registry.
         verdicts: number of samples by benchmark and verdict.
         n_drawn: samples that this call drew.
         n_found: samples that earlier calls had drawn.
-        stages: times and rates, by the name of the stage.
-        bounds: bounds by benchmark and pass@k where samples are UNSCORED, as in
+        stages: times and rates of each stage, by its name.
+        bounds: bounds of pass@k if samples are UNSCORED, by benchmark and metric, as in
             `SampleProxies.bounds`.
         warnings: notes for people.
     """
