@@ -60,6 +60,9 @@ def blended(predictive: Predictive, order: OrderPosterior, weight: FloatArray) -
         mean=weight * mean + (1.0 - weight) * predictive.mean,
         row_sd=np.sqrt(weight * by_order.row_sd**2 + (1.0 - weight) * predictive.row_sd**2),
         group_sd=np.sqrt(weight * level_sd**2 + (1.0 - weight) * predictive.group_sd**2),
+        # The order model has no ceiling, so neither has a blend with it.
+        bound=None,
+        additive_sd=None,
     )
 
 
