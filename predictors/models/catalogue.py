@@ -48,7 +48,7 @@ from rlready.predictors.models.pls import WeightedPLS
 from rlready.predictors.training_table import UNKNOWN, Column, Kind
 from rlready.registry.errors import ConfigError
 
-DEFAULT_MODEL = "multilevel"
+DEFAULT_MODEL = "bounded"
 
 BASELINES = (
     "constant",
