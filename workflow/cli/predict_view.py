@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from rlready.predictors.decisions.ranking import RankedRow, Ranking
@@ -38,14 +37,15 @@ def ranking_view(ranking: Ranking, applied: AppliedPredictor) -> list[Any]:
     match = best[0] if len(best) == 1 else "the best known of its group"
     words = ("checkpoint", "ready", "domain")
     top = f"P(top {ranking.top_n})"
-    headings = ("", "checkpoint", "recorded", "expected", "interval", "P(best)", top, "P(match)")
+    numbers = ("predicted", "interval", "recorded", "expected", "P(best)", top, "P(match)")
+    headings = ("", "checkpoint", *numbers)
     ranked = table(
         f"{ranking.target} after RL, by {applied.meta.uri}",
         (*headings, "ready", "domain"),
-        [_cells(row, applied.outcomes) for row in ranking.rows],
-        caption=f"expected: true score, from the prediction and the recorded outcome; "
-        f"{ranking.interval} interval of it, or of one RL run where none is recorded; "
-        f"P(match): chance to end within delta of {match}",
+        [_cells(row) for row in ranking.rows],
+        caption=f"predicted: without the checkpoint's own outcome, with the {ranking.interval} "
+        "interval of one RL run; expected: true score, from the prediction and the recorded "
+        f"outcome; P(match): chance to end within delta of {match}",
         words=words,
         unbroken=(*headings, *words),
     )
@@ -56,13 +56,14 @@ def ranking_view(ranking: Ranking, applied: AppliedPredictor) -> list[Any]:
     return [ranked, *reasons]
 
 
-def _cells(row: RankedRow, outcomes: Mapping[str, float]) -> list[str]:
+def _cells(row: RankedRow) -> list[str]:
     return [
         "" if row.rank is None else str(row.rank),
         row.id,
-        f"{outcomes[row.id]:.4g}" if row.id in outcomes else "",
         f"{row.predicted:.4g}",
         f"{row.low:.3g} .. {row.high:.3g}",
+        "" if row.recorded is None else f"{row.recorded:.4g}",
+        f"{row.expected:.4g}",
         "" if row.p_best is None else f"{row.p_best:.2f}",
         "" if row.p_top is None else f"{row.p_top:.2f}",
         f"{row.p_match:.2f}",

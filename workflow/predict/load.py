@@ -42,9 +42,14 @@ class AppliedPredictor:
         return self.predictor.posterior(self.data.table)
 
     @cached_property
+    def unseen(self) -> Predictive:
+        """Distribution of the true score of each row, by models that have not seen its outcome."""
+        return self.predictor.unseen(self.data.table)
+
+    @cached_property
     def assessed(self) -> pd.DataFrame:
-        """What the predictor alone says of each row."""
-        return self.predictor.assess(self.data.table.X)
+        """What is predicted of each row by models that have not seen its outcome."""
+        return self.predictor.assess(self.data.table.X, self.unseen.mean)
 
     @cached_property
     def names(self) -> list[str]:

@@ -84,7 +84,7 @@ def plan_registry(
     rows = np.flatnonzero(applied.has_outcome == is_retrospective)
     noise = predictor.run_noise if rl_noise is None else rl_noise
     chosen = plan(
-        predictor.unseen(table).rows(rows),
+        applied.unseen.rows(rows),
         [names[i] for i in rows],
         n_runs,
         rl_noise=noise,

@@ -74,16 +74,14 @@ def _candidates(applied: AppliedPredictor, rows: NDArray[np.intp]) -> Candidates
     table, predictor = applied.data.table, applied.predictor
     assessed, names = applied.assessed, applied.names
     ends = np.sort([table.shown(assessed[end].to_numpy()) for end in ("low", "high")], axis=0)
-    # With an outcome the interval is of the true score; without one, of the score of an RL run.
-    true_ends = applied.posterior.interval(predictor.level)
-    low, high = np.where(applied.has_outcome, true_ends, ends)
+    known = applied.posterior.interval(predictor.level)
     parts = predictor.contributions(table.X)
     findings = _findings(applied.data)
     return Candidates(
         ids=[names[i] for i in rows],
         predictive=applied.posterior.rows(rows),
-        low=low[rows],
-        high=high[rows],
+        low=ends[0][rows],
+        high=ends[1][rows],
         interval=f"{predictor.level:.0%}",
         domain=assessed["domain"].iloc[rows].tolist(),
         domain_reasons=[[reason] for reason in assessed["reasons"].iloc[rows]],
@@ -91,6 +89,8 @@ def _candidates(applied: AppliedPredictor, rows: NDArray[np.intp]) -> Candidates
         findings=[findings[i] for i in rows],
         target=applied.data.target,
         lower_is_better=table.lower_is_better,
+        predicted=applied.unseen.mean[rows],
+        known=(known[0][rows], known[1][rows]),
     )
 
 
