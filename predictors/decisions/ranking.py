@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlready.predictors.decisions.draw_blocks import block_sizes
 from rlready.predictors.decisions.preflight import Finding, Level
 from rlready.predictors.decisions.readiness import (
     BestKnown,
@@ -292,11 +293,14 @@ def _shares(
     rows = np.flatnonzero(ranked)
     if not len(rows):
         return best, top
-    draws = predictive.draw(rule.n_draws, np.random.default_rng(rule.seed))[:, rows]
-    best[rows] = np.bincount(draws.argmax(axis=1), minlength=len(rows)) / rule.n_draws
-    n_above = min(top_n, len(rows))
-    chosen = np.argpartition(-draws, n_above - 1, axis=1)[:, :n_above]
-    top[rows] = np.bincount(chosen.ravel(), minlength=len(rows)) / rule.n_draws
+    rng, n_above = np.random.default_rng(rule.seed), min(top_n, len(rows))
+    n_best, n_top = np.zeros(len(rows)), np.zeros(len(rows))
+    for n_draws in block_sizes(rule.n_draws, len(ranked)):
+        draws = predictive.draw(n_draws, rng)[:, rows]
+        n_best += np.bincount(draws.argmax(axis=1), minlength=len(rows))
+        chosen = np.argpartition(-draws, n_above - 1, axis=1)[:, :n_above]
+        n_top += np.bincount(chosen.ravel(), minlength=len(rows))
+    best[rows], top[rows] = n_best / rule.n_draws, n_top / rule.n_draws
     return best, top
 
 

@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from rlready.predictors.decisions.rl_plan import Incumbent, PlanRule, greedy_order
+from rlready.predictors.decisions.draw_blocks import block_sizes, expected_order
+from rlready.predictors.decisions.rl_plan import Incumbent, PlanRule
 from rlready.predictors.predictive import Predictive
 from rlready.predictors.public.early_rl import EarlyReliability, earliest_drop, early_reliability
 from rlready.predictors.training_table import FloatArray
@@ -155,7 +156,7 @@ def plan_steps(
     n_max = min(len(ids), int(total // earliest), _MOST_PROBED)
     choosing, judging = np.random.default_rng(rule.seed).spawn(2)
     floor = -np.inf if incumbent is None else incumbent.value
-    order = greedy_order(predictive.draw(rule.n_draws, choosing), n_max, floor)
+    order = expected_order(predictive, n_max, floor, rule.n_draws, choosing)
     world = _World.drawn(predictive, order, spread, rl_noise, incumbent, rule.n_draws, judging)
     n_now = min(int(total // budget), n_max)
     options = [(n_now, budget, n_now)] if n_now else []
@@ -288,7 +289,12 @@ class _World:
         n_draws: int,
         rng: np.random.Generator,
     ) -> _World:
-        truth = predictive.draw(n_draws, rng)
+        started, best = np.empty((n_draws, len(order))), np.empty(n_draws)
+        start = 0
+        for size in block_sizes(n_draws, len(predictive.mean)):
+            truth, block = predictive.draw(size, rng), slice(start, start + size)
+            started[block], best[block] = truth[:, order], truth.max(axis=1)
+            start += size
         known = -math.inf if incumbent is None else incumbent.value
         kept = np.full(n_draws, known)
         if incumbent is not None:
@@ -296,14 +302,13 @@ class _World:
         rows = predictive.rows(order)
         same = rows.groups[:, None] == rows.groups[None, :]
         prior = np.where(same, np.outer(rows.group_sd, rows.group_sd), 0.0)
-        started = truth[:, order]
         return _World(
             prior=prior + np.diag(rows.row_sd**2),
             mean=rows.mean,
             truth=started,
             probe_noise=rng.standard_normal(started.shape),
             final=started + rl_noise * rng.standard_normal(started.shape),
-            best=np.maximum(truth.max(axis=1), kept),
+            best=np.maximum(best, kept),
             incumbent=kept,
             known=known,
             spread=spread,

@@ -72,7 +72,17 @@ def plan_registry(
     Raises:
         RlreadyError: for any mistake of the user or the environment.
     """
-    applied = load(store, reference)
+    return plan_applied(load(store, reference), n_runs, rl_noise=rl_noise, rule=rule)
+
+
+def plan_applied(
+    applied: AppliedPredictor,
+    n_runs: int,
+    *,
+    rl_noise: float | None = None,
+    rule: PlanRule | None = None,
+) -> PlanReport:
+    """Plan RL runs for the rows that a predictor was applied to; see `plan_registry`."""
     table, predictor, names = applied.data.table, applied.predictor, applied.names
     if not predictor.signal_.found():
         raise ConfigError(

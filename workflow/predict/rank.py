@@ -50,6 +50,17 @@ def rank_registry(
         >>> [row.id for row in ranking.rows[:3]]  # doctest: +SKIP
     """
     applied = load(store, reference)
+    return rank_applied(applied, groups=groups, top_n=top_n, rule=rule), applied
+
+
+def rank_applied(
+    applied: AppliedPredictor,
+    *,
+    groups: Sequence[str] = (),
+    top_n: int = 3,
+    rule: ReadyRule | None = None,
+) -> Ranking:
+    """Rank the rows that a predictor was applied to; the arguments are those of `rank_registry`."""
     table = applied.data.table
     unknown = sorted(set(groups) - set(table.groups.tolist()))
     if unknown:
@@ -58,7 +69,7 @@ def rank_registry(
             fix=f"Groups: {', '.join(np.unique(table.groups).tolist())}",
         )
     is_chosen = np.isin(table.groups, list(groups)) if groups else np.ones(len(table), dtype=bool)
-    ranking = rank(
+    return rank(
         _candidates(applied, np.flatnonzero(is_chosen)),
         recorded=_recorded(applied),
         rl_noise=applied.predictor.run_noise or None,
@@ -66,7 +77,6 @@ def rank_registry(
         top_n=top_n,
         rule=rule,
     )
-    return ranking, applied
 
 
 def _candidates(applied: AppliedPredictor, rows: NDArray[np.intp]) -> Candidates:
