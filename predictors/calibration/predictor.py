@@ -192,9 +192,12 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
             self.calibration_, groups_of(X), self.predict(X), noise=noise, level=self.level
         )
 
-    def unseen(self, table: TrainingTable) -> Predictive:
-        """Return the distribution of true scores, from models that have not seen the outcomes."""
-        everything = self.predictive(table.X, noise=False)
+    def unseen(self, table: TrainingTable, *, noise: bool = False) -> Predictive:
+        """Return the distribution of true scores, from models that have not seen the outcomes.
+
+        With `noise` it is that of the outcomes of one RL run each.
+        """
+        everything = self.predictive(table.X, noise=noise)
         held_out = dict(zip(self.ids_, self.out_of_fold_, strict=True))
         mean = np.array([held_out.get(name, math.nan) for name in table.ids])
         return replace(everything, mean=np.where(np.isfinite(mean), mean, everything.mean))

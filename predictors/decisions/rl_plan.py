@@ -84,9 +84,10 @@ class RunValue:
     Args:
         n_runs: N.
         chosen: whom the N-th run goes to; None for random.
-        regret: expected regret after N runs.
+        regret: expected regret after N runs; `plan_replay` corrects it.
         regret_se: its Monte Carlo error.
         worth: regret that the N-th run saves; None for a first run without an incumbent.
+        by_model: expected regret as the predictor alone has it.
     """
 
     n_runs: int
@@ -94,6 +95,7 @@ class RunValue:
     regret: float
     regret_se: float
     worth: float | None
+    by_model: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -367,6 +369,7 @@ def _values(
                 regret=float(regret),
                 regret_se=float(error),
                 worth=None if before is None else before - float(regret),
+                by_model=float(regret),
             )
         )
     return tuple(values)

@@ -119,7 +119,23 @@ def test_a_plan_names_checkpoints_without_an_outcome(run: Run, tmp_path: Path) -
     regrets = [value["regret"] for value in found["policies"]["predicted"]]
     assert regrets[-1] < regrets[0] + 1e-5  # a Monte Carlo mean: equal regrets differ a little
     assert not found["is_retrospective"]
+    assert (found["realised_regret"], found["practice_regret"]) == (None, None)
+    assert found["practice"] == "pass_at_1@gsm8k"
+    replayed, factor = found["replay"], found["replay"]["factors"]["expected"]
+    assert replayed["n_rows"] == N_OUTCOMES
+    assert {"expected", "pass_at_1@gsm8k", "random"} <= set(replayed["policies"])
+    for value in found["policies"]["expected"]:
+        assert value["regret"] == pytest.approx(factor * value["by_model"])
     assert figure.stat().st_size > 10_000
+
+
+def test_a_plan_says_what_is_known_and_what_is_expected(run: Run) -> None:
+    """It once compared an expected .223 of the practice with a realised .0129 of the plan."""
+    shown = " ".join(run("plan", "--rl-runs", 2).output.split())
+    assert "Expected, not known yet" in shown
+    assert f"Known: regret of plans on {N_OUTCOMES} recorded outcomes left out" in shown
+    assert "2 RL runs of such a plan lost" in shown
+    assert "as many by pass_at_1@gsm8k" in shown
 
 
 def test_the_tag_leads_a_trainer_to_the_best_ready_checkpoint(run: Run) -> None:

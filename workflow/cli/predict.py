@@ -110,12 +110,12 @@ def plan(
         common: The registry and the form of the output.
     """
     from rlready.predictors.decisions.rl_plan import PlanRule
-    from rlready.workflow.cli.predict_view import plan_view
+    from rlready.workflow.cli.plan_view import plan_view
     from rlready.workflow.predict.figures import draw_regret
     from rlready.workflow.predict.plan import plan_registry
 
     rule = PlanRule(policy=policy)
     report = plan_registry(common.open_store(), predictor, rl_runs, rl_noise=rl_noise, rule=rule)
     if figure is not None:
-        draw_regret(figure, report.plan, report.target)
+        draw_regret(figure, report)
     common.show(report.to_dict(), lambda: plan_view(report))

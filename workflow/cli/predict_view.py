@@ -8,7 +8,6 @@ from rlready.predictors.decisions.ranking import RankedRow, Ranking
 from rlready.workflow.cli.validate_view import validation_view
 from rlready.workflow.predict.fit import FitReport
 from rlready.workflow.predict.load import AppliedPredictor
-from rlready.workflow.predict.plan import PlanReport
 from rlready.workflow.terminal import table
 
 _MOST_REASONS = 3
@@ -70,39 +69,3 @@ def _cells(row: RankedRow) -> list[str]:
         row.readiness.name.lower().replace("_", " "),
         row.mark or row.domain,
     ]
-
-
-def plan_view(report: PlanReport) -> list[Any]:
-    """Return the chosen checkpoints, and the expected regret of each policy by number of runs."""
-    plan = report.plan
-    n_most = max(map(len, plan.policies.values()))
-    headings = ["policy", *(f"N = {n}" for n in range(1, n_most + 1))]
-    rows = []
-    for name, values in plan.policies.items():
-        label = f"{name} *" if name == plan.policy else name
-        blanks = [""] * (n_most - len(values))
-        rows.append([label, *(f"{value.regret:.3g}" for value in values), *blanks])
-    regret = table(
-        "Expected regret after N RL runs, in the target's unit",
-        headings,
-        rows,
-        caption=f"noise of one RL run: sd {plan.rl_noise:.3g}",
-        words=("policy",),
-        unbroken=headings,
-    )
-    parts = [
-        regret,
-        f"{len(plan.chosen)} RL runs for {report.target}, chosen by {plan.policy}: "
-        + ", ".join(plan.chosen),
-        *plan.in_words(),
-        *(f"note: {note}" for note in plan.notes),
-    ]
-    if plan.incumbent is not None:
-        parts.append(f"best so far: {plan.incumbent.id} with {plan.incumbent.value:.4g}")
-    if report.is_retrospective:
-        parts.append(
-            "every checkpoint already has its outcome: this plan is made as if none had, from "
-            "predictions by models that had not seen the row; its best outcome is "
-            f"{report.realised_regret:.3g} below the best of all"
-        )
-    return parts

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlready.predictors.decisions.plan_replay import Replay, replay
 from rlready.predictors.decisions.rl_plan import Incumbent, PlanRule, RlPlan, plan
 from rlready.predictors.training_table import FloatArray, TrainingTable
 from rlready.registry.errors import ConfigError
@@ -28,23 +30,32 @@ class PlanReport:
         is_retrospective: whether all candidates have their outcome, and the plan was made as if
             none had.
         realised_regret: then, best recorded outcome less the best one of the chosen; else None.
-        meta: of the predictor.
+        practice: the proxy that people choose by; None if it is not among the proxies.
+        practice_regret: the same for as many checkpoints chosen by it; None as above.
+        replay: what plans lost on recorded outcomes that were left out; None if those are few.
+        applied: the predictor with the registry's rows.
     """
 
     plan: RlPlan
     target: str
     is_retrospective: bool
     realised_regret: float | None
-    meta: Any
+    practice: str | None
+    practice_regret: float | None
+    replay: Replay | None
+    applied: AppliedPredictor
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as one JSON object: the contract of `rlready plan --json`."""
         return {
             **self.plan.to_dict(),
             "target": self.target,
-            "predictor": self.meta.uri,
+            "predictor": self.applied.meta.uri,
             "is_retrospective": self.is_retrospective,
             "realised_regret": self.realised_regret,
+            "practice": self.practice,
+            "practice_regret": self.practice_regret,
+            "replay": None if self.replay is None else self.replay.to_dict(),
         }
 
 
@@ -102,17 +113,55 @@ def plan_applied(
         scores=_practice_scores(table, rows),
         rule=rule,
     )
-    regret = None
-    if is_retrospective:
-        values = dict(zip(names, table.y.tolist(), strict=True))
-        regret = max(values.values()) - max(values[name] for name in chosen.chosen)
+    practice = practice_column(table)
+    replayed = _replay(applied, max(map(len, chosen.policies.values())))
+    if replayed is not None:
+        known = set(table.groups[applied.has_outcome].tolist())
+        n_new = sum(str(table.groups[row]) not in known for row in rows)
+        if 2 * n_new <= len(rows):
+            chosen = replayed.corrected(chosen)
+        else:
+            note = f"{n_new} of {len(rows)} candidates are in groups without an outcome: plans on"
+            note += " recorded outcomes say little of them, and the expected regret is uncorrected"
+            chosen = replace(chosen, notes=(*chosen.notes, note))
+    n = len(chosen.chosen)
+    by_practice = [value.chosen for value in chosen.policies.get(practice or "", ())[:n]]
     return PlanReport(
         plan=chosen,
         target=applied.data.target,
         is_retrospective=is_retrospective,
-        realised_regret=regret,
-        meta=applied.meta,
+        realised_regret=_in_hindsight(applied, chosen.chosen) if is_retrospective else None,
+        practice=practice,
+        practice_regret=_in_hindsight(applied, by_practice) if is_retrospective else None,
+        replay=replayed,
+        applied=applied,
     )
+
+
+def _replay(applied: AppliedPredictor, n_max: int) -> Replay | None:
+    """Replay plans on the recorded outcomes, from models that have not seen them."""
+    table, held_out = applied.data.table, applied.predictor.out_of_fold_
+    # A row alone in its group has no prediction that has not seen its outcome.
+    seen = {
+        name for name, value in zip(applied.predictor.ids_, held_out, strict=True) if value != value
+    }
+    is_unseen = np.array([name not in seen for name in table.ids])
+    rows = np.flatnonzero(is_unseen & applied.has_outcome)
+    if not len(rows):
+        return None
+    return replay(
+        applied.predictor.unseen(table, noise=True).rows(rows),
+        table.y[rows],
+        n_max,
+        scores=_practice_scores(table, rows),
+    )
+
+
+def _in_hindsight(applied: AppliedPredictor, chosen: Sequence[str | None]) -> float | None:
+    """Return the best recorded outcome less the best one of the chosen, higher is better."""
+    values = dict(zip(applied.names, applied.data.table.y.tolist(), strict=True))
+    tried = [values[name] for name in chosen if name is not None]
+    return max(values.values()) - max(tried) if tried else None
 
 
 def _incumbent(applied: AppliedPredictor, noise: float) -> Incumbent | None:

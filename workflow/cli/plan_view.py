@@ -1,0 +1,102 @@
+"""A plan of RL runs as text and tables for a terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rlready.predictors.decisions.plan_replay import Replay
+from rlready.predictors.decisions.rl_plan import RANDOM
+from rlready.workflow.predict.plan import PlanReport
+from rlready.workflow.terminal import table
+
+
+def plan_view(report: PlanReport) -> list[Any]:
+    """Return the chosen checkpoints, what plans lost before, and what each run is worth."""
+    plan = report.plan
+    n_most = max(map(len, plan.policies.values()))
+    headings = ["policy", *(f"N = {n}" for n in range(1, n_most + 1))]
+    rows = []
+    for name, values in plan.policies.items():
+        label = f"{name} *" if name == plan.policy else name
+        blanks = [""] * (n_most - len(values))
+        rows.append([label, *(f"{value.regret:.3g}" for value in values), *blanks])
+    regret = table(
+        "Expected, not known yet: regret after N RL runs, in the target's unit",
+        headings,
+        rows,
+        caption=f"noise of one RL run: sd {plan.rl_noise:.3g}; *: the policy of this plan",
+        words=("policy",),
+        unbroken=headings,
+    )
+    parts: list[Any] = [regret]
+    if report.replay is None:
+        parts.append(
+            "note: too few recorded outcomes to check the expected regret against what plans lost"
+        )
+    else:
+        parts += replay_view(report.replay, plan.policy, report.practice, len(plan.chosen))
+    parts += [
+        f"{len(plan.chosen)} RL runs for {report.target}, chosen by {plan.policy}: "
+        + ", ".join(plan.chosen),
+        *plan.in_words(),
+        *(f"note: {note}" for note in plan.notes),
+    ]
+    if plan.incumbent is not None:
+        parts.append(f"best so far: {plan.incumbent.id} with {plan.incumbent.value:.4g}")
+    if report.is_retrospective:
+        practice = (
+            ""
+            if report.practice_regret is None
+            else f", that of as many by {report.practice} {report.practice_regret:.3g}"
+        )
+        parts.append(
+            "every checkpoint already has its outcome: this plan is made as if none had, from "
+            "predictions by models that had not seen the row; its best outcome is known to be "
+            f"{report.realised_regret:.3g} below the best of all{practice}"
+        )
+    return parts
+
+
+def replay_view(replay: Replay, policy: str, practice: str | None, n_runs: int) -> list[Any]:
+    """Return what plans lost on recorded outcomes, beside what they had expected."""
+    names = [name for name in (policy, practice, RANDOM) if name in replay.policies]
+    n_most = len(replay.policies[names[0]])
+    headings = ["policy", *(f"N = {n}" for n in range(1, n_most + 1)), "factor"]
+    largest = max(run.expected for name in names for run in replay.policies[name])
+    n_digits = max(2 - math.floor(math.log10(largest)), 0) if largest > 0.0 else 0
+    rows = [
+        [
+            f"{name} *" if name == policy else str(name),
+            *(f"{v.realised:.{n_digits}f} ({v.expected:.{n_digits}f})" for v in runs),
+            f"{replay.factors[name]:.2f}",
+        ]
+        for name in names
+        for runs in (replay.policies[name],)
+    ]
+    known = table(
+        f"Known: regret of plans on {replay.n_rows} recorded outcomes left out (had expected)",
+        headings,
+        rows,
+        caption=f"{replay.n_repeats} random partitions in {replay.n_parts} parts, each planned as "
+        "if it had no outcome; factor: of what is expected, the share that is lost. The regrets "
+        "above are times the factor",
+        words=("policy",),
+        unbroken=headings,
+    )
+
+    def lost(name: str) -> str:
+        runs = replay.at(name, n_runs)
+        return (
+            f"{runs.realised:.{n_digits}f} ± {runs.realised_se:.{n_digits}f} "
+            f"(expected {runs.expected:.{n_digits}f})"
+        )
+
+    n_runs = min(n_runs, n_most)
+    words = (
+        f"known: on {replay.n_rows} recorded outcomes left out, {n_runs} RL runs of such a plan "
+        f"lost {lost(policy)}"
+    )
+    if practice in replay.policies:
+        words += f", and as many by {practice} {lost(practice)}"
+    return [known, words]
