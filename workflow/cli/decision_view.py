@@ -1,12 +1,15 @@
-"""A plan of RL runs as text and tables for a terminal."""
+"""A plan of RL runs and an audit of predictions as text and tables for a terminal."""
 
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 from typing import Any
 
+from rlready.predictors.decisions.audit import ALL, AuditScore
 from rlready.predictors.decisions.plan_replay import Replay
 from rlready.predictors.decisions.rl_plan import RANDOM
+from rlready.workflow.predict.audit import AuditReport
 from rlready.workflow.predict.plan import PlanReport
 from rlready.workflow.terminal import table
 
@@ -100,3 +103,49 @@ def replay_view(replay: Replay, policy: str, practice: str | None, n_runs: int) 
     if practice in replay.policies:
         words += f", and as many by {practice} {lost(practice)}"
     return [known, words]
+
+
+def audit_view(report: AuditReport) -> list[Any]:
+    """Return a row for each frozen prediction, and what they come to together."""
+    rows = [_audit_cells(score) for score in report.scores]
+    if report.overall is not None:
+        rows.append(_audit_cells(report.overall))
+    headings = ("frozen", "by", "judged", "coverage", "bias", "Spearman", "pairs", "regret")
+    return [
+        table(
+            f"Predictions of {report.target} made before the outcome",
+            (*headings, "practice"),
+            rows,
+            caption="bias: outcome - prediction; pairs: share in the right order, inside groups; "
+            "regret: best outcome among the judged less the best of the choice (how many of it "
+            "are judged), practice: of as many by the score before RL; all: the last prediction "
+            "of each checkpoint",
+            words=headings[:2],
+            unbroken=(*headings, "practice"),
+        ),
+        report.in_words(),
+    ]
+
+
+def _audit_cells(score: AuditScore) -> list[str]:
+    time = datetime.fromtimestamp(score.at_ms / 1000, UTC)
+    is_all = score.command == ALL
+    bias = "" if score.bias is None else f"{score.bias:+.3g}"
+    error = "" if score.bias_se is None else f" ± {score.bias_se:.2g}"
+    regrets = [
+        "" if value is None else f"{value:.3g} ({n})"
+        for value, n in (
+            (score.regret, score.n_chosen_judged),
+            (score.practice_regret, score.n_practice_judged),
+        )
+    ]
+    return [
+        "all" if is_all else f"{time:%Y-%m-%d %H:%M}",
+        "" if is_all else f"{score.command}, {score.predictor.removeprefix('models:/')}",
+        str(score.n_judged) if is_all else f"{score.n_judged} of {score.n_predicted}",
+        "" if score.coverage is None else f"{score.coverage:.0%} of {score.level:.0%}",
+        bias + error,
+        "" if score.spearman is None else f"{score.spearman:.2f}",
+        "" if score.pairs_right is None else f"{score.pairs_right:.0%}",
+        *regrets,
+    ]
