@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the last line only")
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--model", default="default")
-    parser.add_argument("--only", help="rank or plan, in this process")
+    parser.add_argument("--only", help="rank, plan or steps, in this process")
     arguments = parser.parse_args()
     n_rows = 500 if arguments.quick else arguments.rows
     if arguments.only:
@@ -82,7 +82,13 @@ def _plan(applied: Any) -> None:
     plan_applied(applied, 3)
 
 
-ANSWERS: dict[str, Callable[[Any], None]] = {"rank": _rank, "plan": _plan}
+def _steps(applied: Any) -> None:
+    from rlready.workflow.predict.steps import plan_applied_steps
+
+    plan_applied_steps(applied, 600)
+
+
+ANSWERS: dict[str, Callable[[Any], None]] = {"rank": _rank, "plan": _plan, "steps": _steps}
 
 
 def an_applied_predictor(n_rows: int, model: str) -> Any:

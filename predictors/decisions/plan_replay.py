@@ -34,6 +34,8 @@ FEWEST_ROWS = 8
 _MOST_PARTS = 4
 _ROWS_OF_A_PART = 8
 _REPEATS = 10
+_MOST_ROWS = 240
+"""Of more recorded outcomes, each partition takes so many at random."""
 _DRAWS = 1000
 
 
@@ -132,11 +134,11 @@ def replay(
     scores = scores or {}
     rule = PlanRule(n_draws=_DRAWS, seed=0 if rule is None else rule.seed)
     n_parts = min(max(n // _ROWS_OF_A_PART, 2), _MOST_PARTS)
-    n_max = min(n_max, n // n_parts - 1)
+    n_max = min(n_max, min(n, _MOST_ROWS) // n_parts - 1)
     rng = np.random.default_rng(rule.seed)
     pairs: dict[str, list[tuple[FloatArray, FloatArray]]] = {}
     for _ in range(_REPEATS):
-        order = rng.permutation(n)
+        order = rng.permutation(n)[:_MOST_ROWS]
         for start in range(n_parts):
             rows = np.sort(order[start::n_parts])
             made = plan(

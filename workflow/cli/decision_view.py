@@ -11,7 +11,10 @@ from rlready.predictors.decisions.plan_replay import Replay
 from rlready.predictors.decisions.rl_plan import RANDOM
 from rlready.workflow.predict.audit import AuditReport
 from rlready.workflow.predict.plan import PlanReport
+from rlready.workflow.predict.steps import StepReport
 from rlready.workflow.terminal import table
+
+_MOST_SPLITS = 8
 
 
 def plan_view(report: PlanReport) -> list[Any]:
@@ -103,6 +106,53 @@ def replay_view(replay: Replay, policy: str, practice: str | None, n_runs: int) 
     if practice in replay.policies:
         words += f", and as many by {practice} {lost(practice)}"
     return [known, words]
+
+
+def steps_view(report: StepReport) -> list[Any]:
+    """Return the ways to spend the RL steps, and the proposed one in words."""
+    plan, unit = report.plan, report.unit
+    shown = [split for split in plan.splits if split != plan.finish_now][:_MOST_SPLITS]
+    if plan.best not in (plan.finish_now, *shown):
+        shown = [plan.best, *shown[:-1]]
+    rows = [
+        [
+            f"{split} *" if split == plan.best else str(split),
+            f"{split.steps:g}",
+            f"{split.regret:.3g} ± {split.regret_se:.1g}",
+            f"{plan.finish_now.regret - split.regret:+.2g}",
+        ]
+        for split in (plan.finish_now, *shown)
+    ]
+    compared = table(
+        f"Expected, not known yet: regret of ways to spend {report.total:g} RL {unit}",
+        ("way", unit, "expected regret", "saved"),
+        rows,
+        caption=f"of {len(plan.splits)} ways, in the target's unit, with the Monte Carlo error; "
+        "saved: beside finishing now; *: proposed"
+        + ("" if report.factor is None else f"; {_factor_words(report.factor)}"),
+        words=("way",),
+        unbroken=(unit, "expected regret", "saved"),
+    )
+    parts = [
+        compared,
+        f"{report.target}, {report.total:g} RL {unit}: {plan.best}: {', '.join(plan.chosen)}",
+        *(f"note: {note}" for note in plan.notes),
+    ]
+    if report.incumbent is not None:
+        parts.append(f"best so far: {report.incumbent.id} with {report.incumbent.value:.4g}")
+    if report.is_retrospective:
+        parts.append(
+            "every checkpoint already has its outcome: this plan is made as if none had, from "
+            "predictions by models that had not seen the row"
+        )
+    return parts
+
+
+def _factor_words(factor: float) -> str:
+    return (
+        f"plans on recorded outcomes lost {factor:.2f} of what they had expected, so the regrets "
+        "are times that"
+    )
 
 
 def audit_view(report: AuditReport) -> list[Any]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
+from rlready.registry.errors import ConfigError
 from rlready.workflow.flags import CommonFlags, Flag, Seed, command, now_ms
 from rlready.workflow.terminal import text_width
+
+if TYPE_CHECKING:
+    from rlready.workflow.predict.plan import PlanReport
+    from rlready.workflow.predict.steps import StepReport
 
 PREDICTOR = "grpo-predictor"
 
@@ -102,7 +108,8 @@ def rank(
 @command
 def plan(
     *,
-    rl_runs: Annotated[int, click.IntRange(min=1), Flag(metavar="N")],
+    rl_runs: Annotated[int | None, click.IntRange(min=1), Flag(metavar="N")] = None,
+    rl_steps: Annotated[float | None, Flag(metavar="TOTAL")] = None,
     predictor: Annotated[str, Flag(metavar="NAME")] = PREDICTOR,
     policy: str = "expected",
     rl_noise: float | None = None,
@@ -112,8 +119,14 @@ def plan(
 ) -> None:
     """Choose the checkpoints that get the next N RL runs, and say what each run is worth.
 
+    With --rl-steps it compares ways to spend a number of RL steps: to finish few runs now, or to
+    probe more checkpoints first and to finish the best of them. No run is dropped before step 40
+    or a third of the budget. A run that was started enters by its outcomes at smaller budgets.
+
     Args:
         rl_runs: RL runs that can be paid for.
+        rl_steps: RL steps that can be paid for, instead of --rl-runs; in the unit of the target's
+            budget.
         predictor: NAME, models:/NAME@ALIAS or models:/NAME/3.
         policy: expected (most expected best), predicted (best predictions), or anchor (as
             predicted, but one run goes to the group whose level is known least).
@@ -122,18 +135,37 @@ def plan(
         no_freeze: Do not write the predictions down for `rlready audit`.
         common: The registry and the form of the output.
     """
-    from rlready.predictors.decisions.rl_plan import PlanRule
-    from rlready.workflow.cli.decision_view import plan_view
+    from rlready.predictors.decisions.rl_plan import EXPECTED, PlanRule
+    from rlready.workflow.cli.decision_view import plan_view, steps_view
     from rlready.workflow.predict.audit import freeze
-    from rlready.workflow.predict.figures import draw_regret
+    from rlready.workflow.predict.figures import draw_regret, draw_steps
     from rlready.workflow.predict.plan import plan_registry
+    from rlready.workflow.predict.steps import plan_registry_steps
 
-    store, rule = common.open_store(), PlanRule(policy=policy)
-    report = plan_registry(store, predictor, rl_runs, rl_noise=rl_noise, rule=rule)
+    if (rl_runs is None) == (rl_steps is None):
+        raise ConfigError(
+            "a plan is for a number of RL runs or for a number of RL steps",
+            fix="Give --rl-runs N, or --rl-steps TOTAL",
+        )
+    rule = PlanRule(policy=policy)
+    if rl_steps is not None and policy != EXPECTED:
+        raise ConfigError(
+            f"--policy {policy} is given with --rl-steps",
+            why="RL steps are always planned by the most expected best",
+            fix="Leave --policy out, or give --rl-runs N",
+        )
+    store = common.open_store()
+    report: PlanReport | StepReport
+    if rl_steps is not None:
+        report = plan_registry_steps(store, predictor, rl_steps, rl_noise=rl_noise)
+        view, draw = partial(steps_view, report), partial(draw_steps, report=report)
+    elif rl_runs is not None:
+        report = plan_registry(store, predictor, rl_runs, rl_noise=rl_noise, rule=rule)
+        view, draw = partial(plan_view, report), partial(draw_regret, report=report)
     if figure is not None:
-        draw_regret(figure, report)
+        draw(figure)
     values, notes = {**report.to_dict(), "frozen": None}, []
     if not no_freeze:
         frozen = freeze(store, report.applied, "plan", report.plan.chosen, at_ms=now_ms())
         values["frozen"], notes = vars(frozen), [f"note: {frozen.note}"]
-    common.show(values, lambda: [*plan_view(report), *notes])
+    common.show(values, lambda: [*view(), *notes])

@@ -14,6 +14,7 @@ from rlready.predictors.decisions.rl_plan import RANDOM
 from rlready.predictors.training_table import TrainingTable
 from rlready.registry.errors import ConfigError
 from rlready.workflow.predict.plan import PlanReport
+from rlready.workflow.predict.steps import StepReport
 
 _COLOURS = ("#1b6ca8", "#2a9d5c", "#d98c1f", "#b03a5b", "#6b4fa0", "#5f6b6d")
 _POLICY_STYLE = {
@@ -131,6 +132,46 @@ def draw_regret(path: Path, report: PlanReport) -> Path:
     for panel in panels[0]:
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"What each RL run is worth: {report.target}", fontsize=11)
+    return _save(figure, path)
+
+
+def draw_steps(path: Path, report: StepReport) -> Path:
+    """Draw the expected regret of ways to spend RL steps. Return the path.
+
+    Args:
+        path: of the PNG file.
+        report: the plan.
+    """
+    plt = _pyplot()
+    plan = report.plan
+    figure, axes = plt.subplots(figsize=(6.8, 4.6), layout="constrained")
+    probed = [split for split in plan.splits if split.n_finished < split.n_probed]
+    for i, step in enumerate(sorted({split.step for split in probed})):
+        ways = sorted(
+            (split for split in probed if split.step == step), key=lambda split: split.n_probed
+        )
+        axes.plot(
+            [split.n_probed for split in ways],
+            [split.regret for split in ways],
+            marker="o",
+            markersize=3.5,
+            color=_COLOURS[i % len(_COLOURS)],
+            label=f"probe to {step:g} {report.unit}, finish as many as can be paid",
+        )
+    now = plan.finish_now
+    axes.axhline(now.regret, color="#999999", linestyle="--", linewidth=1.2, label=str(now))
+    axes.plot(
+        plan.best.n_probed, plan.best.regret, "*", markersize=13, color="#222222", label="proposed"
+    )
+    axes.set(
+        xlabel="checkpoints that are started",
+        ylabel="expected regret, in the target's unit",
+        title=f"{report.total:g} RL {report.unit}: {report.target}",
+        ylim=(0, None),
+    )
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
     return _save(figure, path)
 
 

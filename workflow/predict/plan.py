@@ -95,35 +95,24 @@ def plan_applied(
 ) -> PlanReport:
     """Plan RL runs for the rows that a predictor was applied to; see `plan_registry`."""
     table, predictor, names = applied.data.table, applied.predictor, applied.names
-    if not predictor.signal_.found():
-        raise ConfigError(
-            "no plan can be made",
-            why=predictor.signal_.in_words(),
-            fix="Choose by other means, or record more outcomes and fit again",
-        )
-    is_retrospective = bool(applied.has_outcome.all())
-    rows = np.flatnonzero(applied.has_outcome == is_retrospective)
+    rows, is_retrospective = candidate_rows(applied)
     noise = predictor.run_noise if rl_noise is None else rl_noise
     chosen = plan(
         applied.unseen.rows(rows),
         [names[i] for i in rows],
         n_runs,
         rl_noise=noise,
-        incumbent=None if is_retrospective else _incumbent(applied, noise),
+        incumbent=None if is_retrospective else incumbent(applied, noise),
         scores=_practice_scores(table, rows),
         rule=rule,
     )
     practice = practice_column(table)
-    replayed = _replay(applied, max(map(len, chosen.policies.values())))
-    if replayed is not None:
-        known = set(table.groups[applied.has_outcome].tolist())
-        n_new = sum(str(table.groups[row]) not in known for row in rows)
-        if 2 * n_new <= len(rows):
-            chosen = replayed.corrected(chosen)
-        else:
-            note = f"{n_new} of {len(rows)} candidates are in groups without an outcome: plans on"
-            note += " recorded outcomes say little of them, and the expected regret is uncorrected"
-            chosen = replace(chosen, notes=(*chosen.notes, note))
+    replayed = replay_of(applied, max(map(len, chosen.policies.values())))
+    doubt = doubt_about_replay(applied, rows)
+    if doubt:
+        chosen = replace(chosen, notes=(*chosen.notes, doubt))
+    elif replayed is not None:
+        chosen = replayed.corrected(chosen)
     n = len(chosen.chosen)
     by_practice = [value.chosen for value in chosen.policies.get(practice or "", ())[:n]]
     return PlanReport(
@@ -138,7 +127,37 @@ def plan_applied(
     )
 
 
-def _replay(applied: AppliedPredictor, n_max: int) -> Replay | None:
+def candidate_rows(applied: AppliedPredictor) -> tuple[NDArray[np.intp], bool]:
+    """Return the rows without an outcome, or all if each has one; and whether each has one.
+
+    Raises:
+        ConfigError: if the proxies carry no signal.
+    """
+    signal = applied.predictor.signal_
+    if not signal.found():
+        raise ConfigError(
+            "no plan can be made",
+            why=signal.in_words(),
+            fix="Choose by other means, or record more outcomes and fit again",
+        )
+    is_retrospective = bool(applied.has_outcome.all())
+    return np.flatnonzero(applied.has_outcome == is_retrospective), is_retrospective
+
+
+def doubt_about_replay(applied: AppliedPredictor, rows: NDArray[np.intp]) -> str:
+    """Return why plans on recorded outcomes say little of the candidates; empty if they do."""
+    groups = applied.data.table.groups
+    known = set(groups[applied.has_outcome].tolist())
+    n_new = sum(str(group) not in known for group in groups[rows])
+    if 2 * n_new <= len(rows):
+        return ""
+    return (
+        f"{n_new} of {len(rows)} candidates are in groups without an outcome: plans on recorded "
+        "outcomes say little of them, and the expected regret is the predictor's alone"
+    )
+
+
+def replay_of(applied: AppliedPredictor, n_max: int) -> Replay | None:
     """Replay plans on the recorded outcomes, from models that have not seen them."""
     table, held_out = applied.data.table, applied.predictor.out_of_fold_
     # A row alone in its group has no prediction that has not seen its outcome.
@@ -164,7 +183,8 @@ def _in_hindsight(applied: AppliedPredictor, chosen: Sequence[str | None]) -> fl
     return max(values.values()) - max(tried) if tried else None
 
 
-def _incumbent(applied: AppliedPredictor, noise: float) -> Incumbent | None:
+def incumbent(applied: AppliedPredictor, noise: float) -> Incumbent | None:
+    """Return the best checkpoint with a recorded outcome; None if none has one."""
     rows = np.flatnonzero(applied.has_outcome)
     if not len(rows):
         return None
