@@ -89,6 +89,11 @@ class Replay:
         values = self.policies[policy]
         return values[min(n_runs, len(values)) - 1]
 
+    def compared(self, policy: str, practice: str | None) -> list[str]:
+        """Return the policies that readers compare: the plan's, the practice and random choice."""
+        names = [name for name in (policy, practice, RANDOM) if name is not None]
+        return [name for name in names if name in self.policies]
+
     def corrected(self, made: RlPlan) -> RlPlan:
         """Return a plan whose regrets are times the factor of their policy."""
         policies = {

@@ -8,7 +8,6 @@ from typing import Any
 
 from rlready.predictors.decisions.audit import ALL, AuditScore
 from rlready.predictors.decisions.plan_replay import Replay
-from rlready.predictors.decisions.rl_plan import RANDOM
 from rlready.workflow.predict.audit import AuditReport
 from rlready.workflow.predict.plan import PlanReport
 from rlready.workflow.predict.steps import StepReport
@@ -66,14 +65,14 @@ def plan_view(report: PlanReport) -> list[Any]:
 
 def replay_view(replay: Replay, policy: str, practice: str | None, n_runs: int) -> list[Any]:
     """Return what plans lost on recorded outcomes, beside what they had expected."""
-    names = [name for name in (policy, practice, RANDOM) if name in replay.policies]
+    names = replay.compared(policy, practice)
     n_most = len(replay.policies[names[0]])
     headings = ["policy", *(f"N = {n}" for n in range(1, n_most + 1)), "factor"]
     largest = max(run.expected for name in names for run in replay.policies[name])
     n_digits = max(2 - math.floor(math.log10(largest)), 0) if largest > 0.0 else 0
     rows = [
         [
-            f"{name} *" if name == policy else str(name),
+            f"{name} *" if name == policy else name,
             *(f"{v.realised:.{n_digits}f} ({v.expected:.{n_digits}f})" for v in runs),
             f"{replay.factors[name]:.2f}",
         ]
@@ -103,7 +102,7 @@ def replay_view(replay: Replay, policy: str, practice: str | None, n_runs: int) 
         f"known: on {replay.n_rows} recorded outcomes left out, {n_runs} RL runs of such a plan "
         f"lost {lost(policy)}"
     )
-    if practice in replay.policies:
+    if practice is not None and practice in names:
         words += f", and as many by {practice} {lost(practice)}"
     return [known, words]
 

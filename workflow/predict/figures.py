@@ -115,12 +115,15 @@ def draw_regret(path: Path, report: PlanReport) -> Path:
             color=_POLICY_STYLE.get(name, _PRACTICE_COLOUR),
             label=_policy_words(name, plan.policy),
         )
-    realised = {plan.policy: report.realised_regret, report.practice: report.practice_regret}
-    for name, value in realised.items():
-        if value is not None:
-            colour = _POLICY_STYLE.get(name or "", _PRACTICE_COLOUR)
-            label = f"realised, {_policy_words(name or '', plan.policy)}"
-            axes.plot(len(plan.chosen), value, "*", markersize=11, color=colour, label=label)
+    realised = (
+        (plan.policy, report.realised_regret),
+        (report.practice or "", report.practice_regret),
+    )
+    for policy, regret in realised:
+        if regret is not None:
+            colour = _POLICY_STYLE.get(policy, _PRACTICE_COLOUR)
+            label = f"{_policy_words(policy, plan.policy)}: realised"
+            axes.plot(len(plan.chosen), regret, "*", markersize=11, color=colour, label=label)
     n_max = max(len(values) for values in plan.policies.values())
     n = len(plan.p_best)
     axes.set(
@@ -177,9 +180,7 @@ def draw_steps(path: Path, report: StepReport) -> Path:
 
 def _draw_replay(axes: Any, replay: Replay, policy: str, practice: str | None) -> None:
     """Draw realised regret as lines with errors, expected regret as thin dashes."""
-    for name in (policy, practice, RANDOM):
-        if name not in replay.policies:
-            continue
+    for name in replay.compared(policy, practice):
         values = replay.policies[name]
         runs, colour = [value.n_runs for value in values], _POLICY_STYLE.get(name, _PRACTICE_COLOUR)
         words = _policy_words(name, policy)
