@@ -100,7 +100,7 @@ def draw_regret(path: Path, report: PlanReport) -> Path:
         squeeze=False,
         sharey=True,
     )
-    panels[0][0].set(ylabel="regret, in the target's unit", ylim=(0, None))
+    panels[0][0].set_ylabel("regret, in the target's unit")
     if replay is not None:
         _draw_replay(panels[0][0], replay, plan.policy, report.practice)
     axes = panels[0][-1]
@@ -126,12 +126,14 @@ def draw_regret(path: Path, report: PlanReport) -> Path:
             axes.plot(len(plan.chosen), regret, "*", markersize=11, color=colour, label=label)
     n_max = max(len(values) for values in plan.policies.values())
     n = len(plan.p_best)
+    state = ", and realised (stars)" if report.is_retrospective else ", not known"
     axes.set(
         xlabel="RL runs",
-        title=f"Expected, not known: this plan, {n} candidates",
+        title=f"Expected{state}: this plan, {n} candidates",
         xticks=range(1, n_max + 1),
     )
     axes.legend(frameon=False, fontsize=8)
+    axes.set_ylim(0, None)  # after the lines: an upper end that is set earlier stays
     for panel in panels[0]:
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"What each RL run is worth: {report.target}", fontsize=11)
