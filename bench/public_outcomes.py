@@ -7,12 +7,12 @@ mean over its benchmarks; the summary is over groups of the sources that the pri
 rl_excursions is shown apart: its starts differ by pre-training tokens, so any proxy looks good.
 The shipped slope of rl_probe has seen these rows, so each slope here is learned from the other
 sources alone. `prior` gets pass@1, `prior_probe` also the first RL evaluations where they exist.
-`prior_stated` has the slope of pass@1 that was measured on all rows, these included.
+`prior_stated` has the slope of pass@1 that is shipped: it was measured once on 13 groups of 8
+sources, these included, while the rows that are shipped support only 8 groups of 3.
 
-
-Two judges from which no slope of pass@1 was learned follow, as one group each: RETU (16 checkpoints
-of one base) and the testbed (48, the loss on each checkpoint's own style), with the shipped prior,
-after 0 to 12 random outcomes. The slope of the loss was measured elsewhere and may have seen them.
+Two judges follow, as one group each: RETU (16 checkpoints of one base) and the testbed (48, the
+loss on each checkpoint's own style), with the shipped prior, after 0 to 12 random outcomes. The
+slopes that are shipped were measured elsewhere and may have seen them.
 
     python bench/public_outcomes.py [--quick] [--json]
 """

@@ -9,6 +9,9 @@ by chance.
 Slopes: with a proxy of reliability 0.5 whose standard errors are given, the slope over an exactly
 measured proxy is off by at most 10 % (naive, without its errors: 50 %).
 
+Levels: the default told that levels of proxies are comparable between groups, and not told, where
+they are and where they are not; each group left out, against the truth.
+
 `--worlds` holds models against each other in other registries, groups left out (how the
 default was chosen): proxies whose levels tell of the outcomes' or not, few groups or small ones,
 one witness heard seven times, proxies that mislead, one checkpoint far out.
@@ -31,7 +34,13 @@ from scipy.stats import spearmanr
 from simulation import PROXIES, Simulated, SimulatedProxy, World, simulate
 
 from rlready.predictors.models.catalogue import DEFAULT_MODEL, make_model
-from rlready.predictors.training_table import FloatArray, Kind, training_table
+from rlready.predictors.training_table import (
+    COMPARABLE,
+    UNKNOWN,
+    FloatArray,
+    Kind,
+    training_table,
+)
 from rlready.predictors.validation.folds import fit_folds, fit_model, leave_group_out, out_of_fold
 
 GOALS = {"spearman": 0.88, "regret_at_1": 0.45, "regret_at_3": 0.25}
@@ -62,6 +71,11 @@ WORLDS: Mapping[str, tuple[World, int, int]] = {
     "scores mislead, 5 x 8": (World(level=0.5, group_sd=3.0, proxies=_MISLEADING), 5, 8),
     "one row far out, 5 x 8": (World(level=0.9, group_sd=2.0), 5, 8),
 }
+LEVEL_WORLDS: Mapping[str, tuple[World, int, int]] = {
+    "comparable": (World(level=0.9), 5, 8),
+    "half comparable": (World(level=0.5), 5, 8),
+    "not comparable": (World(), 5, 8),
+}
 FAR_OUT = "one row far out, 5 x 8"
 
 
@@ -76,6 +90,9 @@ def main() -> None:
     result: dict[str, Any] = {"bench": "simulated", "n_registries": n}
     result["new_group"] = new_group(n, arguments.seed)
     result["slope_bias"] = slope_bias(n // 3, arguments.seed)
+    result["levels"] = {
+        name: by_levels(world, n // 2, arguments.seed) for name, world in LEVEL_WORLDS.items()
+    }
     if arguments.worlds:
         names = [DEFAULT_MODEL, "rank_average", "ridge", "pls", "bayesian_ridge"]
         names += [] if arguments.quick else ["mean_of_three"]
@@ -157,6 +174,18 @@ def slope_bias(n: int, seed: int) -> dict[str, float]:
     return {name: round(float(np.mean(found)) / 2.0 - 1.0, 4) for name, found in slopes.items()}
 
 
+def by_levels(world: tuple[World, int, int], n: int, seed: int) -> dict[str, dict[str, float]]:
+    """Mean scores of the default against the truth, groups left out, by what it is told."""
+    law, n_groups, n_rows = world
+    rng = np.random.default_rng(seed)
+    scores: dict[str, list[list[float]]] = {COMPARABLE: [], UNKNOWN: []}
+    for _ in range(n):
+        registry = simulate(n_groups, n_rows, rng, law)
+        for levels, rows in scores.items():
+            rows.append(_left_out(registry, DEFAULT_MODEL, levels))
+    return {levels: _pooled(rows) for levels, rows in scores.items()}
+
+
 def in_world(name: str, models: Sequence[str], n: int, seed: int) -> dict[str, dict[str, float]]:
     """Mean scores against the truth with each group left out, over n registries."""
     world, n_groups, n_rows = WORLDS[name]
@@ -168,11 +197,12 @@ def in_world(name: str, models: Sequence[str], n: int, seed: int) -> dict[str, d
             registry = _with_far_row(registry)
         for model in models:
             found[model].append(_left_out(registry, model))
+    return {model: _pooled(rows) for model, rows in found.items()}
+
+
+def _pooled(rows: Sequence[Sequence[float]]) -> dict[str, float]:
     keys = ("spearman_in_group", "spearman_pooled", "r2_pooled")
-    return {
-        model: dict(zip(keys, np.round(np.mean(rows, axis=0), 3).tolist(), strict=True))
-        for model, rows in found.items()
-    }
+    return dict(zip(keys, np.round(np.mean(rows, axis=0), 3).tolist(), strict=True))
 
 
 def _with_far_row(registry: Simulated) -> Simulated:
@@ -184,9 +214,9 @@ def _with_far_row(registry: Simulated) -> Simulated:
     return Simulated(table=replace(table, X=X, y=y), truth=truth)
 
 
-def _left_out(registry: Simulated, name: str) -> list[float]:
+def _left_out(registry: Simulated, name: str, levels: str = UNKNOWN) -> list[float]:
     table, truth = registry.table, registry.truth
-    make = partial(make_model, name, table.columns)
+    make = partial(make_model, name, table.columns, levels=levels)
     predicted = out_of_fold(fit_folds(make, table, leave_group_out(table)), table)
     inside = [
         float(spearmanr(predicted[table.groups == g], truth[table.groups == g])[0])
@@ -219,6 +249,10 @@ def _show(result: Mapping[str, Any]) -> None:
     )
     exact, naive = result["slope_bias"]["with_errors"], result["slope_bias"]["naive"]
     print(f"bias of a slope at reliability 0.5: {exact:+.1%}, naive {naive:+.1%}")
+    for world, rows in result["levels"].items():
+        print(f"\nlevels {world}, 5 groups x 8: Spearman inside new groups, pooled; R2 pooled")
+        for levels, row in rows.items():
+            print(f"  told {levels:12s}" + "".join(f"{value:9.3f}" for value in row.values()))
     for world, rows in result.get("worlds", {}).items():
         print(f"\n{world}: Spearman inside new groups, pooled; R2 pooled")
         for name, row in rows.items():

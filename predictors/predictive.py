@@ -8,6 +8,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from rlready.predictors.bound import Bound
 from rlready.predictors.training_table import FloatArray, TextArray
 
 
@@ -28,6 +29,10 @@ class Predictive:
             outcomes there.
         groups: (n,) group of each.
         df: degrees of freedom of the variances; infinity: normal.
+        bound: ceiling of the mean, if it has one. Errors of what is predicted then go through the
+            sigmoid, so that no draw of a mean passes the ceiling; `row_sd` and `group_sd` are
+            their scales where the curve has the predicted mean.
+        additive_sd: (n,) part of `row_sd` that is added to the outcome; with `bound` only.
 
     Example:
         >>> predictive.draw(1000, np.random.default_rng(0)).mean(axis=0)  # about predictive.mean
@@ -38,6 +43,8 @@ class Predictive:
     group_sd: FloatArray
     groups: TextArray
     df: float = np.inf
+    bound: Bound | None = None
+    additive_sd: FloatArray | None = None
 
     def draw(self, n_draws: int, rng: np.random.Generator) -> FloatArray:
         """Draw outcomes jointly, (n_draws, n)."""
@@ -47,8 +54,14 @@ class Predictive:
         scale = np.ones((n_draws, 1))
         if np.isfinite(self.df):
             scale = np.sqrt(self.df / rng.chisquare(self.df, size=(n_draws, 1)))
-        spread: FloatArray = scale * (self.group_sd * shared + self.row_sd * alone)
-        return self.mean + spread
+        if self.bound is None or self.additive_sd is None:
+            spread: FloatArray = scale * (self.group_sd * shared + self.row_sd * alone)
+            return self.mean + spread
+        additive = np.minimum(self.additive_sd, self.row_sd)
+        inner = np.sqrt(self.row_sd**2 - additive**2)
+        away = scale * (self.group_sd * shared + inner * alone) / self.bound.slope_at(self.mean)
+        noise = scale * additive * rng.standard_normal(alone.shape)
+        return self.bound.moved(self.mean, away) + noise
 
     def rows(self, chosen: NDArray[np.intp]) -> Predictive:
         """Return the distribution of some of the checkpoints, by position."""
@@ -58,6 +71,7 @@ class Predictive:
             row_sd=self.row_sd[chosen],
             group_sd=self.group_sd[chosen],
             groups=self.groups[chosen],
+            additive_sd=None if self.additive_sd is None else self.additive_sd[chosen],
         )
 
     def interval(self, level: float) -> tuple[FloatArray, FloatArray]:

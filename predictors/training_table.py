@@ -29,6 +29,9 @@ GROUP = "group"
 ONE_GROUP = "all"
 """Name of the group if the user names no columns of groups."""
 
+COMPARABLE, UNKNOWN = "comparable", "unknown"
+"""Whether the level of a proxy means the same in all groups."""
+
 
 class Kind(StrEnum):
     """Kind of a number; it decides which transform makes its effect nearly linear."""
@@ -71,6 +74,8 @@ class TrainingTable:
         target: name of the outcome, for people.
         lower_is_better: whether the user's target is `-y`.
         notes: for the user: which columns were left out, and why.
+        levels: `COMPARABLE` if all groups measured all proxies in the same way, so that a value
+            means the same in each; else `UNKNOWN`.
 
     Example:
         >>> table = training_table(frame, target="post_rl", features=["pass_at_1"])
@@ -84,6 +89,7 @@ class TrainingTable:
     target: str = "target"
     lower_is_better: bool = False
     notes: tuple[str, ...] = ()
+    levels: str = UNKNOWN
 
     def __len__(self) -> int:
         return len(self.X)
@@ -126,6 +132,7 @@ def training_table(
     groups: Sequence[str] = (),
     lower_is_better: bool = False,
     names: str | None = None,
+    needs_outcome: bool = True,
 ) -> TrainingTable:
     """Make a training table from the columns of a frame.
 
@@ -138,6 +145,7 @@ def training_table(
         groups: columns whose combinations are the groups.
         lower_is_better: whether the target is a loss.
         names: column that names the checkpoints; default: the frame's index.
+        needs_outcome: whether a table without any outcome is refused.
 
     Raises:
         ConfigError: if a column is unknown, is not numeric, holds an infinite number, is
@@ -159,7 +167,7 @@ def training_table(
     X = pd.DataFrame(numbers, index=pd.Index(frame[names]) if names else frame.index)
     X[GROUP] = _labels(frame, groups).to_numpy()
     y: FloatArray = np.asarray(_numbers(frame, target), dtype=np.float64)
-    if not np.isfinite(y).any():
+    if needs_outcome and not np.isfinite(y).any():
         raise ConfigError(
             f"no row has a number in the target column {target!r}",
             fix="Record outcomes first (`rlready outcome`), or name another target",

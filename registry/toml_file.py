@@ -82,8 +82,10 @@ def check_table(values: Mapping[str, Any], model: type[Table], *, name: str = ""
 
 
 def config_error(error: ValidationError, model: type[BaseModel], name: str = "") -> ConfigError:
-    """Turn the first problem that pydantic names into our message."""
-    problem = error.errors(include_url=False)[0]
+    """Turn one problem that pydantic names into our message: an unknown key, or else the first."""
+    problems = error.errors(include_url=False)
+    # A misspelt key is also a missing one, but only the unknown key shows the mistake.
+    problem = next((each for each in problems if each["type"] == "extra_forbidden"), problems[0])
     *outer, last = problem["loc"] or ("the file",)
     key, table = (_key([name, *keys] if name else keys) for keys in ([*outer, last], outer))
     if problem["type"] == "extra_forbidden":

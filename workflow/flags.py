@@ -91,6 +91,7 @@ class Flag:
     none: str = ""
 
 
+Levels = Literal["auto", "comparable", "unknown"]
 Seed = Annotated[int, click.IntRange(0, 2**32 - 1)]
 
 

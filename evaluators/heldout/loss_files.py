@@ -91,11 +91,16 @@ def read_losses(path: Path, warn: Callable[[str], None]) -> Losses | None:
         path: the file.
         warn: told of a damaged file, which is put aside.
     """
-    return read_back(path, _read_losses, warn)
+    return read_back(path, parse_losses, warn)
 
 
-def _read_losses(path: Path) -> Losses | None:
-    """None if another version wrote it: whole, but with other fields."""
+def parse_losses(path: Path) -> Losses | None:
+    """Return the losses in a file; None if another version wrote it, with other fields.
+
+    Raises:
+        DamagedError: if the content does not match its digest. Other damage raises whatever the
+            readers of JSON and of the records raise.
+    """
     values = without_digest(path.read_text(encoding="utf-8"))
     if values.keys() != {field.name for field in dataclasses.fields(Losses)}:
         return None

@@ -265,7 +265,7 @@ class SampleFolder:
         """Write the counts of one answer format, and return the path of their file."""
         import pyarrow as pa
 
-        name = _counts_name(answer_format)
+        name = counts_name(answer_format)
         self._write_table(name, pa.Table.from_pylist([dataclasses.asdict(row) for row in counts]))
         return self.path / name
 
@@ -334,7 +334,7 @@ def earlier_counts(
         (n, c) by problem id, one entry for each checkpoint.
     """
     earlier = []
-    for other in sorted(path.parent.parent.glob(f"*/{path.name}/{_counts_name(answer_format)}")):
+    for other in sorted(path.parent.parent.glob(f"*/{path.name}/{counts_name(answer_format)}")):
         if other.parent == path:
             continue
         try:
@@ -357,7 +357,8 @@ def _with_column(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
     return table.set_column(position, name, column)
 
 
-def _counts_name(answer_format: AnswerFormat) -> str:
+def counts_name(answer_format: AnswerFormat) -> str:
+    """Return the name of the file with the counts of an answer format."""
     return "counts.parquet" if answer_format == "boxed" else f"counts-{answer_format}.parquet"
 
 

@@ -66,20 +66,55 @@ class ErrorLaw:
 
     def df(self, anchors: FloatArray) -> FloatArray:
         """Return (n,) the degrees of freedom of `sd`, by Satterthwaite's formula."""
-        level = np.where(
-            anchors > 0, (1.0 - _weight(anchors, self.kappa)) * self.group_sd_new, self.group_sd_new
-        )
-        rest = self.sd(anchors) ** 2 - level**2
-        total = (rest + level**2) ** 2
-        parts = rest**2 / self.row_df + level**4 / self.group_df
+        level = self._level(anchors)
+        return self._mixed_df(self.sd(anchors) ** 2 - level**2, level**2)
+
+    def ends(
+        self, mean: FloatArray, anchors: FloatArray, t: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the ends of intervals that are `t` scales of the error wide on either side.
+
+        Args:
+            mean: predictions, in any shape that broadcasts with the others.
+            anchors: numbers of anchors of their groups.
+            t: half widths, in scales.
+        """
+        half = t * self._scale(anchors)
+        return mean - half, mean + half
+
+    def scores(self, residual: FloatArray, mean: FloatArray, anchors: FloatArray) -> FloatArray:
+        """Return (n,) the `t` of the intervals of which an end meets the outcome.
+
+        Args:
+            residual: (n,) outcomes minus predictions.
+            mean: (n,) predictions.
+            anchors: (n,) numbers of anchors of their groups.
+        """
+        return np.asarray(np.abs(residual) / self._scale(anchors))
+
+    def student_ends(
+        self, mean: FloatArray, anchors: FloatArray, level: float
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the ends of (n,) t intervals that contain a share `level` of outcomes."""
+        return self.ends(mean, anchors, student.ppf(0.5 + level / 2.0, self.df(anchors)))
+
+    def _scale(self, anchors: FloatArray) -> FloatArray:
+        """Return (n,) the error of rows, or 1 where the data show none."""
+        return self.sd(anchors) if self.row_sd > 0 else np.ones(len(anchors))
+
+    def _level(self, anchors: FloatArray) -> FloatArray:
+        """Return (n,) the part of `sd` that is known as well as `group_sd_new`."""
+        weight = np.where(anchors > 0, _weight(anchors, self.kappa), 0.0)
+        return np.asarray((1.0 - weight) * self.group_sd_new)
+
+    def _mixed_df(self, row_var: FloatArray, level_var: FloatArray) -> FloatArray:
+        """Return (n,) the degrees of freedom of sums of variances of rows and of levels."""
+        total = (row_var + level_var) ** 2
+        parts = row_var**2 / self.row_df + level_var**2 / self.group_df
         df: FloatArray = np.divide(
             total, parts, out=np.full(len(total), self.row_df), where=parts > 0
         )
         return df
-
-    def half_width(self, anchors: FloatArray, level: float) -> FloatArray:
-        """Return (n,) half the width of t intervals that contain a share `level` of outcomes."""
-        return np.asarray(student.ppf(0.5 + level / 2.0, self.df(anchors)) * self.sd(anchors))
 
 
 def error_law(
@@ -152,8 +187,18 @@ def _kappa(
     sums = np.bincount(group_of, weights=by_group)
     rows = np.isfinite(by_row) & (sizes[group_of] > 1)
     others = (sums[group_of] - by_group)[rows] / (sizes[group_of][rows] - 1)
-    change = (by_group - by_row)[rows]
-    weights = np.stack([_weight(anchors[rows], float(kappa)) for kappa in _KAPPAS])
+    return best_kappa((by_group - by_row)[rows], others, anchors[rows])
+
+
+def best_kappa(change: FloatArray, others: FloatArray, anchors: FloatArray) -> float:
+    """Return the kappa that best explains how anchors changed the residuals.
+
+    Args:
+        change: (n,) by how much.
+        others: (n,) the change if the model corrected all that the anchors tell of their level.
+        anchors: (n,) how many there were.
+    """
+    weights = np.stack([_weight(anchors, float(kappa)) for kappa in _KAPPAS])
     misfit = np.sum((change - weights * others) ** 2, axis=1)
     return float(_KAPPAS[int(np.argmin(misfit))])
 

@@ -25,8 +25,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import t as student
 
+from rlready.predictors.bound import Bound
+from rlready.predictors.calibration.bounded_law import BoundedLaw, bounded_law
 from rlready.predictors.calibration.error_law import ErrorLaw, error_law
 from rlready.predictors.predictive import Predictive
 from rlready.predictors.training_table import FloatArray, TextArray, TrainingTable
@@ -79,11 +82,13 @@ class Residuals:
         fits: the models; each row is held out by at most one.
         fit_of: (n,) position in `fits` of the model that has not seen the row; -1: none.
         residuals: (n,) outcome minus prediction; NaN where `fit_of` is -1.
+        predicted: (n,) these predictions; None in predictors of older versions.
     """
 
     fits: tuple[FoldFit, ...]
     fit_of: Rows
     residuals: FloatArray
+    predicted: FloatArray | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,7 +112,14 @@ class Calibration:
     rl_noise: float
 
 
-def calibrate(make: MakeModel, table: TrainingTable, *, n_folds: int, seed: int = 0) -> Calibration:
+def calibrate(
+    make: MakeModel,
+    table: TrainingTable,
+    *,
+    n_folds: int,
+    seed: int = 0,
+    bound: Bound | None = None,
+) -> Calibration:
     """Fit the models of all folds and take their residuals.
 
     Args:
@@ -115,6 +127,7 @@ def calibrate(make: MakeModel, table: TrainingTable, *, n_folds: int, seed: int 
         table: rows with outcomes.
         n_folds: largest number of folds of rows, and of groups.
         seed: of the folds.
+        bound: the ceiling of the model that is fitted to all rows, if it has one.
 
     Raises:
         ConfigError: if the table has fewer than `MIN_ROWS` rows.
@@ -133,13 +146,11 @@ def calibrate(make: MakeModel, table: TrainingTable, *, n_folds: int, seed: int 
     anchors = anchors_of(groups, groups)
     for fit in by_row.fits:
         anchors[fit.held_out] -= anchors_of(groups[fit.held_out], groups[fit.held_out])
-    law = error_law(
-        table.y,
-        groups,
-        by_row.residuals,
-        None if by_group is None else by_group.residuals,
-        anchors,
-    )
+    residuals = (by_row.residuals, None if by_group is None else by_group.residuals)
+    if bound is None:
+        law = error_law(table.y, groups, *residuals, anchors)
+    else:
+        law = bounded_law(table.y, groups, *residuals, anchors, bound)
     errors = table.y_error[np.isfinite(table.y_error)]
     return Calibration(
         groups=groups,
@@ -175,8 +186,7 @@ def intervals(
         level: share of outcomes that intervals contain, e.g. 0.9.
     """
     anchors = anchors_of(groups, calibration.groups)
-    half = calibration.law.half_width(anchors, level)
-    low, high = mean - half, mean + half
+    low, high = calibration.law.student_ends(mean, anchors, level)
     is_new = anchors == 0
     n_groups = len(np.unique(calibration.groups))
     regimes = np.where(is_new, Regime.NEW_GROUP_MODEL, Regime.FEW_ROWS).astype(object)
@@ -215,20 +225,29 @@ def predictive(
     """
     law = calibration.law
     anchors = anchors_of(groups, calibration.groups)
-    row_var = np.full(len(mean), law.row_sd**2)
+    noise_sd = law.additive_sd if isinstance(law, BoundedLaw) else law.row_sd
+    noise_var = np.full(len(mean), noise_sd**2)
     if not noise and np.isfinite(calibration.rl_noise):
         # A tenth remains, because the variance of the residuals is itself an estimate.
-        row_var = np.maximum(row_var - calibration.rl_noise**2, 0.1 * row_var)
+        noise_var = np.maximum(noise_var - calibration.rl_noise**2, 0.1 * noise_var)
     level_sd = law.group_sd(anchors)
     tail = 0.5 + level / 2.0
     wider = student.ppf(tail, law.df(anchors)) / student.ppf(tail, law.row_df)
     total = (law.row_sd**2 + level_sd**2) * wider**2
+    group_sd = np.sqrt(np.maximum(total - law.row_sd**2, 0.0))
+    if not isinstance(law, BoundedLaw):
+        return Predictive(
+            mean=mean, row_sd=np.sqrt(noise_var), group_sd=group_sd, groups=groups, df=law.row_df
+        )
+    slope = law.bound.slope_at(mean)
     return Predictive(
         mean=mean,
-        row_sd=np.sqrt(row_var),
-        group_sd=np.sqrt(np.maximum(total - law.row_sd**2, 0.0)),
+        row_sd=np.sqrt(noise_var + (slope * law.row_sd) ** 2),
+        group_sd=slope * group_sd,
         groups=groups,
         df=law.row_df,
+        bound=law.bound,
+        additive_sd=np.sqrt(noise_var),
     )
 
 
@@ -237,7 +256,10 @@ def _residuals(make: MakeModel, table: TrainingTable, folds: Sequence[Rows]) -> 
     fit_of = np.full(len(table), -1, dtype=np.intp)
     for position, fit in enumerate(fits):
         fit_of[fit.held_out] = position
-    return Residuals(fits=tuple(fits), fit_of=fit_of, residuals=table.y - out_of_fold(fits, table))
+    predicted = out_of_fold(fits, table)
+    return Residuals(
+        fits=tuple(fits), fit_of=fit_of, residuals=table.y - predicted, predicted=predicted
+    )
 
 
 def _predictions(held_out: Residuals, X: pd.DataFrame) -> FloatArray:
@@ -248,30 +270,52 @@ def _predictions(held_out: Residuals, X: pd.DataFrame) -> FloatArray:
 def _jackknife_plus(
     calibration: Calibration, X: pd.DataFrame, anchors: FloatArray, level: float
 ) -> tuple[FloatArray, FloatArray]:
-    by_row, law = calibration.by_row, calibration.law
+    by_row = calibration.by_row
     held = np.isfinite(by_row.residuals)
-    scores = np.abs(by_row.residuals[held])
-    if law.row_sd > 0:
-        scores = scores / law.sd(calibration.anchors[held])
-    means = _predictions(by_row, X)[held]
-    spread = scores[:, None] * (law.sd(anchors) if law.row_sd > 0 else np.ones(len(X)))
-    n = len(scores)
+    low, high = _ends(calibration, by_row, X, calibration.anchors, anchors, held)
+    n = len(low)
     last = math.floor(round((1.0 - level) * (n + 1), 9)) - 1
-    low = np.sort(means - spread, axis=0)[last]
-    high = np.sort(means + spread, axis=0)[n - 1 - last]
-    return low, high
+    return np.sort(low, axis=0)[last], np.sort(high, axis=0)[n - 1 - last]
 
 
 def _hierarchical(
     calibration: Calibration, by_group: Residuals, X: pd.DataFrame, level: float
 ) -> tuple[FloatArray, FloatArray]:
     sizes = anchors_of(calibration.groups, calibration.groups)
-    n_groups = len(np.unique(calibration.groups))
-    weights = 1.0 / (sizes * (n_groups + 1))
-    means = _predictions(by_group, X)
-    scores = np.abs(by_group.residuals)[:, None]
-    high = _upper_quantile(means + scores, weights, level)
-    return -_upper_quantile(scores - means, weights, level), high
+    weights = 1.0 / (sizes * (len(np.unique(calibration.groups)) + 1))
+    everything = np.ones(len(sizes), dtype=bool)
+    none, none_new = np.zeros(len(sizes)), np.zeros(len(X))
+    low, high = _ends(calibration, by_group, X, none, none_new, everything)
+    return -_upper_quantile(-low, weights, level), _upper_quantile(high, weights, level)
+
+
+def _ends(
+    calibration: Calibration,
+    held_out: Residuals,
+    X: pd.DataFrame,
+    had: FloatArray,
+    has: FloatArray,
+    rows: NDArray[np.bool_],
+) -> tuple[FloatArray, FloatArray]:
+    """Return the ends around the predictions of X by each fold that is as wrong as it was.
+
+    Args:
+        calibration: of the model.
+        held_out: the folds.
+        X: rows to predict.
+        had: (n,) numbers of anchors of the training rows.
+        has: numbers of anchors of the rows of X.
+        rows: (n,) the training rows to use.
+
+    Returns:
+        Lower and upper ends, (training rows, rows of X) each.
+    """
+    residuals = held_out.residuals[rows]
+    # Only a law under a ceiling asks for predictions; no predictor of an older version has one.
+    predicted = residuals if held_out.predicted is None else held_out.predicted[rows]
+    scores = calibration.law.scores(residuals, predicted, had[rows])
+    means = _predictions(held_out, X)[rows]
+    return calibration.law.ends(means, has, scores[:, None])
 
 
 def _upper_quantile(values: FloatArray, weights: FloatArray, level: float) -> FloatArray:

@@ -16,8 +16,14 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_limits
 
+from rlready.predictors.bound import Bound
 from rlready.predictors.calibration.domain import Placed, TrainingDomain, domain_of
-from rlready.predictors.calibration.intervals import calibrate, intervals, predictive
+from rlready.predictors.calibration.intervals import (
+    anchors_of,
+    calibrate,
+    intervals,
+    predictive,
+)
 from rlready.predictors.calibration.signal_test import signal_report
 from rlready.predictors.features import PlainColumns, plain_columns
 from rlready.predictors.models.catalogue import make_model
@@ -28,6 +34,7 @@ from rlready.predictors.training_table import (
     Column,
     FloatArray,
     Kind,
+    TextArray,
     TrainingTable,
     describe_column,
     groups_of,
@@ -39,6 +46,7 @@ from rlready.predictors.validation.folds import (
     row_folds,
     twins,
 )
+from rlready.predictors.validation.row_weights import error_notes
 from rlready.registry.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -122,8 +130,11 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         # Dozens of fits of small matrices: on busy cores, threads of BLAS and OpenMP would take ten
         # times as long as one thread.
         with threadpool_limits(limits=1):
-            self.calibration_ = calibrate(make, table, n_folds=self.n_folds, seed=self.seed)
             self.model_ = fit_model(make, table)
+            bound: Bound | None = getattr(self.model_, "bound_", None)
+            self.calibration_ = calibrate(
+                make, table, n_folds=self.n_folds, seed=self.seed, bound=bound
+            )
         self.ids_ = table.ids
         self.out_of_fold_ = table.y - self.calibration_.by_row.residuals
         self.committee_ = [fit_model(self._maker(name, table), table) for name in self.committee]
@@ -142,7 +153,7 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         return np.asarray(self.model_.predict(self._checked(X)), dtype=np.float64)
 
-    def assess(self, X: Any, unseen: FloatArray | None = None) -> pd.DataFrame:
+    def assess(self, X: Any) -> pd.DataFrame:
         """Return one row for each row of X, with all that is predicted, in the user's target.
 
         Columns: `prediction`; `low` and `high`, the interval of the outcome of one RL run; `level`;
@@ -150,8 +161,6 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
 
         Args:
             X: rows; those of one group together.
-            unseen: (n,) predictions by models that have not seen the row, higher is better. They
-                replace those of the model where they are finite, and intervals move with them.
 
         Raises:
             ConfigError: if X lacks columns, or has them measured in another way.
@@ -162,9 +171,6 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         mean = self.predict(X)
         low, high, regimes = intervals(self.calibration_, X, groups_of(X), mean, self.level)
         placed = self.placed(X)
-        if unseen is not None:
-            shift = np.where(np.isfinite(unseen), unseen - mean, 0.0)
-            mean, low, high = mean + shift, low + shift, high + shift
         if self.lower_is_better_:
             mean, low, high = -mean, -high, -low
         return pd.DataFrame(
@@ -181,6 +187,25 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
             index=X.index,
         )
 
+    def assess_unseen(self, table: TrainingTable) -> pd.DataFrame:
+        """Return what `assess` does, of each row by models that have not seen its outcome.
+
+        A row that the predictor was fitted on has the prediction of the fold that left it out, and
+        the interval that the law of errors gives around it.
+        """
+        X = self._checked(table.X)
+        assessed, mean = self.assess(X), self.unseen(table).mean
+        anchors = anchors_of(groups_of(X), self.calibration_.groups)
+        low, high = self.calibration_.law.student_ends(mean, anchors, self.level)
+        if self.lower_is_better_:
+            mean, low, high = -mean, -high, -low
+        is_fitted = np.isin(table.ids, list(self.ids_))
+        values: dict[str, Any] = {"prediction": mean, "low": low, "high": high}
+        values["promise"] = "by a model that has not seen the outcome: model-based"
+        return assessed.assign(
+            **{name: np.where(is_fitted, new, assessed[name]) for name, new in values.items()}
+        )
+
     def predictive(self, X: Any, *, noise: bool = True) -> Predictive:
         """Return the distribution of the outcomes of one RL run each; or of the true scores.
 
@@ -188,19 +213,21 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         errors, the noise of RL cannot be separated and is always included (`notes_` says so).
         """
         X = self._checked(X)
-        return predictive(
-            self.calibration_, groups_of(X), self.predict(X), noise=noise, level=self.level
-        )
+        return self._predictive(groups_of(X), self.predict(X), noise=noise)
+
+    def _predictive(self, groups: TextArray, mean: FloatArray, *, noise: bool) -> Predictive:
+        return predictive(self.calibration_, groups, mean, noise=noise, level=self.level)
 
     def unseen(self, table: TrainingTable, *, noise: bool = False) -> Predictive:
         """Return the distribution of true scores, from models that have not seen the outcomes.
 
         With `noise` it is that of the outcomes of one RL run each.
         """
-        everything = self.predictive(table.X, noise=noise)
+        X = self._checked(table.X)
         held_out = dict(zip(self.ids_, self.out_of_fold_, strict=True))
         mean = np.array([held_out.get(name, math.nan) for name in table.ids])
-        return replace(everything, mean=np.where(np.isfinite(mean), mean, everything.mean))
+        mean = np.where(np.isfinite(mean), mean, self.predict(X))
+        return self._predictive(groups_of(X), mean, noise=noise)
 
     def posterior(self, table: TrainingTable) -> Predictive:
         """Return the distribution of true scores, given the recorded outcomes.
@@ -218,6 +245,9 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
             mean=prior.mean + weight * (np.where(has_outcome, table.y, prior.mean) - prior.mean),
             row_sd=np.where(has_outcome, np.sqrt(weight) * noise, prior.row_sd),
             group_sd=np.where(has_outcome, 0.0, prior.group_sd),
+            additive_sd=None
+            if prior.additive_sd is None
+            else np.where(has_outcome, np.sqrt(weight) * noise, prior.additive_sd),
         )
 
     @property
@@ -254,7 +284,7 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
     def _maker(self, model: Any, table: TrainingTable) -> MakeModel:
         if isinstance(model, str):
             make_model(model, table.columns)  # an unknown name fails here, not in a fold
-            return lambda: make_model(model, table.columns)
+            return lambda: make_model(model, table.columns, levels=table.levels)
         return lambda: clone(model)
 
     def _table(self, X: pd.DataFrame, y: Any, sample_weight: Any) -> TrainingTable:
@@ -363,12 +393,7 @@ def _usable(table: TrainingTable, n_folds: int, seed: int) -> TrainingTable:
 
 
 def _notes(table: TrainingTable) -> list[str]:
-    notes = []
-    if not np.isfinite(table.y_error).any():
-        notes.append(
-            "outcomes have no standard errors: the noise of RL runs cannot be told from what the "
-            "proxies do not explain"
-        )
+    notes = error_notes(table)
     n_twins = len(table) - len(np.unique(twins(table)))
     if n_twins:
         notes.append(f"{n_twins} rows repeat the proxies of another row: they share a fold")

@@ -6,11 +6,13 @@ Under the null hypothesis outcomes are permuted inside their groups. The p-value
 those of Westfall and Young's step-down maximum, so that a table of 40 proxies does not have one
 "significant" proxy by chance. The global p-value is that of the largest statistic.
 
-Levels of groups are not tested: with 3 to 10 groups no proxy can be shown to predict them.
+Levels of groups are not tested: with 3 to 10 groups no proxy can be shown to predict them. With one
+checkpoint in each group, or too few, no order at all could be significant: nothing is tested then.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -51,7 +53,8 @@ class SignalReport:
 
     Args:
         proxies: one entry per proxy, in the order of the table.
-        p: p-value of the largest statistic, for the hypothesis that no proxy has any signal.
+        p: p-value of the largest statistic, for the hypothesis that no proxy has any signal; NaN
+            if the rows are too few to reject it, whatever their order.
         group_p: the same inside each group alone; 1 where the group does not allow a test.
         n_permutations: number of permutations.
     """
@@ -65,8 +68,17 @@ class SignalReport:
         """Return whether some proxy has a signal, at `LEVEL`."""
         return self.p <= LEVEL
 
+    def can_be_tested(self) -> bool:
+        """Return whether the rows suffice to find a signal."""
+        return not math.isnan(self.p)
+
     def in_words(self) -> str:
         """Return the result as one sentence."""
+        if not self.can_be_tested():
+            return (
+                "the proxies cannot be tested: too few checkpoints of one group have an outcome "
+                "(5 of one group suffice, or 6 groups of 2)"
+            )
         if not self.found():
             return (
                 f"no signal here: no proxy orders the outcomes inside a group better than chance "
@@ -107,7 +119,7 @@ def signal_report(
             )
             for k, column in enumerate(table.columns)
         ),
-        p=_p(pooled.max(axis=1)),
+        p=_p(pooled.max(axis=1)) if _least_p(ranks, outcome, group_of) <= LEVEL else math.nan,
         group_p=group_p,
         n_permutations=n_permutations,
     )
@@ -151,6 +163,18 @@ def _statistics(ranks: FloatArray, outcome: FloatArray, permuted: FloatArray) ->
         covariances, spread, out=np.zeros_like(covariances), where=spread > 1e-12
     )
     return scaled.round(9)
+
+
+def _least_p(ranks: FloatArray, outcome: FloatArray, group_of: NDArray[np.intp]) -> float:
+    """Return the p-value of the best possible order: 2 of all orders inside groups have it."""
+    n_orders = 1.0
+    for group in np.unique(group_of):
+        rows = (group_of == group) & np.isfinite(ranks).any(axis=1) & np.isfinite(outcome)
+        ties = np.unique(outcome[rows], return_counts=True)[1]
+        n_orders *= math.exp(math.lgamma(rows.sum() + 1) - sum(map(math.lgamma, ties + 1)))
+        if n_orders > 1e9:
+            break
+    return min(2.0 / n_orders, 1.0)
 
 
 def _step_down(statistics: FloatArray) -> FloatArray:

@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Iterator
 from importlib import import_module
 
-_HOLDERS = ("calibration", "models", "features", "scales", "validation.folds")
+_HOLDERS = ("bound", "calibration", "models", "features", "scales", "validation.folds")
 """Rooms and modules of `rlready.predictors` whose classes may stand in a stored predictor."""
 
 _TREES = (

@@ -9,6 +9,7 @@ is ranked and every row is UNDECIDED. P(best) and P(top N) are among the ranked 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -185,7 +186,7 @@ class Ranking:
         return {
             "target": self.target,
             "is_claimed": self.is_claimed,
-            "signal_p": self.signal_p,
+            "signal_p": self.signal_p if self.signal_p == self.signal_p else None,  # NaN: untested
             "interval": self.interval,
             "top_n": self.top_n,
             "rule": dataclasses.asdict(self.rule),
@@ -206,6 +207,8 @@ def rank(
     signal_p: float | None = None,
     top_n: int = 3,
     rule: ReadyRule | None = None,
+    remark: str = "",
+    is_doubtful: bool = False,
 ) -> Ranking:
     """The candidates by predicted score after RL.
 
@@ -213,9 +216,12 @@ def rank(
         candidates: what is predicted of each.
         recorded: outcomes of checkpoints that had their RL run.
         rl_noise: standard deviation of one RL run's score; None if unknown.
-        signal_p: p of a permutation test of the proxies; None if there was none.
+        signal_p: p of a permutation test of the proxies; None if there was none, NaN if there were
+            too few rows for one.
         top_n: P(top N) is given for this N.
         rule: when a checkpoint is ready.
+        remark: what the predictions rest on besides the predictor, a reason of every row.
+        is_doubtful: whether that makes every checkpoint UNDECIDED.
     """
     rule = rule or ReadyRule()
     predictive = candidates.predictive
@@ -236,6 +242,8 @@ def rank(
         recorded={one.id: one.value for one in recorded},
         signal_p=None if is_claimed else signal_p,
         rule=rule,
+        remark=remark,
+        is_doubtful=is_doubtful,
     )
     order = np.lexsort((view.place, ~ranked))
     return Ranking(
@@ -268,6 +276,8 @@ class _View:
     recorded: Mapping[str, float]
     signal_p: float | None
     rule: ReadyRule
+    remark: str
+    is_doubtful: bool
 
 
 def _places(mean: FloatArray, ranked: NDArray[np.bool_]) -> NDArray[np.intp]:
@@ -315,7 +325,8 @@ def _row(view: _View, i: int) -> RankedRow:
     is_ranked = bool(view.rank[i])
     mark = ""
     if view.signal_p is not None:
-        mark = "no ranking: no signal"
+        untested = math.isnan(view.signal_p)
+        mark = f"no ranking: {'the proxies cannot be tested' if untested else 'no signal'}"
     elif not is_ranked:
         mark = f"out of domain: its prediction alone would place it {view.place[i]}"
     return RankedRow(
@@ -342,8 +353,10 @@ def _row(view: _View, i: int) -> RankedRow:
 
 def _doubts(view: _View, i: int) -> list[str]:
     """Why the chance of a row cannot be trusted."""
-    doubts = []
-    if view.signal_p is not None:
+    doubts = [view.remark] if view.is_doubtful else []
+    if view.signal_p is not None and math.isnan(view.signal_p):
+        doubts.append("the proxies cannot be tested: too few outcomes inside one group")
+    elif view.signal_p is not None:
         doubts.append(
             f"no signal: the proxies order recorded outcomes no better than chance "
             f"(p {view.signal_p:.2g})"
@@ -374,6 +387,8 @@ def _reasons(view: _View, i: int) -> list[str]:
         )
     if candidates.domain[i] not in (OUT, "in"):
         reasons.append(f"at the edge of the predictor's domain{_why_domain(candidates, i)}")
+    if view.remark and not view.is_doubtful:
+        reasons.append(view.remark)
     reasons += _pulls(candidates, i)
     warnings = [finding for finding in _findings(candidates, i) if finding.level is Level.WARN]
     return reasons + [f"pre-flight: {finding.text}" for finding in warnings]

@@ -39,12 +39,13 @@ from sklearn.linear_model import BayesianRidge
 
 from rlready.predictors.features import plain_columns
 from rlready.predictors.models.baselines import OneProxy, RankAverage
+from rlready.predictors.models.bounded import Bounded
 from rlready.predictors.models.gaussian_process import GaussianProcess
 from rlready.predictors.models.group_intercept import GroupIntercept, ridge
 from rlready.predictors.models.mixture_shares import MixtureRegressor
 from rlready.predictors.models.multilevel import Multilevel
 from rlready.predictors.models.pls import WeightedPLS
-from rlready.predictors.training_table import Column, Kind
+from rlready.predictors.training_table import UNKNOWN, Column, Kind
 from rlready.registry.errors import ConfigError
 
 DEFAULT_MODEL = "multilevel"
@@ -62,6 +63,7 @@ BASELINES = (
 
 MODELS = (
     "multilevel",
+    "bounded",
     "ridge",
     "pls",
     "bayesian_ridge",
@@ -106,13 +108,20 @@ def baselines_left_out(columns: Sequence[Column], score: str | None = None) -> d
     }
 
 
-def make_model(name: str, columns: Sequence[Column] | None, *, score: str | None = None) -> Any:
+def make_model(
+    name: str,
+    columns: Sequence[Column] | None,
+    *,
+    score: str | None = None,
+    levels: str = UNKNOWN,
+) -> Any:
     """Make an unfitted regressor that takes `TrainingTable.X`.
 
     Args:
         name: "default", or one of `model_names`, or `MIXTURE`.
         columns: the proxies. None: any array of numbers, for tests of the contract.
         score: column that the baseline "pass_at_1" is over, where it has another name.
+        levels: as `TrainingTable.levels`; for the models that heed it.
 
     Raises:
         ConfigError: if there is no such model, or these columns do not allow it.
@@ -125,7 +134,9 @@ def make_model(name: str, columns: Sequence[Column] | None, *, score: str | None
         return _baseline(name, columns, score)
     plain = None if columns is None else plain_columns(columns)
     if name == "multilevel":
-        return Multilevel(columns=plain)
+        return Multilevel(columns=plain, levels=levels)
+    if name == "bounded":
+        return Bounded(columns=plain, levels=levels)
     if name == MIXTURE:
         return MixtureRegressor(columns=None if columns is None else [c.name for c in columns])
     if name not in MODELS:

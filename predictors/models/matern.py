@@ -58,8 +58,9 @@ def most_probable(
     *,
     reach: FloatArray | float,
     max_iterations: int = 15_000,
+    start: FloatArray | None = None,
 ) -> Any:
-    """Minimise a loss plus that of a normal prior, by L-BFGS from the prior's middle.
+    """Minimise a loss plus that of a normal prior, by L-BFGS.
 
     Args:
         loss: minus the log likelihood of log hyperparameters, with its gradient.
@@ -67,6 +68,7 @@ def most_probable(
         width: standard deviations of the prior.
         reach: how far from the middle the search may go.
         max_iterations: of L-BFGS.
+        start: where the search begins; by default at the prior's middle.
 
     Returns:
         The result of `scipy.optimize.minimize`.
@@ -79,7 +81,7 @@ def most_probable(
 
     return minimize(
         penalised,
-        middle,
+        middle if start is None else start,
         jac=True,
         method="L-BFGS-B",
         bounds=list(zip(middle - reach, middle + reach, strict=True)),

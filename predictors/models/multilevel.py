@@ -20,6 +20,8 @@ times a weak prior (type-II maximum a posteriori, found with the exact gradient)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -30,10 +32,18 @@ from sklearn.utils.validation import check_is_fitted
 from rlready.predictors.features import Features, PlainColumns, Views
 from rlready.predictors.models.matern import most_probable
 from rlready.predictors.models.proxy_regressor import ProxyRegressor
-from rlready.predictors.training_table import FloatArray
+from rlready.predictors.training_table import COMPARABLE, UNKNOWN, FloatArray
+from rlready.registry.errors import ConfigError
 
-_PRIOR_SHARES = {"mean": 0.4, "own": 0.1, "group": 0.3, "residual": 0.2}
-"""Share of the variance of the outcomes that each part explains, at the prior's middle."""
+_PRIOR_SHARES: Mapping[str, Mapping[str, Any]] = {
+    UNKNOWN: {"raw": (0.4, 0.1), "centred": (0.4, 0.1), "group": 0.3, "residual": 0.2},
+    COMPARABLE: {"raw": (0.6, 0.15), "centred": (0.1, 0.05), "group": 0.03, "residual": 0.2},
+}
+"""Share of the variance of the outcomes that each part explains at the prior's middle, by `levels`.
+
+Slopes have two: of the means of kinds, and of single proxies. Where levels are comparable, a slope
+between groups is expected to be that inside them, and to leave little for the intercepts.
+"""
 
 _PRIOR_SLOPE = 0.5
 """Expected gain, in standard deviations of the outcome, of a checkpoint that is one standard
@@ -55,6 +65,7 @@ class Multilevel(ProxyRegressor):
 
     Args:
         columns: as for `Features`.
+        levels: as `TrainingTable.levels`.
 
     Attributes:
         coef_, covariance_: (q,) posterior mean and (q, q) covariance of the coefficients, for
@@ -67,11 +78,21 @@ class Multilevel(ProxyRegressor):
         features_: the fitted `Features`.
     """
 
-    def __init__(self, columns: PlainColumns | None = None) -> None:
+    def __init__(self, columns: PlainColumns | None = None, levels: str = UNKNOWN) -> None:
         self.columns = columns
+        self.levels = levels
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit the model. `sample_weight` is the precision of each outcome, in any unit."""
+        self._fit_rows(X, y, sample_weight)
+        return self
+
+    def _fit_rows(self, X: Any, y: Any, sample_weight: Any) -> Rows:
+        """Fit the model, and return the rows in the form that it was fitted to."""
+        if self.levels not in _PRIOR_SHARES:
+            raise ConfigError(
+                f"there are no levels {self.levels!r}", fix=f"Known: {', '.join(_PRIOR_SHARES)}"
+            )
         X, y, weight = self._fit_features(X, y, sample_weight)
         views = self.features_.views(X)
         self.kind_of_ = _kinds(self.features_)
@@ -82,8 +103,17 @@ class Multilevel(ProxyRegressor):
         if self.y_sd_ < 1e-9 * (1.0 + abs(self.y_mean_)):
             self.y_sd_ = 0.0  # all outcomes are equal, so no proxy can explain anything
         self.group_names_ = list(map(str, np.unique(views.groups)))
-        self._fit_variances(self._design(views), (y - self.y_mean_) / (self.y_sd_ or 1.0), weight)
-        return self
+        rows = Rows(self._design(views), y, weight)
+        prior = self._prior()
+        response = (y - self.y_mean_) / (self.y_sd_ or 1.0)
+        equations = Equations(
+            rows.design, response - rows.design @ prior.expected, weight, prior.block_of
+        )
+        logs = most_probable_variances(equations, prior.logs)
+        departure, self.covariance_, _ = equations.posterior(logs)
+        self.variances_, self.coef_ = np.exp(logs), prior.expected + departure
+        self._name_parts(prior)
+        return rows
 
     def predict(self, X: Any) -> FloatArray:
         """Return (n,) expected outcomes."""
@@ -98,36 +128,84 @@ class Multilevel(ProxyRegressor):
         is_in_group = views.groups[:, None] == np.asarray(self.group_names_)[None, :]
         return np.hstack([*parts, is_in_group.astype(np.float64)])
 
-    def _fit_variances(self, design: FloatArray, y: FloatArray, weight: FloatArray) -> None:
+    def _prior(self) -> Prior:
+        """Return what is expected of the coefficients and variances before any outcome."""
         n_kinds, n_proxies = self.kind_of_.shape
         sizes = [1, n_kinds, n_proxies, n_kinds, n_proxies, len(self.group_names_)]
         block_of = np.repeat(np.arange(len(sizes)), sizes).astype(np.intp)
-        n_kinds = max(n_kinds, 1)
-        kinds, single = _PRIOR_SHARES["mean"] / n_kinds, _PRIOR_SHARES["own"] / n_proxies
-        groups, residual = _PRIOR_SHARES["group"], _PRIOR_SHARES["residual"]
-        prior = np.log([_FLAT, kinds, single, kinds, single, groups, residual])
-        # Only the slopes of the kinds' means are expected to differ from 0.
-        expected = np.where(block_of == _BLOCKS.index("raw_kinds"), _PRIOR_SLOPE / n_kinds, 0.0)
-        equations = _Equations(design, y - design @ expected, weight, block_of)
+        shares, n_kinds = _PRIOR_SHARES[self.levels], max(n_kinds, 1)
+        slopes = [
+            share / n
+            for view in ("raw", "centred")
+            for share, n in zip(shares[view], (n_kinds, n_proxies), strict=True)
+        ]
+        return Prior(
+            block_of=block_of,
+            # Only the slopes of the kinds' means are expected to differ from 0.
+            expected=np.where(block_of == _BLOCKS.index("raw_kinds"), _PRIOR_SLOPE / n_kinds, 0.0),
+            logs=np.log([_FLAT, *slopes, shares["group"], shares["residual"]]),
+        )
 
-        def loss(chosen: FloatArray) -> tuple[float, FloatArray]:
-            value, gradient = equations.loss(np.concatenate([prior[:1], chosen]))
-            return value, gradient[1:]
-
-        width = np.full(len(prior) - 1, _PRIOR_WIDTH)
-        logs = np.concatenate([prior[:1], most_probable(loss, prior[1:], width, reach=8.0).x])
-        self.variances_ = np.exp(logs)
-        departure, self.covariance_, _ = equations.posterior(logs)
-        self.coef_ = expected + departure
+    def _name_parts(self, prior: Prior) -> None:
+        """Set the attributes that people read: sizes of errors, and intercepts by group."""
         self.group_sd_, self.residual_sd_ = (
             self.y_sd_ * float(np.sqrt(self.variances_[_BLOCKS.index(block)]))
             for block in ("group", "residual")
         )
-        effects = self.y_sd_ * self.coef_[block_of == _BLOCKS.index("group")]
+        effects = self.y_sd_ * self.coef_[prior.block_of == _BLOCKS.index("group")]
         self.group_effects_ = dict(zip(self.group_names_, map(float, effects), strict=True))
 
 
-class _Equations:
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Training rows: (n, q) design, (n,) outcomes and weights with mean 1."""
+
+    design: FloatArray
+    y: FloatArray
+    weight: FloatArray
+
+    def some(self, chosen: NDArray[Any]) -> Rows:
+        """Return some of the rows, by position or mask."""
+        return Rows(self.design[chosen], self.y[chosen], self.weight[chosen])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prior:
+    """What is expected before any outcome, in standard deviations of the outcome.
+
+    Args:
+        block_of: (q,) block of each coefficient.
+        expected: (q,) its mean.
+        logs: (7,) log of the variance of each block.
+    """
+
+    block_of: NDArray[np.intp]
+    expected: FloatArray
+    logs: FloatArray
+
+
+def most_probable_variances(
+    equations: Equations, prior: FloatArray, start: FloatArray | None = None
+) -> FloatArray:
+    """Return the (7,) log variances that maximise the marginal likelihood times the prior.
+
+    Args:
+        equations: of the rows.
+        prior: (7,) middle of the log variances; that of the mean is fixed.
+        start: where the search begins; by default at the middle.
+    """
+
+    def loss(chosen: FloatArray) -> tuple[float, FloatArray]:
+        value, gradient = equations.loss(np.concatenate([prior[:1], chosen]))
+        return value, gradient[1:]
+
+    width = np.full(len(prior) - 1, _PRIOR_WIDTH)
+    first = None if start is None else start[1:]
+    found = most_probable(loss, prior[1:], width, reach=8.0, start=first)
+    return np.concatenate([prior[:1], found.x])
+
+
+class Equations:
     """Mixed-model equations of a design. Their size is the number of columns, not of rows."""
 
     def __init__(

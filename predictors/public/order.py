@@ -63,6 +63,7 @@ class _Design:
     expected: FloatArray  # (q,)
     variance: FloatArray  # (q,)
     residual: FloatArray  # (n,) standard deviation
+    standings: FloatArray  # (n, K) by kind
 
 
 def order_checkpoints(
@@ -109,13 +110,15 @@ def order_checkpoints(
         residual=design.residual,
         outcome=y,
         centre=centre,
-        has_own_loss=OWN_LOSS in kinds.values(),
+        kinds=tuple(sorted(set(kinds.values()))),
+        standings=design.standings,
+        has_own_loss=_has_own_loss(standings, kinds, groups),
     )
     return OrderPosterior(
         rows=rows,
         components=components,
         warnings=tuple(_warnings(X, columns, kinds, standings, groups)),
-        track_record=str(prior.track_record),
+        track_record=prior.track_record.in_words(with_loss=OWN_LOSS in kinds.values()),
     )
 
 
@@ -224,7 +227,19 @@ def _design(
         expected=np.concatenate([b, np.zeros(by_group.shape[1] + len(own_names))]),
         variance=np.concatenate([half, np.repeat(half, len(group_names)), own_variance]),
         residual=np.sqrt(residual[group_of] ** 2 + lost),
+        standings=z,
     )
+
+
+def _has_own_loss(
+    standings: dict[str, FloatArray], kinds: dict[str, str], groups: NDArray[np.str_]
+) -> NDArray[np.bool_]:
+    """(n,) whether a loss of the own style differs between checkpoints of the row's group."""
+    found = np.zeros(len(groups), dtype=bool)
+    for name, kind in kinds.items():
+        for group in np.unique(groups[np.nan_to_num(standings[name]) != 0]):
+            found |= (groups == group) & (kind == OWN_LOSS)
+    return found
 
 
 def _own_columns(columns: Sequence[Column], kinds: dict[str, str]) -> list[str]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr
 
+from rlready.predictors.predictive import Predictive
 from rlready.predictors.training_table import FloatArray, TextArray
 from rlready.registry.errors import ConfigError
 
@@ -17,6 +18,12 @@ MOST_CERTAIN, MOST_CERTAIN_WITH_LOSS = 0.85, 0.95
 
 _CAP_OPENS = 5.0
 """Outcomes in a group that halve the distance of the cap from 1."""
+
+LEVEL_SD = 1.0
+"""Standard deviation of the levels of groups without outcomes, in that of outcomes in a group."""
+
+MATCH_SHARE = 0.5
+"""An outcome so far below the best, in standard deviations of its group, still matches it."""
 
 _BLOCK = 500_000
 _TIE = 1e-9
@@ -53,7 +60,9 @@ class Rows:
         residual: (n,) standard deviation that the proxies leave.
         outcome: (n,) recorded outcomes; NaN where RL was not run.
         centre: what the levels are counted from.
-        has_own_loss: whether a loss of the own style is among the proxies.
+        kinds: of proxies, K that have a slope in the prior.
+        standings: (n, K) standing in the group by each, higher is better; 0 if unknown.
+        has_own_loss: (n,) whether the row's group has a loss of the own style.
     """
 
     ids: tuple[str, ...]
@@ -63,7 +72,9 @@ class Rows:
     residual: FloatArray
     outcome: FloatArray
     centre: float
-    has_own_loss: bool
+    kinds: tuple[str, ...]
+    standings: FloatArray
+    has_own_loss: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,8 +96,7 @@ class OrderPosterior:
     @property
     def score(self) -> FloatArray:
         """(n,) predicted standing in the group, in standard deviations of its outcomes."""
-        slopes = sum(c.weight * c.mean[: self.rows.n_slopes] for c in self.components)
-        raw = np.asarray(self.rows.design[:, : self.rows.n_slopes] @ slopes)
+        raw = self._standing
         centred = raw.copy()
         for group in np.unique(self.rows.groups):
             members = self.rows.groups == group
@@ -94,12 +104,28 @@ class OrderPosterior:
         return centred
 
     @property
-    def basis(self) -> str:
-        """What the order rests on, in words."""
-        n = int(np.isfinite(self.rows.outcome).sum())
+    def _standing(self) -> FloatArray:
+        """(n,) part of the prediction that the slopes give."""
+        slopes = sum(c.weight * c.mean[: self.rows.n_slopes] for c in self.components)
+        return np.asarray(self.rows.design[:, : self.rows.n_slopes] @ slopes)
+
+    @property
+    def n_outcomes(self) -> int:
+        """Number of recorded outcomes of the user."""
+        return int(np.isfinite(self.rows.outcome).sum())
+
+    @property
+    def source(self) -> str:
+        """Whose outcomes the order rests on, in a few words."""
+        n = self.n_outcomes
         if n == 0:
-            return f"from public outcomes, no RL run of yours yet; {self.track_record}"
-        return f"from public outcomes and {n} of your own; {self.track_record}"
+            return "from public outcomes, no RL run of yours yet"
+        return f"from public outcomes and {n} of your own"
+
+    @property
+    def basis(self) -> str:
+        """What the order rests on, and how often such advice was right, in words."""
+        return f"{self.source}; {self.track_record}"
 
     def predicted(self) -> tuple[FloatArray, FloatArray]:
         """(n,) expected outcome of one RL run and its standard deviation, in the outcome's unit.
@@ -131,6 +157,53 @@ class OrderPosterior:
                 ends[end, rows] = self.rows.centre + _quantile(weights, means, sd, probability)
         return ends[0], ends[1]
 
+    def predictive(self) -> Predictive:
+        """Return what is expected of one RL run from each row, for a plan.
+
+        It is given the middle of what the unit may be: an unknown unit stretches all differences
+        alike, so it makes no bad checkpoint promising. (`interval` has that uncertainty too.) Its
+        numbers are in the outcome's unit, or in standard deviations inside a group if no outcome is
+        recorded. A group without an outcome has the mean level of all outcomes and a wide spread
+        around it.
+        """
+        unit = _weighted_median(
+            np.array([c.unit for c in self.components]),
+            np.array([c.weight for c in self.components]),
+        )
+        components = [c for c in self.components if c.unit == unit]
+        weights = np.array([c.weight for c in components])
+        weights /= weights.sum()
+        known = self._n_outcomes() > 0
+        of_slopes = np.arange(self.rows.design.shape[1]) < self.rows.n_slopes
+        design = np.where(known[:, None] | of_slopes, self.rows.design, 0.0)
+        covariance = sum(w * c.covariance for w, c in zip(weights, components, strict=True))
+        variance = weights @ np.array([self._variance(c, design) for c in components])
+        share = self._level_share(design, np.asarray(covariance), variance)
+        level_sd = np.where(known, 0.0, LEVEL_SD)
+        scale = unit if self.n_outcomes else 1.0
+        means = np.array([design @ c.mean for c in components])
+        return Predictive(
+            mean=self.rows.centre + scale * (weights @ means),
+            row_sd=scale * np.sqrt(variance * (1.0 - share)),
+            group_sd=scale * np.sqrt(variance * share + level_sd**2),
+            groups=self.rows.groups,
+        )
+
+    def _level_share(
+        self, design: FloatArray, covariance: FloatArray, variance: FloatArray
+    ) -> FloatArray:
+        """(n,) share of a row's variance that it has in common with the others of its group."""
+        share = np.zeros(len(design))
+        for group in np.unique(self.rows.groups):
+            rows = design[self.rows.groups == group]
+            if len(rows) > 1:
+                total = rows.sum(axis=0)
+                alone = np.einsum("ni,ij,nj->", rows, covariance, rows)
+                common = (total @ covariance @ total - alone) / (len(rows) * (len(rows) - 1))
+                members = self.rows.groups == group
+                share[members] = common / variance[members].mean()
+        return np.clip(share, 0.0, 0.99)
+
     def chances_better(self, group: str) -> FloatArray:
         """(m, m) chance that row i of a group has the better outcome than row j, one RL run each.
 
@@ -150,7 +223,7 @@ class OrderPosterior:
             gap = mean[:, None] - mean
             same = variance < _TIE
             z = gap / np.sqrt(np.where(same, 1.0, variance))
-            total += component.weight * np.where(same, 0.5 + 0.5 * np.sign(gap), norm.cdf(z))
+            total += component.weight * np.where(same, 0.5 + 0.5 * np.sign(gap), ndtr(z))
         np.fill_diagonal(total, 0.5)
         cap = self.cap(group)
         both = recorded[:, None] & recorded
@@ -160,7 +233,8 @@ class OrderPosterior:
         """Largest chance that is claimed in a group; it nears 1 as outcomes of the group come."""
         members = self._members(group)
         n = int(np.isfinite(self.rows.outcome[members]).sum())
-        first = MOST_CERTAIN_WITH_LOSS if self.rows.has_own_loss else MOST_CERTAIN
+        has_loss = bool(self.rows.has_own_loss[members].all())
+        first = MOST_CERTAIN_WITH_LOSS if has_loss else MOST_CERTAIN
         return 1.0 - (1.0 - first) * _CAP_OPENS / (_CAP_OPENS + n)
 
     def chances_top(
@@ -186,6 +260,21 @@ class OrderPosterior:
         return np.where(
             np.isfinite(self.rows.outcome[members]).all(), chances, chances.clip(0, cap)
         )
+
+    def chances_match(self, group: str, *, n_draws: int = 4000, seed: int = 0) -> FloatArray:
+        """(m,) chance that one RL run from each row ends about as well as the best known.
+
+        That is the group's best recorded outcome, or else its highest expected one. About as well:
+        at most `MATCH_SHARE` standard deviations of the group below it. Chances are capped.
+        """
+        members = self._members(group)
+        recorded = np.isfinite(self.rows.outcome[members])
+        expected = self._standing[members].max()
+        counts = np.zeros(len(members))
+        for draws in self._draws(members, n_draws, np.random.default_rng(seed)):
+            best = draws[0, recorded].max() if recorded.any() else expected
+            counts += (draws >= best - MATCH_SHARE).sum(axis=0)
+        return np.where(recorded, counts / n_draws, (counts / n_draws).clip(0, self.cap(group)))
 
     def draw(self, group: str, n_draws: int, rng: np.random.Generator) -> FloatArray:
         """(n_draws, m) joint draws of one RL run's outcome from each row of a group.
@@ -234,8 +323,8 @@ class OrderPosterior:
         residual = np.where(recorded, 0.0, component.residual * self.rows.residual[members])
         return mean, loading, residual
 
-    def _variance(self, component: Component) -> FloatArray:
-        design = self.rows.design
+    def _variance(self, component: Component, design: FloatArray | None = None) -> FloatArray:
+        design = self.rows.design if design is None else design
         shared = np.einsum("ni,ij,nj->n", design, component.covariance, design)
         return np.asarray(shared + (component.residual * self.rows.residual) ** 2)
 
@@ -253,13 +342,20 @@ class OrderPosterior:
         return np.asarray(np.bincount(group_of[recorded], minlength=len(names))[group_of])
 
 
+def _weighted_median(values: FloatArray, weights: FloatArray) -> float:
+    """Return the smallest value with half of the weight at or below it."""
+    order = np.argsort(values, kind="stable")
+    at = int(np.searchsorted(np.cumsum(weights[order]), weights.sum() / 2.0))
+    return float(values[order][min(at, len(values) - 1)])
+
+
 def _quantile(
     weights: FloatArray, means: FloatArray, sds: FloatArray, probability: float
 ) -> FloatArray:
     """(n,) quantile of each mixture of normals, by bisection; weights (C, 1), the others (C, n)."""
     low, high = (means - 10 * sds).min(axis=0), (means + 10 * sds).max(axis=0)
-    for _ in range(60):
+    for _ in range(40):
         middle = (low + high) / 2
-        below = (weights * norm.cdf((middle - means) / sds)).sum(axis=0) < probability
+        below = (weights * ndtr((middle - means) / sds)).sum(axis=0) < probability
         low, high = np.where(below, middle, low), np.where(below, high, middle)
     return np.asarray(low)

@@ -166,7 +166,7 @@ class Bootstrapped:
         no_order: str = "",
         names: Sequence[str] = ALL,
     ) -> None:
-        self.n = len(scorer.y)
+        self.scorer, self.n = scorer, len(scorer.y)
         self.shared = shared
         self.scores = scorer.scores(names)
         self._draws = scorer.at(shared.draws, names)
@@ -208,7 +208,9 @@ class Bootstrapped:
 
     def _limits(self, name: str, value: float) -> tuple[float, float] | None:
         if lower_is_better(name):
-            return _percentiles(self._draws[name])
+            limits = _percentiles(self._draws[name])
+            # A draw lacks some rows, and the best of fewer rows is nearer to the chosen one.
+            return limits and (min(limits[0], value), max(limits[1], value))
         scale = _scale(name, self.n)
         error = _standard_error(
             scale.forward(self._draws[name]), scale.forward(self._left_out[name])

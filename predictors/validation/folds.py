@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlready.predictors.models.catalogue import make_model
-from rlready.predictors.training_table import GROUP, Column, FloatArray, TrainingTable
+from rlready.predictors.training_table import GROUP, UNKNOWN, Column, FloatArray, TrainingTable
 from rlready.predictors.validation.row_weights import outcome_weights
 
 Rows = NDArray[np.intp]
@@ -26,15 +26,16 @@ class NamedModel:
 
     name: str
     columns: tuple[Column, ...]
+    levels: str = UNKNOWN
 
     def __call__(self) -> Model:
         """Return the unfitted model."""
-        return make_model(self.name, self.columns)
+        return make_model(self.name, self.columns, levels=self.levels)
 
     def on(self, table: TrainingTable) -> NamedModel:
         """Return the same without the columns that have no number in any row of the table."""
         columns = tuple(c for c in self.columns if np.isfinite(table.X[c.name]).any())
-        return NamedModel(self.name, columns)
+        return NamedModel(self.name, columns, self.levels)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -13,12 +13,15 @@ All are over pairs from different groups. The order inside groups is a score of 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from rlready.predictors.training_table import FloatArray, TextArray
+from rlready.predictors.validation.folds import Rows
 from rlready.predictors.validation.scores import ClearRule, Matrix, PredictionScorer
 
 _TIE = 1e-12
@@ -32,6 +35,41 @@ PAIR_SCORES = (
     "regret_at_2",
     "regret_at_3",
 )
+
+
+MIN_GROUPS = 3
+"""With two groups, a fit that has seen neither has seen nothing."""
+
+
+def without_pairs(blocks: Sequence[Rows]) -> list[Rows]:
+    """Return the sets of rows that a model is fitted without: each block, and each two of them."""
+    return [*blocks, *(union(a, b) for a, b in combinations(blocks, 2))]
+
+
+def pair_gaps(
+    n: int, blocks: Sequence[Rows], predicted: Callable[[Rows], FloatArray]
+) -> FloatArray:
+    """Return (n, n) predicted outcome of row i minus that of row j, by a fit without either block.
+
+    Args:
+        n: number of rows.
+        blocks: the rows of each group, or of each block of groups where there are many. Rows of
+            one block are compared by the fit without that block.
+        predicted: gives the (n,) predictions of the model that was fitted without some rows.
+    """
+    gaps = np.zeros((n, n))
+    for block in blocks:
+        gaps[np.ix_(block, block)] = np.subtract.outer(*[predicted(block)[block]] * 2)
+    for a, b in combinations(blocks, 2):
+        values = predicted(union(a, b))
+        gaps[np.ix_(a, b)] = np.subtract.outer(values[a], values[b])
+        gaps[np.ix_(b, a)] = np.subtract.outer(values[b], values[a])
+    return gaps
+
+
+def union(a: Rows, b: Rows) -> Rows:
+    """Return the rows of both, in order."""
+    return np.union1d(a, b).astype(np.intp)
 
 
 class PairScorer(PredictionScorer):

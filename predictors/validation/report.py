@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rlready.predictors.training_table import FloatArray
 from rlready.predictors.validation.bootstrap import Difference, Interval
-from rlready.predictors.validation.scores import ALL, ClearRule, Score
+from rlready.predictors.validation.scores import ALL, WITHIN, ClearRule, Score
 
 PRACTICE = "pass_at_1"
 """What people choose checkpoints by without a predictor: the score before RL."""
 
+PAIRS = "pairs"
+"""Name of the report of pairs of rows from different groups."""
+
+_DEFAULT = "default"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelScores:
-    """The scores of one model in a split.
+    """The scores of one model in a split, or in the comparison of pairs.
 
     Args:
         scores: by name.
         differences: to the baseline, by name of the score; empty for the baseline itself.
-        predicted: (n,) what was scored, higher is better; None for parity, or if `problem`.
+        predicted: (n,) what was scored, higher is better (for pairs, the share of comparisons won);
+            None for parity, or if `problem`.
         sd: over the repeats of parity, by name.
         problem: why the model has no scores.
     """
@@ -40,10 +46,10 @@ class ModelScores:
         }
 
 
-def without_scores(n: int, problem: str) -> ModelScores:
+def without_scores(n: int, problem: str, names: Sequence[str] = ALL) -> ModelScores:
     """Return the scores of a model that could not be fitted to a table of n rows."""
     empty = Interval(score=Score(value=None, n=n, reason=problem))
-    return ModelScores(scores=dict.fromkeys(ALL, empty), problem=problem)
+    return ModelScores(scores=dict.fromkeys(names, empty), problem=problem)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +68,8 @@ class ValidationReport:
 
     Args:
         splits: by name.
+        pairs: the scores of comparisons between rows of different groups, each by one fit without
+            both groups (`PAIR_SCORES`); None if no groups were left out.
         n_rows, n_groups: with an outcome.
         noise_ceiling_r2: R2 of a predictor that knows all true outcomes; None if their errors are
             unknown.
@@ -77,6 +85,7 @@ class ValidationReport:
     """
 
     splits: Mapping[str, SplitReport]
+    pairs: SplitReport | None = None
     n_rows: int
     n_groups: int
     noise_ceiling_r2: float | None
@@ -86,13 +95,53 @@ class ValidationReport:
     clear: ClearRule
     notes: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
+    @property
+    def within(self) -> dict[str, dict[str, Interval]]:
+        """The order inside groups, by model and score (`spearman`, `decision_accuracy`, ...).
+
+        It is that of fits without the group. With one group, it is that of fits without single
+        rows.
+        """
+        split = self.splits.get("group", self.splits.get("loo"))
+        if split is None or (split.name == "loo" and self.n_groups > 1):
+            return {}
         return {
-            **{
-                name: {model: scores.to_dict() for model, scores in split.models.items()}
-                for name, split in self.splits.items()
-            },
+            model: {name.removesuffix("_within"): scores.scores[name] for name in WITHIN}
+            for model, scores in split.models.items()
+        }
+
+    @property
+    def level(self) -> dict[str, dict[str, Interval]]:
+        """How well outcomes of groups that were left out are predicted: `r2`, by model."""
+        split = self.splits.get("group")
+        models = {} if split is None else split.models
+        return {model: {"r2": scores.scores["r2"]} for model, scores in models.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values. The default model's entry is there as `default` too."""
+        splits = {**self.splits, **({} if self.pairs is None else {PAIRS: self.pairs})}
+        parts: dict[str, dict[str, Any]] = {
+            name: {model: scores.to_dict() for model, scores in split.models.items()}
+            for name, split in splits.items()
+        }
+        parts |= {
+            name: {
+                model: {score: interval.to_dict() for score, interval in scores.items()}
+                for model, scores in models.items()
+            }
+            for name, models in (("within", self.within), ("level", self.level))
+            if models
+        }
+        differences = {
+            name: {
+                model: {key: vars(d) for key, d in scores.differences.items()}
+                for model, scores in split.models.items()
+                if scores.differences
+            }
+            for name, split in splits.items()
+        }
+        return {
+            **{name: self._with_default(models) for name, models in parts.items()},
             "noise_ceiling_r2": self.noise_ceiling_r2,
             "n_rows": self.n_rows,
             "n_groups": self.n_groups,
@@ -100,13 +149,10 @@ class ValidationReport:
             "baseline": self.baseline,
             "baseline_column": self.baseline_column,
             "clear_rule": str(self.clear),
-            "differences": {
-                name: {
-                    model: {key: vars(d) for key, d in scores.differences.items()}
-                    for model, scores in split.models.items()
-                    if scores.differences
-                }
-                for name, split in self.splits.items()
-            },
+            "differences": {name: self._with_default(of) for name, of in differences.items()},
             "notes": list(self.notes),
         }
+
+    def _with_default(self, models: dict[str, Any]) -> dict[str, Any]:
+        alias = {_DEFAULT: models[self.default_model]} if self.default_model in models else {}
+        return {**models, **alias}

@@ -11,10 +11,14 @@ def outcome_weights(table: TrainingTable) -> FloatArray | None:
     """Return weights 1 / (tau^2 + se^2) with mean 1; None if errors are unknown or all alike.
 
     tau^2 is the variance of outcomes inside a group beyond their noise, at least a tenth of their
-    variance, so that one exact outcome among noisy ones cannot dominate the fit.
+    variance, so that one exact outcome among noisy ones cannot dominate the fit. A missing error is
+    taken to be the root mean square of the others.
     """
-    error = table.y_error
-    if not np.isfinite(error).all() or np.allclose(error, error[0] if len(error) else 0.0):
+    known = table.y_error[np.isfinite(table.y_error)]
+    if not len(known):
+        return None
+    error = np.where(np.isfinite(table.y_error), table.y_error, _usual(known))
+    if np.allclose(error, error[0]):
         return None
     centred, groups = table.y.copy(), table.groups
     for name in np.unique(groups):
@@ -25,3 +29,24 @@ def outcome_weights(table: TrainingTable) -> FloatArray | None:
         return None
     weights = 1.0 / (tau2 + error**2)
     return np.asarray(weights / weights.mean(), dtype=np.float64)
+
+
+def error_notes(table: TrainingTable) -> list[str]:
+    """Return what is assumed where outcomes of the table have no standard error, in words."""
+    known = table.y_error[np.isfinite(table.y_error)]
+    n_missing = len(table) - len(known)
+    if not len(known):
+        return [
+            "outcomes have no standard errors: each recorded outcome is taken as exact, and the "
+            "noise of RL runs cannot be told from what the proxies do not explain"
+        ]
+    if not n_missing:
+        return []
+    return [
+        f"{n_missing} of {len(table)} outcomes have no standard error: they weigh as if it were "
+        f"{_usual(known):.3g}, the root mean square of the others"
+    ]
+
+
+def _usual(errors: FloatArray) -> float:
+    return float(np.sqrt(np.mean(errors**2)))

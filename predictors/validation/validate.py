@@ -14,6 +14,11 @@ Each split answers another question:
 All splits but parity pool the predictions of all rows and score them once, with intervals that
 draw whole groups (`bootstrap`). `selected` chooses among the models inside each training part, by
 their predictions for groups left out of that part, so that the choice of a model is scored too.
+
+Pooling biases the order: the mean of a fold's training rows runs against the level of the group
+that is left out. The question which of two checkpoints is better is therefore answered by `pairs`
+(rows of different groups, by one fit without both groups), and inside groups by `within`. The split
+by groups gives both, and `level`: how well the levels of new groups are predicted.
 """
 
 from __future__ import annotations
@@ -30,8 +35,8 @@ import numpy as np
 from rlready.predictors.models.baselines import OneProxy
 from rlready.predictors.models.catalogue import BASELINES, DEFAULT_MODEL, make_model, model_names
 from rlready.predictors.training_table import FloatArray, TrainingTable
-from rlready.predictors.validation.bootstrap import Bootstrapped, Interval, resampling, units_note
-from rlready.predictors.validation.fold_runs import FoldRun, FoldRuns, Progress
+from rlready.predictors.validation.bootstrap import Bootstrapped, resampling, units_note
+from rlready.predictors.validation.fold_runs import FoldRuns, Progress
 from rlready.predictors.validation.folds import (
     MakeModel,
     NamedModel,
@@ -42,19 +47,28 @@ from rlready.predictors.validation.folds import (
     leave_one_out,
     twins,
 )
+from rlready.predictors.validation.pairs import (
+    MIN_GROUPS,
+    PAIR_SCORES,
+    PairScorer,
+    pair_gaps,
+    union,
+    without_pairs,
+)
+from rlready.predictors.validation.parity import line_through, over_halves, random_halves
 from rlready.predictors.validation.report import (
+    PAIRS,
     PRACTICE,
     ModelScores,
     SplitReport,
     ValidationReport,
     without_scores,
 )
+from rlready.predictors.validation.row_weights import error_notes
 from rlready.predictors.validation.scores import (
     ALL,
     MIN_ROWS,
-    SCORES,
     PredictionScorer,
-    Score,
     clear_rule,
     noise_ceiling_r2,
     score_of,
@@ -68,7 +82,6 @@ SELECTED = "selected"
 CONSTANT = "constant"
 
 MAX_LOO_FOLDS = 60
-PARITY_REPEATS = 20
 
 _NO_ORDER = "it gives all rows of a fold one number, and the order between folds means nothing"
 
@@ -119,6 +132,7 @@ def validate(
         reports[HOLDOUT] = run.holdout(holdout.with_outcome())
     return ValidationReport(
         splits=reports,
+        pairs=run.pairs() if "group" in splits else None,
         n_rows=len(table),
         n_groups=run.draws.n_groups,
         noise_ceiling_r2=noise_ceiling_r2(table.y, table.y_error),
@@ -126,7 +140,7 @@ def validate(
         baseline=run.baseline,
         baseline_column=baseline,
         clear=run.rule,
-        notes=(*table.notes, *run.notes(splits), *run.fits.warnings()),
+        notes=(*table.notes, *error_notes(table), *run.notes(splits), *run.fits.warnings()),
     )
 
 
@@ -189,7 +203,7 @@ def _makers(
     names += [name for name in possible if name in BASELINES]
     for name in names:
         make_model(name, table.columns)  # refuses an unknown name
-    return {name: NamedModel(name, table.columns) for name in names}, DEFAULT_MODEL
+    return {name: NamedModel(name, table.columns, table.levels) for name in names}, DEFAULT_MODEL
 
 
 class _Validation:
@@ -215,11 +229,7 @@ class _Validation:
             "loo": leave_one_out(table, MAX_LOO_FOLDS, seed),
             "group": leave_group_out(table),
         }
-        rng = np.random.default_rng(seed)
-        self.halves: list[Rows] = [
-            np.sort(rng.permutation(len(table))[: len(table) // 2]).astype(np.intp)
-            for _ in range(PARITY_REPEATS)
-        ]
+        self.halves = random_halves(len(table), seed)
 
     def can(self, split: str) -> bool:
         """Return whether the table has enough groups and rows for the split."""
@@ -227,14 +237,25 @@ class _Validation:
             return self.draws.n_groups > 1
         return split != "parity" or len(self.table) >= 2 * MIN_ROWS
 
+    @property
+    def no_pairs(self) -> str:
+        """Why pairs of rows of different groups cannot be compared; empty if they can."""
+        n = self.draws.n_groups
+        if n >= MIN_GROUPS:
+            return ""
+        return (
+            f"decisions between groups need {MIN_GROUPS} groups, one of them to learn from: "
+            f"this table has {n}"
+        )
+
     def held_out(self, splits: Sequence[str]) -> list[Rows]:
         """Return the sets of rows that each model must be fitted without."""
         sets: list[Rows] = []
         for name in splits:
             if self.can(name):
                 sets += self.folds.get(name, self.halves)
-        if "group" in splits and self.can("group") and len(self.blocks) > 2:
-            sets += [_union(a, b) for a, b in combinations(self.blocks, 2)]
+        if "group" in splits and not self.no_pairs:
+            sets += without_pairs(self.blocks)
         return sets
 
     def notes(self, splits: Sequence[str]) -> list[str]:
@@ -245,6 +266,7 @@ class _Validation:
             units_note(self.draws): True,
             "one group: no group can be left out (--group COL names the groups)": "group" in splits
             and not self.can("group"),
+            self.no_pairs: "group" in splits and self.can("group"),
             f"parity needs {2 * MIN_ROWS} rows: {n} have an outcome": "parity" in splits
             and not self.can("parity"),
             f"loo: {MAX_LOO_FOLDS} random parts of {n} rows": "loo" in splits and n > MAX_LOO_FOLDS,
@@ -286,6 +308,29 @@ class _Validation:
         }
         return self._report(name, self.table, self.draws.n_groups, boots, predicted, problems)
 
+    def pairs(self) -> SplitReport:
+        """Return the scores of every model on pairs of rows of different groups."""
+        sets = [] if self.no_pairs else without_pairs(self.blocks)
+        boots, problems = {}, {}
+        for model in self.makers:
+            runs = [self.fits.without(model, rows) for rows in sets]
+            problems[model] = self.no_pairs or next((r.problem for r in runs if r.problem), "")
+            if not problems[model]:
+                boots[model] = self._compared(model)
+        borda = {model: boot.scorer.predicted for model, boot in boots.items()}
+        return self._report(
+            PAIRS, self.table, self.draws.n_groups, boots, borda, problems, PAIR_SCORES
+        )
+
+    def _compared(self, model: str) -> Bootstrapped:
+        gaps = pair_gaps(
+            len(self.table), self.blocks, lambda rows: self.fits.without(model, rows).predicted
+        )
+        scorer = PairScorer(
+            self.table.y, gaps, self.table.groups, self.table.y_error, rule=self.rule
+        )
+        return Bootstrapped(scorer, self.draws, names=PAIR_SCORES)
+
     def holdout(self, other: TrainingTable) -> SplitReport:
         """Return the scores of every model, fitted to all rows, on another table."""
         if len(other) < MIN_ROWS:
@@ -316,18 +361,19 @@ class _Validation:
         boots: Mapping[str, Bootstrapped],
         predicted: Mapping[str, FloatArray],
         problems: Mapping[str, str],
+        names: Sequence[str] = ALL,
     ) -> SplitReport:
         models = {}
         base = boots.get(self.baseline)
-        for model in predicted:
+        for model in {**problems, **predicted}:
             if problems.get(model):
-                models[model] = without_scores(len(table), problems[model])
+                models[model] = without_scores(len(table), problems[model], names)
                 continue
             boot = boots[model]
             is_compared = base is not None and boot is not base
             models[model] = ModelScores(
-                scores={score: boot.interval(score) for score in ALL},
-                differences={score: boot.minus(base, score) for score in ALL}
+                scores={score: boot.interval(score) for score in names},
+                differences={score: boot.minus(base, score) for score in names}
                 if base is not None and is_compared
                 else {},
                 predicted=predicted[model],
@@ -340,11 +386,11 @@ class _Validation:
         A model is fitted without each pair of blocks. It predicts each of the two in the table
         without the other. The rows of the block itself are NaN.
         """
-        if len(self.blocks) < 3:
+        if self.no_pairs:
             return None
         refits = np.full((len(self.blocks), len(self.table)), np.nan)
         for a, b in combinations(range(len(self.blocks)), 2):
-            run = self.fits.without(model, _union(self.blocks[a], self.blocks[b]))
+            run = self.fits.without(model, union(self.blocks[a], self.blocks[b]))
             if run.problem:
                 return None
             refits[a, self.blocks[b]] = run.predicted[self.blocks[b]]
@@ -384,52 +430,13 @@ class _Validation:
             runs = [self.fits.without(model, rows) for rows in self.halves]
             problem = next((run.problem for run in runs if run.problem), "")
             models[model] = (
-                without_scores(len(self.table), problem) if problem else self._over_halves(runs)
+                without_scores(len(self.table), problem)
+                if problem
+                else over_halves(self.table, self.halves, runs, self.rule)
             )
         for column in self.table.columns:
-            runs = [self._line(column.name, rows) for rows in self.halves]
-            models[f"line({column.name})"] = self._over_halves(runs)
+            runs = [line_through(self.table, column.name, rows) for rows in self.halves]
+            models[f"line({column.name})"] = over_halves(self.table, self.halves, runs, self.rule)
         return SplitReport(
             name="parity", n_rows=len(self.table), n_groups=self.draws.n_groups, models=models
         )
-
-    def _line(self, column: str, left_out: Rows) -> FoldRun:
-        """Predict by a line through one proxy, fitted to the other rows.
-
-        A row without the proxy gets its mean, as in `OneProxy`.
-        """
-        x = self.table.X[column].to_numpy(dtype=np.float64)
-        is_fitted = np.isfinite(x)
-        is_fitted[left_out] = False
-        middle = x[is_fitted].mean() if is_fitted.any() else 0.0
-        gap = np.where(np.isfinite(x), x - middle, 0.0)
-        y = self.table.y[is_fitted] if is_fitted.any() else np.delete(self.table.y, left_out)
-        spread = float(gap[is_fitted] @ gap[is_fitted])
-        is_flat = spread <= 1e-18 * (1.0 + middle**2) * len(y)
-        slope = 0.0 if is_flat else float(gap[is_fitted] @ y) / spread
-        return FoldRun(predicted=y.mean() + slope * gap)
-
-    def _over_halves(self, runs: Sequence[FoldRun]) -> ModelScores:
-        y, error = self.table.y, self.table.y_error
-        scores = [
-            PredictionScorer(
-                y[rows], run.predicted[rows], y_error=error[rows], rule=self.rule
-            ).scores(SCORES)
-            for rows, run in zip(self.halves, runs, strict=True)
-        ]
-        intervals, sds = {}, {}
-        for name in SCORES:
-            values = np.array([s[name].value for s in scores if s[name].value is not None])
-            if not len(values):
-                intervals[name] = Interval(score=scores[0][name])
-                continue
-            lo, hi = np.quantile(values, [0.025, 0.975])
-            intervals[name] = Interval(
-                score=Score(value=float(values.mean()), n=len(values)), lo=float(lo), hi=float(hi)
-            )
-            sds[name] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-        return ModelScores(scores=intervals, sd=sds)
-
-
-def _union(a: Rows, b: Rows) -> Rows:
-    return np.union1d(a, b).astype(np.intp)

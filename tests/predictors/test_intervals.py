@@ -195,7 +195,9 @@ def test_degrees_of_freedom_lie_between_those_of_the_parts_and_their_sum(
     df = law.df(anchors)
     assert (df >= min(row_df, group_df) - 1e-6).all()
     assert (df <= row_df + group_df + 1e-6).all()
-    assert (law.half_width(anchors, 0.9) > 0).all()
+    low, high = law.student_ends(np.zeros(3), anchors, 0.9)
+    assert (low < 0).all()
+    assert (high > 0).all()
 
 
 def test_true_scores_are_known_better_than_the_outcome_of_one_run() -> None:

@@ -16,6 +16,7 @@ from sklearn.ensemble import ExtraTreesRegressor, HistGradientBoostingRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from rlready.predictors.models.baselines import OneProxy, RankAverage
+from rlready.predictors.models.bounded import Bounded
 from rlready.predictors.models.catalogue import (
     BASELINES,
     DEFAULT_MODEL,
@@ -62,6 +63,7 @@ def _expected_failures(estimator: Any) -> dict[str, str]:
         WeightedPLS(),
         GaussianProcess(),
         Multilevel(),
+        Bounded(),
         GroupIntercept(),
         GroupIntercept(WeightedPLS()),
         MixtureRegressor(n_trees=4),
@@ -278,11 +280,11 @@ def test_pls_with_all_components_is_least_squares() -> None:
 
 
 def test_the_multilevel_gradient_is_the_slope_of_its_loss() -> None:
-    from rlready.predictors.models.multilevel import _Equations
+    from rlready.predictors.models.multilevel import Equations
 
     rng = np.random.default_rng(0)
     blocks = np.array([0, 1, 1, 2, 2, 2])
-    equations = _Equations(
+    equations = Equations(
         rng.standard_normal((20, 6)), rng.standard_normal(20), rng.uniform(0.5, 2, 20), blocks
     )
     at = np.array([2.0, -0.5, 0.3, -1.0])

@@ -173,6 +173,14 @@ def test_no_signal_means_no_ranking() -> None:
     assert rank(candidates([60.0, 90.0]), signal_p=0.01, rule=RULE).is_claimed
 
 
+def test_proxies_that_cannot_be_tested_are_not_called_without_signal() -> None:
+    ranking = rank(candidates([60.0, 90.0]), signal_p=math.nan, rule=RULE)
+    assert not ranking.is_claimed
+    assert ranking.to_dict()["signal_p"] is None
+    assert {row.mark for row in ranking.rows} == {"no ranking: the proxies cannot be tested"}
+    assert "cannot be tested" in ranking.rows[0].reasons[0]
+
+
 def test_preflight_stop_withholds_ready_and_warnings_are_reasons() -> None:
     stop = Finding(level=Level.STOP, topic="signal", text="no gradient")
     warn = Finding(level=Level.WARN, topic="entropy", text="entropy is low")

@@ -103,3 +103,37 @@ def test_spearman_equals_scipys_in_one_group() -> None:
     for one in signal_report(table, n_permutations=50).proxies:
         expected = spearmanr(table.X[one.proxy], table.y).statistic
         assert one.spearman == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "can_be_tested"),
+    [
+        ([1] * 12, False),
+        ([4], False),
+        ([5], True),
+        ([2] * 5, False),
+        ([2] * 6, True),
+        ([3, 3], False),
+        ([3, 4], True),
+    ],
+)
+def test_too_few_rows_in_a_group_are_not_called_no_signal(
+    sizes: list[int], can_be_tested: bool
+) -> None:
+    """The best order of n rows has p = 2 / n!, and a test at .05 needs less than that."""
+    rng = np.random.default_rng(0)
+    table = simulate(1, sum(sizes), rng).table
+    groups = np.repeat([f"g{i}" for i in range(len(sizes))], sizes)
+    report = signal_report(replace(table, X=table.X.assign(**{GROUP: groups})))
+    assert report.can_be_tested() == can_be_tested
+    assert ("cannot be tested" in report.in_words()) != can_be_tested
+    if not can_be_tested:
+        assert not report.found()
+        assert "no signal" not in report.in_words()
+
+
+def test_equal_outcomes_are_one_order() -> None:
+    table = simulate(1, 5, np.random.default_rng(0)).table
+    assert signal_report(table).can_be_tested()
+    report = signal_report(replace(table, y=np.array([1.0, 1.0, 1.0, 1.0, 2.0])))
+    assert not report.can_be_tested()

@@ -18,6 +18,7 @@ from rlready.predictors.validation.bootstrap import Bootstrapped, Comparison, re
 from rlready.predictors.validation.fold_runs import FoldRuns
 from rlready.predictors.validation.folds import leave_group_out
 from rlready.predictors.validation.report import ValidationReport
+from rlready.predictors.validation.row_weights import error_notes, outcome_weights
 from rlready.predictors.validation.scores import PredictionScorer
 from rlready.predictors.validation.validate import validate
 from rlready.registry.errors import ConfigError
@@ -355,3 +356,16 @@ def test_intervals_hold_the_truth_where_rows_alone_would_not() -> None:
         naive += np.quantile(draws, 0.025) <= 0 <= np.quantile(draws, 0.975)
     assert held / 120 >= 0.86
     assert naive / 120 < 0.75
+
+
+def test_an_unknown_error_weighs_like_the_usual_one() -> None:
+    """One missing error switched all weights off."""
+    table = replace(a_table(), y_error=np.array([0.3, np.nan, *[1.0] * 22]))
+    usual = float(np.sqrt((0.3**2 + 22) / 23))
+    filled = replace(table, y_error=np.where(np.isfinite(table.y_error), table.y_error, usual))
+    assert outcome_weights(table) == pytest.approx(outcome_weights(filled))
+    assert outcome_weights(table)[0] > outcome_weights(table)[1] > outcome_weights(table)[2]
+    assert "1 of 24 outcomes" in error_notes(table)[0]
+    assert outcome_weights(a_table()) is None
+    assert outcome_weights(replace(table, y_error=np.full(24, 0.5))) is None
+    assert error_notes(replace(table, y_error=np.full(24, 0.5))) == []

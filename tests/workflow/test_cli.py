@@ -58,7 +58,7 @@ GOOD = {"id": "1", "problem": "1+1", "answer": "2"}
         (["--kind", "best"], "is not one of"),
         (["--top-p", "2"], "top-p is 2"),
         (["--device", "tpu:x"], "is not a device"),
-        (["--prompt-template", "none.txt"], "no template file none.txt"),
+        (["--prompt-template", "none.txt"], "cannot read none.txt"),
         (["--recipe", "none.toml"], "cannot read none.toml"),
         (["--parent", "0123abcd"], "no checkpoint '0123abcd' in the registry"),
         (["--held-out", "none.jsonl"], "none.jsonl"),

@@ -22,6 +22,7 @@ from rlready.workflow.predict.validate import validate
 from rlready.workflow.predict.validate_config import ValidateConfig
 
 RETU = data_path("retu") / "checkpoints.csv"
+TESTBED = Path(__file__).parents[2] / "testbed" / "results" / "full.csv"
 
 Run = Callable[..., Result]
 
@@ -74,6 +75,9 @@ def test_json_is_one_object_with_every_split_and_score(run: Run, csv: Path) -> N
         for name in ("r2", "spearman", "kendall", "decision_accuracy", "decision_accuracy_clear"):
             assert set(found[split]["baseline"][name]) >= {"value", "lo", "hi", "n"}
         assert {"regret_at_1", "regret_at_2", "regret_at_3"} <= set(found[split]["baseline"])
+    assert {"decision_accuracy", "spearman", "regret_at_3"} <= set(found["pairs"]["default"])
+    assert found["within"]["default"]["spearman"] == found["group"]["default"]["spearman_within"]
+    assert set(found["level"]["default"]) == {"r2"}
     assert found["noise_ceiling_r2"] is None
     assert found["baseline_column"] == "pass_at_1"
 
@@ -91,6 +95,8 @@ def test_people_get_a_table_a_split_and_a_sentence(run: Run, csv: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "group: a checkpoint of a new group (groups left out); 10 rows, 3 groups" in done.stdout
     assert "baseline (pass_at_1)" in done.stdout
+    assert "pairs: which of two checkpoints of different groups is better" in done.stdout
+    assert "Inside groups these are" in done.stdout.replace("\n", " ")
     last = done.stdout.partition("note: 3 groups")[2]
     assert "beats baseline (pass_at_1)" in last.replace("\n", " ")
 
@@ -168,6 +174,45 @@ def test_what_cannot_be_meant_is_told(
     assert message in refused(run(*[part for pair in given.items() for part in pair]))
 
 
+@pytest.mark.parametrize(
+    ("renamed", "practice"),
+    [
+        ("Pass@1", "Pass@1"),
+        ("pre_pass@1@math", "pre_pass@1@math"),
+        ("sft_score", None),
+        ("pass@1_after_rl", None),
+        ("pass@16", None),
+    ],
+)
+def test_the_practice_is_found_by_its_name_or_said_to_be_missing(
+    run: Run, csv: Path, renamed: str, practice: str | None
+) -> None:
+    frame = pd.read_csv(csv).rename(columns={"pass_at_1": renamed})
+    frame.to_csv(csv, index=False)
+    table = ("--table", csv, "--target", "post", "--features", "val_loss", "--splits", "loo")
+    found = json.loads(run(*table, "--json").stdout)
+    assert found["baseline_column"] == practice
+    said = [note for note in found["notes"] if "--baseline COL" in note]
+    assert len(said) == 1
+    assert ("no column is named like pass@1" in said[0]) == (practice is None)
+    assert found["baseline"] == ("constant" if practice is None else "baseline")
+
+
+def test_outcomes_without_errors_are_said_to_be_taken_as_exact(run: Run, csv: Path) -> None:
+    notes = json.loads(run(*flags(csv, "--splits", "loo", "--json")).stdout)["notes"]
+    assert any("each recorded outcome is taken as exact" in note for note in notes)
+
+
+def test_a_missing_standard_error_is_filled_and_said(run: Run, csv: Path) -> None:
+    frame = pd.read_csv(csv)
+    frame["post_se"] = frame["post_se"].where(frame.index != 5)
+    frame.to_csv(csv, index=False)
+    done = run(*flags(csv, "--target-se", "post_se", "--splits", "loo", "--json"))
+    notes = json.loads(done.stdout)["notes"]
+    assert any("1 of 10 outcomes have no standard error" in note for note in notes)
+    assert any("as if it were 0.4, the root mean square" in note for note in notes)
+
+
 def test_a_table_needs_a_target_and_says_what_there_is(run: Run, csv: Path) -> None:
     assert "Name one with --target. Columns: model" in refused(run("--table", csv))
 
@@ -228,6 +273,45 @@ def test_default_features_are_few_and_of_the_widest_benchmark() -> None:
     assert default_features(frame, "value_at_budget/60steps@add")[0] == "pass_at_1@add"
     with pytest.raises(ConfigError, match="no proxies are found by their names"):
         default_features(frame[["value_at_budget/60steps@world_after"]])
+
+
+@pytest.mark.parametrize(
+    ("data", "settings"),
+    [
+        (
+            RETU,
+            {
+                "target": "post_overall_smooth5_peak",
+                "features": ("val_loss", "pre_*_bench", "pre_ma*", "pre_mi*", "pre_a*", "pre_o*"),
+                "groups": ("sft_data",),
+                "names": "sft_step",
+            },
+        ),
+        pytest.param(
+            TESTBED,
+            {
+                "target": "value_at_budget/60steps@world_after",
+                "target_se": "value_at_budget/60steps_se@world_after",
+                "groups": ("recipe.style",),
+                "names": "name",
+            },
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["retu", "testbed"],
+)
+def test_intervals_of_left_out_groups_are_those_of_new_groups_and_cover(
+    tmp_path: Path, data: Path, settings: dict[str, Any]
+) -> None:
+    """They were those of known groups, of a fit that had seen the outcomes, moved to the side."""
+    out = tmp_path / "p.csv"
+    validate(ValidateConfig(table=data, splits=("group",), predictions=out, **settings))
+    found = pd.read_csv(out)
+    found = found[found["outcome"].notna()]
+    assert set(found["basis"]) == {"out of fold (group)"}
+    assert set(found["regime"]) == {"new group, model-based"}
+    is_inside = (found["low"] <= found["outcome"]) & (found["outcome"] <= found["high"])
+    assert 0.85 <= is_inside.mean() <= 0.95
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ SPACE = "[sources.gsm8k]\n[sources.numina]\n[learning_rate]\nlow = 1e-6\nhigh = 
 # Each worker asks until all trials of the dead worker are gone, and tells what it was given.
 # Imports are made once, and each worker is a fork, made before any connection is open.
 WORKERS = """
-import json, os, sys, time
+import json, os, sys, time, traceback
 from pathlib import Path
 from rlready.workflow.search.run import ask
 from rlready.workflow.search.open import SearchConfig, open_search
@@ -49,7 +49,10 @@ for worker in range(n_workers):
                 handed.tell(value=float(handed.asked.number))
                 claimed.append(handed.asked.number)
             os.write(write, json.dumps(claimed).encode())
+        except BaseException:
+            traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(0)
     os.close(write)
     children.append(read)

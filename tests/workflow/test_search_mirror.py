@@ -284,7 +284,7 @@ def test_a_mirror_killed_anywhere_goes_on_in_the_same_runs(
 
 
 WORKERS = """
-import os, sys
+import os, sys, traceback
 from pathlib import Path
 from rlready.registry.mlflow_store.mlflow_output import import_quietly
 from rlready.registry.mlflow_store.store import MlflowStore
@@ -310,7 +310,10 @@ for worker in range(4):
                 ask(search).tell(value=0.5)
                 search.show()
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(code)
     children.append(child)
 sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))

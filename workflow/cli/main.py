@@ -23,7 +23,16 @@ from rlready.registry.failures import (
     foreseen,
 )
 from rlready.registry.redaction import has_secret
-from rlready.workflow.cli import evaluate, outcome, predict, search, tags, testbed, validate
+from rlready.workflow.cli import (
+    compare,
+    evaluate,
+    outcome,
+    predict,
+    search,
+    tags,
+    testbed,
+    validate,
+)
 from rlready.workflow.flags import CommonFlags, command
 from rlready.workflow.terminal import echo, prepare_streams, text_width
 
@@ -137,6 +146,7 @@ main.add_command(testbed.run_testbed, "testbed")
 for each in (
     evaluate.evaluate,
     show,
+    compare.compare,
     outcome.outcome,
     outcome.table,
     predict.fit,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import click
 
 from rlready.registry.errors import ConfigError
-from rlready.workflow.flags import CommonFlags, Flag, Seed, command, now_ms
+from rlready.workflow.flags import CommonFlags, Flag, Levels, Seed, command, now_ms
 from rlready.workflow.terminal import text_width
 
 if TYPE_CHECKING:
@@ -19,6 +20,22 @@ if TYPE_CHECKING:
 PREDICTOR = "grpo-predictor"
 
 
+@dataclass(frozen=True, kw_only=True)
+class EarlyFlags:
+    """Flags for what public outcomes are applied to.
+
+    Args:
+        target: Outcome, as `rlready table` names it, while no predictor is fitted.
+            [default: the only one]
+        own_style: Held-out set of the checkpoints' own style, whose loss says most beside pass@1
+            while outcomes are few (repeatable).  [default: the set that is named like
+            recipe.style or the largest of recipe.sources]
+    """
+
+    target: Annotated[str | None, Flag(metavar="KEY")] = None
+    own_style: Annotated[tuple[str, ...], Flag(metavar="SET")] = ()
+
+
 @command
 def fit(
     *,
@@ -26,6 +43,7 @@ def fit(
     model: str = "default",
     features: Annotated[tuple[str, ...], Flag(metavar="A,B,...")] = (),
     groups: Annotated[tuple[str, ...], Flag("--group", metavar="COL")] = (),
+    levels: Levels = "auto",
     name: str = PREDICTOR,
     level: Annotated[float, click.FloatRange(0.5, 0.99)] = 0.9,
     seed: Seed = 0,
@@ -33,7 +51,8 @@ def fit(
 ) -> None:
     """Fit a predictor of the score after RL on the registry.
 
-    Learns from the checkpoints that have an outcome, validates on rows and groups that the model
+    Learns from the checkpoints that have an outcome, 5 or more (`rank` and `plan` answer with
+    fewer), validates on rows and groups that the model
     has not seen, and stores the predictor with its training table and report as an MLflow model,
     with the alias `champion`.
 
@@ -45,6 +64,8 @@ def fit(
             and token_entropy on the target's benchmark or the suite's mean, and every heldout_nll]
         groups: Column that names the group of a checkpoint (repeatable): base model, SFT source,
             RL recipe.  [default: recipe.base_model, if there are several]
+        levels: Whether the level of a proxy means the same in all groups: comparable, unknown, or
+            auto (comparable where the registry measured all groups in the same way).
         name: Registered model that the predictor is a version of.
         level: Share of outcomes that intervals should contain.
         seed: Seed of folds and permutations.
@@ -59,6 +80,7 @@ def fit(
         model=model,
         features=features,
         groups=groups,
+        levels=levels,
         name=name,
         level=level,
         seed=seed,
@@ -74,12 +96,15 @@ def rank(
     groups: Annotated[tuple[str, ...], Flag("--group", metavar="NAME")] = (),
     top: Annotated[int, click.IntRange(min=1)] = 3,
     no_freeze: bool = False,
+    early: EarlyFlags,
     common: CommonFlags,
 ) -> None:
     """Rank checkpoints by what is known of their score after RL.
 
     A recorded outcome counts for its checkpoint; the others stand by their prediction. Checkpoints
     out of the predictor's domain have no rank, and without a signal in the proxies nothing has.
+    Before a predictor is fitted, the order inside each group comes from public outcomes and from
+    those that are recorded; with a predictor of fewer than 12 outcomes they still count.
     What is predicted is written down once, so that `rlready audit` can judge it later.
 
     Args:
@@ -87,15 +112,31 @@ def rank(
         groups: Rank only the checkpoints of this group (repeatable).
         top: N of P(top N).
         no_freeze: Do not write the predictions down for `rlready audit`.
+        early: What public outcomes are applied to.
         common: The registry and the form of the output.
     """
-    from rlready.workflow.cli.predict_view import ranking_view
+    from rlready.workflow.cli.predict_view import prior_ranking_view, ranking_view
     from rlready.workflow.predict.audit import freeze
+    from rlready.workflow.predict.first_day import PUBLIC, first_day, is_first_day, rank_first_day
     from rlready.workflow.predict.rank import rank_registry
 
-    store = common.open_store()
-    ranking, applied = rank_registry(store, predictor, groups=groups, top_n=top)
-    values = {**ranking.to_dict(), "predictor": applied.meta.uri, "frozen": None}
+    store, own_style = common.open_store(), early.own_style
+    if is_first_day(store, predictor):
+        day = first_day(store, target=early.target, own_style=own_style)
+        by_prior = rank_first_day(day, groups=groups, top_n=top)
+        values = {**by_prior.to_dict(), "predictor": PUBLIC, "notes": list(day.notes)}
+        common.show(values, lambda: prior_ranking_view(by_prior, day.notes))
+        return
+    ranking, applied = rank_registry(
+        store, predictor, groups=groups, top_n=top, own_style=own_style
+    )
+    values = {
+        **ranking.to_dict(),
+        "predictor": applied.meta.uri,
+        "prior_weight": applied.prior_weight,
+        "notes": [applied.remark] if applied.remark else [],
+        "frozen": None,
+    }
     notes = []
     if not no_freeze:
         names = {row.id for row in ranking.rows}
@@ -115,6 +156,7 @@ def plan(
     rl_noise: float | None = None,
     figure: Annotated[Path | None, Flag(metavar="FILE.png")] = None,
     no_freeze: bool = False,
+    early: EarlyFlags,
     common: CommonFlags,
 ) -> None:
     """Choose the checkpoints that get the next N RL runs, and say what each run is worth.
@@ -122,6 +164,7 @@ def plan(
     With --rl-steps it compares ways to spend a number of RL steps: to finish few runs now, or to
     probe more checkpoints first and to finish the best of them. No run is dropped before step 40
     or a third of the budget. A run that was started enters by its outcomes at smaller budgets.
+    Before a predictor is fitted, the plan rests on public outcomes and on those that are recorded.
 
     Args:
         rl_runs: RL runs that can be paid for.
@@ -133,12 +176,14 @@ def plan(
         rl_noise: Standard deviation of one RL run's score.  [default: from the outcomes' errors]
         figure: Draw regret against runs: what plans lost before, and what this one expects.
         no_freeze: Do not write the predictions down for `rlready audit`.
+        early: What public outcomes are applied to.
         common: The registry and the form of the output.
     """
     from rlready.predictors.decisions.rl_plan import EXPECTED, PlanRule
-    from rlready.workflow.cli.decision_view import plan_view, steps_view
+    from rlready.workflow.cli.predict_view import plan_view, prior_plan_view, steps_view
     from rlready.workflow.predict.audit import freeze
     from rlready.workflow.predict.figures import draw_regret, draw_steps
+    from rlready.workflow.predict.first_day import first_day, is_first_day, plan_first_day
     from rlready.workflow.predict.plan import plan_registry
     from rlready.workflow.predict.steps import plan_registry_steps
 
@@ -147,7 +192,7 @@ def plan(
             "a plan is for a number of RL runs or for a number of RL steps",
             fix="Give --rl-runs N, or --rl-steps TOTAL",
         )
-    rule = PlanRule(policy=policy)
+    rule, own_style = PlanRule(policy=policy), early.own_style
     if rl_steps is not None and policy != EXPECTED:
         raise ConfigError(
             f"--policy {policy} is given with --rl-steps",
@@ -155,17 +200,28 @@ def plan(
             fix="Leave --policy out, or give --rl-runs N",
         )
     store = common.open_store()
+    if rl_runs is not None and is_first_day(store, predictor):
+        day = first_day(store, target=early.target, own_style=own_style)
+        by_prior = plan_first_day(day, rl_runs, rl_noise=rl_noise, rule=rule)
+        if figure is not None:
+            draw_regret(figure, by_prior.report)
+        common.show(by_prior.to_dict(), lambda: prior_plan_view(by_prior))
+        return
     report: PlanReport | StepReport
     if rl_steps is not None:
-        report = plan_registry_steps(store, predictor, rl_steps, rl_noise=rl_noise)
+        report = plan_registry_steps(
+            store, predictor, rl_steps, rl_noise=rl_noise, own_style=own_style
+        )
         view, draw = partial(steps_view, report), partial(draw_steps, report=report)
     elif rl_runs is not None:
-        report = plan_registry(store, predictor, rl_runs, rl_noise=rl_noise, rule=rule)
+        report = plan_registry(
+            store, predictor, rl_runs, rl_noise=rl_noise, rule=rule, own_style=own_style
+        )
         view, draw = partial(plan_view, report), partial(draw_regret, report=report)
     if figure is not None:
         draw(figure)
     values, notes = {**report.to_dict(), "frozen": None}, []
-    if not no_freeze:
+    if report.applied is not None and not no_freeze:
         frozen = freeze(store, report.applied, "plan", report.plan.chosen, at_ms=now_ms())
         values["frozen"], notes = vars(frozen), [f"note: {frozen.note}"]
     common.show(values, lambda: [*view(), *notes])

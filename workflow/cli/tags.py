@@ -35,7 +35,8 @@ def tag(
     (true, false or undecided), the predicted outcome, its interval and the reasons. The best READY
     checkpoint without an RL run gets the alias rl-ready, from which `rlready resolve` finds the
     weights; if there is none, no checkpoint has the alias. A repeated call changes only what is no
-    longer true.
+    longer true. While no predictor is fitted, all checkpoints are undecided with their place by
+    public outcomes, and no alias is set.
 
     Args:
         predictor: Predictor that ranks: the name of a registered predictor (its champion),
@@ -48,15 +49,27 @@ def tag(
         common: The registry and the form of the output.
     """
     from rlready.registry.mlflow_store.readiness import put_tags
-    from rlready.workflow.predict.tag import ranked_tags
+    from rlready.workflow.predict.first_day import first_day, is_first_day
+    from rlready.workflow.predict.tag import prior_tags, ranked_tags
 
-    store = common.open_store()
-    tags, spent = ranked_tags(store, predictor, made_at=datetime.now(UTC))
+    store, made_at = common.open_store(), datetime.now(UTC)
+    spent: frozenset[str] = frozenset()
+    notes: list[str] = []
+    if is_first_day(store, predictor):
+        tags, why = prior_tags(first_day(store), made_at=made_at)
+        notes.append(why)
+    else:
+        tags, spent = ranked_tags(store, predictor, made_at=made_at)
     families = put_tags(
         store, tags, name=name, spent=spent, allow_trained=allow_trained, dry_run=dry_run
     )
-    values = {"dry_run": dry_run, "families": [_family_dict(family) for family in families]}
-    common.show(values, lambda: [part for each in families for part in _family_view(each, dry_run)])
+    values = {
+        "dry_run": dry_run,
+        "families": [_family_dict(family) for family in families],
+        "notes": notes,
+    }
+    parts = [part for family in families for part in _family_view(family, dry_run)]
+    common.show(values, lambda: [*parts, *notes])
     if families and not dry_run and not common.as_json:
         echo(store.ui_hint())
 

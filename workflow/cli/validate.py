@@ -52,7 +52,7 @@ def audit(
         target: Outcome to judge.  [default: the only one that was predicted]
         common: The registry and the form of the output.
     """
-    from rlready.workflow.cli.decision_view import audit_view
+    from rlready.workflow.cli.predict_view import audit_view
     from rlready.workflow.predict.audit import audit_registry
 
     report = audit_registry(common.open_store(), target)

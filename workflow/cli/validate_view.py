@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from rlready.predictors.validation.bootstrap import Comparison
+from rlready.predictors.validation.report import PAIRS
 from rlready.workflow.terminal import table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.table import Table
 
+    from rlready.predictors.validation.bootstrap import Interval
     from rlready.predictors.validation.report import ModelScores, SplitReport, ValidationReport
 
 _HEADINGS = {
@@ -20,7 +24,15 @@ _HEADINGS = {
     "regret_at_1": "regret@1",
     "regret_at_3": "regret@3",
 }
+_PAIR_HEADINGS = {
+    "decision_accuracy": "decisions right",
+    "decision_accuracy_clear": "clear ones",
+    "spearman": "Borda Spearman",
+    "regret_at_1": "regret@1",
+    "regret_at_3": "regret@3",
+}
 _QUESTIONS = {
+    "pairs": "which of two checkpoints of different groups is better (by one fit without both)",
     "loo": "another checkpoint of a known group (rows left out)",
     "group": "a checkpoint of a new group (groups left out)",
     "parity": "one half of the rows from the other (mean ± sd over random halves)",
@@ -30,6 +42,12 @@ _VERDICTS = {
     Comparison.BETTER: "Selecting by {} beats {}",
     Comparison.WORSE: "Selecting by {} is worse than {}",
     Comparison.UNDECIDED: "This table cannot show whether selecting by {} beats {}",
+}
+_CAPTION = "value [95 % interval]; vs: decisions against the baseline's"
+_CAPTIONS = {
+    "parity": None,
+    "group": f"{_CAPTION}\nPredictions of different fits are pooled, which biases their order: see "
+    "pairs, and inside groups.",
 }
 _HEADLINE = "decision_accuracy"
 _WIDE = 118
@@ -43,7 +61,9 @@ def validation_view(report: ValidationReport, model: str, width: int) -> list[An
     else:
         noise = f"an R2 of {ceiling:.3f} is possible with outcomes as noisy as these"
         noise += "" if ceiling > 0 else ": they differ by no more than their noise"
+    pairs = report.pairs
     return [
+        *([_pairs_table(report, pairs, width)] if _has_scores(pairs) else []),
         *(_split_table(report, split, width) for split in report.splits.values()),
         f"{report.n_rows} rows with an outcome, {_groups(report.n_groups)}; "
         f"clear decisions: {report.clear}",
@@ -53,12 +73,16 @@ def validation_view(report: ValidationReport, model: str, width: int) -> list[An
     ]
 
 
+def _has_scores(split: SplitReport | None) -> TypeGuard[SplitReport]:
+    return split is not None and any(not scores.problem for scores in split.models.values())
+
+
 def _verdict(report: ValidationReport, model: str) -> str:
     """Return whether selecting by the model beats the practice, or that it is unknown."""
-    names = [name for name in ("holdout", "group", "loo") if name in report.splits]
-    if not names:
+    split = _headline(report)
+    if split is None:
         return "No split holds rows out for a comparison of choices. Add --splits loo or group."
-    split, practice = report.splits[names[0]], _label(report, report.baseline)
+    practice = _label(report, report.baseline)
     scores = [split.models[name] for name in (model, report.baseline)]
     difference = scores[0].differences.get(_HEADLINE)
     if scores[0].problem:
@@ -68,10 +92,48 @@ def _verdict(report: ValidationReport, model: str) -> str:
     verdict = _VERDICTS[difference.verdict].format(model, practice)
     right = [_number(each.scores[_HEADLINE].score.value) for each in scores]
     lost = [_regret(each.scores["regret_at_1"].score.value) for each in scores]
+    where, inside = f"in {split.name}", ""
+    if split.name == PAIRS:
+        order = [_number(report.within[m][_HEADLINE].score.value) for m in (model, report.baseline)]
+        where, inside = "across groups", f" Inside groups these are {order[0]} and {order[1]}."
     return (
-        f"{verdict}: in {split.name} it puts {right[0]} of pairs in the right order against "
+        f"{verdict}: {where} it puts {right[0]} of pairs in the right order against "
         f"{right[1]} (difference {difference.value:+.2f}, 95 % interval {difference.lo:+.2f} to "
-        f"{difference.hi:+.2f}), and its first choice loses {lost[0]} against {lost[1]}."
+        f"{difference.hi:+.2f}), and its first choice loses {lost[0]} against {lost[1]}.{inside}"
+    )
+
+
+def _headline(report: ValidationReport) -> SplitReport | None:
+    """Return where choices are compared: another table, pairs of groups, or single rows."""
+    if "holdout" in report.splits:
+        return report.splits["holdout"]
+    if _has_scores(report.pairs):
+        return report.pairs
+    # With two groups or one, the order that is pooled over left-out groups would mislead.
+    return report.splits.get("loo", report.splits.get("group"))
+
+
+def _pairs_table(report: ValidationReport, pairs: SplitReport, width: int) -> Table:
+    gap = " " if width >= _WIDE else "\n"
+    rows = []
+    for name, scores in pairs.models.items():
+        rows.append(
+            [
+                _label(report, name),
+                *(_interval(scores.scores[score], score, gap) for score in _PAIR_HEADINGS),
+                _interval(report.within[name][_HEADLINE], _HEADLINE, gap),
+                _interval(report.level[name]["r2"], "r2", gap),
+                _against(report, name, scores),
+            ]
+        )
+    return table(
+        f"pairs: {_QUESTIONS[PAIRS]}; {pairs.n_rows} rows, {_groups(pairs.n_groups)}",
+        ["model", *_PAIR_HEADINGS.values(), "inside groups", "level R2", "vs"],
+        rows,
+        caption="value [95 % interval]; inside groups: decisions between rows of one group; "
+        "vs: decisions against the baseline's",
+        words=("model", "vs"),
+        unbroken=("model", "vs"),
     )
 
 
@@ -82,21 +144,23 @@ def _split_table(report: ValidationReport, split: SplitReport, width: int) -> Ta
     for name, scores in split.models.items():
         row = [_label(report, name), *(_cell(scores, score, gap) for score in _HEADINGS)]
         if has_baseline:
-            difference = scores.differences.get(_HEADLINE)
-            is_compared = difference is not None and difference.value is not None
-            verdict = str(difference.verdict) if difference and is_compared else "-"
-            row.append("baseline" if name == report.baseline else verdict)
+            row.append(_against(report, name, scores))
         rows.append(row)
     return table(
         f"{split.name}: {_QUESTIONS[split.name]}; {split.n_rows} rows, {_groups(split.n_groups)}",
         ["model", *_HEADINGS.values(), *(["vs"] if has_baseline else [])],
         rows,
-        caption="value [95 % interval]; vs: decisions against the baseline's"
-        if has_baseline
-        else None,
+        caption=_CAPTIONS.get(split.name, _CAPTION),
         words=("model", "vs"),
         unbroken=("model", "vs"),
     )
+
+
+def _against(report: ValidationReport, model: str, scores: ModelScores) -> str:
+    if model == report.baseline:
+        return "baseline"
+    difference = scores.differences.get(_HEADLINE)
+    return "-" if difference is None or difference.value is None else str(difference.verdict)
 
 
 def _label(report: ValidationReport, model: str) -> str:
@@ -109,13 +173,21 @@ def _cell(scores: ModelScores, score: str, gap: str) -> str:
     interval = scores.scores.get(score)
     if interval is None or interval.score.value is None:
         return "-"
-    shown = _regret if score.startswith("regret") else _number
-    value = shown(interval.score.value)
     if score in scores.sd:
-        return f"{value} ± {shown(scores.sd[score])}"
-    if interval.lo is None:
-        return value
-    return f"{value}{gap}[{shown(interval.lo)}, {shown(interval.hi)}]"
+        shown = _shown(score)
+        return f"{shown(interval.score.value)} ± {shown(scores.sd[score])}"
+    return _interval(interval, score, gap)
+
+
+def _interval(interval: Interval, score: str, gap: str) -> str:
+    shown = _shown(score)
+    if interval.score.value is None or interval.lo is None:
+        return shown(interval.score.value)
+    return f"{shown(interval.score.value)}{gap}[{shown(interval.lo)}, {shown(interval.hi)}]"
+
+
+def _shown(score: str) -> Callable[[float | None], str]:
+    return _regret if score.startswith("regret") else _number
 
 
 def _groups(n: int) -> str:

@@ -44,11 +44,15 @@ def draw_predictions(path: Path, predictor: CalibratedPredictor, table: Training
     predicted = table.shown(predictor.out_of_fold_)
     true = table.shown(table.y)
     error = np.where(np.isfinite(table.y_error), table.y_error, 0.0)
-    half = predictor.calibration_.law.half_width(predictor.calibration_.anchors, predictor.level)
+    calibration = predictor.calibration_
+    both = calibration.law.student_ends(
+        predictor.out_of_fold_, calibration.anchors, predictor.level
+    )
+    low, high = np.sort([table.shown(end) for end in both], axis=0)
     figure, axes = plt.subplots(figsize=(6.4, 6), layout="constrained")
     ends = [
-        np.nanmin([predicted - half, true - error]),
-        np.nanmax([predicted + half, true + error]),
+        np.nanmin([low, true - error]),
+        np.nanmax([high, true + error]),
     ]
     axes.plot(ends, ends, color="#cccccc", linestyle="--", linewidth=0.9, zorder=0)
     names = np.unique(table.groups)
@@ -57,7 +61,7 @@ def draw_predictions(path: Path, predictor: CalibratedPredictor, table: Training
         axes.errorbar(
             predicted[rows],
             true[rows],
-            xerr=half[rows],
+            xerr=[(predicted - low)[rows], (high - predicted)[rows]],
             yerr=error[rows],
             fmt="o",
             color=_COLOURS[i % len(_COLOURS)],

@@ -14,20 +14,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlready.predictors.calibration.intervals import MIN_ROWS
 from rlready.predictors.calibration.predictor import CalibratedPredictor
 from rlready.predictors.calibration.trusted_types import trusted_types
-from rlready.predictors.validation.report import ValidationReport
+from rlready.predictors.validation.report import PAIRS, SplitReport, ValidationReport
 from rlready.predictors.validation.validate import validate
 from rlready.registry.digest import digest
+from rlready.registry.errors import ConfigError
 from rlready.registry.mlflow_store.predictors.records import FittedPredictor, StoredPredictor
 from rlready.registry.mlflow_store.predictors.store import put_predictor
 from rlready.workflow.predict.figures import draw_predictions
-from rlready.workflow.predict.registry_table import RegistryTable, practice_column, registry_table
+from rlready.workflow.predict.registry_table import (
+    AUTO,
+    RegistryTable,
+    practice_column,
+    registry_table,
+)
 
 if TYPE_CHECKING:
     from rlready.registry.mlflow_store.store import MlflowStore
 
 _SPLITS = {"loo": "rows left out", "group": "groups left out"}
+_TITLES = {**_SPLITS, PAIRS: "pairs of rows from different groups"}
 _SUMMARY_SCORES = ("r2", "spearman", "decision_accuracy", "regret_at_1")
 
 
@@ -66,6 +74,7 @@ class FitReport:
             "target": self.data.target,
             "features": [column.name for column in table.columns],
             "groups": list(self.data.groups),
+            "levels": table.levels,
             "n_rows": n_rows,
             "n_without_outcome": len(table) - n_rows,
             "signal": self.signal,
@@ -82,6 +91,7 @@ def fit(
     model: str = "default",
     features: Sequence[str] = (),
     groups: Sequence[str] = (),
+    levels: str = AUTO,
     name: str,
     level: float = 0.9,
     seed: int = 0,
@@ -96,6 +106,7 @@ def fit(
         model: name of a model; `predictors.model_names` lists them.
         features: columns of the proxies; by default a small set, see `default_features`.
         groups: columns that name the group; by default the base model, if there are several.
+        levels: whether levels of proxies mean the same in all groups, see `with_levels`.
         name: registered model that the predictor becomes a version of.
         level: share of outcomes that intervals should contain, 0.5..0.99.
         seed: of folds and permutations.
@@ -109,8 +120,9 @@ def fit(
         >>> report = fit(MlflowStore(), name="grpo-predictor")  # doctest: +SKIP
         >>> report.validation.splits["loo"].models["multilevel"]  # doctest: +SKIP
     """
-    data = registry_table(store, target=target, features=features, groups=groups)
+    data = registry_table(store, target=target, features=features, groups=groups, levels=levels)
     table = data.table.with_outcome()
+    _check_enough(data)
     say(f"Fitting {model} on {len(table)} checkpoints with {data.target}")
     predictor = CalibratedPredictor(model, level=level, versions=data.versions, seed=seed)
     predictor.fit(table)
@@ -135,6 +147,7 @@ def fit(
                 "model": model,
                 "groups": ",".join(data.groups) or "none",
                 "level": level,
+                "levels": table.levels,
                 "seed": seed,
                 "n_features": len(table.columns),
             },
@@ -152,6 +165,17 @@ def fit(
         practice=practice,
         model=model,
     )
+
+
+def _check_enough(data: RegistryTable) -> None:
+    n = len(data.table.with_outcome())
+    if n < MIN_ROWS:
+        raise ConfigError(
+            f"{n} checkpoints have {data.target}: too few to fit a predictor",
+            why=f"its errors come from fits that leave outcomes out, which needs {MIN_ROWS}",
+            fix="Use `rlready rank` and `rlready plan`, which already answer from public outcomes "
+            f"and these; record {MIN_ROWS - n} more to fit",
+        )
 
 
 def _digest(data: RegistryTable) -> str:
@@ -175,12 +199,12 @@ def _digest(data: RegistryTable) -> str:
 def _summary(report: ValidationReport, model: str) -> list[str]:
     """Return the scores of the model, with the regret of the practice, one line per split."""
     lines = []
-    for name, split in report.splits.items():
+    for split in _scored(report, model):
         scores = split.models[model].scores
-        line = f"{_SPLITS[name]}: " + ", ".join(
+        line = f"{_TITLES[split.name]}: " + ", ".join(
             f"{score} {scores[score].score.value:.3g}"
             for score in _SUMMARY_SCORES
-            if scores[score].score.value is not None
+            if score in scores and scores[score].score.value is not None
         )
         practice = split.models.get(report.baseline)
         if practice is not None and practice.scores["regret_at_1"].score.value is not None:
@@ -192,8 +216,14 @@ def _summary(report: ValidationReport, model: str) -> list[str]:
 def _metrics(report: ValidationReport, model: str) -> dict[str, float]:
     """Return the defined scores of the model for MLflow, by split."""
     return {
-        f"{name}/{score}": float(interval.score.value)
-        for name, split in report.splits.items()
+        f"{split.name}/{score}": float(interval.score.value)
+        for split in _scored(report, model)
         for score, interval in split.models[model].scores.items()
         if interval.score.value is not None
     }
+
+
+def _scored(report: ValidationReport, model: str) -> list[SplitReport]:
+    """Return the splits, after the pairs of rows from different groups where they have scores."""
+    first = [] if report.pairs is None or report.pairs.models[model].problem else [report.pairs]
+    return [*first, *report.splits.values()]

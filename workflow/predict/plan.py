@@ -19,6 +19,8 @@ from rlready.workflow.predict.registry_table import practice_column
 if TYPE_CHECKING:
     from rlready.registry.mlflow_store.store import MlflowStore
 
+_MOST_PRIOR_WEIGHT = 0.5
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlanReport:
@@ -30,27 +32,29 @@ class PlanReport:
         is_retrospective: whether all candidates have their outcome, and the plan was made as if
             none had.
         realised_regret: then, best recorded outcome less the best one of the chosen; else None.
+        address: of the predictor.
         practice: the proxy that people choose by; None if it is not among the proxies.
         practice_regret: the same for as many checkpoints chosen by it; None as above.
         replay: what plans lost on recorded outcomes that were left out; None if those are few.
-        applied: the predictor with the registry's rows.
+        applied: the predictor with the registry's rows; None for a plan from public outcomes.
     """
 
     plan: RlPlan
     target: str
     is_retrospective: bool
     realised_regret: float | None
+    address: str
     practice: str | None
-    practice_regret: float | None
-    replay: Replay | None
-    applied: AppliedPredictor
+    practice_regret: float | None = None
+    replay: Replay | None = None
+    applied: AppliedPredictor | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as one JSON object: the contract of `rlready plan --json`."""
         return {
             **self.plan.to_dict(),
             "target": self.target,
-            "predictor": self.applied.meta.uri,
+            "predictor": self.address,
             "is_retrospective": self.is_retrospective,
             "realised_regret": self.realised_regret,
             "practice": self.practice,
@@ -66,6 +70,7 @@ def plan_registry(
     *,
     rl_noise: float | None = None,
     rule: PlanRule | None = None,
+    own_style: Sequence[str] = (),
 ) -> PlanReport:
     """Return the checkpoints that get the next RL runs, and what each run is worth.
 
@@ -79,11 +84,14 @@ def plan_registry(
         n_runs: number of RL runs that can be paid.
         rl_noise: standard deviation of one RL run's score; by default from the outcomes' errors.
         rule: policy, draws, seed.
+        own_style: held-out sets of the checkpoints' own style; by default from the recipes.
 
     Raises:
         RlreadyError: for any mistake of the user or the environment.
     """
-    return plan_applied(load(store, reference), n_runs, rl_noise=rl_noise, rule=rule)
+    return plan_applied(
+        load(store, reference, own_style=own_style), n_runs, rl_noise=rl_noise, rule=rule
+    )
 
 
 def plan_applied(
@@ -116,10 +124,11 @@ def plan_applied(
     n = len(chosen.chosen)
     by_practice = [value.chosen for value in chosen.policies.get(practice or "", ())[:n]]
     return PlanReport(
-        plan=chosen,
+        plan=replace(chosen, notes=(*chosen.notes, *filter(None, [applied.remark]))),
         target=applied.data.target,
         is_retrospective=is_retrospective,
         realised_regret=_in_hindsight(applied, chosen.chosen) if is_retrospective else None,
+        address=str(applied.meta.uri),
         practice=practice,
         practice_regret=_in_hindsight(applied, by_practice) if is_retrospective else None,
         replay=replayed,
@@ -131,21 +140,26 @@ def candidate_rows(applied: AppliedPredictor) -> tuple[NDArray[np.intp], bool]:
     """Return the rows without an outcome, or all if each has one; and whether each has one.
 
     Raises:
-        ConfigError: if the proxies carry no signal.
+        ConfigError: if the proxies carry no signal, and public outcomes do not count.
     """
     signal = applied.predictor.signal_
-    if not signal.found():
+    is_retrospective = bool(applied.has_outcome.all())
+    if not signal.found() and (applied.early is None or is_retrospective):
         raise ConfigError(
             "no plan can be made",
             why=signal.in_words(),
             fix="Choose by other means, or record more outcomes and fit again",
         )
-    is_retrospective = bool(applied.has_outcome.all())
     return np.flatnonzero(applied.has_outcome == is_retrospective), is_retrospective
 
 
 def doubt_about_replay(applied: AppliedPredictor, rows: NDArray[np.intp]) -> str:
     """Return why plans on recorded outcomes say little of the candidates; empty if they do."""
+    if applied.prior_weight >= _MOST_PRIOR_WEIGHT:
+        return (
+            f"public outcomes weigh {applied.prior_weight:.0%} in this plan: plans on recorded "
+            "outcomes, which are the predictor's alone, do not correct its expected regret"
+        )
     groups = applied.data.table.groups
     known = set(groups[applied.has_outcome].tolist())
     n_new = sum(str(group) not in known for group in groups[rows])

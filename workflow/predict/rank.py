@@ -17,9 +17,8 @@ from rlready.predictors.decisions.preflight import (
 )
 from rlready.predictors.decisions.ranking import Candidates, Ranking, rank
 from rlready.predictors.decisions.readiness import ReadyRule, Recorded
-from rlready.registry.errors import ConfigError
 from rlready.workflow.predict.load import AppliedPredictor, load
-from rlready.workflow.predict.registry_table import RegistryTable
+from rlready.workflow.predict.registry_table import RegistryTable, checked_groups
 
 if TYPE_CHECKING:
     from rlready.registry.mlflow_store.store import MlflowStore
@@ -32,6 +31,7 @@ def rank_registry(
     groups: Sequence[str] = (),
     top_n: int = 3,
     rule: ReadyRule | None = None,
+    own_style: Sequence[str] = (),
 ) -> tuple[Ranking, AppliedPredictor]:
     """Rank the registry's checkpoints by their expected score after RL.
 
@@ -41,6 +41,7 @@ def rank_registry(
         groups: only these groups; by default all.
         top_n: P(top N) is given for this N.
         rule: when a checkpoint is ready.
+        own_style: held-out sets of the checkpoints' own style; by default from the recipes.
 
     Raises:
         RlreadyError: for any mistake of the user or the environment.
@@ -49,7 +50,7 @@ def rank_registry(
         >>> ranking, _ = rank_registry(MlflowStore(), "grpo-predictor")  # doctest: +SKIP
         >>> [row.id for row in ranking.rows[:3]]  # doctest: +SKIP
     """
-    applied = load(store, reference)
+    applied = load(store, reference, own_style=own_style)
     return rank_applied(applied, groups=groups, top_n=top_n, rule=rule), applied
 
 
@@ -61,21 +62,16 @@ def rank_applied(
     rule: ReadyRule | None = None,
 ) -> Ranking:
     """Rank the rows that a predictor was applied to; the arguments are those of `rank_registry`."""
-    table = applied.data.table
-    unknown = sorted(set(groups) - set(table.groups.tolist()))
-    if unknown:
-        raise ConfigError(
-            f"there is no group {', '.join(unknown)}",
-            fix=f"Groups: {', '.join(np.unique(table.groups).tolist())}",
-        )
-    is_chosen = np.isin(table.groups, list(groups)) if groups else np.ones(len(table), dtype=bool)
+    is_chosen = checked_groups(applied.data.table, groups)
     return rank(
         _candidates(applied, np.flatnonzero(is_chosen)),
         recorded=_recorded(applied),
         rl_noise=applied.predictor.run_noise or None,
-        signal_p=applied.predictor.signal_.p,
+        signal_p=None if applied.early else applied.predictor.signal_.p,
         top_n=top_n,
         rule=rule,
+        remark=applied.remark,
+        is_doubtful=applied.prior_weight == 1.0,
     )
 
 

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rlready.predictors.calibration.predictor import VERSIONS
-from rlready.predictors.training_table import TrainingTable, training_table
+from rlready.predictors.public.facts import refuse_simulated
+from rlready.predictors.training_table import (
+    COMPARABLE,
+    GROUP,
+    UNKNOWN,
+    TrainingTable,
+    training_table,
+)
 from rlready.predictors.validation.report import PRACTICE
 from rlready.registry.errors import ConfigError
 from rlready.registry.table import CheckpointTable, beside, checkpoint_table
@@ -18,10 +29,16 @@ if TYPE_CHECKING:
 
     from rlready.registry.store import Store, StoredCheckpoint
 
+AUTO = "auto"
+"""Levels are comparable where the registry knows it."""
+
 _BASE_MODEL = "recipe.base_model"
 _PASS = re.compile(r"^pass_at_\d+$")
 _OTHERS = ("signal_share_8", "token_entropy")
 _LOSS = "heldout_nll"
+NO_OUTCOME = "score after RL"
+"""Name of the target in a registry without outcomes."""
+
 _COVERED = 0.5
 """Share of the checkpoints that must have a proxy that is used by default."""
 
@@ -35,7 +52,7 @@ class RegistryRows:
 
     Args:
         frame: a row each, as in the registry's table.
-        target: the outcome's column.
+        target: the outcome's column; `NO_OUTCOME` if there is none.
         target_error: column of its standard error, None if no outcome has one.
         versions: how the numbers of each column were measured.
         notes: what a reader has to know.
@@ -48,19 +65,34 @@ class RegistryRows:
     notes: tuple[str, ...]
 
 
-def registry_rows(stored: Sequence[StoredCheckpoint], target: str | None) -> RegistryRows:
+def registry_rows(
+    stored: Sequence[StoredCheckpoint], target: str | None, *, needs_outcome: bool = True
+) -> RegistryRows:
     """Return the registry's rows for a target.
 
     Args:
         stored: what the registry holds.
         target: column of the outcome; may be None if there is only one.
+        needs_outcome: whether a registry without any outcome is refused; else its outcomes are
+            missing numbers in a column `NO_OUTCOME`.
 
     Raises:
-        ConfigError: if there is no such outcome, or it must be named.
+        ConfigError: if there is no such outcome, it must be named, or it was simulated.
     """
-    everything = checkpoint_table([one for one in stored if one.checkpoint.kind != "rl"])
-    target = _outcome_column(everything, target)
+    stored = [one for one in stored if one.checkpoint.kind != "rl"]
+    everything = checkpoint_table(stored)
     frame = everything.frame
+    if not needs_outcome and not (frame["kind"] == "sft").any():
+        raise ConfigError(
+            "the registry holds no SFT checkpoint", fix="Measure some: rlready evaluate CHECKPOINT"
+        )
+    if not needs_outcome and not everything.outcome_keys and target is None:
+        target = NO_OUTCOME
+        frame = frame.assign(**{NO_OUTCOME: float("nan")})
+    else:
+        target = _outcome_column(everything, target)
+    is_simulated = [any(each.rl_recipe.get("simulated") for each in s.outcomes) for s in stored]
+    refuse_simulated(frame.assign(simulated=is_simulated)[frame[target].notna()])
     frame = frame[(frame["kind"] == "sft") | frame[target].notna()].reset_index(drop=True)
     return RegistryRows(
         frame=frame,
@@ -97,6 +129,13 @@ class RegistryTable:
     versions: dict[str, str]
     notes: tuple[str, ...]
 
+    @cached_property
+    def names(self) -> list[str]:
+        """(n,) name of each checkpoint, with its id where several share a name."""
+        names = self.frame["name"].astype(str)
+        ids = self.frame["checkpoint_id"].str.slice(stop=8)
+        return names.where(~names.duplicated(keep=False), names + "-" + ids).tolist()
+
 
 def registry_table(
     store: Store,
@@ -104,6 +143,8 @@ def registry_table(
     target: str | None = None,
     features: Sequence[str] = (),
     groups: Sequence[str] = (),
+    needs_outcome: bool = True,
+    levels: str = AUTO,
 ) -> RegistryTable:
     """Return the registry's rows with proxies, groups and outcome.
 
@@ -112,12 +153,14 @@ def registry_table(
         target: column of the outcome; may be left out if there is only one.
         features: columns of the proxies; default: see `default_features`.
         groups: columns that name the group; default: see `default_groups`.
+        needs_outcome: whether a registry without any outcome is refused.
+        levels: see `with_levels`.
 
     Raises:
         ConfigError: if a column is unknown, no target was named and there are several, or no
             checkpoint has the outcome.
     """
-    rows = registry_rows(store.checkpoints(), target)
+    rows = registry_rows(store.checkpoints(), target, needs_outcome=needs_outcome)
     features = tuple(features) or default_features(rows.frame, rows.target)
     groups = tuple(groups) or default_groups(rows.frame)
     table = training_table(
@@ -128,9 +171,11 @@ def registry_table(
         target_error=rows.target_error,
         groups=groups,
         names="checkpoint_id",
+        needs_outcome=needs_outcome,
     )
     versions = {name: rows.versions[name] for name in features if name in rows.versions}
     table.X.attrs[VERSIONS] = versions
+    table = with_levels(table, levels, versions)
     return RegistryTable(
         table=table,
         frame=rows.frame,
@@ -139,6 +184,29 @@ def registry_table(
         versions=versions,
         notes=(*rows.notes, *table.notes),
     )
+
+
+def with_levels(table: TrainingTable, levels: str, versions: Mapping[str, str]) -> TrainingTable:
+    """Return the table with what is known of its proxies' levels.
+
+    Args:
+        table: rows of the registry, or of a file.
+        levels: `COMPARABLE`, `UNKNOWN`, or `AUTO`: comparable if the registry knows of each proxy
+            that its column holds one content, protocol and version, and each of several groups with
+            outcomes has it. (Numbers that were measured in another way have columns of their own.)
+        versions: how the numbers of each proxy were measured; empty for a file.
+    """
+    if levels != AUTO:
+        return replace(table, levels=levels)
+    names = [column.name for column in table.columns]
+    counts = table.with_outcome().X.groupby(GROUP)[names].count()
+    if len(counts) < 2 or set(names) - set(versions) or not (counts > 0).all(axis=None):
+        return replace(table, levels=UNKNOWN)
+    note = (
+        "all groups measured the proxies in the same way, so their levels are compared between "
+        "groups (--levels unknown: only inside them)"
+    )
+    return replace(table, levels=COMPARABLE, notes=(*table.notes, note))
 
 
 def default_features(frame: pd.DataFrame, target: str = "") -> tuple[str, ...]:
@@ -172,7 +240,8 @@ def default_features(frame: pd.DataFrame, target: str = "") -> tuple[str, ...]:
     if not features:
         raise ConfigError(
             "no proxies are found by their names",
-            why=f"a default one is known for at least {_COVERED:.0%} of the checkpoints",
+            why=f"a default one is known for at least {_COVERED:.0%} of the checkpoints, measured "
+            "on the same content in the same way (columns with a # were not)",
             fix=f"Name them with --features. Columns: {', '.join(map(str, frame.columns))}",
         )
     return tuple(features)
@@ -181,6 +250,21 @@ def default_features(frame: pd.DataFrame, target: str = "") -> tuple[str, ...]:
 def practice_column(table: TrainingTable) -> str | None:
     """Return the proxy that people choose by, post-SFT pass@1, if it is among the columns."""
     return next((c.name for c in table.columns if c.name.partition("@")[0] == PRACTICE), None)
+
+
+def checked_groups(table: TrainingTable, groups: Sequence[str]) -> NDArray[np.bool_]:
+    """Return (n,) whether a row is in one of these groups; without groups, all are.
+
+    Raises:
+        ConfigError: if there is no such group.
+    """
+    unknown = sorted(set(groups) - set(table.groups.tolist()))
+    if unknown:
+        raise ConfigError(
+            f"there is no group {', '.join(unknown)}",
+            fix=f"Groups: {', '.join(np.unique(table.groups).tolist())}",
+        )
+    return np.isin(table.groups, list(groups)) if groups else np.ones(len(table), dtype=bool)
 
 
 def default_groups(frame: pd.DataFrame) -> tuple[str, ...]:
@@ -202,7 +286,8 @@ def _outcome_column(table: CheckpointTable, target: str | None) -> str:
         raise ConfigError(
             "the registry holds no outcome",
             why="a predictor learns from the RL outcomes of some checkpoints",
-            fix="Record some: rlready outcome CHECKPOINT --value V --benchmark B ...",
+            fix="Run RL from the first checkpoints of `rlready rank`, which needs no outcome, and "
+            "record them: rlready outcome CHECKPOINT --value V --benchmark B ...",
         )
     fix = f"The registry holds {', '.join(keys)}"
     if target is None and len(keys) > 1:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -100,6 +100,7 @@ def plan_registry_steps(
     *,
     rl_noise: float | None = None,
     rule: PlanRule | None = None,
+    own_style: Sequence[str] = (),
 ) -> StepReport:
     """Propose how many checkpoints to probe, to which step, and how many to finish.
 
@@ -109,6 +110,7 @@ def plan_registry_steps(
         total: RL steps to spend, in the unit of the target's budget.
         rl_noise: standard deviation of one RL run's score; by default from the outcomes' errors.
         rule: draws and seed.
+        own_style: held-out sets of the checkpoints' own style; by default from the recipes.
 
     Raises:
         RlreadyError: for any mistake of the user or the environment.
@@ -118,7 +120,8 @@ def plan_registry_steps(
         >>> str(report.plan.best)  # doctest: +SKIP
         'probe 8 to step 67, finish the best 1'
     """
-    return plan_applied_steps(load(store, reference), total, rl_noise=rl_noise, rule=rule)
+    applied = load(store, reference, own_style=own_style)
+    return plan_applied_steps(applied, total, rl_noise=rl_noise, rule=rule)
 
 
 def plan_applied_steps(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rlready.predictors.calibration.held_out import MAX_ROW_FOLDS, assess_held_out
 from rlready.predictors.calibration.predictor import CalibratedPredictor
+from rlready.predictors.public.facts import refuse_simulated
 from rlready.predictors.training_table import TrainingTable, training_table
 from rlready.predictors.validation.fold_runs import Progress
+from rlready.predictors.validation.folds import leave_group_out, leave_one_out
 from rlready.predictors.validation.report import PRACTICE, ValidationReport
 from rlready.predictors.validation.validate import SPLITS
 from rlready.predictors.validation.validate import validate as validate_models
@@ -22,6 +26,7 @@ from rlready.workflow.predict.registry_table import (
     default_groups,
     known_errors,
     registry_rows,
+    with_levels,
 )
 from rlready.workflow.predict.validate_config import ValidateConfig
 
@@ -48,8 +53,8 @@ def validate(
     Raises:
         ConfigError: if a file, column, model or split is missing or invalid.
     """
-    config, frame, notes = _completed(config, store)
-    table = _table(config, frame)
+    config, frame, notes, versions = _completed(config, store)
+    table = with_levels(_table(config, frame), config.levels, versions)
     table = replace(table, notes=(*notes, *table.notes))
     holdout = None
     if config.holdout is not None:
@@ -97,11 +102,13 @@ def read_table(path: Path) -> pd.DataFrame:
 
 def _completed(
     config: ValidateConfig, store: Store | None
-) -> tuple[ValidateConfig, pd.DataFrame, list[str]]:
-    """Return the settings with all defaults filled in, the frame, and notes for the reader."""
+) -> tuple[ValidateConfig, pd.DataFrame, list[str], dict[str, str]]:
+    """Return the settings with all defaults, the frame, notes, and the versions of its columns."""
     notes: list[str] = []
+    versions: dict[str, str] = {}
     if config.table is not None:
         frame = read_table(config.table)
+        refuse_simulated(frame)
         if config.target is None:
             raise ConfigError(
                 "no target is named",
@@ -111,7 +118,7 @@ def _completed(
         if store is None:
             raise ValueError("a registry is needed where no table is named")
         rows = registry_rows(store.checkpoints(), config.target)
-        frame, notes = rows.frame, list(rows.notes)
+        frame, notes, versions = rows.frame, list(rows.notes), rows.versions
         config = replace(
             config,
             target=rows.target,
@@ -124,9 +131,48 @@ def _completed(
         features = list(default_features(frame, config.target or ""))
         notes.append(f"proxies, by default: {', '.join(features)}")
     baseline = config.baseline
-    if config.table is None and baseline is None:
+    if baseline is None and config.table is None:
         baseline = next((f for f in features if f.startswith(f"{PRACTICE}@")), None)
-    return replace(config, features=tuple(features), baseline=baseline), frame, notes
+    elif baseline is None and PRACTICE not in {name.partition("@")[0].lower() for name in features}:
+        baseline = _practice(config, frame)
+        notes.append(
+            f"practice to beat: {baseline}, by its name (--baseline COL names another)"
+            if baseline
+            else "no column is named like pass@1, which people choose by: models are compared with "
+            "one number for all rows; --baseline COL names the column"
+        )
+    completed = replace(config, features=tuple(features), baseline=baseline)
+    return completed, frame, notes, versions
+
+
+_PASS_AT_1 = re.compile(
+    r"(pre|sft|post_sft|before|before_rl)?_?(pass|avg|mean)(_?at_?|@|_)?1(?![0-9])", re.IGNORECASE
+)
+_NO_PRACTICE = re.compile(r"(_se|_n|_std)(@|$)|after|post_?rl|final", re.IGNORECASE)
+"""A standard error, a count, or a score after RL."""
+
+
+def _practice(config: ValidateConfig, frame: pd.DataFrame) -> str | None:
+    """Return the first column of a user's table that is pass@1 by its name, features first."""
+    if config.target not in frame:
+        return None
+    rows = frame[frame[config.target].notna()]
+    others = {config.target, config.target_se, config.names, *config.groups}
+    others |= set(_errors(config).values())
+    names = [*config.features, *(str(c) for c in frame.columns if c not in config.features)]
+    return next(
+        (
+            name
+            for name in names
+            if name in frame
+            and name not in others
+            and _PASS_AT_1.match(name)
+            and not _NO_PRACTICE.search(name)
+            and rows[name].dtype.kind in "fiu"
+            and rows[name].notna().any()
+        ),
+        None,
+    )
 
 
 def _matching(config: ValidateConfig, frame: pd.DataFrame) -> list[str]:
@@ -189,18 +235,23 @@ def predictions(
 ) -> pd.DataFrame:
     """Return one row per checkpoint with its prediction, interval and domain.
 
-    Where the outcome is known, the prediction is that of a fit that has not seen it (`basis` says
-    which), and the interval moves with it. Elsewhere it is that of the fit to all outcomes.
+    Where the outcome is known, all three are those of a fit that has not seen it, as for any
+    checkpoint of its kind (`basis` says which rows were left out). Elsewhere they are those of the
+    fit to all outcomes.
     """
     has_outcome = np.isfinite(table.y)
-    unseen, basis = np.full(len(table), np.nan), "fit to all outcomes"
+    frame = CalibratedPredictor(model, seed=seed).fit(table).assess(table.X)
+    frame["basis"] = "fit to all outcomes"
     split = next((name for name in ("loo", "group") if name in report.splits), None)
-    if split is not None:
-        scored = report.splits[split].models[model].predicted
-        if scored is not None:
-            unseen[has_outcome], basis = scored, f"out of fold ({split})"
-    frame = CalibratedPredictor(model, seed=seed).fit(table).assess(table.X, unseen)
-    frame["basis"] = np.where(has_outcome, basis, "fit to all outcomes")
+    scored = None if split is None else report.splits[split].models[model].predicted
+    if scored is not None:
+        known = table.with_outcome()
+        folds = (
+            leave_one_out(known, MAX_ROW_FOLDS, seed) if split == "loo" else leave_group_out(known)
+        )
+        unseen = assess_held_out(known, folds, scored, model, seed)
+        frame.loc[has_outcome, unseen.columns] = unseen.to_numpy()
+        frame.loc[has_outcome, "basis"] = f"out of fold ({split})"
     frame.insert(0, "name", table.ids)
     frame.insert(1, "group", table.groups)
     frame.insert(2, "outcome", table.shown(table.y))

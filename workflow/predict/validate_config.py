@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from rlready.workflow.flags import Flag, Seed
+from rlready.workflow.flags import Flag, Levels, Seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,9 @@ class ValidateConfig:
         target_se: Standard error of the target.
         groups: Column that names the group: SFT source, base model, ... Repeatable; each
             combination is a group.  [default: the registry's base models, if there are several]
+        levels: Whether the level of a proxy means the same in all groups: comparable, unknown, or
+            auto (comparable where the registry measured all groups in the same way; of a table it
+            is unknown).
         holdout: Another table with the same columns, to be predicted from all rows of this one.
         models: A model, default, or all. Repeatable. The baselines are always included.
             [default: default]
@@ -42,6 +45,7 @@ class ValidateConfig:
     se: Annotated[tuple[str, ...], Flag(metavar="COL=COL_SE,...")] = ()
     target_se: Annotated[str | None, Flag(metavar="COL")] = None
     groups: Annotated[tuple[str, ...], Flag("--group", metavar="COL")] = ()
+    levels: Levels = "auto"
     holdout: Annotated[Path | None, Flag(metavar="FILE")] = None
     models: Annotated[tuple[str, ...], Flag("--model", metavar="NAME")] = ()
     splits: Annotated[tuple[str, ...], Flag(metavar="loo,group,parity")] = ()

@@ -33,7 +33,7 @@ _IN_PREDICTORS = {
     "mixture_model.MixtureModel": "search.surrogate.MixtureModel",
     "mixture_model._Rows": "search.surrogate._Rows",
     "multilevel.Multilevel": "models.multilevel.Multilevel",
-    "multilevel._Equations": "models.multilevel._Equations",
+    "multilevel._Equations": "models.multilevel.Equations",
     "pls.WeightedPLS": "models.pls.WeightedPLS",
     "predictor.CalibratedPredictor": "calibration.predictor.CalibratedPredictor",
     "signal.ProxySignal": "calibration.signal_test.ProxySignal",

@@ -20,6 +20,7 @@ skops, or named by the caller. The list of trusted types beside a model is not r
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
@@ -122,6 +123,17 @@ def get_predictor(
             check_files(copy, _registered_digests(version, model), version.uri)
             estimator = load_estimator(copy / MODEL_FILE, trusted_types, version.uri)
         return LoadedPredictor(estimator=estimator, meta=meta)
+
+
+def has_predictor(store: MlflowStore, reference: str = DEFAULT_NAME) -> bool:
+    """Return whether a registered model has the name in a reference.
+
+    Raises:
+        StoreError: if the registry cannot be read.
+    """
+    name = re.split(r"[@/]", reference.removeprefix("models:/"))[0]
+    with store.opened(f"looking for predictor {name}") as opened:
+        return versions.registered(opened.client, name) is not None
 
 
 def _logged_model(opened: Opened, version: Version) -> LoggedModel:

@@ -1,0 +1,99 @@
+"""A mean that levels off: outcomes between a floor and a ceiling, through a sigmoid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit, logit
+
+from rlready.predictors.training_table import FloatArray
+
+_LEAST_SHARE = 0.01
+"""Distance from floor and ceiling, as a share of the span, nearer than which values are alike."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """The curve mu(eta) = floor + (ceiling - floor) / (1 + exp(-eta)).
+
+    Args:
+        floor: value that the curve leaves at low eta.
+        ceiling: value that it approaches at high eta.
+        end: highest possible value of an outcome, at least `ceiling`; infinity if there is none.
+
+    Example:
+        >>> Bound(floor=0.0, ceiling=0.8, end=1.0).value(np.zeros(1))
+        array([0.4])
+    """
+
+    floor: float
+    ceiling: float
+    end: float = float("inf")
+
+    @property
+    def span(self) -> float:
+        """Distance between floor and ceiling."""
+        return self.ceiling - self.floor
+
+    def value(self, eta: FloatArray) -> FloatArray:
+        """Return mu(eta), in any shape."""
+        return np.asarray(self.floor + self.span * expit(eta), dtype=np.float64)
+
+    def share(self, value: FloatArray, least: float = _LEAST_SHARE) -> FloatArray:
+        """Return the part of the span below each value, from `least` to 1 - `least`."""
+        return np.clip((np.asarray(value) - self.floor) / self.span, least, 1.0 - least)
+
+    def eta(self, value: FloatArray, least: float = _LEAST_SHARE) -> FloatArray:
+        """Return the inverse of `value`, of values not nearer to the ends than `least`."""
+        return np.asarray(logit(self.share(value, least)), dtype=np.float64)
+
+    def slope(self, eta: FloatArray) -> FloatArray:
+        """Return d mu / d eta, in any shape."""
+        share = expit(eta)
+        return np.asarray(self.span * share * (1.0 - share), dtype=np.float64)
+
+    def moved(self, value: FloatArray, away: FloatArray) -> FloatArray:
+        """Return the values moved so far in eta, in any shapes that broadcast.
+
+        None passes the ceiling. A value beyond an end of the curve, as of a fit without a ceiling,
+        moves as the end does, and no further up.
+        """
+        eta = self.eta(value)
+        change = self.value(eta + away) - self.value(eta)
+        return np.asarray(np.minimum(value + change, np.maximum(value, self.ceiling)))
+
+    def slope_at(self, value: FloatArray) -> FloatArray:
+        """Return d mu / d eta where the curve has these values."""
+        return self.slope(self.eta(value))
+
+
+def scale_ends(y: FloatArray) -> tuple[float, float] | str:
+    """Return the lowest and highest possible outcome, or in words why they are not known.
+
+    Outcomes within 0..1 are taken as shares, within 0..100 as percentages; other outcomes that are
+    never negative have no upper end. Negative ones may go down without an end, as the negatives of
+    losses do.
+    """
+    low, high = float(y.min()), float(y.max())
+    if low < 0.0:
+        return "an outcome is negative, so the lowest possible one is not known"
+    if high <= 1.0:
+        return 0.0, 1.0
+    return 0.0, 100.0 if high <= 100.0 else float("inf")
+
+
+def candidate_bounds(
+    y: FloatArray, sd: float, ends: tuple[float, float], above: tuple[float, ...]
+) -> list[Bound]:
+    """Return the bounds whose ceiling is so many `sd` above the best outcome, or the scale's end.
+
+    Args:
+        y: (n,) outcomes.
+        sd: their standard deviation.
+        ends: lowest and highest possible outcome.
+        above: distances of the ceilings from the best outcome, in `sd`, smallest first.
+    """
+    floor, end = ends
+    ceilings = dict.fromkeys(min(float(y.max()) + distance * sd, end) for distance in above)
+    return [Bound(floor=floor, ceiling=c, end=end) for c in ceilings if c > floor]

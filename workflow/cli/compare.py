@@ -1,0 +1,122 @@
+"""The sub-command `compare`: what two or three checkpoints do differently."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlready.registry.errors import ConfigError
+from rlready.workflow.compare.config import CompareConfig
+from rlready.workflow.flags import CommonFlags, command
+from rlready.workflow.terminal import echo, table
+
+if TYPE_CHECKING:
+    from rlready.workflow.compare.comparison import Comparison, FlippedProblem
+    from rlready.workflow.compare.paired import PairedDifference
+
+
+@command
+def compare(
+    checkpoint: tuple[str, ...],
+    *,
+    config: partial[CompareConfig],
+    common: CommonFlags,
+) -> None:
+    """Compare CHECKPOINT B, and C if given, with CHECKPOINT A.
+
+    Shows the paired difference of each pass@k and held-out loss with its interval, the problems
+    that one solves and the other does not, the examples whose loss changed most, and what differs
+    in the recipe. Only the same content under the same protocol is compared; the rest is named.
+
+    \b
+    rlready compare sft-1 sft-2
+    rlready compare sft-1 sft-2 sft-3 --out compare.html --problems 20
+
+    Args:
+        checkpoint: Two or three checkpoints: an id, the beginning of one, a name, or an MLflow
+            model id. The first is the reference.
+        config: What is shown.
+        common: The registry and the form of the output.
+    """  # noqa: D301 - click reads \b as "keep these lines"
+    # These load numpy, which `--help` does without.
+    from rlready.workflow.compare.comparison import compare as compared
+    from rlready.workflow.compare.page import page
+
+    settings = config()
+    comparisons = compared(checkpoint, common.open_store(), settings)
+    if settings.out is not None:
+        _write(settings.out, page(comparisons))
+    values = {"comparisons": [comparison.to_dict() for comparison in comparisons]}
+    common.show(
+        values,
+        lambda: [part for each in comparisons for part in comparison_view(each, settings.level)],
+    )
+    if settings.out is not None:
+        echo(f"page: {settings.out}", err=True)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {path}", why=error.strerror or "", fix="Give another file to --out"
+        ) from error
+
+
+def comparison_view(comparison: Comparison, level: float) -> Iterator[Any]:
+    """Yield the tables and lines of one comparison."""
+    a, b = comparison.a["name"], comparison.b["name"]
+    yield f"A is {a} ({comparison.a['id'][:12]}), B is {b} ({comparison.b['id'][:12]})"
+    rows = [
+        (each.benchmark, name.replace("pass_at_", "pass@"), *_cells(metric), _flips(each, name))
+        for each in comparison.benchmarks
+        for name, metric in each.metrics.items()
+    ]
+    rows += [
+        (each.heldout_set, "loss, nats/token", *_cells(each.difference), "")
+        for each in comparison.losses
+    ]
+    if rows:
+        headings = ("measured on", "metric", "B - A", f"{level:.0%} interval", "n", "gained / lost")
+        words = ("measured on", "metric")
+        yield table("Paired differences", headings, rows, words=words)
+    for each in comparison.benchmarks:
+        yield from _flipped(f"{each.benchmark}: solved by B only", each.gained)
+        yield from _flipped(f"{each.benchmark}: solved by A only", each.lost)
+    if comparison.recipe:
+        yield table(
+            "Recipe",
+            ("field", "A", "B"),
+            [(key, _text(x), _text(y)) for key, (x, y) in comparison.recipe.items()],
+            words=("field", "A", "B"),
+        )
+    for text in comparison.notes:
+        yield f"note: {text}"
+
+
+def _cells(difference: PairedDifference) -> tuple[str, str, str]:
+    interval = "unknown"
+    if difference.low is not None and difference.high is not None:
+        interval = f"{difference.low:+.4f} to {difference.high:+.4f}"
+    mark = "" if difference.is_clear else " ?"
+    return f"{difference.value:+.4f}{mark}", interval, str(difference.n)
+
+
+def _flips(comparison: Any, name: str) -> str:
+    if name != "pass_at_1" or comparison.n_gained is None:
+        return ""
+    return f"{comparison.n_gained} / {comparison.n_lost}"
+
+
+def _flipped(title: str, problems: Sequence[FlippedProblem]) -> Iterator[Any]:
+    if problems:
+        rows = [(p.problem_id, f"{p.share_a:.0%}", f"{p.share_b:.0%}") for p in problems]
+        headings = ("problem", "A correct", "B correct")
+        yield table(title, headings, rows, words=("problem",))
+
+
+def _text(value: Any) -> str:
+    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

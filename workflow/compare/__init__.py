@@ -1,0 +1,1 @@
+"""The step `compare`: what two or three checkpoints do differently, with intervals."""
