@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -15,6 +16,9 @@ from rlready.registry.errors import RecordError
 
 ALIAS = "rl-ready"
 """Alias of the checkpoint that should get the RL budget."""
+
+_NAMED = 3
+"""Most checkpoints that a note lists by name."""
 
 
 class Readiness(StrEnum):
@@ -127,3 +131,70 @@ def utc_text(time: datetime) -> str:
 def number_text(value: float | None) -> str:
     """Return a number with four digits, or `unknown`."""
     return "unknown" if value is None else f"{value:.4g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """A ranked checkpoint that may get the alias.
+
+    Args:
+        id: of the checkpoint.
+        name: its name.
+        readiness: what the ranking says about it.
+        is_trained: whether it had its RL run.
+    """
+
+    id: str
+    name: str
+    readiness: Readiness
+    is_trained: bool
+
+
+def choose_alias(
+    contenders: Sequence[Contender],
+    before: str | None,
+    readiness_before: Readiness,
+    *,
+    allow_trained: bool = False,
+) -> tuple[str | None, str]:
+    """Return the id of the checkpoint that should have the alias, and what changes, in words.
+
+    The alias marks the checkpoint for the next RL run, so one that had its run does not get it.
+
+    Args:
+        contenders: of one ranking, the best first.
+        before: id of the checkpoint that has the alias now; None if none has it.
+        readiness_before: what the last ranking said about that one.
+        allow_trained: let a trained checkpoint have it, if no other is READY.
+
+    Example:
+        >>> one = Contender(id="1", name="sft-1", readiness=Readiness.READY, is_trained=False)
+        >>> choose_alias([one], None, Readiness.UNDECIDED)
+        ('1', 'rl-ready is put on sft-1')
+    """
+    ranked = {one.id: one for one in contenders}
+    old = ranked[before].name if before in ranked else f"{before}"
+    ready = [one for one in contenders if one.readiness is Readiness.READY]
+    eligible = [one for one in ready if not one.is_trained] or (ready if allow_trained else [])
+    if eligible:
+        best = eligible[0]
+        name = f"{best.name}, which had its RL run" if best.is_trained else best.name
+        if before is None:
+            return best.id, f"{ALIAS} is put on {name}"
+        if before == best.id:
+            return best.id, f"{ALIAS} stays on {name}"
+        return best.id, f"{ALIAS} moves from {old} to {name}"
+    why = "no checkpoint is READY"
+    if ready:
+        names = ", ".join(one.name for one in ready[:_NAMED])
+        names += f" and {len(ready) - _NAMED} more" if len(ready) > _NAMED else ""
+        why = f"each READY checkpoint had its RL run already ({names}; see --allow-trained)"
+    if before is None:
+        return None, f"{why}: {ALIAS} is on none"
+    if before in ranked:
+        now = f"is {ranked[before].readiness.name} now"
+        state = "had its RL run" if ranked[before].is_trained else now
+        return None, f"{why}: {ALIAS} is taken from {old}, which {state}"
+    if readiness_before is Readiness.READY:
+        return before, f"{why}: {ALIAS} is left on {old}, which is not part of this ranking"
+    return None, f"{why}: {ALIAS} is taken from {old}, which is {readiness_before.name}"

@@ -27,6 +27,7 @@ import dataclasses
 import inspect
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -148,6 +149,11 @@ class CommonFlags:
             echo_json(values)
         else:
             print_view(view())
+
+
+def now_ms() -> int:
+    """Return the time in milliseconds since 1970."""
+    return int(1000 * time.time())
 
 
 def command(function: Callable[..., None]) -> click.Command:

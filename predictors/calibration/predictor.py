@@ -18,7 +18,12 @@ from threadpoolctl import threadpool_limits
 
 from rlready.predictors.bound import Bound
 from rlready.predictors.calibration.domain import Placed, TrainingDomain, domain_of
-from rlready.predictors.calibration.intervals import calibrate, intervals, predictive
+from rlready.predictors.calibration.intervals import (
+    anchors_of,
+    calibrate,
+    intervals,
+    predictive,
+)
 from rlready.predictors.calibration.signal_test import signal_report
 from rlready.predictors.features import PlainColumns, plain_columns
 from rlready.predictors.models.catalogue import make_model
@@ -182,6 +187,25 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
             index=X.index,
         )
 
+    def assess_unseen(self, table: TrainingTable) -> pd.DataFrame:
+        """Return what `assess` does, of each row by models that have not seen its outcome.
+
+        A row that the predictor was fitted on has the prediction of the fold that left it out, and
+        the interval that the law of errors gives around it.
+        """
+        X = self._checked(table.X)
+        assessed, mean = self.assess(X), self.unseen(table).mean
+        anchors = anchors_of(groups_of(X), self.calibration_.groups)
+        low, high = self.calibration_.law.student_ends(mean, anchors, self.level)
+        if self.lower_is_better_:
+            mean, low, high = -mean, -high, -low
+        is_fitted = np.isin(table.ids, list(self.ids_))
+        values: dict[str, Any] = {"prediction": mean, "low": low, "high": high}
+        values["promise"] = "by a model that has not seen the outcome: model-based"
+        return assessed.assign(
+            **{name: np.where(is_fitted, new, assessed[name]) for name, new in values.items()}
+        )
+
     def predictive(self, X: Any, *, noise: bool = True) -> Predictive:
         """Return the distribution of the outcomes of one RL run each; or of the true scores.
 
@@ -194,13 +218,16 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
     def _predictive(self, groups: TextArray, mean: FloatArray, *, noise: bool) -> Predictive:
         return predictive(self.calibration_, groups, mean, noise=noise, level=self.level)
 
-    def unseen(self, table: TrainingTable) -> Predictive:
-        """Return the distribution of true scores, from models that have not seen the outcomes."""
+    def unseen(self, table: TrainingTable, *, noise: bool = False) -> Predictive:
+        """Return the distribution of true scores, from models that have not seen the outcomes.
+
+        With `noise` it is that of the outcomes of one RL run each.
+        """
         X = self._checked(table.X)
         held_out = dict(zip(self.ids_, self.out_of_fold_, strict=True))
         mean = np.array([held_out.get(name, math.nan) for name in table.ids])
         mean = np.where(np.isfinite(mean), mean, self.predict(X))
-        return self._predictive(groups_of(X), mean, noise=False)
+        return self._predictive(groups_of(X), mean, noise=noise)
 
     def posterior(self, table: TrainingTable) -> Predictive:
         """Return the distribution of true scores, given the recorded outcomes.

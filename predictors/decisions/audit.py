@@ -8,8 +8,8 @@ A row is judged if it had no outcome when it was predicted and has one now.
     regret      best judged outcome - best judged outcome among the chosen; beside it the same
                 for as many checkpoints chosen by the score before RL (the practice)
 
-Only checkpoints that got an RL run can be judged. Where the plan alone decided which ones did, the
-regret says nothing of the others, and the practice's choice may have no outcome: it is None then.
+Only checkpoints that got an RL run can be judged. Where RL was run for the chosen ones alone there
+is nothing to compare them with, and the regrets are None.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from rlready.predictors.validation.scores import PredictionScorer
 from rlready.registry.frozen_prediction import FrozenPrediction, FrozenRow
 
 MIN_ORDERED = 3
+ALL = "all"
+"""Command of the record that joins the last predictions of all rankings and plans."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +46,8 @@ class AuditScore:
         bias_se: its standard error; None with fewer than two.
         spearman: between prediction and outcome inside groups; None if it is undefined.
         pairs_right: share of pairs inside groups in the right order; None if there are none.
-        regret: of the choice that was made; None if none of it is judged.
-        practice_regret: of the practice's choice; None if none of it is judged.
+        regret: of the choice that was made; None if none of it is judged, or nothing else is.
+        practice_regret: of the practice's choice; None as above.
         n_chosen_judged: checkpoints of the choice that have an outcome now.
         n_practice_judged: the same of the practice's choice.
     """
@@ -91,7 +93,12 @@ def audit(frozen: FrozenPrediction, outcomes: Mapping[str, float]) -> AuditScore
     ranks = _order(judged, values, frozen.lower_is_better)
     sign = -1.0 if frozen.lower_is_better else 1.0
     by_practice = _by_practice(predicted, len(frozen.chosen))
-    regrets = [_regret(ids, values, sign) for ids in (frozen.chosen, by_practice)]
+    # Where RL was run for the choice alone, its regret is 0 whatever it is worth.
+    is_comparable = bool(set(values) - set(frozen.chosen))
+    regrets = [
+        _regret(ids, values, sign) if is_comparable else None
+        for ids in (frozen.chosen, by_practice)
+    ]
     n = len(judged)
     return AuditScore(
         command=frozen.command,
@@ -131,7 +138,7 @@ def newest_before(
         return None
     last = predictions[-1]
     return FrozenPrediction(
-        command="all",
+        command=ALL,
         at_ms=last.at_ms,
         predictor="each row's own",
         target=last.target,

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlready.predictors.decisions.draw_blocks import block_sizes
 from rlready.predictors.decisions.preflight import Finding, Level
 from rlready.predictors.decisions.readiness import (
     BestKnown,
@@ -47,8 +48,9 @@ class Candidates:
 
     Args:
         ids: (n,) of each checkpoint, all different.
-        predictive: of their true scores after RL, without the noise of one run.
-        low: (n,) lower end of the interval of the outcome.
+        predictive: of their true scores after RL, without the noise of one run, given all recorded
+            outcomes.
+        low: (n,) lower end of the interval of what is predicted.
         high: (n,) upper end.
         interval: what the intervals promise, in words.
         domain: (n,) in, edge or out.
@@ -57,6 +59,10 @@ class Candidates:
         findings: (n,) of the pre-flight.
         target: name of the outcome.
         lower_is_better: whether the user's target is the negative.
+        predicted: (n,) what is predicted without the row's own outcome; None: the mean of
+            `predictive`, as no row has an outcome.
+        known: (low, high), (n,) each, of the interval of the true score given the row's outcome;
+            NaN where none is recorded.
     """
 
     ids: Sequence[str]
@@ -70,6 +76,8 @@ class Candidates:
     findings: Sequence[Sequence[Finding]] = ()
     target: str = "target"
     lower_is_better: bool = False
+    predicted: FloatArray | None = None
+    known: tuple[FloatArray, FloatArray] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.ids)
@@ -92,6 +100,16 @@ class Candidates:
         """A score as the user's target."""
         return -value if self.lower_is_better else value
 
+    def shown_ends(self, ends: tuple[FloatArray, FloatArray], i: int) -> tuple[float, float]:
+        """The ends of an interval of row i as the user's target, the lower one first."""
+        low, high = (self.shown(float(end[i])) for end in ends)
+        return min(low, high), max(low, high)
+
+    def predicted_at(self, i: int) -> float:
+        """What is predicted of row i without its own outcome, as the user's target."""
+        values = self.predictive.mean if self.predicted is None else self.predicted
+        return self.shown(float(values[i]))
+
 
 @dataclass(frozen=True, kw_only=True)
 class RankedRow:
@@ -102,9 +120,14 @@ class RankedRow:
         group: its group.
         rank: 1 is best; None if it is not ranked.
         rank_in_group: the same among the ranked rows of its group.
-        predicted: score after RL.
-        low: lower end of its interval.
+        predicted: score after RL, predicted without the checkpoint's own outcome.
+        low: lower end of the prediction's interval, for the score of one RL run.
         high: upper end.
+        recorded: the outcome, if there is one.
+        expected: true score, from the prediction and the outcome; the order is by it. Without an
+            outcome it is the prediction.
+        expected_low: lower end of its interval; None without an outcome.
+        expected_high: upper end.
         domain: in, edge or out.
         p_best: chance to be the best of the ranked rows; None if it is not ranked.
         p_top: chance to be among the best N.
@@ -121,6 +144,10 @@ class RankedRow:
     predicted: float
     low: float
     high: float
+    recorded: float | None
+    expected: float
+    expected_low: float | None
+    expected_high: float | None
     domain: str
     p_best: float | None
     p_top: float | None
@@ -212,6 +239,7 @@ def rank(
         place=_places(predictive.mean, np.ones(len(ranked), dtype=bool)),
         rank_in_group=_places_in_group(predictive, ranked),
         share=_shares(predictive, ranked, top_n, rule),
+        recorded={one.id: one.value for one in recorded},
         signal_p=None if is_claimed else signal_p,
         rule=rule,
         remark=remark,
@@ -245,6 +273,7 @@ class _View:
     place: NDArray[np.intp]
     rank_in_group: NDArray[np.intp]
     share: tuple[FloatArray, FloatArray]
+    recorded: Mapping[str, float]
     signal_p: float | None
     rule: ReadyRule
     remark: str
@@ -274,18 +303,25 @@ def _shares(
     rows = np.flatnonzero(ranked)
     if not len(rows):
         return best, top
-    draws = predictive.draw(rule.n_draws, np.random.default_rng(rule.seed))[:, rows]
-    best[rows] = np.bincount(draws.argmax(axis=1), minlength=len(rows)) / rule.n_draws
-    n_above = min(top_n, len(rows))
-    chosen = np.argpartition(-draws, n_above - 1, axis=1)[:, :n_above]
-    top[rows] = np.bincount(chosen.ravel(), minlength=len(rows)) / rule.n_draws
+    rng, n_above = np.random.default_rng(rule.seed), min(top_n, len(rows))
+    n_best, n_top = np.zeros(len(rows)), np.zeros(len(rows))
+    for n_draws in block_sizes(rule.n_draws, len(ranked)):
+        draws = predictive.draw(n_draws, rng)[:, rows]
+        n_best += np.bincount(draws.argmax(axis=1), minlength=len(rows))
+        chosen = np.argpartition(-draws, n_above - 1, axis=1)[:, :n_above]
+        n_top += np.bincount(chosen.ravel(), minlength=len(rows))
+    best[rows], top[rows] = n_best / rule.n_draws, n_top / rule.n_draws
     return best, top
 
 
 def _row(view: _View, i: int) -> RankedRow:
     candidates, predictive = view.candidates, view.candidates.predictive
     doubts = _doubts(view, i)
-    ends = (candidates.shown(float(candidates.low[i])), candidates.shown(float(candidates.high[i])))
+    low, high = candidates.shown_ends((candidates.low, candidates.high), i)
+    outcome = view.recorded.get(candidates.ids[i])
+    known: tuple[float | None, float | None] = (None, None)
+    if outcome is not None and candidates.known is not None:
+        known = candidates.shown_ends(candidates.known, i)
     is_ranked = bool(view.rank[i])
     mark = ""
     if view.signal_p is not None:
@@ -298,9 +334,13 @@ def _row(view: _View, i: int) -> RankedRow:
         group=str(predictive.groups[i]),
         rank=int(view.rank[i]) or None,
         rank_in_group=int(view.rank_in_group[i]) or None,
-        predicted=candidates.shown(float(predictive.mean[i])),
-        low=min(ends),
-        high=max(ends),
+        predicted=candidates.predicted_at(i),
+        low=low,
+        high=high,
+        recorded=None if outcome is None else candidates.shown(outcome),
+        expected=candidates.shown(float(predictive.mean[i])),
+        expected_low=known[0],
+        expected_high=known[1],
         domain=str(candidates.domain[i]),
         p_best=float(view.share[0][i]) if is_ranked else None,
         p_top=float(view.share[1][i]) if is_ranked else None,
@@ -331,15 +371,20 @@ def _reasons(view: _View, i: int) -> list[str]:
     candidates = view.candidates
     group = str(candidates.predictive.groups[i])
     best = view.best[group]
-    low, high = sorted(
-        (candidates.shown(float(candidates.low[i])), candidates.shown(float(candidates.high[i])))
-    )
+    low, high = candidates.shown_ends((candidates.low, candidates.high), i)
     reasons = [
         f"chance {view.chance[i]:.2f} to end within {view.delta[i]:.3g} of {best}, "
         f"{candidates.shown(best.value):.4g}",
-        f"predicted {candidates.shown(float(candidates.predictive.mean[i])):.4g}, interval "
-        f"{low:.4g} to {high:.4g} ({candidates.interval})",
+        f"predicted {candidates.predicted_at(i):.4g}, interval {low:.4g} to {high:.4g} "
+        f"({candidates.interval})",
     ]
+    outcome = view.recorded.get(candidates.ids[i])
+    if outcome is not None:
+        mean = candidates.shown(float(candidates.predictive.mean[i]))
+        reasons.append(
+            f"recorded {candidates.shown(outcome):.4g}; with it a true score of {mean:.4g} is "
+            "expected"
+        )
     if candidates.domain[i] not in (OUT, "in"):
         reasons.append(f"at the edge of the predictor's domain{_why_domain(candidates, i)}")
     if view.remark and not view.is_doubtful:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rlready.predictors.decisions.draw_blocks import block_sizes
 from rlready.predictors.predictive import Predictive
 from rlready.predictors.training_table import FloatArray, TextArray
 from rlready.registry.digest import digest
@@ -164,12 +165,15 @@ def chances(
     relative = dataclasses.replace(
         predictive, group_sd=np.where(recorded, predictive.group_sd, 0.0)
     )
-    of_group = {group: rng.standard_normal((rule.n_draws, 1)) for group in sorted(best)}
     level = np.array([one.value for one in by_row]) - delta
-    error = np.concatenate([of_group[str(name)] * best[str(name)].se for name in names], axis=1)
-    draws = relative.draw(rule.n_draws, rng)
-    found: FloatArray = (draws >= level + error).mean(axis=0)
-    return found
+    errors = np.array([one.se for one in by_row])
+    group_of = np.searchsorted(sorted(best), names.tolist())
+    n_above = np.zeros(len(names))
+    for n_draws in block_sizes(rule.n_draws, len(names)):
+        of_group = [rng.standard_normal((n_draws, 1)) for _ in best]
+        error = np.hstack(of_group)[:, group_of] * errors
+        n_above += (relative.draw(n_draws, rng) >= level + error).sum(axis=0)
+    return n_above / rule.n_draws
 
 
 def decide(chance: float, doubts: Sequence[str], rule: ReadyRule) -> Readiness:

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlready.predictors.decisions.draw_blocks import block_sizes, expected_order
 from rlready.predictors.predictive import Predictive
 from rlready.predictors.training_table import FloatArray
 from rlready.registry.errors import ConfigError
@@ -83,9 +84,10 @@ class RunValue:
     Args:
         n_runs: N.
         chosen: whom the N-th run goes to; None for random.
-        regret: expected regret after N runs.
+        regret: expected regret after N runs; `plan_replay` corrects it.
         regret_se: its Monte Carlo error.
         worth: regret that the N-th run saves; None for a first run without an incumbent.
+        by_model: expected regret as the predictor alone has it.
     """
 
     n_runs: int
@@ -93,6 +95,7 @@ class RunValue:
     regret: float
     regret_se: float
     worth: float | None
+    by_model: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,27 +189,36 @@ def plan(
     n_runs, notes = min(n_runs, n), () if n_runs <= n else (f"there are only {n} candidates",)
     n_max = min(max(n_runs, n_max if n_max is not None else 8), n)
     choosing, judging = np.random.default_rng(rule.seed).spawn(2)
-    draws = predictive.draw(rule.n_draws, choosing)
+    floor = -np.inf if incumbent is None else incumbent.value
     orders = {
         PREDICTED: np.argsort(-predictive.mean, kind="stable")[:n_max],
-        EXPECTED: greedy_order(draws, n_max, -np.inf if incumbent is None else incumbent.value),
+        EXPECTED: expected_order(predictive, n_max, floor, rule.n_draws, choosing),
     }
     if len(np.unique(predictive.groups)) > 1:
         orders[ANCHOR] = _with_anchor(predictive, orders[PREDICTED])
-    world = _World.drawn(predictive, rl_noise, incumbent, rule.n_draws, judging)
+    naive = {name: np.argsort(-score, kind="stable")[:n_max] for name, score in scores.items()}
+    regrets = {name: _Mean() for name in (*orders, *naive, RANDOM)}
+    without, best = _Mean(), np.zeros(n)
+    for n_draws in block_sizes(rule.n_draws, n):
+        world = _World.drawn(predictive, rl_noise, incumbent, n_draws, judging)
+        for name, order in orders.items():
+            regrets[name].add(world.best - _kept_by_posterior(world, order))
+        for name, order in naive.items():
+            regrets[name].add(world.best - _kept_by_score(world, order))
+        mixed = _first_of(judging.random(world.truth.shape), n_max)
+        regrets[RANDOM].add(world.best - _kept_by_score(world, mixed))
+        best += np.bincount(world.truth.argmax(axis=1), minlength=n)
+        if incumbent is not None:
+            without.add((world.best - world.incumbent)[None])
+    nothing = None if incumbent is None else float(without.mean[0])
     policies = {
-        name: _values(world, _kept_by_posterior(world, order), order, ids)
-        for name, order in orders.items()
+        name: _values(regret, {**orders, **naive}.get(name), ids, nothing)
+        for name, regret in regrets.items()
     }
-    for name, score in scores.items():
-        naive = np.argsort(-score, kind="stable")[:n_max]
-        policies[name] = _values(world, _kept_by_score(world, naive), naive, ids)
-    mixed = judging.random(world.truth.shape).argsort(axis=1)[:, :n_max]
-    policies[RANDOM] = _values(world, _kept_by_score(world, mixed), None, ids)
     policy = rule.policy
     if policy not in policies:
         policy, notes = PREDICTED, (*notes, "one group alone needs no anchor")
-    best = np.bincount(world.truth.argmax(axis=1), minlength=n) / rule.n_draws
+    best /= rule.n_draws
     return RlPlan(
         chosen=tuple(str(value.chosen) for value in policies[policy][:n_runs]),
         policy=policy,
@@ -262,21 +274,6 @@ class _World:
         return best
 
 
-def greedy_order(draws: FloatArray, n_max: int, floor: float) -> Order:
-    """(n_max,) candidates, each adding most to the expected best of those chosen so far."""
-    best = np.full(len(draws), floor)
-    left = list(range(draws.shape[1]))
-    order = []
-    for _ in range(n_max):
-        gains = np.maximum(draws[:, left], best[:, None]).mean(axis=0)
-        # Where no draw prefers any, the mean decides.
-        at = int(np.lexsort((-draws[:, left].mean(axis=0), -gains))[0])
-        chosen = left.pop(at)
-        best = np.maximum(best, draws[:, chosen])
-        order.append(chosen)
-    return np.array(order, dtype=np.intp)
-
-
 def _with_anchor(predictive: Predictive, order: Order) -> Order:
     """The order with the best row of the least known group in the second place.
 
@@ -323,22 +320,56 @@ def _kept(world: _World, believed: FloatArray, truth: FloatArray) -> FloatArray:
     return kept
 
 
+class _Mean:
+    """Mean and Monte Carlo error of N numbers over draws that come in blocks."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.mean: FloatArray = np.zeros(0)
+        self.squares: FloatArray = np.zeros(0)
+
+    def add(self, values: FloatArray) -> None:
+        """Add a block, (N, D)."""
+        n_new = values.shape[1]
+        mean, squares = values.mean(axis=1), n_new * values.var(axis=1)
+        if self.n:
+            gap, total = mean - self.mean, self.n + n_new
+            squares = self.squares + squares + gap**2 * self.n * n_new / total
+            mean = self.mean + gap * n_new / total
+        self.n, self.mean, self.squares = self.n + n_new, mean, squares
+
+    @property
+    def se(self) -> FloatArray:
+        """(N,) standard errors of the means."""
+        error: FloatArray = np.sqrt(self.squares / self.n) / math.sqrt(self.n)
+        return error
+
+
+def _first_of(numbers: FloatArray, n_first: int) -> Order:
+    """(D, n_first) positions of the smallest numbers of each row, the smallest first."""
+    if n_first < numbers.shape[1]:
+        some = np.argpartition(numbers, n_first - 1, axis=1)[:, :n_first]
+    else:
+        some = np.broadcast_to(np.arange(n_first), numbers.shape)
+    inside = np.take_along_axis(numbers, some, axis=1).argsort(axis=1)
+    first: Order = np.take_along_axis(some, inside, axis=1)
+    return first
+
+
 def _values(
-    world: _World, kept: FloatArray, order: Order | None, ids: Sequence[str]
+    regrets: _Mean, order: Order | None, ids: Sequence[str], nothing: float | None
 ) -> tuple[RunValue, ...]:
-    best = world.best
-    nothing = None if math.isinf(world.known) else float((best - world.incumbent).mean())
     values: list[RunValue] = []
-    for n, score in enumerate(kept, start=1):
-        regret = best - score
+    for n, (regret, error) in enumerate(zip(regrets.mean, regrets.se, strict=True), start=1):
         before = values[-1].regret if values else nothing
         values.append(
             RunValue(
                 n_runs=n,
                 chosen=None if order is None else ids[int(order[n - 1])],
-                regret=float(regret.mean()),
-                regret_se=float(regret.std() / math.sqrt(len(regret))),
-                worth=None if before is None else before - float(regret.mean()),
+                regret=float(regret),
+                regret_se=float(error),
+                worth=None if before is None else before - float(regret),
+                by_model=float(regret),
             )
         )
     return tuple(values)

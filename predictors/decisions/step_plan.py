@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from rlready.predictors.decisions.rl_plan import Incumbent, PlanRule, greedy_order
+from rlready.predictors.decisions.draw_blocks import block_sizes, expected_order
+from rlready.predictors.decisions.rl_plan import Incumbent, PlanRule
 from rlready.predictors.predictive import Predictive
 from rlready.predictors.public.early_rl import EarlyReliability, earliest_drop, early_reliability
 from rlready.predictors.training_table import FloatArray
@@ -91,7 +92,7 @@ class StepPlan:
 
     chosen: tuple[str, ...]
     best: Split
-    finish_now: Split | None
+    finish_now: Split
     splits: tuple[Split, ...]
     notes: tuple[str, ...]
 
@@ -100,7 +101,7 @@ class StepPlan:
         return {
             "chosen": list(self.chosen),
             "best": vars(self.best),
-            "finish_now": None if self.finish_now is None else vars(self.finish_now),
+            "finish_now": vars(self.finish_now),
             "splits": [vars(split) for split in self.splits],
             "notes": list(self.notes),
         }
@@ -146,19 +147,20 @@ def plan_steps(
     reliability = reliability or early_reliability()
     earliest = earliest_drop(budget, in_steps=in_steps) if budget > 0 else 0.0
     _check(predictive, ids, total, budget, spread, rl_noise, earliest)
-    if total < budget and incumbent is None:
+    if total < budget:
+        least = budget + earliest if len(ids) > 1 and earliest < budget else budget
         raise ConfigError(
             f"{total:g} RL steps finish no run of {budget:g} steps",
             why="a probe alone gives no checkpoint to keep",
-            fix=f"Give {budget:g} or more; a comparison needs {2 * budget:g}",
+            fix=f"Give {budget:g} or more; a first choice between probes needs {least:g}",
         )
     n_max = min(len(ids), int(total // earliest), _MOST_PROBED)
     choosing, judging = np.random.default_rng(rule.seed).spawn(2)
     floor = -np.inf if incumbent is None else incumbent.value
-    order = greedy_order(predictive.draw(rule.n_draws, choosing), n_max, floor)
+    order = expected_order(predictive, n_max, floor, rule.n_draws, choosing)
     world = _World.drawn(predictive, order, spread, rl_noise, incumbent, rule.n_draws, judging)
     n_now = min(int(total // budget), n_max)
-    options = [(n_now, budget, n_now)] if n_now else []
+    options = [(n_now, budget, n_now)]
     options += _options(total, budget, earliest, n_max, in_steps)
     outcomes = [
         (option, world.regret(option, reliability.at(option[1], budget, in_steps=in_steps)))
@@ -166,8 +168,7 @@ def plan_steps(
     ]
     splits = [_split(option, budget, regret) for option, regret in outcomes]
     at = int(np.argmin([split.regret for split in splits]))
-    finish_now = splits[0] if n_now else None
-    if finish_now is not None and at:
+    if at:
         saved = outcomes[0][1] - outcomes[at][1]
         if saved.mean() < 2.0 * saved.std() / math.sqrt(len(saved)):
             at = 0
@@ -175,7 +176,7 @@ def plan_steps(
     return StepPlan(
         chosen=tuple(ids[int(row)] for row in order[: best.n_probed]),
         best=best,
-        finish_now=finish_now,
+        finish_now=splits[0],
         splits=tuple(sorted(splits, key=lambda split: split.regret)),
         notes=(
             f"early scores are trusted as in {reliability.n_runs} public RL runs "
@@ -288,7 +289,12 @@ class _World:
         n_draws: int,
         rng: np.random.Generator,
     ) -> _World:
-        truth = predictive.draw(n_draws, rng)
+        started, best = np.empty((n_draws, len(order))), np.empty(n_draws)
+        start = 0
+        for size in block_sizes(n_draws, len(predictive.mean)):
+            truth, block = predictive.draw(size, rng), slice(start, start + size)
+            started[block], best[block] = truth[:, order], truth.max(axis=1)
+            start += size
         known = -math.inf if incumbent is None else incumbent.value
         kept = np.full(n_draws, known)
         if incumbent is not None:
@@ -296,14 +302,13 @@ class _World:
         rows = predictive.rows(order)
         same = rows.groups[:, None] == rows.groups[None, :]
         prior = np.where(same, np.outer(rows.group_sd, rows.group_sd), 0.0)
-        started = truth[:, order]
         return _World(
             prior=prior + np.diag(rows.row_sd**2),
             mean=rows.mean,
             truth=started,
             probe_noise=rng.standard_normal(started.shape),
             final=started + rl_noise * rng.standard_normal(started.shape),
-            best=np.maximum(truth.max(axis=1), kept),
+            best=np.maximum(best, kept),
             incumbent=kept,
             known=known,
             spread=spread,
@@ -397,5 +402,5 @@ def _check(
         raise ConfigError(
             f"{total:g} RL steps are less than one probe costs",
             why=f"no run is judged before step {earliest:g} of {budget:g}",
-            fix=f"Give {earliest:g} or more; to finish one run, {budget:g}",
+            fix=f"Give {budget:g} or more, which finishes one run",
         )

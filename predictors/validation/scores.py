@@ -352,8 +352,8 @@ class PredictionScorer:
 
 def _without_last_bits(values: FloatArray) -> FloatArray:
     """Round to 12 digits of the largest: the last bits of a sum are rounding errors."""
-    largest = float(np.max(np.abs(values), initial=0.0))
-    return values if largest == 0.0 else np.round(values / (_TIE * largest))
+    unit = _TIE * float(np.max(np.abs(values), initial=0.0))
+    return values if unit == 0.0 else np.round(values / unit)
 
 
 def _signs(values: FloatArray) -> Matrix:

@@ -83,6 +83,8 @@ def frozen_predictions(store: MlflowStore) -> list[FrozenPrediction]:
         ['rank', 'plan']
     """
     with store.opened("reading frozen predictions") as opened:
+        if not opened.experiment_id:
+            return []
         records = [_read(opened, run) for run in _runs(opened) if _is_ended(run)]
     return sorted(records, key=lambda frozen: frozen.at_ms)
 

@@ -2,7 +2,8 @@
 
 A registered model stands for a family: the checkpoints of one base model. Each ranked checkpoint
 is one version of it, whose source is the checkpoint's LoggedModel (`models:/m-...`), so that no
-weights are copied. The alias `rl-ready` is on the best READY checkpoint of the last ranking.
+weights are copied. The alias `rl-ready` is on the best READY checkpoint of the last ranking that
+had no RL run yet.
 Storing the same ranking again changes nothing. A version carries these tags:
 
     rl_ready       true, false or undecided: the tag for automation
@@ -39,8 +40,10 @@ from rlready.registry.mlflow_store.registered_models import Version
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.readiness_tag import (
     ALIAS,
+    Contender,
     Readiness,
     ReadinessTag,
+    choose_alias,
     number_text,
     says_the_same,
     utc_text,
@@ -129,6 +132,7 @@ def put_tags(
     *,
     name: str | None = None,
     spent: Collection[str] = (),
+    allow_trained: bool = False,
     dry_run: bool = False,
 ) -> tuple[TaggedFamily, ...]:
     """Tag the checkpoints of a ranking; return the tagged families.
@@ -138,8 +142,9 @@ def put_tags(
         tags: of one ranking, the best checkpoint first.
         name: of one registered model for all of them. By default there is one for each base model,
             named after it: `Qwen/Qwen2.5-7B` gives `Qwen2.5-7B-sft`.
-        spent: ids of checkpoints that had their RL run. They get the alias, which marks the
-            checkpoint for the next run, only if no other checkpoint is READY.
+        spent: ids of checkpoints that had their RL run. They do not get the alias, which marks
+            the checkpoint for the next run.
+        allow_trained: let them have it, if no other checkpoint is READY.
         dry_run: return what would happen, and write nothing.
 
     Raises:
@@ -160,7 +165,8 @@ def put_tags(
             if name is None:
                 _check_ours(opened.client, family)
         return tuple(
-            _put(opened, family, ranked, dry_run=dry_run) for family, ranked in families.items()
+            _put(opened, family, ranked, allow_trained=allow_trained, dry_run=dry_run)
+            for family, ranked in families.items()
         )
 
 
@@ -340,7 +346,14 @@ def _check_ours(client: MlflowClient, family: str) -> None:
         )
 
 
-def _put(opened: Opened, family: str, members: Sequence[_Member], *, dry_run: bool) -> TaggedFamily:
+def _put(
+    opened: Opened,
+    family: str,
+    members: Sequence[_Member],
+    *,
+    allow_trained: bool,
+    dry_run: bool,
+) -> TaggedFamily:
     """Tag the members of a family; a dry run only says what would change."""
     client = opened.client
     if not dry_run:
@@ -350,7 +363,7 @@ def _put(opened: Opened, family: str, members: Sequence[_Member], *, dry_run: bo
     present = {version.model_id: version for version in newest_first if version.model_id}
     if dry_run:
         placed = [_would_place(present.get(member.model_id), member.tag) for member in members]
-        chosen, note = _choose(members, _aliased(client, family))
+        chosen, note = _choose(members, _aliased(client, family), allow_trained)
     else:
         # The best one last: MLflow lists the newest version first.
         placed = [_place(opened, m, present.get(m.model_id)) for m in reversed(members)][::-1]
@@ -361,7 +374,7 @@ def _put(opened: Opened, family: str, members: Sequence[_Member], *, dry_run: bo
         }
         with opened.lock(f"alias-{family}"):
             aliased = _aliased(client, family)
-            chosen, note = _choose(members, aliased)
+            chosen, note = _choose(members, aliased, allow_trained)
             if chosen is None and aliased is not None:
                 client.delete_registered_model_alias(family, ALIAS)
             elif chosen in numbers and (aliased is None or aliased.number != numbers[chosen]):
@@ -413,30 +426,20 @@ def _aliased(client: MlflowClient, family: str) -> Version | None:
     return versions.locate(client, f"{family}@{ALIAS}", ALIAS) if ALIAS in aliases else None
 
 
-def _choose(members: Sequence[_Member], present: Version | None) -> tuple[str | None, str]:
+def _choose(
+    members: Sequence[_Member], present: Version | None, allow_trained: bool
+) -> tuple[str | None, str]:
     """Return the id of the checkpoint that should have the alias, and what changes, in words."""
-    ranked = {member.checkpoint.id: member for member in members}
     tag = None if present is None else read_tag(present.tags)
-    before = tag.checkpoint_id if tag else present.source if present else None
-    old = ranked[before].checkpoint.name if before in ranked else f"{before}"
-    ready = [member for member in members if member.tag.readiness is Readiness.READY]
-    best = min(ready, key=lambda member: member.is_spent, default=None)
-    if best is not None:
-        id_, name = best.checkpoint.id, best.checkpoint.name
-        if before is None:
-            return id_, f"{ALIAS} is put on {name}"
-        if before == id_:
-            return id_, f"{ALIAS} stays on {name}"
-        return id_, f"{ALIAS} moves from {old} to {name}"
-    if present is None or before is None:
-        return None, f"no checkpoint is READY: {ALIAS} is on none"
-    if before in ranked:
-        now = ranked[before].tag.readiness.name
-        return None, f"no checkpoint is READY: {ALIAS} is taken from {old}, which is {now} now"
-    if tag is None or tag.readiness is Readiness.READY:
-        return before, (
-            f"no checkpoint of this ranking is READY: {ALIAS} is left on {old}, "
-            "which is not part of it"
+    contenders = [
+        Contender(
+            id=member.checkpoint.id,
+            name=member.checkpoint.name,
+            readiness=member.tag.readiness,
+            is_trained=member.is_spent,
         )
-    now = tag.readiness.name
-    return None, f"no checkpoint is READY: {ALIAS} is taken from {old}, which is {now}"
+        for member in members
+    ]
+    before = tag.checkpoint_id if tag else present.source if present else None
+    readiness = tag.readiness if tag else Readiness.READY
+    return choose_alias(contenders, before, readiness, allow_trained=allow_trained)

@@ -254,3 +254,14 @@ def test_a_table_without_groups_or_errors_is_enough() -> None:
     assert table.columns[0].kind is Kind.LOSS
     assert (said["high"] - said["low"]).median() < 3.5
     assert "outcomes have no standard errors" in fitted.notes_[0]
+
+
+def test_what_is_said_of_a_fitted_row_has_not_seen_its_outcome() -> None:
+    table = simulate(3, 10, np.random.default_rng(5)).table
+    known = np.arange(len(table)) % 5 != 0
+    predictor = CalibratedPredictor(n_folds=4).fit(table.rows(known))
+    said, plain = predictor.assess_unseen(table), predictor.assess(table.X)
+    assert said["prediction"][known].to_numpy() == pytest.approx(predictor.out_of_fold_)
+    assert (said["low"] <= said["prediction"]).all()
+    assert (said["prediction"] <= said["high"]).all()
+    pd.testing.assert_frame_equal(said[~known], plain[~known], check_dtype=False)

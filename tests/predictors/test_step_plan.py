@@ -163,10 +163,21 @@ def test_invalid_numbers_are_explained(changes: dict[str, object], words: str) -
         call(arguments.pop("predictive"), arguments.pop("ids"), arguments.pop("total"), **arguments)
 
 
-def test_the_least_useful_number_is_said() -> None:
+@pytest.mark.parametrize("total", [50, 99, 100, 299])
+@pytest.mark.parametrize("incumbent", [None, Incumbent(id="old", value=0.0)])
+def test_the_least_useful_number_is_said(total: float, incumbent: Incumbent | None) -> None:
+    """A probe alone leaves nothing to keep; beside an incumbent this once was a crash."""
     with pytest.raises(ConfigError) as caught:
-        plan_steps(equal_candidates(4), names(4), 50, budget=300, spread=0.1, rl_noise=0.01)
-    assert "Give 100 or more" in str(caught.value)
+        plan_steps(
+            equal_candidates(4),
+            names(4),
+            total,
+            budget=300,
+            spread=0.1,
+            rl_noise=0.01,
+            incumbent=incumbent,
+        )
+    assert "Give 300 or more" in str(caught.value)
 
 
 def probed(values: list[float | None], step: float = 100.0, rising: bool = False) -> Predictive:

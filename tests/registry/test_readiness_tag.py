@@ -125,6 +125,35 @@ def test_an_alias_on_what_is_no_longer_ready_is_removed_and_that_is_said(
     )
 
 
+def test_a_checkpoint_that_had_its_run_gets_the_alias_only_on_request(
+    store: MlflowStore, client: Any
+) -> None:
+    """The alias once went to it without a word, and the next RL run began from it again."""
+    tags, spent = [a_tag(1), a_tag(2, readiness=UNDECIDED)], {a_checkpoint(1).id}
+    (family,) = put_tags(store, tags, spent=spent)
+    assert family.chosen is None
+    assert family.note == (
+        "each READY checkpoint had its RL run already (Qwen2.5-0.5B-step1; see --allow-trained): "
+        "rl-ready is on none"
+    )
+    assert alias_of(client) is None
+    (family,) = put_tags(store, tags, spent=spent, allow_trained=True)
+    assert family.chosen == a_checkpoint(1).id
+    assert "Qwen2.5-0.5B-step1, which had its RL run" in family.note
+    assert alias_of(client) == int(versions(client)[a_checkpoint(1).id].version)
+    (family,) = put_tags(store, [a_tag(1), a_tag(2)], spent=spent, allow_trained=True)
+    assert family.chosen == a_checkpoint(2).id
+
+
+def test_the_alias_leaves_a_checkpoint_that_has_got_its_run(
+    store: MlflowStore, client: Any
+) -> None:
+    put(store, a_tag(1))
+    (family,) = put_tags(store, [a_tag(1)], spent={a_checkpoint(1).id})
+    assert (family.chosen, alias_of(client)) == (None, None)
+    assert "taken from Qwen2.5-0.5B-step1, which had its RL run" in family.note
+
+
 def test_an_alias_on_a_ready_one_outside_the_ranking_is_left(
     store: MlflowStore, client: Any
 ) -> None:

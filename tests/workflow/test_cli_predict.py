@@ -88,7 +88,7 @@ def test_a_ranking_has_every_checkpoint_with_reasons(run: Run) -> None:
     found = json.loads(run("rank", "--json").stdout)
     assert found["is_claimed"]
     assert len(found["rows"]) == N_CHECKPOINTS
-    ranked = [row["predicted"] for row in found["rows"] if row["rank"]]
+    ranked = [row["expected"] for row in found["rows"] if row["rank"]]
     assert ranked == sorted(ranked, reverse=True)
     assert all(row["low"] <= row["predicted"] <= row["high"] for row in found["rows"])
     assert all(row["reasons"] for row in found["rows"])
@@ -96,8 +96,19 @@ def test_a_ranking_has_every_checkpoint_with_reasons(run: Run) -> None:
 
 def test_a_recorded_outcome_narrows_what_is_known_of_its_checkpoint(run: Run) -> None:
     rows = {row["id"]: row for row in json.loads(run("rank", "--json").stdout)["rows"]}
-    width = {name: row["high"] - row["low"] for name, row in rows.items()}
-    assert width["sft-01"] < 0.5 * width["sft-20"]
+    known, unknown = rows["sft-01"], rows["sft-20"]
+    width = known["expected_high"] - known["expected_low"]
+    assert width < 0.5 * (unknown["high"] - unknown["low"])
+
+
+def test_what_is_called_predicted_has_not_seen_the_outcome(run: Run) -> None:
+    """It once was the prediction and the outcome in one number."""
+    for row in json.loads(run("rank", "--json").stdout)["rows"]:
+        assert row["low"] <= row["predicted"] <= row["high"]
+        if row["recorded"] is None:
+            assert (row["expected"], row["expected_low"]) == (row["predicted"], None)
+        else:
+            assert abs(row["expected"] - row["recorded"]) < abs(row["predicted"] - row["recorded"])
 
 
 def test_a_plan_names_checkpoints_without_an_outcome(run: Run, tmp_path: Path) -> None:
@@ -108,7 +119,23 @@ def test_a_plan_names_checkpoints_without_an_outcome(run: Run, tmp_path: Path) -
     regrets = [value["regret"] for value in found["policies"]["predicted"]]
     assert regrets[-1] < regrets[0] + 1e-5  # a Monte Carlo mean: equal regrets differ a little
     assert not found["is_retrospective"]
+    assert (found["realised_regret"], found["practice_regret"]) == (None, None)
+    assert found["practice"] == "pass_at_1@gsm8k"
+    replayed, factor = found["replay"], found["replay"]["factors"]["expected"]
+    assert replayed["n_rows"] == N_OUTCOMES
+    assert {"expected", "pass_at_1@gsm8k", "random"} <= set(replayed["policies"])
+    for value in found["policies"]["expected"]:
+        assert value["regret"] == pytest.approx(factor * value["by_model"])
     assert figure.stat().st_size > 10_000
+
+
+def test_a_plan_says_what_is_known_and_what_is_expected(run: Run) -> None:
+    """It once compared an expected .223 of the practice with a realised .0129 of the plan."""
+    shown = " ".join(run("plan", "--rl-runs", 2).output.split())
+    assert "Expected, not known yet" in shown
+    assert f"Known: regret of plans on {N_OUTCOMES} recorded outcomes left out" in shown
+    assert "2 RL runs of such a plan lost" in shown
+    assert "as many by pass_at_1@gsm8k" in shown
 
 
 def test_the_tag_leads_a_trainer_to_the_best_ready_checkpoint(run: Run) -> None:
@@ -125,12 +152,14 @@ def test_the_tag_leads_a_trainer_to_the_best_ready_checkpoint(run: Run) -> None:
     ]
     # The alias says who gets the next run: sft-01 to sft-15 had theirs.
     unspent = [name for name in ready if int(name.removeprefix("sft-")) > N_OUTCOMES]
-    chosen = {one["checkpoint_id"]: one["name"] for one in family["tagged"]}[family["chosen"]]
-    assert chosen == (unspent or ready)[0]
+    names = {one["checkpoint_id"]: one["name"] for one in family["tagged"]} | {None: None}
+    assert names[family["chosen"]] == next(iter(unspent), None)
+    family = json.loads(run("tag", "--allow-trained", "--json").stdout)["families"][0]
+    assert names[family["chosen"]] == (unspent or ready)[0]
     resolved = run("resolve", f"models:/{family['name']}@rl-ready")
-    # These weights are made up: the way ends at the folder that is not there.
+    # These weights are made up: the way ends at the folder that is not there, if not before.
     assert resolved.exit_code == 2
-    assert "weights/step-" in resolved.output
+    assert ("weights/step-" if unspent else "which had its RL run") in resolved.output
 
 
 def test_people_get_tables(run: Run) -> None:

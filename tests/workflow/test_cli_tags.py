@@ -86,6 +86,22 @@ def test_what_is_not_ready_is_noted_beside_the_path(
     assert "is UNDECIDED" in done.stderr
 
 
+def test_an_alias_whose_checkpoint_has_got_its_run_is_refused(
+    run: Run, store: MlflowStore, folder: Path
+) -> None:
+    """A trainer would repeat the run; the version alone says what is wanted."""
+    checkpoint = the_checkpoint(folder)
+    target = the_tag(checkpoint).target
+    store.put_outcome(an_outcome(1, checkpoint_id=checkpoint.id, value=0.6))
+    assert f"which had its RL run: {target} is 0.6" in refused(run("resolve", REFERENCE))
+    assert "--allow-trained" in refused(run("resolve", FAMILY))
+    for flags in ((REFERENCE, "--allow-trained"), (f"models:/{FAMILY}/1",)):
+        done = run("resolve", *flags)
+        assert (done.exit_code, done.stdout) == (0, f"{folder}\n")
+        assert "had its RL run" in done.stderr
+    assert json.loads(run("resolve", f"{FAMILY}/1", "--json").stdout)["is_trained"]
+
+
 def test_weights_that_are_gone_are_told(run: Run, store: MlflowStore, folder: Path) -> None:
     shutil.rmtree(folder)
     assert f"are gone. there is no folder {folder}" in refused(run("resolve", REFERENCE))

@@ -153,6 +153,7 @@ for each in (
     validate.validate,
     predict.rank,
     predict.plan,
+    validate.audit,
     tags.tag,
     tags.resolve,
     search.search,

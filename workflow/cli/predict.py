@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from rlready.workflow.flags import CommonFlags, Flag, Levels, Seed, command
+from rlready.registry.errors import ConfigError
+from rlready.workflow.flags import CommonFlags, Flag, Levels, Seed, command, now_ms
 from rlready.workflow.terminal import text_width
+
+if TYPE_CHECKING:
+    from rlready.workflow.predict.plan import PlanReport
+    from rlready.workflow.predict.steps import StepReport
 
 PREDICTOR = "grpo-predictor"
 
@@ -89,6 +95,7 @@ def rank(
     predictor: Annotated[str, Flag(metavar="NAME")] = PREDICTOR,
     groups: Annotated[tuple[str, ...], Flag("--group", metavar="NAME")] = (),
     top: Annotated[int, click.IntRange(min=1)] = 3,
+    no_freeze: bool = False,
     early: EarlyFlags,
     common: CommonFlags,
 ) -> None:
@@ -98,15 +105,18 @@ def rank(
     out of the predictor's domain have no rank, and without a signal in the proxies nothing has.
     Before a predictor is fitted, the order inside each group comes from public outcomes and from
     those that are recorded; with a predictor of fewer than 12 outcomes they still count.
+    What is predicted is written down once, so that `rlready audit` can judge it later.
 
     Args:
         predictor: NAME, models:/NAME@ALIAS or models:/NAME/3.
         groups: Rank only the checkpoints of this group (repeatable).
         top: N of P(top N).
+        no_freeze: Do not write the predictions down for `rlready audit`.
         early: What public outcomes are applied to.
         common: The registry and the form of the output.
     """
     from rlready.workflow.cli.predict_view import prior_ranking_view, ranking_view
+    from rlready.workflow.predict.audit import freeze
     from rlready.workflow.predict.first_day import PUBLIC, first_day, is_first_day, rank_first_day
     from rlready.workflow.predict.rank import rank_registry
 
@@ -125,52 +135,93 @@ def rank(
         "predictor": applied.meta.uri,
         "prior_weight": applied.prior_weight,
         "notes": [applied.remark] if applied.remark else [],
+        "frozen": None,
     }
-    common.show(values, lambda: ranking_view(ranking, applied))
+    notes = []
+    if not no_freeze:
+        names = {row.id for row in ranking.rows}
+        best = [row.id for row in ranking.rows if row.rank and row.recorded is None][:top]
+        frozen = freeze(store, applied, "rank", best, at_ms=now_ms(), names=names)
+        values["frozen"], notes = vars(frozen), [f"note: {frozen.note}"]
+    common.show(values, lambda: [*ranking_view(ranking, applied), *notes])
 
 
 @command
 def plan(
     *,
-    rl_runs: Annotated[int, click.IntRange(min=1), Flag(metavar="N")],
+    rl_runs: Annotated[int | None, click.IntRange(min=1), Flag(metavar="N")] = None,
+    rl_steps: Annotated[float | None, Flag(metavar="TOTAL")] = None,
     predictor: Annotated[str, Flag(metavar="NAME")] = PREDICTOR,
     policy: str = "expected",
     rl_noise: float | None = None,
     figure: Annotated[Path | None, Flag(metavar="FILE.png")] = None,
+    no_freeze: bool = False,
     early: EarlyFlags,
     common: CommonFlags,
 ) -> None:
     """Choose the checkpoints that get the next N RL runs, and say what each run is worth.
 
+    With --rl-steps it compares ways to spend a number of RL steps: to finish few runs now, or to
+    probe more checkpoints first and to finish the best of them. No run is dropped before step 40
+    or a third of the budget. A run that was started enters by its outcomes at smaller budgets.
     Before a predictor is fitted, the plan rests on public outcomes and on those that are recorded.
 
     Args:
         rl_runs: RL runs that can be paid for.
+        rl_steps: RL steps that can be paid for, instead of --rl-runs; in the unit of the target's
+            budget.
         predictor: NAME, models:/NAME@ALIAS or models:/NAME/3.
         policy: expected (most expected best), predicted (best predictions), or anchor (as
             predicted, but one run goes to the group whose level is known least).
         rl_noise: Standard deviation of one RL run's score.  [default: from the outcomes' errors]
-        figure: Draw regret against runs.
+        figure: Draw regret against runs: what plans lost before, and what this one expects.
+        no_freeze: Do not write the predictions down for `rlready audit`.
         early: What public outcomes are applied to.
         common: The registry and the form of the output.
     """
-    from rlready.predictors.decisions.rl_plan import PlanRule
-    from rlready.workflow.cli.predict_view import plan_view, prior_plan_view
-    from rlready.workflow.predict.figures import draw_regret
+    from rlready.predictors.decisions.rl_plan import EXPECTED, PlanRule
+    from rlready.workflow.cli.predict_view import plan_view, prior_plan_view, steps_view
+    from rlready.workflow.predict.audit import freeze
+    from rlready.workflow.predict.figures import draw_regret, draw_steps
     from rlready.workflow.predict.first_day import first_day, is_first_day, plan_first_day
     from rlready.workflow.predict.plan import plan_registry
+    from rlready.workflow.predict.steps import plan_registry_steps
 
-    rule, store = PlanRule(policy=policy), common.open_store()
-    if is_first_day(store, predictor):
-        day = first_day(store, target=early.target, own_style=early.own_style)
+    if (rl_runs is None) == (rl_steps is None):
+        raise ConfigError(
+            "a plan is for a number of RL runs or for a number of RL steps",
+            fix="Give --rl-runs N, or --rl-steps TOTAL",
+        )
+    rule, own_style = PlanRule(policy=policy), early.own_style
+    if rl_steps is not None and policy != EXPECTED:
+        raise ConfigError(
+            f"--policy {policy} is given with --rl-steps",
+            why="RL steps are always planned by the most expected best",
+            fix="Leave --policy out, or give --rl-runs N",
+        )
+    store = common.open_store()
+    if rl_runs is not None and is_first_day(store, predictor):
+        day = first_day(store, target=early.target, own_style=own_style)
         by_prior = plan_first_day(day, rl_runs, rl_noise=rl_noise, rule=rule)
         if figure is not None:
-            draw_regret(figure, by_prior.report.plan, by_prior.report.target)
+            draw_regret(figure, by_prior.report)
         common.show(by_prior.to_dict(), lambda: prior_plan_view(by_prior))
         return
-    report = plan_registry(
-        store, predictor, rl_runs, rl_noise=rl_noise, rule=rule, own_style=early.own_style
-    )
+    report: PlanReport | StepReport
+    if rl_steps is not None:
+        report = plan_registry_steps(
+            store, predictor, rl_steps, rl_noise=rl_noise, own_style=own_style
+        )
+        view, draw = partial(steps_view, report), partial(draw_steps, report=report)
+    elif rl_runs is not None:
+        report = plan_registry(
+            store, predictor, rl_runs, rl_noise=rl_noise, rule=rule, own_style=own_style
+        )
+        view, draw = partial(plan_view, report), partial(draw_regret, report=report)
     if figure is not None:
-        draw_regret(figure, report.plan, report.target)
-    common.show(report.to_dict(), lambda: plan_view(report))
+        draw(figure)
+    values, notes = {**report.to_dict(), "frozen": None}, []
+    if report.applied is not None and not no_freeze:
+        frozen = freeze(store, report.applied, "plan", report.plan.chosen, at_ms=now_ms())
+        values["frozen"], notes = vars(frozen), [f"note: {frozen.note}"]
+    common.show(values, lambda: [*view(), *notes])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
+from rlready.predictors.decisions.audit import ALL, AuditScore
+from rlready.predictors.decisions.plan_replay import Replay
 from rlready.predictors.decisions.prior_ranking import (
     PAPER_RULE,
     PriorRanking,
@@ -13,13 +17,16 @@ from rlready.predictors.decisions.prior_ranking import (
 )
 from rlready.predictors.decisions.ranking import RankedRow, Ranking
 from rlready.workflow.cli.validate_view import validation_view
+from rlready.workflow.predict.audit import AuditReport
 from rlready.workflow.predict.first_day import PriorPlan
 from rlready.workflow.predict.fit import FitReport
 from rlready.workflow.predict.load import AppliedPredictor
 from rlready.workflow.predict.plan import PlanReport
+from rlready.workflow.predict.steps import StepReport
 from rlready.workflow.terminal import table
 
 _MOST_REASONS = 3
+_MOST_SPLITS = 8
 
 
 def fit_view(report: FitReport, width: int) -> list[Any]:
@@ -45,14 +52,15 @@ def ranking_view(ranking: Ranking, applied: AppliedPredictor) -> list[Any]:
     match = best[0] if len(best) == 1 else "the best known of its group"
     words = ("checkpoint", "ready", "domain")
     top = f"P(top {ranking.top_n})"
-    headings = ("", "checkpoint", "recorded", "expected", "interval", "P(best)", top, "P(match)")
+    numbers = ("predicted", "interval", "recorded", "expected", "P(best)", top, "P(match)")
+    headings = ("", "checkpoint", *numbers)
     ranked = table(
         f"{ranking.target} after RL, by {applied.meta.uri}",
         (*headings, "ready", "domain"),
-        [_cells(row, applied.outcomes) for row in ranking.rows],
-        caption=f"expected: true score, from the prediction and the recorded outcome; "
-        f"{ranking.interval} interval of it, or of one RL run where none is recorded; "
-        f"P(match): chance to end within delta of {match}",
+        [_cells(row) for row in ranking.rows],
+        caption=f"predicted: without the checkpoint's own outcome, with the {ranking.interval} "
+        "interval of one RL run; expected: true score, from the prediction and the recorded "
+        f"outcome; P(match): chance to end within delta of {match}",
         words=words,
         unbroken=(*headings, *words),
     )
@@ -66,55 +74,20 @@ def ranking_view(ranking: Ranking, applied: AppliedPredictor) -> list[Any]:
     return [ranked, *notes, *reasons]
 
 
-def _cells(row: RankedRow, outcomes: Mapping[str, float]) -> list[str]:
+def _cells(row: RankedRow) -> list[str]:
     return [
         "" if row.rank is None else str(row.rank),
         row.id,
-        f"{outcomes[row.id]:.4g}" if row.id in outcomes else "",
         f"{row.predicted:.4g}",
         f"{row.low:.3g} .. {row.high:.3g}",
+        "" if row.recorded is None else f"{row.recorded:.4g}",
+        f"{row.expected:.4g}",
         "" if row.p_best is None else f"{row.p_best:.2f}",
         "" if row.p_top is None else f"{row.p_top:.2f}",
         f"{row.p_match:.2f}",
         row.readiness.name.lower().replace("_", " "),
         row.mark or row.domain,
     ]
-
-
-def plan_view(report: PlanReport) -> list[Any]:
-    """Return the chosen checkpoints, and the expected regret of each policy by number of runs."""
-    plan = report.plan
-    n_most = max(map(len, plan.policies.values()))
-    headings = ["policy", *(f"N = {n}" for n in range(1, n_most + 1))]
-    rows = []
-    for name, values in plan.policies.items():
-        label = f"{name} *" if name == plan.policy else name
-        blanks = [""] * (n_most - len(values))
-        rows.append([label, *(f"{value.regret:.3g}" for value in values), *blanks])
-    regret = table(
-        "Expected regret after N RL runs, in the target's unit",
-        headings,
-        rows,
-        caption=f"noise of one RL run: sd {plan.rl_noise:.3g}",
-        words=("policy",),
-        unbroken=headings,
-    )
-    parts = [
-        regret,
-        f"{len(plan.chosen)} RL runs for {report.target}, chosen by {plan.policy}: "
-        + ", ".join(plan.chosen),
-        *plan.in_words(),
-        *(f"note: {note}" for note in plan.notes),
-    ]
-    if plan.incumbent is not None:
-        parts.append(f"best so far: {plan.incumbent.id} with {plan.incumbent.value:.4g}")
-    if report.is_retrospective:
-        parts.append(
-            "every checkpoint already has its outcome: this plan is made as if none had, from "
-            "predictions by models that had not seen the row; its best outcome is "
-            f"{report.realised_regret:.3g} below the best of all"
-        )
-    return parts
 
 
 def prior_ranking_view(ranking: PriorRanking, notes: Sequence[str]) -> list[Any]:
@@ -188,3 +161,187 @@ def _chance(value: float | None) -> str:
 
 def _text(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
+
+
+def plan_view(report: PlanReport) -> list[Any]:
+    """Return the chosen checkpoints, what plans lost before, and what each run is worth."""
+    plan = report.plan
+    n_most = max(map(len, plan.policies.values()))
+    headings = ["policy", *(f"N = {n}" for n in range(1, n_most + 1))]
+    rows = []
+    for name, values in plan.policies.items():
+        label = f"{name} *" if name == plan.policy else name
+        blanks = [""] * (n_most - len(values))
+        rows.append([label, *(f"{value.regret:.3g}" for value in values), *blanks])
+    regret = table(
+        "Expected, not known yet: regret after N RL runs, in the target's unit",
+        headings,
+        rows,
+        caption=f"noise of one RL run: sd {plan.rl_noise:.3g}; *: the policy of this plan",
+        words=("policy",),
+        unbroken=headings,
+    )
+    parts: list[Any] = [regret]
+    if report.replay is None:
+        parts.append(
+            "note: too few recorded outcomes to check the expected regret against what plans lost"
+        )
+    else:
+        parts += replay_view(report.replay, plan.policy, report.practice, len(plan.chosen))
+    parts += [
+        f"{len(plan.chosen)} RL runs for {report.target}, chosen by {plan.policy}: "
+        + ", ".join(plan.chosen),
+        *plan.in_words(),
+        *(f"note: {note}" for note in plan.notes),
+    ]
+    if plan.incumbent is not None:
+        parts.append(f"best so far: {plan.incumbent.id} with {plan.incumbent.value:.4g}")
+    if report.is_retrospective:
+        practice = (
+            ""
+            if report.practice_regret is None
+            else f", that of as many by {report.practice} {report.practice_regret:.3g}"
+        )
+        parts.append(
+            "every checkpoint already has its outcome: this plan is made as if none had, from "
+            "predictions by models that had not seen the row; its best outcome is known to be "
+            f"{report.realised_regret:.3g} below the best of all{practice}"
+        )
+    return parts
+
+
+def replay_view(replay: Replay, policy: str, practice: str | None, n_runs: int) -> list[Any]:
+    """Return what plans lost on recorded outcomes, beside what they had expected."""
+    names = replay.compared(policy, practice)
+    n_most = len(replay.policies[names[0]])
+    headings = ["policy", *(f"N = {n}" for n in range(1, n_most + 1)), "factor"]
+    largest = max(run.expected for name in names for run in replay.policies[name])
+    n_digits = max(2 - math.floor(math.log10(largest)), 0) if largest > 0.0 else 0
+    rows = [
+        [
+            f"{name} *" if name == policy else name,
+            *(f"{v.realised:.{n_digits}f} ({v.expected:.{n_digits}f})" for v in runs),
+            f"{replay.factors[name]:.2f}",
+        ]
+        for name in names
+        for runs in (replay.policies[name],)
+    ]
+    known = table(
+        f"Known: regret of plans on {replay.n_rows} recorded outcomes left out (had expected)",
+        headings,
+        rows,
+        caption=f"{replay.n_repeats} random partitions in {replay.n_parts} parts, each planned as "
+        "if it had no outcome; factor: of what is expected, the share that is lost. The regrets "
+        "above are times the factor",
+        words=("policy",),
+        unbroken=headings,
+    )
+
+    def lost(name: str) -> str:
+        runs = replay.at(name, n_runs)
+        return (
+            f"{runs.realised:.{n_digits}f} ± {runs.realised_se:.{n_digits}f} "
+            f"(expected {runs.expected:.{n_digits}f})"
+        )
+
+    n_runs = min(n_runs, n_most)
+    words = (
+        f"known: on {replay.n_rows} recorded outcomes left out, {n_runs} RL runs of such a plan "
+        f"lost {lost(policy)}"
+    )
+    if practice is not None and practice in names:
+        words += f", and as many by {practice} {lost(practice)}"
+    return [known, words]
+
+
+def steps_view(report: StepReport) -> list[Any]:
+    """Return the ways to spend the RL steps, and the proposed one in words."""
+    plan, unit = report.plan, report.unit
+    shown = [split for split in plan.splits if split != plan.finish_now][:_MOST_SPLITS]
+    if plan.best not in (plan.finish_now, *shown):
+        shown = [plan.best, *shown[:-1]]
+    rows = [
+        [
+            f"{split} *" if split == plan.best else str(split),
+            f"{split.steps:g}",
+            f"{split.regret:.3g} ± {split.regret_se:.1g}",
+            f"{plan.finish_now.regret - split.regret:+.2g}",
+        ]
+        for split in (plan.finish_now, *shown)
+    ]
+    compared = table(
+        f"Expected, not known yet: regret of ways to spend {report.total:g} RL {unit}",
+        ("way", unit, "expected regret", "saved"),
+        rows,
+        caption=f"of {len(plan.splits)} ways, in the target's unit, with the Monte Carlo error; "
+        "saved: beside finishing now; *: proposed"
+        + ("" if report.factor is None else f"; {_factor_words(report.factor)}"),
+        words=("way",),
+        unbroken=(unit, "expected regret", "saved"),
+    )
+    parts = [
+        compared,
+        f"{report.target}, {report.total:g} RL {unit}: {plan.best}: {', '.join(plan.chosen)}",
+        *(f"note: {note}" for note in plan.notes),
+    ]
+    if report.incumbent is not None:
+        parts.append(f"best so far: {report.incumbent.id} with {report.incumbent.value:.4g}")
+    if report.is_retrospective:
+        parts.append(
+            "every checkpoint already has its outcome: this plan is made as if none had, from "
+            "predictions by models that had not seen the row"
+        )
+    return parts
+
+
+def _factor_words(factor: float) -> str:
+    return (
+        f"plans on recorded outcomes lost {factor:.2f} of what they had expected, so the regrets "
+        "are times that"
+    )
+
+
+def audit_view(report: AuditReport) -> list[Any]:
+    """Return a row for each frozen prediction, and what they come to together."""
+    rows = [_audit_cells(score) for score in report.scores]
+    if report.overall is not None:
+        rows.append(_audit_cells(report.overall))
+    headings = ("frozen", "by", "judged", "coverage", "bias", "Spearman", "pairs", "regret")
+    return [
+        table(
+            f"Predictions of {report.target} made before the outcome",
+            (*headings, "practice"),
+            rows,
+            caption="bias: outcome - prediction; pairs: share in the right order, inside groups; "
+            "regret: best outcome among the judged less the best of the choice (how many of it "
+            "are judged), practice: of as many by the score before RL; all: the last prediction "
+            "of each checkpoint",
+            words=headings[:2],
+            unbroken=(*headings, "practice"),
+        ),
+        report.in_words(),
+    ]
+
+
+def _audit_cells(score: AuditScore) -> list[str]:
+    time = datetime.fromtimestamp(score.at_ms / 1000, UTC)
+    is_all = score.command == ALL
+    bias = "" if score.bias is None else f"{score.bias:+.3g}"
+    error = "" if score.bias_se is None else f" ± {score.bias_se:.2g}"
+    regrets = [
+        "" if value is None else f"{value:.3g} ({n})"
+        for value, n in (
+            (score.regret, score.n_chosen_judged),
+            (score.practice_regret, score.n_practice_judged),
+        )
+    ]
+    return [
+        "all" if is_all else f"{time:%Y-%m-%d %H:%M}",
+        "" if is_all else f"{score.command}, {score.predictor.removeprefix('models:/')}",
+        str(score.n_judged) if is_all else f"{score.n_judged} of {score.n_predicted}",
+        "" if score.coverage is None else f"{score.coverage:.0%} of {score.level:.0%}",
+        bias + error,
+        "" if score.spearman is None else f"{score.spearman:.2f}",
+        "" if score.pairs_right is None else f"{score.pairs_right:.0%}",
+        *regrets,
+    ]

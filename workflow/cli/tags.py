@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import unquote, urlsplit
 
 from rlready.registry.digest import default_cache_dir, fingerprint
-from rlready.registry.errors import CheckpointError
+from rlready.registry.errors import CheckpointError, ConfigError
+from rlready.registry.outcomes import current
 from rlready.workflow.flags import CommonFlags, Flag, command
 from rlready.workflow.terminal import echo, echo_for_programs, echo_json, table
 
 if TYPE_CHECKING:
     from rlready.registry.mlflow_store.readiness import ResolvedCheckpoint, TaggedFamily
     from rlready.registry.records import Checkpoint
+    from rlready.registry.store import StoredCheckpoint
 
 
 @command
@@ -23,6 +25,7 @@ def tag(
     *,
     predictor: str = "grpo-predictor",
     name: Annotated[str | None, Flag(metavar="NAME")] = None,
+    allow_trained: bool = False,
     dry_run: bool = False,
     common: CommonFlags,
 ) -> None:
@@ -31,14 +34,17 @@ def tag(
     Each ranked checkpoint becomes a version of its family's registered model, with the tag rl_ready
     (true, false or undecided), the predicted outcome, its interval and the reasons. The best READY
     checkpoint without an RL run gets the alias rl-ready, from which `rlready resolve` finds the
-    weights. A repeated call changes only what is no longer true. While no predictor is fitted, all
-    checkpoints are undecided with their place by public outcomes, and no alias is set.
+    weights; if there is none, no checkpoint has the alias. A repeated call changes only what is no
+    longer true. While no predictor is fitted, all checkpoints are undecided with their place by
+    public outcomes, and no alias is set.
 
     Args:
         predictor: Predictor that ranks: the name of a registered predictor (its champion),
             models:/NAME@ALIAS or models:/NAME/VERSION.
         name: Registered model for all checkpoints.  [default: one per base model, named after
             it: Qwen/Qwen2.5-7B gives Qwen2.5-7B-sft]
+        allow_trained: Put the alias on the best READY checkpoint that had its RL run, if no other
+            is READY.
         dry_run: Show what would be tagged, and write nothing.
         common: The registry and the form of the output.
     """
@@ -54,7 +60,9 @@ def tag(
         notes.append(why)
     else:
         tags, spent = ranked_tags(store, predictor, made_at=made_at)
-    families = put_tags(store, tags, name=name, spent=spent, dry_run=dry_run)
+    families = put_tags(
+        store, tags, name=name, spent=spent, allow_trained=allow_trained, dry_run=dry_run
+    )
     values = {
         "dry_run": dry_run,
         "families": [_family_dict(family) for family in families],
@@ -67,27 +75,56 @@ def tag(
 
 
 @command
-def resolve(uri: str, *, common: CommonFlags) -> None:
+def resolve(uri: str, *, allow_trained: bool = False, common: CommonFlags) -> None:
     """Print the folder of the checkpoint that URI names, for a trainer.
 
     URI is models:/NAME@rl-ready, models:/NAME/VERSION, or NAME. Weights on a hub are downloaded.
-    The weights are checked to be the registered ones.
+    The weights are checked to be the registered ones. An alias whose checkpoint has got its RL run
+    since it was tagged is refused.
 
     \b
     trl grpo --model_name_or_path "$(rlready resolve models:/Qwen2.5-7B-sft@rl-ready)" ...
+
+    Args:
+        uri: Address of the checkpoint.
+        allow_trained: Print it even if RL was run from this checkpoint already.
+        common: The registry and the form of the output.
     """  # noqa: D301 - click reads \b as "keep these lines"
     from rlready.registry.mlflow_store.readiness import resolve as resolve_uri
     from rlready.registry.readiness_tag import Readiness
 
-    resolved = resolve_uri(common.open_store(), uri)
+    store = common.open_store()
+    resolved = resolve_uri(store, uri)
+    outcomes = _outcomes_after_rl(store.find(resolved.checkpoint.id), resolved)
+    names_version = uri.rpartition("/")[2].isdigit()
+    if outcomes and not (allow_trained or names_version):
+        raise ConfigError(
+            f"{uri} is {resolved.checkpoint.name}, which had its RL run: {outcomes[0]}",
+            why="the alias marks the checkpoint for the next run",
+            fix="Run `rlready tag` again, which puts the alias on a checkpoint without a run; or "
+            f"give --allow-trained, or the version: {resolved.version}",
+        )
     path = weights_folder(resolved.checkpoint)
     if common.as_json:
-        echo_json(_resolved_dict(resolved, path))
+        echo_json({**_resolved_dict(resolved, path), "is_trained": bool(outcomes)})
         return
+    whose = f"{resolved.version} ({resolved.checkpoint.name})"
+    if outcomes:
+        echo(f"note: {whose} had its RL run: {outcomes[0]}", err=True)
     if resolved.tag is None or resolved.tag.readiness is not Readiness.READY:
         state = "was never ranked" if resolved.tag is None else f"is {resolved.tag.readiness.name}"
-        echo(f"note: {resolved.version} ({resolved.checkpoint.name}) {state}", err=True)
+        echo(f"note: {whose} {state}", err=True)
     echo_for_programs(os.fsencode(path) + b"\n")
+
+
+def _outcomes_after_rl(stored: StoredCheckpoint, resolved: ResolvedCheckpoint) -> list[str]:
+    """Return the recorded outcomes of the tag's target; without a tag those of any target."""
+    target = None if resolved.tag is None else resolved.tag.target.partition("#")[0]
+    return [
+        f"{outcome.key} is {outcome.value:.4g}"
+        for outcome in current(stored.outcomes)
+        if target in (None, outcome.key)
+    ]
 
 
 def weights_folder(checkpoint: Checkpoint) -> Path:

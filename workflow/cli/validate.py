@@ -1,8 +1,10 @@
-"""The sub-command `validate`: how good a predictor is on checkpoints that it has not seen."""
+"""The sub-commands `validate` and `audit`: how good predictions are, left out and afterwards."""
 
 from __future__ import annotations
 
-from rlready.workflow.flags import CommonFlags, command
+from typing import Annotated
+
+from rlready.workflow.flags import CommonFlags, Flag, command
 from rlready.workflow.predict.validate_config import ValidateConfig
 from rlready.workflow.terminal import console, text_width
 
@@ -31,3 +33,27 @@ def validate(config: ValidateConfig, common: CommonFlags) -> None:
             validated = run(config, store, lambda n, of: status.update(f"{n} of {of} fits"))
     report, model = validated.report, validated.model
     common.show(report.to_dict(), lambda: validation_view(report, model, text_width()))
+
+
+@command
+def audit(
+    *,
+    target: Annotated[str | None, Flag(metavar="KEY")] = None,
+    common: CommonFlags,
+) -> None:
+    """Judge the predictions that `rank` and `plan` wrote down before the outcomes arrived.
+
+    Only a checkpoint that had no outcome when it was predicted and has one now is judged: are the
+    outcomes inside the intervals, is there a bias, is the order right, and what did the choice
+    lose against that of the practice, the score before RL? A prediction that was changed after it
+    was written is refused.
+
+    Args:
+        target: Outcome to judge.  [default: the only one that was predicted]
+        common: The registry and the form of the output.
+    """
+    from rlready.workflow.cli.predict_view import audit_view
+    from rlready.workflow.predict.audit import audit_registry
+
+    report = audit_registry(common.open_store(), target)
+    common.show(report.to_dict(), lambda: audit_view(report))

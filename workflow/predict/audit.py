@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,7 +54,7 @@ class AuditReport:
                 f"Nothing can be judged yet: no checkpoint with a frozen prediction of "
                 f"{self.target} has got an outcome since."
             )
-        parts = [f"judged on {overall.n_judged} predictions made before the outcome"]
+        parts = [f"Judged on {overall.n_judged} predictions made before the outcome"]
         if overall.coverage is not None:
             parts.append(f"{overall.coverage:.0%} lie in their {overall.level:.0%} intervals")
         if overall.bias is not None:
@@ -61,7 +62,35 @@ class AuditReport:
             parts.append(f"outcome minus prediction {overall.bias:+.3g}{error} on average")
         if overall.pairs_right is not None:
             parts.append(f"{overall.pairs_right:.0%} of pairs in the right order")
-        return "; ".join(parts)[0].upper() + "; ".join(parts)[1:] + "."
+        return "; ".join([*parts, *self._last_choice()]) + "."
+
+    def _last_choice(self) -> list[str]:
+        """Return the regret of the last choice that can be compared with the practice's."""
+        for score in reversed(self.scores):
+            if score.regret is not None and score.practice_regret is not None:
+                day = datetime.fromtimestamp(score.at_ms / 1000, UTC).date()
+                return [
+                    f"the choice by {score.command} on {day} lost {score.regret:.3g} "
+                    f"({score.n_chosen_judged} of it judged), as many by the score before RL "
+                    f"{score.practice_regret:.3g} ({score.n_practice_judged} judged)"
+                ]
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Freeze:
+    """What was written down for `rlready audit`.
+
+    Args:
+        n_predictions: of checkpoints without an outcome.
+        is_new: whether they were written now; False if the same ones were written before, None if
+            nothing could be written.
+        note: in words.
+    """
+
+    n_predictions: int
+    is_new: bool | None
+    note: str
 
 
 def freeze(
@@ -71,8 +100,9 @@ def freeze(
     chosen: Sequence[str],
     *,
     at_ms: int,
-) -> str:
-    """Write down what a predictor says of the registry now; return a note for the user.
+    names: Collection[str] | None = None,
+) -> Freeze:
+    """Write down what a predictor says of the registry now, once.
 
     A registry that cannot be written does not stop a ranking: the note says so.
 
@@ -82,28 +112,39 @@ def freeze(
         command: "rank" or "plan".
         chosen: names of the proposed checkpoints, best first.
         at_ms: now, in milliseconds since 1970.
+        names: of the checkpoints that were ranked; by default all.
     """
-    if applied.has_outcome.all():
-        return "every checkpoint has its outcome, so there is nothing to freeze for `rlready audit`"
+    made = frozen_prediction(applied, command, chosen, at_ms=at_ms, names=names)
+    n = 0 if made is None else sum(not row.had_outcome for row in made.rows)
+    if made is None or not n:
+        note = "every checkpoint has its outcome: there is nothing to freeze for `rlready audit`"
+        return Freeze(n_predictions=0, is_new=None, note=note)
     try:
-        is_new = put_frozen(store, frozen_prediction(applied, command, chosen, at_ms=at_ms))
+        is_new = put_frozen(store, made)
     except StoreError as error:
-        return f"the predictions could not be frozen for `rlready audit`: {error.args[0]}"
-    n = int((~applied.has_outcome).sum())
-    state = "frozen" if is_new else "were frozen before"
-    return f"{n} predictions {state}; `rlready audit` judges them when outcomes arrive"
+        note = f"the predictions could not be frozen for `rlready audit`: {error.args[0]}"
+        return Freeze(n_predictions=n, is_new=None, note=note)
+    state = "are frozen" if is_new else "were frozen before"
+    note = f"{n} predictions {state}; `rlready audit` judges them when their outcomes arrive"
+    return Freeze(n_predictions=n, is_new=is_new, note=note)
 
 
 def frozen_prediction(
-    applied: AppliedPredictor, command: str, chosen: Sequence[str], *, at_ms: int
-) -> FrozenPrediction:
-    """Return the record of what a predictor says of the registry now.
+    applied: AppliedPredictor,
+    command: str,
+    chosen: Sequence[str],
+    *,
+    at_ms: int,
+    names: Collection[str] | None = None,
+) -> FrozenPrediction | None:
+    """Return the record of what a predictor says of the registry now; None if of nothing.
 
     Args:
         applied: the predictor with the registry's rows.
         command: "rank" or "plan".
         chosen: names of the proposed checkpoints, best first.
         at_ms: now, in milliseconds since 1970.
+        names: of the checkpoints that were ranked; by default all.
     """
     table, frame, assessed = applied.data.table, applied.data.frame, applied.assessed
     practice = practice_column(table)
@@ -124,7 +165,10 @@ def frozen_prediction(
             had_outcome=bool(applied.has_outcome[i]),
         )
         for i in range(len(table))
+        if names is None or applied.names[i] in names
     )
+    if not rows:
+        return None
     return FrozenPrediction(
         command=command,
         at_ms=at_ms,

@@ -9,9 +9,12 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from rlready.predictors.calibration.predictor import CalibratedPredictor
-from rlready.predictors.decisions.rl_plan import RlPlan
+from rlready.predictors.decisions.plan_replay import Replay
+from rlready.predictors.decisions.rl_plan import RANDOM
 from rlready.predictors.training_table import TrainingTable
 from rlready.registry.errors import ConfigError
+from rlready.workflow.predict.plan import PlanReport
+from rlready.workflow.predict.steps import StepReport
 
 _COLOURS = ("#1b6ca8", "#2a9d5c", "#d98c1f", "#b03a5b", "#6b4fa0", "#5f6b6d")
 _POLICY_STYLE = {
@@ -20,9 +23,9 @@ _POLICY_STYLE = {
     "anchor": "#6b4fa0",
     "random": "#999999",
 }
-
+_PRACTICE_COLOUR = "#b03a5b"
 _POLICY_WORDS = {
-    "expected": "most expected best (plan)",
+    "expected": "most expected best",
     "predicted": "best predictions",
     "anchor": "best predictions, one anchor",
     "random": "at random",
@@ -80,33 +83,144 @@ def draw_predictions(path: Path, predictor: CalibratedPredictor, table: Training
     return _save(figure, path)
 
 
-def draw_regret(path: Path, plan: RlPlan, target: str) -> Path:
-    """Draw the expected regret of each policy against the number of RL runs. Return the path."""
+def draw_regret(path: Path, report: PlanReport) -> Path:
+    """Draw the regret of each policy against the number of RL runs. Return the path.
+
+    On the left is what is known: what plans lost on recorded outcomes that were left out, beside
+    what they had expected. On the right is what is expected of this plan.
+
+    Args:
+        path: of the PNG file.
+        report: the plan and its replay.
+    """
     plt = _pyplot()
-    figure, axes = plt.subplots(figsize=(6.8, 4.6), layout="constrained")
+    replay, plan = report.replay, report.plan
+    n_panels = 1 if replay is None else 2
+    figure, panels = plt.subplots(
+        1,
+        n_panels,
+        figsize=(1.2 + 5.2 * n_panels, 4.6),
+        layout="constrained",
+        squeeze=False,
+        sharey=True,
+    )
+    panels[0][0].set_ylabel("regret, in the target's unit")
+    if replay is not None:
+        _draw_replay(panels[0][0], replay, plan.policy, report.practice)
+    axes = panels[0][-1]
     for name, values in plan.policies.items():
-        colour = _POLICY_STYLE.get(name, "#b03a5b")
         axes.plot(
             [value.n_runs for value in values],
             [value.regret for value in values],
             marker="o",
             markersize=3.5,
             linewidth=2.0 if name == plan.policy else 1.2,
-            linestyle="-" if name in ("expected", "predicted") else "--",
-            color=colour,
-            label=_POLICY_WORDS.get(name, f"by {name}"),
+            linestyle="-" if name == plan.policy else "--",
+            color=_POLICY_STYLE.get(name, _PRACTICE_COLOUR),
+            label=_policy_words(name, plan.policy),
         )
+    realised = (
+        (plan.policy, report.realised_regret),
+        (report.practice or "", report.practice_regret),
+    )
+    for policy, regret in realised:
+        if regret is not None:
+            colour = _POLICY_STYLE.get(policy, _PRACTICE_COLOUR)
+            label = f"{_policy_words(policy, plan.policy)}: realised"
+            axes.plot(len(plan.chosen), regret, "*", markersize=11, color=colour, label=label)
     n_max = max(len(values) for values in plan.policies.values())
+    n = len(plan.p_best)
+    state = ", and realised (stars)" if report.is_retrospective else ", not known"
     axes.set(
         xlabel="RL runs",
-        ylabel="expected regret, in the target's unit",
-        title=f"What each RL run is worth: {target}",
+        title=f"Expected{state}: this plan, {n} candidates",
         xticks=range(1, n_max + 1),
+    )
+    axes.legend(frameon=False, fontsize=8)
+    axes.set_ylim(0, None)  # after the lines: an upper end that is set earlier stays
+    for panel in panels[0]:
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"What each RL run is worth: {report.target}", fontsize=11)
+    return _save(figure, path)
+
+
+def draw_steps(path: Path, report: StepReport) -> Path:
+    """Draw the expected regret of ways to spend RL steps. Return the path.
+
+    Args:
+        path: of the PNG file.
+        report: the plan.
+    """
+    plt = _pyplot()
+    plan = report.plan
+    figure, axes = plt.subplots(figsize=(6.8, 4.6), layout="constrained")
+    probed = [split for split in plan.splits if split.n_finished < split.n_probed]
+    for i, step in enumerate(sorted({split.step for split in probed})):
+        ways = sorted(
+            (split for split in probed if split.step == step), key=lambda split: split.n_probed
+        )
+        axes.plot(
+            [split.n_probed for split in ways],
+            [split.regret for split in ways],
+            marker="o",
+            markersize=3.5,
+            color=_COLOURS[i % len(_COLOURS)],
+            label=f"probe to {step:g} {report.unit}, finish as many as can be paid",
+        )
+    now = plan.finish_now
+    axes.axhline(now.regret, color="#999999", linestyle="--", linewidth=1.2, label=str(now))
+    axes.plot(
+        plan.best.n_probed, plan.best.regret, "*", markersize=13, color="#222222", label="proposed"
+    )
+    axes.set(
+        xlabel="checkpoints that are started",
+        ylabel="expected regret, in the target's unit",
+        title=f"{report.total:g} RL {report.unit}: {report.target}",
         ylim=(0, None),
     )
-    axes.legend(frameon=False)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     return _save(figure, path)
+
+
+def _draw_replay(axes: Any, replay: Replay, policy: str, practice: str | None) -> None:
+    """Draw realised regret as lines with errors, expected regret as thin dashes."""
+    for name in replay.compared(policy, practice):
+        values = replay.policies[name]
+        runs, colour = [value.n_runs for value in values], _POLICY_STYLE.get(name, _PRACTICE_COLOUR)
+        words = _policy_words(name, policy)
+        axes.errorbar(
+            runs,
+            [value.realised for value in values],
+            yerr=[value.realised_se for value in values],
+            marker="o",
+            markersize=3.5,
+            linewidth=2.0 if name == policy else 1.4,
+            elinewidth=0.8,
+            color=colour,
+            label=f"{words}: realised",
+        )
+        if name != RANDOM:
+            axes.plot(
+                runs,
+                [value.expected for value in values],
+                linewidth=1.0,
+                linestyle=":",
+                color=colour,
+                label=f"{words}: had expected",
+            )
+    axes.set(
+        xlabel="RL runs",
+        title=f"Known: plans on {replay.n_rows} outcomes left out",
+        xticks=range(1, len(replay.policies[policy]) + 1),
+    )
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _policy_words(name: str, chosen: str) -> str:
+    words = _POLICY_WORDS.get(name, f"by {name}")
+    return f"{words} (plan)" if name == chosen else words
 
 
 def _pyplot() -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -250,7 +249,8 @@ def plan_first_day(
         target=day.data.target,
         is_retrospective=False,
         realised_regret=None,
-        meta=SimpleNamespace(uri=PUBLIC),
+        address=PUBLIC,
+        practice=practice_column(table),
     )
     unit = "the target's unit" if has_unit else "standard deviations of outcomes inside a group"
     return PriorPlan(report=report, ranking=ranking, unit=unit)

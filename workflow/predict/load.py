@@ -87,7 +87,7 @@ class AppliedPredictor:
 
     @cached_property
     def assessed(self) -> pd.DataFrame:
-        """What the predictor says of each row, blended with `early` where RL was not run.
+        """What is said of each row by models that have not seen its outcome, and by `early`.
 
         Of a row out of the predictor's domain it says nothing: that is placed by `early` alone.
         """
@@ -95,7 +95,7 @@ class AppliedPredictor:
         if self.early is None:
             return alone
         table, weight = self.data.table, self._weights
-        mean, ends = self._blended(self.predictor.predictive(table.X)).mean, self.early.interval()
+        mean, ends = self.unseen.mean, self.early.interval()
         shift = mean - table.shown(alone["prediction"].to_numpy())
         ends_alone = np.sort(
             [table.shown(alone[end].to_numpy()) for end in ("low", "high")], axis=0
@@ -118,7 +118,7 @@ class AppliedPredictor:
 
     @cached_property
     def _alone(self) -> pd.DataFrame:
-        return self.predictor.assess(self.data.table.X)
+        return self.predictor.assess_unseen(self.data.table)
 
     @cached_property
     def _weights(self) -> FloatArray:

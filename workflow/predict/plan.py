@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlready.predictors.decisions.plan_replay import Replay, replay
 from rlready.predictors.decisions.rl_plan import Incumbent, PlanRule, RlPlan, plan
 from rlready.predictors.training_table import FloatArray, TrainingTable
 from rlready.registry.errors import ConfigError
@@ -17,6 +18,8 @@ from rlready.workflow.predict.registry_table import practice_column
 
 if TYPE_CHECKING:
     from rlready.registry.mlflow_store.store import MlflowStore
+
+_MOST_PRIOR_WEIGHT = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,23 +32,34 @@ class PlanReport:
         is_retrospective: whether all candidates have their outcome, and the plan was made as if
             none had.
         realised_regret: then, best recorded outcome less the best one of the chosen; else None.
-        meta: of the predictor.
+        address: of the predictor.
+        practice: the proxy that people choose by; None if it is not among the proxies.
+        practice_regret: the same for as many checkpoints chosen by it; None as above.
+        replay: what plans lost on recorded outcomes that were left out; None if those are few.
+        applied: the predictor with the registry's rows; None for a plan from public outcomes.
     """
 
     plan: RlPlan
     target: str
     is_retrospective: bool
     realised_regret: float | None
-    meta: Any
+    address: str
+    practice: str | None
+    practice_regret: float | None = None
+    replay: Replay | None = None
+    applied: AppliedPredictor | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as one JSON object: the contract of `rlready plan --json`."""
         return {
             **self.plan.to_dict(),
             "target": self.target,
-            "predictor": self.meta.uri,
+            "predictor": self.address,
             "is_retrospective": self.is_retrospective,
             "realised_regret": self.realised_regret,
+            "practice": self.practice,
+            "practice_regret": self.practice_regret,
+            "replay": None if self.replay is None else self.replay.to_dict(),
         }
 
 
@@ -75,40 +89,116 @@ def plan_registry(
     Raises:
         RlreadyError: for any mistake of the user or the environment.
     """
-    applied = load(store, reference, own_style=own_style)
+    return plan_applied(
+        load(store, reference, own_style=own_style), n_runs, rl_noise=rl_noise, rule=rule
+    )
+
+
+def plan_applied(
+    applied: AppliedPredictor,
+    n_runs: int,
+    *,
+    rl_noise: float | None = None,
+    rule: PlanRule | None = None,
+) -> PlanReport:
+    """Plan RL runs for the rows that a predictor was applied to; see `plan_registry`."""
     table, predictor, names = applied.data.table, applied.predictor, applied.names
-    is_retrospective = bool(applied.has_outcome.all())
-    if not predictor.signal_.found() and (applied.early is None or is_retrospective):
-        raise ConfigError(
-            "no plan can be made",
-            why=predictor.signal_.in_words(),
-            fix="Choose by other means, or record more outcomes and fit again",
-        )
-    rows = np.flatnonzero(applied.has_outcome == is_retrospective)
+    rows, is_retrospective = candidate_rows(applied)
     noise = predictor.run_noise if rl_noise is None else rl_noise
     chosen = plan(
         applied.unseen.rows(rows),
         [names[i] for i in rows],
         n_runs,
         rl_noise=noise,
-        incumbent=None if is_retrospective else _incumbent(applied, noise),
+        incumbent=None if is_retrospective else incumbent(applied, noise),
         scores=_practice_scores(table, rows),
         rule=rule,
     )
-    regret = None
-    if is_retrospective:
-        values = dict(zip(names, table.y.tolist(), strict=True))
-        regret = max(values.values()) - max(values[name] for name in chosen.chosen)
+    practice = practice_column(table)
+    replayed = replay_of(applied, max(map(len, chosen.policies.values())))
+    doubt = doubt_about_replay(applied, rows)
+    if doubt:
+        chosen = replace(chosen, notes=(*chosen.notes, doubt))
+    elif replayed is not None:
+        chosen = replayed.corrected(chosen)
+    n = len(chosen.chosen)
+    by_practice = [value.chosen for value in chosen.policies.get(practice or "", ())[:n]]
     return PlanReport(
         plan=replace(chosen, notes=(*chosen.notes, *filter(None, [applied.remark]))),
         target=applied.data.target,
         is_retrospective=is_retrospective,
-        realised_regret=regret,
-        meta=applied.meta,
+        realised_regret=_in_hindsight(applied, chosen.chosen) if is_retrospective else None,
+        address=str(applied.meta.uri),
+        practice=practice,
+        practice_regret=_in_hindsight(applied, by_practice) if is_retrospective else None,
+        replay=replayed,
+        applied=applied,
     )
 
 
-def _incumbent(applied: AppliedPredictor, noise: float) -> Incumbent | None:
+def candidate_rows(applied: AppliedPredictor) -> tuple[NDArray[np.intp], bool]:
+    """Return the rows without an outcome, or all if each has one; and whether each has one.
+
+    Raises:
+        ConfigError: if the proxies carry no signal, and public outcomes do not count.
+    """
+    signal = applied.predictor.signal_
+    is_retrospective = bool(applied.has_outcome.all())
+    if not signal.found() and (applied.early is None or is_retrospective):
+        raise ConfigError(
+            "no plan can be made",
+            why=signal.in_words(),
+            fix="Choose by other means, or record more outcomes and fit again",
+        )
+    return np.flatnonzero(applied.has_outcome == is_retrospective), is_retrospective
+
+
+def doubt_about_replay(applied: AppliedPredictor, rows: NDArray[np.intp]) -> str:
+    """Return why plans on recorded outcomes say little of the candidates; empty if they do."""
+    if applied.prior_weight >= _MOST_PRIOR_WEIGHT:
+        return (
+            f"public outcomes weigh {applied.prior_weight:.0%} in this plan: plans on recorded "
+            "outcomes, which are the predictor's alone, do not correct its expected regret"
+        )
+    groups = applied.data.table.groups
+    known = set(groups[applied.has_outcome].tolist())
+    n_new = sum(str(group) not in known for group in groups[rows])
+    if 2 * n_new <= len(rows):
+        return ""
+    return (
+        f"{n_new} of {len(rows)} candidates are in groups without an outcome: plans on recorded "
+        "outcomes say little of them, and the expected regret is the predictor's alone"
+    )
+
+
+def replay_of(applied: AppliedPredictor, n_max: int) -> Replay | None:
+    """Replay plans on the recorded outcomes, from models that have not seen them."""
+    table, held_out = applied.data.table, applied.predictor.out_of_fold_
+    # A row alone in its group has no prediction that has not seen its outcome.
+    seen = {
+        name for name, value in zip(applied.predictor.ids_, held_out, strict=True) if value != value
+    }
+    is_unseen = np.array([name not in seen for name in table.ids])
+    rows = np.flatnonzero(is_unseen & applied.has_outcome)
+    if not len(rows):
+        return None
+    return replay(
+        applied.predictor.unseen(table, noise=True).rows(rows),
+        table.y[rows],
+        n_max,
+        scores=_practice_scores(table, rows),
+    )
+
+
+def _in_hindsight(applied: AppliedPredictor, chosen: Sequence[str | None]) -> float | None:
+    """Return the best recorded outcome less the best one of the chosen, higher is better."""
+    values = dict(zip(applied.names, applied.data.table.y.tolist(), strict=True))
+    tried = [values[name] for name in chosen if name is not None]
+    return max(values.values()) - max(tried) if tried else None
+
+
+def incumbent(applied: AppliedPredictor, noise: float) -> Incumbent | None:
+    """Return the best checkpoint with a recorded outcome; None if none has one."""
     rows = np.flatnonzero(applied.has_outcome)
     if not len(rows):
         return None

@@ -51,9 +51,19 @@ def rank_registry(
         >>> [row.id for row in ranking.rows[:3]]  # doctest: +SKIP
     """
     applied = load(store, reference, own_style=own_style)
-    table = applied.data.table
-    is_chosen = checked_groups(table, groups)
-    ranking = rank(
+    return rank_applied(applied, groups=groups, top_n=top_n, rule=rule), applied
+
+
+def rank_applied(
+    applied: AppliedPredictor,
+    *,
+    groups: Sequence[str] = (),
+    top_n: int = 3,
+    rule: ReadyRule | None = None,
+) -> Ranking:
+    """Rank the rows that a predictor was applied to; the arguments are those of `rank_registry`."""
+    is_chosen = checked_groups(applied.data.table, groups)
+    return rank(
         _candidates(applied, np.flatnonzero(is_chosen)),
         recorded=_recorded(applied),
         rl_noise=applied.predictor.run_noise or None,
@@ -63,7 +73,6 @@ def rank_registry(
         remark=applied.remark,
         is_doubtful=applied.prior_weight == 1.0,
     )
-    return ranking, applied
 
 
 def _candidates(applied: AppliedPredictor, rows: NDArray[np.intp]) -> Candidates:
@@ -71,16 +80,14 @@ def _candidates(applied: AppliedPredictor, rows: NDArray[np.intp]) -> Candidates
     table, predictor = applied.data.table, applied.predictor
     assessed, names = applied.assessed, applied.names
     ends = np.sort([table.shown(assessed[end].to_numpy()) for end in ("low", "high")], axis=0)
-    # With an outcome the interval is of the true score; without one, of the score of an RL run.
-    true_ends = applied.posterior.interval(predictor.level)
-    low, high = np.where(applied.has_outcome, true_ends, ends)
+    known = applied.posterior.interval(predictor.level)
     parts = predictor.contributions(table.X)
     findings = _findings(applied.data)
     return Candidates(
         ids=[names[i] for i in rows],
         predictive=applied.posterior.rows(rows),
-        low=low[rows],
-        high=high[rows],
+        low=ends[0][rows],
+        high=ends[1][rows],
         interval=f"{predictor.level:.0%}",
         domain=assessed["domain"].iloc[rows].tolist(),
         domain_reasons=[[reason] for reason in assessed["reasons"].iloc[rows]],
@@ -88,6 +95,8 @@ def _candidates(applied: AppliedPredictor, rows: NDArray[np.intp]) -> Candidates
         findings=[findings[i] for i in rows],
         target=applied.data.target,
         lower_is_better=table.lower_is_better,
+        predicted=applied.unseen.mean[rows],
+        known=(known[0][rows], known[1][rows]),
     )
 
 

@@ -14,8 +14,6 @@ from rlready.workflow.predict.rank import rank_registry
 if TYPE_CHECKING:
     from rlready.registry.mlflow_store.store import MlflowStore
 
-_AFTER_OUTCOME = "of the true score, from the recorded outcome and the prediction: model-based"
-
 
 def ranked_tags(
     store: MlflowStore,
@@ -32,7 +30,6 @@ def ranked_tags(
     ranking, applied = rank_registry(store, reference, rule=rule)
     ids = dict(zip(applied.names, applied.data.table.ids, strict=True))
     promises = dict(zip(applied.names, applied.assessed["promise"], strict=True))
-    promises.update(dict.fromkeys(applied.outcomes, _AFTER_OUTCOME))
     tags = [
         ReadinessTag(
             checkpoint_id=ids[row.id],
