@@ -111,15 +111,20 @@ def read_cells(column: pd.Series, name: str, rows: Sequence[str]) -> Cells:
 
 
 def is_numeric(column: pd.Series) -> bool:
-    """Return whether a column of a table can be read as numbers and has one."""
+    """Return whether a column is meant to hold numbers: half of its cells or more are some.
+
+    A text among them is then an error (`read_cells`), not a reason to pass over the column.
+    """
+    import pandas as pd
+
     if column.dtype.kind in "fiu":
         return True
     if column.dtype.kind not in "OUST":
         return False
-    try:
-        return bool(np.isfinite(read_cells(column, "", [""] * len(column)).values).any())
-    except ConfigError:
-        return False
+    texts = column[column.notna()].astype(str).str.strip().str.lower()
+    texts = texts[~texts.isin(MISSING)]
+    n_numbers = int(pd.to_numeric(texts.str.rstrip("%％ "), errors="coerce").notna().sum())
+    return 0 < len(texts) <= 2 * n_numbers
 
 
 def mixed_units(values: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:

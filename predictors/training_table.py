@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rlready.predictors.kinds import STATED, Basis, Kind, kind_of, stated_kinds
+from rlready.predictors.kinds import STATED, Basis, kind_of, kind_word, stated_kinds
+from rlready.predictors.kinds import Kind as Kind
 from rlready.predictors.table_cells import EMPTY, Cells, mixed_units, named_rows, read_cells
 from rlready.registry.errors import ConfigError
 
@@ -251,6 +252,18 @@ def describe_column(
     if is_percent and kind in (Kind.PROBABILITY, Kind.PLAIN) and _is_within(values, 0.0, 100.0):
         kind = Kind.PERCENT
     return Column(name=name, kind=kind, sign=sign, error=error, basis=basis)
+
+
+def kinds_dict(columns: Sequence[Column]) -> dict[str, dict[str, str]]:
+    """Return kind, sign and basis of each proxy as JSON values."""
+    return {
+        column.name: {
+            "kind": kind_word(column.kind, column.sign),
+            "sign": "+" if column.sign > 0 else "-" if column.sign < 0 else "0",
+            "basis": column.basis,
+        }
+        for column in columns
+    }
 
 
 def lacking(table: TrainingTable, names: Sequence[str] | None = None) -> tuple[str, ...]:

@@ -69,7 +69,8 @@ def test_a_column_with_words_for_missing_numbers_is_numeric() -> None:
     assert is_numeric(pd.Series(["1", "n/a"]))
     assert is_numeric(pd.Series([1, 2]))
     assert not is_numeric(pd.Series(["n/a", "-"]))
-    assert not is_numeric(pd.Series(["1", "a"]))
+    assert is_numeric(pd.Series(["61 %", "5%", "a typo"]))
+    assert not is_numeric(pd.Series(["1", "a", "b"]))
     assert not is_numeric(pd.Series(pd.to_datetime(["2026-01-01"])))
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import click
 
-from rlready.workflow.flags import CommonFlags, Flag, Levels, Seed, command
+from rlready.workflow.flags import KIND, CommonFlags, Flag, Levels, Seed, command, split_kinds
 from rlready.workflow.terminal import text_width
 
 PREDICTOR = "grpo-predictor"
@@ -38,6 +38,7 @@ def fit(
     features: Annotated[tuple[str, ...], Flag(metavar="A,B,...")] = (),
     groups: Annotated[tuple[str, ...], Flag("--group", metavar="COL")] = (),
     levels: Levels = "auto",
+    kinds: Annotated[tuple[str, ...], Flag("--kind", metavar=KIND, split=split_kinds)] = (),
     name: str = PREDICTOR,
     level: Annotated[float, click.FloatRange(0.5, 0.99)] = 0.9,
     seed: Seed = 0,
@@ -60,6 +61,8 @@ def fit(
             RL recipe.  [default: recipe.base_model, if there are several]
         levels: Whether the level of a proxy means the same in all groups: comparable, unknown, or
             auto (comparable where the registry measured all groups in the same way).
+        kinds: Kind of a proxy whose name does not tell it: loss, accuracy (0 to 1), percent, count
+            or plain; then + if larger is better, - if smaller, 0 if unknown (repeatable).
         name: Registered model that the predictor is a version of.
         level: Share of outcomes that intervals should contain.
         seed: Seed of folds and permutations.
@@ -75,6 +78,7 @@ def fit(
         features=features,
         groups=groups,
         levels=levels,
+        kinds=kinds,
         name=name,
         level=level,
         seed=seed,

@@ -18,6 +18,7 @@ from rlready.predictors.training_table import (
     GROUP,
     UNKNOWN,
     TrainingTable,
+    lacking,
     training_table,
 )
 from rlready.predictors.validation.report import PRACTICE
@@ -145,6 +146,7 @@ def registry_table(
     groups: Sequence[str] = (),
     needs_outcome: bool = True,
     levels: str = AUTO,
+    kinds: Sequence[str] = (),
 ) -> RegistryTable:
     """Return the registry's rows with proxies, groups and outcome.
 
@@ -155,10 +157,11 @@ def registry_table(
         groups: columns that name the group; default: see `default_groups`.
         needs_outcome: whether a registry without any outcome is refused.
         levels: see `with_levels`.
+        kinds: `COL=KIND[:SIGN]`, see `training_table`.
 
     Raises:
-        ConfigError: if a column is unknown, no target was named and there are several, or no
-            checkpoint has the outcome.
+        ConfigError: if a column or kind is unknown, no target was named and there are several, or
+            no checkpoint has the outcome.
     """
     rows = registry_rows(store.checkpoints(), target, needs_outcome=needs_outcome)
     features = tuple(features) or default_features(rows.frame, rows.target)
@@ -172,6 +175,7 @@ def registry_table(
         groups=groups,
         names="checkpoint_id",
         needs_outcome=needs_outcome,
+        kinds=kinds,
     )
     versions = {name: rows.versions[name] for name in features if name in rows.versions}
     table.X.attrs[VERSIONS] = versions
@@ -182,7 +186,7 @@ def registry_table(
         target=rows.target,
         groups=groups,
         versions=versions,
-        notes=(*rows.notes, *table.notes),
+        notes=(*rows.notes, *table.notes, *lacking(table, rows.frame["name"].tolist())),
     )
 
 

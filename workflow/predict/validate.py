@@ -12,8 +12,10 @@ import numpy as np
 
 from rlready.predictors.calibration.held_out import MAX_ROW_FOLDS, assess_held_out
 from rlready.predictors.calibration.predictor import CalibratedPredictor
+from rlready.predictors.kinds import Kind
 from rlready.predictors.public.facts import refuse_simulated
-from rlready.predictors.training_table import TrainingTable, training_table
+from rlready.predictors.table_cells import is_numeric
+from rlready.predictors.training_table import TrainingTable, lacking, training_table
 from rlready.predictors.validation.fold_runs import Progress
 from rlready.predictors.validation.folds import leave_group_out, leave_one_out
 from rlready.predictors.validation.report import PRACTICE, ValidationReport
@@ -55,11 +57,13 @@ def validate(
     """
     config, frame, notes, versions = _completed(config, store)
     table = with_levels(_table(config, frame), config.levels, versions)
-    table = replace(table, notes=(*notes, *table.notes))
+    table = replace(table, notes=(*notes, *table.notes, *lacking(table)))
     holdout = None
     if config.holdout is not None:
         try:
-            holdout = replace(_table(config, read_table(config.holdout)), columns=table.columns)
+            holdout = _table(config, read_table(config.holdout))
+            _check_same_units(table, holdout)
+            holdout = replace(holdout, columns=table.columns)
         except ConfigError as error:
             raise ConfigError(
                 f"{config.holdout}: {error.what}", why=error.why, fix=error.fix
@@ -92,7 +96,8 @@ def read_table(path: Path) -> pd.DataFrame:
         check_expansion(path, ConfigError)
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
-        return pd.read_csv(path)
+        # Words for missing numbers stay as they are written: `read_cells` counts them.
+        return pd.read_csv(path, keep_default_na=False, na_values=[""])
     # Both readers raise a ValueError for an invalid file (pyarrow's errors are subclasses), and
     # pandas an ImportError for a compression that it cannot read.
     except (*DAMAGE, OSError, ValueError, ImportError) as error:
@@ -179,7 +184,7 @@ def _matching(config: ValidateConfig, frame: pd.DataFrame) -> list[str]:
     """Return the named features; a pattern is replaced by the numeric columns that match it."""
     taken = {config.target, config.target_se, config.names, *config.groups}
     taken |= set(_errors(config).values())
-    columns = {str(c): frame[c].dtype.kind in "fiu" and c not in taken for c in frame.columns}
+    columns = {str(c): c not in taken and is_numeric(frame[c]) for c in frame.columns}
     features: list[str] = []
     for name in config.features:
         if "*" not in name or name in frame:
@@ -207,6 +212,19 @@ def _errors(config: ValidateConfig) -> dict[str, str]:
     return errors
 
 
+def _check_same_units(table: TrainingTable, holdout: TrainingTable) -> None:
+    """Refuse a holdout with percentages in a column where the table has shares, or reversed."""
+    kinds = {column.name: column.kind for column in table.columns}
+    for column in holdout.columns:
+        if {column.kind, kinds.get(column.name)} == {Kind.PROBABILITY, Kind.PERCENT}:
+            unit = {Kind.PROBABILITY: "shares from 0 to 1", Kind.PERCENT: "percentages"}
+            raise ConfigError(
+                f"column {column.name!r} holds {unit[column.kind]}, in the table "
+                f"{unit[kinds[column.name]]}",
+                fix=f"Write both in one unit; if both are right, add --kind {column.name}=percent",
+            )
+
+
 def _table(config: ValidateConfig, frame: pd.DataFrame) -> TrainingTable:
     """Return the training table. It holds the baseline's column even if that is not a proxy."""
     features = list(config.features)
@@ -223,6 +241,7 @@ def _table(config: ValidateConfig, frame: pd.DataFrame) -> TrainingTable:
         groups=config.groups,
         lower_is_better=config.lower_is_better,
         names=config.names,
+        kinds=config.kinds,
     )
     for name in extra:
         if not np.isfinite(table.with_outcome().X[name]).any():
