@@ -271,9 +271,13 @@ def lacking(table: TrainingTable, names: Sequence[str] | None = None) -> tuple[s
 
     Args:
         table: the rows.
-        names: (n,) names for people; default: the ids.
+        names: (n,) names for people; default: the ids, or the place of the row if it has none.
     """
-    names = table.ids if names is None else names
+    import pandas as pd
+
+    if names is None:
+        is_named = not isinstance(table.X.index, pd.RangeIndex)
+        names = table.ids if is_named else [f"row {i + 1}" for i in range(len(table))]
     columns_of: dict[tuple[int, ...], list[str]] = {}
     for column in table.columns:
         rows = np.flatnonzero(~np.isfinite(table.X[column.name].to_numpy(dtype=float)))

@@ -111,7 +111,9 @@ def test_checkpoints_that_lack_a_proxy_are_named_a_few_of_many() -> None:
     )
     long = pd.DataFrame({"y": range(9), "a": [1.0, 2.0] + [nan] * 7, "b": range(9)})
     (note,) = lacking(training_table(long, target="y", features=["a", "b"]))
-    assert note == "a is missing for 7 of 9 checkpoints: 2, 3, 4, 5, 6 and 2 more"
+    assert (
+        note == "a is missing for 7 of 9 checkpoints: row 3, row 4, row 5, row 6, row 7 and 2 more"
+    )
 
 
 def test_a_missing_group_is_called_none_however_it_is_written() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from rlready.predictors.calibration.held_out import MAX_ROW_FOLDS, assess_held_out
 from rlready.predictors.calibration.predictor import CalibratedPredictor
-from rlready.predictors.kinds import Kind
+from rlready.predictors.kinds import Kind, k_of_pass
 from rlready.predictors.public.facts import refuse_simulated
 from rlready.predictors.table_cells import is_numeric
 from rlready.predictors.training_table import TrainingTable, lacking, training_table
@@ -24,6 +25,8 @@ from rlready.predictors.validation.validate import validate as validate_models
 from rlready.registry.compressed_files import DAMAGE, check_expansion
 from rlready.registry.errors import ConfigError
 from rlready.workflow.predict.registry_table import (
+    RegistryRows,
+    comparable_features,
     default_features,
     default_groups,
     known_errors,
@@ -35,7 +38,7 @@ from rlready.workflow.predict.validate_config import ValidateConfig
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rlready.registry.store import Store
+    from rlready.registry.store import Store, StoredCheckpoint
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,6 +61,12 @@ def validate(
     config, frame, notes, versions = _completed(config, store)
     table = with_levels(_table(config, frame), config.levels, versions)
     table = replace(table, notes=(*notes, *table.notes, *lacking(table)))
+    if "group" in config.splits and len(set(table.with_outcome().groups)) == 1:
+        raise ConfigError(
+            "--splits group needs two groups, and all rows with an outcome are one",
+            fix="Name the column of their groups with --group, or leave --splits out. "
+            f"Columns: {', '.join(map(str, frame.columns))}",
+        )
     holdout = None
     if config.holdout is not None:
         try:
@@ -111,6 +120,8 @@ def _completed(
     """Return the settings with all defaults, the frame, notes, and the versions of its columns."""
     notes: list[str] = []
     versions: dict[str, str] = {}
+    stored: Sequence[StoredCheckpoint] = ()
+    rows: RegistryRows | None = None
     if config.table is not None:
         frame = read_table(config.table)
         refuse_simulated(frame)
@@ -122,7 +133,8 @@ def _completed(
     else:
         if store is None:
             raise ValueError("a registry is needed where no table is named")
-        rows = registry_rows(store.checkpoints(), config.target)
+        stored = store.checkpoints()
+        rows = registry_rows(stored, config.target)
         frame, notes, versions = rows.frame, list(rows.notes), rows.versions
         config = replace(
             config,
@@ -133,7 +145,11 @@ def _completed(
         )
     features = _matching(config, frame)
     if not features:
-        features = list(default_features(frame, config.target or ""))
+        features = list(
+            default_features(frame, config.target or "")
+            if rows is None
+            else comparable_features(stored, rows)
+        )
         notes.append(f"proxies, by default: {', '.join(features)}")
     baseline = config.baseline
     if baseline is None and config.table is None:
@@ -150,11 +166,8 @@ def _completed(
     return completed, frame, notes, versions
 
 
-_PASS_AT_1 = re.compile(
-    r"(pre|sft|post_sft|before|before_rl)?_?(pass|avg|mean)(_?at_?|@|_)?1(?![0-9])", re.IGNORECASE
-)
-_NO_PRACTICE = re.compile(r"(_se|_n|_std)(@|$)|after|post_?rl|final", re.IGNORECASE)
-"""A standard error, a count, or a score after RL."""
+_AFTER_RL = re.compile(r"after|post_?rl|final", re.IGNORECASE)
+"""Words in the name of a score after RL."""
 
 
 def _practice(config: ValidateConfig, frame: pd.DataFrame) -> str | None:
@@ -171,10 +184,9 @@ def _practice(config: ValidateConfig, frame: pd.DataFrame) -> str | None:
             for name in names
             if name in frame
             and name not in others
-            and _PASS_AT_1.match(name)
-            and not _NO_PRACTICE.search(name)
-            and rows[name].dtype.kind in "fiu"
-            and rows[name].notna().any()
+            and k_of_pass(name) == 1
+            and not _AFTER_RL.search(name)
+            and is_numeric(rows[name])
         ),
         None,
     )
