@@ -82,7 +82,7 @@ def read_cells(column: pd.Series, name: str, rows: Sequence[str]) -> Cells:
     values = read.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
     has_text = np.isnan(values) & column.notna().to_numpy()
     is_signed, words = np.zeros(len(values), dtype=bool), Counter[str]()
-    for row in np.flatnonzero(has_text):
+    for row in np.flatnonzero(has_text).tolist():
         text = str(column.iloc[row]).strip()
         if text.lower() in MISSING:
             words[text] += bool(text)
