@@ -174,6 +174,19 @@ def test_checkpoints_without_a_common_proxy_are_refused(run: Run) -> None:
     assert "no two checkpoints have a proxy in common. sft-01 has pass_at_1@b1" in error
 
 
+def test_kinds_are_taken_and_printed_before_a_predictor_is_fitted(run: Run) -> None:
+    for number in range(1, 5):
+        put(number, content=("b2" if number < 4 else "c7") * 16)
+    done = run("rank", "--kind", "pass_at_64@gsm8k=plain:+", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["kinds"]["pass_at_64@gsm8k"] == {"kind": "plain", "sign": "+", "basis": "stated"}
+    notes = " ".join(found["notes"])
+    assert "different contents of gsm8k: b2b2b2b2b2b2 (sft-01, sft-02, sft-03), c7c7c7c7" in notes
+    assert "are missing for 1 of 4 checkpoints: sft-04" in notes
+    assert "no kind 'rate'" in refused(run("rank", "--kind", "pass_at_1@gsm8k=rate"))
+
+
 @pytest.mark.slow
 def test_fit_names_checkpoints_that_lack_a_proxy_and_keeps_stated_kinds(run: Run) -> None:
     for number in range(1, 9):
@@ -188,4 +201,5 @@ def test_fit_names_checkpoints_that_lack_a_proxy_and_keeps_stated_kinds(run: Run
     assert again["kinds"]["pass_at_64@gsm8k"]["basis"] == "stated"
     assert not again["is_new"]
     assert run("rank").exit_code == 0
+    assert "has the kinds of its fit" in refused(run("rank", *kind))
     assert "group llama has one checkpoint" in refused(run("rank", "--group", "llama"))

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import click
 
+from rlready.registry.errors import ConfigError
 from rlready.workflow.flags import KIND, CommonFlags, Flag, Levels, Seed, command, split_kinds
 from rlready.workflow.terminal import text_width
 
@@ -24,10 +25,21 @@ class EarlyFlags:
         own_style: Held-out set of the checkpoints' own style, whose loss says most beside pass@1
             while outcomes are few (repeatable).  [default: the set that is named like
             recipe.style or the largest of recipe.sources]
+        kinds: Kind of a proxy whose name does not tell it, as for `rlready fit`, while no predictor
+            is fitted (repeatable).
     """
 
     target: Annotated[str | None, Flag(metavar="KEY")] = None
     own_style: Annotated[tuple[str, ...], Flag(metavar="SET")] = ()
+    kinds: Annotated[tuple[str, ...], Flag("--kind", metavar=KIND, split=split_kinds)] = ()
+
+    def check_fitted(self, predictor: str) -> None:
+        """Refuse kinds beside a fitted predictor, which has those of its fit."""
+        if self.kinds:
+            raise ConfigError(
+                f"--kind is given, and the predictor {predictor} has the kinds of its fit",
+                fix="Fit again with --kind, or leave it out",
+            )
 
 
 @command
@@ -110,17 +122,28 @@ def rank(
         early: What public outcomes are applied to.
         common: The registry and the form of the output.
     """
+    from rlready.predictors.training_table import kinds_dict
     from rlready.workflow.cli.predict_view import prior_ranking_view, ranking_view
+    from rlready.workflow.cli.validate_view import kinds_view
     from rlready.workflow.predict.first_day import PUBLIC, first_day, is_first_day, rank_first_day
     from rlready.workflow.predict.rank import rank_registry
 
     store, own_style = common.open_store(), early.own_style
     if is_first_day(store, predictor):
-        day = first_day(store, target=early.target, own_style=own_style)
+        day = first_day(store, target=early.target, own_style=own_style, kinds=early.kinds)
+        columns = day.data.table.columns
         by_prior = rank_first_day(day, groups=groups, top_n=top)
-        values = {**by_prior.to_dict(), "predictor": PUBLIC, "notes": list(day.notes)}
-        common.show(values, lambda: prior_ranking_view(by_prior, day.notes))
+        values = {
+            **by_prior.to_dict(),
+            "predictor": PUBLIC,
+            "kinds": kinds_dict(columns),
+            "notes": list(day.notes),
+        }
+        common.show(
+            values, lambda: [*prior_ranking_view(by_prior, day.notes), *kinds_view(columns)]
+        )
         return
+    early.check_fitted(predictor)
     ranking, applied = rank_registry(
         store, predictor, groups=groups, top_n=top, own_style=own_style
     )
@@ -159,19 +182,24 @@ def plan(
         common: The registry and the form of the output.
     """
     from rlready.predictors.decisions.rl_plan import PlanRule
+    from rlready.predictors.training_table import kinds_dict
     from rlready.workflow.cli.predict_view import plan_view, prior_plan_view
+    from rlready.workflow.cli.validate_view import kinds_view
     from rlready.workflow.predict.figures import draw_regret
     from rlready.workflow.predict.first_day import first_day, is_first_day, plan_first_day
     from rlready.workflow.predict.plan import plan_registry
 
     rule, store = PlanRule(policy=policy), common.open_store()
     if is_first_day(store, predictor):
-        day = first_day(store, target=early.target, own_style=early.own_style)
+        day = first_day(store, target=early.target, own_style=early.own_style, kinds=early.kinds)
+        columns = day.data.table.columns
         by_prior = plan_first_day(day, rl_runs, rl_noise=rl_noise, rule=rule)
         if figure is not None:
             draw_regret(figure, by_prior.report.plan, by_prior.report.target)
-        common.show(by_prior.to_dict(), lambda: prior_plan_view(by_prior))
+        values = {**by_prior.to_dict(), "kinds": kinds_dict(columns)}
+        common.show(values, lambda: [*prior_plan_view(by_prior), *kinds_view(columns)])
         return
+    early.check_fitted(predictor)
     report = plan_registry(
         store, predictor, rl_runs, rl_noise=rl_noise, rule=rule, own_style=early.own_style
     )

@@ -21,8 +21,7 @@ def validate(config: ValidateConfig, common: CommonFlags) -> None:
     """  # noqa: D301, E501 - click reads \b as "keep these lines", which are commands
     # Their libraries are heavy.
     from rlready.predictors.training_table import kinds_dict
-    from rlready.workflow.cli.kinds_view import kinds_view
-    from rlready.workflow.cli.validate_view import validation_view
+    from rlready.workflow.cli.validate_view import kinds_view, validation_view
     from rlready.workflow.predict.validate import validate as run
 
     store = None if config.table is not None else common.open_store()
