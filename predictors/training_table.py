@@ -6,15 +6,16 @@ better: if the user's target is a loss, `y` is its negative; `TrainingTable.show
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlready.predictors.kinds import STATED, Basis, kind_of, kind_word, stated_kinds
+from rlready.predictors.kinds import Kind as Kind
+from rlready.predictors.table_cells import EMPTY, Cells, mixed_units, named_rows, read_cells
 from rlready.registry.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,15 +33,14 @@ ONE_GROUP = "all"
 COMPARABLE, UNKNOWN = "comparable", "unknown"
 """Whether the level of a proxy means the same in all groups."""
 
-
-class Kind(StrEnum):
-    """Kind of a number; it decides which transform makes its effect nearly linear."""
-
-    LOSS = "loss"
-    PROBABILITY = "probability"
-    PERCENT = "percent"
-    COUNT = "count"
-    PLAIN = "plain"
+_LIMITS = {
+    Kind.LOSS: (0.0, np.inf),
+    Kind.PROBABILITY: (0.0, 1.0),
+    Kind.PERCENT: (0.0, 100.0),
+    Kind.COUNT: (0.0, np.inf),
+    Kind.PLAIN: (-np.inf, np.inf),
+}
+_ROWS_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +53,14 @@ class Column:
         sign: +1 if a larger value can only promise a better outcome, -1 if a smaller one, 0 if
             neither is known.
         error: column of `X` with its standard error, in the same unit; None if unknown.
+        basis: what kind and sign rest on.
     """
 
     name: str
     kind: Kind = Kind.PLAIN
     sign: int = 0
     error: str | None = None
+    basis: Basis = field(default="name", compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,6 +135,7 @@ def training_table(
     lower_is_better: bool = False,
     names: str | None = None,
     needs_outcome: bool = True,
+    kinds: Sequence[str] = (),
 ) -> TrainingTable:
     """Make a training table from the columns of a frame.
 
@@ -146,10 +149,12 @@ def training_table(
         lower_is_better: whether the target is a loss.
         names: column that names the checkpoints; default: the frame's index.
         needs_outcome: whether a table without any outcome is refused.
+        kinds: `COL=KIND[:SIGN]` for columns whose names do not say it, see `stated_kinds`.
 
     Raises:
         ConfigError: if a column is unknown, is not numeric, holds an infinite number, is
-            named twice, or is both proxy and target; or if no row has an outcome.
+            named twice, or is both proxy and target; if a stated kind is wrong, outcomes mix
+            shares and percentages, or no row has an outcome.
 
     Example:
         >>> frame = pd.DataFrame({"pass_at_1": [0.3, 0.4], "post_rl": [0.5, 0.6]})
@@ -160,29 +165,28 @@ def training_table(
 
     errors = dict(errors or {})
     _check_names(frame, target, features, errors, target_error, groups, names)
-    numbers = {name: _numbers(frame, name).to_numpy() for name in [*features, *errors.values()]}
-    for column in errors.values():
-        if (numbers[column] < 0).any():
-            raise ConfigError(f"column {column!r} holds a negative standard error")
-    X = pd.DataFrame(numbers, index=pd.Index(frame[names]) if names else frame.index)
+    stated = stated_kinds(kinds, [*features, target])
+    index = pd.Index(frame[names]) if names else frame.index
+    rows = [str(row) for row in index]
+    all_errors = {**errors, target: target_error} if target_error else errors
+    wanted = dict.fromkeys([*features, target, *all_errors.values()])
+    cells = {name: read_cells(frame[name], name, rows) for name in wanted}
+    for name, error in all_errors.items():
+        _check_error(error, cells[error], name, cells[name])
+    notes = [note for name in wanted if (note := cells[name].note(name))]
+    X = pd.DataFrame({name: cells[name].values for name in [*features, *errors.values()]}, index)
     X[GROUP] = _labels(frame, groups).to_numpy()
-    y: FloatArray = np.asarray(_numbers(frame, target), dtype=np.float64)
+    y = cells[target].values
     if needs_outcome and not np.isfinite(y).any():
         raise ConfigError(
             f"no row has a number in the target column {target!r}",
             fix="Record outcomes first (`rlready outcome`), or name another target",
         )
-    y_error: FloatArray = np.full(len(y), np.nan)
-    if target_error:
-        y_error = np.asarray(_numbers(frame, target_error), dtype=np.float64)
-    columns, notes = [], []
-    for name in features:
-        if not np.isfinite(X[name]).any():
-            notes.append(f"{name} is left out: it has no number in any row")
-            continue
-        columns.append(describe_column(name, X[name].to_numpy(dtype=float), errors.get(name)))
-    if not columns:
-        raise ConfigError(f"none of the features {', '.join(features)} has a number in any row")
+    if not lower_is_better:
+        _check_units(target, y, rows, stated.get(target))
+    y_error = cells[target_error].values if target_error else np.full(len(y), np.nan)
+    columns = _columns(features, cells, errors, stated, notes)
+    _check_shared(X, columns)
     return TrainingTable(
         X=X,
         columns=tuple(columns),
@@ -194,41 +198,96 @@ def training_table(
     )
 
 
-_LOSS = re.compile(r"(^|_)(nll|loss|perplexity|ppl|bits_per_byte)(_|$)")
-_GOOD = re.compile(
-    r"^(pass_at|lenient_pass_at|maj_at|signal_share|signal_variance|pre|accuracy|acc|score)(_|$)|_acc$"
-)
-_COUNT = re.compile(
-    r"^(n|num|count)_|(^|_)(tokens|epochs|steps?|unique|count|exaflops?|samples)(_|$)"
-)
+def _columns(
+    features: Sequence[str],
+    cells: Mapping[str, Cells],
+    errors: Mapping[str, str],
+    stated: Mapping[str, tuple[Kind, int]],
+    notes: list[str],
+) -> list[Column]:
+    """Return the features that have a number, described; note the others."""
+    columns = []
+    for name in features:
+        if not np.isfinite(cells[name].values).any():
+            notes.append(f"{name} is left out: it has no number in any row")
+            continue
+        columns.append(
+            describe_column(
+                name,
+                cells[name].values,
+                errors.get(name),
+                stated=stated.get(name),
+                is_percent=cells[name].is_percent,
+            )
+        )
+    if not columns:
+        raise ConfigError(f"none of the features {', '.join(features)} has a number in any row")
+    return columns
 
 
-def describe_column(name: str, values: FloatArray, error: str | None = None) -> Column:
-    """Describe a column by the words in its name and the range of its values.
+def describe_column(
+    name: str,
+    values: FloatArray,
+    error: str | None = None,
+    *,
+    stated: tuple[Kind, int] | None = None,
+    is_percent: bool = False,
+) -> Column:
+    """Describe a column by the words in its name and the range of its values (`kinds.RULES`).
 
-    A loss has the sign -1; pass@k (strict or lenient), maj@k, accuracies, and the share and
-    variance of the signal have +1; all others have 0 (entropy has a peak instead of a direction; a
-    format gap is lost score, but RL recovers it soon). The name is ignored if the values contradict
-    it, as a negative loss does.
+    Args:
+        name: of the column.
+        values: (n,) its numbers; NaN where missing.
+        error: column with their standard errors.
+        stated: kind and sign that the user gives; the name is then ignored.
+        is_percent: whether the numbers are known to be percentages.
+
+    Raises:
+        ConfigError: if a number contradicts the stated kind.
     """
-    bare = name.partition("@")[0].lower()
-    known = values[np.isfinite(values)]
-    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
-    if _LOSS.search(bare) and low > 0:
-        return Column(name=name, kind=Kind.LOSS, sign=-1, error=error)
-    if _GOOD.search(bare):
-        return Column(name=name, kind=_share(low, high), sign=1, error=error)
-    if bare.endswith("_share"):
-        return Column(name=name, kind=_share(low, high), error=error)
-    if _COUNT.search(bare) and low >= 0:
-        return Column(name=name, kind=Kind.COUNT, error=error)
-    return Column(name=name, error=error)
+    if stated is not None:
+        _check_stated(name, values, stated[0])
+        return Column(name=name, kind=stated[0], sign=stated[1], error=error, basis="stated")
+    kind, sign, basis = kind_of(name, values)
+    if is_percent and kind in (Kind.PROBABILITY, Kind.PLAIN) and _is_within(values, 0.0, 100.0):
+        kind = Kind.PERCENT
+    return Column(name=name, kind=kind, sign=sign, error=error, basis=basis)
 
 
-def _share(low: float, high: float) -> Kind:
-    if low < 0 or high > 100:
-        return Kind.PLAIN
-    return Kind.PROBABILITY if high <= 1 else Kind.PERCENT
+def kinds_dict(columns: Sequence[Column]) -> dict[str, dict[str, str]]:
+    """Return kind, sign and basis of each proxy as JSON values."""
+    return {
+        column.name: {
+            "kind": kind_word(column.kind, column.sign),
+            "sign": "+" if column.sign > 0 else "-" if column.sign < 0 else "0",
+            "basis": column.basis,
+        }
+        for column in columns
+    }
+
+
+def lacking(table: TrainingTable, names: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Return a note for each set of checkpoints that lack the same proxies.
+
+    Args:
+        table: the rows.
+        names: (n,) names for people; default: the ids, or the place of the row if it has none.
+    """
+    import pandas as pd
+
+    if names is None:
+        is_named = not isinstance(table.X.index, pd.RangeIndex)
+        names = table.ids if is_named else [f"row {i + 1}" for i in range(len(table))]
+    columns_of: dict[tuple[int, ...], list[str]] = {}
+    for column in table.columns:
+        rows = np.flatnonzero(~np.isfinite(table.X[column.name].to_numpy(dtype=float)))
+        if len(rows):
+            columns_of.setdefault(tuple(rows.tolist()), []).append(column.name)
+    return tuple(
+        f"{', '.join(columns)} {'is' if len(columns) == 1 else 'are'} missing for {len(rows)} of "
+        f"{len(table)} checkpoints: {named_rows(np.array(rows), names)}"
+        for rows, columns in columns_of.items()
+    )
 
 
 def _check_names(
@@ -267,22 +326,72 @@ def _check_names(
         raise ConfigError(f"a proxy cannot be named {GROUP!r}", fix="Rename the column")
 
 
-def _numbers(frame: pd.DataFrame, name: str) -> pd.Series[float]:
-    import pandas as pd
+def _check_stated(name: str, values: FloatArray, kind: Kind) -> None:
+    low, high = _LIMITS[kind]
+    wrong = values[(values < low) | (values > high) | ((kind is Kind.LOSS) & (values == 0.0))]
+    if not len(wrong):
+        return
+    word, numbers = next((w, text) for w, (known, _, text) in STATED.items() if known is kind)
+    is_percentage = kind is Kind.PROBABILITY and _is_within(values, 0.0, 100.0)
+    raise ConfigError(
+        f"--kind {name}={word}: the column holds {wrong[0]:g}",
+        why=f"the numbers of this kind are {numbers}",
+        fix=f"Write --kind {name}=percent" if is_percentage else "Take another kind, or plain",
+    )
 
-    column = frame[name]
-    values = pd.to_numeric(column, errors="coerce").astype(float)
-    wrong = values.isna() & column.notna()
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
+
+def _is_within(values: FloatArray, low: float, high: float) -> bool:
+    known = values[np.isfinite(values)]
+    return bool(((known >= low) & (known <= high)).all())
+
+
+def _check_units(
+    target: str, values: FloatArray, rows: Sequence[str], stated: tuple[Kind, int] | None
+) -> None:
+    """Refuse outcomes of which some seem to be shares and others percentages."""
+    if stated is not None:
+        _check_stated(target, values, stated[0])
+        return
+    mixed = mixed_units(values)
+    if mixed is None:
+        return
+    shares, percent = (named_rows(found, rows, values) for found in mixed)
+    raise ConfigError(
+        f"the outcomes in {target!r} seem to mix shares and percentages",
+        why=f"shares: {shares}; percentages: {percent}",
+        fix=f"Write all of them in one unit; if all are right, add --kind {target}=percent",
+    )
+
+
+def _check_shared(X: pd.DataFrame, columns: Sequence[Column]) -> None:
+    """Refuse a table in which no proxy was measured on two checkpoints."""
+    counts = {c.name: int(np.isfinite(X[c.name].to_numpy(dtype=float)).sum()) for c in columns}
+    if len(X) < 2 or max(counts.values(), default=2) >= 2:
+        return
+    has = [
+        f"{row} has {', '.join(c for c in counts if np.isfinite(X[c].iloc[i]))}"
+        for i, row in enumerate(map(str, X.index))
+        if np.isfinite(X[list(counts)].iloc[i].to_numpy(dtype=float)).any()
+    ]
+    more = len(has) - _ROWS_NAMED
+    raise ConfigError(
+        "no two checkpoints have a proxy in common",
+        why="; ".join(has[:_ROWS_NAMED]) + (f"; and {more} more" if more > 0 else ""),
+        fix="Measure all checkpoints on the same benchmarks with the same settings",
+    )
+
+
+def _check_error(name: str, error: Cells, of: str, values: Cells) -> None:
+    """Refuse a column of standard errors that are negative or in another unit."""
+    if (error.values < 0).any():
+        raise ConfigError(f"column {name!r} holds a negative standard error")
+    if error.is_percent != values.is_percent and np.isfinite(error.values).any():
+        signed, plain = (name, of) if error.is_percent else (of, name)
         raise ConfigError(
-            f"column {name!r} is not numeric: row {row + 1} holds {str(column.iloc[row])[:40]!r}",
-            fix="Leave the cell empty if it was not measured",
+            f"column {signed!r} has percent signs and {plain!r} has none",
+            why=f"{name!r} is the standard error of {of!r}",
+            fix="Write both in one unit",
         )
-    if np.isinf(values).any():
-        row = int(np.flatnonzero(np.isinf(values))[0])
-        raise ConfigError(f"column {name!r}: row {row + 1} holds an infinite number")
-    return values
 
 
 def _labels(frame: pd.DataFrame, groups: Sequence[str]) -> pd.Series[str]:
@@ -290,7 +399,11 @@ def _labels(frame: pd.DataFrame, groups: Sequence[str]) -> pd.Series[str]:
 
     if not groups:
         return pd.Series([ONE_GROUP] * len(frame), index=frame.index)
-    texts = [frame[name].astype(object).where(frame[name].notna(), "none") for name in groups]
+    texts = []
+    for name in groups:
+        column = frame[name].astype(object)
+        is_missing = column.isna() | column.astype(str).str.strip().str.lower().isin(EMPTY)
+        texts.append(column.where(~is_missing, "none"))
     joined = texts[0].astype(str)
     for text in texts[1:]:
         joined = joined + " / " + text.astype(str)

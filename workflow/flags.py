@@ -43,6 +43,9 @@ from rlready.workflow.terminal import console, echo_json, print_view
 if TYPE_CHECKING:
     from rlready.registry.mlflow_store.store import MlflowStore
 
+KIND = "COL=KIND[:+|-|0]"
+"""Stands for the value of `--kind` in the help."""
+
 _ENTRY = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 
 
@@ -54,6 +57,13 @@ def split_at_commas(texts: Sequence[str]) -> Iterator[str]:
 def split_pairs(texts: Sequence[str]) -> Iterator[str]:
     """Yield values NAME=VALUE; a comma inside a value does not end it."""
     return (part for text in texts for part in re.split(r",(?=[^,=]+=)", text))
+
+
+def split_kinds(texts: Sequence[str]) -> Iterator[str]:
+    """Yield values COLUMN=KIND; a comma before the `=` is part of the column's name."""
+    for text in texts:
+        pieces = re.split(r"(=[^,=]*),", text)
+        yield from ("".join(pieces[i : i + 2]) for i in range(0, len(pieces), 2))
 
 
 def split_paths(texts: Sequence[str]) -> Iterator[str]:

@@ -38,6 +38,7 @@ from sklearn.ensemble import (
 from sklearn.linear_model import BayesianRidge
 
 from rlready.predictors.features import plain_columns
+from rlready.predictors.kinds import k_of_pass, words_of
 from rlready.predictors.models.baselines import OneProxy, RankAverage
 from rlready.predictors.models.bounded import Bounded
 from rlready.predictors.models.gaussian_process import GaussianProcess
@@ -201,21 +202,23 @@ def baseline_proxies(name: str, columns: Sequence[Column], score: str | None = N
             there = ", ".join(column.name for column in columns)
             raise ConfigError(f"there is no column {score!r}", fix=f"Columns: {there}")
         return [score]
-    bare = {column.name: column.name.partition("@")[0].lower() for column in columns}
-    candidates = [column.name for column in columns if _suits(name, column, bare[column.name])]
+    candidates = [column.name for column in columns if _suits(name, column)]
     if not candidates:
         return []
-    chosen = bare[candidates[0]]
+    # Columns of one measure, on each benchmark: of pass@k those of the largest k.
+    measure = {c: _k(c) or c.partition("@")[0].lower() for c in candidates}
+    chosen = measure[candidates[0]]
     if name == "pass_at_k":
-        chosen = max((bare[c] for c in candidates), key=lambda text: _k(text) or 0)
-    return [c for c in candidates if bare[c] == chosen]
+        chosen = max(_k(c) or 0 for c in candidates)
+    return [c for c in candidates if measure[c] == chosen]
 
 
-def _suits(name: str, column: Column, bare: str) -> bool:
+def _suits(name: str, column: Column) -> bool:
+    bare = column.name.partition("@")[0].lower()
     if name == "pass_at_1":
-        return _k(bare) == 1
+        return _k(column.name) == 1
     if name == "pass_at_k":
-        return (_k(bare) or 0) > 1
+        return (_k(column.name) or 0) > 1
     if name == "loss":
         return column.kind is Kind.LOSS
     if name == "n_unique":
@@ -224,6 +227,7 @@ def _suits(name: str, column: Column, bare: str) -> bool:
     return name == "rl_probe" and re.search(r"(^|_)probe_.*level$|^rl_probe", bare) is not None
 
 
-def _k(bare: str) -> int | None:
-    found = re.fullmatch(r"pass_at_([0-9]+)", bare)
-    return int(found.group(1)) if found else None
+def _k(name: str) -> int | None:
+    """Return the k of a column of strict, measured pass@k; None for other columns."""
+    is_other = {"lenient", "est"} & set(words_of(name.partition("@")[0]).split())
+    return None if is_other else k_of_pass(name)

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import click
 
 from rlready.registry.errors import ConfigError
-from rlready.workflow.flags import CommonFlags, Flag, Levels, Seed, command, now_ms
+from rlready.workflow.flags import (
+    KIND,
+    CommonFlags,
+    Flag,
+    Levels,
+    Seed,
+    command,
+    now_ms,
+    split_kinds,
+)
 from rlready.workflow.terminal import text_width
 
 if TYPE_CHECKING:
@@ -30,10 +39,21 @@ class EarlyFlags:
         own_style: Held-out set of the checkpoints' own style, whose loss says most beside pass@1
             while outcomes are few (repeatable).  [default: the set that is named like
             recipe.style or the largest of recipe.sources]
+        kinds: Kind of a proxy whose name does not tell it, as for `rlready fit`, while no predictor
+            is fitted (repeatable).
     """
 
     target: Annotated[str | None, Flag(metavar="KEY")] = None
     own_style: Annotated[tuple[str, ...], Flag(metavar="SET")] = ()
+    kinds: Annotated[tuple[str, ...], Flag("--kind", metavar=KIND, split=split_kinds)] = ()
+
+    def check_fitted(self, predictor: str) -> None:
+        """Refuse kinds beside a fitted predictor, which has those of its fit."""
+        if self.kinds:
+            raise ConfigError(
+                f"--kind is given, and the predictor {predictor} has the kinds of its fit",
+                fix="Fit again with --kind, or leave it out",
+            )
 
 
 @command
@@ -44,6 +64,7 @@ def fit(
     features: Annotated[tuple[str, ...], Flag(metavar="A,B,...")] = (),
     groups: Annotated[tuple[str, ...], Flag("--group", metavar="COL")] = (),
     levels: Levels = "auto",
+    kinds: Annotated[tuple[str, ...], Flag("--kind", metavar=KIND, split=split_kinds)] = (),
     name: str = PREDICTOR,
     level: Annotated[float, click.FloatRange(0.5, 0.99)] = 0.9,
     seed: Seed = 0,
@@ -66,6 +87,8 @@ def fit(
             RL recipe.  [default: recipe.base_model, if there are several]
         levels: Whether the level of a proxy means the same in all groups: comparable, unknown, or
             auto (comparable where the registry measured all groups in the same way).
+        kinds: Kind of a proxy whose name does not tell it: loss, accuracy (0 to 1), percent, count
+            or plain; then + if larger is better, - if smaller, 0 if unknown (repeatable).
         name: Registered model that the predictor is a version of.
         level: Share of outcomes that intervals should contain.
         seed: Seed of folds and permutations.
@@ -81,6 +104,7 @@ def fit(
         features=features,
         groups=groups,
         levels=levels,
+        kinds=kinds,
         name=name,
         level=level,
         seed=seed,
@@ -115,18 +139,29 @@ def rank(
         early: What public outcomes are applied to.
         common: The registry and the form of the output.
     """
+    from rlready.predictors.training_table import kinds_dict
     from rlready.workflow.cli.predict_view import prior_ranking_view, ranking_view
+    from rlready.workflow.cli.validate_view import kinds_view
     from rlready.workflow.predict.audit import freeze
     from rlready.workflow.predict.first_day import PUBLIC, first_day, is_first_day, rank_first_day
     from rlready.workflow.predict.rank import rank_registry
 
     store, own_style = common.open_store(), early.own_style
     if is_first_day(store, predictor):
-        day = first_day(store, target=early.target, own_style=own_style)
+        day = first_day(store, target=early.target, own_style=own_style, kinds=early.kinds)
+        columns = day.data.table.columns
         by_prior = rank_first_day(day, groups=groups, top_n=top)
-        values = {**by_prior.to_dict(), "predictor": PUBLIC, "notes": list(day.notes)}
-        common.show(values, lambda: prior_ranking_view(by_prior, day.notes))
+        values = {
+            **by_prior.to_dict(),
+            "predictor": PUBLIC,
+            "kinds": kinds_dict(columns),
+            "notes": list(day.notes),
+        }
+        common.show(
+            values, lambda: [*prior_ranking_view(by_prior, day.notes), *kinds_view(columns)]
+        )
         return
+    early.check_fitted(predictor)
     ranking, applied = rank_registry(
         store, predictor, groups=groups, top_n=top, own_style=own_style
     )
@@ -180,7 +215,9 @@ def plan(
         common: The registry and the form of the output.
     """
     from rlready.predictors.decisions.rl_plan import EXPECTED, PlanRule
+    from rlready.predictors.training_table import kinds_dict
     from rlready.workflow.cli.predict_view import plan_view, prior_plan_view, steps_view
+    from rlready.workflow.cli.validate_view import kinds_view
     from rlready.workflow.predict.audit import freeze
     from rlready.workflow.predict.figures import draw_regret, draw_steps
     from rlready.workflow.predict.first_day import first_day, is_first_day, plan_first_day
@@ -201,12 +238,15 @@ def plan(
         )
     store = common.open_store()
     if rl_runs is not None and is_first_day(store, predictor):
-        day = first_day(store, target=early.target, own_style=own_style)
+        day = first_day(store, target=early.target, own_style=own_style, kinds=early.kinds)
+        columns = day.data.table.columns
         by_prior = plan_first_day(day, rl_runs, rl_noise=rl_noise, rule=rule)
         if figure is not None:
             draw_regret(figure, by_prior.report)
-        common.show(by_prior.to_dict(), lambda: prior_plan_view(by_prior))
+        shown = {**by_prior.to_dict(), "kinds": kinds_dict(columns)}
+        common.show(shown, lambda: [*prior_plan_view(by_prior), *kinds_view(columns)])
         return
+    early.check_fitted(predictor)
     report: PlanReport | StepReport
     if rl_steps is not None:
         report = plan_registry_steps(

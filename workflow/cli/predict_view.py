@@ -16,7 +16,7 @@ from rlready.predictors.decisions.prior_ranking import (
     match_in_words,
 )
 from rlready.predictors.decisions.ranking import RankedRow, Ranking
-from rlready.workflow.cli.validate_view import validation_view
+from rlready.workflow.cli.validate_view import kinds_view, validation_view
 from rlready.workflow.predict.audit import AuditReport
 from rlready.workflow.predict.first_day import PriorPlan
 from rlready.workflow.predict.fit import FitReport
@@ -38,6 +38,7 @@ def fit_view(report: FitReport, width: int) -> list[Any]:
         f"{report.model} on {n} checkpoints with {report.data.target}"
         + (f", {len(training) - n} without it" if n < len(training) else ""),
         f"proxies: {', '.join(column.name for column in training.columns)}",
+        *kinds_view(training.columns),
         f"groups: {', '.join(report.data.groups) or 'one'}",
         report.signal,
         *(f"note: {note}" for note in report.data.notes),

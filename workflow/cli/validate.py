@@ -22,7 +22,8 @@ def validate(config: ValidateConfig, common: CommonFlags) -> None:
     rlready validate --table runs.csv --target post_rl --features val_loss,pass_at_64 --group sft_data
     """  # noqa: D301, E501 - click reads \b as "keep these lines", which are commands
     # Their libraries are heavy.
-    from rlready.workflow.cli.validate_view import validation_view
+    from rlready.predictors.training_table import kinds_dict
+    from rlready.workflow.cli.validate_view import kinds_view, validation_view
     from rlready.workflow.predict.validate import validate as run
 
     store = None if config.table is not None else common.open_store()
@@ -31,8 +32,11 @@ def validate(config: ValidateConfig, common: CommonFlags) -> None:
     else:
         with console(stderr=True).status("fitting models without some rows") as status:
             validated = run(config, store, lambda n, of: status.update(f"{n} of {of} fits"))
-    report, model = validated.report, validated.model
-    common.show(report.to_dict(), lambda: validation_view(report, model, text_width()))
+    report, model, columns = validated.report, validated.model, validated.table.columns
+    values = {**report.to_dict(), "kinds": kinds_dict(columns)}
+    common.show(
+        values, lambda: [*kinds_view(columns), *validation_view(report, model, text_width())]
+    )
 
 
 @command

@@ -1,21 +1,25 @@
-"""A validation as text and tables for a terminal."""
+"""A validation and the kinds of proxies as text and tables for a terminal."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from rlready.predictors.kinds import Kind, kind_word
+from rlready.predictors.training_table import Column
 from rlready.predictors.validation.bootstrap import Comparison
 from rlready.predictors.validation.report import PAIRS
 from rlready.workflow.terminal import table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from rich.table import Table
 
     from rlready.predictors.validation.bootstrap import Interval
     from rlready.predictors.validation.report import ModelScores, SplitReport, ValidationReport
 
+_DIRECTIONS = {1: "higher is better", -1: "lower is better", 0: "no direction"}
+_MOST_NAMES = 8
 _HEADINGS = {
     "r2": "R2",
     "spearman": "Spearman",
@@ -201,3 +205,34 @@ def _number(value: float | None) -> str:
 def _regret(value: float | None) -> str:
     """Return a regret, with three digits if it is small (hundredths where scores are shares)."""
     return f"{value:.3f}" if value is not None and 0 < abs(value) < 0.1 else _number(value)
+
+
+def kinds_view(columns: Sequence[Column]) -> list[str]:
+    """Return one line with all kinds, and one for the columns whose names do not tell theirs."""
+    names: dict[tuple[Kind, int], list[str]] = {}
+    for column in columns:
+        names.setdefault((column.kind, column.sign), []).append(column.name)
+    lines = [
+        "kinds: "
+        + "; ".join(
+            f"{kind_word(kind, sign)}, {_DIRECTIONS[sign]}: {_listed(group)}"
+            for (kind, sign), group in names.items()
+        )
+    ]
+    unknown = [column.name for column in columns if column.basis == "unknown"]
+    if unknown:
+        lines.append(
+            f"note: no known word in {_listed(unknown)}: plain, without a direction; "
+            f"--kind {unknown[0]}=KIND states another kind"
+        )
+    lines += [
+        f"note: the numbers of {column.name} contradict its name: {kind_word(column.kind, 0)}"
+        for column in columns
+        if column.basis == "contradicted"
+    ]
+    return lines
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")

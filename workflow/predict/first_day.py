@@ -107,7 +107,11 @@ def is_first_day(store: MlflowStore, reference: str) -> bool:
 
 
 def first_day(
-    store: MlflowStore, *, target: str | None = None, own_style: Sequence[str] = ()
+    store: MlflowStore,
+    *,
+    target: str | None = None,
+    own_style: Sequence[str] = (),
+    kinds: Sequence[str] = (),
 ) -> FirstDay:
     """Return what public and the recorded outcomes say of the registry's checkpoints.
 
@@ -115,12 +119,13 @@ def first_day(
         store: the registry.
         target: column of the outcome; may be left out if there is at most one.
         own_style: held-out sets of the checkpoints' own style; by default from the recipes.
+        kinds: `COL=KIND[:SIGN]`, see `training_table`.
 
     Raises:
         ConfigError: if no two checkpoints of a group share a proxy, if three or more outcomes are
             all equal, or if a name is unknown.
     """
-    data = registry_table(store, target=target, needs_outcome=False)
+    data = registry_table(store, target=target, needs_outcome=False, kinds=kinds)
     return first_day_of(data, own_style)
 
 

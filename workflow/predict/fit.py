@@ -6,6 +6,7 @@ It is stored as an MLflow model with its training table, validation report and f
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 from rlready.predictors.calibration.intervals import MIN_ROWS
 from rlready.predictors.calibration.predictor import CalibratedPredictor
 from rlready.predictors.calibration.trusted_types import trusted_types
+from rlready.predictors.training_table import kinds_dict
 from rlready.predictors.validation.report import PAIRS, SplitReport, ValidationReport
 from rlready.predictors.validation.validate import validate
 from rlready.registry.digest import digest
@@ -73,6 +75,7 @@ class FitReport:
             "model": self.model,
             "target": self.data.target,
             "features": [column.name for column in table.columns],
+            "kinds": kinds_dict(table.columns),
             "groups": list(self.data.groups),
             "levels": table.levels,
             "n_rows": n_rows,
@@ -92,6 +95,7 @@ def fit(
     features: Sequence[str] = (),
     groups: Sequence[str] = (),
     levels: str = AUTO,
+    kinds: Sequence[str] = (),
     name: str,
     level: float = 0.9,
     seed: int = 0,
@@ -107,6 +111,7 @@ def fit(
         features: columns of the proxies; by default a small set, see `default_features`.
         groups: columns that name the group; by default the base model, if there are several.
         levels: whether levels of proxies mean the same in all groups, see `with_levels`.
+        kinds: `COL=KIND[:SIGN]` for columns whose names do not say it, see `training_table`.
         name: registered model that the predictor becomes a version of.
         level: share of outcomes that intervals should contain, 0.5..0.99.
         seed: of folds and permutations.
@@ -120,7 +125,9 @@ def fit(
         >>> report = fit(MlflowStore(), name="grpo-predictor")  # doctest: +SKIP
         >>> report.validation.splits["loo"].models["multilevel"]  # doctest: +SKIP
     """
-    data = registry_table(store, target=target, features=features, groups=groups, levels=levels)
+    data = registry_table(
+        store, target=target, features=features, groups=groups, levels=levels, kinds=kinds
+    )
     table = data.table.with_outcome()
     _check_enough(data)
     say(f"Fitting {model} on {len(table)} checkpoints with {data.target}")
@@ -150,6 +157,7 @@ def fit(
                 "levels": table.levels,
                 "seed": seed,
                 "n_features": len(table.columns),
+                **({"kinds": json.dumps(sorted(kinds))} if kinds else {}),
             },
             metrics=_metrics(report, model),
             report=report.to_dict(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -161,7 +162,10 @@ def load(store: MlflowStore, reference: str, *, own_style: Sequence[str] = ()) -
     loaded = get_predictor(store, reference, trusted_types=trusted_types())
     groups = [part for part in str(loaded.meta.params["groups"]).split(",") if part != "none"]
     features = [name for name, *_ in loaded.estimator.columns_]
-    data = registry_table(store, target=loaded.meta.target, features=features, groups=groups)
+    kinds = json.loads(loaded.meta.params.get("kinds", "[]"))
+    data = registry_table(
+        store, target=loaded.meta.target, features=features, groups=groups, kinds=kinds
+    )
     check_columns(loaded.meta, data.versions)
     applied = AppliedPredictor(predictor=loaded.estimator, meta=loaded.meta, data=data)
     n_fitted, has_signal = len(loaded.estimator.ids_), loaded.estimator.signal_.found()

@@ -198,6 +198,8 @@ def record(config: OutcomeConfig, store: Store) -> OutcomeReport:
         outcomes = _of_rl_checkpoint(config, store, parent, common, warnings)
     else:
         outcomes = [Outcome(**common, **_number(config), statistic=config.statistics[0])]
+        if config.percent:
+            warnings.append(f"{config.value:g} % is recorded as {outcomes[0].value:g}")
         warnings += _unmeasured(parent, [outcomes[0].benchmark])
     if config.replaces is not None and len(outcomes) > 1:
         raise ConfigError(

@@ -18,11 +18,13 @@ from rlready.predictors.training_table import (
     GROUP,
     UNKNOWN,
     TrainingTable,
+    lacking,
     training_table,
 )
 from rlready.predictors.validation.report import PRACTICE
 from rlready.registry.errors import ConfigError
 from rlready.registry.table import CheckpointTable, beside, checkpoint_table
+from rlready.workflow.predict.contents import check_comparable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,6 +147,7 @@ def registry_table(
     groups: Sequence[str] = (),
     needs_outcome: bool = True,
     levels: str = AUTO,
+    kinds: Sequence[str] = (),
 ) -> RegistryTable:
     """Return the registry's rows with proxies, groups and outcome.
 
@@ -155,13 +158,17 @@ def registry_table(
         groups: columns that name the group; default: see `default_groups`.
         needs_outcome: whether a registry without any outcome is refused.
         levels: see `with_levels`.
+        kinds: `COL=KIND[:SIGN]`, see `training_table`.
 
     Raises:
-        ConfigError: if a column is unknown, no target was named and there are several, or no
-            checkpoint has the outcome.
+        ConfigError: if a column or kind is unknown, no target was named and there are several, or
+            no checkpoint has the outcome.
     """
-    rows = registry_rows(store.checkpoints(), target, needs_outcome=needs_outcome)
-    features = tuple(features) or default_features(rows.frame, rows.target)
+    stored, notes = store.checkpoints(), list[str]()
+    rows = registry_rows(stored, target, needs_outcome=needs_outcome)
+    features = tuple(features) or comparable_features(
+        stored, rows, None if needs_outcome else notes
+    )
     groups = tuple(groups) or default_groups(rows.frame)
     table = training_table(
         rows.frame,
@@ -172,6 +179,7 @@ def registry_table(
         groups=groups,
         names="checkpoint_id",
         needs_outcome=needs_outcome,
+        kinds=kinds,
     )
     versions = {name: rows.versions[name] for name in features if name in rows.versions}
     table.X.attrs[VERSIONS] = versions
@@ -182,7 +190,7 @@ def registry_table(
         target=rows.target,
         groups=groups,
         versions=versions,
-        notes=(*rows.notes, *table.notes),
+        notes=(*rows.notes, *notes, *table.notes, *lacking(table, rows.frame["name"].tolist())),
     )
 
 
@@ -207,6 +215,36 @@ def with_levels(table: TrainingTable, levels: str, versions: Mapping[str, str]) 
         "groups (--levels unknown: only inside them)"
     )
     return replace(table, levels=COMPARABLE, notes=(*table.notes, note))
+
+
+def comparable_features(
+    stored: Sequence[StoredCheckpoint], rows: RegistryRows, notes: list[str] | None = None
+) -> tuple[str, ...]:
+    """Return the default features, which were measured on the same content in all rows.
+
+    Args:
+        stored: what the registry holds.
+        rows: those that are used.
+        notes: gets a note on features that were measured on different contents; without it they
+            are refused.
+
+    Raises:
+        ConfigError: if there are none.
+    """
+    used = set(rows.frame["checkpoint_id"])
+    stored = [one for one in stored if one.checkpoint.id in used]
+    try:
+        features = default_features(rows.frame, rows.target)
+    except ConfigError:
+        check_comparable(stored)  # a better reason, if there is one
+        raise
+    try:
+        check_comparable(stored, features)
+    except ConfigError as error:
+        if notes is None:
+            raise
+        notes.append(f"{error.what}: those of the most common one are compared")
+    return features
 
 
 def default_features(frame: pd.DataFrame, target: str = "") -> tuple[str, ...]:
@@ -256,7 +294,7 @@ def checked_groups(table: TrainingTable, groups: Sequence[str]) -> NDArray[np.bo
     """Return (n,) whether a row is in one of these groups; without groups, all are.
 
     Raises:
-        ConfigError: if there is no such group.
+        ConfigError: if there is no such group, or it has one checkpoint.
     """
     unknown = sorted(set(groups) - set(table.groups.tolist()))
     if unknown:
@@ -264,7 +302,14 @@ def checked_groups(table: TrainingTable, groups: Sequence[str]) -> NDArray[np.bo
             f"there is no group {', '.join(unknown)}",
             fix=f"Groups: {', '.join(np.unique(table.groups).tolist())}",
         )
-    return np.isin(table.groups, list(groups)) if groups else np.ones(len(table), dtype=bool)
+    is_chosen = np.isin(table.groups, list(groups)) if groups else np.ones(len(table), dtype=bool)
+    if groups and is_chosen.sum() == 1:
+        raise ConfigError(
+            f"group {groups[0]} has one checkpoint",
+            why="there is no other one that it could be ranked against",
+            fix="Name another group too, or leave --group out",
+        )
+    return is_chosen
 
 
 def default_groups(frame: pd.DataFrame) -> tuple[str, ...]:

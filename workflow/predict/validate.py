@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,8 +13,10 @@ import numpy as np
 
 from rlready.predictors.calibration.held_out import MAX_ROW_FOLDS, assess_held_out
 from rlready.predictors.calibration.predictor import CalibratedPredictor
+from rlready.predictors.kinds import Kind, k_of_pass
 from rlready.predictors.public.facts import refuse_simulated
-from rlready.predictors.training_table import TrainingTable, training_table
+from rlready.predictors.table_cells import is_numeric
+from rlready.predictors.training_table import TrainingTable, lacking, training_table
 from rlready.predictors.validation.fold_runs import Progress
 from rlready.predictors.validation.folds import leave_group_out, leave_one_out
 from rlready.predictors.validation.report import PRACTICE, ValidationReport
@@ -22,6 +25,8 @@ from rlready.predictors.validation.validate import validate as validate_models
 from rlready.registry.compressed_files import DAMAGE, check_expansion
 from rlready.registry.errors import ConfigError
 from rlready.workflow.predict.registry_table import (
+    RegistryRows,
+    comparable_features,
     default_features,
     default_groups,
     known_errors,
@@ -33,7 +38,7 @@ from rlready.workflow.predict.validate_config import ValidateConfig
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rlready.registry.store import Store
+    from rlready.registry.store import Store, StoredCheckpoint
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,11 +60,19 @@ def validate(
     """
     config, frame, notes, versions = _completed(config, store)
     table = with_levels(_table(config, frame), config.levels, versions)
-    table = replace(table, notes=(*notes, *table.notes))
+    table = replace(table, notes=(*notes, *table.notes, *lacking(table)))
+    if "group" in config.splits and len(set(table.with_outcome().groups)) == 1:
+        raise ConfigError(
+            "--splits group needs two groups, and all rows with an outcome are one",
+            fix="Name the column of their groups with --group, or leave --splits out. "
+            f"Columns: {', '.join(map(str, frame.columns))}",
+        )
     holdout = None
     if config.holdout is not None:
         try:
-            holdout = replace(_table(config, read_table(config.holdout)), columns=table.columns)
+            holdout = _table(config, read_table(config.holdout))
+            _check_same_units(table, holdout)
+            holdout = replace(holdout, columns=table.columns)
         except ConfigError as error:
             raise ConfigError(
                 f"{config.holdout}: {error.what}", why=error.why, fix=error.fix
@@ -92,7 +105,8 @@ def read_table(path: Path) -> pd.DataFrame:
         check_expansion(path, ConfigError)
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
-        return pd.read_csv(path)
+        # Words for missing numbers stay as they are written: `read_cells` counts them.
+        return pd.read_csv(path, keep_default_na=False, na_values=[""])
     # Both readers raise a ValueError for an invalid file (pyarrow's errors are subclasses), and
     # pandas an ImportError for a compression that it cannot read.
     except (*DAMAGE, OSError, ValueError, ImportError) as error:
@@ -106,6 +120,8 @@ def _completed(
     """Return the settings with all defaults, the frame, notes, and the versions of its columns."""
     notes: list[str] = []
     versions: dict[str, str] = {}
+    stored: Sequence[StoredCheckpoint] = ()
+    rows: RegistryRows | None = None
     if config.table is not None:
         frame = read_table(config.table)
         refuse_simulated(frame)
@@ -117,7 +133,8 @@ def _completed(
     else:
         if store is None:
             raise ValueError("a registry is needed where no table is named")
-        rows = registry_rows(store.checkpoints(), config.target)
+        stored = store.checkpoints()
+        rows = registry_rows(stored, config.target)
         frame, notes, versions = rows.frame, list(rows.notes), rows.versions
         config = replace(
             config,
@@ -128,7 +145,11 @@ def _completed(
         )
     features = _matching(config, frame)
     if not features:
-        features = list(default_features(frame, config.target or ""))
+        features = list(
+            default_features(frame, config.target or "")
+            if rows is None
+            else comparable_features(stored, rows)
+        )
         notes.append(f"proxies, by default: {', '.join(features)}")
     baseline = config.baseline
     if baseline is None and config.table is None:
@@ -145,11 +166,8 @@ def _completed(
     return completed, frame, notes, versions
 
 
-_PASS_AT_1 = re.compile(
-    r"(pre|sft|post_sft|before|before_rl)?_?(pass|avg|mean)(_?at_?|@|_)?1(?![0-9])", re.IGNORECASE
-)
-_NO_PRACTICE = re.compile(r"(_se|_n|_std)(@|$)|after|post_?rl|final", re.IGNORECASE)
-"""A standard error, a count, or a score after RL."""
+_AFTER_RL = re.compile(r"after|post_?rl|final", re.IGNORECASE)
+"""Words in the name of a score after RL."""
 
 
 def _practice(config: ValidateConfig, frame: pd.DataFrame) -> str | None:
@@ -166,10 +184,9 @@ def _practice(config: ValidateConfig, frame: pd.DataFrame) -> str | None:
             for name in names
             if name in frame
             and name not in others
-            and _PASS_AT_1.match(name)
-            and not _NO_PRACTICE.search(name)
-            and rows[name].dtype.kind in "fiu"
-            and rows[name].notna().any()
+            and k_of_pass(name) == 1
+            and not _AFTER_RL.search(name)
+            and is_numeric(rows[name])
         ),
         None,
     )
@@ -179,7 +196,7 @@ def _matching(config: ValidateConfig, frame: pd.DataFrame) -> list[str]:
     """Return the named features; a pattern is replaced by the numeric columns that match it."""
     taken = {config.target, config.target_se, config.names, *config.groups}
     taken |= set(_errors(config).values())
-    columns = {str(c): frame[c].dtype.kind in "fiu" and c not in taken for c in frame.columns}
+    columns = {str(c): c not in taken and is_numeric(frame[c]) for c in frame.columns}
     features: list[str] = []
     for name in config.features:
         if "*" not in name or name in frame:
@@ -207,6 +224,19 @@ def _errors(config: ValidateConfig) -> dict[str, str]:
     return errors
 
 
+def _check_same_units(table: TrainingTable, holdout: TrainingTable) -> None:
+    """Refuse a holdout with percentages in a column where the table has shares, or reversed."""
+    kinds = {column.name: column.kind for column in table.columns}
+    for column in holdout.columns:
+        if {column.kind, kinds.get(column.name)} == {Kind.PROBABILITY, Kind.PERCENT}:
+            unit = {Kind.PROBABILITY: "shares from 0 to 1", Kind.PERCENT: "percentages"}
+            raise ConfigError(
+                f"column {column.name!r} holds {unit[column.kind]}, in the table "
+                f"{unit[kinds[column.name]]}",
+                fix=f"Write both in one unit; if both are right, add --kind {column.name}=percent",
+            )
+
+
 def _table(config: ValidateConfig, frame: pd.DataFrame) -> TrainingTable:
     """Return the training table. It holds the baseline's column even if that is not a proxy."""
     features = list(config.features)
@@ -223,6 +253,7 @@ def _table(config: ValidateConfig, frame: pd.DataFrame) -> TrainingTable:
         groups=config.groups,
         lower_is_better=config.lower_is_better,
         names=config.names,
+        kinds=config.kinds,
     )
     for name in extra:
         if not np.isfinite(table.with_outcome().X[name]).any():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from rlready.workflow.flags import Flag, Levels, Seed
+from rlready.workflow.flags import KIND, Flag, Levels, Seed, split_kinds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,9 @@ class ValidateConfig:
         levels: Whether the level of a proxy means the same in all groups: comparable, unknown, or
             auto (comparable where the registry measured all groups in the same way; of a table it
             is unknown).
+        kinds: Kind of a proxy whose name does not tell it: loss, accuracy (0 to 1), percent, count
+            or plain; then + if larger is better, - if smaller, 0 if unknown. Of the target: its
+            unit. Repeatable.
         holdout: Another table with the same columns, to be predicted from all rows of this one.
         models: A model, default, or all. Repeatable. The baselines are always included.
             [default: default]
@@ -46,6 +49,7 @@ class ValidateConfig:
     target_se: Annotated[str | None, Flag(metavar="COL")] = None
     groups: Annotated[tuple[str, ...], Flag("--group", metavar="COL")] = ()
     levels: Levels = "auto"
+    kinds: Annotated[tuple[str, ...], Flag("--kind", metavar=KIND, split=split_kinds)] = ()
     holdout: Annotated[Path | None, Flag(metavar="FILE")] = None
     models: Annotated[tuple[str, ...], Flag("--model", metavar="NAME")] = ()
     splits: Annotated[tuple[str, ...], Flag(metavar="loo,group,parity")] = ()
