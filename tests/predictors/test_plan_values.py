@@ -212,3 +212,19 @@ def test_words_tell_the_worth_of_each_run_beside_an_incumbent() -> None:
     made = planned(law([1.0, 3.0]), 2, incumbent=Incumbent(id="old", value=2.5))
     assert made.in_words()[0].startswith("RL run 1, from c1, is worth 0.5: expected regret 0")
     assert made.in_words()[1].startswith("RL run 2, from c0, is worth 0: expected regret 0")
+
+
+def test_a_run_tells_of_its_own_group_and_of_no_other() -> None:
+    """The second run is hopeless itself; it tells of the first one's level if they share it."""
+    incumbent = Incumbent(id="old", value=0.0)
+    apart, together = (
+        regrets(
+            planned(
+                law([0.0, -99.0], 0.3, 2.0, groups), rl_noise=2.0, incumbent=incumbent, rule=MANY
+            ),
+            PREDICTED,
+        )
+        for groups in ("ab", "aa")
+    )
+    assert apart[1] == pytest.approx(apart[0], abs=1e-9)
+    assert together[1] < together[0] - 0.02

@@ -119,7 +119,7 @@ def test_among_models_of_one_order_the_one_with_the_right_level_is_selected() ->
 
 
 def test_a_proxy_of_one_group_is_named_with_its_group() -> None:
-    table = a_table([5, 5, 5])
+    table = a_table([5, 5])
     X = table.X.assign(x=np.where(table.groups == "g1", table.X["x"], np.nan), w=1.0)
     columns = (*table.columns, replace(table.columns[0], name="w"))
     notes = validated(replace(table, X=X, columns=columns), ("loo",), models=("constant",)).notes
