@@ -123,7 +123,7 @@ def fit(
 
     Example:
         >>> report = fit(MlflowStore(), name="grpo-predictor")  # doctest: +SKIP
-        >>> report.validation.splits["loo"].models["multilevel"]  # doctest: +SKIP
+        >>> report.validation.splits["loo"].models["bounded"]  # doctest: +SKIP
     """
     data = registry_table(
         store, target=target, features=features, groups=groups, levels=levels, kinds=kinds
@@ -150,15 +150,7 @@ def fit(
             target=data.target,
             column_versions=data.versions,
             trusted_types=trusted_types(),
-            params={
-                "model": model,
-                "groups": ",".join(data.groups) or "none",
-                "level": level,
-                "levels": table.levels,
-                "seed": seed,
-                "n_features": len(table.columns),
-                **({"kinds": json.dumps(sorted(kinds))} if kinds else {}),
-            },
+            params=_params(data, model, level, seed, kinds),
             metrics=_metrics(report, model),
             report=report.to_dict(),
             figures={"predicted_and_true.png": figure},
@@ -173,6 +165,20 @@ def fit(
         practice=practice,
         model=model,
     )
+
+
+def _params(
+    data: RegistryTable, model: str, level: float, seed: int, kinds: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "model": model,
+        "groups": ",".join(data.groups) or "none",
+        "level": level,
+        "levels": data.table.levels,
+        "seed": seed,
+        "n_features": len(data.table.columns),
+        **({"kinds": json.dumps(sorted(kinds))} if kinds else {}),
+    }
 
 
 def _check_enough(data: RegistryTable) -> None:
