@@ -33,16 +33,14 @@ _TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
-# Every `save_pretrained` rewrites these keys, without an effect on what the weights compute.
+# Every `save_pretrained` rewrites these keys, which do not change what the weights compute.
 _VOLATILE_CONFIG_KEYS = ("_name_or_path", "transformers_version")
 
 
 def canonical_json(value: object) -> str:
-    """Return the canonical JSON text of a value: keys sorted, no spaces, no NaN.
+    """Return the canonical JSON text of a value: keys sorted, no spaces.
 
-    Raises:
-        ValueError: for NaN or an infinity, which JSON does not have.
-        TypeError: for values of types that JSON does not have.
+    A NaN or an infinity raises ValueError, a type that JSON does not have TypeError.
     """
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
@@ -55,13 +53,11 @@ def digest(value: object) -> str:
 
 
 def file_sha256(path: Path, cache_dir: Path | None = None) -> str:
-    """SHA-256 of a file's bytes, 64 hexadecimal digits.
+    """Return the SHA-256 of a file's bytes, 64 hexadecimal digits.
 
-    Args:
-        path: the file.
-        cache_dir: where digests are remembered by (path, size, modification time), so that the
-            weights of a large model are read once. `None` reads the file every time. An entry
-            with a wrong checksum, or without one, is ignored.
+    Digests are remembered in `cache_dir` by (path, size, modification time), so that the weights
+    of a large model are read once. None reads the file every time. An entry with a wrong checksum,
+    or without one, is ignored.
     """
     key = file_key(path)
     entry = None if cache_dir is None else cache_dir / f"{key}.sha256"
@@ -88,17 +84,17 @@ def file_key(path: Path) -> str:
 
 
 def default_cache_dir() -> Path:
-    """Where file digests are remembered: `$XDG_CACHE_HOME/rlready`, else `~/.cache/rlready`."""
+    """Return the folder of remembered digests, in `$XDG_CACHE_HOME` or else in `~/.cache`."""
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(root) / "rlready" / "digests"
 
 
 def fingerprint(folder: Path, cache_dir: Path | None = None) -> str:
-    """The id of a checkpoint's content: weights, tokenizer, and the configuration that matters.
+    """Return the id of a checkpoint's weights, tokenizer, and the configuration that matters.
 
-    Two folders with the same fingerprint draw the same samples. Copying or moving a folder,
-    optimizer states beside the weights, and the version of transformers that saved it do not
-    change it.
+    Two folders with the same fingerprint draw the same samples. The fingerprint does not change
+    when the folder is copied or moved, when optimizer states are added, or when another version of
+    transformers saves the same weights.
 
     Raises:
         CheckpointError: if the folder has no `config.json` or no safetensors weights.

@@ -1,4 +1,4 @@
-"""RL-ready tags in MLflow's model registry, and the way from an alias back to the weights.
+"""RL-ready tags in MLflow's model registry, and the weights that an alias stands for.
 
 A registered model stands for a family: the checkpoints of one base model. Each ranked checkpoint
 is one version of it, whose source is the checkpoint's LoggedModel (`models:/m-...`), so that no
@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING
 
 from rlready.registry.errors import RecordError, StoreError
 from rlready.registry.mlflow_store import registered_models as versions
-from rlready.registry.mlflow_store.backends import ModelRow
+from rlready.registry.mlflow_store.backends import Opened
 from rlready.registry.mlflow_store.descriptions import (
     family_description,
     tagged_version_description,
 )
-from rlready.registry.mlflow_store.opened import Opened
 from rlready.registry.mlflow_store.record_tags import (
     CHECKPOINT,
     FORMAT,
+    ModelRow,
     printable,
     read_checkpoint,
     read_tag_json,
@@ -152,9 +152,8 @@ def put_tags(
     if name is not None:
         versions.checked_name(name)
     with store.opened("tagging checkpoints", write=not dry_run) as opened:
-        members = _members(opened, tags, name, spent)
         families: dict[str, list[_Member]] = {}
-        for member in members:
+        for member in _members(opened, tags, name, spent):
             families.setdefault(member.family, []).append(member)
         for family in families:
             if name is None:
@@ -167,10 +166,7 @@ def put_tags(
 def resolve(store: MlflowStore, reference: str) -> ResolvedCheckpoint:
     """Return the checkpoint that a reference names.
 
-    Args:
-        store: the registry.
-        reference: `models:/NAME@rl-ready`, `models:/NAME/3`, or NAME alone, which stands for its
-            alias `rl-ready`, or else for the only alias or version that it has.
+    A reference is one of `registered_models.locate`, with the default alias `rl-ready`.
 
     Raises:
         StoreError: if there is no such version (the message lists them), if it is not a checkpoint
@@ -210,11 +206,7 @@ def version_tags(tag: ReadinessTag, checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def read_tag(tags: Mapping[str, str]) -> ReadinessTag | None:
-    """Return the readiness tag of a version; None if it has none.
-
-    Raises:
-        StoreError: if a later version of rlready wrote it, or a person edited it.
-    """
+    """Return the readiness tag of a version; None if it has none. Raises as `read_tag_json`."""
     if TAG not in tags:
         return None
     values = read_tag_json(tags[TAG], TAG)

@@ -47,20 +47,14 @@ _SCHEMA = "schema.json"
 
 
 def current_name(name: str) -> str:
-    """Return the present full name of a class.
-
-    Example:
-        >>> current_name("rlready.predictors.multilevel.Multilevel")
-        'rlready.predictors.models.multilevel.Multilevel'
-    """
+    """Return the present full name of a class."""
     return MOVED_TYPES.get(name, name)
 
 
 def with_current_names(path: Path) -> bytes:
     """Return a skops file in which every class has its present name.
 
-    Raises:
-        Exception: whatever a file that is not a skops file makes zipfile or json raise.
+    A damaged file can make zipfile or json raise anything.
     """
     content = path.read_bytes()
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
