@@ -92,7 +92,7 @@ class EvaluationError(RlreadyError):
     Example:
         >>> pass_at_k(n=4, c=1, k=8)
         Traceback (most recent call last):
-        rlready.registry.errors.EvaluationError: pass@8 ...
+        rlready.registry.errors.EvaluationError: pass@8 is undefined for 4 scored ...
     """
 
 
@@ -100,9 +100,9 @@ class CurveError(RlreadyError):
     """An RL curve that cannot be read, or is too short for a statistic.
 
     Example:
-        >>> read_curve(Path("none.csv"))
+        >>> read_curves(Path("none.csv"), "steps")
         Traceback (most recent call last):
-        rlready.registry.errors.CurveError: cannot read ...
+        rlready.registry.errors.CurveError: cannot read none.csv. ...
     """
 
 

@@ -54,7 +54,7 @@ class Problem:
             the rule of the answer check for numbers.
 
     Example:
-        >>> Problem(id="sum-1", text="What is 1 + 1?", answers=("2",))
+        >>> problem = Problem(id="sum-1", text="What is 1 + 1?", answers=("2",))
     """
 
     id: str
@@ -86,8 +86,8 @@ class Sample:
             nats; None if the engine does not give it.
 
     Example:
-        >>> Sample(problem_id="gsm8k/3", sample_index=0, seed=7, text="It is 42.", n_tokens=9,
-        ...        finish_reason="stop")
+        >>> sample = Sample(problem_id="gsm8k/3", sample_index=0, seed=7, text="It is 42.",
+        ...     n_tokens=9, finish_reason="stop")
     """
 
     problem_id: str
@@ -290,7 +290,8 @@ class Checkpoint:
 
     Example:
         >>> folder = Path("runs/sft/step-500")
-        >>> Checkpoint(uri=folder.resolve().as_uri(), fingerprint=fingerprint(folder), name="a")
+        >>> id_ = fingerprint(folder)
+        >>> checkpoint = Checkpoint(uri=folder.resolve().as_uri(), fingerprint=id_, name="a")
     """
 
     uri: str
@@ -336,9 +337,9 @@ class Proxy:
         evaluator_version: increases when the value of this proxy may change.
 
     Example:
-        >>> Proxy(name="pass_at_1", value=0.5, se=0.02, unit="probability", benchmark="gsm8k",
-        ...       benchmark_digest=benchmark.digest, n_problems=200, n_samples=800,
-        ...       evaluator_version="1")
+        >>> proxy = Proxy(name="pass_at_1", value=0.5, se=0.02, unit="probability",
+        ...     benchmark="gsm8k", benchmark_digest=benchmark.digest, n_problems=200,
+        ...     n_samples=800, evaluator_version="1")
     """
 
     name: str
@@ -377,7 +378,8 @@ class Evaluation:
         references: names and URIs of files that stay on disk (the samples).
 
     Example:
-        >>> store.put_evaluation(Evaluation(checkpoint=checkpoint, proxies=(pass_at_1,)))
+        >>> store.put_evaluation(Evaluation(checkpoint=checkpoint, proxies=(proxy,))).is_new
+        True
     """
 
     checkpoint: Checkpoint

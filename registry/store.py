@@ -66,7 +66,7 @@ class StoredEvaluation:
         evaluation_id: `Evaluation.id`.
         model_id: the backend's id of the checkpoint.
         run_id: the backend's id of the evaluation.
-        is_new: whether this call stored it; False if it was stored before.
+        is_new: whether this call stored it.
 
     Example:
         >>> store.put_evaluation(evaluation).is_new, store.put_evaluation(evaluation).is_new
@@ -87,7 +87,7 @@ class StoredOutcome:
         outcome_id: `Outcome.id`.
         model_id: the backend's id of the checkpoint that RL began from.
         run_id: the backend's id of the RL run.
-        is_new: whether this call stored it; False if it was stored before.
+        is_new: whether this call stored it.
 
     Example:
         >>> store.put_outcome(outcome).is_new

@@ -71,14 +71,10 @@ _TAG_CHARACTERS = 5000  # what every backend keeps of a run's tag
 
 @dataclass(frozen=True, kw_only=True)
 class Before:
-    """What the registry holds of a checkpoint and its parents before a put.
+    """The state of a checkpoint in the registry before a put.
 
-    Args:
-        stored: the checkpoint, if it is READY.
-        pending: the model that a killed put left.
-        published: evaluations of READY models by id.
-        parents: model ids of the parents.
-        note: the description on the checkpoint's page.
+    `stored` is the checkpoint if it is READY, `pending` a model that a killed put left, `published`
+    its evaluations by id, `parents` their model ids, and `note` the description on its page.
     """
 
     stored: StoredCheckpoint | None

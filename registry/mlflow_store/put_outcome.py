@@ -51,13 +51,10 @@ _MAX_STEP = 2**53  # databases keep a step in 64 bits
 
 @dataclass(frozen=True, kw_only=True)
 class _Before:
-    """What the registry holds before an outcome is put.
+    """The state of the registry before an outcome is put.
 
-    Args:
-        stored: the checkpoint that RL began from.
-        rl_model_id: MLflow's id of the RL checkpoint, if the outcome names one.
-        published: outcomes of the checkpoint, by id.
-        note: the description on the checkpoint's page.
+    `stored` is the checkpoint that RL began from, `published` its outcomes by id, and `note` the
+    description on its page.
     """
 
     stored: StoredCheckpoint

@@ -58,14 +58,9 @@ FAMILY = "rlready.family"
 
 @dataclass(frozen=True, kw_only=True)
 class TaggedVersion:
-    """The version that a tag was put on.
+    """The version that a tag was put on, and whether this call created or changed it.
 
-    Args:
-        tag: the tag.
-        name: of the checkpoint.
-        uri: `models:/NAME/VERSION`; None for a version that a dry run would create.
-        is_new: whether this call created the version.
-        is_changed: whether this call changed the version's content.
+    `uri` is `models:/NAME/VERSION`; None for a version that a dry run would create.
     """
 
     tag: ReadinessTag
@@ -77,13 +72,10 @@ class TaggedVersion:
 
 @dataclass(frozen=True, kw_only=True)
 class TaggedFamily:
-    """The tagged checkpoints of one base model.
+    """The tagged checkpoints of one base model, in the order of the ranking.
 
-    Args:
-        name: of the registered model.
-        tagged: in the order of the ranking.
-        chosen: id of the checkpoint that has the alias afterwards; None if none has it.
-        note: what happened to the alias, in words.
+    `chosen` is the id of the checkpoint that has the alias afterwards, if any has it; `note` says
+    what happened to the alias.
     """
 
     name: str
@@ -94,14 +86,9 @@ class TaggedFamily:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedCheckpoint:
-    """The checkpoint that a reference names.
+    """The checkpoint that a reference names, and its tag from the last ranking, if it was ranked.
 
-    Args:
-        checkpoint: the record; its `uri` says where the weights are.
-        version: `models:/NAME/VERSION`.
-        aliases: that are on it.
-        tag: from the last ranking; None if it was never ranked.
-        model_id: MLflow's id of the checkpoint.
+    `version` is `models:/NAME/VERSION`, with its aliases; `checkpoint.uri` locates the weights.
     """
 
     checkpoint: Checkpoint

@@ -65,14 +65,10 @@ class ModelRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """An evaluation as a model's tags hold it.
+    """An evaluation in a model's tags.
 
-    Args:
-        id: `Evaluation.id`.
-        at_ms: when it was put; grows from one evaluation of a model to the next.
-        run_id: MLflow's run.
-        n_datasets: number of milliseconds that it used, from `at_ms` on.
-        proxies: the numbers.
+    `at_ms` is the time of the put, which grows from one evaluation of a model to the next. The
+    metrics take one millisecond per dataset from there on.
     """
 
     id: str
@@ -84,14 +80,7 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedOutcome:
-    """An outcome as a model's tag holds it.
-
-    Args:
-        outcome: the record.
-        id: its id.
-        at_ms: when it was put; grows from one outcome of a model to the next.
-        run_id: MLflow's run.
-    """
+    """An outcome in a model's tags, with its time as in `Published`."""
 
     outcome: Outcome
     id: str

@@ -36,15 +36,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """A version of a registered model.
-
-    Args:
-        name: of the registered model.
-        number: MLflow's, counted from 1.
-        source: of the version.
-        tags: MLflow's.
-        description: Markdown on its page; empty if there is none.
-    """
+    """A version of a registered model: its number from 1 on, and the description on its page."""
 
     name: str
     number: int

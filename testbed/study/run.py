@@ -55,24 +55,17 @@ _ATTEMPTS = 3
 
 
 class Progress(Protocol):
-    """Shows how far a run is; the command line gives its own clock."""
+    """Shows the progress of a run; the command line passes its own implementation."""
 
     def stage(
         self, name: str, label: str, total: int, unit: str
     ) -> AbstractContextManager[Callable[[int], None]]:
-        """Enter a stage with so many units; call what it yields with the number just finished."""
+        """Enter a stage of so many units; call the yielded function with each number finished."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """One recipe's results.
-
-    Args:
-        recipe: of the SFT run.
-        checkpoint: after SFT.
-        proxies: measured before RL.
-        runs: RL runs by seed.
-    """
+    """One recipe's results: its SFT checkpoint, the proxies before RL, and RL runs by seed."""
 
     recipe: SftRecipe
     checkpoint: Checkpoint
@@ -83,9 +76,7 @@ class Made:
 def make(out: Path, design: Design, progress: Progress) -> None:
     """Run every unit without a result, in `design.n_workers` processes.
 
-    Raises:
-        ConfigError: if the folder holds another run.
-        EvaluationError: if units are still missing after several attempts.
+    If units are still missing after several attempts, an EvaluationError says so.
     """
     write_design(out, design)
     write_inputs(out, design.profile)
@@ -106,7 +97,7 @@ def make(out: Path, design: Design, progress: Progress) -> None:
     if unfinished:
         raise EvaluationError(
             f"{len(unfinished)} stages of the testbed are not finished ({unfinished[0]}, ...)",
-            why="their workers died or failed; their messages are above",
+            why="their workers were killed or failed; their messages are above",
             fix="Run the same command again: finished stages are kept",
         )
 
@@ -194,7 +185,7 @@ def _register_run(design: Design, entry: Made, seed: int, run: GrpoResult, store
         step=settings.n_steps,
         parents=(entry.checkpoint.id,),
     )
-    # An RL run that found no reward changed nothing: its weights are those of its parent.
+    # If an RL run never got a reward, its weights are those of its parent.
     is_changed = checkpoint.id != entry.checkpoint.id
     if is_changed:
         proxies = tuple(curve_proxies(design, run.curve, settings.n_steps))

@@ -1,13 +1,13 @@
-r"""Written solutions in four styles, with a wrong step where one is wanted.
+r"""Written solutions in four styles, with a wrong step if one is asked for.
 
     canonical    3+4=7 / 7*7=9 / \boxed{9}          every step
     shuffled     4+3=7 / 7*7=9 / \boxed{9}          operands of + and * in random order
-    terse        3+4=7 / *7=9 / \boxed{9}           without what the line before says
+    terse        3+4=7 / *7=9 / \boxed{9}           the result of the line before is left out
     answer       \boxed{9}                          no chain of thought
 
-(`/` stands for a line's end.) A wrong step has another result, and what follows goes on from it,
-as mistakes of a careless teacher do; in a countdown the expression in the box is then a wrong one
-that is said to come to the target.
+(`/` stands for the end of a line.) A wrong step has a wrong result, and the following steps
+continue from it, like the mistake of a careless teacher. In a countdown the box then holds a wrong
+expression, and the last line claims that it gives the target.
 """
 
 from __future__ import annotations
@@ -20,22 +20,17 @@ from typing import Literal, get_args
 
 from rlready.registry.errors import ConfigError
 from rlready.testbed.world.chains import Chain, Step, apply
-from rlready.testbed.world.puzzles import Addition, Countdown, values
+from rlready.testbed.world.puzzles import Addition, AnyPuzzle, Countdown, values
 
 Style = Literal["canonical", "shuffled", "terse", "answer"]
 STYLES: tuple[Style, ...] = get_args(Style)
-AnyPuzzle = Chain | Countdown | Addition
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One step: operands joined by an operator, and what it is said to come to.
+    """One step: two operands, or three with a carry, an operator between them, and the result.
 
-    Args:
-        operands: two, or three with a carry.
-        operator: between them.
-        result: what they are said to come to.
-        known: index of the operand that the line before gives; -1 if there is none.
+    `known` is the index of the operand that is the result of the line before; -1 if there is none.
     """
 
     operands: tuple[int, ...]
@@ -45,16 +40,9 @@ class Line:
 
 
 def solution(puzzle: AnyPuzzle, style: Style, rng: random.Random, *, is_wrong: bool = False) -> str:
-    """A solution of the puzzle in this style.
+    """Return a solution of the puzzle in this style, with one wrong step if `is_wrong`.
 
-    Args:
-        puzzle: what is solved.
-        style: how it is written.
-        rng: decides the order of operands and where a step goes wrong.
-        is_wrong: whether one step is wrong.
-
-    Raises:
-        ConfigError: if there is no such style.
+    `rng` chooses the order of operands and the wrong step. An unknown style is a ConfigError.
     """
     if style not in STYLES:
         raise ConfigError(f"style is {style!r}", fix=f"Known styles: {', '.join(STYLES)}")
@@ -66,7 +54,7 @@ def solution(puzzle: AnyPuzzle, style: Style, rng: random.Random, *, is_wrong: b
 def worked_out(
     puzzle: AnyPuzzle, rng: random.Random, *, is_wrong: bool = False
 ) -> tuple[list[Line], str]:
-    """The steps of a solution and the content of its box."""
+    """Return the steps of a solution and the content of its box."""
     if isinstance(puzzle, Chain):
         return _chain(puzzle, rng, is_wrong)
     if isinstance(puzzle, Addition):
@@ -145,12 +133,12 @@ def _countdown(puzzle: Countdown, rng: random.Random, is_wrong: bool) -> tuple[l
 
 
 def _spoilt(start: int, steps: Sequence[Step], rng: random.Random) -> tuple[Step, ...]:
-    """The steps with one operator changed so that they come to something else."""
+    """Return the steps with one operator changed so that they give another value."""
     target = values(start, steps)[-1]
-    spoilt = [
+    changed = [
         (*steps[:i], (operator, steps[i][1]), *steps[i + 1 :])
         for i in range(len(steps))
         for operator in "+-*"
     ]
-    # At least one: adding a digit from 1 to 9 differs from taking it away.
-    return rng.choice([some for some in spoilt if values(start, some)[-1] != target])
+    # There is at least one, since adding and subtracting a positive number differ.
+    return rng.choice([wrong for wrong in changed if values(start, wrong)[-1] != target])

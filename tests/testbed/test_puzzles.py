@@ -19,7 +19,7 @@ from rlready.testbed.study.recipes import AXES, choose_recipes
 from rlready.testbed.training.sft import SftRecipe, examples_of
 from rlready.testbed.world.benchmarks import benchmark, benchmarks, write_benchmarks, write_heldout
 from rlready.testbed.world.chains import Chain
-from rlready.testbed.world.puzzles import Addition, Countdown, boxed, reward, values
+from rlready.testbed.world.puzzles import Addition, AnyPuzzle, Countdown, boxed, reward, values
 from rlready.testbed.world.skills import (
     MIXES,
     SKILLS,
@@ -28,7 +28,7 @@ from rlready.testbed.world.skills import (
     draw_different,
     draw_mixture,
 )
-from rlready.testbed.world.solutions import STYLES, AnyPuzzle, solution, worked_out
+from rlready.testbed.world.solutions import STYLES, solution, worked_out
 
 ALL = (*SKILLS, *VARIANTS)
 SEEDS = st.integers(0, 2**32)

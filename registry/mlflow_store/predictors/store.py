@@ -143,7 +143,7 @@ def get_predictor(
 
     Example:
         >>> get_predictor(MlflowStore("sqlite:///mlflow.db")).meta.version
-        '3'
+        '1'
     """
     with store.opened(f"loading predictor {reference}") as opened:
         version = versions.locate(opened.client, reference, CHAMPION)
