@@ -19,8 +19,6 @@ from rlready.registry.foreign_files import read_json_object
 DIGEST_LENGTH = 32
 """Hexadecimal digits of an id."""
 
-_CHUNK_BYTES = 1 << 22
-
 # These decide which tokens a checkpoint draws. Optimizer states and logs may lie beside them.
 _TOKENIZER_FILES = (
     "added_tokens.json",
@@ -62,19 +60,17 @@ def file_sha256(path: Path, cache_dir: Path | None = None) -> str:
     key = file_key(path)
     entry = None if cache_dir is None else cache_dir / f"{key}.sha256"
     if entry is not None and entry.is_file():
-        remembered, _, check = entry.read_text(errors="replace").partition(" ")
-        if check == digest([key, remembered]):
+        remembered, _, checksum = entry.read_text(errors="replace").partition(" ")
+        if checksum == digest([key, remembered]):
             return remembered
-    sha = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            sha.update(chunk)
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if entry is not None:
         entry.parent.mkdir(parents=True, exist_ok=True)
         temporary = entry.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(f"{sha.hexdigest()} {digest([key, sha.hexdigest()])}")
+        temporary.write_text(f"{sha256} {digest([key, sha256])}")
         temporary.replace(entry)
-    return sha.hexdigest()
+    return sha256
 
 
 def file_key(path: Path) -> str:

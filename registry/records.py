@@ -365,6 +365,11 @@ class Proxy:
                 raise RecordError(f"{kind} of proxy {self.name} on {self.benchmark} is {se}")
         check_id("benchmark digest", self.benchmark_digest)
 
+    @property
+    def key(self) -> tuple[str, str, str, str | None]:
+        """What two measurements of the same quantity share."""
+        return (self.name, self.benchmark, self.benchmark_digest, self.protocol_digest)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
@@ -388,7 +393,7 @@ class Evaluation:
     references: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        keys = [(p.name, p.benchmark, p.benchmark_digest, p.protocol_digest) for p in self.proxies]
+        keys = [proxy.key for proxy in self.proxies]
         twice = {key[:2] for key in keys if keys.count(key) > 1}
         if twice:
             raise RecordError(f"an evaluation holds {sorted(twice)} more than once")

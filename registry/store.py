@@ -231,13 +231,7 @@ class MemoryStore:
 
 def newest(old: tuple[Proxy, ...], new: tuple[Proxy, ...]) -> tuple[Proxy, ...]:
     """Return the proxies of `old` and `new`; those of `new` replace older measurements."""
-    merged = {proxy_key(proxy): proxy for proxy in (*old, *new)}
-    return tuple(merged.values())
-
-
-def proxy_key(proxy: Proxy) -> tuple[str, str, str, str | None]:
-    """Return what two measurements of the same quantity share."""
-    return (proxy.name, proxy.benchmark, proxy.benchmark_digest, proxy.protocol_digest)
+    return tuple({proxy.key: proxy for proxy in (*old, *new)}.values())
 
 
 def merge(stored: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:

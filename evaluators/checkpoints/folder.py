@@ -125,7 +125,9 @@ def open_weights(reference: str) -> Weights:
     if path.is_dir():
         path = path.resolve()
         check_folder(path)
-        return Weights(path=path, uri=path.as_uri(), name=_folder_name(path))
+        # Trainers name their folders `checkpoint-500`, which does not identify a run.
+        run = f"{path.parent.name}-" if path.name.startswith("checkpoint") else ""
+        return Weights(path=path, uri=path.as_uri(), name=run + path.name)
     if path.exists():
         raise CheckpointError(
             f"{reference} is a file", fix="Name the folder that holds config.json and the weights"
@@ -344,11 +346,6 @@ def _download(reference: str) -> Weights:
     check_folder(path)
     # The name of a snapshot's folder is the commit of the revision.
     return Weights(path=path, uri=f"hf://{repo_id}@{path.name}", name=repo_id.split("/")[1])
-
-
-def _folder_name(path: Path) -> str:
-    # Trainers name their folders `checkpoint-500`, which does not identify a run.
-    return f"{path.parent.name}-{path.name}" if path.name.startswith("checkpoint") else path.name
 
 
 def _nearby(path: Path) -> str:

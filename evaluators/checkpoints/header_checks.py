@@ -44,7 +44,7 @@ _MOST_DOTS = 2
 """Most dots in the name of an embedding or a head, as in `model.embed_tokens.weight`."""
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings)\.weight$")
 # With `INNER_WRAPPERS`: no model of transformers has names with these parts.
-_FRONT_WRAPPERS = re.compile(r"(?:(?:module|base_model\.model)\.)+")
+_FRONT_WRAPPERS = re.compile(r"^(?:(?:module|base_model\.model)\.)+")
 # The usual name of an embedding, after the prefix of an unknown wrapper.
 _FRONTED = re.compile(
     r"(.+?\.)((?:model\.embed_tokens|transformer\.wte|gpt_neox\.embed_in)\.weight)"
@@ -81,7 +81,7 @@ def check_headers(folder: Path) -> None:
             "read them: taken as they are, they would be other weights",
             fix="Copy the config.json of the quantized checkpoint, or save the model unquantized",
         )
-    bare = [_unwrapped(name) for name in names]
+    bare = [_FRONT_WRAPPERS.sub("", INNER_WRAPPERS.sub("", name)) for name in names]
     if not set(bare) & set(names):
         raise missing_error(folder, sorted(bare, key=natural), names, n_layers, False)
     if config.get("model_type") in _ALIKE and isinstance(n_layers, int):
@@ -104,12 +104,6 @@ def tokens_beyond(vocabulary: Mapping[str, int], n_token_ids: int) -> dict[str, 
         for token, number in vocabulary.items()
         if number >= n_token_ids and not _PLACEHOLDER.search(token)
     }
-
-
-def _unwrapped(name: str) -> str:
-    inner = INNER_WRAPPERS.sub("", name)
-    front = _FRONT_WRAPPERS.match(inner)
-    return inner[front.end() :] if front else inner
 
 
 def _check_front(folder: Path, names: Collection[str], n_layers: int) -> None:

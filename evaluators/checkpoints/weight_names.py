@@ -83,7 +83,10 @@ def check_names(folder: Path, config: PretrainedConfig) -> CheckedNames:
         return CheckedNames()
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     extra = check_loading(folder, info, expected, list(headers), config)
-    return CheckedNames(extra=extra, n_token_ids=_n_rows(model))
+    n_token_ids = None
+    with contextlib.suppress(NotImplementedError, AttributeError):
+        n_token_ids = int(model.get_input_embeddings().weight.shape[0])
+    return CheckedNames(extra=extra, n_token_ids=n_token_ids)
 
 
 def check_token_ids(
@@ -250,12 +253,6 @@ def _check_gaps(folder: Path, names: Collection[str]) -> None:
             why="the other experts have them",
             fix="Save the whole model again with save_pretrained",
         )
-
-
-def _n_rows(model: Any) -> int | None:
-    with contextlib.suppress(NotImplementedError, AttributeError):
-        return int(model.get_input_embeddings().weight.shape[0])
-    return None
 
 
 def _n_layers(config: PretrainedConfig) -> str:

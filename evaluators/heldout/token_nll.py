@@ -134,7 +134,9 @@ def choose_scorer(model: PreTrainedModel, token_ids: Sequence[NDArray[np.int64]]
     probes = [_probe(text[: _PROBE_TOKENS - 5 * i]) for i, text in enumerate(texts)]
     plain = Scorer(model, Layout.SINGLE, None)
     expected = [plain.token_nlls([probe], _PROBE_TOKENS)[0] for probe in probes]
-    body = next((b for b in _bodies(model) if _feeds_head(model, b, probes, expected)), None)
+    # The base model usually ends right before the head; OPT calls the decoder inside it.
+    modules = [m for m in (model.base_model, model.get_decoder()) if m not in (None, model)]
+    body = next((m for m in modules if _feeds_head(model, m, probes, expected)), None)
     if body is None:
         return plain
     packed, padded = Scorer(model, Layout.PACKED, body), Scorer(model, Layout.PADDED, body)
@@ -267,12 +269,6 @@ def _entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 class _NotTheBody(Exception):
     """The model's forward pass does not take its hidden states from this module."""
-
-
-def _bodies(model: PreTrainedModel) -> list[Any]:
-    """Return modules that may end right before the head; OPT's is inside its base model."""
-    modules = [model.base_model, model.get_decoder()]
-    return [module for module in modules if module is not None and module is not model]
 
 
 def _feeds_head(

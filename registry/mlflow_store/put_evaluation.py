@@ -189,7 +189,16 @@ def _repeat(client: MlflowClient, evaluation: Evaluation, before: Before) -> Sto
 def _evaluation_run(opened: Opened, evaluation: Evaluation, before: Before) -> Run:
     """Return the run to write into: the project's, one that a killed put left, or a new one."""
     client, project = opened.client, project_run(opened.client)
-    tags = _run_tags(evaluation, before)
+    samples = {
+        f"rlready.samples.{safe_key(name)}": redacted(uri)[:_TAG_CHARACTERS]
+        for name, uri in evaluation.references.items()
+    }
+    tags = {
+        **samples,
+        AT: str(max(time.time_ns() // 1_000_000, before.next_ms)),
+        EVALUATION: evaluation.id,
+        "rlready.checkpoint_id": evaluation.checkpoint.id,
+    }
     left_over = opened.run_of(EVALUATION, evaluation.id)
     # A project may evaluate several checkpoints: each later one gets a run below the project's.
     if project is not None and project.data.tags.get(EVALUATION, evaluation.id) == evaluation.id:
@@ -201,19 +210,6 @@ def _evaluation_run(opened: Opened, evaluation: Evaluation, before: Before) -> R
         return client.get_run(left_over)
     name = f"evaluate {printable(evaluation.checkpoint.name)}"
     return create_run(client, opened.experiment_id, tags, name)
-
-
-def _run_tags(evaluation: Evaluation, before: Before) -> dict[str, str]:
-    samples = {
-        f"rlready.samples.{safe_key(name)}": redacted(uri)[:_TAG_CHARACTERS]
-        for name, uri in evaluation.references.items()
-    }
-    return {
-        **samples,
-        AT: str(max(time.time_ns() // 1_000_000, before.next_ms)),
-        EVALUATION: evaluation.id,
-        "rlready.checkpoint_id": evaluation.checkpoint.id,
-    }
 
 
 def _is_project_run(run_id: str) -> bool:

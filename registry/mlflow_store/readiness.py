@@ -327,12 +327,11 @@ def _put(opened: Opened, family: str, members: Sequence[_Member], *, dry_run: bo
     # Of two versions of one model the older one stays.
     newest_first = reversed(versions.versions_of(client, family))
     present = {version.model_id: version for version in newest_first if version.model_id}
+    # The best one last: MLflow lists the newest version first.
+    placed = [_place(opened, m, present.get(m.model_id), dry_run) for m in reversed(members)][::-1]
     if dry_run:
-        placed = [_would_place(present.get(member.model_id), member.tag) for member in members]
         chosen, note = _choose(members, _aliased(client, family))
     else:
-        # The best one last: MLflow lists the newest version first.
-        placed = [_place(opened, m, present.get(m.model_id)) for m in reversed(members)][::-1]
         numbers = {
             member.checkpoint.id: version.number
             for member, (version, *_) in zip(members, placed, strict=True)
@@ -360,17 +359,14 @@ def _put(opened: Opened, family: str, members: Sequence[_Member], *, dry_run: bo
     return TaggedFamily(name=family, tagged=tagged, chosen=chosen, note=note)
 
 
-def _would_place(version: Version | None, tag: ReadinessTag) -> tuple[Version | None, bool, bool]:
-    """Return what `_place` would return; no version where it would create one."""
-    is_same = version is not None and says_the_same(read_tag(version.tags), tag)
-    return version, version is None, not is_same
-
-
 def _place(
-    opened: Opened, member: _Member, version: Version | None
+    opened: Opened, member: _Member, version: Version | None, dry_run: bool
 ) -> tuple[Version | None, bool, bool]:
     """Return the version of a checkpoint, whether it is new, and whether its content changed."""
     tag, checkpoint = member.tag, member.checkpoint
+    if dry_run:
+        is_same = version is not None and says_the_same(read_tag(version.tags), tag)
+        return version, version is None, not is_same
     tags, text = version_tags(tag, checkpoint), tagged_version_description(tag, checkpoint)
     if version is None:
         version, is_new = versions.find_or_create(

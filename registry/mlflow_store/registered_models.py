@@ -274,11 +274,9 @@ def _parse(reference: str) -> tuple[str, str | None, int | None]:
 def _only(client: MlflowClient, name: str, aliases: Mapping[str, int], default: str) -> int:
     if default in aliases:
         return aliases[default]
-    if len(set(aliases.values())) == 1:
-        return next(iter(aliases.values()))
-    versions = versions_of(client, name)
-    if not aliases and len(versions) == 1:
-        return versions[0].number
+    numbers = set(aliases.values()) or {each.number for each in versions_of(client, name)}
+    if len(numbers) == 1:
+        return numbers.pop()
     raise _unknown_version(client, name, aliases, f"{name} alone does not name one version")
 
 

@@ -137,6 +137,8 @@ class MirrorWriter:
 
     def put_trial(self, parent: str, trial: MirroredTrial) -> None:
         """Write a trial's run below that of its study."""
+        from mlflow.entities import LoggedModelInput
+
         client = self._opened.client
         facts = {f"rlready.{key}": value for key, value in trial.tags.items()}
         tags = _texts({**facts, "rlready.checkpoint_id": trial.checkpoint_id})
@@ -151,7 +153,10 @@ class MirrorWriter:
             params=_params(trial.recipe),
             metrics=_metrics(trial.metrics, trial.began_ms, 0),
         )
-        self._link(run_id, trial.checkpoint_id)
+        rows = self._opened.rows([trial.checkpoint_id]) if trial.checkpoint_id else []
+        models = [LoggedModelInput(row.model_id) for row in rows if row.is_ready][:1]
+        if models:
+            client.log_inputs(run_id, models=models)
         client.set_terminated(run_id, _STATUS[trial.state], trial.ended_ms)
 
     def _runs_below(self, parent: str) -> dict[int, Run]:
@@ -177,16 +182,6 @@ class MirrorWriter:
             opened.experiment_id, start_time=began_ms, tags=dict(tags), run_name=name
         )
         return str(run.info.run_id)
-
-    def _link(self, run_id: str, checkpoint_id: str | None) -> None:
-        from mlflow.entities import LoggedModelInput
-
-        if checkpoint_id is None:
-            return
-        ready = [row for row in self._opened.rows([checkpoint_id]) if row.is_ready]
-        if ready:
-            models = [LoggedModelInput(ready[0].model_id)]
-            self._opened.client.log_inputs(run_id, models=models)
 
 
 def _params(recipe: Recipe) -> list[Param]:

@@ -139,7 +139,10 @@ class MlflowStore:
         """Open the registry; one that does not exist reads as empty."""
         with quiet():
             try:
-                experiment_id = self._experiment_to_write() if write else self._experiment_to_read()
+                if write:
+                    experiment_id = self._experiment_to_write()
+                else:
+                    experiment_id = self._active_experiment() if self._backend.exists() else ""
                 yield Opened(backend=self._backend, experiment_id=experiment_id)
             except StoreError:
                 raise
@@ -153,10 +156,6 @@ class MlflowStore:
                 ) from error
             finally:
                 self._backend.close()
-
-    def _experiment_to_read(self) -> str:
-        """Return the id of the experiment, empty if it does not exist. Creates nothing."""
-        return self._active_experiment() if self._backend.exists() else ""
 
     def _experiment_to_write(self) -> str:
         """Return the id of the experiment; creates the database and the experiment if missing."""

@@ -228,36 +228,33 @@ def curve_proxies(design: Design, curve: Sequence[CurveRow], budget: int) -> Ite
     """Yield pass@1 on every benchmark's half `after` at a budget, then their mean."""
     contents = _contents_after(design.profile.grpo.n_eval_problems)
     rows = [row for row in curve if row.budget == budget]
-    digests = [contents[row.benchmark] for row in rows]
-    for row, content in zip(rows, digests, strict=True):
-        yield _pass_at_1(f"{row.benchmark}_{AFTER}", row.value, row.se, content, row.n, design)
+    measured = [
+        (f"{row.benchmark}_{AFTER}", row.value, row.se, contents[row.benchmark], row.n)
+        for row in rows
+    ]
     mean = statistics.fmean(row.value for row in rows)
     error = math.sqrt(math.fsum(row.se**2 for row in rows)) / len(rows)
-    n_problems = sum(row.n for row in rows)
-    yield _pass_at_1(WORLD_AFTER, mean, error, digest(sorted(digests)), n_problems, design)
+    content_of_all = digest(sorted(content for *_, content, _ in measured))
+    measured.append((WORLD_AFTER, mean, error, content_of_all, sum(row.n for row in rows)))
+    for name, value, se, content, n_problems in measured:
+        yield Proxy(
+            name="pass_at_1",
+            value=value,
+            se=se,
+            unit="probability",
+            benchmark=name,
+            benchmark_digest=content,
+            protocol_digest=protocol().digest,
+            n_problems=n_problems,
+            n_samples=n_problems * design.profile.grpo.n_eval_samples,
+            evaluator_version=EVALUATOR_VERSION,
+        )
 
 
 @cache
 def _contents_after(n_problems: int) -> dict[str, str]:
     """Return the digest of each benchmark's half `after`; drawing the problems takes a while."""
     return {name: content_digest(items) for name, items in benchmarks("after", n_problems).items()}
-
-
-def _pass_at_1(
-    name: str, value: float, se: float, content: str, n_problems: int, design: Design
-) -> Proxy:
-    return Proxy(
-        name="pass_at_1",
-        value=value,
-        se=se,
-        unit="probability",
-        benchmark=name,
-        benchmark_digest=content,
-        protocol_digest=protocol().digest,
-        n_problems=n_problems,
-        n_samples=n_problems * design.profile.grpo.n_eval_samples,
-        evaluator_version=EVALUATOR_VERSION,
-    )
 
 
 def _worker_lines(out: Path, n_workers: int) -> Iterator[str]:

@@ -162,8 +162,7 @@ def write_inputs(out: Path, profile: Profile) -> None:
 
 def _losses(model: Any, tokenizer: Any, profile: Profile) -> list[Proxy]:
     with tempfile.TemporaryDirectory() as folder:
-        paths = write_heldout(Path(folder), profile.n_heldout)
-        heldout_sets = [load_heldout(path) for path in paths]
+        heldout_sets = [load_heldout(p) for p in write_heldout(Path(folder), profile.n_heldout)]
     proxies: list[Proxy] = []
     for heldout_set in heldout_sets:
         tokens = tokenize_set(heldout_set, tokenizer, "{problem}", context_tokens(model.config))

@@ -36,13 +36,13 @@ class Countdown(Puzzle):
     Args:
         numbers: 1 to 12, in ascending order.
         target: value that the expression must have.
-        known: one right expression: the first number, then the steps. It is not part of the
+        solution: one right expression: the first number, then the steps. It is not part of the
             problem: two with the same numbers and target are equal.
     """
 
     numbers: tuple[int, ...]
     target: int
-    known: tuple[int, tuple[Step, ...]] = field(compare=False)
+    solution: tuple[int, tuple[Step, ...]] = field(compare=False)
 
     @property
     def text(self) -> str:

@@ -50,7 +50,7 @@ def _countdown(n_numbers: int) -> Callable[[random.Random], Countdown]:
             passed = values(start, steps)
             if min(passed) >= 0 and max(passed) <= LARGEST_VALUE and passed[-1] >= 1:
                 numbers = tuple(sorted((start, *others)))
-                return Countdown(numbers=numbers, target=passed[-1], known=(start, steps))
+                return Countdown(numbers=numbers, target=passed[-1], solution=(start, steps))
 
     return draw
 

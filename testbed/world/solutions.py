@@ -30,13 +30,13 @@ STYLES: tuple[Style, ...] = get_args(Style)
 class Line:
     """One step: two operands, or three with a carry, an operator between them, and the result.
 
-    `known` is the index of the operand that is the result of the line before; -1 if there is none.
+    `carried` is the index of the operand that the line before gave, -1 if there is none.
     """
 
     operands: tuple[int, ...]
     operator: str
     result: int
-    known: int = -1
+    carried: int = -1
 
 
 def solution(puzzle: AnyPuzzle, style: Style, rng: random.Random, *, is_wrong: bool = False) -> str:
@@ -64,7 +64,7 @@ def worked_out(
 
 def _written(line: Line, style: Style, rng: random.Random) -> str:
     operands = list(line.operands)
-    if style == "terse" and line.known >= 0:
+    if style == "terse" and line.carried >= 0:
         return f"{_without(operands, line)}={line.result}"
     if style == "shuffled" and line.operator != "-":
         rng.shuffle(operands)
@@ -72,7 +72,7 @@ def _written(line: Line, style: Style, rng: random.Random) -> str:
 
 
 def _without(operands: list[int], line: Line) -> str:
-    before, after = operands[: line.known], operands[line.known + 1 :]
+    before, after = operands[: line.carried], operands[line.carried + 1 :]
     if len(operands) > 2:  # a carry leaves no operator behind
         return line.operator.join(map(str, before + after))
     return line.operator.join(("".join(map(str, before)), "".join(map(str, after))))
@@ -84,14 +84,16 @@ def _chain(chain: Chain, rng: random.Random, is_wrong: bool) -> tuple[list[Line]
     modulus, is_leftward = 7 if chain.rule == "seven" else 10, chain.rule == "leftward"
     lines: list[Line] = []
     for i, (left, operator, operand, _) in enumerate(right):
-        known = -1
+        carried = -1
         if lines:
-            value, known = lines[-1].result, int(is_leftward)
+            value, carried = lines[-1].result, int(is_leftward)
             left, operand = (left, value) if is_leftward else (value, operand)
         result = apply(left, operator, operand, modulus)
         if i == slip:
             result = (result + rng.randrange(1, modulus)) % modulus
-        lines.append(Line(operands=(left, operand), operator=operator, result=result, known=known))
+        lines.append(
+            Line(operands=(left, operand), operator=operator, result=result, carried=carried)
+        )
     return lines, str(lines[-1].result)
 
 
@@ -105,8 +107,8 @@ def _addition(addition: Addition, rng: random.Random, is_wrong: bool) -> tuple[l
         result = sum(operands)
         if i == slip:
             result = (result + rng.randrange(1, 19)) % 20
-        known = 2 if carry else -1
-        lines.append(Line(operands=operands, operator="+", result=result, known=known))
+        carried = 2 if carry else -1
+        lines.append(Line(operands=operands, operator="+", result=result, carried=carried))
         carry, digit = divmod(result, 10)
         total = f"{digit}{total}"
     return lines, f"{carry or ''}{total}"
@@ -117,12 +119,12 @@ def _digits(number: int) -> list[int]:
 
 
 def _countdown(puzzle: Countdown, rng: random.Random, is_wrong: bool) -> tuple[list[Line], str]:
-    start, steps = puzzle.known
+    start, steps = puzzle.solution
     if is_wrong:
         steps = _spoilt(start, steps, rng)
     passed = values(start, steps)
     lines = [
-        Line(operands=(left, operand), operator=operator, result=result, known=0 if i else -1)
+        Line(operands=(left, operand), operator=operator, result=result, carried=0 if i else -1)
         for i, (left, (operator, operand), result) in enumerate(
             zip(passed, steps, passed[1:], strict=False)
         )

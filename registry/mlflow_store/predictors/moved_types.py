@@ -46,11 +46,6 @@ MOVED_TYPES = {_PREFIX + then: _PREFIX + now for then, now in _IN_PREDICTORS.ite
 _SCHEMA = "schema.json"
 
 
-def current_name(name: str) -> str:
-    """Return the present full name of a class."""
-    return MOVED_TYPES.get(name, name)
-
-
 def with_current_names(path: Path) -> bytes:
     """Return a skops file in which every class has its present name.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlready.registry.digest import file_sha256
 from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_store.predictors.moved_types import current_name, with_current_names
+from rlready.registry.mlflow_store.predictors.moved_types import MOVED_TYPES, with_current_names
 
 _MLFLOWS_OWN = "registered_model_meta"
 """File with name and version that MLflow adds to a local model when it loads it by its name."""
@@ -48,7 +48,7 @@ def load_estimator(path: Path, trusted_types: Collection[str], what: str) -> Any
             why=_brief(error),
             fix="Predictors are never loaded from a pickle. Fit again: rlready fit",
         ) from error
-    check_types(types, [current_name(name) for name in trusted_types], what)
+    check_types(types, [MOVED_TYPES.get(name, name) for name in trusted_types], what)
     try:
         return skops.io.loads(content, trusted=types)
     except Exception as error:  # the same
