@@ -15,7 +15,7 @@ from backends import client_of, new_experiment
 from places import SUPPORT
 from store_child import a_checkpoint, a_proxy, an_outcome
 
-from rlready.registry.mlflow_store.mlflow_output import quiet
+from rlready.registry.mlflow_store.mlflow_calls import quiet
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.records import Evaluation, Recipe
 from rlready.workflow.search.folder import Told
@@ -235,7 +235,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from store_child import kill_at
-from rlready.registry.mlflow_store.mlflow_output import import_quietly
+from rlready.registry.mlflow_store.mlflow_calls import import_quietly
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.workflow.search.run import ask
 from rlready.workflow.search.mirror import MirrorTo
@@ -286,7 +286,7 @@ def test_a_mirror_killed_anywhere_goes_on_in_the_same_runs(
 WORKERS = """
 import os, sys, traceback
 from pathlib import Path
-from rlready.registry.mlflow_store.mlflow_output import import_quietly
+from rlready.registry.mlflow_store.mlflow_calls import import_quietly
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.workflow.search.run import ask
 from rlready.workflow.search.mirror import MirrorTo
