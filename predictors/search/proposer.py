@@ -17,8 +17,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rlready.predictors.search.candidates import anywhere, candidates, nearby, within_limits
-from rlready.predictors.search.guard import Guard, Proximity, gaps_to_nearest
+from rlready.predictors.search.candidates import (
+    Guard,
+    Proximity,
+    anywhere,
+    candidates,
+    gaps_to_nearest,
+    nearby,
+    within_limits,
+)
 from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.space_parts import BoolArray, Points
 from rlready.predictors.search.surrogate import Belief, MixtureModel

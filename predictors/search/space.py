@@ -18,20 +18,25 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from optuna.distributions import BaseDistribution, FloatDistribution
 
 from rlready.predictors.search.recipe_budget import check_budget, nearest_allowed
-from rlready.predictors.search.simplex import Parametrisation, Simplex, fill, simplex
-from rlready.predictors.search.space_parts import Axis, BoolArray, Points, Source
+from rlready.predictors.search.space_parts import (
+    Axis,
+    BoolArray,
+    Parametrisation,
+    Points,
+    Simplex,
+    Source,
+    fill,
+)
 from rlready.predictors.training_table import FloatArray
 from rlready.registry.digest import digest
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
 
 # A whole number of examples does not meet a budget exactly, and registries round epochs.
 _BUDGET_SLACK = 0.02
@@ -68,8 +73,7 @@ class RecipeSpace:
     fixed: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
-        # The simplex checks the floors and caps when it is made.
-        simplex = self.simplex
+        simplex = self.simplex  # checks the floors and caps
         if self.token_budget is not None:
             check_budget(
                 self.sources, simplex, self.token_budget, self._n_unique_range(), self.epochs_range
@@ -78,16 +82,12 @@ class RecipeSpace:
     @cached_property
     def simplex(self) -> Simplex:
         """The mixtures that floors and caps allow."""
-        return simplex(
-            [source.name for source in self.sources],
-            self.simplex_kind or "stick",
-            [source.floor for source in self.sources],
-            [source.cap for source in self.sources],
+        return Simplex(
+            sources=tuple(source.name for source in self.sources),
+            floors=np.array([source.floor for source in self.sources], dtype=np.float64),
+            caps=np.array([source.cap for source in self.sources], dtype=np.float64),
+            parametrisation=self.simplex_kind or "stick",
         )
-
-    def with_simplex(self, kind: Parametrisation) -> RecipeSpace:
-        """Return the same space with other coordinates of mixtures."""
-        return dataclasses.replace(self, simplex_kind=kind)
 
     @cached_property
     def digest(self) -> str:
@@ -312,8 +312,6 @@ class RecipeSpace:
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Return Optuna's distributions of all parameters."""
-        from optuna.distributions import FloatDistribution
-
         low, high = self.simplex.bounds
         found: dict[str, BaseDistribution] = {
             name: FloatDistribution(low, high) for name in self.simplex.names

@@ -56,9 +56,14 @@ import numpy as np
 from pydantic import AfterValidator, Field
 
 from rlready.predictors.search.rungs import Rungs
-from rlready.predictors.search.simplex import Parametrisation
 from rlready.predictors.search.space import RecipeSpace
-from rlready.predictors.search.space_parts import LOSS_WEIGHTINGS, RECIPE_FIELDS, Axis, Source
+from rlready.predictors.search.space_parts import (
+    LOSS_WEIGHTINGS,
+    RECIPE_FIELDS,
+    Axis,
+    Parametrisation,
+    Source,
+)
 from rlready.registry.errors import ConfigError, RecordError
 from rlready.registry.records import Recipe
 from rlready.registry.toml_file import TomlTable, check_table, naming_file, read_toml_file

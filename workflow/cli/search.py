@@ -125,7 +125,7 @@ def _check_flags(flags: SearchFlags) -> None:
 
 
 def _opened(flags: SearchFlags, common: CommonFlags) -> Search:
-    from rlready.workflow.search.mirror import MirrorTo
+    from rlready.workflow.search.mirror import Mirror
     from rlready.workflow.search.open import SearchConfig, open_search
     from rlready.workflow.search.registry import RegistryValues
 
@@ -137,7 +137,7 @@ def _opened(flags: SearchFlags, common: CommonFlags) -> Search:
         if is_asked:
             registry = RegistryValues(store=store, target=flags.target, predictor=flags.predictor)
         if flags.action != "report":
-            mirror = MirrorTo(store=store, is_wanted=is_asked, warn=_warn)
+            mirror = Mirror(store=store, is_wanted=is_asked, warn=_warn)
     config = SearchConfig(
         space=flags.space,
         study=flags.study,
@@ -169,7 +169,7 @@ def _ask(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
         if not as_json:
             echo(_handed_line(trials[-1]))
     return {
-        "study": search.config.name,
+        "study": search.name,
         "trials": trials,
         "warm_start": asdict(search.warm_start),
         "problems": problems,
@@ -212,14 +212,14 @@ def _run(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
         say=lambda text: echo(text, err=True),
         report=lambda told: None if as_json else echo(_told_line(told)),
     )
-    return {"study": search.config.name, "trials": [asdict(told) for told in results]}
+    return {"study": search.name, "trials": [asdict(told) for told in results]}
 
 
 def _report(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
     from rlready.workflow.cli.search_report_view import report_view, write_report
     from rlready.workflow.search.report import search_report
 
-    report = search_report(search.study, search.space, cost=search.settings.cost)
+    report = search_report(search.study, search.space, cost=search.cost)
     files = write_report(report, search.root / "report")
     if not as_json:
         print_view(report_view(report))

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlready.predictors.search.guard import Guard
+from rlready.predictors.search.candidates import Guard
 from rlready.predictors.search.proposer import ProposerConfig, Runs
-from rlready.predictors.search.simplex import fill
 from rlready.predictors.search.space import RecipeSpace
-from rlready.predictors.search.space_parts import Points
+from rlready.predictors.search.space_parts import Points, fill
 from rlready.predictors.search.study import propose_recipes
 from rlready.predictors.search.surrogate import MixtureModel
 from rlready.predictors.search.trials import (

@@ -1,8 +1,8 @@
 """Ask for trials, train them by the user's command, and take in their results.
 
-Any number of workers share a study. The study knows which trials there are and who holds them; a
-trial's folder is how the search and the trainer talk. No step needs the worker of the step before:
-the next call of any worker takes up what a killed one left.
+Any number of workers share a study. The study stores the trials and their leases; a trial's folder
+passes the recipe to the trainer and the result back. No step needs the worker of the step before
+it: if a worker is killed, the next call of any worker continues its trials.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _KILL_AFTER_S = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Synced:
-    """What a sync found in the folders of the trials.
+    """Results of the trials' folders.
 
     Args:
-        done: trials that were told, stopped, or marked failed.
+        done: trials that were told, stopped or marked failed now.
         waiting: trials that are not finished.
-        problems: (trial, why its folder cannot be used).
+        problems: (trial, reason) of folders that cannot be used.
     """
 
     done: tuple[Told, ...]
@@ -44,7 +44,7 @@ class Synced:
 def ask(search: Search) -> Trial:
     """Return a trial for this worker: one whose lease has expired, or else a new one.
 
-    Finished folders are taken in first, so that the new proposal uses their results.
+    Results of finished folders are told first, so that the new proposal uses them.
 
     Example:
         >>> trial = ask(open_search(SearchConfig(space=Path("mix.toml"))))
@@ -59,7 +59,7 @@ def ask(search: Search) -> Trial:
 
 
 def sync(search: Search, *, evaluate: bool = True) -> Synced:
-    """Take in results from the trials' folders, and give up trials that no worker finishes.
+    """Tell the study the results in the trials' folders, and give up trials that nobody finishes.
 
     A changed status file shows that the trainer is alive: the lease is extended.
 
@@ -84,7 +84,7 @@ def sync(search: Search, *, evaluate: bool = True) -> Synced:
             problems[trial.number] = str(error)
             with contextlib.suppress(RlreadyError):
                 if read_status(trial.folder).is_finished:
-                    # A person has to correct it; training it again would not help.
+                    # A person has to correct the file; training again would not help.
                     signs_of_life[trial.number] = search.clock()
     with search.lock():
         open_trials = [trial for trial in trials if not trial.frozen.state.is_finished()]
