@@ -101,11 +101,11 @@ class RecipeSpace:
 
     @cached_property
     def mean_tokens(self) -> FloatArray:
-        """(sources,) mean length of an example, in tokens."""
+        """(sources,) mean number of tokens of an example."""
         return np.array([source.mean_tokens for source in self.sources])
 
     def axis(self, name: str) -> Axis | None:
-        """The axis of that name, if it is searched."""
+        """Return the axis of that name, if it is searched."""
         return next((axis for axis in self.axes if axis.name == name), None)
 
     # Points <-> features
@@ -155,10 +155,9 @@ class RecipeSpace:
         Raises:
             ConfigError: if the recipe is not in the space.
         """
-        known = {source.name for source in self.sources}
-        others = sorted(set(recipe.sources) - known)
+        others = sorted(recipe.sources.keys() - {source.name for source in self.sources})
         if any(recipe.sources[name] > 0 for name in others):
-            raise ConfigError(f"source {', '.join(others)} is none of the space's")
+            raise ConfigError(f"source {', '.join(others)} is not in the space")
         weights = np.array([recipe.sources.get(source.name, 0.0) for source in self.sources])
         if not recipe.sources and len(self.sources) == 1:
             weights = np.ones(1)
@@ -218,7 +217,7 @@ class RecipeSpace:
 
     def limits(self, points: Points) -> dict[str, FloatArray]:
         """Return (n,) numbers for each limit, by its name; <= 0 if a recipe keeps it."""
-        found: dict[str, FloatArray] = {}
+        limits: dict[str, FloatArray] = {}
         tokens = self.tokens(points)
         if tokens is not None:
             share = points.weights * self.mean_tokens
@@ -226,21 +225,20 @@ class RecipeSpace:
             for i, source in enumerate(self.sources):
                 if np.isfinite(source.most_tokens):
                     used = share[:, i] * tokens / source.most_tokens
-                    found[f"repetitions:{source.name}"] = _limit(used - 1.0)
+                    limits[f"repetitions:{source.name}"] = _limit(used - 1.0)
         epochs = self.epochs(points) if self.token_budget is not None else None
         if epochs is not None:
             low, high = self.epochs_range
-            found["epochs"] = _limit(np.maximum(epochs / high - 1.0, 1.0 - epochs / max(low, 1e-9)))
-            if low <= 0.0:
-                found["epochs"] = _limit(epochs / high - 1.0)
-        return found
+            too_few = 1.0 - epochs / max(low, 1e-9)
+            limits["epochs"] = _limit(np.maximum(epochs / high - 1.0, too_few))
+        return limits
 
     def keeps_limits(self, points: Points) -> BoolArray:
         """Return (n,) whether each recipe keeps all limits."""
-        kept = np.ones(len(points), dtype=bool)
+        is_allowed = np.ones(len(points), dtype=bool)
         for values in self.limits(points).values():
-            kept &= values <= 0.0
-        return kept
+            is_allowed &= values <= 0.0
+        return is_allowed
 
     def mended(self, points: Points) -> Points:
         """Return the points, moved to meet the limits: first repetitions, then epochs.
@@ -313,10 +311,10 @@ class RecipeSpace:
     def distributions(self) -> dict[str, BaseDistribution]:
         """Return Optuna's distributions of all parameters."""
         low, high = self.simplex.bounds
-        found: dict[str, BaseDistribution] = {
-            name: FloatDistribution(low, high) for name in self.simplex.names
+        return {
+            **{name: FloatDistribution(low, high) for name in self.simplex.names},
+            **{axis.name: axis.distribution() for axis in self.axes},
         }
-        return {**found, **{axis.name: axis.distribution() for axis in self.axes}}
 
     def covers(self, parameters: Mapping[str, Any]) -> bool:
         """Return whether a trial has all parameters of the space."""

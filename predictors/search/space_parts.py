@@ -60,11 +60,11 @@ class Source:
     """A source of training examples.
 
     Args:
-        name: as in `Recipe.sources`.
-        available_tokens: tokens of all its examples; None: no limit.
-        mean_tokens: mean length of an example.
-        floor: least weight.
-        cap: largest weight.
+        name: name of the source, as in `Recipe.sources`.
+        available_tokens: number of tokens of all its examples; None: no limit.
+        mean_tokens: mean number of tokens of an example.
+        floor: smallest weight in a mixture, 0 to 1.
+        cap: largest weight in a mixture, 0 to 1.
         max_repetitions: how often its tokens may be repeated; None: no limit.
 
     Example:
@@ -81,7 +81,7 @@ class Source:
 
     @property
     def most_tokens(self) -> float:
-        """Most tokens that it can give to a run, repetitions included."""
+        """Largest number of tokens that a run can take from it, including repetitions."""
         if self.available_tokens is None or self.max_repetitions is None:
             return float("inf")
         return self.available_tokens * self.max_repetitions
@@ -93,10 +93,10 @@ class Axis:
 
     Args:
         name: one of `RECIPE_FIELDS`, or any other name.
-        kind: how its values are taken.
-        low: least value of a range.
+        kind: type of its values.
+        low: smallest value of a range.
         high: largest value of a range.
-        log: whether equal ratios count as equal steps.
+        log: whether the range has a logarithmic scale.
         choices: values of a categorical axis.
     """
 
@@ -108,7 +108,7 @@ class Axis:
     choices: tuple[Choice, ...] = ()
 
     def to_unit(self, value: Any) -> float:
-        """Position in [0, 1]; of a choice its index.
+        """Return the position of a value in [0, 1], or the index of a choice.
 
         Raises:
             ConfigError: if the axis does not contain the value.
@@ -129,21 +129,21 @@ class Axis:
         return float(np.clip((at - low) / (high - low), 0.0, 1.0))
 
     def from_unit(self, position: float) -> Choice:
-        """The value at a position in [0, 1], or the choice of that index."""
+        """Return the value at a position in [0, 1], or the choice of that index."""
         if self.kind == "categorical":
             return self.choices[round(position)]
         value = float(self.values(np.array([position]))[0])
         return int(value) if self.kind == "int" else value
 
     def values(self, positions: FloatArray) -> FloatArray:
-        """Numbers at positions in [0, 1]."""
+        """Return the numbers at positions in [0, 1]."""
         low, high = self._scaled(self.low), self._scaled(self.high)
         values = low + (high - low) * positions
         values = np.clip(np.exp(values) if self.log else values, self.low, self.high)
         return np.asarray(np.round(values) if self.kind == "int" else values)
 
     def distribution(self) -> BaseDistribution:
-        """The axis as Optuna has it."""
+        """Return Optuna's distribution of the axis."""
         if self.kind == "categorical":
             return CategoricalDistribution(self.choices)
         if self.kind == "int":
@@ -160,7 +160,7 @@ class Points:
 
     Args:
         weights: (n, sources) mixtures.
-        axes: (n, axes) positions in [0, 1]; of a categorical axis the index of its choice.
+        axes: (n, axes) positions in [0, 1]; for a categorical axis, the index of the choice.
     """
 
     weights: FloatArray
@@ -170,12 +170,12 @@ class Points:
         return len(self.weights)
 
     def rows(self, chosen: NDArray[np.intp] | BoolArray | slice) -> Points:
-        """Some of them, by position or mask."""
+        """Return some of the recipes, by position or mask."""
         return Points(weights=self.weights[chosen], axes=self.axes[chosen])
 
     @staticmethod
     def joined(parts: Sequence[Points]) -> Points:
-        """All rows of the parts, in their order."""
+        """Return the recipes of all parts, in their order."""
         return Points(
             weights=np.vstack([part.weights for part in parts]),
             axes=np.vstack([part.axes for part in parts]),

@@ -216,7 +216,7 @@ def test_repetitions_without_tokens_are_refused() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"sources": {"d": 1.0}}, "source d is none"),
+        ({"sources": {"d": 1.0}}, "source d is not in the space"),
         ({"sources": {"a": 0.3, "c": 0.7}}, "breaks a floor or a cap"),
         ({"learning_rate": 1.0}, "learning_rate 1 is outside"),
         ({"base_model": "other"}, "base_model is 'other', the space's 'org/base'"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -256,20 +256,17 @@ def open_database(url: str) -> RDBStorage:
     raise AssertionError("unreachable")
 
 
-@contextlib.contextmanager
-def study_lock(engine: sa.Engine, study: str) -> Iterator[None]:
+def study_lock(engine: sa.Engine, study: str) -> contextlib.AbstractContextManager[None]:
     """Let one worker at a time ask for recipes of a study, claim its trials and tell values.
 
     The lock ends with the process that holds it. A process must not take it twice.
     """
     database = engine.url.database
-    lock: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if engine.dialect.name == "postgresql":
-        lock = advisory_lock(engine, f"rlready-search:{study}")
-    elif database and database != ":memory:":
-        lock = file_lock(Path(f"{database}.lock"))
-    with lock:
-        yield
+        return advisory_lock(engine, f"rlready-search:{study}")
+    if database and database != ":memory:":
+        return file_lock(Path(f"{database}.lock"))
+    return contextlib.nullcontext()
 
 
 def _check_not_mlflow(url: str) -> None:
