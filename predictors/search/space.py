@@ -104,10 +104,6 @@ class RecipeSpace:
         """(sources,) mean number of tokens of an example."""
         return np.array([source.mean_tokens for source in self.sources])
 
-    def axis(self, name: str) -> Axis | None:
-        """Return the axis of that name, if it is searched."""
-        return next((axis for axis in self.axes if axis.name == name), None)
-
     # Points <-> features
 
     def features(self, points: Points) -> FloatArray:
@@ -167,7 +163,9 @@ class RecipeSpace:
         if not self.simplex.allows(weights):
             raise ConfigError(f"its mixture {dict(recipe.sources)} breaks a floor or a cap")
         values = recipe.to_dict()
-        self._check_fixed(values)
+        for name, fixed in self.fixed.to_dict().items():
+            if values.get(name, fixed) != fixed:
+                raise ConfigError(f"its {name} is {values[name]!r}, the space's {fixed!r}")
         for axis in self.axes:
             if axis.name not in values:
                 raise ConfigError(f"it has no {axis.name}")
@@ -175,11 +173,6 @@ class RecipeSpace:
         points = Points(weights=weights[None, :], axes=axes.reshape(1, len(self.axes)))
         self._check_budget(points, values)
         return points
-
-    def _check_fixed(self, values: Mapping[str, Any]) -> None:
-        for name, wanted in self.fixed.to_dict().items():
-            if values.get(name, wanted) != wanted:
-                raise ConfigError(f"its {name} is {values[name]!r}, the space's {wanted!r}")
 
     def _check_budget(self, points: Points, values: Mapping[str, Any]) -> None:
         tied = self.epochs(points) if self.token_budget is not None else None
@@ -289,7 +282,8 @@ class RecipeSpace:
 
     def _n_unique_range(self) -> tuple[float, float] | None:
         """Return the smallest and largest number of different examples; None if unknown."""
-        axis, fixed = self.axis("n_unique"), self.fixed.n_unique
+        axis = next((axis for axis in self.axes if axis.name == "n_unique"), None)
+        fixed = self.fixed.n_unique
         if axis is None:
             return None if fixed is None else (float(fixed), float(fixed))
         if axis.kind == "categorical":

@@ -52,7 +52,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import AfterValidator, Field
 
 from rlready.predictors.search.rungs import Rungs
@@ -287,10 +286,7 @@ def _epochs_range(budget: float | None, axes: list[Axis], fixed: Recipe) -> tupl
 def _check_repetitions(space: RecipeSpace) -> None:
     """Refuse repetition limits that no recipe can be checked against."""
     limited = [source.name for source in space.sources if source.max_repetitions is not None]
-    if (
-        limited
-        and space.tokens(space.start(space.simplex.fill(np.ones((1, len(space.sources)))))) is None
-    ):
+    if limited and space.tokens(space.stratified()) is None:
         raise ConfigError(
             f"max_repetitions of {', '.join(limited)} cannot be checked",
             why="the space does not say on how many tokens a recipe trains",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
+from scipy.spatial.distance import pdist
 from sklearn.base import clone
 
+from rlready import predictors
 from rlready.predictors.search.candidates import Guard, Proximity, anywhere
 from rlready.predictors.search.proposer import ProposerConfig, Runs, propose, propose_from
 from rlready.predictors.search.space import RecipeSpace
@@ -174,7 +177,7 @@ def test_a_batch_lies_apart_and_apart_from_what_is_running() -> None:
     model = MixtureModel(space.feature_groups)
     model.fit(space.features(runs.points), runs.outcomes[:, 0])
     both = space.features(Points.joined([first.points, later.points]))
-    gaps = model.distance(both, both)[np.triu_indices(8, 1)]
+    gaps = pdist(model.belief(both).smooth)
     assert gaps.min() >= 0.3 - 1e-6
 
 
@@ -369,3 +372,16 @@ def test_samplers_come_with_their_coordinates() -> None:
         assert space.simplex.parametrisation == coordinates
     with pytest.raises(ConfigError, match="surrogate, gp, tpe, random"):
         open_study(a_space(), name="s", sampler="best")  # type: ignore[arg-type]
+
+
+def test_the_examples_of_the_public_names_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mix.toml").write_text("[sources.gsm8k]\n[sources.numina]\n")
+    names = {name: getattr(predictors, name) for name in predictors.__all__}
+    names |= {"space": parse_space({"sources": {"a": {}, "b": {}}}), "optuna": optuna, "np": np}
+    for name in ("RecipeSpace", "Source", "SurrogateSampler", "parse_space", "read_space"):
+        (test,) = doctest.DocTestFinder(recurse=False).find(names[name], name, globs=dict(names))
+        assert test.examples, name
+        assert doctest.DocTestRunner().run(test).failed == 0, name

@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlready.predictors.search.candidates import Guard
-from rlready.predictors.search.proposer import ProposerConfig, Runs
+from rlready.predictors.search.proposer import ProposerConfig, Runs, fit_models
 from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.space_parts import Points, fill
 from rlready.predictors.search.study import propose_recipes
-from rlready.predictors.search.surrogate import MixtureModel
 from rlready.predictors.search.trials import (
     CHECKPOINT,
     ERRORS,
@@ -267,16 +266,8 @@ class _Surrogate:
     """Models of the finished runs, one per objective, and the region where they are valid."""
 
     def __init__(self, space: RecipeSpace, runs: Runs) -> None:
-        some = runs.some(ProposerConfig().max_rows)
         self.space = space
-        self.models = [
-            MixtureModel(space.feature_groups).fit(
-                space.features(some.points),
-                some.outcomes[:, k],
-                None if some.errors is None else some.errors[:, k],
-            )
-            for k in range(some.outcomes.shape[1])
-        ]
+        self.models = fit_models(space, runs.some(ProposerConfig().max_rows))
         self.model = self.models[0]
         self.guard = Guard(space, runs.points)
 
