@@ -18,7 +18,7 @@ from store_child import a_checkpoint, a_proxy, an_outcome
 from rlready.registry.mlflow_store.mlflow_output import quiet
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.records import Evaluation, Recipe
-from rlready.workflow.search.folder import Told
+from rlready.workflow.search.folder import TrialResult
 from rlready.workflow.search.mirror import Mirror
 from rlready.workflow.search.open import Search, SearchConfig, open_search
 from rlready.workflow.search.registry import RegistryValues
@@ -64,7 +64,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
         search.engine.dispose()
 
 
-def tell(search: Search, number: int, **values: Any) -> Told:
+def tell(search: Search, number: int, **values: Any) -> TrialResult:
     """Tell as the command line does: the trial, and then MLflow."""
     told = Trial(search, number).tell(**values)
     search.show()

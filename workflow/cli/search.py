@@ -16,7 +16,7 @@ from rlready.workflow.flags import CommonFlags, Flag, Seed, command, split_paths
 from rlready.workflow.terminal import echo, echo_json, print_view
 
 if TYPE_CHECKING:
-    from rlready.workflow.search.folder import Told
+    from rlready.workflow.search.folder import TrialResult
     from rlready.workflow.search.open import Search
 
 _HOUR_S = 3600.0
@@ -181,13 +181,13 @@ def _tell(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
     from rlready.workflow.search.trial import Trial
 
     assert flags.trial is not None
-    told = Trial(search, flags.trial).tell(
+    result = Trial(search, flags.trial).tell(
         value=flags.value, se=flags.se, checkpoint=flags.checkpoint, cost=flags.cost
     )
     search.show()
     if not as_json:
-        echo(_told_line(told))
-    return asdict(told)
+        echo(_result_line(result))
+    return asdict(result)
 
 
 def _sync(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
@@ -196,8 +196,8 @@ def _sync(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
     synced = sync(search)
     _say_problems(synced.problems)
     if not as_json:
-        for told in synced.done:
-            echo(_told_line(told))
+        for result in synced.done:
+            echo(_result_line(result))
         echo(f"{len(synced.done)} trials ended, {len(synced.waiting)} not finished yet")
     return asdict(synced)
 
@@ -211,9 +211,9 @@ def _run(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
         flags.train_command or "",
         flags.trials,
         say=lambda text: echo(text, err=True),
-        report=lambda told: None if as_json else echo(_told_line(told)),
+        report=lambda result: None if as_json else echo(_result_line(result)),
     )
-    return {"study": search.name, "trials": [asdict(told) for told in results]}
+    return {"study": search.name, "trials": [asdict(result) for result in results]}
 
 
 def _report(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
@@ -242,17 +242,19 @@ def _handed_line(values: dict[str, Any]) -> str:
     return "; ".join(words)
 
 
-def _told_line(told: Told) -> str:
-    if told.state == "failed":
-        return f"trial {told.trial} failed: {told.reason}"
-    if told.state == "stopped":
-        return f"trial {told.trial} stopped: {told.reason}"
-    if told.state == "waiting":
-        return f"trial {told.trial} is trained, and waits for `rlready search sync`: {told.reason}"
-    error = "" if told.se is None else f" +- {told.se:.2g}"
-    notes = "" if told.is_new else " (known before)"
-    notes += " (predicted)" if told.is_predicted else ""
-    return f"trial {told.trial} told: {told.value:.6g}{error}{notes}"
+def _result_line(result: TrialResult) -> str:
+    if result.state == "failed":
+        return f"trial {result.trial} failed: {result.reason}"
+    if result.state == "stopped":
+        return f"trial {result.trial} stopped: {result.reason}"
+    if result.state == "waiting":
+        return (
+            f"trial {result.trial} is trained, and waits for `rlready search sync`: {result.reason}"
+        )
+    error = "" if result.se is None else f" +- {result.se:.2g}"
+    notes = "" if result.is_new else " (known before)"
+    notes += " (predicted)" if result.is_predicted else ""
+    return f"trial {result.trial} told: {result.value:.6g}{error}{notes}"
 
 
 def _say_warm_start(search: Search) -> None:

@@ -69,7 +69,7 @@ class Status:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class TrialResult:
     """The result of a trial.
 
     Args:

@@ -150,16 +150,16 @@ def _trial_metrics(trial: FrozenTrial) -> dict[str, float]:
 def _study_record(
     study: Study, trials: list[FrozenTrial], facts: Mapping[str, str]
 ) -> MirroredStudy:
-    told = [t for t in current(trials) if t.state.name == "COMPLETE" and t.values]
-    metrics = {"n_told": float(len(told))}
-    if told:
-        metrics["best_value"] = max(t.values[0] for t in told)
+    finished = [t for t in current(trials) if t.state.name == "COMPLETE" and t.values]
+    metrics = {"n_told": float(len(finished))}
+    if finished:
+        metrics["best_value"] = max(t.values[0] for t in finished)
     return MirroredStudy(
         name=study.study_name,
         tags=facts,
         metrics=metrics,
-        n_told=len(told),
-        at_ms=max((_ms(t.datetime_complete) for t in told), default=0),
+        n_told=len(finished),
+        at_ms=max((_ms(t.datetime_complete) for t in finished), default=0),
         is_running=any(t.state.name == "RUNNING" for t in trials),
     )
 

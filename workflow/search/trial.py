@@ -39,7 +39,7 @@ from rlready.registry.redaction import redacted
 from rlready.workflow.search.evaluate import measured_checkpoint
 from rlready.workflow.search.folder import (
     Status,
-    Told,
+    TrialResult,
     read_number,
     read_status,
     write_folder,
@@ -242,7 +242,7 @@ class Trial:
         if lease.deadline <= self.search.clock() and lease.retries >= config.max_retries:
             self.fail(f"no worker finished it, {lease.retries + 1} held it")
 
-    def sync(self, *, evaluate: bool) -> Told | None:
+    def sync(self, *, evaluate: bool) -> TrialResult | None:
         """Tell the study the result in the folder, or correct the folder's status.
 
         Args:
@@ -256,12 +256,15 @@ class Trial:
             # A worker may have been killed between telling the study and writing the folder.
             with contextlib.suppress(ConfigError):
                 if read_status(self.folder).is_open:
-                    if frozen.state.name == "COMPLETE":
-                        told = Told(trial=self.number, state="told", value=frozen.values[0])
-                    else:
-                        reason = frozen.user_attrs.get(STOPPED, "")
-                        told = Told(trial=self.number, state="stopped", reason=reason)
-                    self._note(told)
+                    is_told = frozen.state.name == "COMPLETE"
+                    self._note(
+                        TrialResult(
+                            trial=self.number,
+                            state="told" if is_told else "stopped",
+                            value=frozen.values[0] if is_told else None,
+                            reason="" if is_told else frozen.user_attrs.get(STOPPED, ""),
+                        )
+                    )
             return None
         status = read_status(self.folder)
         if status.is_open:
@@ -270,19 +273,19 @@ class Trial:
             return self.fail(status.error or "its trainer said so")
         return None
 
-    def _note(self, told: Told) -> Told:
+    def _note(self, result: TrialResult) -> TrialResult:
         if self.folder.is_dir():
-            error = told.reason or None
-            write_status(self.folder, state=told.state, told=told.value, error=error)
-        return told
+            error = result.reason or None
+            write_status(self.folder, state=result.state, told=result.value, error=error)
+        return result
 
-    def take_in(self, status: Status, *, evaluate: bool = True) -> Told | None:
+    def take_in(self, status: Status, *, evaluate: bool = True) -> TrialResult | None:
         """Tell the study the result in a status; return None if the trial continues."""
         value = status.value
         if status.rungs:
-            told = self._climb(status)
-            if told is not None:
-                return told
+            result = self._climb(status)
+            if result is not None:
+                return result
             if not status.is_finished and self.search.rungs is not None:
                 value = status.rungs.get(self.search.rungs.steps[-1])
         if value is not None:
@@ -299,7 +302,7 @@ class Trial:
         checkpoint: str | None = None,
         cost: float | None = None,
         evaluate: bool = True,
-    ) -> Told:
+    ) -> TrialResult:
         """Tell the study the trial's value, or the value of its checkpoint.
 
         The first value counts; telling the same value again changes nothing. If the trial has
@@ -335,7 +338,7 @@ class Trial:
         if se is not None and not 0.0 <= se < math.inf:
             what = f"trial {self.number} is told the standard error {se}"
             raise ConfigError(what, fix="Give 0 or more")
-        told = Told(
+        result = TrialResult(
             trial=self.number,
             state="told",
             value=float(value),
@@ -346,33 +349,33 @@ class Trial:
         )
         # If two workers tell different values at the same time, the second sees the first value.
         with self.search.lock():
-            stored = self._enter(told)
+            stored = self._enter(result)
         if stored is not None:
-            told = replace(told, value=stored, is_new=False)
-        return self._note(told)
+            result = replace(result, value=stored, is_new=False)
+        return self._note(result)
 
-    def fail(self, reason: str) -> Told:
+    def fail(self, reason: str) -> TrialResult:
         """Mark the trial failed, unless it has ended."""
         return self._end("FAIL", "failed", {FAILED: redacted(reason)}, redacted(reason))
 
-    def _end(self, end: str, state: str, attributes: Mapping[str, Any], reason: str) -> Told:
+    def _end(self, end: str, state: str, attributes: Mapping[str, Any], reason: str) -> TrialResult:
         self._write({**self._gpu_hours(), **attributes})
         with contextlib.suppress(UpdateFinishedTrialError, ValueError):
             self.search.study.tell(self.number, state=TrialState[end])
-        return self._note(Told(trial=self.number, state=state, reason=reason))
+        return self._note(TrialResult(trial=self.number, state=state, reason=reason))
 
-    def _enter(self, told: Told) -> float | None:
+    def _enter(self, result: TrialResult) -> float | None:
         """Tell the study a value; return the value that it already had, if any."""
-        assert told.value is not None
-        values = [told.value] if told.cost is None else [told.value, told.cost]
+        assert result.value is not None
+        values = [result.value] if result.cost is None else [result.value, result.cost]
         attributes: dict[str, Any] = self._gpu_hours()
-        if told.is_predicted:
+        if result.is_predicted:
             attributes[IS_PREDICTED] = True
-        if told.se is not None:
-            attributes[ERRORS] = [told.se]
-        if told.checkpoint is not None:
-            attributes[CHECKPOINT] = told.checkpoint
-            other = trials_by_checkpoint(self.search.study).get(told.checkpoint)
+        if result.se is not None:
+            attributes[ERRORS] = [result.se]
+        if result.checkpoint is not None:
+            attributes[CHECKPOINT] = result.checkpoint
+            other = trials_by_checkpoint(self.search.study).get(result.checkpoint)
             if other is not None and other.number != self.number:
                 attributes[SUPERSEDES] = other.number
         if not self.frozen.state.is_finished():
@@ -413,7 +416,7 @@ class Trial:
         number = read_number(self.folder, name)
         return self.frozen.user_attrs.get(f"rlready:{name}") if number is None else number
 
-    def _climb(self, status: Status) -> Told | None:
+    def _climb(self, status: Status) -> TrialResult | None:
         """Report values of new rungs to the study; return the result if this stops the trial."""
         search, rungs = self.search, self.search.rungs
         if rungs is None or set(status.rungs) - set(rungs.steps):
