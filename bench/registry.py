@@ -30,7 +30,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rlready.registry.mlflow_store.mlflow_output import quiet
+from rlready.registry.mlflow_store.mlflow_calls import quiet
 from rlready.registry.mlflow_store.record_tags import (
     checkpoint_tags,
     evaluation_tags,

@@ -35,13 +35,12 @@ import optuna
 from rlready.predictors.search.candidates import anywhere
 from rlready.predictors.search.space_file import parse_space
 from rlready.predictors.search.study import (
-    KnownRun,
-    add_known_runs,
     ask,
     make_sampler,
     open_study,
     propose_recipes,
 )
+from rlready.predictors.search.trials import KnownRun, add_known_runs
 
 N_STORED = 1_000
 """Trials in the database that the command reads."""

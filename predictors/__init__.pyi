@@ -5,10 +5,10 @@ from .decisions.rl_plan import plan
 from .models.catalogue import make_model, model_names
 from .predictive import Predictive
 from .rl_curve import Curve, CurvePoint
-from .search.sampler import SurrogateSampler
 from .search.space import RecipeSpace
 from .search.space_file import parse_space, read_space
 from .search.space_parts import Source
+from .search.study import SurrogateSampler
 from .training_table import TrainingTable, training_table
 from .validation.report import ValidationReport
 from .validation.validate import validate

@@ -1,8 +1,8 @@
 """Limits on the size of a compressed file's content, checked before anything is loaded.
 
-A gzip file of 1 MB can hold 1 GB, and a Parquet file more. Text in JSON lines shrinks by a factor
-of 3 to 10, with equal system prompts in all rows by 40, so a far larger factor means that the file
-is damaged or was made to fill the memory. Uncompressed files have no such limit: a file that you
+A gzip file of 1 MB can hold 1 GB, and a Parquet file more. JSON lines shrink by a factor of 3 to
+10, or of 40 if all rows have the same system prompt. A far larger factor means that the file is
+damaged, or was made to fill the memory. Uncompressed files have no such limit: a file that you
 trust can be unpacked first.
 """
 
@@ -43,21 +43,17 @@ DAMAGE = (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZip
 def check_expansion(path: Path, kind: type[RlreadyError]) -> None:
     """Raise an error if a compressed file expands by an implausible factor.
 
-    The file is read once, up to the first limit that it exceeds, and its content is dropped. Damage
-    is reported by the reader that follows.
+    The file is read once, up to the first limit that it exceeds, and its content is dropped. The
+    reader that opens the file afterwards reports damage.
 
     Args:
         path: with suffix .gz, .bz2, .xz, .zip or .parquet; other files are not checked.
         kind: class of the error.
-
-    Raises:
-        RlreadyError: of this kind, if the content exceeds a limit.
     """
     suffix = path.suffix.lower()
-    n_packed = path.stat().st_size
     if suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
-            check_size(path, kind, sum(entry.file_size for entry in archive.infolist()))
+            _check_size(path, kind, sum(entry.file_size for entry in archive.infolist()))
     elif suffix == ".parquet":
         _check_parquet(path, kind)
     elif suffix in _OPENERS:
@@ -66,26 +62,14 @@ def check_expansion(path: Path, kind: type[RlreadyError]) -> None:
             with _OPENERS[suffix](path) as file:
                 while chunk := file.read(_CHUNK_BYTES):
                     n_bytes += len(chunk)
-                    check_size(path, kind, n_bytes, n_packed)
+                    _check_size(path, kind, n_bytes)
         except (*DAMAGE, OSError):
             return
 
 
-def check_size(
-    path: Path, kind: type[RlreadyError], n_bytes: int, n_packed: int | None = None
-) -> None:
-    """Raise an error if the content of a compressed file is too large.
-
-    Args:
-        path: the file.
-        kind: of the error.
-        n_bytes: of the content, or of the part of it that was read.
-        n_packed: of the file; None looks it up.
-
-    Raises:
-        RlreadyError: of this kind, if it is.
-    """
-    n_packed = path.stat().st_size if n_packed is None else n_packed
+def _check_size(path: Path, kind: type[RlreadyError], n_bytes: int) -> None:
+    """Raise an error of this kind if so many bytes of content are too many for the file."""
+    n_packed = path.stat().st_size
     limit = min(MAX_EXPANDED_BYTES, max(FREE_BYTES, MAX_RATIO * n_packed))
     if n_bytes <= limit:
         return
@@ -113,21 +97,17 @@ def _check_parquet(path: Path, kind: type[RlreadyError]) -> None:
         chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
         # Repeated values need almost no space in the file, but four bytes each as indices.
         sizes = (max(chunk.total_uncompressed_size, 4 * chunk.num_values) for chunk in chunks)
-        check_size(path, kind, sum(sizes))
+        _check_size(path, kind, sum(sizes))
+        # Columns of texts, also inside lists and structures.
+        leaves = (metadata.schema.column(i) for i in range(metadata.num_columns))
+        texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
         # Read as dictionaries, a text that all rows share is loaded once, but counted for each.
-        texts = _text_leaves(metadata)
         with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as file:
             for batch in file.iter_batches(_BATCH_ROWS, columns=texts):
                 n_bytes += sum(_expanded_bytes(column) for column in batch.columns)
-                check_size(path, kind, n_bytes)
+                _check_size(path, kind, n_bytes)
     except (pyarrow.ArrowException, OSError):
         return
-
-
-def _text_leaves(metadata: Any) -> list[str]:
-    """Paths of the columns that hold texts, also inside lists and structures."""
-    leaves = (metadata.schema.column(i) for i in range(metadata.num_columns))
-    return [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
 
 
 def _expanded_bytes(values: pa.Array) -> int:
@@ -149,9 +129,5 @@ def _expanded_bytes(values: pa.Array) -> int:
 def _shown(n_bytes: int) -> str:
     for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if n_bytes >= size:
-            return (
-                f"{n_bytes / size:.0f} {unit}"
-                if n_bytes > 10 * size
-                else f"{n_bytes / size:.1f} {unit}"
-            )
+            return f"{n_bytes / size:.{0 if n_bytes > 10 * size else 1}f} {unit}"
     return f"{n_bytes} bytes"

@@ -19,8 +19,6 @@ from rlready.registry.foreign_files import read_json_object
 DIGEST_LENGTH = 32
 """Hexadecimal digits of an id."""
 
-_CHUNK_BYTES = 1 << 22
-
 # These decide which tokens a checkpoint draws. Optimizer states and logs may lie beside them.
 _TOKENIZER_FILES = (
     "added_tokens.json",
@@ -33,16 +31,14 @@ _TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
-# Every `save_pretrained` rewrites these keys, without an effect on what the weights compute.
+# Every `save_pretrained` rewrites these keys, which do not change what the weights compute.
 _VOLATILE_CONFIG_KEYS = ("_name_or_path", "transformers_version")
 
 
 def canonical_json(value: object) -> str:
-    """Return the canonical JSON text of a value: keys sorted, no spaces, no NaN.
+    """Return the canonical JSON text of a value: keys sorted, no spaces.
 
-    Raises:
-        ValueError: for NaN or an infinity, which JSON does not have.
-        TypeError: for values of types that JSON does not have.
+    A NaN or an infinity raises ValueError, a type that JSON does not have TypeError.
     """
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
@@ -55,30 +51,26 @@ def digest(value: object) -> str:
 
 
 def file_sha256(path: Path, cache_dir: Path | None = None) -> str:
-    """SHA-256 of a file's bytes, 64 hexadecimal digits.
+    """Return the SHA-256 of a file's bytes, 64 hexadecimal digits.
 
-    Args:
-        path: the file.
-        cache_dir: where digests are remembered by (path, size, modification time), so that the
-            weights of a large model are read once. `None` reads the file every time. An entry
-            with a wrong checksum, or without one, is ignored.
+    Digests are remembered in `cache_dir` by (path, size, modification time), so that the weights
+    of a large model are read once. None reads the file every time. An entry with a wrong checksum,
+    or without one, is ignored.
     """
     key = file_key(path)
     entry = None if cache_dir is None else cache_dir / f"{key}.sha256"
     if entry is not None and entry.is_file():
-        remembered, _, check = entry.read_text(errors="replace").partition(" ")
-        if check == digest([key, remembered]):
+        remembered, _, checksum = entry.read_text(errors="replace").partition(" ")
+        if checksum == digest([key, remembered]):
             return remembered
-    sha = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            sha.update(chunk)
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if entry is not None:
         entry.parent.mkdir(parents=True, exist_ok=True)
         temporary = entry.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(f"{sha.hexdigest()} {digest([key, sha.hexdigest()])}")
+        temporary.write_text(f"{sha256} {digest([key, sha256])}")
         temporary.replace(entry)
-    return sha.hexdigest()
+    return sha256
 
 
 def file_key(path: Path) -> str:
@@ -88,17 +80,17 @@ def file_key(path: Path) -> str:
 
 
 def default_cache_dir() -> Path:
-    """Where file digests are remembered: `$XDG_CACHE_HOME/rlready`, else `~/.cache/rlready`."""
+    """Return the folder of remembered digests, in `$XDG_CACHE_HOME` or else in `~/.cache`."""
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(root) / "rlready" / "digests"
 
 
 def fingerprint(folder: Path, cache_dir: Path | None = None) -> str:
-    """The id of a checkpoint's content: weights, tokenizer, and the configuration that matters.
+    """Return the id of a checkpoint's weights, tokenizer, and the configuration that matters.
 
-    Two folders with the same fingerprint draw the same samples. Copying or moving a folder,
-    optimizer states beside the weights, and the version of transformers that saved it do not
-    change it.
+    Two folders with the same fingerprint draw the same samples. The fingerprint does not change
+    when the folder is copied or moved, when optimizer states are added, or when another version of
+    transformers saves the same weights.
 
     Raises:
         CheckpointError: if the folder has no `config.json` or no safetensors weights.

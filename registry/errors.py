@@ -1,20 +1,12 @@
-"""Errors that an input, a file, a server or a model's answer causes.
-
-    RlreadyError
-    ├── ConfigError        an invalid flag, suite file or setting
-    ├── RecordError        a record whose fields contradict each other
-    ├── CheckpointError    a folder that is not a loadable, safe checkpoint
-    ├── BenchmarkError     problems or held-out examples that cannot be used
-    ├── SamplesError       samples on disk that cannot be read or written
-    ├── EvaluationError    a number that is undefined for these samples
-    ├── CurveError         an RL curve that cannot be read, or is too short for a statistic
-    └── StoreError         a registry that cannot be reached, or holds contradicting facts
+"""Errors that an input, a file, a server or a model's answer causes; all are `RlreadyError`s.
 
 Each message says what happened, why, and what to do. The command line prints it without a
 traceback and exits with code 2. Faults of rlready itself are ordinary exceptions.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 from rlready.registry.redaction import redacted
 
@@ -41,43 +33,87 @@ class RlreadyError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         # Unpickling would use `args`, the joined message, and lose the parts on the way out of a
         # worker process.
-        return (_rebuild, (type(self), self.what, self.why, self.fix))
+        return (partial(type(self), self.what, why=self.why, fix=self.fix), ())
 
 
 class ConfigError(RlreadyError):
-    """An invalid flag, suite file or setting."""
+    """An invalid flag, suite file or setting.
+
+    Example:
+        >>> raise ConfigError("k is 0", fix="Give 1 or more")
+        Traceback (most recent call last):
+        rlready.registry.errors.ConfigError: k is 0. Give 1 or more.
+    """
 
 
 class RecordError(RlreadyError):
-    """A record whose fields contradict each other."""
+    """A record whose fields contradict each other.
+
+    Example:
+        >>> Recipe(epochs=-1)
+        Traceback (most recent call last):
+        rlready.registry.errors.RecordError: recipe epochs is -1. Give a positive number.
+    """
 
 
 class CheckpointError(RlreadyError):
-    """A folder that is not a loadable, safe checkpoint."""
+    """A folder that is not a loadable, safe checkpoint.
+
+    Example:
+        >>> fingerprint(Path("empty"))
+        Traceback (most recent call last):
+        rlready.registry.errors.CheckpointError: empty is not a checkpoint. it holds no ...
+    """
 
 
 class BenchmarkError(RlreadyError):
-    """Problems or held-out examples that cannot be used."""
+    """Problems or held-out examples that cannot be used.
+
+    Example:
+        >>> load_heldout(Path("none.jsonl"))
+        Traceback (most recent call last):
+        rlready.registry.errors.BenchmarkError: held-out file none.jsonl cannot be read. ...
+    """
 
 
 class SamplesError(RlreadyError):
-    """Samples on disk that cannot be read or written."""
+    """Samples on disk that cannot be read or written.
+
+    Example:
+        >>> raise SamplesError("cannot write samples/a.parquet", why="No space left on device")
+        Traceback (most recent call last):
+        rlready.registry.errors.SamplesError: cannot write samples/a.parquet. No space ...
+    """
 
 
 class EvaluationError(RlreadyError):
-    """A number that is undefined for these samples."""
+    """A number that is undefined for these samples.
+
+    Example:
+        >>> pass_at_k(n=4, c=1, k=8)
+        Traceback (most recent call last):
+        rlready.registry.errors.EvaluationError: pass@8 is undefined for 4 scored ...
+    """
 
 
 class CurveError(RlreadyError):
-    """An RL curve that cannot be read, or is too short for a statistic."""
+    """An RL curve that cannot be read, or is too short for a statistic.
+
+    Example:
+        >>> read_curves(Path("none.csv"), "steps")
+        Traceback (most recent call last):
+        rlready.registry.errors.CurveError: cannot read none.csv. ...
+    """
 
 
 class StoreError(RlreadyError):
-    """A registry that cannot be reached, or holds contradicting facts."""
+    """A registry that cannot be reached, or holds contradicting facts.
 
-
-def _rebuild(kind: type[RlreadyError], what: str, why: str, fix: str) -> RlreadyError:
-    return kind(what, why=why, fix=fix)
+    Example:
+        >>> MemoryStore().find("step-500")
+        Traceback (most recent call last):
+        rlready.registry.errors.StoreError: no checkpoint 'step-500' in the registry. ...
+    """
 
 
 def _sentence(part: str) -> str:

@@ -1,4 +1,4 @@
-"""Messages for failures: one line for those that were foreseen, a log file for faults of rlready.
+"""Messages for failures: one line for expected ones, a log file for faults of rlready.
 
 Users see one line. The traceback goes to a file that only they can read, without passwords.
 
@@ -27,7 +27,7 @@ EXIT_FAULT = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 128 + 2
 EXIT_PIPE_CLOSED = 128 + 13
-"""Exit code of a shell for a process that SIGINT or SIGPIPE ended."""
+"""The last two are a shell's exit codes for a process that SIGINT or SIGPIPE ended."""
 
 _SHOWN_CHARACTERS = 300
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -70,12 +70,17 @@ def foreseen(error: BaseException) -> str | None:
 def fault(error: BaseException, uris: Sequence[str | None] = ()) -> str:
     """Return one line for a fault of rlready, with the file that its traceback was written to.
 
-    Args:
-        error: the exception.
-        uris: their passwords are removed from the file and the line.
+    Passwords in `uris` are removed from the line and the file.
     """
     what = f"{type(error).__name__}: {error}".strip().partition("\n")[0][:_SHOWN_CHARACTERS]
-    where = _written(redacted(_details(error), *uris))
+    facts = [
+        f"rlready {version('rlready')}, Python {platform.python_version()}, {platform.platform()}",
+        f"time: {time.strftime('%Y-%m-%d %H:%M:%S')}",
+        f"command: {' '.join(sys.argv)}",
+        "",
+    ]
+    details = "\n".join([*facts, "".join(traceback.format_exception(error))])
+    where = _written(redacted(details, *uris))
     return (
         f"rlready failed with {redacted(what, *uris)}. This is a fault of rlready. {where}"
         " Finished results are kept."
@@ -88,16 +93,6 @@ def _of_the_machine(error: OSError) -> str:
     where = f"{' and '.join(places)}: " if places else ""
     fix = _FIXES.get(error.errno or 0, "")
     return redacted(f"{where}{what}." + (f" {fix}." if fix else ""))
-
-
-def _details(error: BaseException) -> str:
-    facts = [
-        f"rlready {version('rlready')}, Python {platform.python_version()}, {platform.platform()}",
-        f"time: {time.strftime('%Y-%m-%d %H:%M:%S')}",
-        f"command: {' '.join(sys.argv)}",
-        "",
-    ]
-    return "\n".join(facts) + "\n" + "".join(traceback.format_exception(error))
 
 
 def _written(text: str) -> str:

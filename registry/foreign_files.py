@@ -30,10 +30,10 @@ MAX_JSON_BYTES = 64 << 20
 MAX_TOML_BYTES = 1 << 20
 """Largest TOML file; recipes and suites have some kilobytes."""
 
-_LONG_INTEGER = "an integer in it needs more than the 64 bits that TOML gives it"
+_LONG_INTEGER = "an integer in it needs more than the 64 bits that TOML allows"
 _TOO_DEEP = f"it is nested more than {MAX_DEPTH} levels deep"
-# The TOML reader needs quadratic time for a key of many parts: 20,000 of them took 7 s.
-# Possessive, and from the first letter of a word on only, so that this search is linear.
+# The TOML reader needs quadratic time for a key of many parts: 20,000 parts took 7 s.
+# Possessive repetitions that begin at the first letter of a word keep this search linear.
 _KEY_PART = r"""(?:(?<![\w-])[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
 _LONG_TOML_KEY = re.compile(rf"{_KEY_PART}(?:[ \t]*+\.[ \t]*+{_KEY_PART}){{{MAX_DEPTH}}}")
 _SURROGATE = re.compile(r"\\u[dD][89abAB]")
@@ -42,7 +42,7 @@ _SURROGATE = re.compile(r"\\u[dD][89abAB]")
 def parse_json(
     text: str, *, exact: bool = False, constant: Callable[[str], Any] | None = None
 ) -> Any:
-    """The value of a JSON text.
+    """Return the value of a JSON text.
 
     Args:
         text: the JSON text.
@@ -69,12 +69,7 @@ def parse_json(
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """The tables of a TOML text.
-
-    Raises:
-        ValueError: if it is not TOML, nested deeper than `MAX_DEPTH`, or holds a number with too
-            many digits.
-    """
+    """Return the tables of a TOML text; raise ValueError as `parse_json` does."""
     if _LONG_TOML_KEY.search(text):
         raise ValueError(_TOO_DEEP)
     try:
@@ -83,7 +78,7 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise ValueError(_TOO_DEEP) from None
     except tomllib.TOMLDecodeError:
         raise
-    except ValueError:  # Python's own limit, whose message names an interpreter setting
+    except ValueError:  # Python's limit on digits; its message names a setting of the interpreter
         raise ValueError(_LONG_INTEGER) from None
     _check_depth(values, len(text))
     if any(isinstance(value, int) and abs(value) >= 1 << 63 for value in _leaves(values)):
@@ -98,16 +93,13 @@ def read_json_object(
     fix: str = "",
     constant: Callable[[str], Any] | None = None,
 ) -> dict[str, Any]:
-    """The object in a JSON file, all of whose texts are valid Unicode.
+    """Return the object in a JSON file, all of whose texts are valid Unicode.
 
     Args:
         path: the file.
-        kind: of the error.
-        fix: what to do about a file that cannot be used.
+        kind: of the error for a file that cannot be read or holds no JSON object.
+        fix: what to do about such a file.
         constant: as in `parse_json`.
-
-    Raises:
-        RlreadyError: of the given kind, if the file cannot be read or is not a JSON object.
     """
     text = read_text(path, kind, fix, MAX_JSON_BYTES)
     try:
@@ -124,11 +116,7 @@ def read_json_object(
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file, UTF-8 with or without a byte order mark.
-
-    Raises:
-        ConfigError: if it cannot be read or is not TOML.
-    """
+    """Return the tables of a TOML file, UTF-8 with or without a byte order mark."""
     text = read_text(path, ConfigError, "", MAX_TOML_BYTES)
     try:
         return parse_toml(text)
@@ -137,11 +125,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def read_text(path: Path, kind: type[RlreadyError], fix: str, max_bytes: int) -> str:
-    """Return the text of a UTF-8 file of at most so many bytes, without its byte order mark.
-
-    Raises:
-        RlreadyError: of the given kind, if the file cannot be read or is larger.
-    """
+    """Return the text of a UTF-8 file of at most `max_bytes`, without its byte order mark."""
     try:
         with path.open("rb") as file:
             content = file.read(max_bytes + 1)

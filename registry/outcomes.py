@@ -1,7 +1,7 @@
 """Scores after RL: the record, which of them are valid, and which contradict each other.
 
-Outcomes are never edited and never dropped. Two values of the same thing are both kept. A person
-says which one is right by recording an outcome that `replaces` the wrong one.
+Outcomes are never edited and never dropped. If two outcomes contradict each other, both are kept. A
+person decides which one is right by recording an outcome that `replaces` the wrong one.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _TRAINING_REWARD = re.compile(r"(train(ing)?[/_. -]?)?(mean[/_. -]?)?rewards?([/
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The score after RL from a checkpoint, which predictors predict.
+    """The score after RL from a checkpoint: the target of the predictors.
 
-    It is measured on a benchmark. The training reward is refused, as it also rises with what the
-    run learns to exploit.
+    It is measured on a benchmark. The training reward is refused, because it also rises when the
+    run learns to exploit the reward.
 
     Args:
         checkpoint_id: the checkpoint that RL began from.
@@ -43,7 +43,7 @@ class Outcome:
         value: finite.
         se: standard error over problems; None if it is not known.
         seed: of the RL run; None if it is not known.
-        n_evaluations: evaluations of the RL run that the value rests on.
+        n_evaluations: evaluations of the RL run that the value was computed from.
         benchmark_digest: of the benchmark's content, if it is known.
         protocol_digest: of the protocol that drew the samples, if it is known.
         evaluator_version: of the measurement, if it is known.
@@ -104,7 +104,7 @@ class Outcome:
         return digest({"algorithm": self.algorithm, "recipe": self.rl_recipe})
 
     def _plain_recipe(self) -> dict[str, Any]:
-        """The recipe as JSON gives it back: lists for tuples, texts for keys."""
+        """Return the recipe as JSON gives it back: lists for tuples, texts for keys."""
         try:
             return dict(json.loads(canonical_json(dict(self.rl_recipe))))
         except (TypeError, ValueError) as error:
@@ -121,7 +121,7 @@ class Outcome:
         if _TRAINING_REWARD.fullmatch(self.benchmark):
             raise RecordError(
                 f"{self.benchmark!r} is given as the benchmark of an outcome",
-                why="the training reward is not an outcome: it also rises with what RL exploits",
+                why="the training reward is not an outcome: it also rises when RL exploits it",
                 fix="Evaluate on held-out problems, and give that benchmark's name",
             )
         for literal, value in ((BudgetUnit, self.budget_unit), (Statistic, self.statistic)):
@@ -156,7 +156,7 @@ class Outcome:
 
 
 def slot(outcome: Outcome) -> tuple[object, ...]:
-    """Return what has one value only: checkpoint, RL run (recipe, seed), statistic, measurement."""
+    """Return the key under which only one value can be right."""
     return (outcome.checkpoint_id, outcome.seed, outcome.key, *variant(outcome))
 
 
@@ -181,11 +181,7 @@ def current(outcomes: Iterable[Outcome]) -> list[Outcome]:
 
 @dataclass(frozen=True, kw_only=True)
 class Conflict:
-    """Outcomes with different values of what has one value only.
-
-    Args:
-        outcomes: two or more, in the order in which they were put.
-    """
+    """Two or more outcomes that differ although only one value can be right, in their order."""
 
     outcomes: tuple[Outcome, ...]
 

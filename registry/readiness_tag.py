@@ -1,4 +1,4 @@
-"""The readiness tag: what a ranking says about one checkpoint.
+"""The readiness tag: the decision of a ranking about one checkpoint.
 
 `mlflow_store/readiness.py` writes it to MLflow's model registry.
 """
@@ -38,7 +38,7 @@ class Readiness(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadinessTag:
-    """What a ranking says about one checkpoint.
+    """The decision of a ranking about one checkpoint.
 
     Args:
         checkpoint_id: id of the checkpoint.
@@ -84,7 +84,7 @@ class ReadinessTag:
         object.__setattr__(self, "reasons", tuple(line for line in lines if line))
         whose = f"the readiness tag of checkpoint {self.checkpoint_id[:12]}"
         if not self.reasons:
-            raise RecordError(f"{whose} has no reasons", why="nobody could judge the decision")
+            raise RecordError(f"{whose} has no reasons", why="without one nobody can check it")
         if self.made_at.tzinfo is None:
             raise RecordError(f"{whose} was made at {self.made_at}, which has no time zone")
         self._check_numbers(whose)

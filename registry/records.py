@@ -54,7 +54,7 @@ class Problem:
             the rule of the answer check for numbers.
 
     Example:
-        >>> Problem(id="sum-1", text="What is 1 + 1?", answers=("2",))
+        >>> problem = Problem(id="sum-1", text="What is 1 + 1?", answers=("2",))
     """
 
     id: str
@@ -74,20 +74,20 @@ class Sample:
     """One completion drawn for a problem.
 
     Args:
-        problem_id: whose completion it is.
+        problem_id: id of the problem.
         sample_index: 0, 1, ...; unique in (problem, benchmark, protocol, checkpoint).
         seed: of this sample's stream of random numbers.
         text: decoded completion without special tokens.
-        n_tokens: drawn tokens, the end-of-sequence token included.
-        finish_reason: "stop" at an end token, "length" if it was cut.
+        n_tokens: drawn tokens, including the end-of-sequence token.
+        finish_reason: "stop" at an end token, "length" if the completion was cut.
         logprob_sum: log-probability of the drawn tokens in nats under the model at
             temperature 1 without truncation; None if the engine does not give it.
         entropy_sum: sum over the drawn positions of the next-token entropy at temperature 1,
             nats; None if the engine does not give it.
 
     Example:
-        >>> Sample(problem_id="gsm8k/3", sample_index=0, seed=7, text="It is 42.", n_tokens=9,
-        ...        finish_reason="stop")
+        >>> sample = Sample(problem_id="gsm8k/3", sample_index=0, seed=7, text="It is 42.",
+        ...     n_tokens=9, finish_reason="stop")
     """
 
     problem_id: str
@@ -102,10 +102,10 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How samples are drawn, and where in them the answer is searched.
+    """How samples are drawn, and where the answer stands in them.
 
-    `draws_digest` identifies the samples, `digest` the numbers computed from them. The number of
-    samples is part of neither.
+    `draws_digest` identifies the samples, `digest` the numbers computed from them. Neither depends
+    on the number of samples.
 
     Args:
         prompt_template: text with the placeholder `{problem}`; becomes the user's message.
@@ -159,13 +159,13 @@ class Protocol:
 
     @property
     def draws_digest(self) -> str:
-        """Id of what decides which samples are drawn: everything but the answer format."""
+        """Id of the settings that decide which samples are drawn: all but the answer format."""
         return dataclasses.replace(self, answer_format="boxed").digest
 
     def to_dict(self) -> dict[str, Any]:
-        """The protocol as JSON values; the default answer format is left out.
+        """Return the protocol as JSON values; the default answer format is left out.
 
-        So protocols from before answer formats existed keep their digest.
+        Protocols that were made before answer formats existed keep their digest in this way.
         """
         values = dataclasses.asdict(self)
         if self.answer_format == "boxed":
@@ -188,7 +188,7 @@ class Recipe:
         batch_size: examples an optimizer step.
         loss_weighting: none, pear_sequence, pear_block, pear_token, iw or tail_filter.
         seed: of the SFT run.
-        extra: everything else that was varied, JSON values.
+        extra: all other settings, JSON values.
 
     Example:
         >>> Recipe.from_dict({"epochs": 3, "lora_rank": 16}).extra
@@ -233,7 +233,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
-        """A recipe from JSON or TOML values; unknown keys go to `extra`.
+        """Return a recipe from JSON or TOML values; unknown keys go to `extra`.
 
         Raises:
             RecordError: if a known key has a value of the wrong type or range, or if another key
@@ -241,11 +241,9 @@ class Recipe:
         """
         fields = {key: values[key] for key in _RECIPE_KEYS if key in values}
         for key, value in fields.items():
-            expected = _RECIPE_TYPES.get(key, str)
+            expected, noun = _RECIPE_TYPES.get(key, (str, "text"))
             if isinstance(value, bool) or not isinstance(value, expected):
-                raise RecordError(
-                    f"recipe {key} is {value!r}", why=f"it is not a {_type_name(expected)}"
-                )
+                raise RecordError(f"recipe {key} is {value!r}", why=f"it is not a {noun}")
         for name, weight in fields.get("sources", {}).items():
             if isinstance(weight, bool) or not isinstance(weight, int | float):
                 raise RecordError(f"recipe sources.{name} is {weight!r}", why="it is not a number")
@@ -267,20 +265,14 @@ class Recipe:
 
 
 _RECIPE_KEYS = tuple(f.name for f in dataclasses.fields(Recipe) if f.name != "extra")
-_RECIPE_TYPES: dict[str, tuple[type, ...]] = {
-    "sources": (dict,),
-    "n_unique": (int,),
-    "epochs": (int, float),
-    "learning_rate": (int, float),
-    "batch_size": (int,),
-    "seed": (int,),
+_RECIPE_TYPES: dict[str, tuple[Any, str]] = {
+    "sources": (dict, "table"),
+    "n_unique": (int, "whole number"),
+    "epochs": (int | float, "number"),
+    "learning_rate": (int | float, "number"),
+    "batch_size": (int, "whole number"),
+    "seed": (int, "whole number"),
 }
-
-
-def _type_name(types: tuple[type, ...] | type) -> str:
-    kinds = types if isinstance(types, tuple) else (types,)
-    names = {dict: "table", int: "whole number", float: "number", str: "text"}
-    return names[kinds[-1]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,14 +283,15 @@ class Checkpoint:
         uri: where the weights are: an absolute `file://` URI, or `hf://org/name@commit`.
         fingerprint: digest of the content (`registry.digest.fingerprint`); the checkpoint's id.
         kind: "base" before SFT, "sft", or "rl".
-        name: for people; by default the folder's name.
+        name: for people.
         step: optimizer step at which it was saved.
         recipe: how it was made.
         parents: ids of the checkpoints it was made from.
 
     Example:
         >>> folder = Path("runs/sft/step-500")
-        >>> Checkpoint(uri=folder.resolve().as_uri(), fingerprint=fingerprint(folder), name="a")
+        >>> id_ = fingerprint(folder)
+        >>> checkpoint = Checkpoint(uri=folder.resolve().as_uri(), fingerprint=id_, name="a")
     """
 
     uri: str
@@ -320,7 +313,7 @@ class Checkpoint:
 
     @property
     def id(self) -> str:
-        """The fingerprint: the same weights are the same checkpoint, wherever they lie."""
+        """The fingerprint: the same weights are the same checkpoint in every folder."""
         return self.fingerprint
 
 
@@ -340,13 +333,13 @@ class Proxy:
         protocol_digest: of the protocol that drew the samples; of losses, the number format and
             device that they were computed in, None for float32 on a CPU.
         n_problems: problems (or examples) that the value averages over.
-        n_samples: samples (or response tokens) that it rests on.
+        n_samples: samples (or response tokens) that it was computed from.
         evaluator_version: increases when the value of this proxy may change.
 
     Example:
-        >>> Proxy(name="pass_at_1", value=0.5, se=0.02, unit="probability", benchmark="gsm8k",
-        ...       benchmark_digest=benchmark.digest, n_problems=200, n_samples=800,
-        ...       evaluator_version="1")
+        >>> proxy = Proxy(name="pass_at_1", value=0.5, se=0.02, unit="probability",
+        ...     benchmark="gsm8k", benchmark_digest=benchmark.digest, n_problems=200,
+        ...     n_samples=800, evaluator_version="1")
     """
 
     name: str
@@ -372,6 +365,11 @@ class Proxy:
                 raise RecordError(f"{kind} of proxy {self.name} on {self.benchmark} is {se}")
         check_id("benchmark digest", self.benchmark_digest)
 
+    @property
+    def key(self) -> tuple[str, str, str, str | None]:
+        """What two measurements of the same quantity share."""
+        return (self.name, self.benchmark, self.benchmark_digest, self.protocol_digest)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
@@ -385,7 +383,8 @@ class Evaluation:
         references: names and URIs of files that stay on disk (the samples).
 
     Example:
-        >>> store.put_evaluation(Evaluation(checkpoint=checkpoint, proxies=(pass_at_1,)))
+        >>> store.put_evaluation(Evaluation(checkpoint=checkpoint, proxies=(proxy,))).is_new
+        True
     """
 
     checkpoint: Checkpoint
@@ -394,7 +393,7 @@ class Evaluation:
     references: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        keys = [(p.name, p.benchmark, p.benchmark_digest, p.protocol_digest) for p in self.proxies]
+        keys = [proxy.key for proxy in self.proxies]
         twice = {key[:2] for key in keys if keys.count(key) > 1}
         if twice:
             raise RecordError(f"an evaluation holds {sorted(twice)} more than once")
@@ -407,7 +406,7 @@ class Evaluation:
 
 
 def check_id(what: str, value: str) -> None:
-    """Raise a RecordError unless the value is a digest as `registry.digest` makes them."""
+    """Raise a RecordError unless the value has the form of an id of `registry.digest`."""
     if len(value) != DIGEST_LENGTH or not set(value) <= set("0123456789abcdef"):
         raise RecordError(f"{what} {value!r} is not a digest of {DIGEST_LENGTH} hex digits")
 

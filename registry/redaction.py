@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
@@ -30,12 +30,13 @@ _SECRET_VARIABLE = re.compile(
     r"(.*_)?(PASSWORD|PASSWD|PGPASSWORD|TOKEN|SECRET|API_KEY|SECRET_KEY|ACCESS_KEY)"
 )
 _MIN_CHARACTERS = 4
-"""Shorter secrets are hidden where they stand in a URI, not wherever the same letters occur."""
+"""Shorter secrets are hidden inside a URI only, not wherever the same letters occur."""
 
 _USER = r"(?P<before>://[^\s:/?#@'\"]{0,256}:)(?!\d+(?:[/?#\s]|$))"
 """The part of a URI before its password; a port is not a password."""
 
-# A password may contain `@`, `/`, quotes and even spaces: rather too much is hidden.
+# A password may contain `@`, `/`, quotes and even spaces. Too much is hidden
+# rather than too little.
 _IN_URI = (
     re.compile(rf"\A[\w+.\-]{{1,32}}{_USER}(?P<secret>.{{1,1024}})(?=@)", re.DOTALL),
     re.compile(rf"{_USER}(?P<secret>[^\s'\"]{{1,1024}}(?=@)|\S{{1,1024}}?(?=@))"),
@@ -64,14 +65,14 @@ _ELSEWHERE = (
 
 
 def redacted(text: str, *uris: str | None) -> str:
-    """The text with `***` for every password, token and key in it.
+    """Return the text with `***` for every password, token and key in it.
 
     Args:
         text: to be shown or stored.
-        uris: whose secrets are hidden wherever they occur in the text, decoded or not, in addition
+        uris: their secrets are hidden wherever they occur in the text, decoded or not, in addition
             to those of the environment (`*_PASSWORD`, `*_TOKEN`, `*_API_KEY`, ...).
     """
-    for secret in _known_secrets(uris):
+    for secret in _secrets(uris):
         # Whole words only: the password `post` does not hide part of `posterior`.
         text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(secret)}(?![A-Za-z0-9])", HIDDEN, text)
     for pattern in (*_IN_URI, *_ELSEWHERE):
@@ -97,37 +98,28 @@ def redacted_values(value: Any) -> Any:
 
 
 def has_secret(uri: str) -> bool:
-    """Whether a URI holds a password, token or key."""
+    """Return whether a URI holds a password, token or key."""
     return any(pattern.search(uri) for pattern in _IN_URI)
 
 
 def _hide(match: re.Match[str]) -> str:
-    start, end = match.span("secret")
-    offset = match.start()
-    whole = match.group()
-    return whole[: start - offset] + HIDDEN + whole[end - offset :]
+    start, end = (place - match.start() for place in match.span("secret"))
+    return match[0][:start] + HIDDEN + match[0][end:]
 
 
-def _known_secrets(uris: Iterable[str | None]) -> list[str]:
-    """Secrets of the environment and of some URIs, in every spelling, the longest first."""
+def _secrets(uris: Iterable[str | None]) -> list[str]:
+    """Return secrets of the environment and of some URIs, in every spelling, the longest first."""
     variables = [value for name, value in os.environ.items() if _SECRET_VARIABLE.fullmatch(name)]
-    all_uris = [uri for uri in (*uris, *_uris_of_environment()) if uri]
-    secrets = {
-        spelling for one in (*variables, *_of_uris(all_uris)) for spelling in _spellings(one)
-    }
-    long = (one for one in secrets if len(one) >= _MIN_CHARACTERS and one != HIDDEN)
+    mlflow_uris = map(os.environ.get, ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"))
+    in_uris = [
+        match["secret"]
+        for uri in (*uris, *mlflow_uris)
+        for pattern in _IN_URI
+        for match in pattern.finditer(uri or "")
+    ]
+    spellings = {spelling for one in (*variables, *in_uris) for spelling in _spellings(one)}
+    long = (one for one in spellings if len(one) >= _MIN_CHARACTERS and one != HIDDEN)
     return sorted(long, key=len, reverse=True)
-
-
-def _uris_of_environment() -> Iterator[str]:
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
-        yield os.environ.get(name, "")
-
-
-def _of_uris(uris: Iterable[str]) -> Iterator[str]:
-    for uri in uris:
-        for pattern in _IN_URI:
-            yield from (match.group("secret") for match in pattern.finditer(uri))
 
 
 def _spellings(secret: str) -> set[str]:

@@ -10,9 +10,9 @@ Guarantees of every `Store`, checked by one contract test (`tests/registry/test_
 - *Idempotent.* An evaluation with the same id is stored once, however often it is put.
 - *The newest value counts* per (name, benchmark, benchmark digest, protocol digest). Backends keep
   older values if they can, and never mix them into the newest.
-- *Facts may be added, but not contradicted.* A put with another kind, step, recipe or parent than a
-  registered checkpoint has raises `StoreError` and changes nothing. A `None`, an empty tuple, or a
-  new `uri` (the folder was moved) is not a contradiction.
+- *Facts may be added, but not contradicted.* If a put has another kind, step, recipe or parent than
+  the registered checkpoint, it raises `StoreError` and changes nothing. A `None`, an empty tuple,
+  or a new `uri` (the folder was moved) is not a contradiction.
 - *All outcomes are kept.* An outcome is stored once by its id, under a registered checkpoint;
   readers see all of it or nothing. Two values under one key both stay (`outcomes.conflicts` finds
   them), and a replaced outcome stays too. Outcomes change no proxy, and evaluations no outcome.
@@ -29,7 +29,7 @@ from typing import Any, Protocol
 
 from rlready.registry.errors import StoreError
 from rlready.registry.outcomes import Outcome
-from rlready.registry.records import Checkpoint, Evaluation, Proxy
+from rlready.registry.records import Checkpoint, Evaluation, Proxy, Recipe
 
 MIN_PREFIX = 4
 """Shortest prefix of an id that `find` accepts."""
@@ -66,7 +66,7 @@ class StoredEvaluation:
         evaluation_id: `Evaluation.id`.
         model_id: the backend's id of the checkpoint.
         run_id: the backend's id of the evaluation.
-        is_new: whether this call stored it; False if it was stored before.
+        is_new: whether this call stored it.
 
     Example:
         >>> store.put_evaluation(evaluation).is_new, store.put_evaluation(evaluation).is_new
@@ -87,7 +87,7 @@ class StoredOutcome:
         outcome_id: `Outcome.id`.
         model_id: the backend's id of the checkpoint that RL began from.
         run_id: the backend's id of the RL run.
-        is_new: whether this call stored it; False if it was stored before.
+        is_new: whether this call stored it.
 
     Example:
         >>> store.put_outcome(outcome).is_new
@@ -144,14 +144,14 @@ class Store(Protocol):
         """
 
     def find(self, reference: str) -> StoredCheckpoint:
-        """The checkpoint with this id, unique prefix of an id, name, or backend model id.
+        """Return the checkpoint with this id, unique prefix of an id, name, or backend model id.
 
         Raises:
             StoreError: if there is none, or more than one.
         """
 
     def checkpoints(self) -> list[StoredCheckpoint]:
-        """All complete checkpoints, the oldest first."""
+        """Return all complete checkpoints, the oldest first."""
 
 
 class MemoryStore:
@@ -231,21 +231,11 @@ class MemoryStore:
 
 def newest(old: tuple[Proxy, ...], new: tuple[Proxy, ...]) -> tuple[Proxy, ...]:
     """Return the proxies of `old` and `new`; those of `new` replace older measurements."""
-    merged = {proxy_key(proxy): proxy for proxy in (*old, *new)}
-    return tuple(merged.values())
-
-
-def proxy_key(proxy: Proxy) -> tuple[str, str, str, str | None]:
-    """Return what two measurements of the same quantity share."""
-    return (proxy.name, proxy.benchmark, proxy.benchmark_digest, proxy.protocol_digest)
+    return tuple({proxy.key: proxy for proxy in (*old, *new)}.values())
 
 
 def merge(stored: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
-    """Return a stored checkpoint with the facts that another put adds.
-
-    Raises:
-        StoreError: if the two contradict each other.
-    """
+    """Return a stored checkpoint with the facts of another put; a contradiction is a StoreError."""
     added: dict[str, Any] = {"uri": checkpoint.uri}
     for field, unknown in (("kind", None), ("step", None), ("recipe", None), ("parents", ())):
         before, now = getattr(stored, field), getattr(checkpoint, field)
@@ -254,7 +244,7 @@ def merge(stored: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
         if before != unknown:
             raise StoreError(
                 f"checkpoint {stored.id[:12]} ({stored.name}) is registered with "
-                f"{field} {_said(before)}, and is put now with {_said(now)}",
+                f"{field} {_shown(before)}, and is put now with {_shown(now)}",
                 why="the same weights have one history",
                 fix=f"Leave {field} out, or correct it",
             )
@@ -263,14 +253,9 @@ def merge(stored: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
 
 
 def check_outcome(outcome: Outcome, stored: Mapping[str, StoredCheckpoint]) -> StoredCheckpoint:
-    """Return the checkpoint of an outcome, after checks of what the outcome names.
+    """Return the checkpoint of an outcome that is about to be put; raises as `Store.put_outcome`.
 
-    Args:
-        outcome: about to be put.
-        stored: by id; at least the checkpoints that the outcome names, if they are registered.
-
-    Raises:
-        StoreError: see `Store.put_outcome`.
+    `stored` holds, by id, at least the registered checkpoints that the outcome names.
     """
     parent = stored.get(outcome.checkpoint_id)
     if parent is None:
@@ -286,8 +271,8 @@ def check_outcome(outcome: Outcome, stored: Mapping[str, StoredCheckpoint]) -> S
                 fix=how_to_register(parent.checkpoint),
             )
         check_rl_checkpoint(parent.checkpoint, rl_checkpoint.checkpoint)
-    others = {other.id for other in parent.outcomes}
-    if outcome.replaces is not None and outcome.replaces not in others:
+    earlier_ids = {earlier.id for earlier in parent.outcomes}
+    if outcome.replaces is not None and outcome.replaces not in earlier_ids:
         raise StoreError(
             f"outcome {outcome.replaces} is not one of checkpoint {parent.checkpoint.id[:12]} "
             f"({parent.checkpoint.name})",
@@ -297,20 +282,15 @@ def check_outcome(outcome: Outcome, stored: Mapping[str, StoredCheckpoint]) -> S
 
 
 def check_rl_checkpoint(parent: Checkpoint, child: Checkpoint) -> None:
-    """Raise an error unless a checkpoint is registered as a result of RL from a parent.
-
-    Raises:
-        StoreError: if it has another kind or other parents.
-    """
+    """Raise a StoreError unless a checkpoint is registered as a result of RL from a parent."""
     if child.kind == "rl" and parent.id in child.parents:
         return
-    parents = ", ".join(id_[:12] for id_ in child.parents) or "no parent"
+    parents = ", ".join(id_[:12] for id_ in child.parents)
     raise StoreError(
         f"checkpoint {child.id[:12]} ({child.name}) is not an RL checkpoint of {parent.id[:12]} "
         f"({parent.name})",
-        why=f"it is registered with kind {child.kind} and {parents}"
-        if not child.parents
-        else f"it is registered with kind {child.kind} and parent {parents}",
+        why=f"it is registered with kind {child.kind} and "
+        + (f"parent {parents}" if parents else "no parent"),
         fix=f"{how_to_register(parent)}; or name the checkpoint that it was made from",
     )
 
@@ -324,18 +304,13 @@ def how_to_register(parent: Checkpoint) -> str:
 
 
 def pick(reference: str, stored: list[StoredCheckpoint]) -> StoredCheckpoint:
-    """Return the one checkpoint that a reference names.
-
-    Raises:
-        StoreError: if there is none, or more than one.
-    """
-    exact = [s for s in stored if reference in (s.checkpoint.id, s.model_id)]
-    by_prefix = (
-        [s for s in stored if s.checkpoint.id.startswith(reference)]
-        if len(reference) >= MIN_PREFIX
-        else []
+    """Return the one checkpoint that a reference names; raise StoreError if there is not one."""
+    is_prefix = len(reference) >= MIN_PREFIX
+    matches = (
+        [s for s in stored if reference in (s.checkpoint.id, s.model_id)]
+        or [s for s in stored if s.checkpoint.name == reference]
+        or [s for s in stored if is_prefix and s.checkpoint.id.startswith(reference)]
     )
-    matches = exact or [s for s in stored if s.checkpoint.name == reference] or by_prefix
     if len(matches) == 1:
         return matches[0]
     if matches:
@@ -359,6 +334,5 @@ def unknown_parent(checkpoint: Checkpoint, parent: str) -> StoreError:
     )
 
 
-def _said(value: object) -> str:
-    to_dict = getattr(value, "to_dict", None)
-    return repr(to_dict() if to_dict else value)
+def _shown(value: object) -> str:
+    return repr(value.to_dict() if isinstance(value, Recipe) else value)

@@ -4,9 +4,10 @@
     <proxy>@<benchmark>, <proxy>_se@<benchmark>, <proxy>_n@<benchmark>
     <statistic>/<budget><unit>@<benchmark>, ..._se@<benchmark>, ..._n@<benchmark>
 
-`_n` of a proxy counts problems, of an outcome RL seeds. An outcome is the mean over its RL seeds;
-its `_se` is the larger of two: the spread between the seeds over the root of their number (two
-seeds or more), and the mean of their standard errors over problems, which they share.
+`_n` counts problems for a proxy, and RL seeds for an outcome. An outcome is the mean over its RL
+seeds. Its `_se` is the larger of two values: the standard deviation between seeds divided by the
+root of their number (two seeds or more), and the mean of the seeds' standard errors over problems,
+which all seeds share.
 
 Numbers that must not be compared never share a column. Where a benchmark was measured with several
 contents, protocols or evaluator versions, or an outcome came from several ways of doing RL, the
@@ -17,11 +18,13 @@ digest, and a note explains it. A cell whose outcomes contradict each other is e
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MARK_DIGITS = 6
-_CONFLICTS_TOLD = 5
+_CONFLICTS_SHOWN = 5
 
 Way = tuple[str | None, ...]
 """How a number was measured: digests and versions that one column's numbers share."""
@@ -55,7 +58,8 @@ class CheckpointTable:
 
     Example:
         >>> table = checkpoint_table(store.checkpoints())
-        >>> table.frame[["name", "pass_at_1@gsm8k"]]
+        >>> table.frame["pass_at_1@gsm8k"].tolist()
+        [0.51, 0.51]
     """
 
     frame: pd.DataFrame
@@ -78,7 +82,9 @@ def checkpoint_table(
         ConfigError: if the registry has no such outcome.
 
     Example:
-        >>> checkpoint_table(store.checkpoints(), "value_at_budget/60steps@gsm8k").frame
+        >>> table = checkpoint_table(store.checkpoints(), "value_at_budget/60steps@gsm8k")
+        >>> table.frame["target"].tolist()
+        [0.61]
     """
     import pandas as pd
 
@@ -97,20 +103,20 @@ def checkpoint_table(
         frame=frame,
         outcome_keys=tuple(keys),
         notes=tuple(notes),
-        versions={name: _way_said(way) for name, way in (measured | after_rl).items()},
+        versions={name: _way_text(way) for name, way in (measured | after_rl).items()},
     )
 
 
 def table_bytes(table: CheckpointTable, kind: str) -> bytes:
     """Return the table as a CSV, Parquet or JSON file (array of objects, null for empty cells)."""
-    import io
-
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet
 
     if kind == "json":
-        return _json(table.frame)
+        cells = table.frame.astype(object)
+        rows = cells.where(cells.notna(), None).to_dict("records")
+        return (json.dumps(rows, ensure_ascii=False, allow_nan=False) + "\n").encode()
     arrow = pa.Table.from_pandas(table.frame, preserve_index=False)
     sink = io.BytesIO()
     if kind == "parquet":
@@ -121,11 +127,7 @@ def table_bytes(table: CheckpointTable, kind: str) -> bytes:
 
 
 def write_table(table: CheckpointTable, path: Path, kind: str) -> None:
-    """Write the table to a file, completely or not at all.
-
-    Raises:
-        ConfigError: if it cannot be written there.
-    """
+    """Write the table to a file, completely or not at all; raise ConfigError if that fails."""
     content = table_bytes(table, kind)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -171,14 +173,10 @@ def _flat(recipe: Recipe) -> dict[str, Any]:
 
 def _one_type(values: list[Any]) -> list[Any]:
     """Return the values, as texts unless all are numbers, all booleans or all texts."""
-    kinds = {_kind(value) for value in values if value is not None}
+    kinds = {float if type(value) is int else type(value) for value in values if value is not None}
     if len(kinds) <= 1:
         return values
     return [None if value is None else str(value) for value in values]
-
-
-def _kind(value: object) -> type:
-    return float if isinstance(value, int | float) and not isinstance(value, bool) else type(value)
 
 
 def _add_proxies(
@@ -188,8 +186,8 @@ def _add_proxies(
 
     Columns of a benchmark are adjacent.
     """
-    # One pass over all proxies, of which there may be millions: everything else works on the few
-    # different columns.
+    # One pass over all proxies, which may be millions. Everything after it works on the columns,
+    # which are few.
     cells: dict[tuple[str, str, Way], list[tuple[int, float, float | None, int]]] = {}
     for row, entry in enumerate(stored):
         for p in entry.proxies:
@@ -197,7 +195,7 @@ def _add_proxies(
             cells.setdefault((p.benchmark, p.name, way), []).append(
                 (row, p.value, p.se, p.n_problems)
             )
-    names = _proxy_columns({key: len(found) for key, found in cells.items()}, notes)
+    names = _proxy_columns({key: len(rows) for key, rows in cells.items()}, notes)
     taken = set(names.values())
     for key in sorted(cells, key=lambda key: (key[0], _natural(key[1]), names[key])):
         value, se, n = ([math.nan] * len(stored) for _ in range(3))
@@ -267,13 +265,13 @@ def _proxy_note(
     measured = f"benchmark content {str(content)[:12]}"
     measured += "" if protocol is None else f", protocol {protocol[:12]}"
     return (
-        f"columns ending {ending} were measured otherwise than the plain ones: {measured}, "
+        f"columns ending {ending} were measured in another way than the plain ones: {measured}, "
         f"evaluator version {version} "
         f"({len(keys)} proxies, {_count(max(counts[key] for key in keys))})"
     )
 
 
-def _way_said(way: Way) -> str:
+def _way_text(way: Way) -> str:
     """Return how a number was measured, in words."""
     labels = ("RL", "benchmark", "protocol")[4 - len(way) :]
     parts = [f"{name} {id_[:16]}" for name, id_ in zip(labels, way[:-1], strict=True) if id_]
@@ -299,11 +297,10 @@ def _add_outcomes(
             first = conflict.outcomes[0]
             disputed.setdefault(row, set()).add((first.key, variant(first)))
             disputes.append(f"left empty, conflict: {conflict}")
-    notes += disputes[:_CONFLICTS_TOLD]
-    if len(disputes) > _CONFLICTS_TOLD:
-        notes.append(
-            f"{len(disputes) - _CONFLICTS_TOLD} more conflicts: see the column `conflicts`"
-        )
+    notes += disputes[:_CONFLICTS_SHOWN]
+    if len(disputes) > _CONFLICTS_SHOWN:
+        n_more = len(disputes) - _CONFLICTS_SHOWN
+        notes.append(f"{n_more} more conflicts: see the column `conflicts`")
     names = _outcome_columns(cells, notes)
     taken = set(names.values())
     for cell in sorted(cells, key=lambda cell: _natural(names[cell])):
@@ -329,7 +326,7 @@ def _outcome_columns(
     rl: dict[str, Counter[Way]] = {}
     for (key, way), rows in cells.items():
         rl.setdefault(_benchmark(key), Counter())[way[:1]] += len(rows)
-    main_rl = {benchmark: _most_common(found) for benchmark, found in rl.items()}
+    main_rl = {benchmark: _most_common(rl_ways) for benchmark, rl_ways in rl.items()}
     ways: dict[str, Counter[Way]] = {}
     for (key, way), rows in cells.items():
         if way[:1] == main_rl[_benchmark(key)]:
@@ -343,10 +340,7 @@ def _outcome_columns(
             mark = f"#{digest(list(way))[:_MARK_DIGITS]}"
             names[cell] += mark
             marked.setdefault(f"@{_benchmark(key)}{mark}", []).append(cell)
-    for ending, found in marked.items():
-        n = max(len(cells[cell]) for cell in found)
-        first = next(iter(cells[found[0]].values()))[0]
-        notes.append(_outcome_note(ending, first, n))
+    notes += [_outcome_note(ending, group, cells) for ending, group in marked.items()]
     return names
 
 
@@ -354,16 +348,21 @@ def _benchmark(key: str) -> str:
     return key.partition("@")[2]
 
 
-def _outcome_note(ending: str, outcome: Outcome, n: int) -> str:
+def _outcome_note(
+    ending: str,
+    group: Sequence[tuple[str, Way]],
+    cells: Mapping[tuple[str, Way], Mapping[int, Sequence[Outcome]]],
+) -> str:
+    outcome = next(iter(cells[group[0]].values()))[0]
     facts = (
         ("benchmark content", outcome.benchmark_digest),
         ("protocol", outcome.protocol_digest),
         ("evaluator version", outcome.evaluator_version),
     )
-    measured = ", ".join(f"{what} {value[:12] if value else 'not facts'}" for what, value in facts)
+    measured = ", ".join(f"{what} {value[:12] if value else 'unknown'}" for what, value in facts)
     return (
-        f"outcome columns ending {ending} come from another RL or measurement than the plain "
-        f"ones: {how_rl_was_done(outcome)}; {measured} ({_count(n)})"
+        f"outcome columns ending {ending} come from another RL or measurement than the plain ones: "
+        f"{how_rl_was_done(outcome)}; {measured} ({_count(max(len(cells[c]) for c in group))})"
     )
 
 
@@ -389,8 +388,8 @@ def _with_target(
     frame: pd.DataFrame, target: str, keys: Sequence[str], notes: list[str]
 ) -> pd.DataFrame:
     if target not in keys:
-        known = ", ".join(keys) or "none yet; `rlready outcome` records one"
-        raise ConfigError(f"no outcome {target!r} in the registry", fix=f"It holds {known}")
+        existing = ", ".join(keys) or "none yet; `rlready outcome` records one"
+        raise ConfigError(f"no outcome {target!r} in the registry", fix=f"It holds {existing}")
     new = {target: "target", beside(target, "se"): "target_se", beside(target, "n"): "target_n"}
     rows = frame.rename(columns=new).dropna(subset="target")
     if len(rows) < len(frame):
@@ -406,22 +405,5 @@ def _most_common(ways: Counter[Way]) -> Way:
 
 def _natural(name: str) -> list[tuple[int, float, str]]:
     """Return a sort key by which pass_at_4 comes before pass_at_16."""
-    import re
-
     parts = re.split(r"(\d+(?:\.\d+)?)", name)
     return [(0, float(p), "") if i % 2 else (1, 0.0, p) for i, p in enumerate(parts)]
-
-
-def _json(frame: pd.DataFrame) -> bytes:
-    columns: Iterable[list[Any]] = (
-        [None if _is_missing(value) else value for value in frame[name].tolist()]
-        for name in frame.columns
-    )
-    rows = [dict(zip(frame.columns, row, strict=True)) for row in zip(*columns, strict=True)]
-    return (json.dumps(rows, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def _is_missing(value: object) -> bool:
-    import pandas as pd
-
-    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))

@@ -45,11 +45,7 @@ class TomlTable(BaseModel):
 
 
 def read_toml_file(path: Path, model: type[Table]) -> Table:
-    """Read a TOML file as a model.
-
-    Raises:
-        ConfigError: if the file cannot be read, is not TOML, or does not fit the model.
-    """
+    """Read a TOML file as a model; raise ConfigError if it cannot be read or does not fit."""
     values = read_toml(path)
     with naming_file(path):
         return check_table(values, model)
@@ -57,7 +53,7 @@ def read_toml_file(path: Path, model: type[Table]) -> Table:
 
 @contextmanager
 def naming_file(path: Path | str) -> Iterator[None]:
-    """Put the path of a file before the message of any of our errors."""
+    """Put the path of a file before the message of every `RlreadyError` raised in the block."""
     try:
         yield
     except RlreadyError as error:
@@ -65,23 +61,20 @@ def naming_file(path: Path | str) -> Iterator[None]:
 
 
 def check_table(values: Mapping[str, Any], model: type[Table], *, name: str = "") -> Table:
-    """Return the model of a table that is already parsed.
+    """Return the model of a parsed table; raise ConfigError at the first key that does not fit.
 
     Args:
         values: keys and values of the table.
         model: what they have to fit.
         name: of the table in its file; empty for the whole file.
-
-    Raises:
-        ConfigError: at the first key that does not fit the model.
     """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise config_error(error, model, name) from error
+        raise _config_error(error, model, name) from error
 
 
-def config_error(error: ValidationError, model: type[BaseModel], name: str = "") -> ConfigError:
+def _config_error(error: ValidationError, model: type[BaseModel], name: str) -> ConfigError:
     """Turn one problem that pydantic names into our message: an unknown key, or else the first."""
     problems = error.errors(include_url=False)
     # A misspelt key is also a missing one, but only the unknown key shows the mistake.
@@ -105,33 +98,31 @@ def config_error(error: ValidationError, model: type[BaseModel], name: str = "")
 
 
 def _key(location: Sequence[str | int]) -> str:
-    """The path of a key as TOML writes it, with the index of an entry in brackets."""
-    parts = (
-        f"[{part}]" if isinstance(part, int) else f".{part}" if _is_bare(part) else f".{part!r}"
-        for part in location
-    )
+    """Return the path of a key as TOML writes it, with the index of an entry in brackets."""
+    parts = []
+    for part in location:
+        if isinstance(part, int):
+            parts.append(f"[{part}]")
+        else:
+            parts.append(f".{part}" if re.fullmatch(r"[\w -]+", part) else f".{part!r}")
     return "".join(parts).removeprefix(".")
 
 
-def _is_bare(part: str) -> bool:
-    return re.fullmatch(r"[\w -]+", part) is not None
-
-
 def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    """Keys of the table at a location; empty if the model does not list them."""
+    """Return the keys of the table at a location; empty if the model does not list them."""
     fields = {field.alias or name: field for name, field in model.model_fields.items()}
     if not location:
         return list(fields)
     first, *rest = location
     for inner in _inner_models(fields[str(first)].annotation if str(first) in fields else None):
         # The name of an entry, or its index, leads from the field to the model inside it.
-        own_keys = {field.alias or name for name, field in inner.model_fields.items()}
-        return _known_keys(inner, rest if not rest or rest[0] in own_keys else rest[1:])
+        keys = {field.alias or name for name, field in inner.model_fields.items()}
+        return _known_keys(inner, rest if not rest or rest[0] in keys else rest[1:])
     return []
 
 
 def _inner_models(annotation: Any) -> list[type[BaseModel]]:
-    """Models inside a type such as `dict[str, Entry] | None`."""
+    """Return the models inside a type such as `dict[str, Entry] | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for inner in get_args(annotation) for model in _inner_models(inner)]

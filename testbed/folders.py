@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,8 @@ from rlready.registry.errors import ConfigError
 from rlready.registry.foreign_files import read_json_object
 
 
-def find_result(folder: Path, mark: str, key: str) -> dict[str, Any] | None:
-    """Return the report of the result in a folder; None if the folder is missing or empty.
-
-    Args:
-        folder: of the result.
-        mark: name of the report's file.
-        key: digest of everything that determines the result.
-
-    Raises:
-        ConfigError: if the folder holds something else.
-    """
+def _find(folder: Path, mark: str, key: str) -> dict[str, Any] | None:
+    """Return the report of the result in a folder; None if the folder is missing or empty."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     path = folder / mark
@@ -31,7 +21,7 @@ def find_result(folder: Path, mark: str, key: str) -> dict[str, Any] | None:
     if report.get("key") != key:
         raise ConfigError(
             f"{folder} holds something else",
-            why=f"its {mark} has the key {report.get('key')}, {key} is wanted",
+            why=f"its {mark} has the key {report.get('key')}, not {key}",
             fix="Remove the folder, or name another",
         )
     return dict(report)
@@ -47,34 +37,25 @@ def find_or_make(
         mark: name of the report's file.
         key: digest of everything that determines the result.
         make: writes the result into the draft folder that it gets, and returns the report. The
-            draft then becomes the folder; after an error it is removed.
+            draft then becomes the folder; after an error it is removed. If another process
+            finished the same result first, its folder stays.
 
     Raises:
         ConfigError: if the folder holds something else. It is not changed then.
     """
-    report = find_result(folder, mark, key)
+    report = _find(folder, mark, key)
     if report is not None:
         return report, False
-    with _appearing(folder, mark, key) as draft:
-        report = {"key": key, **make(draft)}
-        (draft / mark).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return find_result(folder, mark, key) or {}, True
-
-
-@contextlib.contextmanager
-def _appearing(folder: Path, mark: str, key: str) -> Iterator[Path]:
-    """Yield a draft that becomes the folder when the block ends; after an error it is removed.
-
-    If another process finished the same result first, its folder stays.
-    """
     folder = folder.resolve()  # "." has neither a name nor a parent to make the draft in
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         draft = Path(scratch) / folder.name
         draft.mkdir()
-        yield draft
+        report = {"key": key, **make(draft)}
+        (draft / mark).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         try:
             draft.rename(folder)
         except OSError:
-            if find_result(folder, mark, key) is None:
+            if _find(folder, mark, key) is None:
                 raise
+    return _find(folder, mark, key) or {}, True

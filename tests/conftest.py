@@ -27,7 +27,7 @@ from backends import (
 from hypothesis import HealthCheck, settings
 from store_child import a_checkpoint
 
-from rlready.registry.mlflow_store.mlflow_output import quiet
+from rlready.registry.mlflow_store.mlflow_calls import quiet
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.store import MemoryStore
 

@@ -176,23 +176,23 @@ def command(function: Callable[..., None]) -> click.Command:
     """
     hints = get_type_hints(function, include_extras=True)
     text, entries = _documented(function)
-    own = inspect.signature(function).parameters
+    declared = inspect.signature(function).parameters
     params: dict[str, click.Parameter] = {}
-    for name, parameter in own.items():
+    for name, parameter in declared.items():
         target = _class_of(hints[name])
         if target is None:
             params[name] = _param(parameter, hints[name], entries)
         else:
-            params |= {k: p for k, p in _params(target).items() if k not in {*own, *params}}
+            params |= {k: p for k, p in _params(target).items() if k not in {*declared, *params}}
 
     def call(**values: Any) -> None:
         # A repeatable flag that is left out has the default of its parameter.
         values = {name: value for name, value in values.items() if value != ()}
-        arguments = {name: value for name, value in values.items() if name in own}
-        for name in own:
+        arguments = {name: value for name, value in values.items() if name in declared}
+        for name in declared:
             target = _class_of(hints[name])
             if target is not None:
-                fields = inspect.signature(target).parameters.keys() - own
+                fields = inspect.signature(target).parameters.keys() - declared.keys()
                 made = partial(target, **{k: v for k, v in values.items() if k in fields})
                 arguments[name] = made if get_origin(hints[name]) is partial else made()
         function(**arguments)

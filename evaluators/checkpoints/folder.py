@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,9 +65,8 @@ class Weights:
         extra: tensors that the model does not use, such as those of a value head.
 
     Example:
-        >>> weights = open_weights("runs/sft/checkpoint-500")
-        >>> weights.uri
-        'file:///home/me/runs/sft/checkpoint-500'
+        >>> open_weights("runs/sft/checkpoint-500").name
+        'sft-checkpoint-500'
     """
 
     path: Path
@@ -126,7 +125,9 @@ def open_weights(reference: str) -> Weights:
     if path.is_dir():
         path = path.resolve()
         check_folder(path)
-        return Weights(path=path, uri=path.as_uri(), name=_folder_name(path))
+        # Trainers name their folders `checkpoint-500`, which does not identify a run.
+        run = f"{path.parent.name}-" if path.name.startswith("checkpoint") else ""
+        return Weights(path=path, uri=path.as_uri(), name=run + path.name)
     if path.exists():
         raise CheckpointError(
             f"{reference} is a file", fix="Name the folder that holds config.json and the weights"
@@ -140,11 +141,7 @@ def open_weights(reference: str) -> Weights:
 
 
 def check_folder(path: Path) -> None:
-    """Check that the folder is a complete and safe checkpoint.
-
-    Raises:
-        CheckpointError: naming what is missing or refused.
-    """
+    """Raise a CheckpointError unless the folder is a complete and safe checkpoint."""
     has_weights = any(path.glob("*.safetensors"))
     if (path / "adapter_config.json").is_file():
         raise _adapter_error(path)
@@ -164,12 +161,14 @@ def check_folder(path: Path) -> None:
             f"import AutoModelForCausalLM as M; M.from_pretrained('{path}')"
             f".save_pretrained('{path}-safetensors')\", and copy the tokenizer files beside them",
         )
-    _check_json(path)
+    for name in _JSON_FILES:  # read here, since transformers does not say which file is damaged
+        if (path / name).is_file():
+            read_json_object(path / name, CheckpointError, fix=_AGAIN, constant=str)
     weight_files(path)
     if not any((path / name).is_file() for name in _TOKENIZERS):
         raise CheckpointError(
             f"{path} holds no tokenizer",
-            why=f"none of {', '.join(_TOKENIZERS)} is there",
+            why=f"none of {', '.join(_TOKENIZERS)} is in it",
             fix="Save it beside the weights: tokenizer.save_pretrained(folder)",
         )
     check_headers(path)
@@ -178,13 +177,11 @@ def check_folder(path: Path) -> None:
 def check_weights(path: Path) -> tuple[str, ...]:
     """Check that the weights match config.json and the tokenizer; reads the files' headers only.
 
-    Nothing is checked without torch, which is not needed where a server draws the samples.
-
-    Returns:
-        Names of tensors that the model does not use, such as those of a value head.
+    Returns the names of unused tensors, such as those of a value head. Nothing is checked without
+    torch, which is not needed if a server draws the samples.
 
     Raises:
-        CheckpointError: naming the tensors that are missing, too many or of another shape, or a
+        CheckpointError: naming the tensors that are missing, surplus or of another shape, or a
             token without a row in the embedding.
     """
     if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
@@ -199,40 +196,29 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 
     Raises:
         CheckpointError: if it cannot be loaded.
+
+    Example:
+        >>> load_tokenizer(weights.path).padding_side
+        'left'
     """
     from transformers import AutoTokenizer
 
-    try:
+    with _loading("tokenizer", path, _TOKENIZERS):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path, trust_remote_code=False, local_files_only=True
         )
-    except Exception as error:  # the loaders raise whatever their files make them raise
-        for name in _TOKENIZERS:
-            if name.endswith(".json") and (path / name).is_file():
-                read_json_object(path / name, CheckpointError, fix=_AGAIN)
-        raise CheckpointError(
-            f"the tokenizer in {path} cannot be loaded", why=one_line(error)
-        ) from error
     tokenizer.padding_side = "left"
     return tokenizer
 
 
 def load_config(path: Path) -> PretrainedConfig:
-    """Load the checkpoint's configuration.
-
-    Raises:
-        CheckpointError: if it cannot be loaded, or needs code of its own.
-    """
+    """Load the configuration; raise CheckpointError if it is damaged or needs foreign code."""
     from transformers import AutoConfig
 
-    try:
+    with _loading("configuration", path):
         config: PretrainedConfig = AutoConfig.from_pretrained(
             path, trust_remote_code=False, local_files_only=True
         )
-    except Exception as error:  # the same
-        raise CheckpointError(
-            f"the configuration in {path} cannot be loaded", why=one_line(error)
-        ) from error
     return config
 
 
@@ -242,42 +228,49 @@ def load_model(path: Path, device: str, dtype: torch.dtype) -> PreTrainedModel:
     Raises:
         CheckpointError: if it cannot be loaded, needs code of its own, or its weights are not those
             of the model in config.json.
+
+    Example:
+        >>> load_model(weights.path, "cpu", torch.float32).training
+        False
     """
     from transformers import AutoModelForCausalLM
 
-    try:
-        with _quiet_if_small(path):
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                path,
-                dtype=dtype,
-                trust_remote_code=False,
-                use_safetensors=True,
-                local_files_only=True,
-                ignore_mismatched_sizes=True,  # they are an error of ours, with names
-                output_loading_info=True,
-            )
-    except Exception as error:  # the same
-        raise CheckpointError(
-            f"the model in {path} cannot be loaded", why=one_line(error)
-        ) from error
+    # A progress bar is shown only if loading takes seconds.
+    is_large = sum(file.stat().st_size for file in weight_files(path)) >= LARGE_BYTES
+    with _loading("model", path), contextlib.nullcontext() if is_large else quiet_loading():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,  # `check_loading` raises an error that names them
+            output_loading_info=True,
+        )
     model, info = loaded
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     check_loading(path, info, expected, list(tensor_headers(path)), model.config)
-    try:
+    with _loading("model", path):
         on_device: PreTrainedModel = model.to(device).eval()
-    except Exception as error:  # the same
-        raise CheckpointError(
-            f"the model in {path} cannot be loaded", why=one_line(error)
-        ) from error
     return on_device
 
 
-def pick_device(wanted: str) -> str:
-    """Return the torch device to use: `auto` is the first GPU if there is one.
+@contextlib.contextmanager
+def _loading(what: str, path: Path, files: Sequence[str] = ()) -> Iterator[None]:
+    """Turn any error of a loader into a CheckpointError, about damaged JSON `files` first."""
+    try:
+        yield
+    except Exception as error:  # the files can make the loaders raise anything
+        for name in files:
+            if name.endswith(".json") and (path / name).is_file():
+                read_json_object(path / name, CheckpointError, fix=_AGAIN)
+        raise CheckpointError(
+            f"the {what} in {path} cannot be loaded", why=one_line(error)
+        ) from error
 
-    Raises:
-        CheckpointError: if there is no such device.
-    """
+
+def pick_device(wanted: str) -> str:
+    """Return the torch device to use, the first GPU for `auto`; raise CheckpointError for none."""
     import torch
 
     has_cuda = torch.cuda.is_available()
@@ -301,10 +294,7 @@ def pick_device(wanted: str) -> str:
 
 
 def pick_dtype(device: str, wanted: str = "auto") -> torch.dtype:
-    """Return the number format to compute in.
-
-    `auto` is bfloat16 on a GPU that supports it, and float32 elsewhere.
-    """
+    """Return the number format; `auto` is bfloat16 on a GPU that supports it, else float32."""
     import torch
 
     if wanted != "auto":
@@ -315,19 +305,8 @@ def pick_dtype(device: str, wanted: str = "auto") -> torch.dtype:
     return torch.float32
 
 
-def _check_json(path: Path) -> None:
-    # transformers does not say which file is damaged.
-    for name in _JSON_FILES:
-        if (path / name).is_file():
-            read_json_object(path / name, CheckpointError, fix=_AGAIN, constant=str)
-
-
 def pick_precision(device: str, dtype: str = "auto") -> Precision:
-    """Return the precision that a model would have; loads nothing.
-
-    Raises:
-        CheckpointError: if there is no such device.
-    """
+    """Return the precision that a model would have, without loading it; raises as `pick_device`."""
     device = pick_device(device)
     chosen = str(pick_dtype(device, dtype)).removeprefix("torch.")
     return Precision(dtype=chosen, device=device.partition(":")[0])
@@ -369,19 +348,6 @@ def _download(reference: str) -> Weights:
     return Weights(path=path, uri=f"hf://{repo_id}@{path.name}", name=repo_id.split("/")[1])
 
 
-@contextlib.contextmanager
-def _quiet_if_small(path: Path) -> Iterator[None]:
-    """Show transformers' progress bar only where there is progress to watch."""
-    size = sum(file.stat().st_size for file in weight_files(path))
-    with contextlib.nullcontext() if size >= LARGE_BYTES else quiet_loading():
-        yield
-
-
-def _folder_name(path: Path) -> str:
-    # Trainers name their folders `checkpoint-500`, which does not identify a run.
-    return f"{path.parent.name}-{path.name}" if path.name.startswith("checkpoint") else path.name
-
-
 def _nearby(path: Path) -> str:
     inside = sorted(folder.parent.name for folder in path.glob("*/config.json"))
     return f"; its sub-folders {', '.join(inside[:5])} look like checkpoints" if inside else ""
@@ -390,10 +356,10 @@ def _nearby(path: Path) -> str:
 def one_line(error: BaseException) -> str:
     """Return the class and the reason of another library's error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # pydantic counts its findings in the first line and names them in the others.
+    # The first line of pydantic's message has the number of problems, the others name them.
     if lines and " validation error" in lines[0]:
-        findings = [line for line in lines[1:] if line.startswith("Value error, ")]
-        lines = [(findings or lines[1:] or [""])[0].removeprefix("Value error, ")]
+        problems = [line for line in lines[1:] if line.startswith("Value error, ")]
+        lines = [(problems or lines[1:] or [""])[0].removeprefix("Value error, ")]
     # "Validation error for field 'vocab_size':" is followed by the reason.
     shown = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
     return f"{type(error).__name__}: {shown[:300]}"

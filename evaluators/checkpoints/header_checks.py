@@ -18,8 +18,7 @@ from rlready.evaluators.checkpoints.weight_errors import (
     ADAPTER_PART,
     INNER_WRAPPERS,
     adapter_error,
-    empty_error,
-    integer_error,
+    count,
     missing_error,
     natural,
     shape_error,
@@ -45,26 +44,26 @@ _MOST_DOTS = 2
 """Most dots in the name of an embedding or a head, as in `model.embed_tokens.weight`."""
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings)\.weight$")
 # With `INNER_WRAPPERS`: no model of transformers has names with these parts.
-_FRONT_WRAPPERS = re.compile(r"(?:(?:module|base_model\.model)\.)+")
-# The usual name of an embedding behind the prefix of an unknown wrapper.
+_FRONT_WRAPPERS = re.compile(r"^(?:(?:module|base_model\.model)\.)+")
+# The usual name of an embedding, after the prefix of an unknown wrapper.
 _FRONTED = re.compile(
     r"(.+?\.)((?:model\.embed_tokens|transformer\.wte|gpt_neox\.embed_in)\.weight)"
 )
 # transformers removes the first itself (Lightning); the second belongs to multimodal models.
 _TAKEN_FRONTS = re.compile(r"model\.|.*language_model\..*")
-# Multimodal tokenizers have tokens that stand for an image, even in text-only models.
+# Multimodal tokenizers have placeholder tokens for images, even in text-only models.
 _PLACEHOLDER = re.compile(r"image|img|video|audio|vision", re.IGNORECASE)
 
 
 def check_headers(folder: Path) -> None:
-    """Check the tensors' names and shapes as far as that is possible without transformers.
-
-    Raises:
-        CheckpointError: naming the tensors or the token.
-    """
+    """Check the tensors' names and shapes as far as that is possible without transformers."""
     headers = tensor_headers(folder)
     if not headers:
-        raise empty_error(folder)
+        raise CheckpointError(
+            f"the weight files in {folder} are empty: they hold no tensor",
+            why="saving was cut short, or the process that saved held no weights (FSDP, DeepSpeed)",
+            fix="Save the whole model again with save_pretrained, or copy the folder again",
+        )
     config = read_json_object(folder / "config.json", CheckpointError, constant=str)
     if config.get("quantization_config"):
         return
@@ -75,8 +74,14 @@ def check_headers(folder: Path) -> None:
         raise adapter_error(f"{folder} does not hold the weights of a whole model", adapter)
     whole = [n for n in names if n.endswith(".weight") and headers[n].kind.startswith(_INTEGERS)]
     if whole:
-        raise integer_error(folder, whole[0], headers[whole[0]].kind, len(whole) - 1)
-    bare = [_unwrapped(name) for name in names]
+        others = f" and {count(len(whole) - 1)} more" if whole[1:] else ""
+        raise CheckpointError(
+            f"tensor {whole[0]}{others} in {folder} holds whole numbers ({headers[whole[0]].kind})",
+            why="they are quantized, and config.json has no quantization_config that says how to "
+            "read them: taken as they are, they would be other weights",
+            fix="Copy the config.json of the quantized checkpoint, or save the model unquantized",
+        )
+    bare = [_FRONT_WRAPPERS.sub("", INNER_WRAPPERS.sub("", name)) for name in names]
     if not set(bare) & set(names):
         raise missing_error(folder, sorted(bare, key=natural), names, n_layers, False)
     if config.get("model_type") in _ALIKE and isinstance(n_layers, int):
@@ -90,9 +95,9 @@ def check_headers(folder: Path) -> None:
 
 
 def tokens_beyond(vocabulary: Mapping[str, int], n_token_ids: int) -> dict[str, int]:
-    """Return the tokens that have no row in an embedding of `n_token_ids` rows.
+    """Return tokens beyond the embedding's rows, without those for images or sounds.
 
-    Tokens that stand for an image or a sound are left out, because no text contains them.
+    No text contains the latter.
     """
     return {
         token: number
@@ -101,14 +106,8 @@ def tokens_beyond(vocabulary: Mapping[str, int], n_token_ids: int) -> dict[str, 
     }
 
 
-def _unwrapped(name: str) -> str:
-    inner = INNER_WRAPPERS.sub("", name)
-    front = _FRONT_WRAPPERS.match(inner)
-    return inner[front.end() :] if front else inner
-
-
 def _check_front(folder: Path, names: Collection[str], n_layers: int) -> None:
-    """Check that no unknown prefix stands before the name of the embedding."""
+    """Check that the name of the embedding has no unknown prefix."""
     for embedding in filter(None, map(_FRONTED.fullmatch, names)):
         front = embedding[1]
         if embedding[2] not in names and not _TAKEN_FRONTS.fullmatch(front):

@@ -15,12 +15,7 @@ if TYPE_CHECKING:
 def check_prompts(
     prompts: Sequence[tuple[str, Sequence[int]]], n_token_ids: int, path: str
 ) -> None:
-    """Return if the embedding has a row for every token of every prompt.
-
-    Args:
-        prompts: id of the problem and tokens of each.
-        n_token_ids: rows of the embedding.
-        path: of the checkpoint, for the message.
+    """Check that the embedding has a row for every token; prompts are problem ids and tokens.
 
     Raises:
         CheckpointError: naming the first problem with another token.
@@ -38,17 +33,14 @@ def check_prompts(
 def check_logits(
     logits_BV: torch.Tensor, prompts: Sequence[tuple[str, Sequence[int]]], model: PreTrainedModel
 ) -> None:
-    """Return if no logit is NaN or plus infinity; minus infinity is a token that cannot come.
+    """Check that no logit is NaN or plus infinity; minus infinity marks an impossible token.
 
-    Args:
-        logits_BV: one row a prompt.
-        prompts: id of the problem and tokens of each row.
-        model: that gave them.
+    There is a row of logits for each prompt (problem id and tokens).
 
     Raises:
-        EvaluationError: naming the first problem, and the module where such numbers appear first.
+        EvaluationError: naming the first problem, and the first module whose output is not finite.
     """
-    # NaN passes through a maximum, which needs no memory of the logits' size.
+    # The maximum of a row with NaN is NaN, and a maximum needs no copy of the logits.
     bad_B = ~logits_BV.amax(-1).isfinite()
     if not bool(bad_B.any()):
         return
@@ -57,15 +49,15 @@ def check_logits(
     where = f", first in the output of {module}" if module else ""
     raise EvaluationError(
         f"the logits of problem {problem_id} are NaN or infinite{where}",
-        why=f"the weights are finite, so a value on the way overflows {dtype}",
+        why=f"the weights are finite, so an intermediate value overflows {dtype}",
         fix="Training probably diverged: take an earlier checkpoint"
         if dtype == "float32"
-        else "Give --engine-option dtype=float32; if it stays, training probably diverged",
+        else "Give --engine-option dtype=float32. If that does not help, training diverged",
     )
 
 
 def _first_bad_module(model: PreTrainedModel, prompt: Sequence[int]) -> str:
-    """The first module whose output is not finite on this prompt; empty if there is none."""
+    """Return the first module whose output is not finite on this prompt; empty if there is none."""
     import torch
 
     bad: list[str] = []
@@ -78,7 +70,7 @@ def _first_bad_module(model: PreTrainedModel, prompt: Sequence[int]) -> str:
 
         return hook
 
-    # Modules end in the order of computation, the innermost first.
+    # Hooks run in the order in which modules finish, inner modules first.
     hooks = [module.register_forward_hook(watch(name)) for name, module in model.named_modules()]
     try:
         ids = torch.tensor([list(prompt)], device=model.device)

@@ -11,7 +11,7 @@ from rlready.registry.errors import CheckpointError
 _NAMED = 3
 """Tensors that a message names."""
 
-# What wrappers put into the middle of a name: FSDP, activation checkpointing, torch.compile.
+# Parts that wrappers insert into a name: FSDP, activation checkpointing, torch.compile.
 INNER_WRAPPERS = re.compile(
     r"(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod|_forward_module)\."
 )
@@ -33,14 +33,9 @@ ADAPTER_PART = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|base_layer|modules_
 def missing_error(
     folder: Path, missing: Sequence[str], names: Collection[str], n_layers: object, is_tied: bool
 ) -> CheckpointError:
-    """Return the error for missing tensors, with the fix if the names show one.
+    """Return the error for missing tensors, with the fix if the names in the files show one.
 
-    Args:
-        folder: folder of the checkpoint.
-        missing: names of the missing tensors.
-        names: names of the tensors in the files.
-        n_layers: `num_hidden_layers` of config.json.
-        is_tied: `tie_word_embeddings` of config.json.
+    `n_layers` and `is_tied` are num_hidden_layers and tie_word_embeddings of config.json.
     """
     what = f"{folder} lacks {count(len(missing))} of its model: {first_names(missing)}"
     adapter = sorted((name for name in names if ADAPTER_PART.search(name)), key=natural)
@@ -64,7 +59,7 @@ def missing_error(
             what,
             why="without it the output is random numbers; tie_word_embeddings is "
             f"{str(is_tied).lower()} in config.json, so the embedding does not "
-            "stand for it",
+            "replace it",
             fix="Save the model again with its head. Only if it was trained with the head tied to "
             'the embedding, write "tie_word_embeddings": true into config.json',
         )
@@ -88,9 +83,9 @@ def adapter_error(what: str, adapter: Sequence[str]) -> CheckpointError:
 
 
 def _prefixes(missing: Sequence[str], names: Collection[str]) -> list[str]:
-    """Return the parts that must be removed from the files' names to get the missing names.
+    """Return the parts to remove from the files' names to get the missing names, if any do.
 
-    Known parts of wrappers are tried first, then any common prefix. Empty if neither explains it.
+    Known parts of wrappers are tried first, then any common prefix.
     """
     inner = sorted({part for name in names for part in INNER_WRAPPERS.findall(name)})
     bare = {INNER_WRAPPERS.sub("", name) for name in names}
@@ -120,22 +115,13 @@ def _renaming(folder: Path, parts: Sequence[str]) -> str:
     )
 
 
-def empty_error(folder: Path) -> CheckpointError:
-    """Return the error for weight files without a single tensor."""
-    return CheckpointError(
-        f"the weight files in {folder} are empty: they hold no tensor",
-        why="saving was cut short, or the process that saved held no weights (FSDP, DeepSpeed)",
-        fix="Save the whole model again with save_pretrained, or copy the folder again",
-    )
-
-
 def surplus_error(folder: Path, surplus: Sequence[str], n_layers: object) -> CheckpointError:
     """Return the error for surplus tensors of the architecture."""
     return CheckpointError(
         f"{folder} holds {count(len(surplus))} that the model of its config.json does not have: "
         f"{first_names(surplus)}",
-        why="the weights belong to a larger model, or to one with other parts, and only a part of "
-        "it would be measured",
+        why="the weights belong to a larger model or to one with other parts, of which only a part "
+        "would be measured",
         fix="Put the config.json of this very checkpoint beside the weights (num_hidden_layers is "
         f"{n_layers} in this one)",
     )
@@ -151,17 +137,6 @@ def shape_error(
         f"{shape_text(wanted)}{others}",
         why="config.json belongs to other weights, or a part of the tensor is missing",
         fix="Put the config.json of this very checkpoint beside the weights",
-    )
-
-
-def integer_error(folder: Path, name: str, kind: str, n_others: int) -> CheckpointError:
-    """Return the error for an integer weight, and `n_others` more, without a scale."""
-    others = f" and {count(n_others)} more" if n_others else ""
-    return CheckpointError(
-        f"tensor {name}{others} in {folder} holds whole numbers ({kind})",
-        why="they are quantized, and config.json has no quantization_config that says how to read "
-        "them: taken as they are, they would be other weights",
-        fix="Copy the config.json of the quantized checkpoint, or save the model unquantized",
     )
 
 

@@ -26,7 +26,7 @@ INDEX_FILE = "model.safetensors.index.json"
 _AGAIN = "Copy or download the folder again"
 _LFS_POINTER = b"version https://git-lfs"
 _LENGTH_BYTES = 8
-"""The length of the header stands in front of it."""
+"""A file begins with the length of its header, in so many bytes."""
 
 _FLOATS: dict[str, tuple[Any, int]] = {
     "F64": (np.uint64, 0x7FF0_0000_0000_0000),
@@ -36,16 +36,16 @@ _FLOATS: dict[str, tuple[Any, int]] = {
     "F8_E5M2": (np.uint8, 0x7C),
     "F8_E4M3": (np.uint8, 0x7F),
 }
-"""Integers of the same size, and the first that is an infinity or NaN, by safetensors' name."""
+"""Integer type of the same size, and the first integer that means infinity or NaN, by format."""
 
-# The value that old versions of transformers gave to masked positions, stored as a buffer. In files
-# of GPT-NeoX and Pythia it became -inf in float16. No model uses it.
+# Old versions of transformers stored the value of masked positions as a buffer, which became -inf
+# in float16 files of GPT-NeoX and Pythia. No model uses it.
 _MASK_VALUES = (".masked_bias", ".causal_mask")
 
-# Small enough for a processor's cache, which makes it three times as fast.
+# A piece fits into a processor's cache, which makes the check three times as fast.
 _PIECE = 1 << 16
 _FINITE_VERSION = "finite-1"
-"""Part of the name of a remembered answer; rises when the check changes."""
+"""Part of the name of a remembered result; increases when the check changes."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,7 @@ class TensorHeader:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the files that hold the weights, as transformers chooses them.
-
-    That is `model.safetensors` if it exists, else the files that the index names.
+    """Return the files that transformers would load: model.safetensors, else those in the index.
 
     Raises:
         CheckpointError: if there is neither, or the index is damaged or names a missing file.
@@ -91,11 +89,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def tensor_headers(folder: Path) -> dict[str, TensorHeader]:
-    """Return the headers of all tensors of a checkpoint, in the order of the names.
-
-    Raises:
-        CheckpointError: as `weight_files`, or if a file is damaged.
-    """
+    """Return the headers of all tensors, in the order of the names; raises as `open_file`."""
     headers = {}
     for path in weight_files(folder):
         with open_file(path, framework="np") as file:
@@ -109,12 +103,9 @@ def tensor_headers(folder: Path) -> dict[str, TensorHeader]:
 
 
 def open_file(path: Path, framework: str = "pt") -> Any:
-    """Open a safetensors file as a context manager.
+    """Open a safetensors file as a context manager; raise CheckpointError if it is damaged.
 
     `framework` is the type of its tensors: `pt` (torch), or `np`, which does not import torch.
-
-    Raises:
-        CheckpointError: if it is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -133,13 +124,10 @@ def open_file(path: Path, framework: str = "pt") -> Any:
 
 
 def check_finite(folder: Path, cache_dir: Path | None = None) -> None:
-    """Check that no weight is NaN or infinite, except buffers with the value of masked positions.
+    """Raise a CheckpointError for the first tensor with NaN or infinity, except mask buffers.
 
     Needs no torch. A file that passed is remembered in `cache_dir` by its path, size and
     modification time; with None it is read every time.
-
-    Raises:
-        CheckpointError: naming the first tensor that is not finite.
     """
     for path in weight_files(folder):
         entry = None if cache_dir is None else cache_dir / f"{file_key(path)}.{_FINITE_VERSION}"
@@ -170,7 +158,7 @@ def _check_tensor(content: NDArray[np.uint8], kind: str, name: str, path: Path) 
     if kind not in _FLOATS:
         return
     bits, first_bad = _FLOATS[kind]
-    # Read as an integer without its sign, a float is NaN or infinite from a certain number on.
+    # As integers without the sign bit, NaN and infinity are above all finite floats.
     magnitude = bits(np.iinfo(bits).max >> 1)
     numbers = content.view(bits)
     n_bad = 0

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 # Buffers that older versions of transformers saved, for example the causal mask of GPT-2 and
-# GPT-NeoX as `attn.bias`. They are made anew from the configuration.
+# GPT-NeoX as `attn.bias`. Today they are computed from the configuration.
 _OLD_BUFFER = re.compile(
     r"(^|\.)(position_ids|masked_bias|causal_mask|rotary_(pos_)?emb\.\w+|inv_freq"
     r"|(self_)?(attn|attention)\.bias)$"
@@ -61,12 +61,7 @@ _TOKEN_FILES = (
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedNames:
-    """Facts about weights that match their configuration.
-
-    Args:
-        extra: tensors that the model does not use, such as those of a value head.
-        n_token_ids: rows of the embedding; None if unknown.
-    """
+    """Unused tensors (such as a value head's), and rows of the embedding, None if unknown."""
 
     extra: tuple[str, ...] = ()
     n_token_ids: int | None = None
@@ -76,34 +71,31 @@ def check_names(folder: Path, config: PretrainedConfig) -> CheckedNames:
     """Check names and shapes of the weights against the configuration; reads headers only.
 
     Unknown models and quantized weights are not checked here, but by the engine that loads them.
-
-    Raises:
-        CheckpointError: naming the first tensors that are missing, too many or of another shape.
     """
     headers = tensor_headers(folder)
     if getattr(config, "quantization_config", None) is not None:
         return CheckedNames()
     try:
         model, info = _dry_load(config, headers)
-    except Exception:  # the loaders raise whatever their files make them raise
-        # Experts are merged into one tensor: if one is missing, the error does not name it.
+    except Exception:  # the files can make the loaders raise anything
+        # Experts are merged into one tensor. If one is missing, the error does not name it.
         _check_gaps(folder, list(headers))
         return CheckedNames()
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     extra = check_loading(folder, info, expected, list(headers), config)
-    return CheckedNames(extra=extra, n_token_ids=_n_rows(model))
+    n_token_ids = None
+    with contextlib.suppress(NotImplementedError, AttributeError):
+        n_token_ids = int(model.get_input_embeddings().weight.shape[0])
+    return CheckedNames(extra=extra, n_token_ids=n_token_ids)
 
 
 def check_token_ids(
     folder: Path, tokenizer: PreTrainedTokenizerBase, n_token_ids: int | None
 ) -> None:
-    """Check that every token of the tokenizer's files has a row in the embedding.
+    """Check that every token of the tokenizer's files has a row in the embedding, if it is known.
 
-    Special tokens that only the tokenizer's class adds, such as Qwen2's unknown token, are allowed:
-    a prompt that holds one is an error when it is read. `n_token_ids` None checks nothing.
-
-    Raises:
-        CheckpointError: naming the token of the largest id.
+    Special tokens that only the tokenizer's class adds, such as Qwen2's unknown token, are allowed.
+    `check_prompts` raises an error if a prompt contains one.
     """
     if n_token_ids is None:
         return
@@ -114,7 +106,7 @@ def check_token_ids(
 
 
 def _is_in_files(token: str, folder: Path) -> bool:
-    """Return whether the tokenizer's files name a token; True if they are not all JSON."""
+    """Return whether the tokenizer's files contain a token; True if they are not all JSON."""
     if not (folder / "tokenizer.json").is_file():
         return True
     paths = [folder / name for name in _TOKEN_FILES if (folder / name).is_file()]
@@ -131,20 +123,17 @@ def check_loading(
     names: Collection[str],
     config: PretrainedConfig,
 ) -> tuple[str, ...]:
-    """Judge the report of transformers' loader.
+    """Check the report of transformers' loader; return the names of ignored tensors.
 
     Args:
-        folder: folder of the checkpoint, for messages.
+        folder: of the checkpoint, for messages.
         info: report of `from_pretrained(..., output_loading_info=True)`.
         expected: shapes of the model's own tensors.
-        names: names of the tensors in the files.
-        config: configuration of the model.
-
-    Returns:
-        Names of the tensors that are ignored.
+        names: of the tensors in the files.
+        config: of the model.
 
     Raises:
-        CheckpointError: if a tensor is missing, too many or of another shape.
+        CheckpointError: naming the first tensors that are missing, surplus or of another shape.
     """
     missing = sorted(info["missing_keys"], key=natural)
     unexpected = sorted(info["unexpected_keys"], key=natural)
@@ -169,7 +158,7 @@ def check_loading(
 def _dry_load(
     config: PretrainedConfig, headers: Mapping[str, TensorHeader]
 ) -> tuple[Any, Mapping[str, Any]]:
-    """Load tensors without content; returns the model and the loader's report."""
+    """Load tensors without content; return the model and the loader's report."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -218,7 +207,7 @@ def _belongs(name: str, expected: Collection[str], config: PretrainedConfig) -> 
         return False
     pattern = _pattern(name)
     patterns = {_pattern(other) for other in expected}
-    # Files of a model without its head omit the first part of the name.
+    # In files of a model without its head, names lack the first part.
     fronts = {"", *(other.partition(".")[0] + "." for other in expected)}
     owners = {other.rpartition(".")[0] for other in patterns}
     blocks = {other.partition(".*.")[0] for other in patterns if ".*." in other}
@@ -231,10 +220,7 @@ def _belongs(name: str, expected: Collection[str], config: PretrainedConfig) -> 
 
 
 def _is_next_token_layer(name: str, config: PretrainedConfig) -> bool:
-    """Return whether a tensor belongs to a layer for multi-token prediction.
-
-    Such layers are numbered after the others.
-    """
+    """Return whether a tensor is in a multi-token prediction layer, numbered after the others."""
     text: Any = config.get_text_config()
     n_further = getattr(text, "num_nextn_predict_layers", None) or 0
     number = re.search(r"\.layers\.(\d+)\.", name)
@@ -242,11 +228,7 @@ def _is_next_token_layer(name: str, config: PretrainedConfig) -> bool:
 
 
 def _check_gaps(folder: Path, names: Collection[str]) -> None:
-    """Check that all experts exist and have the same tensors.
-
-    Raises:
-        CheckpointError: naming the first tensors that are missing.
-    """
+    """Raise a CheckpointError unless all experts exist and have the same tensors."""
     # For each kind of tensor in an expert: the (layer, expert) pairs that have it.
     kinds: dict[tuple[str, str], set[tuple[str, str]]] = {}
     for name in names:
@@ -271,12 +253,6 @@ def _check_gaps(folder: Path, names: Collection[str]) -> None:
             why="the other experts have them",
             fix="Save the whole model again with save_pretrained",
         )
-
-
-def _n_rows(model: Any) -> int | None:
-    with contextlib.suppress(NotImplementedError, AttributeError):
-        return int(model.get_input_embeddings().weight.shape[0])
-    return None
 
 
 def _n_layers(config: PretrainedConfig) -> str:

@@ -1,24 +1,24 @@
 """Generalization loss: negative log-likelihood of held-out responses under a checkpoint.
 
-Formula, with y over the scored tokens of an example (`heldout_tokens.py` says which are scored) and
-x its bytes of response text:
+Formula, with y over the scored tokens of an example (`tokens.py` says which are scored) and x its
+bytes of response text:
 
     heldout_nll              = sum of -ln p(y | all before) / number of scored tokens   [nats/token]
     heldout_nll_per_sequence = mean over examples of the example's sum               [nats/sequence]
     heldout_bits_per_byte    = sum of -ln p / ln 2 / sum of x                            [bits/byte]
 
-Both of the first two are kept, since the source (Kang et al. 2025, arXiv 2510.01624) can be read as
-either. Averages are over the whole set, never over batch means. Standard errors are over examples:
-sd / sqrt(n) for the mean, the linearised ratio estimator for the two ratios.
+The first two are both recorded, because the source (Kang et al. 2025, arXiv 2510.01624) can be read
+in either way. Averages are over the whole set, never over batch means. Standard errors are over
+examples: sd / sqrt(n) for the mean, the linearised ratio estimator for the two ratios.
 
 Losses in float32 and bfloat16, or on a CPU and a GPU, are different numbers (`Precision`).
 
-Masked: everything but responses. `transformers` gives the same number: `model(ids, labels=ids)`
-with -100 at what is not scored is an example's sum divided by its scored tokens. Equal to float32
-cross-entropy over full logits to 1e-4 relative, however examples are put together.
+Masked: everything but responses. `transformers` gives the same number: `model(ids, labels=ids)`,
+with labels of -100 where nothing is scored, is an example's sum divided by its scored tokens. In
+any batching, the result equals float32 cross-entropy over full logits to 1e-4 relative.
 
-How (`token_nll.py`): examples are packed into one row wherever a check at the start shows that the
-model keeps them apart, and the model's head is run on scored positions only, some rows at a time.
+Computation (`token_nll.py`): examples share one row if a check at the start shows that the model
+keeps them apart. The model's head runs on scored positions only, some rows at a time.
 
 Version 1.
 """
@@ -60,7 +60,7 @@ _ROWS_PER_CHUNK = {"cpu": 128, "other": 2048}
 
 
 Measure = Callable[[Scorer, Sequence[Piece], int], "list[NDArray[np.float32]]"]
-"""A number for each scored token of each piece, with so many rows of logits at once."""
+"""Returns a number for each scored token of each piece, with so many rows of logits at once."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,10 @@ class ExampleLoss:
         nll_sum: nats, summed over scored tokens.
         n_tokens: scored tokens.
         n_bytes: UTF-8 bytes of their text.
+
+    Example:
+        >>> ExampleLoss("line-1", nll_sum=2.5, n_tokens=5, n_bytes=11).nll_sum
+        2.5
     """
 
     id: str
@@ -89,9 +93,10 @@ def token_losses(
     on_progress: Callable[[int], None] | None = None,
     measure: Measure = Scorer.token_nlls,
 ) -> list[NDArray[np.float32]]:
-    """-ln p of each example's scored tokens, nats; none depends on other examples or on the sizes.
+    """Return -ln p of each example's scored tokens, in nats.
 
-    The model runs in evaluation mode, on its device, and not in two threads at once.
+    A token's loss does not depend on the other examples or on the sizes below. The model runs in
+    evaluation mode, on its device. Do not call this in two threads with one model.
 
     Args:
         model: a causal language model of transformers.
@@ -101,12 +106,17 @@ def token_losses(
         rows_per_chunk: positions whose logits exist at once; by default 128 on a CPU, 2,048
             elsewhere. Halved when memory runs out.
         on_progress: called with the number of examples done so far.
-        measure: what is measured of each token, if not its loss.
+        measure: number to compute for each token; by default its loss.
 
     Raises:
         EvaluationError: if an example's loss is not finite, the example is longer than the model's
             context, or does not fit into memory alone.
-        CheckpointError: if an example has token ids that the model has not.
+        CheckpointError: if the model does not have one of the token ids.
+
+    Example:
+        >>> [nlls] = token_losses(model, [example])
+        >>> nlls.shape == (example.is_response.sum(),)
+        True
     """
     import torch
 
@@ -114,34 +124,32 @@ def token_losses(
         return []
     _check_examples(model, examples)
     device = "cpu" if model.device.type == "cpu" else "other"
-    limits = _Limits(
-        _short_context(model, max_tokens_per_pack or _TOKENS_PER_PACK[device]),
-        rows_per_chunk or _ROWS_PER_CHUNK[device],
-    )
-    found: dict[int, NDArray[np.float32]] = {}
+    max_tokens = _short_context(model, max_tokens_per_pack or _TOKENS_PER_PACK[device])
+    rows = rows_per_chunk or _ROWS_PER_CHUNK[device]
+    losses: dict[int, NDArray[np.float32]] = {}
     with torch.inference_mode(), _evaluation_mode(model):
         shortest = sorted(examples, key=lambda example: len(example.token_ids))
         scorer = choose_scorer(model, [example.token_ids for example in shortest])
-        for indices, token_nlls in _scored_packs(scorer, examples, limits, measure):
+        for indices, token_nlls in _scored_packs(scorer, examples, max_tokens, rows, measure):
             for i, nlls in zip(indices, token_nlls, strict=True):
                 _check_finite(nlls, examples[i].id)
-                found[i] = nlls
+                losses[i] = nlls
             if on_progress is not None:
-                on_progress(len(found))
-    return [found[i] for i in range(len(examples))]
+                on_progress(len(losses))
+    return [losses[i] for i in range(len(examples))]
 
 
 def example_losses(
     model: PreTrainedModel, examples: Sequence[TokenizedExample], **limits: Any
 ) -> list[ExampleLoss]:
-    """The losses of whole examples; arguments and errors are those of `token_losses`."""
+    """Return the losses of whole examples; arguments and errors are those of `token_losses`."""
     return summed(examples, token_losses(model, examples, **limits))
 
 
 def summed(
     examples: Sequence[TokenizedExample], token_nlls: Sequence[NDArray[np.float32]]
 ) -> list[ExampleLoss]:
-    """The token losses of each example added up, in double precision."""
+    """Return the sum of each example's token losses, in double precision."""
     return [
         ExampleLoss(
             e.id, float(nlls.sum(dtype=np.float64)), int(e.is_response.sum()), e.n_response_bytes
@@ -156,17 +164,21 @@ def heldout_proxies(
     benchmark_digest: str,
     precision_digest: str | None = None,
 ) -> list[Proxy]:
-    """The three numbers of the module docstring; `n_samples` counts scored tokens.
+    """Return the three numbers of the module docstring; `n_samples` counts scored tokens.
 
     Args:
         losses: of one held-out set.
         benchmark: the set's name.
-        benchmark_digest: `TokenizedSet.benchmark_digest`, which holds the prompt template and the
-            limit of tokens where they matter.
-        precision_digest: `Precision.digest` of what the losses were computed in.
+        benchmark_digest: `TokenizedSet.benchmark_digest`.
+        precision_digest: `Precision.digest` of the computation.
 
     Raises:
         EvaluationError: if there is no loss.
+
+    Example:
+        >>> losses = [ExampleLoss("a", 2.0, 4, 9), ExampleLoss("b", 4.0, 8, 20)]
+        >>> heldout_proxies(losses, "math", heldout.digest)[0].value
+        0.5
     """
     if not losses:
         raise EvaluationError(f"held-out set {benchmark} has no loss to average")
@@ -198,7 +210,7 @@ def heldout_proxies(
 
 
 def context_tokens(config: PretrainedConfig) -> int | None:
-    """How many tokens a model of this configuration was made for; None if it sets no limit."""
+    """Return the longest context of a model, in tokens; None if its configuration has no limit."""
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
 
@@ -209,13 +221,13 @@ def _check_finite(nlls: NDArray[np.float32], example_id: str) -> None:
         raise EvaluationError(
             f"the loss of held-out example {example_id} is {total}",
             why="the model's weights or activations are not finite, or overflow its number type",
-            fix="Give --engine hf --engine-option dtype=float32; if it stays, the checkpoint is "
-            "broken",
+            fix="Give --engine hf --engine-option dtype=float32. If that does not help, the "
+            "checkpoint is broken",
         )
 
 
 def _check_examples(model: PreTrainedModel, examples: Sequence[TokenizedExample]) -> None:
-    n_known, context = n_token_ids(model), context_tokens(model.config)
+    n_ids, context = n_token_ids(model), context_tokens(model.config)
     for example in examples:
         if not example.is_response.any() or example.is_response[0]:
             raise EvaluationError(
@@ -223,10 +235,10 @@ def _check_examples(model: PreTrainedModel, examples: Sequence[TokenizedExample]
                 + ("its first token" if example.is_response.any() else "no token")
             )
         highest = int(example.token_ids.max())
-        if highest >= n_known:
+        if highest >= n_ids:
             raise CheckpointError(
                 f"held-out example {example.id} has token {highest}",
-                why=f"the model knows {n_known} tokens",
+                why=f"the model knows {n_ids} tokens",
                 fix="The tokenizer belongs to another model: put the right one beside the weights",
             )
         if context is not None and len(example.token_ids) > context:
@@ -238,8 +250,8 @@ def _check_examples(model: PreTrainedModel, examples: Sequence[TokenizedExample]
 
 
 def _short_context(model: PreTrainedModel, max_tokens: int) -> int:
-    """The pack size, but no longer than where position embeddings change with the row's length."""
-    # Phi-3's long RoPE takes other frequencies for the whole row once any position passes this.
+    """Return the pack size, limited to rows in which position embeddings stay the same."""
+    # In Phi-3's long RoPE, one position above this limit changes the frequencies of the whole row.
     rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     original = rope.get("original_max_position_embeddings")
     return min(max_tokens, original) if isinstance(original, int) else max_tokens
@@ -257,47 +269,42 @@ def _evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _scored_packs(
-    scorer: Scorer, examples: Sequence[TokenizedExample], limits: _Limits, measure: Measure
+    scorer: Scorer,
+    examples: Sequence[TokenizedExample],
+    max_tokens: int,
+    rows: int,
+    measure: Measure,
 ) -> Iterator[tuple[list[int], list[NDArray[np.float32]]]]:
-    """Indices and token losses, pack by pack; in smaller packs once memory has run out."""
+    """Yield indices and token losses, pack by pack; in smaller packs once memory has run out."""
     lengths = {i: len(example.token_ids) for i, example in enumerate(examples)}
-    packs = plan_packs(lengths, scorer.layout, limits.tokens)
+    packs = plan_packs(lengths, scorer.layout, max_tokens)
     while packs:
         pieces = [Piece(examples[i].token_ids, examples[i].is_response) for i in packs[0]]
-        nlls = _measured_if_memory(scorer, pieces, limits.rows, measure)
+        nlls = _measured_if_memory(scorer, pieces, rows, measure)
         if nlls is not None:
             yield packs.pop(0), nlls
             continue
-        if len(pieces) == 1 and limits.rows == 1:
+        if len(pieces) == 1 and rows == 1:
             raise EvaluationError(
                 f"held-out example {examples[packs[0][0]].id} does not fit into memory alone",
                 why=f"it has {len(pieces[0].token_ids)} tokens",
                 fix="Tokenize the set with a smaller max_tokens, or use a larger device",
             )
-        limits = limits.halved(tokens=len(pieces) > 1)
-        left = {i: lengths[i] for pack in packs for i in pack}
-        packs = plan_packs(left, scorer.layout, limits.tokens)
+        max_tokens = max(1, max_tokens // 2) if len(pieces) > 1 else max_tokens
+        rows = max(1, rows // 2)
+        remaining = {i: lengths[i] for pack in packs for i in pack}
+        packs = plan_packs(remaining, scorer.layout, max_tokens)
 
 
 def _measured_if_memory(
     scorer: Scorer, pieces: Sequence[Piece], rows: int, measure: Measure
 ) -> list[NDArray[np.float32]] | None:
-    """A number a token, or None if memory ran out."""
+    """Return a number for each token, or None if memory ran out."""
     try:
         return measure(scorer, pieces, rows)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
+    # Outside the handler, whose traceback would keep the tensors alive.
     give_back_memory()
     return None
-
-
-@dataclass(frozen=True)
-class _Limits:
-    """Tokens in a pack, and rows of logits that exist at once."""
-
-    tokens: int
-    rows: int
-
-    def halved(self, *, tokens: bool) -> _Limits:
-        return _Limits(max(1, self.tokens // (2 if tokens else 1)), max(1, self.rows // 2))

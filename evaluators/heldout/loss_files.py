@@ -3,10 +3,9 @@
 samples/<checkpoint>/heldout-<digest of set, template, version>.json   sums of each example
 samples/<checkpoint>/token-nll-<digest of the tokens, version>.npz     of each scored token
 
-Both digests also hold the number format and the device (`Precision.digest`), unless they are
-float32 on a CPU.
-
-The second is what another model's loss on the same tokens can be compared with, token by token.
+Both digests also depend on the number format and the device (`Precision.digest`), unless they are
+float32 on a CPU. The losses of two models on the same tokens can be compared token by token with
+the second file.
 """
 
 from __future__ import annotations
@@ -43,11 +42,11 @@ class Losses:
 
     Args:
         benchmark_digest: `TokenizedSet.benchmark_digest`.
-        examples: one entry an example that was scored.
+        examples: one entry per scored example.
         n_truncated: examples that were cut at the model's context.
-        n_skipped: examples whose prompt alone fills it.
-        n_turn_bytes: UTF-8 bytes of the turns that the file gives to be scored.
-        n_cut_bytes: how many of those the chat template cuts or rewrites.
+        n_skipped: examples whose prompt alone fills the context.
+        n_turn_bytes: UTF-8 bytes of the turns to score, as in the file.
+        n_cut_bytes: the part of these bytes that the chat template cuts or rewrites.
     """
 
     benchmark_digest: str
@@ -58,7 +57,7 @@ class Losses:
     n_cut_bytes: int
 
     def warnings(self, name: str) -> list[str]:
-        """What was not scored, in sentences that begin with the set's name."""
+        """Return sentences about parts that were not scored; they begin with the set's name."""
         warnings = []
         if self.n_truncated or self.n_skipped:
             warnings.append(
@@ -76,20 +75,15 @@ class Losses:
 
 
 def write_losses(path: Path, losses: Losses) -> None:
-    """Write them by an atomic rename.
-
-    Raises:
-        SamplesError: if the disk does not take them.
-    """
+    """Write losses by an atomic rename; raise SamplesError if that fails."""
     replace_text(path, with_digest(dataclasses.asdict(losses)))
 
 
 def read_losses(path: Path, warn: Callable[[str], None]) -> Losses | None:
-    """The losses in a file; None if there is none, or it is damaged and has to be made again.
+    """Return the losses in a file; None if they must be computed again.
 
-    Args:
-        path: the file.
-        warn: told of a damaged file, which is put aside.
+    That is if the file is missing or damaged, or another version wrote it. `warn` is called about
+    a damaged file, which is renamed.
     """
     return read_back(path, parse_losses, warn)
 
@@ -111,7 +105,7 @@ def parse_losses(path: Path) -> Losses | None:
 def losses_path(
     folder: Path, set_digest: str, prompt_template: str, precision_digest: str | None
 ) -> Path:
-    """Where the losses of a held-out set belong, in the folder of a checkpoint."""
+    """Return the file for the losses of a held-out set, in the folder of a checkpoint."""
     key = [set_digest, prompt_template, EVALUATOR_VERSION]
     return folder / f"heldout-{digest(_with_precision(key, precision_digest))}.json"
 
@@ -119,24 +113,20 @@ def losses_path(
 def token_nll_path(
     folder: Path, examples: Sequence[TokenizedExample], precision_digest: str | None
 ) -> Path:
-    """Where the token losses of these very tokens belong, in the folder of a checkpoint."""
+    """Return the file for the losses of exactly these tokens, in the folder of a checkpoint."""
     tokens = [[e.token_ids.tolist(), e.is_response.tolist()] for e in examples]
     key = [tokens, EVALUATOR_VERSION]
     return folder / f"token-nll-{digest(_with_precision(key, precision_digest))}.npz"
 
 
 def _with_precision(key: list[Any], precision_digest: str | None) -> list[Any]:
-    # Files written before precisions were kept apart are those of float32 on a CPU.
+    # Files from before precisions were distinguished hold losses of float32 on a CPU.
     return key if precision_digest is None else [*key, precision_digest]
 
 
 def write_token_nlls(path: Path, nlls: Sequence[NDArray[np.float32]]) -> None:
-    """Write the losses of each example's scored tokens by an atomic rename.
-
-    Raises:
-        SamplesError: if the disk does not take them.
-    """
-    lengths = np.array([len(own) for own in nlls])
+    """Write the losses of each example's scored tokens; raise SamplesError if that fails."""
+    lengths = np.array([len(nlls_of_example) for nlls_of_example in nlls])
     values = np.concatenate(nlls) if len(nlls) else np.empty(0, np.float32)
 
     def write(temporary: Path) -> None:
@@ -150,13 +140,7 @@ def write_token_nlls(path: Path, nlls: Sequence[NDArray[np.float32]]) -> None:
 def read_token_nlls(
     path: Path, n_tokens: Sequence[int], warn: Callable[[str], None]
 ) -> list[NDArray[np.float32]] | None:
-    """The losses in a file; None if there is none, or it is damaged and has to be made again.
-
-    Args:
-        path: the file.
-        n_tokens: scored tokens of each example.
-        warn: told of a damaged file, which is put aside.
-    """
+    """Return the losses in a file, of `n_tokens` in each example; None as `read_losses`."""
 
     def read(path: Path) -> list[NDArray[np.float32]]:
         # Opened here, since NumPy leaves a damaged file open.
@@ -177,11 +161,7 @@ def _digest(values: NDArray[np.float32], lengths: NDArray[np.int64]) -> str:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a small file by an atomic rename.
-
-    Raises:
-        SamplesError: if the disk does not take it.
-    """
+    """Write a small file by an atomic rename; raise SamplesError if that fails."""
     _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 

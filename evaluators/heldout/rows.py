@@ -5,7 +5,7 @@
     prompt + response                 texts, or lists of turns of which the second is scored
     prompt + completion               the same (TRL)
     problem + solution                texts; the problem goes through the prompt template
-    instruction (+ input) + output    texts (Alpaca); the input stands on the line behind it
+    instruction (+ input) + output    texts (Alpaca); the input goes on the next line
 
 A row that has several formats is read as the first of `messages`, `prompt`, `problem`,
 `conversations`, `instruction` that is complete. Further keys:
@@ -13,7 +13,7 @@ A row that has several formats is read as the first of `messages`, `prompt`, `pr
 - `id` names the example in messages.
 - `tools` goes to the chat template: a list of JSON schemas, or the same as JSON text.
 - `system` is a system turn before `conversations` and `instruction`.
-- `weight` 0 in a turn of the assistant, or `train` or `loss` false: it is read and not scored.
+- `weight` 0, or `train` or `loss` false, in a turn of the assistant: it is context, not scored.
 
 Other keys are ignored.
 """
@@ -41,7 +41,7 @@ KEYS = (
     *("id", "messages", "conversations", "prompt", "response", "completion", "problem"),
     *("solution", "instruction", "input", "output", "tools", "system", "history"),
 )
-"""All keys that are read; the columns of a table that are needed."""
+"""All keys that are read. Other columns of a table are not loaded."""
 
 _PAIRS: tuple[tuple[Form, str, str], ...] = (
     ("prompt", "prompt", "response"),
@@ -54,21 +54,15 @@ _SHAREGPT_ROLES = {
     **dict.fromkeys(("tool", "observation", "function_response"), "tool"),
     **{role: role for role in ("system", "developer")},
 }
-# What a turn may carry beside its content and what a chat template would render: left out, the
-# number would be that of another conversation.
+# Chat templates render these keys of a turn too. If they were ignored, the loss would be that of
+# another conversation.
 _UNSUPPORTED_PARTS = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking")
 _TURN = '{"role": ..., "content": ...}'
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation.
-
-    Args:
-        role: one of `ROLES`.
-        content: its text.
-        is_scored: False for a turn of the assistant that is only context.
-    """
+    """One turn of a conversation; `is_scored` is False for an assistant's turn that is context."""
 
     role: str
     content: str
@@ -77,12 +71,10 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """What a row holds.
+    """The content of a row.
 
-    Args:
-        form: `problem` goes through the prompt template, `messages` through the chat template.
-        messages: the turns.
-        tools: JSON list of the tools that the chat template lists; empty if there are none.
+    A `problem` goes through the prompt template, `messages` go through the chat template. `tools`
+    is the JSON list for the chat template, empty if there are none.
     """
 
     form: Form
@@ -91,15 +83,11 @@ class Conversation:
 
 
 def conversation(row: Mapping[str, Any], where: str) -> Conversation:
-    """Return the conversation of a row.
-
-    Args:
-        row: keys and values; null is the same as absent.
-        where: file and line, for messages.
+    """Return the conversation of a row; a null value is the same as an absent key.
 
     Raises:
-        BenchmarkError: naming the place and the field, for a row in none of the formats, with an
-            unknown role, without a turn to score, or with an invalid text.
+        BenchmarkError: naming `where` (file and line) and the field, for a row in none of the
+            formats, with an unknown role, without a turn to score, or with an invalid text.
     """
     form, messages = _form_and_messages(row, where)
     return Conversation(form, messages, _tools(row.get("tools"), where))
@@ -132,7 +120,7 @@ def _instruction(row: Mapping[str, Any], where: str) -> tuple[Form, tuple[Messag
     if row.get("history"):
         raise BenchmarkError(
             f"{where} has `history` beside `instruction`",
-            why="left out, the number would be that of another conversation",
+            why="without it the loss would be that of another conversation",
             fix="Give the whole conversation as `messages`",
         )
     user = _filled(row["instruction"], where, "`instruction`")
@@ -156,7 +144,7 @@ def _has_turns(value: object) -> bool:
 def _prompt_and_completion(
     row: Mapping[str, Any], where: str, prompt_key: str, response_key: str
 ) -> tuple[Message, ...]:
-    """The turns of both, of which those of the first are only context."""
+    """Return the turns of both fields; those of the first are only context."""
     parts: list[tuple[Message, ...]] = []
     for role, key in (("user", prompt_key), ("assistant", response_key)):
         if _has_turns(row[key]):
@@ -185,14 +173,7 @@ def _checked(messages: tuple[Message, ...], where: str) -> tuple[Message, ...]:
 def _turns(
     value: object, where: str, key: str, roles: Mapping[str, str] | None = None
 ) -> tuple[Message, ...]:
-    """The messages of a list of turns.
-
-    Args:
-        value: of the field.
-        where: file and line.
-        key: name of the field.
-        roles: our names of the roles that stand there; None if only ours may stand there.
-    """
+    """Return the messages of a field; `roles` has our names of the foreign roles allowed there."""
     if not isinstance(value, list) or not value:
         raise BenchmarkError(f"{where}: `{key}` is not a list of turns", fix=f"Give [{_TURN}]")
     return tuple(_message(turn, f"{where}, message {i}", roles) for i, turn in enumerate(value))
@@ -205,35 +186,32 @@ def _message(turn: object, where: str, roles: Mapping[str, str] | None) -> Messa
     if not isinstance(turn, dict) or turn.get(role_key) is None:
         either = "" if roles is None else ' or {"from": ..., "value": ...}'
         raise BenchmarkError(f"{where} has no `role`", fix=f"Give {_TURN}{either}")
-    given = turn[role_key]
-    role = given if roles is None else roles.get(str(given).casefold())
+    foreign_role = turn[role_key]
+    role = foreign_role if roles is None else roles.get(str(foreign_role).casefold())
     if role not in ROLES:
         raise BenchmarkError(
-            f"{where} has the role {given!r}", fix=f"Known: {', '.join(roles or ROLES)}"
+            f"{where} has the role {foreign_role!r}", fix=f"Known: {', '.join(roles or ROLES)}"
         )
     extra = [key for key in _UNSUPPORTED_PARTS if turn.get(key)]
     if extra:
         raise BenchmarkError(
             f"{where} has {extra[0]!r} beside its content",
-            why="only plain text is scored, and leaving it out would change the number",
-            fix="Write it into `content`, as the SFT run saw it",
+            why="only plain text is scored, and without it the loss would be another one",
+            fix="Write it into `content`, in the form that the SFT run used",
         )
     text = _text(turn.get(text_key), where, f"`{text_key}`")
     return Message(role, text, role != "assistant" or _is_scored(turn, where))
 
 
 def _is_scored(turn: Mapping[str, Any], where: str) -> bool:
-    """Whether a trainer learns from this turn.
-
-    `weight` is OpenAI's, `train` Axolotl's and `loss` ms-swift's key for it.
-    """
+    """Return whether a trainer learns from this turn: OpenAI's, Axolotl's and ms-swift's keys."""
     if turn.get("train") is False or turn.get("loss") is False:
         return False
     weight = turn.get("weight")
     if weight is not None and weight not in (0, 1):
         raise BenchmarkError(
             f"{where} has the `weight` {weight!r}",
-            why="a turn is scored or not; a part of it cannot be",
+            why="a turn is scored as a whole or not at all",
             fix="Give 0 or 1",
         )
     return weight != 0

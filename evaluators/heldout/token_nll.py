@@ -1,15 +1,15 @@
 """Negative log-likelihoods of single tokens, without ever making the full logits.
 
-Examples share forward passes in one of three layouts, and the model's own head is fed the hidden
-states of scored positions, some rows at a time. Not every model allows this, so `choose_scorer`
-tries it on a few short pieces against the plain forward pass and takes the fastest way that is
-right:
+Examples share forward passes in one of three layouts, and the model's own head gets the hidden
+states of scored positions only, some rows at a time. Not every model allows this. `choose_scorer`
+therefore compares each layout with the plain forward pass on a few short pieces, and takes the
+fastest one that gives the same losses:
 
     PACKED   one row, position ids that restart, no mask and no cache. transformers then keeps the
              examples apart in attention layers; with a mask or a cache it silently does not, and
              state-space layers never do.
-    PADDED   a row each, filled up on the right. Causal layers never look there.
-    SINGLE   alone.
+    PADDED   a row per example, padded on the right, where causal layers never look.
+    SINGLE   a forward pass per example.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _PROBE_TOKENS = 32
 # How far rounding may move tokens on average, as a share of 1 + NLL, when sums change their shape.
 _TOLERANCE_FLOAT32 = 1e-4
 _TOLERANCE_HALF = 3e-2
-# How far another text in the neighbouring place may move a token in the same units, any precision.
+# How far another neighbouring text may move a token, in the same units and in any precision.
 _LEAK = 1e-5
-# So many logits at a time go through the exponential: 1 MB stays in a core's cache.
+# Logits that go through the exponential at a time: 1 MB stays in a core's cache.
 _LOGITS_IN_CACHE = 1 << 18
 
 
@@ -58,13 +58,10 @@ class Piece:
 
 @dataclass(frozen=True, eq=False)
 class Scorer:
-    """A way to get token losses from a model.
+    """A way to get token losses from a model, which is in evaluation mode.
 
-    Args:
-        model: a causal language model of transformers, in evaluation mode.
-        layout: how pieces share a forward pass.
-        body: the part of the model that ends before its head; None to run the whole model for
-            every group of rows.
+    `body` is the part of the model that ends before its head; None runs the whole model for every
+    group of rows.
     """
 
     model: PreTrainedModel
@@ -72,14 +69,14 @@ class Scorer:
     body: Any | None
 
     def token_nlls(self, pieces: Sequence[Piece], rows: int) -> list[NDArray[np.float32]]:
-        """-ln p of the scored tokens of every piece, nats; `rows` of logits exist at once.
+        """Return -ln p of every piece's scored tokens, nats; `rows` of logits exist at once.
 
         Call it under `torch.inference_mode()`, and not in two threads with one model.
         """
         return self._measured(pieces, rows, _nll)
 
     def token_entropies(self, pieces: Sequence[Piece], rows: int) -> list[NDArray[np.float32]]:
-        """Entropy of the distribution that each scored token was drawn from, nats; as above."""
+        """Return the entropy of the distribution at each scored token, nats; as `token_nlls`."""
         return self._measured(pieces, rows, _entropy)
 
     def _measured(
@@ -88,29 +85,29 @@ class Scorer:
         rows: int,
         measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     ) -> list[NDArray[np.float32]]:
-        """What is measured on the logits and the token at every scored place."""
+        """Return a measurement on the logits and the token at every scored position."""
         import torch
 
         ids, positions, starts = _arranged(pieces, self.layout)
         scored = [np.flatnonzero(piece.is_scored) for piece in pieces]
-        # What stands at t - 1 predicts the token at t.
+        # The logits at t - 1 predict the token at t.
         at = np.concatenate([s + t - 1 for s, t in zip(starts, scored, strict=True)])
         targets = np.concatenate([piece.token_ids[piece.is_scored] for piece in pieces])
         inputs: dict[str, Any] = {"input_ids": torch.from_numpy(ids).to(self.model.device)}
         if self.layout is Layout.PACKED:
             inputs["position_ids"] = torch.from_numpy(positions).to(self.model.device)
         logits = self._logits(inputs, torch.from_numpy(at), rows)
-        found = [
+        numbers = [
             measure(chunk, torch.from_numpy(targets[k * rows : (k + 1) * rows]).to(chunk.device))
             for k, chunk in enumerate(logits)
         ]
         ends = np.cumsum([len(t) for t in scored])[:-1]
-        return np.split(torch.cat(found).cpu().numpy(), ends)
+        return np.split(torch.cat(numbers).cpu().numpy(), ends)
 
     def _logits(
         self, inputs: Mapping[str, torch.Tensor], at: torch.Tensor, rows: int
     ) -> Iterator[torch.Tensor]:
-        """Logits (<= rows, vocabulary) at the flat places `at`, group by group."""
+        """Yield logits (<= rows, vocabulary) at the flat positions `at`, group by group."""
         if self.body is None:
             yield from _own_logits(self.model, inputs, at, rows)
             return
@@ -128,24 +125,24 @@ class Scorer:
 
 
 def choose_scorer(model: PreTrainedModel, token_ids: Sequence[NDArray[np.int64]]) -> Scorer:
-    """The fastest way that gives, on short pieces, what the plain forward pass gives.
+    """Return the fastest scorer that agrees with the plain forward pass on short pieces.
 
-    Args:
-        model: a causal language model of transformers, in evaluation mode.
-        token_ids: texts to take the pieces from, two or more tokens each; the first few are used.
+    The pieces come from the first few of these texts, which have two or more tokens each.
     """
     texts = (list(token_ids[:_N_PROBES]) * _N_PROBES)[:_N_PROBES]
-    # Unequal lengths, so that rows really are filled up.
+    # Unequal lengths, so that rows are padded.
     probes = [_probe(text[: _PROBE_TOKENS - 5 * i]) for i, text in enumerate(texts)]
     plain = Scorer(model, Layout.SINGLE, None)
     expected = [plain.token_nlls([probe], _PROBE_TOKENS)[0] for probe in probes]
-    body = next((b for b in _bodies(model) if _feeds_head(model, b, probes, expected)), None)
+    # The base model usually ends right before the head; OPT calls the decoder inside it.
+    modules = [m for m in (model.base_model, model.get_decoder()) if m not in (None, model)]
+    body = next((m for m in modules if _feeds_head(model, m, probes, expected)), None)
     if body is None:
         return plain
     packed, padded = Scorer(model, Layout.PACKED, body), Scorer(model, Layout.PADDED, body)
     if _takes(type(body).forward, "position_ids") and _is_right(packed, probes, expected):
-        # Rows cannot see each other, so what moves there is rounding (experts that get other
-        # groups of tokens); without experts it is exactly nothing.
+        # Rows cannot see each other, so any movement there is rounding, from experts that get
+        # other groups of tokens. Without experts it is exactly 0.
         rounding = _moved_by_neighbour(padded, probes)
         if _moved_by_neighbour(packed, probes) <= max(_LEAK, 3 * rounding):
             return packed
@@ -153,15 +150,15 @@ def choose_scorer(model: PreTrainedModel, token_ids: Sequence[NDArray[np.int64]]
 
 
 def n_token_ids(model: PreTrainedModel) -> int:
-    """How many token ids the model knows; more than its tokenizer's where rows were padded."""
+    """Return the number of token ids of the model; its tokenizer may have fewer."""
     embeddings: Any = model.get_input_embeddings()
     return int(embeddings.weight.shape[0])
 
 
 def plan_packs(lengths: Mapping[int, int], layout: Layout, max_tokens: int) -> list[list[int]]:
-    """Keys of the pieces that share a forward pass, packs with the longest pieces first.
+    """Return the keys of the pieces that share a forward pass, the longest pieces first.
 
-    A pack holds `max_tokens` at most, padding included, or one longer piece.
+    A pack holds at most `max_tokens` tokens including padding, or one longer piece.
     """
     by_length = sorted(lengths, key=lambda key: (-lengths[key], key))
     if layout is Layout.SINGLE:
@@ -195,7 +192,7 @@ def _best_fit(by_length: list[int], lengths: Mapping[int, int], max_tokens: int)
 def _arranged(
     pieces: Sequence[Piece], layout: Layout
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Token ids and positions (rows, columns), and where each piece starts in the flat ids."""
+    """Return token ids and positions (rows, columns), and each piece's start in the flat ids."""
     lengths = np.array([len(piece.token_ids) for piece in pieces])
     if layout is Layout.PACKED:
         ids = np.concatenate([piece.token_ids for piece in pieces])
@@ -211,7 +208,7 @@ def _arranged(
 def _own_logits(
     model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], at: torch.Tensor, rows: int
 ) -> Iterator[torch.Tensor]:
-    """Logits of one row of tokens from whole forward passes, one for each group of places."""
+    """Yield logits of one row of tokens from whole forward passes, one for each group."""
     if not _takes(type(model).forward, "logits_to_keep"):
         logits = model(**inputs, use_cache=False, return_dict=True).logits[0]
         yield from logits[at.to(logits.device)].split(rows)
@@ -222,12 +219,12 @@ def _own_logits(
 
 @contextmanager
 def _stands_in(body: Any, output: Any) -> Iterator[None]:
-    """While it lasts, the body answers every call with `output`.
+    """Make the body answer every call with `output` inside the block.
 
-    So the model's own forward pass becomes its head alone, with the scaling and capping of logits
-    that Cohere, Granite, Gemma and others do there.
+    The model's own forward pass then runs its head alone, including the scaling and capping of
+    logits that Cohere, Granite, Gemma and others do there.
     """
-    before = body.__dict__.get("forward")  # accelerate puts its own there.
+    before = body.__dict__.get("forward")  # accelerate sets a function of its own
     body.forward = lambda *_, **__: output
     try:
         yield
@@ -239,7 +236,7 @@ def _stands_in(body: Any, output: Any) -> Iterator[None]:
 
 
 def _nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """-ln softmax(logits)[target] by row, in float32 whatever the logits are; overwrites them."""
+    """Return -ln softmax(logits)[target] by row, in float32; overwrites the logits."""
     import torch
 
     nlls = []
@@ -256,28 +253,22 @@ def _nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def _entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Entropy of softmax(logits) by row, in float32; the token that came does not matter."""
+    """Return the entropy of softmax(logits) by row, in float32; the targets are not used."""
     import torch
 
     step = max(1, _LOGITS_IN_CACHE // logits.shape[-1]) if logits.device.type == "cpu" else None
-    found = []
+    entropies = []
     for rows in logits.split(step or len(logits)):
         wide = rows.float()
         wide = (wide - wide.amax(-1, keepdim=True)).clamp(min=-1e30)
         weights = wide.exp()
         total = weights.sum(-1)
-        found.append(total.log() - weights.mul_(wide).sum(-1) / total)
-    return torch.cat(found)
+        entropies.append(total.log() - weights.mul_(wide).sum(-1) / total)
+    return torch.cat(entropies)
 
 
 class _NotTheBody(Exception):
     """The model's forward pass does not take its hidden states from this module."""
-
-
-def _bodies(model: PreTrainedModel) -> list[Any]:
-    """Modules that may end right before the head; OPT calls the decoder inside its base model."""
-    modules = [model.base_model, model.get_decoder()]
-    return [module for module in modules if module is not None and module is not model]
 
 
 def _feeds_head(
@@ -288,29 +279,29 @@ def _feeds_head(
 ) -> bool:
     scorer = Scorer(model, Layout.SINGLE, body)
     try:
-        # In groups, as it will be used; not all of one size.
-        found = [scorer.token_nlls([probe], 7)[0] for probe in probes]
+        # Groups of 7 rows: like the later ones, they are not all of one size.
+        nlls = [scorer.token_nlls([probe], 7)[0] for probe in probes]
     except _NotTheBody:
         return False
-    return bool(_deviations(found, expected).mean() <= _tolerance(model))
+    return bool(_deviations(nlls, expected).mean() <= _tolerance(model))
 
 
 def _is_right(
     scorer: Scorer, probes: Sequence[Piece], expected: Sequence[NDArray[np.float32]]
 ) -> bool:
-    found = scorer.token_nlls(probes, _PROBE_TOKENS)
-    return bool(_deviations(found, expected).mean() <= _tolerance(scorer.model))
+    nlls = scorer.token_nlls(probes, _PROBE_TOKENS)
+    return bool(_deviations(nlls, expected).mean() <= _tolerance(scorer.model))
 
 
 def _moved_by_neighbour(scorer: Scorer, probes: Sequence[Piece]) -> float:
-    """The most that any token moves when the tokens of the first piece are others.
+    """Return how far any token moves at most when the tokens of the first piece change.
 
-    Sharper than the comparison with single passes, in which a leak can hide behind the rounding of
-    half precision.
+    This finds leaks that a comparison with single passes can miss, because they are smaller than
+    the rounding of half precision.
     """
     changed = [_probe((probes[0].token_ids + 1) % n_token_ids(scorer.model)), *probes[1:]]
-    found, beside = (scorer.token_nlls(pieces, _PROBE_TOKENS) for pieces in (probes, changed))
-    return float(_deviations(beside[1:], found[1:]).max())
+    before, after = (scorer.token_nlls(pieces, _PROBE_TOKENS) for pieces in (probes, changed))
+    return float(_deviations(after[1:], before[1:]).max())
 
 
 def _tolerance(model: PreTrainedModel) -> float:
@@ -325,10 +316,10 @@ def _probe(token_ids: NDArray[np.int64]) -> Piece:
 
 
 def _deviations(
-    found: Sequence[NDArray[np.float32]], expected: Sequence[NDArray[np.float32]]
+    nlls: Sequence[NDArray[np.float32]], expected: Sequence[NDArray[np.float32]]
 ) -> NDArray[np.float64]:
-    a, b = np.concatenate(found).astype(np.float64), np.concatenate(expected).astype(np.float64)
-    # A broken model gives NaN both ways: that is told where the example can be named.
+    a, b = np.concatenate(nlls).astype(np.float64), np.concatenate(expected).astype(np.float64)
+    # A broken model gives NaN in both. The error comes later, where the example can be named.
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore"):
         return np.where(same, 0.0, np.abs(a - b) / (1 + np.abs(b)))

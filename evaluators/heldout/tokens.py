@@ -1,25 +1,25 @@
 """Held-out examples as token ids, with a mask of the tokens that are scored.
 
-What is scored
-- `prompt`, `problem`: the tokens of the response as it stands, and the token that ends a turn.
-  A `problem` goes through the prompt template, as it does for sampling; a `prompt` is taken as it
-  is. Either is the user's message where the tokenizer has a chat template, else plain text. The
-  response is not put through the chat template: templates of reasoning models cut it.
-- `messages`: every turn of the assistant, as the chat template renders it, and the token that ends
-  it. A template with `{% generation %}` says itself which tokens these are. With any other, a turn
-  is what the rendered conversation adds to the conversation before it and its generation prompt.
-  A turn that the template rewrites once others follow (Qwen3 drops the thoughts of earlier turns)
-  cannot be found again and is not scored; it stays in the context, as rewritten. Text that the
-  template cuts out of a turn is neither scored nor read. The bytes of both are counted
-  (`n_cut_bytes`).
-- Never scored: prompts, other roles, turns of weight 0, the template's text after the end of a
-  turn, a first token.
-- The token that ends a turn is the added token that the chat template puts behind an assistant's
-  words (`<|im_end|>`, `<|eot_id|>`), else the tokenizer's end of sequence.
+Scored tokens:
 
-Examples longer than the model's context are cut there, as SFT trainers cut them, and count with
-what is left; an example whose prompt fills the context is left out. Both are counted
-(`n_truncated`, `n_skipped`), and the limit then becomes part of the benchmark's digest.
+- `prompt`, `problem`: the tokens of the response as it is in the file, and the token that ends a
+  turn. A `problem` goes through the prompt template, as it does for sampling; a `prompt` does not.
+  Either becomes the user's message if the tokenizer has a chat template, else plain text. The
+  response does not go through the chat template, because templates of reasoning models cut it.
+- `messages`: every turn of the assistant, as the chat template renders it, and the token that ends
+  it. A template with `{% generation %}` marks these tokens itself. With any other template, a turn
+  is the text that it adds to the rendered conversation before it and its generation prompt.
+  Qwen3's template removes the thoughts of a turn once others follow. A turn that is rewritten like
+  this cannot be found and is not scored, but it stays in the context. Text that a template cuts
+  out of a turn is not scored either. The bytes of both are counted (`n_cut_bytes`).
+- Never scored: prompts, other roles, turns of weight 0, the template's text after the end of a
+  turn, and the first token.
+- The token that ends a turn is the added token that the chat template puts after an assistant's
+  text (`<|im_end|>`, `<|eot_id|>`), else the tokenizer's end of sequence.
+
+Examples longer than the model's context are cut there, as SFT trainers do. An example whose prompt
+fills the context is left out. Both are counted (`n_truncated`, `n_skipped`), and the limit then
+becomes part of the benchmark's digest.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ _PROBE = "rlready probe"
 
 @dataclass(frozen=True, eq=False)
 class TokenizedExample:
-    """What the model reads, and which of its tokens are scored.
+    """The tokens that the model reads, and which of them are scored.
 
     Args:
         id: of the example.
         token_ids: int64, (n_tokens,).
         is_response: bool, (n_tokens,); True for scored tokens. Never for the first one.
         n_response_bytes: UTF-8 bytes of the scored text, without the tokens that end turns.
-        n_turn_bytes: UTF-8 bytes of the turns that the file gives to be scored.
-        n_cut_bytes: how many of those do not appear in the scored text.
+        n_turn_bytes: UTF-8 bytes of the turns to score, as in the file.
+        n_cut_bytes: the part of these bytes that is not in the scored text.
     """
 
     id: str
@@ -77,18 +77,14 @@ class TokenizedExample:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TokenizedSet:
-    """A held-out set as one tokenizer reads it.
+    """A held-out set as one tokenizer reads it; the counts are those of `loss_files.Losses`.
 
     Args:
         name: of the set.
-        benchmark_digest: the set's digest; with the prompt template in it if a row is a `problem`,
-            and with the limit of tokens in it if that cut or dropped an example. Losses under
+        benchmark_digest: the set's digest. It also depends on the prompt template if a row is a
+            `problem`, and on the limit of tokens if an example was cut or left out. Losses under
             different benchmark digests are not comparable.
-        examples: what is scored.
-        n_truncated: examples that were cut at the limit of tokens.
-        n_skipped: examples left out because the prompt alone reaches that limit.
-        n_turn_bytes: UTF-8 bytes of the turns that are to be scored, in all examples.
-        n_cut_bytes: how many of those the chat template cuts or rewrites, so that they are not.
+        examples: the scored ones.
     """
 
     name: str
@@ -106,28 +102,22 @@ def tokenize_set(
     template: str,
     max_tokens: int | None = None,
 ) -> TokenizedSet:
-    """A whole set as one tokenizer reads it, cut to the model's context.
-
-    Args:
-        heldout: the examples.
-        tokenizer: of the checkpoint.
-        template: prompt template with `{problem}`, for rows of that form.
-        max_tokens: the model's context; None if it has no limit.
+    """Return a whole set as one tokenizer reads it, cut to the model's context of `max_tokens`.
 
     Raises:
         BenchmarkError: as `tokenize`, and if every prompt alone reaches `max_tokens`.
     """
     examples = [tokenize(example, tokenizer, template) for example in heldout.examples]
-    kept = [truncate(example, tokenizer, max_tokens) for example in examples]
-    scored = tuple(example for example in kept if example is not None)
+    cut_examples = [truncate(example, tokenizer, max_tokens) for example in examples]
+    scored = tuple(example for example in cut_examples if example is not None)
     if not scored:
         raise BenchmarkError(
             f"no example of held-out set {heldout.name} has a response token within the model's "
             f"context of {max_tokens} tokens",
             fix="Use shorter examples for this model",
         )
-    n_skipped = len(kept) - len(scored)
-    n_truncated = sum(a is not b for a, b in zip(examples, kept, strict=True)) - n_skipped
+    n_skipped = len(cut_examples) - len(scored)
+    n_truncated = sum(a is not b for a, b in zip(examples, cut_examples, strict=True)) - n_skipped
     conditions: dict[str, Any] = {}
     if any(example.form == "problem" for example in heldout.examples):
         conditions["template"] = template
@@ -147,7 +137,7 @@ def tokenize_set(
 def tokenize(
     example: HeldoutExample, tokenizer: PreTrainedTokenizerBase, template: str
 ) -> TokenizedExample:
-    """Token ids and scored tokens of one example; see the module for what is scored.
+    """Return token ids and scored tokens of one example, by the rules of the module docstring.
 
     Raises:
         BenchmarkError: if the chat template refuses the conversation or none of its assistant
@@ -177,17 +167,17 @@ def tokenize(
     if not is_response.any():
         raise BenchmarkError(
             f"held-out example {example.id} has no response token that can be scored",
-            why="its response renders to nothing, or nothing stands before it",
+            why="its response renders to an empty text, or there is no token before it",
             fix="Remove the example",
         )
-    n_kept = int(np.flatnonzero(is_response)[-1]) + 1
-    return TokenizedExample(example.id, ids[:n_kept], is_response[:n_kept], n_bytes, **cut)
+    n_read = int(np.flatnonzero(is_response)[-1]) + 1  # later tokens change no loss
+    return TokenizedExample(example.id, ids[:n_read], is_response[:n_read], n_bytes, **cut)
 
 
 def truncate(
     example: TokenizedExample, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None
 ) -> TokenizedExample | None:
-    """The example's first `max_tokens` tokens; None if none of them is scored."""
+    """Return the example's first `max_tokens` tokens; None if none of them is scored."""
     if max_tokens is None or len(example.token_ids) <= max_tokens:
         return example
     ids, is_response = example.token_ids[:max_tokens], example.is_response[:max_tokens]
@@ -219,7 +209,7 @@ def _tokenize_pair(
         if response_ids and response_ids[-1] == tokenizer.eos_token_id and not has_chat:
             response_ids = response_ids[:-1]
     else:
-        # A token would reach over the border. When sampling, the prompt is tokenized alone.
+        # A token spans the end of the prompt. When sampling, the prompt is tokenized alone.
         response_ids = _encode(tokenizer, response, add_special_tokens=False)
     ids = np.array([*prompt_ids, *response_ids, end], dtype=np.int64)
     return ids, np.arange(len(ids)) >= len(prompt_ids), len(response.encode())
@@ -228,7 +218,7 @@ def _tokenize_pair(
 def _tokenize_tagged(
     example: HeldoutExample, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], dict[int, str]]:
-    """Token ids, mask, and the scored text of each turn by its index."""
+    """Return token ids, mask, and the scored text of each turn by its index."""
     chat = _apply_template(example, tokenizer, example.messages, with_spans=True)
     _check_fast(example, tokenizer)
     encoded = tokenizer(chat.text, add_special_tokens=False)
@@ -246,7 +236,7 @@ def _tokenize_tagged(
         raise BenchmarkError(
             f"held-out example {example.id} has turns of weight 0, and the chat template marks "
             f"{len(spans)} stretches as the assistant's",
-            why="it cannot be told which of them belong to the turns of weight 0",
+            why="it is unclear which of them belong to the turns of weight 0",
             fix="Give one row for each turn that is scored, as `prompt` + `completion`",
         )
     is_response = np.array(assistant_mask(encoded, spans), dtype=np.bool_)
@@ -254,7 +244,7 @@ def _tokenize_tagged(
 
 
 def _marked_turns(example: HeldoutExample, n_stretches: int) -> list[int] | None:
-    """Indices of the turns that a template marked, if so many stretches can be assigned to them."""
+    """Return indices of the turns that a template marked; None if their number does not fit."""
     turns = [i for i, message in enumerate(example.messages) if message.role == "assistant"]
     filled = [i for i in turns if example.messages[i].content.strip()]
     return next((choice for choice in (turns, filled) if len(choice) == n_stretches), None)
@@ -263,7 +253,7 @@ def _marked_turns(example: HeldoutExample, n_stretches: int) -> list[int] | None
 def _tokenize_rendered(
     example: HeldoutExample, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], dict[int, str]]:
-    """Token ids, mask, and the scored text of each turn by its index."""
+    """Return token ids, mask, and the scored text of each turn by its index."""
     text = _render(example, tokenizer, example.messages)
     spans = dict(_scored_spans(example, tokenizer, text))
     if not spans:
@@ -277,7 +267,7 @@ def _tokenize_rendered(
     _check_fast(example, tokenizer)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     first, last = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2).T
-    # A token over the border of a turn holds words of the assistant, so it counts.
+    # A token that only overlaps a turn holds some of the assistant's text, so it counts.
     is_response = np.zeros(len(first), dtype=np.bool_)
     for start, end in spans.values():
         is_response |= (last > start) & (first < end)
@@ -288,8 +278,8 @@ def _tokenize_rendered(
 def _check_fast(example: HeldoutExample, tokenizer: PreTrainedTokenizerBase) -> None:
     if not tokenizer.is_fast:
         raise BenchmarkError(
-            f"held-out example {example.id} needs the places of tokens in the text, which "
-            f"{type(tokenizer).__name__} cannot give",
+            f"held-out example {example.id} needs the positions of tokens in the text, which "
+            f"{type(tokenizer).__name__} does not provide",
             fix="Save the checkpoint with a fast tokenizer, or give the file as `prompt` + "
             "`response`",
         )
@@ -298,7 +288,7 @@ def _check_fast(example: HeldoutExample, tokenizer: PreTrainedTokenizerBase) -> 
 def _scored_spans(
     example: HeldoutExample, tokenizer: PreTrainedTokenizerBase, text: str
 ) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Index, start and end in `text` of every turn to be scored that can be found in it."""
+    """Yield index, start and end in `text` of every turn to score that can be found in it."""
     end_token = str(tokenizer.convert_ids_to_tokens(end_of_turn(tokenizer)))
     for i, message in _turns_to_score(example):
         if i == 0:
@@ -309,7 +299,7 @@ def _scored_spans(
         if not until.startswith(before):
             continue
         end = len(before) + _turn_length(until[len(before) :], message.content.strip(), end_token)
-        # Without what follows the turn: some templates close a conversation with another token.
+        # The text after the turn is not compared: some templates end a conversation with a token.
         if text.startswith(until[:end]):
             yield i, (len(before), end)
 
@@ -321,7 +311,7 @@ def _turns_to_score(example: HeldoutExample) -> Iterator[tuple[int, Message]]:
 
 
 def _cut_bytes(example: HeldoutExample, texts: Mapping[int, str]) -> dict[str, int]:
-    """The two counts of a `TokenizedExample`, given the scored text of each turn by its index."""
+    """Return the two counts of a `TokenizedExample`; `texts` has each turn's scored text."""
     turns = list(_turns_to_score(example))
     return {
         "n_turn_bytes": sum(len(message.content.encode()) for _, message in turns),
@@ -330,19 +320,15 @@ def _cut_bytes(example: HeldoutExample, texts: Mapping[int, str]) -> dict[str, i
 
 
 def _turn_length(turn: str, content: str, end_token: str) -> int:
-    """Characters of a rendered turn up to the end of its end token."""
-    # From the end of the words on: they may themselves hold the token's text.
+    """Return the number of characters of a rendered turn, including its end token."""
+    # The search begins after the content, which may itself hold the token's text.
     content_end = turn.rfind(content) + len(content) if content in turn else 0
     end_start = turn.find(end_token, content_end)
     return end_start + len(end_token) if end_start >= 0 else len(turn.rstrip())
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Id of the token with which the model ends a response.
-
-    Raises:
-        CheckpointError: if the chat template shows none and the tokenizer has no end of sequence.
-    """
+    """Return the id of the token that ends a response; raise CheckpointError if there is none."""
     token_id = _template_end(tokenizer) if tokenizer.chat_template else None
     token_id = tokenizer.eos_token_id if token_id is None else token_id
     if not isinstance(token_id, int):
@@ -355,7 +341,7 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _template_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Id of the added token that the chat template puts right behind an assistant's words."""
+    """Return the id of the added token that the chat template puts after an assistant's text."""
     turns = (Message("user", _PROBE), Message("assistant", _PROBE))
     probe = HeldoutExample(id="(probe)", messages=turns, form="messages")
     try:
@@ -364,8 +350,8 @@ def _template_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
         return None
     after = text.rpartition(_PROBE)[2].lstrip()
     added: dict[str, int] = tokenizer.get_added_vocab()
-    found = [token for token in added if token and after.startswith(token)]
-    return added[max(found, key=len)] if found else None
+    ends = [token for token in added if token and after.startswith(token)]
+    return added[max(ends, key=len)] if ends else None
 
 
 def _render(
@@ -385,7 +371,7 @@ def _apply_template(
     messages: Sequence[Message],
     **options: Any,
 ) -> RenderedChat:
-    """Messages of an example, and its tools, as the chat template puts them."""
+    """Return messages of an example, and its tools, as the chat template renders them."""
     turns = [{"role": message.role, "content": message.content} for message in messages]
     try:
         return render_chat(tokenizer, turns, tools=_tools(example), **options)
@@ -395,8 +381,8 @@ def _apply_template(
             f"example {example.id} (roles {', '.join(message.role for message in messages)})",
             why=str(error),
             fix=error.fix
-            or "Change the roles in the file to what the model was trained on, or correct the "
-            "checkpoint's chat template",
+            or "Change the roles in the file to those that the model was trained on, or correct "
+            "the checkpoint's chat template",
         ) from error
 
 
@@ -411,7 +397,7 @@ def _encode(
 
 
 def _n_bytes(tokenizer: PreTrainedTokenizerBase, token_ids: NDArray[np.int64]) -> int:
-    """UTF-8 bytes of the tokens' text, without special tokens and ends of turns."""
+    """Return the UTF-8 bytes of the tokens' text, without special tokens and ends of turns."""
     left_out = {*tokenizer.all_special_ids, end_of_turn(tokenizer)}
     text = tokenizer.decode([token for token in token_ids.tolist() if token not in left_out])
     return len(str(text).encode())

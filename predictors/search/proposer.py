@@ -17,8 +17,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rlready.predictors.search.candidates import anywhere, candidates, nearby, within_limits
-from rlready.predictors.search.guard import Guard, Proximity, gaps_to_nearest
+from rlready.predictors.search.candidates import (
+    Guard,
+    Proximity,
+    anywhere,
+    candidates,
+    gaps_to_nearest,
+    nearby,
+    within_limits,
+)
 from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.space_parts import BoolArray, Points
 from rlready.predictors.search.surrogate import Belief, MixtureModel
@@ -183,6 +190,17 @@ def propose_from(
     return scorer.pick(candidates, min(n, len(candidates)), running)
 
 
+def fit_models(space: RecipeSpace, runs: Runs) -> list[MixtureModel]:
+    """Return the surrogate of each objective, fitted on the runs."""
+    X, errors = space.features(runs.points), runs.errors
+    return [
+        MixtureModel(space.feature_groups).fit(
+            X, runs.outcomes[:, k], None if errors is None else errors[:, k]
+        )
+        for k in range(runs.outcomes.shape[1])
+    ]
+
+
 class _Scorer:
     """Models of the objectives, and the scores that they give to candidates."""
 
@@ -190,14 +208,7 @@ class _Scorer:
         self, space: RecipeSpace, runs: Runs, config: ProposerConfig, rng: np.random.Generator
     ) -> None:
         self.space, self.runs, self.config, self.rng = space, runs, config, rng
-        X = space.features(runs.points)
-        errors = runs.errors
-        self.models = [
-            MixtureModel(space.feature_groups).fit(
-                X, runs.outcomes[:, k], None if errors is None else errors[:, k]
-            )
-            for k in range(runs.outcomes.shape[1])
-        ]
+        self.models = fit_models(space, runs)
         self.guard = Guard(space, runs.points)
         self.priorities = self._draw_priorities()
 

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlready.predictors.search.simplex import Simplex
-from rlready.predictors.search.space_parts import Source
+from rlready.predictors.search.space_parts import Simplex, Source
 from rlready.predictors.training_table import FloatArray
 from rlready.registry.errors import ConfigError
 

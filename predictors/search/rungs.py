@@ -16,12 +16,12 @@ import statistics
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from optuna.pruners import BasePruner, HyperbandPruner, SuccessiveHalvingPruner
 from pydantic import Field, Strict, field_validator
 
 from rlready.registry.toml_file import TomlTable
 
 if TYPE_CHECKING:
-    from optuna.pruners import BasePruner
     from optuna.trial import FrozenTrial
 
 
@@ -47,8 +47,6 @@ class Rungs(TomlTable):
 
     def make_pruner(self) -> BasePruner:
         """Return the pruner of Optuna."""
-        from optuna.pruners import HyperbandPruner, SuccessiveHalvingPruner
-
         if self.pruner == "hyperband":
             return HyperbandPruner(
                 min_resource=self.steps[0],

@@ -18,20 +18,25 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from optuna.distributions import BaseDistribution, FloatDistribution
 
 from rlready.predictors.search.recipe_budget import check_budget, nearest_allowed
-from rlready.predictors.search.simplex import Parametrisation, Simplex, fill, simplex
-from rlready.predictors.search.space_parts import Axis, BoolArray, Points, Source
+from rlready.predictors.search.space_parts import (
+    Axis,
+    BoolArray,
+    Parametrisation,
+    Points,
+    Simplex,
+    Source,
+    fill,
+)
 from rlready.predictors.training_table import FloatArray
 from rlready.registry.digest import digest
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
 
 # A whole number of examples does not meet a budget exactly, and registries round epochs.
 _BUDGET_SLACK = 0.02
@@ -68,8 +73,7 @@ class RecipeSpace:
     fixed: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
-        # The simplex checks the floors and caps when it is made.
-        simplex = self.simplex
+        simplex = self.simplex  # checks the floors and caps
         if self.token_budget is not None:
             check_budget(
                 self.sources, simplex, self.token_budget, self._n_unique_range(), self.epochs_range
@@ -78,16 +82,12 @@ class RecipeSpace:
     @cached_property
     def simplex(self) -> Simplex:
         """The mixtures that floors and caps allow."""
-        return simplex(
-            [source.name for source in self.sources],
-            self.simplex_kind or "stick",
-            [source.floor for source in self.sources],
-            [source.cap for source in self.sources],
+        return Simplex(
+            sources=tuple(source.name for source in self.sources),
+            floors=np.array([source.floor for source in self.sources], dtype=np.float64),
+            caps=np.array([source.cap for source in self.sources], dtype=np.float64),
+            parametrisation=self.simplex_kind or "stick",
         )
-
-    def with_simplex(self, kind: Parametrisation) -> RecipeSpace:
-        """Return the same space with other coordinates of mixtures."""
-        return dataclasses.replace(self, simplex_kind=kind)
 
     @cached_property
     def digest(self) -> str:
@@ -101,12 +101,8 @@ class RecipeSpace:
 
     @cached_property
     def mean_tokens(self) -> FloatArray:
-        """(sources,) mean length of an example, in tokens."""
+        """(sources,) mean number of tokens of an example."""
         return np.array([source.mean_tokens for source in self.sources])
-
-    def axis(self, name: str) -> Axis | None:
-        """The axis of that name, if it is searched."""
-        return next((axis for axis in self.axes if axis.name == name), None)
 
     # Points <-> features
 
@@ -155,10 +151,9 @@ class RecipeSpace:
         Raises:
             ConfigError: if the recipe is not in the space.
         """
-        known = {source.name for source in self.sources}
-        others = sorted(set(recipe.sources) - known)
+        others = sorted(recipe.sources.keys() - {source.name for source in self.sources})
         if any(recipe.sources[name] > 0 for name in others):
-            raise ConfigError(f"source {', '.join(others)} is none of the space's")
+            raise ConfigError(f"source {', '.join(others)} is not in the space")
         weights = np.array([recipe.sources.get(source.name, 0.0) for source in self.sources])
         if not recipe.sources and len(self.sources) == 1:
             weights = np.ones(1)
@@ -168,7 +163,9 @@ class RecipeSpace:
         if not self.simplex.allows(weights):
             raise ConfigError(f"its mixture {dict(recipe.sources)} breaks a floor or a cap")
         values = recipe.to_dict()
-        self._check_fixed(values)
+        for name, fixed in self.fixed.to_dict().items():
+            if values.get(name, fixed) != fixed:
+                raise ConfigError(f"its {name} is {values[name]!r}, the space's {fixed!r}")
         for axis in self.axes:
             if axis.name not in values:
                 raise ConfigError(f"it has no {axis.name}")
@@ -176,11 +173,6 @@ class RecipeSpace:
         points = Points(weights=weights[None, :], axes=axes.reshape(1, len(self.axes)))
         self._check_budget(points, values)
         return points
-
-    def _check_fixed(self, values: Mapping[str, Any]) -> None:
-        for name, wanted in self.fixed.to_dict().items():
-            if values.get(name, wanted) != wanted:
-                raise ConfigError(f"its {name} is {values[name]!r}, the space's {wanted!r}")
 
     def _check_budget(self, points: Points, values: Mapping[str, Any]) -> None:
         tied = self.epochs(points) if self.token_budget is not None else None
@@ -218,7 +210,7 @@ class RecipeSpace:
 
     def limits(self, points: Points) -> dict[str, FloatArray]:
         """Return (n,) numbers for each limit, by its name; <= 0 if a recipe keeps it."""
-        found: dict[str, FloatArray] = {}
+        limits: dict[str, FloatArray] = {}
         tokens = self.tokens(points)
         if tokens is not None:
             share = points.weights * self.mean_tokens
@@ -226,21 +218,20 @@ class RecipeSpace:
             for i, source in enumerate(self.sources):
                 if np.isfinite(source.most_tokens):
                     used = share[:, i] * tokens / source.most_tokens
-                    found[f"repetitions:{source.name}"] = _limit(used - 1.0)
+                    limits[f"repetitions:{source.name}"] = _limit(used - 1.0)
         epochs = self.epochs(points) if self.token_budget is not None else None
         if epochs is not None:
             low, high = self.epochs_range
-            found["epochs"] = _limit(np.maximum(epochs / high - 1.0, 1.0 - epochs / max(low, 1e-9)))
-            if low <= 0.0:
-                found["epochs"] = _limit(epochs / high - 1.0)
-        return found
+            too_few = 1.0 - epochs / max(low, 1e-9)
+            limits["epochs"] = _limit(np.maximum(epochs / high - 1.0, too_few))
+        return limits
 
     def keeps_limits(self, points: Points) -> BoolArray:
         """Return (n,) whether each recipe keeps all limits."""
-        kept = np.ones(len(points), dtype=bool)
+        is_allowed = np.ones(len(points), dtype=bool)
         for values in self.limits(points).values():
-            kept &= values <= 0.0
-        return kept
+            is_allowed &= values <= 0.0
+        return is_allowed
 
     def mended(self, points: Points) -> Points:
         """Return the points, moved to meet the limits: first repetitions, then epochs.
@@ -291,7 +282,8 @@ class RecipeSpace:
 
     def _n_unique_range(self) -> tuple[float, float] | None:
         """Return the smallest and largest number of different examples; None if unknown."""
-        axis, fixed = self.axis("n_unique"), self.fixed.n_unique
+        axis = next((axis for axis in self.axes if axis.name == "n_unique"), None)
+        fixed = self.fixed.n_unique
         if axis is None:
             return None if fixed is None else (float(fixed), float(fixed))
         if axis.kind == "categorical":
@@ -312,13 +304,11 @@ class RecipeSpace:
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Return Optuna's distributions of all parameters."""
-        from optuna.distributions import FloatDistribution
-
         low, high = self.simplex.bounds
-        found: dict[str, BaseDistribution] = {
-            name: FloatDistribution(low, high) for name in self.simplex.names
+        return {
+            **{name: FloatDistribution(low, high) for name in self.simplex.names},
+            **{axis.name: axis.distribution() for axis in self.axes},
         }
-        return {**found, **{axis.name: axis.distribution() for axis in self.axes}}
 
     def covers(self, parameters: Mapping[str, Any]) -> bool:
         """Return whether a trial has all parameters of the space."""

@@ -52,13 +52,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import AfterValidator, Field
 
 from rlready.predictors.search.rungs import Rungs
-from rlready.predictors.search.simplex import Parametrisation
 from rlready.predictors.search.space import RecipeSpace
-from rlready.predictors.search.space_parts import LOSS_WEIGHTINGS, RECIPE_FIELDS, Axis, Source
+from rlready.predictors.search.space_parts import (
+    LOSS_WEIGHTINGS,
+    RECIPE_FIELDS,
+    Axis,
+    Parametrisation,
+    Source,
+)
 from rlready.registry.errors import ConfigError, RecordError
 from rlready.registry.records import Recipe
 from rlready.registry.toml_file import TomlTable, check_table, naming_file, read_toml_file
@@ -282,10 +286,7 @@ def _epochs_range(budget: float | None, axes: list[Axis], fixed: Recipe) -> tupl
 def _check_repetitions(space: RecipeSpace) -> None:
     """Refuse repetition limits that no recipe can be checked against."""
     limited = [source.name for source in space.sources if source.max_repetitions is not None]
-    if (
-        limited
-        and space.tokens(space.start(space.simplex.fill(np.ones((1, len(space.sources)))))) is None
-    ):
+    if limited and space.tokens(space.stratified()) is None:
         raise ConfigError(
             f"max_repetitions of {', '.join(limited)} cannot be checked",
             why="the space does not say on how many tokens a recipe trains",

@@ -1,4 +1,4 @@
-"""Recipe search as an Optuna study: samplers, warm start, asking.
+"""Recipe search as an Optuna study: open it, ask it, and its default sampler.
 
 The study is an ordinary one: any sampler of Optuna can take part, several workers share it through
 its storage, and optuna-dashboard opens it. A trial's parameters are those of one recipe
@@ -9,38 +9,40 @@ its attributes (`trials`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import optuna
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
+from threadpoolctl import threadpool_limits
 
-from rlready.predictors.search.proposer import ProposerConfig, Runs, propose
-from rlready.predictors.search.simplex import Parametrisation
+from rlready.predictors.search.proposer import Proposals, ProposerConfig, Runs, propose
 from rlready.predictors.search.space import RecipeSpace
-from rlready.predictors.search.space_parts import Points
+from rlready.predictors.search.space_parts import Parametrisation, Points
 from rlready.predictors.search.trials import (
     DOMAIN,
     DOMAIN_REASON,
-    ERRORS,
-    IS_PREDICTED,
+    FORESEEN,
     ORIGIN,
     PREDICTED,
     RECIPE,
-    RUN,
     SPACE,
+    STOPPED,
+    current,
     finished_trials,
-    is_predicted,
     runs_of,
     senses,
-    supersede,
-    trials_by_checkpoint,
 )
+from rlready.predictors.training_table import FloatArray
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
 
 if TYPE_CHECKING:
-    from optuna.samplers import BaseSampler
+    from optuna.distributions import BaseDistribution
     from optuna.study import Study
+    from optuna.trial import FrozenTrial
 
 SamplerName = Literal["surrogate", "gp", "tpe", "random"]
 
@@ -52,48 +54,8 @@ SIMPLEX_OF: Mapping[str, Parametrisation] = {
 }
 """Coordinates of the mixture that suit each sampler (`bench/simplex.py`)."""
 
-# A sampler that does not know of limits may miss them for ever; then a recipe is drawn for it.
+# A sampler that does not know the limits may never meet them; then a recipe is drawn at random.
 _TRIES = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class KnownRun:
-    """A recipe of the registry whose outcome is known, or predicted.
-
-    Args:
-        name: the checkpoint's id; each id enters a study once.
-        recipe: how it was made.
-        values: its objectives, in the study's order and sense.
-        errors: their standard errors, if known.
-        is_predicted: whether RL was not run from it.
-        fault: why it cannot enter, where that is known.
-    """
-
-    name: str
-    recipe: Recipe
-    values: tuple[float, ...]
-    errors: tuple[float, ...] | None = None
-    is_predicted: bool = False
-    fault: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WarmStart:
-    """What became of the registry's rows.
-
-    Args:
-        n_added: rows that became trials now.
-        n_known: rows that were trials before.
-        left_out: (name, reason) of the rows that did not enter.
-        n_predicted: of those added, how many entered with a predicted outcome.
-        n_superseded: of those added, how many replaced their prediction.
-    """
-
-    n_added: int
-    n_known: int
-    left_out: tuple[tuple[str, str], ...]
-    n_predicted: int = 0
-    n_superseded: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +63,9 @@ class Asked:
     """A recipe to train.
 
     Args:
-        number: of its trial; `study.tell` takes it.
+        number: number of its trial, which `study.tell` takes.
         recipe: what to train.
-        origin: "stratified", "best", "surrogate", "gp", "tpe" or "random".
+        origin: "stratified", "surrogate", "gp", "tpe" or "random".
         domain: "in", "edge" or "out" of the region of the finished runs; None if not judged.
         reason: why it is not in the domain.
         predicted: (mean, sd) of each objective; None without a model.
@@ -118,7 +80,7 @@ class Asked:
 
     @classmethod
     def of(cls, number: int, attributes: Mapping[str, Any]) -> Asked:
-        """The recipe of a trial, with everything that its attributes say about it."""
+        """Return the recipe of a trial, with everything that its attributes say about it."""
         predicted = attributes.get(PREDICTED)
         return cls(
             number=number,
@@ -128,45 +90,6 @@ class Asked:
             reason=attributes.get(DOMAIN_REASON, ""),
             predicted=None if predicted is None else tuple((m, s) for m, s in predicted),
         )
-
-
-def space_for(space: RecipeSpace, sampler: SamplerName) -> RecipeSpace:
-    """The space in the coordinates that it names itself, or else in those that suit the sampler."""
-    _check_sampler(sampler)
-    return space if space.simplex_kind else space.with_simplex(SIMPLEX_OF[sampler])
-
-
-def make_sampler(
-    name: SamplerName,
-    space: RecipeSpace,
-    *,
-    seed: int = 0,
-    config: ProposerConfig | None = None,
-) -> BaseSampler:
-    """A sampler of Optuna for the space (`space_for` it).
-
-    Raises:
-        ConfigError: if there is no such sampler, or it lacks a library.
-    """
-    from optuna.samplers import GPSampler, RandomSampler, TPESampler
-
-    from rlready.predictors.search.sampler import SurrogateSampler
-
-    _check_sampler(name)
-    if name == "surrogate":
-        return SurrogateSampler(space, seed=seed, config=config)
-    if name == "tpe":
-        return TPESampler(seed=seed)
-    if name == "random":
-        return RandomSampler(seed=seed)
-    try:
-        import torch  # noqa: F401 -- Optuna's own message about it is a traceback
-    except ImportError as error:
-        raise ConfigError(
-            "the sampler gp needs torch, which is not installed",
-            fix="Install rlready[local], or take --sampler surrogate, which needs none",
-        ) from error
-    return GPSampler(seed=seed, warn_independent_sampling=False)
 
 
 def open_study(
@@ -179,17 +102,17 @@ def open_study(
     directions: Sequence[Literal["maximize", "minimize"]] = ("maximize",),
     config: ProposerConfig | None = None,
 ) -> tuple[Study, RecipeSpace]:
-    """A new study or the one of that name, with the space in its coordinates.
+    """Return the study of that name, which is created if necessary, and its space.
 
-    A study keeps the coordinates that it was made with, whatever sampler joins later. The
-    stratified mixture is its first trial.
+    The returned space has the coordinates of the study: those that the space names or, if it names
+    none, those that suit the sampler. A study keeps the coordinates that it was created with,
+    whichever sampler opens it later. Its first trial is the stratified mixture.
 
     Raises:
-        ConfigError: if the study was made for another space or other objectives.
+        ConfigError: if the study was created for another space or other objectives.
     """
-    import optuna
-
-    space = space_for(space, sampler)
+    if sampler not in SIMPLEX_OF:
+        raise ConfigError(f"sampler {sampler!r} is unknown", fix=f"Known: {', '.join(SIMPLEX_OF)}")
     study = optuna.create_study(
         study_name=name, storage=storage, directions=list(directions), load_if_exists=True
     )
@@ -201,11 +124,15 @@ def open_study(
         )
     stored_space = study.user_attrs.get(SPACE)
     if stored_space is None:
-        facts = {"digest": space.digest, "simplex": space.simplex.parametrisation}
-        study.set_user_attr(SPACE, facts)
-        enqueue(study, space, space.stratified(), origin="stratified")
+        space = replace(space, simplex_kind=space.simplex_kind or SIMPLEX_OF[sampler])
+        study.set_user_attr(SPACE, {"digest": space.digest, "simplex": space.simplex_kind})
+        study.enqueue_trial(
+            space.parameters(space.stratified()),
+            user_attrs={ORIGIN: "stratified"},
+            skip_if_exists=True,
+        )
     else:
-        space = space.with_simplex(stored_space["simplex"])
+        space = replace(space, simplex_kind=stored_space["simplex"])
         if space.digest != stored_space["digest"]:
             raise ConfigError(
                 f"study {name!r} was made for another recipe space",
@@ -216,69 +143,50 @@ def open_study(
     return study, space
 
 
-def enqueue(study: Study, space: RecipeSpace, points: Points, *, origin: str) -> None:
-    """Let each of the points be asked next, unless it is a trial already."""
-    for row in range(len(points)):
-        study.enqueue_trial(
-            space.parameters(points, row), user_attrs={ORIGIN: origin}, skip_if_exists=True
-        )
+def make_sampler(
+    name: SamplerName,
+    space: RecipeSpace,
+    *,
+    seed: int = 0,
+    config: ProposerConfig | None = None,
+) -> BaseSampler:
+    """Return a sampler of Optuna for the space of a study.
 
-
-def add_known_runs(study: Study, space: RecipeSpace, runs: Sequence[KnownRun]) -> WarmStart:
-    """Make a finished trial of every run that is in the space.
-
-    A run that is a trial already (by name) is not added again, unless that trial holds a prediction
-    and the run an outcome: then the outcome replaces it. A recipe that breaks a limit enters with
-    its constraint, because its outcome is still true.
+    Raises:
+        ConfigError: if it is "gp" and torch is not installed.
     """
-    trials = trials_by_checkpoint(study)
-    added: list[KnownRun] = []
-    n_known, n_superseded, left_out = 0, 0, []
-    for run in runs:
-        trial = trials.get(run.name)
-        if trial is not None and (run.is_predicted or not is_predicted(trial)):
-            n_known += 1
-            continue
-        if trial is not None:
-            supersede(study, trial, run.values[:1], _attributes(run))
-            n_superseded += 1
-        else:
-            reason = _fault(run, len(study.directions)) or _add(study, space, run)
-            if reason:
-                left_out.append((run.name, reason))
-                continue
-        trials.pop(run.name, None)
-        added.append(run)
-    return WarmStart(
-        n_added=len(added),
-        n_known=n_known,
-        left_out=tuple(left_out),
-        n_predicted=sum(run.is_predicted for run in added),
-        n_superseded=n_superseded,
-    )
+    if name == "surrogate":
+        return SurrogateSampler(space, seed=seed, config=config)
+    if name == "tpe":
+        return TPESampler(seed=seed)
+    if name == "random":
+        return RandomSampler(seed=seed)
+    try:
+        import torch  # noqa: F401 -- without torch, Optuna fails with a traceback
+    except ImportError as error:
+        raise ConfigError(
+            "the sampler gp needs torch, which is not installed",
+            fix="Install rlready[local], or take --sampler surrogate, which does not need it",
+        ) from error
+    return GPSampler(seed=seed, warn_independent_sampling=False)
 
 
 def ask(study: Study, space: RecipeSpace) -> Asked:
-    """The next recipe to train, which keeps all limits of the space.
+    """Return the next recipe to train, which keeps all limits of the space.
 
-    What a sampler proposes against a limit is closed as pruned with its constraint, so that the
-    sampler learns of it, and asked for again; after 20 such proposals the recipe is drawn at
-    random.
+    A proposal that breaks a limit is closed as pruned, with its constraint, so that the sampler
+    learns from it. After 20 such proposals the recipe is drawn at random.
 
     Raises:
         ConfigError: if no recipe keeps the limits.
     """
-    from optuna.trial import TrialState
-
-    from rlready.predictors.search.sampler import SurrogateSampler
-
     sampler, distributions = study.sampler, space.distributions()
     for attempt in range(_TRIES + 1):
         if attempt == _TRIES:
             _enqueue_random(study, space)
         trial = study.ask(fixed_distributions=distributions)
         points = space.from_parameters([trial.params])
-        limits = _constraints(space, points)
+        limits = {name: float(values[0]) for name, values in space.limits(points).items()}
         for name, limit in limits.items():
             trial.set_constraint(name, limit)
         attributes = {RECIPE: space.recipe(points).to_dict()}
@@ -293,33 +201,137 @@ def ask(study: Study, space: RecipeSpace) -> Asked:
     raise ConfigError("no recipe was found that keeps the limits of the space")
 
 
-def finished_runs(study: Study, space: RecipeSpace) -> Runs:
-    """All finished trials with their outcomes turned so that higher is better."""
-    return runs_of(space, finished_trials(study, space), senses(study))
-
-
 def propose_recipes(
     study: Study, space: RecipeSpace, n: int, *, seed: int = 0, config: ProposerConfig | None = None
 ) -> list[Asked]:
-    """Recipes by the surrogate alone, without touching the study; their numbers are -1."""
-    runs = finished_runs(study, space)
+    """Return n recipes that the surrogate proposes. The study stays as it is; numbers are -1."""
+    sense = senses(study)
+    runs = runs_of(space, finished_trials(study, space), sense)
     proposals = propose(space, runs, n, np.random.default_rng(seed), config=config)
-    mean = proposals.mean * senses(study)
     return [
-        Asked(
-            number=-1,
-            recipe=space.recipe(proposals.points, row),
-            origin="surrogate",
-            domain=str(proposals.domain[row]),
-            reason=proposals.reasons[row],
-            predicted=tuple(
-                (float(m), float(s)) for m, s in zip(mean[row], proposals.sd[row], strict=True)
-            )
-            if np.isfinite(mean[row]).all()
-            else None,
+        Asked.of(
+            -1,
+            {
+                RECIPE: space.recipe(proposals.points, row).to_dict(),
+                **_prediction(proposals, row, sense),
+            },
         )
         for row in range(n)
     ]
+
+
+class SurrogateSampler(BaseSampler):
+    """Sampler of Optuna that draws whole recipes by `proposer.propose`.
+
+    A proposal depends only on the study, the seed and the trial's number, in whichever process it
+    is made. Running trials count as run, with their predicted outcome.
+
+    Example:
+        >>> sampler = SurrogateSampler(space, seed=0)
+        >>> study = optuna.create_study(sampler=sampler, direction="maximize")
+        >>> trial = study.ask(fixed_distributions=space.distributions())
+        >>> sampler.notes[trial.number]["rlready:origin"]
+        'surrogate'
+
+    Args:
+        space: the study's recipes.
+        seed: seed of the candidates.
+        config: how recipes are proposed.
+
+    Attributes:
+        notes: by trial number, what was predicted for each recipe that was proposed here, as
+            attributes of the trial.
+    """
+
+    def __init__(
+        self, space: RecipeSpace, *, seed: int = 0, config: ProposerConfig | None = None
+    ) -> None:
+        self.space, self.seed = space, seed
+        self.config = config or ProposerConfig()
+        self.notes: dict[int, dict[str, Any]] = {}
+        self._independent = RandomSampler(seed=seed)
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Return all parameters of the space."""
+        return self.space.distributions()
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the parameters of the recipe that the proposer wants next."""
+        states = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.PRUNED)
+        trials = [
+            t
+            for t in current(study.get_trials(deepcopy=False, states=states))
+            # A worker writes parameters one by one, so a new trial may lack some of them.
+            if t.number != trial.number and self.space.covers(t.params)
+        ]
+        finished = [t for t in trials if t.state == TrialState.COMPLETE]
+        stopped = [t for t in trials if t.state == TrialState.PRUNED and STOPPED in t.user_attrs]
+        foreseen = [t for t in stopped if FORESEEN in t.user_attrs]
+        running = [t for t in trials if t.state == TrialState.RUNNING]
+        # A stopped trial without a foreseen outcome keeps its neighbours from being tried next.
+        running += [t for t in stopped if FORESEEN not in t.user_attrs]
+        sense = senses(study)
+        runs = runs_of(self.space, finished, sense, at_most=self.config.max_rows)
+        # On a busy machine, threads that waited for each other made this six times slower.
+        with threadpool_limits(limits=1):
+            proposals = propose(
+                self.space,
+                self._with_stopped(runs, foreseen, sense),
+                1,
+                np.random.default_rng([self.seed, trial.number]),
+                config=self.config,
+                running=self._points(running) if running else None,
+            )
+        self.notes[trial.number] = _prediction(proposals, 0, sense)
+        return self.space.parameters(proposals.points)
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Return a random value for a parameter that is not of the space."""
+        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+    def reseed_rng(self) -> None:
+        """Reseed the random values. Recipes depend on the trial's number, not on this."""
+        self._independent.reseed_rng()
+
+    def _points(self, trials: Sequence[FrozenTrial]) -> Points:
+        return self.space.from_parameters([trial.params for trial in trials])
+
+    def _with_stopped(self, runs: Runs, stopped: Sequence[FrozenTrial], sense: FloatArray) -> Runs:
+        """Add each stopped trial to the runs, with its foreseen outcome.
+
+        Without them, the sampler would propose the same recipes again and again.
+        """
+        if not stopped or len(sense) > 1 or runs.errors is None:
+            return runs
+        foreseen = np.array([t.user_attrs[FORESEEN] for t in stopped], dtype=np.float64)
+        return Runs(
+            points=Points.joined([runs.points, self._points(stopped)]),
+            outcomes=np.vstack([runs.outcomes, foreseen[:, :1] * sense]),
+            errors=np.vstack([runs.errors, foreseen[:, 1:]]),
+        )
+
+
+def _prediction(proposals: Proposals, row: int, sense: FloatArray) -> dict[str, Any]:
+    """Return what the surrogate says about a proposal, as attributes of a trial."""
+    attributes: dict[str, Any] = {
+        ORIGIN: "surrogate",
+        DOMAIN: str(proposals.domain[row]),
+        DOMAIN_REASON: proposals.reasons[row],
+    }
+    if np.isfinite(proposals.mean[row]).all():
+        pairs = zip(proposals.mean[row] * sense, proposals.sd[row], strict=True)
+        attributes[PREDICTED] = [[float(mean), float(sd)] for mean, sd in pairs]
+    return attributes
 
 
 def _enqueue_random(study: Study, space: RecipeSpace) -> None:
@@ -327,53 +339,3 @@ def _enqueue_random(study: Study, space: RecipeSpace) -> None:
     rng = np.random.default_rng(len(study.get_trials(deepcopy=False)))
     drawn = propose(space, Runs(points=nothing, outcomes=np.empty((0, 1))), 1, rng)
     study.enqueue_trial(space.parameters(drawn.points), user_attrs={ORIGIN: "random"})
-
-
-def _constraints(space: RecipeSpace, points: Points) -> dict[str, float]:
-    return {name: float(values[0]) for name, values in space.limits(points).items()}
-
-
-def _add(study: Study, space: RecipeSpace, run: KnownRun) -> str:
-    """Add a run as a finished trial; return why it is not in the space, if it is not."""
-    from optuna.trial import create_trial
-
-    try:
-        points = space.points(run.recipe)
-    except ConfigError as error:
-        return error.what
-    study.add_trial(
-        create_trial(
-            values=list(run.values),
-            params=space.parameters(points),
-            distributions=space.distributions(),
-            user_attrs=_attributes(run),
-            constraints=_constraints(space, points),
-        )
-    )
-    return ""
-
-
-def _fault(run: KnownRun, n_objectives: int) -> str:
-    if run.fault:
-        return run.fault
-    if len(run.values) != n_objectives:
-        return f"it has {len(run.values)} values for {n_objectives} objectives"
-    return "" if np.isfinite(run.values).all() else f"its values are {run.values}"
-
-
-def _attributes(run: KnownRun) -> dict[str, Any]:
-    attributes: dict[str, Any] = {
-        RUN: run.name,
-        ORIGIN: "registry",
-        RECIPE: run.recipe.to_dict(),
-    }
-    if run.is_predicted:
-        attributes[IS_PREDICTED] = True
-    if run.errors is not None:
-        attributes[ERRORS] = list(run.errors)
-    return attributes
-
-
-def _check_sampler(name: str) -> None:
-    if name not in get_args(SamplerName):
-        raise ConfigError(f"sampler {name!r} is unknown", fix=f"Known: {', '.join(SIMPLEX_OF)}")

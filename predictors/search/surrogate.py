@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from sklearn.base import BaseEstimator, RegressorMixin
 
@@ -92,12 +91,7 @@ class MixtureModel(RegressorMixin, BaseEstimator):
             mean=self.level_ + self.scale_ * (cross @ self.weights_),
             solved=solved,
             variance=np.maximum(prior - (solved**2).sum(axis=0), 1e-12),
-            prior=prior,
         )
-
-    def distance(self, X: FloatArray, Z: FloatArray) -> FloatArray:
-        """Return (n, m) distances in lengths of the smooth part; 1 is far."""
-        return _distances(self._smooth(X), self._smooth(Z))
 
     def _smooth(self, X: FloatArray) -> FloatArray:
         return np.asarray(self._mapped(X) / self.lengths_[self.groups_])
@@ -113,8 +107,9 @@ class MixtureModel(RegressorMixin, BaseEstimator):
 
     def _fit_hyperparameters(self, rows: _Rows) -> None:
         if len(rows.y) > _ROWS_FOR_LENGTHS:
-            some = np.linspace(0, len(rows.y) - 1, _ROWS_FOR_LENGTHS).astype(int)
-            rows = rows.some(some)
+            chosen = np.linspace(0, len(rows.y) - 1, _ROWS_FOR_LENGTHS).astype(int)
+            columns = (rows.smooth, rows.linear, rows.y, rows.error2)
+            rows = _Rows(*(column[chosen] for column in columns))
         names, group_of = np.unique(self.groups_, return_inverse=True)
         squares = np.stack(
             [_distances(rows.smooth[:, group_of == g], None) ** 2 for g in range(len(names))]
@@ -156,7 +151,6 @@ class Belief:
         mean: (n,) predictions, in the unit of the outcome.
         solved: (rows, n) of the posterior.
         variance: (n,) posterior variances, of the standardised outcome.
-        prior: (n,) variances before any run.
     """
 
     model: MixtureModel
@@ -165,17 +159,11 @@ class Belief:
     mean: FloatArray
     solved: FloatArray
     variance: FloatArray
-    prior: FloatArray
 
     @property
     def sd(self) -> FloatArray:
         """(n,) standard deviations, noise of a run not included."""
         return np.asarray(np.sqrt(self.variance) * self.model.scale_)
-
-    @property
-    def unknown_share(self) -> FloatArray:
-        """(n,) posterior over prior standard deviation; near 1 the runs say nothing."""
-        return np.asarray(np.sqrt(self.variance / self.prior))
 
     def assume_ran(self, row: int) -> None:
         """Treat one of the recipes as run, with its predicted outcome ("kriging believer").
@@ -197,9 +185,6 @@ class _Rows:
     linear: FloatArray
     y: FloatArray
     error2: FloatArray
-
-    def some(self, chosen: NDArray[np.intp]) -> _Rows:
-        return _Rows(self.smooth[chosen], self.linear[chosen], self.y[chosen], self.error2[chosen])
 
 
 def _distances(left: FloatArray, right: FloatArray | None) -> FloatArray:

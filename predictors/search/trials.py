@@ -1,8 +1,9 @@
 """The trials of a recipe search as Optuna stores them: attribute keys, and which trials count.
 
-A trial's attributes are its only record besides parameters, values and state, so that every key
-is defined here and nowhere else. A finished trial never changes: a value that becomes known later
-enters as a trial of its own, which names the old one (`superseded`).
+Besides parameters, values and state, a trial is described by its attributes alone; all their keys
+are defined here. A finished trial never changes: a value that becomes known later enters as a
+trial of its own, which names the old one (`superseded`). The registry's runs enter as finished
+trials (`add_known_runs`).
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from optuna.trial import TrialState, create_trial
 
 from rlready.predictors.search.proposer import Runs, representative
 from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.training_table import FloatArray
 from rlready.registry.errors import ConfigError
+from rlready.registry.records import Recipe
 
 if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-# What was asked for.
+# The recipe, and what the sampler said about it.
 RECIPE = "rlready:recipe"
 ORIGIN = "rlready:origin"
 DOMAIN = "rlready:domain"
@@ -31,11 +34,11 @@ DOMAIN_REASON = "rlready:domain_reason"
 PREDICTED = "rlready:predicted"
 """[mean, standard deviation] of each objective."""
 
-# Who works on it.
+# The worker that trains it.
 WORKER = "rlready:worker"
 LEASE = "rlready:lease"
 
-# What came of it.
+# Its result.
 ERRORS = "rlready:errors"
 """Standard errors of the values."""
 IS_PREDICTED = "rlready:is_predicted"
@@ -44,11 +47,11 @@ CHECKPOINT = "rlready:checkpoint"
 GPU_HOURS = "rlready:gpu_hours"
 FAILED = "rlready:failed"
 STOPPED = "rlready:stopped"
-"""Why the pruner stopped it."""
+"""Why the pruner stopped the trial."""
 FORESEEN = "rlready:foreseen"
-"""Of a stopped trial: the outcome that it would have had, and its standard deviation."""
+"""Of a stopped trial: [mean, standard deviation] of the outcome that it would have had."""
 
-# Where it came from.
+# Its relation to the registry and to other trials.
 RUN = "rlready:run"
 """Id of the checkpoint in the registry that is this trial."""
 SUPERSEDES = "rlready:supersedes"
@@ -56,24 +59,24 @@ SUPERSEDES = "rlready:supersedes"
 LATE = "rlready:late"
 """`rlready:late:<number>` of the failed or stopped trial whose value came later."""
 CONTINUES = "rlready:continues"
-"""Number of the stopped trial that this one went on with, in studies of earlier versions."""
+"""Number of the stopped trial that this one continued, in studies of earlier versions."""
 
-# Of the study.
+# Attributes of the study.
 SPACE = "rlready:space"
 UID = "rlready:uid"
-"""An id that no other study has, whatever its name."""
+"""An id of the study that stays unique if a study of the same name is created elsewhere."""
 MIRRORED = "rlready:mirrored"
-"""Registries that show the study."""
+"""The registries that show the study in MLflow."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
-    """Who holds a trial.
+    """The claim of a worker on a trial.
 
     Args:
-        worker: its name; empty if the worker was killed before it could say.
-        deadline: seconds since 1970; then the trial is offered again.
-        retries: how often it was offered again.
+        worker: name of the worker; empty if it was killed before it wrote the lease.
+        deadline: time in seconds since 1970 after which the trial is offered again.
+        retries: how often the trial was offered again.
     """
 
     worker: str
@@ -82,21 +85,21 @@ class Lease:
 
 
 def was_asked(trial: FrozenTrial) -> bool:
-    """Whether a trial was to be trained: not an outcome of the registry, nor still queued."""
+    """Return whether a trial was given out for training: not from the registry, not queued."""
     if RUN in trial.user_attrs or trial.state.name == "WAITING":
         return False
     return trial.state.name != "PRUNED" or STOPPED in trial.user_attrs
 
 
 def is_predicted(trial: FrozenTrial) -> bool:
-    """Whether a trial's value is a prediction, not an outcome."""
+    """Return whether a trial's value is a prediction, not an outcome."""
     return bool(trial.user_attrs.get(IS_PREDICTED))
 
 
 def superseded(trials: Sequence[FrozenTrial]) -> dict[int, int]:
-    """The replaced trials, each with the number of the trial that has its value now.
+    """Return the replaced trials, each with the number of the trial that has its value now.
 
-    The surrogate and every report leave the replaced ones out; Optuna's own samplers see both.
+    The surrogate and all reports leave replaced trials out; Optuna's own samplers see both.
     """
     replaced = {}
     for trial in trials:
@@ -112,7 +115,7 @@ def superseded(trials: Sequence[FrozenTrial]) -> dict[int, int]:
 
 
 def current(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials that no other trial has replaced."""
+    """Return the trials that no other trial has replaced."""
     replaced = superseded(trials)
     return [trial for trial in trials if trial.number not in replaced]
 
@@ -123,13 +126,11 @@ def supersede(
     """Add a finished trial with the recipe of an old one, which it replaces.
 
     Args:
-        study: of both.
+        study: the study of both trials.
         old: the trial that is replaced.
-        values: its first objectives; the others are those of the old one.
-        attributes: what is new; origin and recipe stay those of the old trial.
+        values: the first objectives; the others are those of the old trial.
+        attributes: new attributes; origin and recipe stay those of the old trial.
     """
-    from optuna.trial import create_trial
-
     dropped, unchanged = (IS_PREDICTED, ERRORS), (ORIGIN, RECIPE)
     inherited = {key: value for key, value in old.user_attrs.items() if key not in dropped}
     news = {key: value for key, value in attributes.items() if key not in unchanged}
@@ -147,16 +148,14 @@ def supersede(
 def enter_late(
     study: Study, number: int, values: Sequence[float], attributes: Mapping[str, Any]
 ) -> float | None:
-    """Enter the value of a trial that has ended before; a failed or stopped one counts again.
+    """Enter the value of a trial that has already ended, for example failed or stopped.
 
     Returns:
-        The value that the study had already; None if it had none, and now has this one.
+        The value that the study already had; None if the new value was entered.
 
     Raises:
-        ConfigError: if the study has another value of the trial, which is not a prediction.
+        ConfigError: if the study has another value for the trial, which is not a prediction.
     """
-    from optuna.trial import TrialState, create_trial
-
     trials = study.get_trials(deepcopy=False)
     replaced, last = superseded(trials), number
     while last in replaced:
@@ -176,7 +175,7 @@ def enter_late(
         return None
     stored = float(trial.values[0])
     is_same_checkpoint = trial.user_attrs.get(CHECKPOINT) == attributes.get(CHECKPOINT)
-    # A prediction changes a little when the registry has grown.
+    # A prediction changes a little whenever the registry grows.
     is_same_prediction = is_same_checkpoint and bool(attributes.get(IS_PREDICTED))
     if is_same_prediction or math.isclose(stored, values[0], rel_tol=1e-9):
         return stored
@@ -190,7 +189,7 @@ def enter_late(
 
 
 def senses(study: Study) -> FloatArray:
-    """(objectives,) 1 where more is better, -1 where less is."""
+    """Return (objectives,) signs: 1 where higher is better, -1 where lower is better."""
     return np.array([1.0 if d.name == "MAXIMIZE" else -1.0 for d in study.directions])
 
 
@@ -200,14 +199,14 @@ def runs_of(
     sense: FloatArray,
     at_most: int | None = None,
 ) -> Runs:
-    """Finished trials as runs, with outcomes turned so that higher is better.
+    """Return finished trials as runs, with the sign of outcomes such that higher is better.
 
     Args:
         space: the study's recipes.
-        trials: finished ones.
-        sense: (objectives,) 1 or -1, see `senses`.
-        at_most: of more trials, `representative` ones are taken. They are chosen by outcome before
-            any parameters are read, because reading 10,000 recipes is slow.
+        trials: finished trials.
+        sense: (objectives,) signs of `senses`.
+        at_most: if there are more trials, `representative` ones are taken. They are chosen by
+            outcome before any parameters are read, because reading 10,000 recipes is slow.
     """
     outcomes = np.array([trial.values for trial in trials], dtype=np.float64)
     outcomes = outcomes.reshape(len(trials), len(sense)) * sense
@@ -222,17 +221,13 @@ def runs_of(
 
 
 def finished_trials(study: Study, space: RecipeSpace) -> list[FrozenTrial]:
-    """The finished trials that no other has replaced and whose parameters are the space's."""
-    from optuna.trial import TrialState
-
+    """Return the finished trials that are not replaced and have all parameters of the space."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return [trial for trial in current(trials) if space.covers(trial.params)]
 
 
 def trials_by_checkpoint(study: Study) -> dict[str, FrozenTrial]:
-    """The finished trial of every registered checkpoint that is one, by the checkpoint's id."""
-    from optuna.trial import TrialState
-
+    """Return the finished trials of registered checkpoints, by the checkpoint's id."""
     trials = current(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
     ids = [(trial.user_attrs.get(key), trial) for trial in trials for key in (RUN, CHECKPOINT)]
     return {id_: trial for id_, trial in ids if id_ is not None}
@@ -241,3 +236,109 @@ def trials_by_checkpoint(study: Study) -> dict[str, FrozenTrial]:
 def _errors(attributes: Mapping[str, Any], n: int) -> list[float]:
     stored = [np.nan if error is None else float(error) for error in attributes.get(ERRORS) or ()]
     return [*stored, *[np.nan] * (n - len(stored))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownRun:
+    """A recipe of the registry whose outcome is recorded or predicted.
+
+    Args:
+        name: id of the checkpoint; each id enters a study once.
+        recipe: how the checkpoint was made.
+        values: its objectives, in the order and sense of the study.
+        errors: their standard errors, if known.
+        is_predicted: whether the outcome is a prediction, because RL was not run.
+        fault: why the run cannot enter; empty if nothing is wrong.
+    """
+
+    name: str
+    recipe: Recipe
+    values: tuple[float, ...]
+    errors: tuple[float, ...] | None = None
+    is_predicted: bool = False
+    fault: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStart:
+    """How the registry's runs entered a study.
+
+    Args:
+        n_added: number of runs that became trials now.
+        n_known: number of runs that were trials before.
+        left_out: (name, reason) of the runs that did not enter.
+        n_predicted: how many of the added runs have a predicted outcome.
+        n_superseded: how many of the added runs replaced their prediction.
+    """
+
+    n_added: int
+    n_known: int
+    left_out: tuple[tuple[str, str], ...]
+    n_predicted: int = 0
+    n_superseded: int = 0
+
+
+def add_known_runs(study: Study, space: RecipeSpace, runs: Sequence[KnownRun]) -> WarmStart:
+    """Make a finished trial of every run that is in the space.
+
+    A run that is already a trial (by name) is not added again, unless the trial holds a prediction
+    and the run an outcome: then the outcome replaces the prediction. A recipe that breaks a limit
+    enters with its constraint, because its outcome is still true.
+    """
+    trials = trials_by_checkpoint(study)
+    added: list[KnownRun] = []
+    n_known, n_superseded, left_out = 0, 0, []
+    for run in runs:
+        trial = trials.get(run.name)
+        if trial is not None and (run.is_predicted or not is_predicted(trial)):
+            n_known += 1
+            continue
+        if trial is not None:
+            supersede(study, trial, run.values[:1], _attributes(run))
+            n_superseded += 1
+        elif reason := _add(study, space, run):
+            left_out.append((run.name, reason))
+            continue
+        trials.pop(run.name, None)
+        added.append(run)
+    return WarmStart(
+        n_added=len(added),
+        n_known=n_known,
+        left_out=tuple(left_out),
+        n_predicted=sum(run.is_predicted for run in added),
+        n_superseded=n_superseded,
+    )
+
+
+def _add(study: Study, space: RecipeSpace, run: KnownRun) -> str:
+    """Add a run as a finished trial, or return why it cannot enter."""
+    n_objectives = len(study.directions)
+    if run.fault:
+        return run.fault
+    if len(run.values) != n_objectives:
+        return f"it has {len(run.values)} values for {n_objectives} objectives"
+    if not np.isfinite(run.values).all():
+        return f"its values are {run.values}"
+    try:
+        points = space.points(run.recipe)
+    except ConfigError as error:
+        return error.what
+    study.add_trial(
+        create_trial(
+            values=list(run.values),
+            params=space.parameters(points),
+            distributions=space.distributions(),
+            user_attrs=_attributes(run),
+            constraints={k: float(values[0]) for k, values in space.limits(points).items()},
+        )
+    )
+    return ""
+
+
+def _attributes(run: KnownRun) -> dict[str, Any]:
+    attributes: dict[str, Any] = {RUN: run.name, ORIGIN: "registry", RECIPE: run.recipe.to_dict()}
+    if run.is_predicted:
+        attributes[IS_PREDICTED] = True
+    if run.errors is not None:
+        attributes[ERRORS] = list(run.errors)
+    return attributes

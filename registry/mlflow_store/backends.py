@@ -1,9 +1,10 @@
-"""Where MLflow keeps its data: the interface of the places, and the one that is read by the API.
+"""The places where MLflow keeps its data.
 
 Backend          the interface
 SqliteBackend    a file (`sql_backends.py`)
 PostgresBackend  a database (`sql_backends.py`)
-ApiBackend       everything else that MLflow accepts, first of all a server
+ApiBackend       everything else that MLflow accepts, above all a server
+Opened           a backend with one experiment, which puts and readers work on
 """
 
 from __future__ import annotations
@@ -12,15 +13,21 @@ import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlready.registry.errors import StoreError
 from rlready.registry.mlflow_store.descriptions import NOTE
 from rlready.registry.mlflow_store.locks import claim
-from rlready.registry.mlflow_store.mlflow_output import import_quietly
-from rlready.registry.mlflow_store.record_tags import CHECKPOINT, EVALUATION, KEY, OUTCOME
+from rlready.registry.mlflow_store.mlflow_calls import import_quietly
+from rlready.registry.mlflow_store.record_tags import (
+    CHECKPOINT,
+    EVALUATION,
+    KEY,
+    OUTCOME,
+    ModelRow,
+)
 from rlready.registry.redaction import redacted
 
 if TYPE_CHECKING:
@@ -33,25 +40,8 @@ _READ_TAGS = (CHECKPOINT, EVALUATION, OUTCOME, NOTE)
 _PAGE = 1000
 
 
-@dataclass(kw_only=True)
-class ModelRow:
-    """A LoggedModel of rlready whose tags were not parsed yet."""
-
-    model_id: str
-    is_ready: bool
-    model_type: str
-    created_ms: int
-    updated_ms: int
-    tags: dict[str, str] = field(default_factory=dict)
-
-
 class Backend(ABC):
-    """A place where MLflow keeps its data.
-
-    Args:
-        uri: tracking URI for MLflow.
-        shown: the same for people, without a password.
-    """
+    """A place where MLflow keeps its data; `shown` is its tracking URI without a password."""
 
     artifact_root: Path | None = None
     """Folder of a new experiment's artifacts; None leaves the choice to MLflow."""
@@ -114,6 +104,31 @@ class Backend(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close all connections, so that a fork between two calls inherits none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """The registry inside `MlflowStore.opened`; without an experiment if nothing was stored yet."""
+
+    backend: Backend
+    experiment_id: str
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's client for this registry."""
+        return self.backend.client()
+
+    def lock(self, key: str) -> AbstractContextManager[None]:
+        """Keep other writers of this key out."""
+        return self.backend.lock(key)
+
+    def rows(self, keys: Sequence[str] | None, *, whole: bool = False) -> list[ModelRow]:
+        """Return the models of checkpoints, the oldest first; see `Backend.rows`."""
+        return self.backend.rows(self.experiment_id, keys, whole) if self.experiment_id else []
+
+    def run_of(self, tag: str, id_: str) -> str | None:
+        """Return the id of the oldest run whose tag has this value."""
+        return self.backend.run_of(self.experiment_id, tag, id_) if self.experiment_id else None
 
 
 class ApiBackend(Backend):
@@ -216,12 +231,9 @@ def unreachable(shown: str, why: str) -> StoreError:
 
 
 def with_driver(uri: str) -> str:
-    """Return the URI with the installed driver, if it is PostgreSQL's and names none.
+    """Return a URI in which PostgreSQL has a driver; raise StoreError if none is installed.
 
-    SQLAlchemy 2.0 takes such a URI for psycopg2, 2.1 for psycopg 3.
-
-    Raises:
-        StoreError: if no driver is installed.
+    Without a driver in the URI, SQLAlchemy 2.0 assumes psycopg2, and 2.1 psycopg 3.
     """
     scheme, _, rest = uri.partition(":")
     if scheme != "postgresql":

@@ -1,9 +1,9 @@
-"""Locks: one writer per checkpoint at a time, by the means of each backend.
+"""Locks: one writer per checkpoint at a time, with what each backend offers.
 
 MLflow enforces no uniqueness: eight processes that log one key leave five models. A lock around
 find-or-create leaves one. No lock outlives a killed holder for long: the kernel drops a file lock,
-PostgreSQL an advisory lock with its connection, and a claim on a server is broken when its holder
-is gone or its lease has expired.
+PostgreSQL drops an advisory lock with its connection, and others break a claim on a server when its
+holder has ended or its lease has expired.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from rlready.registry.errors import StoreError
 from rlready.registry.foreign_files import parse_json
+from rlready.registry.mlflow_store.mlflow_calls import EXISTS, MISSING, or_none
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -62,14 +63,9 @@ def advisory_lock(engine: Engine, key: str) -> Iterator[None]:
 def claim(client: MlflowClient, key: str, *, lease_s: float = LEASE_S) -> Iterator[None]:
     """Hold a registered model's name, the only thing that an MLflow server creates once.
 
-    Very rarely, two waiters both win between breaking a stale claim and creating a new one. They
-    leave two models of one key, which readers treat as one (`stored_checkpoints`).
-
-    Args:
-        client: of the server.
-        key: what is claimed.
-        lease_s: a claim that has not changed for this long is broken. The waiter's clock measures
-            it, so the clocks of hosts may differ.
+    A claim that has not changed for `lease_s` seconds is broken; the waiter's clock measures this,
+    so the clocks of hosts may differ. Very rarely, two waiters both win between breaking a stale
+    claim and creating a new one. They leave two models of one key, which readers treat as one.
     """
     from mlflow.exceptions import MlflowException
 
@@ -106,39 +102,19 @@ def _acquire(client: MlflowClient, name: str, owner: str, lease_s: float) -> Non
 
 
 def _create(client: MlflowClient, name: str, owner: str) -> bool:
-    from mlflow.exceptions import MlflowException
-
     about = "rlready holds this name while it registers a checkpoint, and deletes it afterwards."
-    try:
-        client.create_registered_model(name, tags={_OWNER: owner}, description=about)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-        return False
-    return True
+    create, tags = client.create_registered_model, {_OWNER: owner}
+    return or_none(EXISTS, create, name, tags=tags, description=about) is not None
 
 
 def _holder(client: MlflowClient, name: str) -> str | None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return str(client.get_registered_model(name).tags.get(_OWNER, "unknown"))
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
+    model = or_none(MISSING, client.get_registered_model, name)
+    return None if model is None else str(model.tags.get(_OWNER, "unknown"))
 
 
 def _release(client: MlflowClient, name: str, owner: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    if _holder(client, name) != owner:
-        return
-    try:
-        client.delete_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
+    if _holder(client, name) == owner:
+        or_none(MISSING, client.delete_registered_model, name)
 
 
 def _process(pid: int) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""How an evaluation is put into MLflow, in steps. A kill may come after any of them.
+"""How an evaluation is put into MLflow, in steps. The process may be killed after any of them.
 
     1 run        found by the evaluation's id if an earlier put was killed, else created; RUNNING
     2 model      found by its key, else created; PENDING
@@ -10,14 +10,13 @@
     7 finalize   a new model becomes READY; a known one gets a new time of update
     8 end        the run becomes FINISHED
 
-Each step can be done twice: the run's tag keeps the time of the first try, by which metrics that
-were already written are recognised. All steps hold the lock of the checkpoint.
+Each step can be repeated: the run's tag keeps the time of the first try, and by this time the
+metrics that were already written are recognised. All steps hold the lock of the checkpoint.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
@@ -26,30 +25,31 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_store.backends import ModelRow
+from rlready.registry.mlflow_store.backends import Opened
 from rlready.registry.mlflow_store.descriptions import NOTE, note_tag
-from rlready.registry.mlflow_store.opened import Opened, stored_checkpoints
 from rlready.registry.mlflow_store.record_tags import (
     EVALUATION,
+    MODEL_TYPES,
+    ModelRow,
     Published,
     checkpoint_tags,
     evaluation_tags,
     metrics_by_dataset,
     model_name,
-    model_type,
     printable,
     read_checkpoint,
     read_evaluations,
     safe_key,
+    stored_checkpoints,
 )
 from rlready.registry.mlflow_store.runs import (
     AT,
     create_run,
     finalize,
+    log_files,
     log_metrics,
     project_run,
     tag_run,
-    write_json,
 )
 from rlready.registry.records import Checkpoint, Evaluation
 from rlready.registry.redaction import redacted, redacted_values
@@ -70,15 +70,11 @@ _TAG_CHARACTERS = 5000  # what every backend keeps of a run's tag
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
-    """What the registry holds of a checkpoint and its parents before a put.
+class Before:
+    """The state of a checkpoint in the registry before a put.
 
-    Args:
-        stored: the checkpoint, if it is READY.
-        pending: the model that a killed put left.
-        published: evaluations of READY models by id.
-        parents: model ids of the parents.
-        note: the description on the checkpoint's page.
+    `stored` is the checkpoint if it is READY, `pending` a model that a killed put left, `published`
+    its evaluations by id, `parents` their model ids, and `note` the description on its page.
     """
 
     stored: StoredCheckpoint | None
@@ -93,12 +89,8 @@ class Known:
         return max((e.at_ms + e.n_datasets for e in self.published.values()), default=0)
 
 
-def find_known(opened: Opened, checkpoint: Checkpoint) -> Known:
-    """Return what is known of a checkpoint.
-
-    Raises:
-        StoreError: if a parent is unknown, or the registry holds other facts of the checkpoint.
-    """
+def read_before(opened: Opened, checkpoint: Checkpoint) -> Before:
+    """Return what the registry holds; raise StoreError if it contradicts this checkpoint."""
     by_id: dict[str, list[ModelRow]] = {}
     for row in opened.rows([checkpoint.id, *checkpoint.parents], whole=True):
         by_id.setdefault(read_checkpoint(row.tags).id, []).append(row)
@@ -111,7 +103,7 @@ def find_known(opened: Opened, checkpoint: Checkpoint) -> Known:
     if stored is not None:
         merge(stored.checkpoint, checkpoint)
     pending = [row for row in by_id.get(checkpoint.id, []) if not row.is_ready]
-    return Known(
+    return Before(
         stored=stored,
         pending=pending[0] if pending else None,
         published={e.id: e for row in models for e in read_evaluations(row.tags)},
@@ -121,33 +113,36 @@ def find_known(opened: Opened, checkpoint: Checkpoint) -> Known:
 
 
 def put(opened: Opened, evaluation: Evaluation, files: Mapping[str, Path]) -> StoredEvaluation:
-    """Put an evaluation, or finish what a killed put of it left.
-
-    Args:
-        opened: the registry, for writing.
-        evaluation: the record.
-        files: artifacts, from `checked_artifacts`.
-    """
+    """Put an evaluation, or finish what a killed put of it left; files: `checked_artifacts`."""
     client, checkpoint = opened.client, evaluation.checkpoint
     with opened.lock(checkpoint.id):
-        known = find_known(opened, checkpoint)
-        if evaluation.id in known.published:
-            return _repeat(client, evaluation, known)
-        run = _evaluation_run(opened, evaluation, known)
+        before = read_before(opened, checkpoint)
+        if evaluation.id in before.published:
+            return _repeat(client, evaluation, before)
+        run = _evaluation_run(opened, evaluation, before)
         run_id, at_ms = run.info.run_id, int(run.data.tags[AT])
         # The time in the record only orders evaluations; a resumed run may be older than others.
-        published = evaluation_tags(evaluation, max(at_ms, known.next_ms), run_id)
-        model_id = _model(opened, evaluation, known, run_id, published)
+        published = evaluation_tags(evaluation, max(at_ms, before.next_ms), run_id)
+        model_id = _model(opened, evaluation, before, run_id, published)
         # Before the metrics: MLflow loads run and model with all metrics to learn where files go.
-        _log_artifacts(client, run_id, evaluation, files)
-        if known.stored is None:
+        records = {
+            "evaluation.json": {
+                "id": evaluation.id,
+                "checkpoint": asdict(checkpoint),
+                "proxies": [vars(proxy) for proxy in evaluation.proxies],
+                "references": redacted_values(evaluation.references),
+            },
+            "config.json": redacted_values(evaluation.config),
+        }
+        log_files(client, run_id, records, files)
+        if before.stored is None:
             _log_reference(client, run_id, model_id, checkpoint)
         datasets, step = metrics_by_dataset(evaluation), checkpoint.step or 0
         log_metrics(client, run, model_id, datasets, at_ms, step)
-        _link(client, run, model_id, checkpoint, known)
-        if known.stored is not None:
-            facts = _new_facts(known.stored.checkpoint, checkpoint)
-            tags = {**facts, **published, **_note(evaluation, known)}
+        _link(client, run, model_id, checkpoint, before)
+        if before.stored is not None:
+            facts = _new_facts(before.stored.checkpoint, checkpoint)
+            tags = {**facts, **published, **_note(evaluation, before)}
             client.set_logged_model_tags(model_id, tags)
         finalize(client, model_id)
         if not _is_project_run(run_id):
@@ -158,11 +153,7 @@ def put(opened: Opened, evaluation: Evaluation, files: Mapping[str, Path]) -> St
 
 
 def checked_artifacts(artifacts: Mapping[str, Path]) -> dict[str, Path]:
-    """Return the artifacts by their path below the run's artifacts.
-
-    Raises:
-        StoreError: if a file does not exist, or its name leads elsewhere or is taken.
-    """
+    """Return the artifacts; raise StoreError for a missing file or a name that cannot be used."""
     for name, path in artifacts.items():
         parts = PurePosixPath(name).parts
         if not parts or PurePosixPath(name).is_absolute() or ".." in parts:
@@ -176,11 +167,11 @@ def checked_artifacts(artifacts: Mapping[str, Path]) -> dict[str, Path]:
     return dict(artifacts)
 
 
-def _repeat(client: MlflowClient, evaluation: Evaluation, known: Known) -> StoredEvaluation:
+def _repeat(client: MlflowClient, evaluation: Evaluation, before: Before) -> StoredEvaluation:
     """Return where a published evaluation is; finish what a killed put left after publishing."""
-    assert known.stored is not None  # only READY models have published evaluations
-    model_id, run_id = known.stored.model_id, known.published[evaluation.id].run_id
-    facts = _new_facts(known.stored.checkpoint, evaluation.checkpoint)
+    assert before.stored is not None  # only READY models have published evaluations
+    model_id, run_id = before.stored.model_id, before.published[evaluation.id].run_id
+    facts = _new_facts(before.stored.checkpoint, evaluation.checkpoint)
     if facts:
         client.set_logged_model_tags(model_id, facts)
         finalize(client, model_id)
@@ -195,10 +186,19 @@ def _repeat(client: MlflowClient, evaluation: Evaluation, known: Known) -> Store
     )
 
 
-def _evaluation_run(opened: Opened, evaluation: Evaluation, known: Known) -> Run:
+def _evaluation_run(opened: Opened, evaluation: Evaluation, before: Before) -> Run:
     """Return the run to write into: the project's, one that a killed put left, or a new one."""
     client, project = opened.client, project_run(opened.client)
-    tags = _run_tags(evaluation, known)
+    samples = {
+        f"rlready.samples.{safe_key(name)}": redacted(uri)[:_TAG_CHARACTERS]
+        for name, uri in evaluation.references.items()
+    }
+    tags = {
+        **samples,
+        AT: str(max(time.time_ns() // 1_000_000, before.next_ms)),
+        EVALUATION: evaluation.id,
+        "rlready.checkpoint_id": evaluation.checkpoint.id,
+    }
     left_over = opened.run_of(EVALUATION, evaluation.id)
     # A project may evaluate several checkpoints: each later one gets a run below the project's.
     if project is not None and project.data.tags.get(EVALUATION, evaluation.id) == evaluation.id:
@@ -212,19 +212,6 @@ def _evaluation_run(opened: Opened, evaluation: Evaluation, known: Known) -> Run
     return create_run(client, opened.experiment_id, tags, name)
 
 
-def _run_tags(evaluation: Evaluation, known: Known) -> dict[str, str]:
-    samples = {
-        f"rlready.samples.{safe_key(name)}": redacted(uri)[:_TAG_CHARACTERS]
-        for name, uri in evaluation.references.items()
-    }
-    return {
-        **samples,
-        AT: str(max(time.time_ns() // 1_000_000, known.next_ms)),
-        EVALUATION: evaluation.id,
-        "rlready.checkpoint_id": evaluation.checkpoint.id,
-    }
-
-
 def _is_project_run(run_id: str) -> bool:
     """Return True for the run of a surrounding `mlflow run`, which sets the final status itself."""
     return os.environ.get("MLFLOW_RUN_ID") == run_id
@@ -233,17 +220,17 @@ def _is_project_run(run_id: str) -> bool:
 def _model(
     opened: Opened,
     evaluation: Evaluation,
-    known: Known,
+    before: Before,
     run_id: str,
     published: Mapping[str, str],
 ) -> str:
     """Return the id of the model to write to, which exists afterwards."""
-    if known.stored is not None:
-        return known.stored.model_id
-    client, checkpoint, pending = opened.client, evaluation.checkpoint, known.pending
-    kind = model_type(checkpoint)
+    if before.stored is not None:
+        return before.stored.model_id
+    client, checkpoint, pending = opened.client, evaluation.checkpoint, before.pending
+    kind = MODEL_TYPES[checkpoint.kind]
     facts = {**checkpoint_tags(checkpoint), "mlflow.model.isExternal": "true"}
-    tags = {**facts, **published, **_note(evaluation, known)}
+    tags = {**facts, **published, **_note(evaluation, before)}
     if pending is not None and pending.model_type == kind:
         # The killed put may have been of other numbers, some of which were never written.
         for key in pending.tags:
@@ -263,40 +250,18 @@ def _model(
     return str(model.model_id)
 
 
-def _note(evaluation: Evaluation, known: Known) -> Mapping[str, str]:
-    if known.stored is None:
-        return note_tag(evaluation.checkpoint, evaluation.proxies, known.note)
-    checkpoint = merge(known.stored.checkpoint, evaluation.checkpoint)
-    proxies = newest(known.stored.proxies, evaluation.proxies)
-    return note_tag(checkpoint, proxies, known.note, outcomes=known.stored.outcomes)
+def _note(evaluation: Evaluation, before: Before) -> Mapping[str, str]:
+    if before.stored is None:
+        return note_tag(evaluation.checkpoint, evaluation.proxies, before.note)
+    checkpoint = merge(before.stored.checkpoint, evaluation.checkpoint)
+    proxies = newest(before.stored.proxies, evaluation.proxies)
+    return note_tag(checkpoint, proxies, before.note, outcomes=before.stored.outcomes)
 
 
 def _new_facts(stored: Checkpoint, checkpoint: Checkpoint) -> dict[str, str]:
     """Return the checkpoint's tags, if this put adds to them."""
     merged = merge(stored, checkpoint)
     return {} if merged == stored else checkpoint_tags(merged)
-
-
-def _log_artifacts(
-    client: MlflowClient, run_id: str, evaluation: Evaluation, files: Mapping[str, Path]
-) -> None:
-    records = {
-        "evaluation.json": {
-            "id": evaluation.id,
-            "checkpoint": asdict(evaluation.checkpoint),
-            "proxies": [vars(proxy) for proxy in evaluation.proxies],
-            "references": redacted_values(evaluation.references),
-        },
-        "config.json": redacted_values(evaluation.config),
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        for name, record in records.items():
-            write_json(Path(folder, name), record, default=str)
-        for name, path in files.items():
-            target = Path(folder, name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-        client.log_artifacts(run_id, folder)
 
 
 def _log_reference(
@@ -314,15 +279,15 @@ def _log_reference(
 
 
 def _link(
-    client: MlflowClient, run: Run, model_id: str, checkpoint: Checkpoint, known: Known
+    client: MlflowClient, run: Run, model_id: str, checkpoint: Checkpoint, before: Before
 ) -> None:
     from mlflow.entities import LoggedModelInput, LoggedModelOutput
 
     outputs = run.outputs.model_outputs if run.outputs else []
-    inputs: Iterable[str] = known.parents
-    if known.stored is not None:
-        has_new_parents = known.stored.checkpoint.parents == ()
-        inputs = (model_id, *(known.parents if has_new_parents else ()))
+    inputs: Iterable[str] = before.parents
+    if before.stored is not None:
+        has_new_parents = before.stored.checkpoint.parents == ()
+        inputs = (model_id, *(before.parents if has_new_parents else ()))
     elif model_id not in {output.model_id for output in outputs}:
         step = checkpoint.step or 0
         client.log_outputs(run.info.run_id, [LoggedModelOutput(model_id, step=step)])

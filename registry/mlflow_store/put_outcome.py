@@ -1,4 +1,4 @@
-"""How an outcome is put into MLflow: a run for the number of an RL run, and a tag on the SFT model.
+"""How an outcome is put into MLflow: a run for the score after RL, and a tag on the SFT model.
 
     run          input: the model that RL began from; output: the RL model, if it is registered;
                  `outcome.json`, and the metrics below
@@ -6,22 +6,20 @@
                  and `..._se` with the benchmark as dataset and, as its digest, the id of how RL was
                  done (`Outcome.rl_digest`); the tag `rlready.outcome.<id>` holds the record itself
 
-The order of the steps, after any of which a kill may come: run (RUNNING), artifact, metrics, links,
+The steps, after any of which the process may be killed: run (RUNNING), artifact, metrics, links,
 tag on the model (from here on readers see the outcome), finalize (the model gets a new time of
-update), run FINISHED. Putting the outcome again continues where the kill came.
+update), run FINISHED. Putting the outcome again continues from the last finished step.
 """
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlready.registry.mlflow_store.backends import Opened
 from rlready.registry.mlflow_store.descriptions import NOTE, note_tag
-from rlready.registry.mlflow_store.opened import Opened, stored_checkpoints
 from rlready.registry.mlflow_store.record_tags import (
     OUTCOME,
     PublishedOutcome,
@@ -30,15 +28,16 @@ from rlready.registry.mlflow_store.record_tags import (
     printable,
     read_checkpoint,
     read_outcomes,
+    stored_checkpoints,
 )
 from rlready.registry.mlflow_store.runs import (
     AT,
     create_run,
     finalize,
+    log_files,
     log_metrics,
     project_run,
     tag_run,
-    write_json,
 )
 from rlready.registry.outcomes import Outcome, how_rl_was_done
 from rlready.registry.store import StoredCheckpoint, StoredOutcome, check_outcome
@@ -51,14 +50,11 @@ _MAX_STEP = 2**53  # databases keep a step in 64 bits
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Known:
-    """What the registry holds before an outcome is put.
+class _Before:
+    """The state of the registry before an outcome is put.
 
-    Args:
-        stored: the checkpoint that RL began from.
-        rl_model_id: MLflow's id of the RL checkpoint, if the outcome names one.
-        published: outcomes of the checkpoint, by id.
-        note: the description on the checkpoint's page.
+    `stored` is the checkpoint that RL began from, `published` its outcomes by id, and `note` the
+    description on its page.
     """
 
     stored: StoredCheckpoint
@@ -73,44 +69,38 @@ class _Known:
 
 
 def put(opened: Opened, outcome: Outcome) -> StoredOutcome:
-    """Put an outcome, or finish what a killed put of it left.
-
-    Raises:
-        StoreError: if the outcome names a checkpoint or outcome that is not registered.
-    """
+    """Put an outcome, or finish what a killed put of it left; raises as `Store.put_outcome`."""
     client = opened.client
     with opened.lock(outcome.checkpoint_id):
-        known = _find_known(opened, outcome)
-        stored, model_id = known.stored, known.stored.model_id
-        if outcome.id in known.published:
-            return _repeat(client, outcome.id, known)
-        run = _outcome_run(opened, outcome, known)
+        before = _read_before(opened, outcome)
+        stored, model_id = before.stored, before.stored.model_id
+        if outcome.id in before.published:
+            return _repeat(client, outcome.id, before)
+        run = _outcome_run(opened, outcome, before)
         run_id, at_ms = run.info.run_id, int(run.data.tags[AT])
-        with tempfile.TemporaryDirectory() as folder:
-            record = {"id": outcome.id, "key": outcome.key, **asdict(outcome)}
-            write_json(Path(folder, "outcome.json"), record)
-            client.log_artifacts(run_id, folder)
+        record = {"id": outcome.id, "key": outcome.key, **asdict(outcome)}
+        log_files(client, run_id, {"outcome.json": record})
         step = int(min(outcome.budget, _MAX_STEP)) if outcome.budget_unit == "steps" else 0
         log_metrics(client, run, model_id, [outcome_metrics(outcome)], at_ms, step)
-        _link(client, run, model_id, known.rl_model_id)
+        _link(client, run, model_id, before.rl_model_id)
         # The time in the record only orders outcomes; a resumed run may be older than others.
-        tags = outcome_tags(outcome, max(at_ms, known.next_ms), run_id)
+        tags = outcome_tags(outcome, max(at_ms, before.next_ms), run_id)
         outcomes = (*stored.outcomes, outcome)
-        note = note_tag(stored.checkpoint, stored.proxies, known.note, outcomes)
+        note = note_tag(stored.checkpoint, stored.proxies, before.note, outcomes)
         client.set_logged_model_tags(model_id, {**tags, **note})
         finalize(client, model_id)
         client.set_terminated(run_id)
         return StoredOutcome(outcome_id=outcome.id, model_id=model_id, run_id=run_id, is_new=True)
 
 
-def _find_known(opened: Opened, outcome: Outcome) -> _Known:
+def _read_before(opened: Opened, outcome: Outcome) -> _Before:
     ids = [outcome.checkpoint_id, *filter(None, [outcome.rl_checkpoint_id])]
     ready = [row for row in opened.rows(ids, whole=True) if row.is_ready]
     by_id = {stored.checkpoint.id: stored for stored in stored_checkpoints(ready)}
     stored = check_outcome(outcome, by_id)
     rl_checkpoint = by_id.get(outcome.rl_checkpoint_id or "")
     models = [row for row in ready if read_checkpoint(row.tags).id == outcome.checkpoint_id]
-    return _Known(
+    return _Before(
         stored=stored,
         rl_model_id=None if rl_checkpoint is None else rl_checkpoint.model_id,
         published={each.id: each for row in models for each in read_outcomes(row.tags)},
@@ -118,14 +108,14 @@ def _find_known(opened: Opened, outcome: Outcome) -> _Known:
     )
 
 
-def _outcome_run(opened: Opened, outcome: Outcome, known: _Known) -> Run:
+def _outcome_run(opened: Opened, outcome: Outcome, before: _Before) -> Run:
     """Return the run to write into: one that a killed put left, or a new one."""
     left_over = opened.run_of(OUTCOME, outcome.id)
     if left_over is not None:
         return opened.client.get_run(left_over)
-    checkpoint = known.stored.checkpoint
+    checkpoint = before.stored.checkpoint
     tags = {
-        AT: str(max(time.time_ns() // 1_000_000, known.next_ms)),
+        AT: str(max(time.time_ns() // 1_000_000, before.next_ms)),
         OUTCOME: outcome.id,
         "rlready.checkpoint_id": checkpoint.id,
         "rlready.rl": printable(how_rl_was_done(outcome)),
@@ -136,9 +126,9 @@ def _outcome_run(opened: Opened, outcome: Outcome, known: _Known) -> Run:
     return create_run(opened.client, opened.experiment_id, tags, name)
 
 
-def _repeat(client: MlflowClient, id_: str, known: _Known) -> StoredOutcome:
+def _repeat(client: MlflowClient, id_: str, before: _Before) -> StoredOutcome:
     """Return where a published outcome is; finish what a killed put left after publishing."""
-    model_id, run_id = known.stored.model_id, known.published[id_].run_id
+    model_id, run_id = before.stored.model_id, before.published[id_].run_id
     if client.get_run(run_id).info.status == "RUNNING":
         finalize(client, model_id)
         client.set_terminated(run_id)

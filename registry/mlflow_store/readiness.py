@@ -1,4 +1,4 @@
-"""RL-ready tags in MLflow's model registry, and the way from an alias back to the weights.
+"""RL-ready tags in MLflow's model registry, and the weights that an alias stands for.
 
 A registered model stands for a family: the checkpoints of one base model. Each ranked checkpoint
 is one version of it, whose source is the checkpoint's LoggedModel (`models:/m-...`), so that no
@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING
 
 from rlready.registry.errors import RecordError, StoreError
 from rlready.registry.mlflow_store import registered_models as versions
-from rlready.registry.mlflow_store.backends import ModelRow
+from rlready.registry.mlflow_store.backends import Opened
 from rlready.registry.mlflow_store.descriptions import (
     family_description,
     tagged_version_description,
 )
-from rlready.registry.mlflow_store.opened import Opened
 from rlready.registry.mlflow_store.record_tags import (
     CHECKPOINT,
     FORMAT,
+    ModelRow,
     printable,
     read_checkpoint,
     read_tag_json,
@@ -61,14 +61,9 @@ FAMILY = "rlready.family"
 
 @dataclass(frozen=True, kw_only=True)
 class TaggedVersion:
-    """The version that a tag was put on.
+    """The version that a tag was put on, and whether this call created or changed it.
 
-    Args:
-        tag: the tag.
-        name: of the checkpoint.
-        uri: `models:/NAME/VERSION`; None for a version that a dry run would create.
-        is_new: whether this call created the version.
-        is_changed: whether this call changed the version's content.
+    `uri` is `models:/NAME/VERSION`; None for a version that a dry run would create.
     """
 
     tag: ReadinessTag
@@ -80,13 +75,10 @@ class TaggedVersion:
 
 @dataclass(frozen=True, kw_only=True)
 class TaggedFamily:
-    """The tagged checkpoints of one base model.
+    """The tagged checkpoints of one base model, in the order of the ranking.
 
-    Args:
-        name: of the registered model.
-        tagged: in the order of the ranking.
-        chosen: id of the checkpoint that has the alias afterwards; None if none has it.
-        note: what happened to the alias, in words.
+    `chosen` is the id of the checkpoint that has the alias afterwards, if any has it; `note` says
+    what happened to the alias.
     """
 
     name: str
@@ -97,14 +89,9 @@ class TaggedFamily:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedCheckpoint:
-    """The checkpoint that a reference names.
+    """The checkpoint that a reference names, and its tag from the last ranking, if it was ranked.
 
-    Args:
-        checkpoint: the record; its `uri` says where the weights are.
-        version: `models:/NAME/VERSION`.
-        aliases: that are on it.
-        tag: from the last ranking; None if it was never ranked.
-        model_id: MLflow's id of the checkpoint.
+    `version` is `models:/NAME/VERSION`, with its aliases; `checkpoint.uri` locates the weights.
     """
 
     checkpoint: Checkpoint
@@ -157,9 +144,8 @@ def put_tags(
     if name is not None:
         versions.checked_name(name)
     with store.opened("tagging checkpoints", write=not dry_run) as opened:
-        members = _members(opened, tags, name, spent)
         families: dict[str, list[_Member]] = {}
-        for member in members:
+        for member in _members(opened, tags, name, spent):
             families.setdefault(member.family, []).append(member)
         for family in families:
             if name is None:
@@ -173,10 +159,7 @@ def put_tags(
 def resolve(store: MlflowStore, reference: str) -> ResolvedCheckpoint:
     """Return the checkpoint that a reference names.
 
-    Args:
-        store: the registry.
-        reference: `models:/NAME@rl-ready`, `models:/NAME/3`, or NAME alone, which stands for its
-            alias `rl-ready`, or else for the only alias or version that it has.
+    A reference is one of `registered_models.locate`, with the default alias `rl-ready`.
 
     Raises:
         StoreError: if there is no such version (the message lists them), if it is not a checkpoint
@@ -216,11 +199,7 @@ def version_tags(tag: ReadinessTag, checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def read_tag(tags: Mapping[str, str]) -> ReadinessTag | None:
-    """Return the readiness tag of a version; None if it has none.
-
-    Raises:
-        StoreError: if a later version of rlready wrote it, or a person edited it.
-    """
+    """Return the readiness tag of a version; None if it has none. Raises as `read_tag_json`."""
     if TAG not in tags:
         return None
     values = read_tag_json(tags[TAG], TAG)
@@ -361,12 +340,11 @@ def _put(
     # Of two versions of one model the older one stays.
     newest_first = reversed(versions.versions_of(client, family))
     present = {version.model_id: version for version in newest_first if version.model_id}
+    # The best one last: MLflow lists the newest version first.
+    placed = [_place(opened, m, present.get(m.model_id), dry_run) for m in reversed(members)][::-1]
     if dry_run:
-        placed = [_would_place(present.get(member.model_id), member.tag) for member in members]
         chosen, note = _choose(members, _aliased(client, family), allow_trained)
     else:
-        # The best one last: MLflow lists the newest version first.
-        placed = [_place(opened, m, present.get(m.model_id)) for m in reversed(members)][::-1]
         numbers = {
             member.checkpoint.id: version.number
             for member, (version, *_) in zip(members, placed, strict=True)
@@ -394,17 +372,14 @@ def _put(
     return TaggedFamily(name=family, tagged=tagged, chosen=chosen, note=note)
 
 
-def _would_place(version: Version | None, tag: ReadinessTag) -> tuple[Version | None, bool, bool]:
-    """Return what `_place` would return; no version where it would create one."""
-    is_same = version is not None and says_the_same(read_tag(version.tags), tag)
-    return version, version is None, not is_same
-
-
 def _place(
-    opened: Opened, member: _Member, version: Version | None
+    opened: Opened, member: _Member, version: Version | None, dry_run: bool
 ) -> tuple[Version | None, bool, bool]:
     """Return the version of a checkpoint, whether it is new, and whether its content changed."""
     tag, checkpoint = member.tag, member.checkpoint
+    if dry_run:
+        is_same = version is not None and says_the_same(read_tag(version.tags), tag)
+        return version, version is None, not is_same
     tags, text = version_tags(tag, checkpoint), tagged_version_description(tag, checkpoint)
     if version is None:
         version, is_new = versions.find_or_create(

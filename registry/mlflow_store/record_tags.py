@@ -23,13 +23,14 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rlready.registry.errors import StoreError
 from rlready.registry.outcomes import Outcome
 from rlready.registry.records import Checkpoint, Evaluation, Proxy, Recipe
+from rlready.registry.store import StoredCheckpoint, newest
 
 KEY = "rlready.key"
 CHECKPOINT = "rlready.checkpoint"
@@ -46,19 +47,28 @@ _TAG_CHARACTERS = 15_000  # MySQL keeps 65,535 bytes in a tag; longer JSON goes 
 _DIGEST_HALF = 16
 _NAME_CHARACTERS = 200  # of the 250 that MLflow allows in a key, so that a suffix fits
 _SHOWN_CHARACTERS = 500
-_MODEL_TYPES = {"base": "base-model", "sft": "sft-checkpoint", "rl": "rl-checkpoint"}
+MODEL_TYPES = {"base": "base-model", "sft": "sft-checkpoint", "rl": "rl-checkpoint"}
+"""MLflow's model type of each kind of checkpoint."""
+
+
+@dataclass(kw_only=True)
+class ModelRow:
+    """A LoggedModel of rlready whose tags were not parsed yet."""
+
+    model_id: str
+    is_ready: bool
+    model_type: str
+    created_ms: int
+    updated_ms: int
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """An evaluation as a model's tags hold it.
+    """An evaluation in a model's tags.
 
-    Args:
-        id: `Evaluation.id`.
-        at_ms: when it was put; grows from one evaluation of a model to the next.
-        run_id: MLflow's run.
-        n_datasets: number of milliseconds that it used, from `at_ms` on.
-        proxies: the numbers.
+    `at_ms` is the time of the put, which grows from one evaluation of a model to the next. The
+    metrics take one millisecond per dataset from there on.
     """
 
     id: str
@@ -70,14 +80,7 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedOutcome:
-    """An outcome as a model's tag holds it.
-
-    Args:
-        outcome: the record.
-        id: its id.
-        at_ms: when it was put; grows from one outcome of a model to the next.
-        run_id: MLflow's run.
-    """
+    """An outcome in a model's tags, with its time as in `Published`."""
 
     outcome: Outcome
     id: str
@@ -87,12 +90,9 @@ class PublishedOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetMetrics:
-    """The metrics of one benchmark under one protocol.
+    """The metrics of one benchmark under one protocol, by key; a digest has 36 characters at most.
 
-    Args:
-        name: MLflow's dataset name.
-        digest: MLflow's dataset digest, at most 36 characters.
-        values: by metric key; finite.
+    MLflow calls the benchmark a dataset.
     """
 
     name: str
@@ -100,13 +100,8 @@ class DatasetMetrics:
     values: Mapping[str, float]
 
 
-def model_type(checkpoint: Checkpoint) -> str:
-    """MLflow's model type: base-model, sft-checkpoint or rl-checkpoint."""
-    return _MODEL_TYPES[checkpoint.kind]
-
-
 def model_name(checkpoint: Checkpoint) -> str:
-    """A LoggedModel's name; MLflow refuses `/ : . % " '` in it, so Qwen2.5 becomes Qwen2-5."""
+    """Return a LoggedModel's name; MLflow refuses `/ : . % " '`, so Qwen2.5 becomes Qwen2-5."""
     return printable(re.sub(r"[/:.%\"']", "-", checkpoint.name))[:_NAME_CHARACTERS] or "checkpoint"
 
 
@@ -131,15 +126,41 @@ def checkpoint_tags(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def read_checkpoint(tags: Mapping[str, str]) -> Checkpoint:
-    """Return the checkpoint in a model's tags.
-
-    Raises:
-        StoreError: if it was written by a later version of rlready, or by another program.
-    """
+    """Return the checkpoint in a model's tags; raises as `read_tag_json`."""
     values = read_tag_json(tags[CHECKPOINT], CHECKPOINT)
     recipe = values.pop("recipe")
     parents = tuple(values.pop("parents"))
     return Checkpoint(**values, parents=parents, recipe=Recipe(**recipe) if recipe else None)
+
+
+def stored_checkpoints(rows: Sequence[ModelRow]) -> list[StoredCheckpoint]:
+    """Return READY models as checkpoints, the oldest first. Models of one key are one checkpoint.
+
+    Writers without a common lock can leave several models of a key. The records of the younger
+    ones are just as valid.
+    """
+    by_id: dict[str, tuple[Checkpoint, list[ModelRow]]] = {}
+    for row in rows:
+        checkpoint = read_checkpoint(row.tags)
+        by_id.setdefault(checkpoint.id, (checkpoint, []))[1].append(row)
+    return [_stored(checkpoint, models) for checkpoint, models in by_id.values()]
+
+
+def _stored(checkpoint: Checkpoint, rows: Sequence[ModelRow]) -> StoredCheckpoint:
+    evaluations = [evaluation for row in rows for evaluation in read_evaluations(row.tags)]
+    outcomes = {outcome.id: outcome for row in rows for outcome in read_outcomes(row.tags)}
+    proxies: tuple[Proxy, ...] = ()
+    for evaluation in sorted(evaluations, key=lambda each: (each.at_ms, each.id)):
+        # A single evaluation needs no comparison of its proxies' keys, which takes time.
+        proxies = newest(proxies, evaluation.proxies) if proxies else evaluation.proxies
+    ordered = sorted(outcomes.values(), key=lambda each: (each.at_ms, each.id))
+    return StoredCheckpoint(
+        checkpoint=checkpoint,
+        model_id=rows[0].model_id,
+        proxies=proxies,
+        updated_ms=max(row.updated_ms for row in rows),
+        outcomes=tuple(published.outcome for published in ordered),
+    )
 
 
 def evaluation_tags(evaluation: Evaluation, at_ms: int, run_id: str) -> dict[str, str]:
@@ -157,21 +178,25 @@ def evaluation_tags(evaluation: Evaluation, at_ms: int, run_id: str) -> dict[str
 
 
 def read_evaluations(tags: Mapping[str, str]) -> list[Published]:
-    """Return the evaluations in a model's tags, in the order in which they were put.
-
-    Raises:
-        StoreError: if one was written by a later version of rlready, or by another program.
-    """
-    evaluations = [_read_evaluation(id_, text) for id_, text in join_tags(EVALUATION, tags)]
-    return sorted(evaluations, key=lambda published: (published.at_ms, published.id))
+    """Return the evaluations in a model's tags; raises as `read_tag_json`."""
+    evaluations = []
+    for id_, text in join_tags(EVALUATION, tags):
+        values = read_tag_json(text, f"{EVALUATION}.{id_}")
+        datasets = values["datasets"]
+        evaluations.append(
+            Published(
+                id=id_,
+                at_ms=values["at_ms"],
+                run_id=values["run"],
+                n_datasets=len(datasets),
+                proxies=tuple(_proxies(values["proxies"], datasets)),
+            )
+        )
+    return evaluations
 
 
 def read_outcomes(tags: Mapping[str, str]) -> list[PublishedOutcome]:
-    """Return the outcomes in a model's tags, in the order in which they were put.
-
-    Raises:
-        StoreError: if one was written by a later version of rlready, or by another program.
-    """
+    """Return the outcomes in a model's tags; raises as `read_tag_json`."""
     outcomes = []
     for id_, text in join_tags(OUTCOME, tags):
         values = read_tag_json(text, f"{OUTCOME}.{id_}")
@@ -179,7 +204,7 @@ def read_outcomes(tags: Mapping[str, str]) -> list[PublishedOutcome]:
         outcomes.append(
             PublishedOutcome(outcome=Outcome(**values), id=id_, at_ms=at_ms, run_id=run_id)
         )
-    return sorted(outcomes, key=lambda published: (published.at_ms, published.id))
+    return outcomes
 
 
 def outcome_tags(outcome: Outcome, at_ms: int, run_id: str) -> dict[str, str]:
@@ -221,18 +246,16 @@ def join_tags(prefix: str, tags: Mapping[str, str]) -> list[tuple[str, str]]:
 def metrics_by_dataset(evaluation: Evaluation) -> list[DatasetMetrics]:
     """Return the metrics of an evaluation by dataset. A missing error has no metric.
 
-    Names with the same key in MLflow get a suffix. An error whose key is another proxy's name is
-    only stored in the tag.
+    An error whose key is another proxy's name is only stored in the tag.
     """
     datasets = []
     for dataset in _datasets(evaluation):
         proxies = [proxy for proxy in evaluation.proxies if _dataset(proxy) == dataset]
+        keys = safe_keys(proxy.name for proxy in proxies)
         values: dict[str, float] = {}
         details: dict[str, float | None] = {}
         for proxy in proxies:
-            key = safe_key(proxy.name)
-            while key in values:
-                key += "_2"
+            key = keys[proxy.name]
             values[key] = float(proxy.value)
             details[f"{key}_se"] = proxy.se
             details[f"{key}_se_within"] = proxy.se_within
@@ -249,6 +272,17 @@ def safe_key(name: str) -> str:
     if posixpath.normpath(key) != key or key.startswith(("/", ".")):
         key = re.sub(r"[./]", "_", key)
     return key or "_"
+
+
+def safe_keys(names: Iterable[str]) -> dict[str, str]:
+    """Return a key by name; names that MLflow would not distinguish get a suffix."""
+    keys: dict[str, str] = {}
+    for name in names:
+        key = safe_key(name)
+        while key in keys.values():
+            key += "_2"
+        keys[name] = key
+    return keys
 
 
 def printable(value: object) -> str:
@@ -276,18 +310,6 @@ def _digest(dataset: tuple[str, str, str | None]) -> str:
     if protocol is None:
         return benchmark
     return f"{benchmark[:_DIGEST_HALF]}-{printable(protocol)[:_DIGEST_HALF]}"
-
-
-def _read_evaluation(id_: str, text: str) -> Published:
-    values = read_tag_json(text, f"{EVALUATION}.{id_}")
-    datasets = values["datasets"]
-    return Published(
-        id=id_,
-        at_ms=values["at_ms"],
-        run_id=values["run"],
-        n_datasets=len(datasets),
-        proxies=tuple(_proxies(values["proxies"], datasets)),
-    )
 
 
 def _proxies(rows: list[list[Any]], datasets: list[list[Any]]) -> Iterator[Proxy]:
@@ -318,7 +340,11 @@ def tag_json(record: Mapping[str, object], what: str) -> str:
 
 
 def read_tag_json(text: str, tag: str) -> dict[str, Any]:
-    """Return the record in a tag; raise a StoreError if it has another format."""
+    """Return the record in a tag.
+
+    Raises:
+        StoreError: if it was edited, or another program or a later version of rlready wrote it.
+    """
     try:
         values = json.loads(text)
         version = values.pop("format")

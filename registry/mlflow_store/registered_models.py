@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from rlready.registry.errors import StoreError
 from rlready.registry.foreign_files import parse_json
+from rlready.registry.mlflow_store.backends import Opened
 from rlready.registry.mlflow_store.descriptions import SIGNATURE
-from rlready.registry.mlflow_store.opened import Opened
+from rlready.registry.mlflow_store.mlflow_calls import EXISTS, MISSING, or_none
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 _SOURCE = "models:/"
 _CLAIM = "rlready-claim-"
 _PAGE = 1000
-_TOLD = 8
+_NAMED = 8  # names that a message lists
 _VERSIONS = "mlflow.modelVersions"
 _TRACKING_URI = "MLFLOW_TRACKING_URI"
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -35,15 +36,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """A version of a registered model.
-
-    Args:
-        name: of the registered model.
-        number: MLflow's, counted from 1.
-        source: of the version.
-        tags: MLflow's.
-        description: Markdown on its page; empty if there is none.
-    """
+    """A version of a registered model: its number from 1 on, and the description on its page."""
 
     name: str
     number: int
@@ -69,11 +62,7 @@ def safe_name(text: str) -> str:
 
 
 def checked_name(name: str) -> str:
-    """Return the name if it is valid for MLflow and in references.
-
-    Raises:
-        StoreError: if it is not.
-    """
+    """Return the name; raise StoreError unless MLflow and references accept it."""
     if name and not _UNSAFE.search(name) and name.strip("."):
         return name
     raise StoreError(
@@ -85,27 +74,15 @@ def checked_name(name: str) -> str:
 
 def registered(client: MlflowClient, name: str) -> Any | None:
     """Return MLflow's registered model with its tags and aliases; None if it does not exist."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
+    return or_none(MISSING, client.get_registered_model, name)
 
 
 def ensure_registered(
     client: MlflowClient, name: str, tags: Mapping[str, str], description: str
 ) -> None:
     """Create a registered model unless it exists; an existing one is not changed."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.create_registered_model(name, tags=dict(tags), description=description)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
+    create = client.create_registered_model
+    or_none(EXISTS, create, name, tags=dict(tags), description=description)
 
 
 def versions_of(client: MlflowClient, name: str, source: str | None = None) -> list[Version]:
@@ -125,12 +102,8 @@ def find_or_create(
 ) -> tuple[Version, bool]:
     """Return the version of a model and whether this call created it; parallel callers create one.
 
-    Args:
-        opened: the registry.
-        name: of the registered model, which exists.
-        model_id: of a READY LoggedModel. MLflow does not check this: the caller has.
-        tags: of a new version, set with it in one transaction.
-        description: of a new version.
+    The caller has created the registered model, and checked that the LoggedModel is READY, which
+    MLflow does not check. A new version gets tags and description in one transaction.
     """
     source = _SOURCE + model_id
     with opened.lock(model_id):
@@ -177,16 +150,10 @@ def update_family(client: MlflowClient, name: str, text: str) -> None:
 
 
 def locate(client: MlflowClient, reference: str, default_alias: str) -> Version:
-    """Return the version that a reference names.
+    """Return the version that a reference names; a StoreError lists the existing ones.
 
-    Args:
-        client: of the registry.
-        reference: `models:/NAME@ALIAS`, `models:/NAME/3`, or NAME alone, which means the
-            default alias, or else the only alias or version; with or without `models:/`.
-        default_alias: alias of a reference that names none.
-
-    Raises:
-        StoreError: if there is no such version; the message lists what exists.
+    A reference is `models:/NAME@ALIAS`, `models:/NAME/3`, or NAME alone, which means the default
+    alias, or else the only alias or version. `models:/` may be left out.
     """
     name, alias, number = _parse(reference)
     model = registered(client, name)
@@ -195,9 +162,14 @@ def locate(client: MlflowClient, reference: str, default_alias: str) -> Version:
     aliases = {str(key): int(value) for key, value in (model.aliases or {}).items()}
     if alias is not None and alias not in aliases:
         raise _unknown_version(client, name, aliases, f"{name} has no alias {alias!r}")
-    if alias is None and number is None:
+    if alias is not None:
+        number = aliases[alias]
+    elif number is None:
         number = _only(client, name, aliases, default_alias)
-    return _numbered(client, name, aliases[alias] if alias is not None else number, aliases)
+    version = or_none(MISSING, client.get_model_version, name, str(number))
+    if version is None:
+        raise _unknown_version(client, name, aliases, f"{name} has no version {number}")
+    return _version(version)
 
 
 def aliases_of(client: MlflowClient, version: Version) -> tuple[str, ...]:
@@ -208,25 +180,20 @@ def aliases_of(client: MlflowClient, version: Version) -> tuple[str, ...]:
 
 
 def logged_model(client: MlflowClient, version: Version) -> LoggedModel | None:
-    """Return the READY model of a version; None if the version was made from files.
+    """Return the model of a version; None if the version was made from files.
 
     Raises:
         StoreError: if the model was deleted, or was never completed.
     """
-    from mlflow.exceptions import MlflowException
-
     if version.model_id is None:
         return None
-    try:
-        model = client.get_logged_model(version.model_id)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
+    model = or_none(MISSING, client.get_logged_model, version.model_id)
+    if model is None:
         raise StoreError(
             f"{version.uri} leads nowhere",
             why=f"its model {version.model_id} was deleted",
             fix=f"Name another version of {version.name}, and delete this one",
-        ) from error
+        )
     if str(model.status) != "READY":
         raise not_ready(version.uri, version.model_id, str(model.status))
     return model
@@ -304,27 +271,12 @@ def _parse(reference: str) -> tuple[str, str | None, int | None]:
     )
 
 
-def _numbered(
-    client: MlflowClient, name: str, number: int | None, aliases: Mapping[str, int]
-) -> Version:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return _version(client.get_model_version(name, str(number)))
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        raise _unknown_version(client, name, aliases, f"{name} has no version {number}") from None
-
-
 def _only(client: MlflowClient, name: str, aliases: Mapping[str, int], default: str) -> int:
     if default in aliases:
         return aliases[default]
-    if len(set(aliases.values())) == 1:
-        return next(iter(aliases.values()))
-    versions = versions_of(client, name)
-    if not aliases and len(versions) == 1:
-        return versions[0].number
+    numbers = set(aliases.values()) or {each.number for each in versions_of(client, name)}
+    if len(numbers) == 1:
+        return numbers.pop()
     raise _unknown_version(client, name, aliases, f"{name} alone does not name one version")
 
 
@@ -352,5 +304,5 @@ def _unknown_version(
 
 
 def _some(texts: list[str]) -> str:
-    more = f" and {len(texts) - _TOLD} more" if len(texts) > _TOLD else ""
-    return ", ".join(texts[:_TOLD]) + more
+    more = f" and {len(texts) - _NAMED} more" if len(texts) > _NAMED else ""
+    return ", ".join(texts[:_NAMED]) + more

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from rlready.registry.mlflow_store.mlflow_calls import MISSING, or_none
 from rlready.registry.mlflow_store.record_tags import DatasetMetrics
 
 if TYPE_CHECKING:
@@ -23,18 +26,9 @@ _TAGS_A_BATCH = 100
 
 def project_run(client: MlflowClient) -> Run | None:
     """Return the run that `mlflow run` made for this process, if this registry holds it."""
-    from mlflow.exceptions import MlflowException
-
     run_id = os.environ.get("MLFLOW_RUN_ID")
-    if not run_id:
-        return None
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
-    return run if run.info.status == "RUNNING" else None
+    run = or_none(MISSING, client.get_run, run_id) if run_id else None
+    return run if run is not None and run.info.status == "RUNNING" else None
 
 
 def create_run(client: MlflowClient, experiment_id: str, tags: Mapping[str, str], name: str) -> Run:
@@ -94,6 +88,20 @@ def finalize(client: MlflowClient, model_id: str) -> None:
     client.finalize_logged_model(model_id, LoggedModelStatus.READY)
 
 
-def write_json(path: Path, record: object, **options: Any) -> None:
-    """Write a file of indented JSON, with options of `json.dumps`."""
-    path.write_text(json.dumps(record, indent=2, **options) + "\n", encoding="utf-8")
+def log_files(
+    client: MlflowClient,
+    run_id: str,
+    records: Mapping[str, object],
+    files: Mapping[str, Path] | None = None,
+) -> None:
+    """Store records as JSON files, and copies of files, by their names, as a run's artifacts."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, record in records.items():
+            # An evaluation's configuration may hold paths and times: they become text.
+            text = json.dumps(record, indent=2, default=str)
+            Path(folder, name).write_text(text + "\n", encoding="utf-8")
+        for name, path in (files or {}).items():
+            target = Path(folder, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        client.log_artifacts(run_id, folder)

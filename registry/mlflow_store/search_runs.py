@@ -1,30 +1,30 @@
 """A recipe search in MLflow: a run for the study, below it a run for each trial that has ended.
 
-    parent run    tag rlready.search: the study's id; metrics `best_value` and `n_told`, a step a
-                  told trial; RUNNING while a trial is out
+    parent run    tag rlready.search: the study's id; metrics `best_value` and `n_told`, with one
+                  step for each told trial; RUNNING while a trial has no result yet
     child run     tag rlready.search_trial: `<study's id>/<number>`; the recipe as parameters, with
                   the weights as `sources.<name>` of fixed length, so that MLflow sorts them right;
-                  what was predicted and told as metrics; input: the checkpoint that it gave
+                  predicted and told values as metrics; input: the checkpoint of the trial
 
-A writer that is killed leaves a child run that is still RUNNING, which the next one goes on with.
+A killed writer leaves a child run that is still RUNNING. The next writer continues with it.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from rlready.registry.mlflow_store.descriptions import NOTE
-from rlready.registry.mlflow_store.record_tags import printable, safe_key
+from rlready.registry.mlflow_store.record_tags import printable, safe_key, safe_keys
 from rlready.registry.mlflow_store.runs import project_run, tag_run
 from rlready.registry.records import Recipe
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, Run
 
-    from rlready.registry.mlflow_store.opened import Opened
+    from rlready.registry.mlflow_store.backends import Opened
     from rlready.registry.mlflow_store.store import MlflowStore
 
 SEARCH = "rlready.search"
@@ -47,7 +47,7 @@ _ABOUT = (
 
 @dataclass(frozen=True, kw_only=True)
 class MirroredStudy:
-    """What the run of a study shows.
+    """Content of a study's run.
 
     Args:
         name: for people.
@@ -55,7 +55,7 @@ class MirroredStudy:
         metrics: figures of the study so far.
         n_told: step of the metrics.
         at_ms: time of the metrics.
-        is_running: whether a trial is out.
+        is_running: whether a trial has no result yet.
     """
 
     name: str
@@ -68,17 +68,17 @@ class MirroredStudy:
 
 @dataclass(frozen=True, kw_only=True)
 class MirroredTrial:
-    """What the run of a trial shows.
+    """Content of a trial's run.
 
     Args:
         number: of the trial.
         state: how it ended.
-        recipe: what was asked for.
-        began_ms: when; also the time of the metrics, so that writing them again adds none.
-        ended_ms: when it ended.
+        recipe: the proposed one.
+        began_ms: start of the trial; also the time of the metrics, so that repeating adds none.
+        ended_ms: end of the trial.
         tags: facts; None and empty ones are left out.
         metrics: finite numbers.
-        checkpoint_id: registered id of what it gave.
+        checkpoint_id: registered id of the trained checkpoint.
     """
 
     number: int
@@ -93,11 +93,9 @@ class MirroredTrial:
 
 @contextlib.contextmanager
 def mirroring(store: MlflowStore, uid: str) -> Iterator[MirrorWriter]:
-    """The registry, for writing a study of this id; other writers of the study are kept out.
+    """Open the registry for writing the study of this id; other writers of the study wait.
 
-    Raises:
-        StoreError: if the registry cannot be reached or written; what was written stays, and
-            writing it again changes nothing.
+    After a StoreError the same writes can be repeated, which changes nothing.
     """
     with store.opened("mirroring a search", write=True) as opened, opened.lock(f"search-{uid}"):
         yield MirrorWriter(opened, uid)
@@ -112,18 +110,20 @@ class MirrorWriter:
         self._children = {} if self._parent is None else self._runs_below(self._parent)
 
     def ended_trials(self) -> set[int]:
-        """Numbers of the trials whose runs are complete."""
+        """Return the numbers of the trials whose runs are complete."""
         return {number for number, run in self._children.items() if run.info.status != "RUNNING"}
 
     def put_study(self, study: MirroredStudy) -> str:
-        """Write the study's run, which is made if it is new; returns its id."""
+        """Write the study's run, and create it if it is new; return its id."""
         client, run_id = self._opened.client, self._parent
         tags = {f"rlready.{key}": value for key, value in study.tags.items()}
         shown = {**_texts(tags), SEARCH: self._uid}
         if run_id is None:
             name = printable(f"search {study.name}")
             run_id = self._created({**shown, NOTE: _ABOUT}, name, None)
-            self._point_from_project(run_id)
+            project = project_run(client)
+            if project is not None:
+                tag_run(client, project.info.run_id, {"rlready.search_run": run_id})
         else:
             tag_run(client, run_id, shown)
         if study.metrics:
@@ -137,6 +137,8 @@ class MirrorWriter:
 
     def put_trial(self, parent: str, trial: MirroredTrial) -> None:
         """Write a trial's run below that of its study."""
+        from mlflow.entities import LoggedModelInput
+
         client = self._opened.client
         facts = {f"rlready.{key}": value for key, value in trial.tags.items()}
         tags = _texts({**facts, "rlready.checkpoint_id": trial.checkpoint_id})
@@ -151,11 +153,14 @@ class MirrorWriter:
             params=_params(trial.recipe),
             metrics=_metrics(trial.metrics, trial.began_ms, 0),
         )
-        self._link(run_id, trial.checkpoint_id)
+        rows = self._opened.rows([trial.checkpoint_id]) if trial.checkpoint_id else []
+        models = [LoggedModelInput(row.model_id) for row in rows if row.is_ready][:1]
+        if models:
+            client.log_inputs(run_id, models=models)
         client.set_terminated(run_id, _STATUS[trial.state], trial.ended_ms)
 
     def _runs_below(self, parent: str) -> dict[int, Run]:
-        """The trials' runs by number; runs that people deleted are not among them."""
+        """Return the trials' runs by number, without runs that people deleted."""
         runs: list[Run] = []
         token = None
         while not runs or token:
@@ -178,21 +183,6 @@ class MirrorWriter:
         )
         return str(run.info.run_id)
 
-    def _link(self, run_id: str, checkpoint_id: str | None) -> None:
-        from mlflow.entities import LoggedModelInput
-
-        if checkpoint_id is None:
-            return
-        ready = [row for row in self._opened.rows([checkpoint_id]) if row.is_ready]
-        if ready:
-            models = [LoggedModelInput(ready[0].model_id)]
-            self._opened.client.log_inputs(run_id, models=models)
-
-    def _point_from_project(self, run_id: str) -> None:
-        project = project_run(self._opened.client)
-        if project is not None:
-            tag_run(self._opened.client, project.info.run_id, {"rlready.search_run": run_id})
-
 
 def _params(recipe: Recipe) -> list[Param]:
     from mlflow.entities import Param
@@ -201,18 +191,7 @@ def _params(recipe: Recipe) -> list[Param]:
     weights: Mapping[str, float] = values.pop("sources", {})
     texts = {f"sources.{name}": f"{weight:.4f}" for name, weight in weights.items()}
     texts |= {key: printable(value) for key, value in values.items()}
-    return [Param(key, texts[name]) for name, key in _keys(list(texts)).items()]
-
-
-def _keys(names: Sequence[str]) -> dict[str, str]:
-    """A key that MLflow accepts for each name, different ones."""
-    found: dict[str, str] = {}
-    for name in names:
-        key = safe_key(name)
-        while key in found.values():
-            key += "_2"
-        found[name] = key
-    return found
+    return [Param(key, texts[name]) for name, key in safe_keys(texts).items()]
 
 
 def _metrics(values: Mapping[str, float], at_ms: int, step: int) -> list[Metric]:

@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_store.backends import (
-    CONNECT_S,
-    Backend,
-    ModelRow,
-    unreachable,
-    with_driver,
-)
+from rlready.registry.mlflow_store.backends import CONNECT_S, Backend, unreachable, with_driver
 from rlready.registry.mlflow_store.descriptions import NOTE
 from rlready.registry.mlflow_store.locks import advisory_lock, file_lock
-from rlready.registry.mlflow_store.record_tags import CHECKPOINT, EVALUATION, KEY, OUTCOME
+from rlready.registry.mlflow_store.record_tags import (
+    CHECKPOINT,
+    EVALUATION,
+    KEY,
+    OUTCOME,
+    ModelRow,
+)
 from rlready.registry.redaction import redacted
 
 if TYPE_CHECKING:
@@ -37,13 +37,7 @@ _MIGRATIONS = ("store", "db_migrations", "versions")
 
 
 class SqlBackend(Backend):
-    """A database that is read by SQL.
-
-    Args:
-        uri: with a driver.
-        shown: the same without a password.
-        connect_args: for the driver.
-    """
+    """A database that is read by SQL; `connect_args` are for the driver that the URI names."""
 
     def __init__(self, uri: str, shown: str, **connect_args: object) -> None:
         import sqlalchemy as sa
@@ -280,11 +274,7 @@ class PostgresBackend(SqlBackend):
 
 
 def _parsed(uri: str) -> URL:
-    """Return the parts of a database's URI.
-
-    Raises:
-        StoreError: if it has no such parts.
-    """
+    """Return the parts of a database's URI; raise StoreError if it cannot be parsed."""
     import sqlalchemy as sa
 
     try:

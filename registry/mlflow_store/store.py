@@ -26,10 +26,9 @@ from pathlib import Path
 
 from rlready.registry.errors import StoreError
 from rlready.registry.mlflow_store import put_evaluation, put_outcome
-from rlready.registry.mlflow_store.backends import ApiBackend, Backend
-from rlready.registry.mlflow_store.mlflow_output import quiet
-from rlready.registry.mlflow_store.opened import Opened, stored_checkpoints
-from rlready.registry.mlflow_store.record_tags import safe_key
+from rlready.registry.mlflow_store.backends import ApiBackend, Backend, Opened
+from rlready.registry.mlflow_store.mlflow_calls import EXISTS, or_none, quiet
+from rlready.registry.mlflow_store.record_tags import safe_key, stored_checkpoints
 from rlready.registry.mlflow_store.sql_backends import PostgresBackend, SqlBackend, SqliteBackend
 from rlready.registry.outcomes import Outcome
 from rlready.registry.records import Checkpoint, Evaluation
@@ -69,7 +68,7 @@ class MlflowStore:
     def check(self, checkpoint: Checkpoint) -> None:
         """See `Store.check`. Creates the database if there is none, to test that it can be."""
         with self._open("checking a checkpoint", write=True) as opened:
-            put_evaluation.find_known(opened, checkpoint)
+            put_evaluation.read_before(opened, checkpoint)
 
     def put_evaluation(
         self, evaluation: Evaluation, artifacts: Mapping[str, Path] | None = None
@@ -140,7 +139,10 @@ class MlflowStore:
         """Open the registry; one that does not exist reads as empty."""
         with quiet():
             try:
-                experiment_id = self._experiment_to_write() if write else self._experiment_to_read()
+                if write:
+                    experiment_id = self._experiment_to_write()
+                else:
+                    experiment_id = self._active_experiment() if self._backend.exists() else ""
                 yield Opened(backend=self._backend, experiment_id=experiment_id)
             except StoreError:
                 raise
@@ -154,10 +156,6 @@ class MlflowStore:
                 ) from error
             finally:
                 self._backend.close()
-
-    def _experiment_to_read(self) -> str:
-        """Return the id of the experiment, empty if it does not exist. Creates nothing."""
-        return self._active_experiment() if self._backend.exists() else ""
 
     def _experiment_to_write(self) -> str:
         """Return the id of the experiment; creates the database and the experiment if missing."""
@@ -182,31 +180,22 @@ class MlflowStore:
         return id_
 
     def _create_experiment(self) -> str:
-        from mlflow.exceptions import MlflowException
 
         # By default MLflow would put the artifacts below the working directory of the first caller.
         root = self._backend.artifact_root
         location = None if root is None else (root / safe_key(self.experiment)).as_uri()
-        try:
-            return str(
-                self._backend.client().create_experiment(
-                    self.experiment, artifact_location=location
-                )
-            )
-        except MlflowException as error:
-            experiment_id = self._active_experiment()
-            if error.error_code != "RESOURCE_ALREADY_EXISTS" or not experiment_id:
-                raise
-            return experiment_id
+        create = self._backend.client().create_experiment
+        id_ = or_none(EXISTS, create, self.experiment, artifact_location=location)
+        return self._active_experiment() if id_ is None else str(id_)
 
 
 def _open_backend(tracking_uri: str | None) -> Backend:
-    """Return the backend of a tracking URI. Nothing is connected yet.
+    """Return the backend of a tracking URI; raise StoreError if MLflow keeps no models there."""
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        import mlflow
 
-    Raises:
-        StoreError: if MLflow keeps no models there, or a driver is missing.
-    """
-    uri = str(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or _default_uri())
+        uri = str(mlflow.get_tracking_uri())  # MLflow's own default; an old ./mlruns comes first
     scheme = uri.partition(":")[0].lower()
     if scheme == "sqlite":
         return SqliteBackend(uri)
@@ -220,13 +209,6 @@ def _open_backend(tracking_uri: str | None) -> Backend:
             "--source FOLDER --target sqlite:///mlflow.db` copies the contents of the folder",
         )
     return ApiBackend(uri)
-
-
-def _default_uri() -> str:
-    """Return MLflow's own default, by its rules (an old ./mlruns wins)."""
-    import mlflow
-
-    return str(mlflow.get_tracking_uri())
 
 
 def _backend_errors() -> tuple[type[Exception], ...]:

@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from rlready.registry.digest import digest, fingerprint
 from rlready.registry.errors import ConfigError
 from rlready.registry.foreign_files import parse_json
@@ -70,15 +72,12 @@ class Design:
     def key(self) -> str:
         """Digest of everything that determines the results; the number of workers does not."""
         recipes = [recipe.id for recipe in self.recipes]
-        return digest([self.profile.to_dict(), recipes, self.seed, dict(self.versions)])
+        profile = dataclasses.asdict(self.profile)
+        return digest([profile, recipes, self.seed, dict(self.versions)])
 
 
 def make_design(profile_name: str, seed: int, n_workers: int) -> Design:
-    """Return the design of a profile.
-
-    Raises:
-        ConfigError: if there is no such profile.
-    """
+    """Return the design of a profile; raise ConfigError if there is no such profile."""
     if profile_name not in PROFILES:
         raise ConfigError(
             f"unknown profile {profile_name!r}", fix=f"Known profiles: {', '.join(PROFILES)}"
@@ -102,11 +101,7 @@ def make_design(profile_name: str, seed: int, n_workers: int) -> Design:
 
 
 def write_design(out: Path, design: Design) -> None:
-    """Write the design, unless the folder has the same design already.
-
-    Raises:
-        ConfigError: if the folder holds another run.
-    """
+    """Write the design; raise ConfigError if the folder holds another run."""
     out.mkdir(parents=True, exist_ok=True)
     if (out / "design.json").is_file():
         present = read_design(out)
@@ -116,35 +111,18 @@ def write_design(out: Path, design: Design) -> None:
                 f"{dict(present.versions)})",
                 fix="Name another --out, or remove the folder",
             )
-    values = {
-        "profile_name": design.profile_name,
-        "seed": design.seed,
-        "n_workers": design.n_workers,
-        "versions": dict(design.versions),
-        "profile": design.profile.to_dict(),
-        "recipes": [dataclasses.asdict(recipe) for recipe in design.recipes],
-    }
     temporary = out / ".design.json"
-    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(dataclasses.asdict(design), indent=1)
+    temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(out / "design.json")
 
 
 def read_design(out: Path) -> Design:
-    """Read the design of a run.
-
-    Raises:
-        ConfigError: if the folder has none.
-    """
+    """Read the design of a run; raise ConfigError if the folder has none."""
     try:
         values = parse_json((out / "design.json").read_text(encoding="utf-8"))
-        return Design(
-            **{
-                **values,
-                "profile": Profile.from_dict(values["profile"]),
-                "recipes": tuple(SftRecipe(**recipe) for recipe in values["recipes"]),
-            }
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return TypeAdapter(Design).validate_python(values)
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"{out} holds no design of a testbed run", why=str(error), fix="Start it again"
         ) from error

@@ -1,8 +1,8 @@
 """The recipes of a run, listed before anything is run.
 
-A fixed selection from all combinations of the axes' levels. Each step adds a recipe whose pairs of
-levels are the rarest so far, so that all levels, and all pairs of them, occur about equally often.
-The first 12 of 48 recipes are the design of 12.
+They are a fixed selection from all combinations of the axes' levels. Each step adds the recipe
+whose pairs of levels are the rarest so far, so that all levels, and all pairs of levels, occur
+about equally often. The first 12 of 48 recipes are the design of 12.
 """
 
 from __future__ import annotations
@@ -30,14 +30,9 @@ AXES: Mapping[str, tuple[Any, ...]] = {
 
 
 def choose_recipes(n: int, seed: int = 0) -> list[SftRecipe]:
-    """Return different recipes; the first ones are those of every smaller n.
+    """Return n different recipes; a larger n gives the same recipes and more.
 
-    Args:
-        n: 1 up to the number of all combinations.
-        seed: of the selection. The recipes themselves keep SFT seed 0.
-
-    Raises:
-        ConfigError: if n is out of range.
+    The seed is that of the selection. The recipes themselves keep SFT seed 0.
     """
     unused = list(itertools.product(*(range(len(levels)) for levels in AXES.values())))
     if not 1 <= n <= len(unused):
@@ -49,18 +44,18 @@ def choose_recipes(n: int, seed: int = 0) -> list[SftRecipe]:
         cell = min(unused, key=lambda cell: sum(seen[pair] for pair in _pairs(cell)))
         unused.remove(cell)
         seen.update(_pairs(cell))
-        chosen.append(_recipe(cell))
+        levels = {axis: AXES[axis][level] for axis, level in zip(AXES, cell, strict=True)}
+        n_unique = levels["budget"] // levels.pop("epochs")
+        chosen.append(SftRecipe(n_unique=n_unique, **levels))
     return chosen
 
 
 def search_space(budget: int) -> str:
     """Return TOML of the recipes between the design's levels, for `rlready search --space`.
 
-    Any mixture of the skills is allowed instead of the named ones. `n_unique` ranges from the value
-    with the design's largest number of epochs to that with one epoch.
-
-    Args:
-        budget: examples that every recipe sees, including repetitions.
+    Any mixture of the skills is allowed, not only the named ones. Every recipe sees `budget`
+    examples, including repetitions: `n_unique` ranges from the value with the design's largest
+    number of epochs to that with one epoch.
     """
     rates, noises = AXES["learning_rate"], AXES["noise"]
     styles = ", ".join(f'"{style}"' for style in AXES["style"])
@@ -79,9 +74,3 @@ def search_space(budget: int) -> str:
 def _pairs(cell: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
     """Return the levels of every two axes: axis, level, other axis, level."""
     return [(i, cell[i], j, cell[j]) for i, j in itertools.combinations(range(len(cell)), 2)]
-
-
-def _recipe(cell: tuple[int, ...]) -> SftRecipe:
-    levels = {axis: AXES[axis][level] for axis, level in zip(AXES, cell, strict=True)}
-    n_unique = levels["budget"] // levels.pop("epochs")
-    return SftRecipe(n_unique=n_unique, **levels)

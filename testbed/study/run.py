@@ -55,24 +55,17 @@ _ATTEMPTS = 3
 
 
 class Progress(Protocol):
-    """Shows how far a run is; the command line gives its own clock."""
+    """Shows the progress of a run; the command line passes its own implementation."""
 
     def stage(
         self, name: str, label: str, total: int, unit: str
     ) -> AbstractContextManager[Callable[[int], None]]:
-        """Enter a stage with so many units; call what it yields with the number just finished."""
+        """Enter a stage of so many units; call the yielded function with each number finished."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """One recipe's results.
-
-    Args:
-        recipe: of the SFT run.
-        checkpoint: after SFT.
-        proxies: measured before RL.
-        runs: RL runs by seed.
-    """
+    """One recipe's results: its SFT checkpoint, the proxies before RL, and RL runs by seed."""
 
     recipe: SftRecipe
     checkpoint: Checkpoint
@@ -83,9 +76,7 @@ class Made:
 def make(out: Path, design: Design, progress: Progress) -> None:
     """Run every unit without a result, in `design.n_workers` processes.
 
-    Raises:
-        ConfigError: if the folder holds another run.
-        EvaluationError: if units are still missing after several attempts.
+    If units are still missing after several attempts, an EvaluationError says so.
     """
     write_design(out, design)
     write_inputs(out, design.profile)
@@ -106,7 +97,7 @@ def make(out: Path, design: Design, progress: Progress) -> None:
     if unfinished:
         raise EvaluationError(
             f"{len(unfinished)} stages of the testbed are not finished ({unfinished[0]}, ...)",
-            why="their workers died or failed; their messages are above",
+            why="their workers were killed or failed; their messages are above",
             fix="Run the same command again: finished stages are kept",
         )
 
@@ -194,7 +185,7 @@ def _register_run(design: Design, entry: Made, seed: int, run: GrpoResult, store
         step=settings.n_steps,
         parents=(entry.checkpoint.id,),
     )
-    # An RL run that found no reward changed nothing: its weights are those of its parent.
+    # If an RL run never got a reward, its weights are those of its parent.
     is_changed = checkpoint.id != entry.checkpoint.id
     if is_changed:
         proxies = tuple(curve_proxies(design, run.curve, settings.n_steps))
@@ -237,36 +228,33 @@ def curve_proxies(design: Design, curve: Sequence[CurveRow], budget: int) -> Ite
     """Yield pass@1 on every benchmark's half `after` at a budget, then their mean."""
     contents = _contents_after(design.profile.grpo.n_eval_problems)
     rows = [row for row in curve if row.budget == budget]
-    digests = [contents[row.benchmark] for row in rows]
-    for row, content in zip(rows, digests, strict=True):
-        yield _pass_at_1(f"{row.benchmark}_{AFTER}", row.value, row.se, content, row.n, design)
+    measured = [
+        (f"{row.benchmark}_{AFTER}", row.value, row.se, contents[row.benchmark], row.n)
+        for row in rows
+    ]
     mean = statistics.fmean(row.value for row in rows)
     error = math.sqrt(math.fsum(row.se**2 for row in rows)) / len(rows)
-    n_problems = sum(row.n for row in rows)
-    yield _pass_at_1(WORLD_AFTER, mean, error, digest(sorted(digests)), n_problems, design)
+    content_of_all = digest(sorted(content for *_, content, _ in measured))
+    measured.append((WORLD_AFTER, mean, error, content_of_all, sum(row.n for row in rows)))
+    for name, value, se, content, n_problems in measured:
+        yield Proxy(
+            name="pass_at_1",
+            value=value,
+            se=se,
+            unit="probability",
+            benchmark=name,
+            benchmark_digest=content,
+            protocol_digest=protocol().digest,
+            n_problems=n_problems,
+            n_samples=n_problems * design.profile.grpo.n_eval_samples,
+            evaluator_version=EVALUATOR_VERSION,
+        )
 
 
 @cache
 def _contents_after(n_problems: int) -> dict[str, str]:
     """Return the digest of each benchmark's half `after`; drawing the problems takes a while."""
     return {name: content_digest(items) for name, items in benchmarks("after", n_problems).items()}
-
-
-def _pass_at_1(
-    name: str, value: float, se: float, content: str, n_problems: int, design: Design
-) -> Proxy:
-    return Proxy(
-        name="pass_at_1",
-        value=value,
-        se=se,
-        unit="probability",
-        benchmark=name,
-        benchmark_digest=content,
-        protocol_digest=protocol().digest,
-        n_problems=n_problems,
-        n_samples=n_problems * design.profile.grpo.n_eval_samples,
-        evaluator_version=EVALUATOR_VERSION,
-    )
 
 
 def _worker_lines(out: Path, n_workers: int) -> Iterator[str]:

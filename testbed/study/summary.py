@@ -1,9 +1,10 @@
-"""The findings of a testbed run: which proxy ranks checkpoints by their score after RL, how surely.
+"""The findings of a testbed run: how well each proxy ranks checkpoints by their score after RL.
 
 Every proxy is compared with the common practice, post-SFT pass@1, on the same checkpoints. Signs
 are fixed beforehand: lower is better for losses, higher for the rest. Entropy and length have no
-sign, so their correlation is reported as it is. Intervals are 95 % percentile intervals over
-2,000 resamplings of the checkpoints, and the difference to pass@1 is taken inside each resampling.
+better direction, so their correlation is reported as it is. Intervals are 95 % percentile intervals
+over 2,000 resamplings of the checkpoints, and the difference to pass@1 is taken inside each
+resampling.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rlready.registry.records import Proxy
 from rlready.testbed.study.design import BASE, Design
 from rlready.testbed.study.run import Made
 from rlready.testbed.study.unit import MEAN, proxies_path, read_proxies
@@ -37,7 +39,7 @@ class Ranked:
     """How one proxy orders the checkpoints.
 
     Args:
-        proxy: `<name>@<benchmark>`, after a minus sign where lower is better.
+        proxy: `<name>@<benchmark>`, after a minus sign if lower is better.
         spearman: rank correlation with the outcome.
         interval: of `spearman`; None below `_FEWEST` checkpoints, too few to resample.
         difference: `spearman` minus that of post-SFT pass@1.
@@ -73,14 +75,10 @@ class Summary:
 
 
 def summarize(out: Path, design: Design, made: Sequence[Made]) -> Summary:
-    """Return the findings of a finished run.
-
-    Args:
-        out: folder of the run.
-        design: of the run.
-        made: results of the run.
-    """
-    base_pass_at_1 = _base_pass_at_1(out)
+    """Return the findings of a finished run in the folder `out`."""
+    measured = read_proxies(proxies_path(out, BASE))
+    assert measured is not None  # `make` returns when all exist
+    base_pass_at_1 = next(p.value for p in measured[0] if _column(p) == POST_SFT_PASS_AT_1)
     end = design.profile.grpo.n_steps
     outcomes_CS = np.array([[run.mean_at(end) for run in m.runs.values()] for m in made])
     before_C = np.array([next(iter(m.runs.values())).mean_at(0) for m in made])
@@ -91,6 +89,7 @@ def summarize(out: Path, design: Design, made: Sequence[Made]) -> Summary:
     gained = outcome_C[is_alive_C] > before_C[is_alive_C]
     flips = _flips(practice_C, outcome_C, _noise(made, end))
     ids = [m.recipe.id for m in made]
+    has_seeds = outcomes_CS.shape[1] > 1
     facts: dict[str, Any] = {
         "profile": design.profile_name,
         "seed": design.seed,
@@ -101,8 +100,10 @@ def summarize(out: Path, design: Design, made: Sequence[Made]) -> Summary:
         "n_collapsed": int((~is_alive_C).sum()),
         "share_raised_by_rl": float(gained.mean()) if len(gained) else None,
         "post_rl_range": [float(outcome_C.min()), float(outcome_C.max())],
-        "sd_between_checkpoints": _sd(outcome_C),
-        **_seed_facts(outcomes_CS),
+        "sd_between_checkpoints": float(outcome_C.std(ddof=1)) if len(made) > 1 else None,
+        # The limit that RL seeds set on any prediction.
+        "rl_seed_sd": float(np.sqrt(outcomes_CS.var(axis=1, ddof=1).mean())) if has_seeds else None,
+        "rl_seed_spearman": spearman(*outcomes_CS.T[:2]) if has_seeds else None,
         "n_flips": len(flips),
         "n_pairs": math.comb(len(made), 2),
     }
@@ -120,7 +121,7 @@ def summarize(out: Path, design: Design, made: Sequence[Made]) -> Summary:
 def proxy_values(made: Sequence[Made]) -> dict[str, npt.NDArray[np.float64]]:
     """Return each proxy of the mean over benchmarks, and each loss: one value per checkpoint."""
     rows = [
-        {f"{p.name}@{p.benchmark}": p.value for p in m.proxies if _is_used(p.name, p.benchmark)}
+        {_column(p): p.value for p in m.proxies if p.benchmark == MEAN or p.name == "heldout_nll"}
         for m in made
     ]
     common = [name for name in rows[0] if all(name in row for row in rows)]
@@ -136,7 +137,11 @@ def rank_proxies(
         return ()
     rng = np.random.default_rng(0)
     resampled_RC = rng.integers(0, n, (_RESAMPLINGS, n))
-    practice_R = _resampled_spearman(proxies[POST_SFT_PASS_AT_1], outcome_C, resampled_RC)
+
+    def resampled(a_C: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.array([spearman(a_C[rows], outcome_C[rows]) for rows in resampled_RC])
+
+    practice_R = resampled(proxies[POST_SFT_PASS_AT_1])
     practice = spearman(proxies[POST_SFT_PASS_AT_1], outcome_C)
     ranked = []
     for name, values_C in proxies.items():
@@ -145,7 +150,7 @@ def rank_proxies(
         sign = -1.0 if name.startswith("heldout") else 1.0
         signed_C = sign * values_C
         correlation = spearman(signed_C, outcome_C)
-        correlation_R = _resampled_spearman(signed_C, outcome_C, resampled_RC)
+        correlation_R = resampled(signed_C)
         ranked.append(
             Ranked(
                 proxy=f"-{name}" if sign < 0 else name,
@@ -169,22 +174,8 @@ def spearman(a_C: npt.NDArray[np.float64], b_C: npt.NDArray[np.float64]) -> floa
     return float(np.corrcoef(a_ranks_C, b_ranks_C)[0, 1])
 
 
-def _base_pass_at_1(out: Path) -> float:
-    measured = read_proxies(proxies_path(out, BASE))
-    assert measured is not None  # `make` returns when all exist
-    return next(p.value for p in measured[0] if f"{p.name}@{p.benchmark}" == POST_SFT_PASS_AT_1)
-
-
-def _is_used(name: str, benchmark: str) -> bool:
-    return benchmark == MEAN or name == "heldout_nll"
-
-
-def _resampled_spearman(
-    a_C: npt.NDArray[np.float64],
-    b_C: npt.NDArray[np.float64],
-    resampled_RC: npt.NDArray[np.int64],
-) -> npt.NDArray[np.float64]:
-    return np.array([spearman(a_C[rows], b_C[rows]) for rows in resampled_RC])
+def _column(proxy: Proxy) -> str:
+    return f"{proxy.name}@{proxy.benchmark}"
 
 
 def _interval(values_R: npt.NDArray[np.float64], n_checkpoints: int) -> tuple[float, float] | None:
@@ -229,15 +220,3 @@ def _flips(
         if practice_C[i] > practice_C[j] and gap > 2.0 * math.hypot(se_C[i], se_C[j]):
             flips.append((gap, i, j))
     return [(i, j) for _, i, j in sorted(flips, reverse=True)]
-
-
-def _seed_facts(outcomes_CS: npt.NDArray[np.float64]) -> dict[str, Any]:
-    """Return the limit that RL seeds set on any prediction; None for one seed."""
-    if outcomes_CS.shape[1] < 2:
-        return {"rl_seed_sd": None, "rl_seed_spearman": None}
-    sd = float(np.sqrt(outcomes_CS.var(axis=1, ddof=1).mean()))
-    return {"rl_seed_sd": sd, "rl_seed_spearman": spearman(outcomes_CS[:, 0], outcomes_CS[:, 1])}
-
-
-def _sd(values: npt.NDArray[np.float64]) -> float | None:
-    return float(values.std(ddof=1)) if len(values) > 1 else None

@@ -15,7 +15,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,8 @@ MEAN = "world"
 class Profile:
     """The size of a run of the testbed.
 
-    Args:
-        n_recipes: of the design.
-        n_problems: of each benchmark's half `before`.
-        n_samples: of each of them.
-        n_heldout: held-out examples in each style; the same for every recipe.
-        rl_seeds: of GRPO.
-        grpo: settings of GRPO, without the seed.
+    There are `n_problems` in each benchmark's half `before`, with `n_samples` of each, and
+    `n_heldout` examples in each style. GRPO takes its seeds from `rl_seeds`, not from `grpo`.
     """
 
     n_recipes: int
@@ -64,27 +59,9 @@ class Profile:
     rl_seeds: tuple[int, ...]
     grpo: GrpoSettings = field(default_factory=GrpoSettings)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the profile as JSON values."""
-        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return values
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Profile:
-        """Read what `to_dict` returned."""
-        settings = dict(values["grpo"])
-        settings["budgets"] = tuple(settings["budgets"])
-        return cls(
-            **{
-                **values,
-                "rl_seeds": tuple(values["rl_seeds"]),
-                "grpo": GrpoSettings(**settings),
-            }
-        )
-
 
 OnStage = Callable[[str, float], None]
-"""Called with a finished stage and the CPU seconds that it took now, 0 if its result existed."""
+"""Called with a finished stage and the CPU seconds of this call, 0 if its result existed."""
 
 
 def sft_folder(out: Path, recipe: SftRecipe) -> Path:
@@ -164,7 +141,7 @@ def measure(folder: Path, profile: Profile) -> list[Proxy]:
 
 
 def content_digest(items: Sequence[Item]) -> str:
-    """Return the id of a benchmark's problems, equal to that of the file by `write_inputs`."""
+    """Return the id of a benchmark's problems, the same as that of its file from `write_inputs`."""
     problems = tuple(item.problem() for item in items)
     return Benchmark(name="world", problems=problems, source="testbed").digest
 
@@ -185,8 +162,7 @@ def write_inputs(out: Path, profile: Profile) -> None:
 
 def _losses(model: Any, tokenizer: Any, profile: Profile) -> list[Proxy]:
     with tempfile.TemporaryDirectory() as folder:
-        paths = write_heldout(Path(folder), profile.n_heldout)
-        heldout_sets = [load_heldout(path) for path in paths]
+        heldout_sets = [load_heldout(p) for p in write_heldout(Path(folder), profile.n_heldout)]
     proxies: list[Proxy] = []
     for heldout_set in heldout_sets:
         tokens = tokenize_set(heldout_set, tokenizer, "{problem}", context_tokens(model.config))

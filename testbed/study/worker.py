@@ -34,26 +34,25 @@ def main(out: Path, index: int) -> int:
     for unit in [*units[start:], *units[:start]]:
         name = BASE if unit is None else unit.id
         with _claim(out, name) as is_mine:
-            if is_mine:
-                try:
-                    _run(out, unit, design)
-                except Exception as error:
-                    line = foreseen(error)
-                    print(f"error: {name}: {line or fault(error)}", file=sys.stderr)
-                    return EXIT_FAULT if line is None else EXIT_USAGE
+            if not is_mine:
+                continue
+            try:
+                _run(out, unit, name, design)
+            except Exception as error:
+                line = foreseen(error)
+                print(f"error: {name}: {line or fault(error)}", file=sys.stderr)
+                return EXIT_FAULT if line is None else EXIT_USAGE
     return 0
 
 
-def _run(out: Path, unit: SftRecipe | None, design: Design) -> None:
-    name = BASE if unit is None else unit.id
-
+def _run(out: Path, unit: SftRecipe | None, name: str, design: Design) -> None:
     def on_stage(stage: str, cpu_seconds: float) -> None:
         line = json.dumps({"unit": name, "stage": stage, "cpu_seconds": cpu_seconds})
         # One write call, which a pipe keeps in one piece: the workers share the pipe.
         os.write(sys.stdout.fileno(), f"{line}\n".encode())
 
     if unit is None:
-        measure_unit(out, shipped_base(), BASE, design.profile, on_stage)
+        measure_unit(out, shipped_base(), name, design.profile, on_stage)
     else:
         run_unit(out, shipped_base(), unit, design.profile, on_stage)
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlready.evaluators.checkpoints.folder import load_tokenizer
 from rlready.registry.digest import digest, file_sha256
 from rlready.registry.errors import CheckpointError, RlreadyError
 from rlready.registry.foreign_files import read_json_object
@@ -58,17 +59,10 @@ _STYLES: Mapping[str, float] = {"canonical": 0.2, "shuffled": 0.4, "terse": 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class BaseSettings:
-    """How a base is pretrained.
+    """How a base is pretrained; no example is repeated.
 
-    Args:
-        n_steps: optimizer steps; no example is repeated.
-        batch_size: examples per step.
-        learning_rate: peak.
-        noise: share of the solutions with a wrong step.
-        skills: shares of the skills and variants.
-        styles: shares of the styles.
-        size: of the model.
-        seed: of weights, examples and batches.
+    `noise` is the share of solutions with a wrong step; `skills` (with variants) and `styles` are
+    shares too. The seed is that of weights, examples and batches.
     """
 
     n_steps: int = 4000
@@ -84,18 +78,6 @@ class BaseSettings:
     def digest(self) -> str:
         """Id of the settings."""
         return digest([BASE_VERSION, dataclasses.asdict(self)])
-
-    @property
-    def training(self) -> TrainSettings:
-        """How the model is trained."""
-        return TrainSettings(
-            n_steps=self.n_steps,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            warmup_steps=100,
-            seed=self.seed,
-            n_bucketed=16,
-        )
 
 
 def corpus(settings: BaseSettings, tokenizer: PreTrainedTokenizerBase) -> Examples:
@@ -119,7 +101,8 @@ def shipped_base() -> Path:
         CheckpointError: if the weights are missing or differ from the shipped ones.
 
     Example:
-        >>> model, tokenizer = load(shipped_base())
+        >>> shipped_base().name
+        'base_model'
     """
     mark, weights = SHIPPED / MARK, SHIPPED / WEIGHTS
     report = read_json_object(mark, CheckpointError) if mark.is_file() else {}
@@ -139,13 +122,8 @@ def pretrain(
 ) -> Path:
     """Pretrain a base in the folder, unless it holds the same base already; return the folder.
 
-    Args:
-        settings: data and settings of the pretraining.
-        folder: does not exist, is empty, or holds this base.
-        on_step: called after each step with the number of steps done and the loss.
-
-    Raises:
-        ConfigError: if the folder holds anything else. It is not changed then.
+    `on_step` is called after each step with the number of steps done and the loss. A folder that
+    holds anything else is not changed, and raises a ConfigError.
     """
     find_or_make(folder, MARK, settings.digest, lambda draft: _pretrain(settings, draft, on_step))
     return folder
@@ -156,12 +134,18 @@ def _pretrain(
 ) -> dict[str, Any]:
     import torch
 
-    from rlready.evaluators.checkpoints.folder import load_tokenizer
-
     begin = time.process_time()
     tokenizer = world_tokenizer()
     model = build_model(tokenizer, settings.size, seed=settings.seed)
-    losses = train(model, corpus(settings, tokenizer), settings.training, on_step)
+    training = TrainSettings(
+        n_steps=settings.n_steps,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        warmup_steps=100,
+        seed=settings.seed,
+        n_bucketed=16,
+    )
+    losses = train(model, corpus(settings, tokenizer), training, on_step)
     cpu_seconds = time.process_time() - begin
     save_checkpoint(model.half(), tokenizer, folder)
     # Saved from a folder, as for every later checkpoint: transformers records that in a file that

@@ -3,8 +3,8 @@
 Each step draws groups of responses to prompts of a finite pool, and compares the reward of each
 response with its group: A = (r - mean) / sd. Groups of equal rewards have no advantage and are left
 out. The loss is the mean of -min(ratio A, clip(ratio) A) over all remaining response tokens, with
-ratio = pi / pi_old. There is no KL term. Shao et al. 2024 (arXiv 2402.03300), with the token mean
-of DAPO (arXiv 2503.14476).
+ratio = pi / pi_old. There is no KL term. Source: Shao et al. 2024 (arXiv 2402.03300), with the
+token mean of DAPO (arXiv 2503.14476).
 
 The benchmarks' half `after` is measured at several budgets, which gives an RL curve.
 """
@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlready.evaluators.metrics.pass_at_k import mean_pass_at_k
+from rlready.evaluators.sampling.hf import HfSampler, TokenSample
 from rlready.evaluators.sampling.sampler import Draw
 from rlready.registry.digest import digest, fingerprint
 from rlready.registry.errors import ConfigError
@@ -42,16 +43,14 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
-    from rlready.evaluators.sampling.hf import TokenSample
-
 GRPO_VERSION = 1
-"""Rises when the same settings give another result."""
+"""Increases when the same settings give another result."""
 
 MARK = "grpo.json"
 _BETAS = (0.9, 0.99)
 _MAX_GRADIENT_NORM = 1.0
 _FINAL_SHARE = 0.1
-_ROWS = 64  # of a forward pass: more rows only need more memory
+_ROWS = 64  # of a forward pass: more rows need more memory and are not faster
 _POOL_SEED = 77
 
 
@@ -121,15 +120,7 @@ class GrpoSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CurveRow:
-    """One benchmark at one budget of an RL run.
-
-    Args:
-        budget: optimizer steps done.
-        benchmark: its name.
-        value: pass@1.
-        se: standard error over problems.
-        n: problems.
-    """
+    """pass@1 of a benchmark, with its standard error over n problems, after `budget` steps."""
 
     budget: int
     benchmark: str
@@ -151,9 +142,9 @@ class GrpoResult:
         is_new: whether this call made it.
 
     Example:
-        >>> result = grpo(sft_folder, GrpoSettings(n_steps=60), Path("rl"))
-        >>> result.mean_at(60) - result.mean_at(0)
-        0.21
+        >>> settings = GrpoSettings(n_steps=1, budgets=(0, 1), n_eval_problems=3)
+        >>> result = grpo(sft_folder, settings, Path("rl"))
+        >>> gain = result.mean_at(1) - result.mean_at(0)
     """
 
     folder: Path
@@ -169,15 +160,9 @@ class GrpoResult:
 
 
 def grpo(sft_folder: Path, settings: GrpoSettings, folder: Path) -> GrpoResult:
-    """Run RL, unless the folder has the result already; return the checkpoint with its curve.
+    """Run RL from a checkpoint, unless the folder has the result already; return the result.
 
-    Args:
-        sft_folder: the checkpoint to start from.
-        settings: of RL.
-        folder: does not exist, is empty, or holds the result of the same settings.
-
-    Raises:
-        ConfigError: if the folder holds anything else. It is not changed then.
+    A folder that holds anything else is not changed, and raises a ConfigError.
     """
     key = digest([GRPO_VERSION, fingerprint(sft_folder), dataclasses.asdict(settings)])
     report, is_new = find_or_make(
@@ -228,14 +213,12 @@ def _run(sft_folder: Path, settings: GrpoSettings, folder: Path) -> dict[str, An
 
 
 class _Run:
-    """A model in training. Dimension letters: P prompts, G responses of a group, N both."""
+    """A model in training. Dimensions: P prompts, G responses of a group, N both, T tokens."""
 
     def __init__(
         self, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, settings: GrpoSettings
     ) -> None:
         import torch
-
-        from rlready.evaluators.sampling.hf import HfSampler
 
         self.curve: list[CurveRow] = []
         self.rewards: list[float] = []
@@ -280,19 +263,19 @@ class _Run:
             samples, rewards_PG = self._draw(step)
         self.rewards.append(float(rewards_PG.mean()))
         advantages_N = advantages(rewards_PG).ravel()
-        kept = np.flatnonzero(advantages_N)
-        # In a group of unequal rewards each reward differs from the mean, as there are two values.
-        self.signal_shares.append(len(kept) / len(advantages_N))
-        if len(kept):
+        unequal = np.flatnonzero(advantages_N)
+        # Rewards have two values, so in a group of unequal rewards each differs from the mean.
+        self.signal_shares.append(len(unequal) / len(advantages_N))
+        if len(unequal):
             with self._timed("training"):
-                self._update(step, [samples[i] for i in kept], advantages_N[kept])
+                self._update(step, [samples[i] for i in unequal], advantages_N[unequal])
 
     def _draw(self, step: int) -> tuple[list[TokenSample], npt.NDArray[np.float64]]:
         settings = self._settings
         items = {item.id: item for item in next(self._prompts)}
         indices = tuple(range(settings.group_size))
         draws = [Draw(problem=item.problem(), sample_indices=indices) for item in items.values()]
-        # Far from the seeds of measurements, and different in every step of every run.
+        # The seeds are far from those of measurements, and different in every step of every run.
         drawn_by = protocol(seed=1_000_000 * (settings.seed + 1) + step)
         samples = [sample for part in self._sampler.draw_tokens(draws, drawn_by) for sample in part]
         order = {key: i for i, key in enumerate(items)}
@@ -321,14 +304,13 @@ class _Run:
                 if len(old) == i:
                     old.append(log_probs.detach())
                 n_each = examples.is_response[rows].sum(1)
-                gain = self._gain((log_probs - old[i]).exp(), signs[rows].repeat_interleave(n_each))
-                (-gain.sum() / n_tokens).backward()
+                signs_T = signs[rows].repeat_interleave(n_each)
+                ratios_T = (log_probs - old[i]).exp()
+                clipped_T = ratios_T.clamp(1.0 - self._settings.clip, 1.0 + self._settings.clip)
+                gain_T = (ratios_T * signs_T).minimum(clipped_T * signs_T)
+                (-gain_T.sum() / n_tokens).backward()
             torch.nn.utils.clip_grad_norm_(self._model.parameters(), _MAX_GRADIENT_NORM)
             self._optimizer.step()
-
-    def _gain(self, ratios: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
-        clip = self._settings.clip
-        return (ratios * signs).minimum(ratios.clamp(1.0 - clip, 1.0 + clip) * signs)
 
     @contextlib.contextmanager
     def _timed(self, name: str) -> Iterator[None]:
@@ -349,7 +331,7 @@ def prompts_of_steps(settings: GrpoSettings) -> Iterator[list[Item]]:
     queue: list[Item] = []
     while True:
         if len(queue) < settings.n_prompts:
-            # Using up the rest could put a prompt twice into one step.
+            # The rest is dropped: with it, a step could get the same prompt twice.
             queue = rng.sample(items, len(items))
         yield queue[: settings.n_prompts]
         queue = queue[settings.n_prompts :]

@@ -16,7 +16,7 @@ HEAD_DIM = 32
 
 _INITIAL_STD = 0.08
 # The usual 0.02 suits a width of 1,000 and more. At width 96, after 600 steps of 32 examples, the
-# training loss was 0.138 from 0.06 against 0.276 from 0.02.
+# training loss was 0.138 with 0.06, and 0.276 with 0.02.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,16 +26,16 @@ from rlready.testbed.world.skills import MIXES, SKILLS, draw_mixture
 from rlready.testbed.world.solutions import STYLES, Style, solution
 
 SFT_VERSION = 1
-"""Rises when the same recipe gives another checkpoint."""
+"""Increases when the same recipe gives another checkpoint."""
 
 BATCH_SIZE = 64
 _WARMUP_STEPS = 10
 MARK = "sft.json"
 
 _SAME_SHARE = 1e-9
-# A whole number of examples meets a budget only nearly.
+# n_unique x epochs is a whole number of examples, so it matches a budget only approximately.
 _BUDGET_SLACK = 0.02
-_OWN_KEYS = ("budget", "style", "noise", "mix", "warmup_steps")
+_EXTRA_KEYS = ("budget", "style", "noise", "mix", "warmup_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class SftRecipe:
 
     Example:
         >>> SftRecipe(budget=1600, n_unique=200, style="terse").n_steps
-        50
+        25
     """
 
     budget: int = 6400
@@ -85,7 +85,7 @@ class SftRecipe:
 
     @property
     def id(self) -> str:
-        """All axes in one readable word for folders and runs; shares as their digest."""
+        """All settings in one readable word for folders and runs; shares as their digest."""
         mix = self.mix if isinstance(self.mix, str) else f"m{digest(self.mix)[:10]}"
         return (
             f"b{self.budget}-u{self.n_unique}-{self.style}-n{self.noise:g}-{mix}"
@@ -128,11 +128,8 @@ class SftRecipe:
     def from_record(cls, record: Recipe) -> SftRecipe:
         """Return the recipe that a record describes; shares that have a name in `MIXES` get it.
 
-        Missing fields have the defaults of the class; the budget is n_unique x epochs.
-
-        Raises:
-            ConfigError: if the testbed does not support the record, or if it has no sources or no
-                n_unique.
+        Missing fields have the defaults of the class; the budget is n_unique x epochs. A record
+        that the testbed does not support, or without sources or n_unique, raises a ConfigError.
         """
         _check_record(record)
         assert record.n_unique is not None
@@ -192,15 +189,9 @@ def examples_of(recipe: SftRecipe) -> list[tuple[str, str]]:
 
 
 def sft(base: Path, recipe: SftRecipe, folder: Path) -> SftResult:
-    """Train a recipe in the folder, unless it holds the result already; return the checkpoint.
+    """Train a recipe from a base, unless the folder has the result already; return the result.
 
-    Args:
-        base: folder of the checkpoint to start from.
-        recipe: data and settings of the training.
-        folder: does not exist, is empty, or holds the result of the same recipe.
-
-    Raises:
-        ConfigError: if the folder holds anything else. It is not changed then.
+    A folder that holds anything else is not changed, and raises a ConfigError.
     """
     key = digest([SFT_VERSION, fingerprint(base), dataclasses.asdict(recipe)])
     report, is_new = find_or_make(folder, MARK, key, lambda draft: _train(base, recipe, draft))
@@ -232,16 +223,16 @@ def _train(base: Path, recipe: SftRecipe, folder: Path) -> dict[str, Any]:
     }
 
 
-def _shares(given: Mapping[str, float]) -> dict[str, float]:
+def _shares(mix: Mapping[str, float]) -> dict[str, float]:
     """Return shares in the order of the skills, without those that are 0."""
-    unknown = sorted(set(given) - set(SKILLS))
+    unknown = sorted(set(mix) - set(SKILLS))
     if unknown:
         raise ConfigError(
             f"the mixture names {', '.join(unknown)}", fix=f"Known skills: {', '.join(SKILLS)}"
         )
-    if not math.isclose(sum(given.values()), 1.0, abs_tol=1e-6) or min(given.values()) < 0.0:
-        raise ConfigError(f"the shares {dict(given)} are not a mixture", fix="Let them sum to 1")
-    return {skill: float(given[skill]) for skill in SKILLS if given.get(skill, 0.0) > 0.0}
+    if not math.isclose(sum(mix.values()), 1.0, abs_tol=1e-6) or min(mix.values()) < 0.0:
+        raise ConfigError(f"the shares {dict(mix)} are not a mixture", fix="Let them sum to 1")
+    return {skill: float(mix[skill]) for skill in SKILLS if mix.get(skill, 0.0) > 0.0}
 
 
 def _is_same(mix: Mapping[str, float], shares: Mapping[str, float]) -> bool:
@@ -260,9 +251,9 @@ def _check_record(record: Recipe) -> None:
         value = record.extra.get(name, 0)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ConfigError(f"the recipe's {name} is {value!r}", fix="Give a number")
-    unknown = sorted(set(record.extra) - set(_OWN_KEYS))
+    unknown = sorted(set(record.extra) - set(_EXTRA_KEYS))
     if unknown:
         raise ConfigError(
             f"the testbed has no {', '.join(unknown)}",
-            fix=f"A recipe may hold, beside the usual fields, {', '.join(_OWN_KEYS)}",
+            fix=f"Besides the usual fields, a recipe may have {', '.join(_EXTRA_KEYS)}",
         )

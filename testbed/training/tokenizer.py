@@ -5,7 +5,7 @@ as long. It is an ordinary fast tokenizer: any text can be encoded and decoded u
 testbed checkpoint can be run on any benchmark.
 
 The chat template has one token per turn: an example is `question NEWLINE response END`. With the
-usual ChatML turns seven of forty tokens would carry no information.
+usual ChatML turns, seven of forty tokens would carry no information.
 
 Ids: 0-255 are the bytes, then come the phrases, then the special tokens.
 """
@@ -88,8 +88,8 @@ def world_tokenizer() -> PreTrainedTokenizerFast:
 def byte_alphabet() -> list[str]:
     """Return the 256 characters that represent the bytes 0 to 255 in byte-level vocabularies.
 
-    Printable Latin-1 characters represent themselves, the others are U+0100 and up, in order:
-    GPT-2's mapping, which the byte-level pre-tokenizer and decoder assume.
+    Printable Latin-1 characters represent themselves, the others are U+0100 and up, in order. This
+    is GPT-2's mapping, which the byte-level pre-tokenizer and decoder assume.
     """
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = iter(range(256, 512))
@@ -110,18 +110,17 @@ def padded(rows: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> 
     """Return prompts with their responses, as token ids, in one array padded on the right."""
     import torch
 
-    lengths = torch.tensor([len(prompt) + len(response) for prompt, response in rows])
+    texts = [torch.tensor([*prompt, *response]) for prompt, response in rows]
+    ids = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=pad_id)
+    lengths = torch.tensor([len(text) for text in texts])
     n_prompt = torch.tensor([len(prompt) for prompt, _ in rows])
-    columns = torch.arange(int(lengths.max()))
-    ids = torch.full((len(rows), len(columns)), pad_id)
-    for i, (prompt, response) in enumerate(rows):
-        ids[i, : int(lengths[i])] = torch.tensor([*prompt, *response])
+    columns = torch.arange(ids.shape[1])
     is_response = (columns >= n_prompt[:, None]) & (columns < lengths[:, None])
     return Examples(ids=ids, is_response=is_response, lengths=lengths)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    # In parts: the tokenizer's own records of a text are fifty times as large as its ids.
+    # Part by part, because the tokenizer's records of a text are fifty times as large as its ids.
     ids: list[list[int]] = []
     for begin in range(0, len(texts), _TEXTS):
         part = texts[begin : begin + _TEXTS]

@@ -84,11 +84,8 @@ def train(
 ) -> list[float]:
     """Train the model in place; return the loss of every step in nats per response token.
 
-    Args:
-        model: trained on its present device, and left in evaluation mode.
-        examples: to learn from.
-        settings: number of steps, rates and order.
-        on_step: called after each step with the number of steps done and the loss.
+    The model stays on its device, and is left in evaluation mode. `on_step` is called after each
+    step with the number of steps done and the loss.
     """
     import torch
 
@@ -126,11 +123,7 @@ def response_loss(
 ) -> torch.Tensor:
     """Return the negative log-likelihood of the response tokens of these rows, in nats.
 
-    Args:
-        model: on any device.
-        examples: tokenized.
-        rows: indices of the examples.
-        reduction: the mean over all tokens, or none: one value for each token, row after row.
+    It is the mean over all tokens or, with `none`, one value for each token, row after row.
     """
     import torch
 
@@ -143,14 +136,10 @@ def response_loss(
 
 
 def batches(lengths: torch.Tensor, settings: TrainSettings) -> Iterator[torch.Tensor]:
-    """Yield the rows of each step's examples, without end.
-
-    Args:
-        lengths: (examples,) tokens of each.
-        settings: size of the batches, how they are filled, and the seed of the order.
-    """
-    # Batches run over the end of an epoch, so that no example is left out and all are full.
+    """Yield the rows of each step's examples, without end; `lengths` has their tokens."""
     import torch
+
+    # Batches continue over the end of an epoch: no example is left out, and all batches are full.
 
     generator = torch.Generator().manual_seed(settings.seed)
     queue = torch.empty(0, dtype=torch.int64)
@@ -171,9 +160,10 @@ def batches(lengths: torch.Tensor, settings: TrainSettings) -> Iterator[torch.Te
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Let torch work with one thread inside the block."""
-    # Such small matrices gain nothing from a second thread, and sums that are split over threads
-    # differently have other rounding errors.
     import torch
+
+    # A second thread does not speed up such small matrices, and it changes how sums are split,
+    # hence their rounding errors.
 
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -3,19 +3,19 @@
 The half `before` is measured before RL, the half `after` after RL, so that an outcome shares no
 problems with the proxies that predict it; `all` is both halves.
 
-Benchmarks whose answers are numbers are written as JSONL for `rlready evaluate`. Countdown is
-not: its answers are expressions, and a verifier that compares values would accept the target
-itself; `measure.count` judges them.
+Benchmarks whose answers are numbers are written as JSONL for `rlready evaluate`. Countdown is left
+out: its answers are expressions, and a verifier that compares values would accept the target
+itself. `measure.count` judges them.
 
-Held-out examples are correct solutions of held-out problems, a file for each style: a loss on
-another style than the recipe's measures the style more than the skill.
+Held-out examples are correct solutions of held-out problems, one file per style, because the loss
+on a style that differs from the recipe's measures the style more than the skill.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -32,10 +32,7 @@ _SEED = 0
 def benchmark(skill: str, half: Half, n_per_half: int = N_PER_HALF) -> list[Item]:
     """Return test problems of a skill. A problem has the same id in `before`, `after` and `all`.
 
-    Args:
-        skill: the skill, also the name of the benchmark.
-        half: of the problems.
-        n_per_half: problems of each half. A smaller number gives the first of the same problems.
+    A smaller `n_per_half` gives the first of the same problems.
     """
     # Alternating, so that the problems of a half do not depend on the number.
     puzzles = draw_different(skill, "test", 2 * n_per_half, _SEED)
@@ -62,7 +59,6 @@ def write_benchmarks(folder: Path, n_per_half: int = N_PER_HALF) -> list[Path]:
     written = []
     halves: tuple[Half, ...] = ("before", "after")
     for half in halves:
-        (folder / half).mkdir(parents=True, exist_ok=True)
         for name, items in benchmarks(half, n_per_half, (*SKILLS, *VARIANTS)).items():
             rows = [
                 {"id": item.id, "problem": item.puzzle.text, "answer": item.puzzle.answers[0]}
@@ -70,9 +66,7 @@ def write_benchmarks(folder: Path, n_per_half: int = N_PER_HALF) -> list[Path]:
                 if item.puzzle.answers
             ]
             if rows:
-                path = folder / half / f"{name}.jsonl"
-                path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-                written.append(path)
+                written.append(_write_rows(folder / half / f"{name}.jsonl", rows))
     return written
 
 
@@ -85,7 +79,6 @@ def write_heldout(folder: Path, n: int = 200) -> list[Path]:
         >>> [path.name for path in write_heldout(Path("inputs"), 60)][0]
         'heldout_canonical.jsonl'
     """
-    folder.mkdir(parents=True, exist_ok=True)
     puzzles = [puzzle for _, puzzle in draw_mixture(MIXES["mixed"], "heldout", n, _SEED)]
     written = []
     for style in STYLES:
@@ -100,7 +93,11 @@ def write_heldout(folder: Path, n: int = 200) -> list[Path]:
             }
             for i, puzzle in enumerate(puzzles)
         ]
-        path = folder / f"heldout_{style}.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        written.append(path)
+        written.append(_write_rows(folder / f"heldout_{style}.jsonl", rows))
     return written
+
+
+def _write_rows(path: Path, rows: Iterable[object]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path

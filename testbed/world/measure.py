@@ -1,8 +1,8 @@
 """Measurements of the world's checkpoints: draw samples, check them exactly, count.
 
-The counts are those of `evaluators.pass_at_k`, so pass@k with its standard errors comes from there.
-`rlready evaluate` gives the same counts for the benchmarks whose answers are numbers, at the cost
-of a general verifier (`benchmarks.py`).
+`evaluators/metrics/pass_at_k` turns the counts into pass@k with its standard errors. For benchmarks
+whose answers are numbers, `rlready evaluate` gives the same counts with its general, slower
+verifier (`benchmarks.py`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlready.evaluators.checkpoints.folder import check_folder, load_model, load_tokenizer
 from rlready.evaluators.metrics.pass_at_k import ProblemCounts
+from rlready.evaluators.sampling.hf import HfSampler
 from rlready.evaluators.sampling.sampler import Draw
 from rlready.registry import records
-from rlready.testbed.world.puzzles import boxed, reward
-from rlready.testbed.world.solutions import AnyPuzzle
+from rlready.testbed.world.puzzles import AnyPuzzle, boxed, reward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
@@ -50,8 +51,6 @@ def load(folder: Path) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerBase]:
     """Load model and tokenizer of a checkpoint: float32, on the CPU, in evaluation mode."""
     import torch
 
-    from rlready.evaluators.checkpoints.folder import check_folder, load_model, load_tokenizer
-
     check_folder(folder)
     model: Any = load_model(folder, "cpu", torch.float32)
     return model, load_tokenizer(folder)
@@ -65,9 +64,7 @@ def draw_samples(
     n_samples: int,
     drawn_by: records.Protocol,
 ) -> dict[str, list[records.Sample]]:
-    """Return the samples of each problem by its id; the arguments are those of `count`."""
-    from rlready.evaluators.sampling.hf import HfSampler
-
+    """Return `n_samples` of each problem, by its id, which is unique over all benchmarks."""
     items = [item for problems in benchmarks.values() for item in problems]
     indices = tuple(range(n_samples))
     draws = [Draw(problem=item.problem(), sample_indices=indices) for item in items]
@@ -86,15 +83,7 @@ def count(
     n_samples: int,
     drawn_by: records.Protocol,
 ) -> dict[str, list[ProblemCounts]]:
-    """Return the counts of correct samples, problem by problem, for each benchmark.
-
-    Args:
-        model: in evaluation mode.
-        tokenizer: of the same checkpoint.
-        benchmarks: problems by benchmark; ids are unique over all benchmarks.
-        n_samples: of each problem.
-        drawn_by: the protocol.
-    """
+    """Draw samples as `draw_samples`; return the counts of each problem by benchmark."""
     samples = draw_samples(model, tokenizer, benchmarks, n_samples=n_samples, drawn_by=drawn_by)
     return {
         name: [

@@ -3,12 +3,9 @@ r"""The world's problems beside the chains: countdown and addition, with exact v
     Countdown   Left to right, make 20 of 3, 5, 7       \boxed{7-3*5}, for (7-3)*5
     Addition    Add digit by digit: 345+678             \boxed{1023}
 
-A countdown problem has several right answers: any expression that uses each number once and comes
-to the target when it is worked off from left to right. Its answer is judged here, by evaluating
-it: a verifier that compares values would take the bare target for right.
-
-Every problem, chains included, has `text`, `split` (a function of the text), `answers` (the
-reference answers; none where they are too many to list) and `accepts`.
+A countdown problem has several right answers: any expression that uses each number once and gives
+the target when it is evaluated from left to right. Its answer is evaluated here, because a verifier
+that compares values would accept the bare target.
 """
 
 from __future__ import annotations
@@ -16,16 +13,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from rlready.testbed.world.chains import Chain, Split, Step, split_of
+from rlready.testbed.world.chains import Chain, Puzzle, Step
 
 MAX_ANSWER_LENGTH = 64
-"""Characters; a longer answer is none. Model output is untrusted."""
+"""Characters; a longer answer is wrong. Model output is untrusted."""
 LARGEST_NUMBER = 12
-"""Of a countdown's numbers. With digits alone there are too few problems for a test split."""
+"""Largest number in a countdown. With digits alone there are too few problems for a test split."""
 LARGEST_VALUE = 99
-"""Of targets and of the values on the way to them."""
+"""Largest target, and largest value on the way to it."""
 
 _EXPRESSION = re.compile(r"[0-9]{1,2}(?:[-+*][0-9]{1,2})+")
 _TERM = re.compile(r"([-+*]?)([0-9]+)")
@@ -33,39 +29,20 @@ _WHOLE_NUMBER = re.compile(r"[0-9]{1,12}")
 _BOX = "\\boxed{"
 
 
-class Puzzle(Protocol):
-    """What every kind of problem knows about itself."""
-
-    @property
-    def text(self) -> str:
-        """The problem as it is asked."""
-
-    @property
-    def split(self) -> Split:
-        """Which part it belongs to."""
-
-    @property
-    def answers(self) -> tuple[str, ...]:
-        """Reference answers, any of which counts; empty if values do not decide."""
-
-    def accepts(self, answer: str) -> bool:
-        """Whether the content of the box is a right answer."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class Countdown:
+class Countdown(Puzzle):
     """Reach a target with each number used once, working from left to right.
 
     Args:
         numbers: 1 to 12, in ascending order.
-        target: what the expression has to come to.
-        known: one right expression: the first number, then the steps. It is not part of the
+        target: value that the expression must have.
+        solution: one right expression: the first number, then the steps. It is not part of the
             problem: two with the same numbers and target are equal.
     """
 
     numbers: tuple[int, ...]
     target: int
-    known: tuple[int, tuple[Step, ...]] = field(compare=False)
+    solution: tuple[int, tuple[Step, ...]] = field(compare=False)
 
     @property
     def text(self) -> str:
@@ -73,17 +50,12 @@ class Countdown:
         return f"Left to right, make {self.target} of {', '.join(map(str, self.numbers))}"
 
     @property
-    def split(self) -> Split:
-        """Which part it belongs to."""
-        return split_of(self.text)
-
-    @property
     def answers(self) -> tuple[str, ...]:
-        """None: an expression is judged by its numbers too, not by its value alone."""
+        """No answers: an expression is judged by its numbers too, not by its value alone."""
         return ()
 
     def accepts(self, answer: str) -> bool:
-        """Whether the expression uses each number once and comes to the target."""
+        """Return whether the expression uses each number once and gives the target."""
         if len(answer) > MAX_ANSWER_LENGTH or not _EXPRESSION.fullmatch(answer):
             return False
         (_, start), *steps = [(sign, int(number)) for sign, number in _TERM.findall(answer)]
@@ -93,13 +65,8 @@ class Countdown:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Addition:
-    """Two numbers to be added, digit by digit from the right.
-
-    Args:
-        left: the first number.
-        right: the second one, with as many digits.
-    """
+class Addition(Puzzle):
+    """Two numbers with equally many digits, to be added digit by digit from the right."""
 
     left: int
     right: int
@@ -110,36 +77,30 @@ class Addition:
         return f"Add digit by digit: {self.left}+{self.right}"
 
     @property
-    def split(self) -> Split:
-        """Which part it belongs to."""
-        return split_of(self.text)
-
-    @property
     def answers(self) -> tuple[str, ...]:
         """The sum."""
         return (str(self.left + self.right),)
 
     def accepts(self, answer: str) -> bool:
-        """Whether the answer is the sum, written as a whole number."""
-        return is_number(answer, self.left + self.right)
+        """Return whether the answer is the sum, in digits; leading zeros are allowed."""
+        is_number = _WHOLE_NUMBER.fullmatch(answer) is not None
+        return is_number and int(answer) == self.left + self.right
+
+
+AnyPuzzle = Chain | Countdown | Addition
 
 
 def values(start: int, steps: Sequence[Step]) -> list[int]:
-    """The whole numbers that an expression passes through, worked off from left to right."""
-    found = [start]
+    """Return the values of an expression after each step, from left to right."""
+    passed = [start]
     for operator, operand in steps:
-        left = found[-1]
-        found.append({"+": left + operand, "-": left - operand, "*": left * operand}[operator])
-    return found
-
-
-def is_number(answer: str, expected: int) -> bool:
-    """Whether a text is this whole number, in digits alone."""
-    return _WHOLE_NUMBER.fullmatch(answer) is not None and int(answer) == expected
+        left = passed[-1]
+        passed.append({"+": left + operand, "-": left - operand, "*": left * operand}[operator])
+    return passed
 
 
 def boxed(text: str) -> str | None:
-    r"""The content of the last `\boxed{}` of a response, None if it holds no closed one.
+    r"""Return the content of the last `\boxed{}` of a response, None if no closed one is in it.
 
     The world's answers have no braces, so the box ends at the first one.
     """
@@ -148,12 +109,12 @@ def boxed(text: str) -> str | None:
     return text[begin + len(_BOX) : end] if begin >= 0 and end >= 0 else None
 
 
-def reward(puzzle: Puzzle | Chain, text: str) -> bool:
-    """Whether a response solves the problem: the box at its end holds a right answer.
+def reward(puzzle: Puzzle, text: str) -> bool:
+    """Return whether a response solves the problem: the box at its end holds a right answer.
 
-    Only the answer counts, as in RL with verifiable rewards. Where a puzzle has reference
-    answers, whatever is accepted here is CORRECT for `rlready evaluate` as well, which knows
-    more ways of writing a number.
+    Only the answer counts, as in RL with verifiable rewards. If a puzzle has reference answers,
+    every answer that is accepted here is also CORRECT for `rlready evaluate`, which knows more
+    notations of a number.
     """
     answer = boxed(text)
     return answer is not None and puzzle.accepts(answer)

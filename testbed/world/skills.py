@@ -1,4 +1,4 @@
-"""The world's skills: which problems there are, how they are drawn, and mixtures of them.
+"""The world's skills: kinds of problems, how they are drawn, and mixtures of them.
 
 Each skill is a distribution of problems. SFT and RL use the six skills of `SKILLS`. The variants of
 the chain rule, which neither uses, measure the effect on problems out of distribution.
@@ -6,21 +6,26 @@ the chain rule, which neither uses, measure the effect on problems out of distri
 
 from __future__ import annotations
 
-import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 from rlready.registry.errors import ConfigError
 from rlready.testbed.world.chains import Chain, Split, random_chain
-from rlready.testbed.world.puzzles import LARGEST_NUMBER, LARGEST_VALUE, Addition, Countdown, values
-from rlready.testbed.world.solutions import AnyPuzzle
+from rlready.testbed.world.puzzles import (
+    LARGEST_NUMBER,
+    LARGEST_VALUE,
+    Addition,
+    AnyPuzzle,
+    Countdown,
+    values,
+)
 
 SKILLS = ("chain_easy", "chain_hard", "count3", "count4", "add2", "add3")
 """Skills of SFT and RL."""
 VARIANTS = ("chain_seven", "chain_leftward")
 """Out of distribution: other rules, used in pretraining only."""
 
-# With 10,000 problems, this many draws in a row miss the last one once in 20,000 times.
+# With 10,000 problems, so many draws miss the last remaining problem once in 20,000 times.
 _OLD_IN_A_ROW = 100_000
 
 MIXES: Mapping[str, Mapping[str, float]] = {
@@ -45,7 +50,7 @@ def _countdown(n_numbers: int) -> Callable[[random.Random], Countdown]:
             passed = values(start, steps)
             if min(passed) >= 0 and max(passed) <= LARGEST_VALUE and passed[-1] >= 1:
                 numbers = tuple(sorted((start, *others)))
-                return Countdown(numbers=numbers, target=passed[-1], known=(start, steps))
+                return Countdown(numbers=numbers, target=passed[-1], solution=(start, steps))
 
     return draw
 
@@ -70,11 +75,7 @@ _DRAW: Mapping[str, Callable[[random.Random], AnyPuzzle]] = {
 
 
 def draw_any(skill: str, split: Split, rng: random.Random) -> AnyPuzzle:
-    """Return a random problem of a skill and split; repeated calls may return it again.
-
-    Raises:
-        ConfigError: if there is no such skill.
-    """
+    """Return a random problem of a skill and split; repeated calls may return it again."""
     if skill not in _DRAW:
         raise ConfigError(f"skill is {skill!r}", fix=f"Known skills: {', '.join(_DRAW)}")
     while True:
@@ -83,43 +84,32 @@ def draw_any(skill: str, split: Split, rng: random.Random) -> AnyPuzzle:
             return puzzle
 
 
-def different(skill: str, split: Split, seed: int) -> Iterator[AnyPuzzle]:
-    """Yield different random problems of one skill and split.
+def draw_different(skill: str, split: Split, n: int, seed: int) -> list[AnyPuzzle]:
+    """Return different random problems, or raise a ConfigError if there are fewer than n.
 
-    Raises:
-        ConfigError: when there are no more.
+    A larger n gives the same problems and more.
     """
     rng = random.Random(f"{skill}/{split}/{seed}")
-    seen: set[str] = set()
+    puzzles: dict[str, AnyPuzzle] = {}
     n_old = 0
-    while n_old < _OLD_IN_A_ROW:
+    while len(puzzles) < n:
         puzzle = draw_any(skill, split, rng)
-        n_old += 1
-        if puzzle.text not in seen:
-            seen.add(puzzle.text)
-            n_old = 0
-            yield puzzle
-    raise ConfigError(
-        f"skill {skill} has only {len(seen)} different problems for the split {split}",
-        fix="Give it a smaller share, or ask for fewer examples",
-    )
-
-
-def draw_different(skill: str, split: Split, n: int, seed: int) -> list[AnyPuzzle]:
-    """Return the first n problems of `different`."""
-    return list(itertools.islice(different(skill, split, seed), n))
+        n_old = n_old + 1 if puzzle.text in puzzles else 0
+        puzzles.setdefault(puzzle.text, puzzle)
+        if n_old >= _OLD_IN_A_ROW:
+            raise ConfigError(
+                f"skill {skill} has only {len(puzzles)} different problems for the split {split}",
+                fix="Give it a smaller share, or ask for fewer examples",
+            )
+    return list(puzzles.values())
 
 
 def draw_mixture(
     weights: Mapping[str, float], split: Split, n: int, seed: int
 ) -> list[tuple[str, AnyPuzzle]]:
-    """Return different problems with their skills, in random order.
+    """Return n different problems with their skills, in random order; weights sum to 1.
 
-    Args:
-        weights: shares of the skills, summing to 1.
-        split: of the problems.
-        n: number of problems.
-        seed: of the draw. The first problems of a longer draw are not those of a shorter one.
+    The first problems of a longer draw are not those of a shorter one.
     """
     exact = [(weight * n, skill) for skill, weight in weights.items()]
     counts = {skill: int(share) for share, skill in exact}

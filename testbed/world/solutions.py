@@ -1,13 +1,13 @@
-r"""Written solutions in four styles, with a wrong step where one is wanted.
+r"""Written solutions in four styles, with a wrong step if one is asked for.
 
     canonical    3+4=7 / 7*7=9 / \boxed{9}          every step
     shuffled     4+3=7 / 7*7=9 / \boxed{9}          operands of + and * in random order
-    terse        3+4=7 / *7=9 / \boxed{9}           without what the line before says
+    terse        3+4=7 / *7=9 / \boxed{9}           the result of the line before is left out
     answer       \boxed{9}                          no chain of thought
 
-(`/` stands for a line's end.) A wrong step has another result, and what follows goes on from it,
-as mistakes of a careless teacher do; in a countdown the expression in the box is then a wrong one
-that is said to come to the target.
+(`/` stands for the end of a line.) A wrong step has a wrong result, and the following steps
+continue from it, like the mistake of a careless teacher. In a countdown the box then holds a wrong
+expression, and the last line claims that it gives the target.
 """
 
 from __future__ import annotations
@@ -20,41 +20,29 @@ from typing import Literal, get_args
 
 from rlready.registry.errors import ConfigError
 from rlready.testbed.world.chains import Chain, Step, apply
-from rlready.testbed.world.puzzles import Addition, Countdown, values
+from rlready.testbed.world.puzzles import Addition, AnyPuzzle, Countdown, values
 
 Style = Literal["canonical", "shuffled", "terse", "answer"]
 STYLES: tuple[Style, ...] = get_args(Style)
-AnyPuzzle = Chain | Countdown | Addition
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One step: operands joined by an operator, and what it is said to come to.
+    """One step: two operands, or three with a carry, an operator between them, and the result.
 
-    Args:
-        operands: two, or three with a carry.
-        operator: between them.
-        result: what they are said to come to.
-        known: index of the operand that the line before gives; -1 if there is none.
+    `carried` is the index of the operand that the line before gave, -1 if there is none.
     """
 
     operands: tuple[int, ...]
     operator: str
     result: int
-    known: int = -1
+    carried: int = -1
 
 
 def solution(puzzle: AnyPuzzle, style: Style, rng: random.Random, *, is_wrong: bool = False) -> str:
-    """A solution of the puzzle in this style.
+    """Return a solution of the puzzle in this style, with one wrong step if `is_wrong`.
 
-    Args:
-        puzzle: what is solved.
-        style: how it is written.
-        rng: decides the order of operands and where a step goes wrong.
-        is_wrong: whether one step is wrong.
-
-    Raises:
-        ConfigError: if there is no such style.
+    `rng` chooses the order of operands and the wrong step. An unknown style is a ConfigError.
     """
     if style not in STYLES:
         raise ConfigError(f"style is {style!r}", fix=f"Known styles: {', '.join(STYLES)}")
@@ -66,7 +54,7 @@ def solution(puzzle: AnyPuzzle, style: Style, rng: random.Random, *, is_wrong: b
 def worked_out(
     puzzle: AnyPuzzle, rng: random.Random, *, is_wrong: bool = False
 ) -> tuple[list[Line], str]:
-    """The steps of a solution and the content of its box."""
+    """Return the steps of a solution and the content of its box."""
     if isinstance(puzzle, Chain):
         return _chain(puzzle, rng, is_wrong)
     if isinstance(puzzle, Addition):
@@ -76,7 +64,7 @@ def worked_out(
 
 def _written(line: Line, style: Style, rng: random.Random) -> str:
     operands = list(line.operands)
-    if style == "terse" and line.known >= 0:
+    if style == "terse" and line.carried >= 0:
         return f"{_without(operands, line)}={line.result}"
     if style == "shuffled" and line.operator != "-":
         rng.shuffle(operands)
@@ -84,7 +72,7 @@ def _written(line: Line, style: Style, rng: random.Random) -> str:
 
 
 def _without(operands: list[int], line: Line) -> str:
-    before, after = operands[: line.known], operands[line.known + 1 :]
+    before, after = operands[: line.carried], operands[line.carried + 1 :]
     if len(operands) > 2:  # a carry leaves no operator behind
         return line.operator.join(map(str, before + after))
     return line.operator.join(("".join(map(str, before)), "".join(map(str, after))))
@@ -96,14 +84,16 @@ def _chain(chain: Chain, rng: random.Random, is_wrong: bool) -> tuple[list[Line]
     modulus, is_leftward = 7 if chain.rule == "seven" else 10, chain.rule == "leftward"
     lines: list[Line] = []
     for i, (left, operator, operand, _) in enumerate(right):
-        known = -1
+        carried = -1
         if lines:
-            value, known = lines[-1].result, int(is_leftward)
+            value, carried = lines[-1].result, int(is_leftward)
             left, operand = (left, value) if is_leftward else (value, operand)
         result = apply(left, operator, operand, modulus)
         if i == slip:
             result = (result + rng.randrange(1, modulus)) % modulus
-        lines.append(Line(operands=(left, operand), operator=operator, result=result, known=known))
+        lines.append(
+            Line(operands=(left, operand), operator=operator, result=result, carried=carried)
+        )
     return lines, str(lines[-1].result)
 
 
@@ -117,8 +107,8 @@ def _addition(addition: Addition, rng: random.Random, is_wrong: bool) -> tuple[l
         result = sum(operands)
         if i == slip:
             result = (result + rng.randrange(1, 19)) % 20
-        known = 2 if carry else -1
-        lines.append(Line(operands=operands, operator="+", result=result, known=known))
+        carried = 2 if carry else -1
+        lines.append(Line(operands=operands, operator="+", result=result, carried=carried))
         carry, digit = divmod(result, 10)
         total = f"{digit}{total}"
     return lines, f"{carry or ''}{total}"
@@ -129,12 +119,12 @@ def _digits(number: int) -> list[int]:
 
 
 def _countdown(puzzle: Countdown, rng: random.Random, is_wrong: bool) -> tuple[list[Line], str]:
-    start, steps = puzzle.known
+    start, steps = puzzle.solution
     if is_wrong:
         steps = _spoilt(start, steps, rng)
     passed = values(start, steps)
     lines = [
-        Line(operands=(left, operand), operator=operator, result=result, known=0 if i else -1)
+        Line(operands=(left, operand), operator=operator, result=result, carried=0 if i else -1)
         for i, (left, (operator, operand), result) in enumerate(
             zip(passed, steps, passed[1:], strict=False)
         )
@@ -145,12 +135,12 @@ def _countdown(puzzle: Countdown, rng: random.Random, is_wrong: bool) -> tuple[l
 
 
 def _spoilt(start: int, steps: Sequence[Step], rng: random.Random) -> tuple[Step, ...]:
-    """The steps with one operator changed so that they come to something else."""
+    """Return the steps with one operator changed so that they give another value."""
     target = values(start, steps)[-1]
-    spoilt = [
+    changed = [
         (*steps[:i], (operator, steps[i][1]), *steps[i + 1 :])
         for i in range(len(steps))
         for operator in "+-*"
     ]
-    # At least one: adding a digit from 1 to 9 differs from taking it away.
-    return rng.choice([some for some in spoilt if values(start, some)[-1] != target])
+    # There is at least one, since adding and subtracting a positive number differ.
+    return rng.choice([wrong for wrong in changed if values(start, wrong)[-1] != target])

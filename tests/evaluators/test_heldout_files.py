@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rlready.evaluators.heldout import files as heldout_files
+from rlready.evaluators.heldout import examples as heldout_files
 from rlready.evaluators.heldout.examples import load_heldout
 from rlready.registry.errors import BenchmarkError
 

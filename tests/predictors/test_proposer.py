@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,28 +11,30 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
+from scipy.spatial.distance import pdist
 from sklearn.base import clone
 
-from rlready.predictors.search.candidates import anywhere
-from rlready.predictors.search.guard import Guard, Proximity
+from rlready import predictors
+from rlready.predictors.search.candidates import Guard, Proximity, anywhere
 from rlready.predictors.search.proposer import ProposerConfig, Runs, propose, propose_from
 from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.space_file import parse_space
 from rlready.predictors.search.space_parts import Points
 from rlready.predictors.search.study import (
     Asked,
-    KnownRun,
     SamplerName,
-    add_known_runs,
     ask,
-    enqueue,
-    finished_runs,
-    make_sampler,
     open_study,
     propose_recipes,
-    space_for,
 )
 from rlready.predictors.search.surrogate import MixtureModel
+from rlready.predictors.search.trials import (
+    KnownRun,
+    add_known_runs,
+    finished_trials,
+    runs_of,
+    senses,
+)
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
 
@@ -174,7 +177,7 @@ def test_a_batch_lies_apart_and_apart_from_what_is_running() -> None:
     model = MixtureModel(space.feature_groups)
     model.fit(space.features(runs.points), runs.outcomes[:, 0])
     both = space.features(Points.joined([first.points, later.points]))
-    gaps = model.distance(both, both)[np.triu_indices(8, 1)]
+    gaps = pdist(model.belief(both).smooth)
     assert gaps.min() >= 0.3 - 1e-6
 
 
@@ -250,14 +253,6 @@ def test_the_stratified_mixture_is_asked_first(sampler: SamplerName) -> None:
     assert second.origin == sampler
 
 
-def test_the_present_best_is_asked_next_unless_it_ran() -> None:
-    study, space = open_study(a_space(), name="s", config=QUICK)
-    best = anywhere(space, 1, np.random.default_rng(4))
-    enqueue(study, space, best, origin="best")
-    enqueue(study, space, best, origin="best")
-    assert [ask(study, space).origin for _ in range(3)] == ["stratified", "best", "surrogate"]
-
-
 def test_the_search_finds_the_optimum_and_repeats_itself() -> None:
     asked = searched("surrogate", 24)
     assert max(outcome(a.recipe) for a in asked) > 0.1
@@ -284,7 +279,7 @@ def test_registry_rows_become_finished_trials() -> None:
     assert (found.n_added, found.n_known) == (10, 0)
     assert dict(found.left_out).keys() == {"strange", "broken"}
     assert "source z" in dict(found.left_out)["strange"]
-    kept = finished_runs(study, space)
+    kept = runs_of(space, finished_trials(study, space), senses(study))
     np.testing.assert_allclose(kept.points.weights, runs.points.weights, atol=1e-9)
     np.testing.assert_allclose(kept.outcomes, runs.outcomes)
     assert kept.errors is not None
@@ -372,7 +367,21 @@ def test_gp_takes_part() -> None:
 
 
 def test_samplers_come_with_their_coordinates() -> None:
-    assert space_for(a_space(), "tpe").simplex.parametrisation == "softmax"
-    assert space_for(a_space(simplex="sparse"), "tpe").simplex.parametrisation == "sparse"
+    for given, coordinates in (None, "softmax"), ("sparse", "sparse"):
+        _, space = open_study(a_space(simplex=given), name="s", sampler="tpe")
+        assert space.simplex.parametrisation == coordinates
     with pytest.raises(ConfigError, match="surrogate, gp, tpe, random"):
-        make_sampler("best", a_space())  # type: ignore[arg-type]
+        open_study(a_space(), name="s", sampler="best")  # type: ignore[arg-type]
+
+
+def test_the_examples_of_the_public_names_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mix.toml").write_text("[sources.gsm8k]\n[sources.numina]\n")
+    names = {name: getattr(predictors, name) for name in predictors.__all__}
+    names |= {"space": parse_space({"sources": {"a": {}, "b": {}}}), "optuna": optuna, "np": np}
+    for name in ("RecipeSpace", "Source", "SurrogateSampler", "parse_space", "read_space"):
+        (test,) = doctest.DocTestFinder(recurse=False).find(names[name], name, globs=dict(names))
+        assert test.examples, name
+        assert doctest.DocTestRunner().run(test).failed == 0, name

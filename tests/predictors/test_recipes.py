@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlready.predictors.search.simplex import Parametrisation
 from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.space_file import numeric_range, parse_space, read_space
-from rlready.predictors.search.space_parts import Points
+from rlready.predictors.search.space_parts import Parametrisation, Points
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
 
@@ -64,7 +64,7 @@ def drawn(space: RecipeSpace, seed: int, n: int = 8) -> Points:
 @given(st.sampled_from(["stick", "softmax", "sparse", "dirichlet"]), st.integers(0, 10_000))
 @settings(max_examples=60)
 def test_recipe_point_trial_and_features_agree(kind: Parametrisation, seed: int) -> None:
-    space = changed().with_simplex(kind)
+    space = dataclasses.replace(changed(), simplex_kind=kind)
     points = drawn(space, seed)
     recipes = [space.recipe(points, row) for row in range(len(points))]
     back = Points.joined([space.points(recipe) for recipe in recipes])
@@ -216,7 +216,7 @@ def test_repetitions_without_tokens_are_refused() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"sources": {"d": 1.0}}, "source d is none"),
+        ({"sources": {"d": 1.0}}, "source d is not in the space"),
         ({"sources": {"a": 0.3, "c": 0.7}}, "breaks a floor or a cap"),
         ({"learning_rate": 1.0}, "learning_rate 1 is outside"),
         ({"base_model": "other"}, "base_model is 'other', the space's 'org/base'"),

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlready.predictors.search.simplex import Parametrisation, Simplex, simplex
+from rlready.predictors.search.space_parts import Parametrisation, Simplex
 from rlready.registry.errors import ConfigError
 
 KINDS: tuple[Parametrisation, ...] = ("stick", "softmax", "sparse", "dirichlet")
+
+
+def simplex(
+    sources: Sequence[str],
+    parametrisation: Parametrisation = "stick",
+    floors: Sequence[float] | None = None,
+    caps: Sequence[float] | None = None,
+) -> Simplex:
+    """Mixtures of the sources; by default, all floors are 0 and all caps are 1."""
+    d = len(sources)
+    return Simplex(
+        sources=tuple(sources),
+        floors=np.array(floors if floors is not None else [0.0] * d),
+        caps=np.array(caps if caps is not None else [1.0] * d),
+        parametrisation=parametrisation,
+    )
 
 
 @st.composite

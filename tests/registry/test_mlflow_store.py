@@ -24,7 +24,7 @@ from store_child import GSM8K, PROTOCOL, a_checkpoint, a_proxy, an_evaluation, a
 from rlready.registry.errors import StoreError
 from rlready.registry.mlflow_store.descriptions import checkpoint_description
 from rlready.registry.mlflow_store.locks import _create, claim
-from rlready.registry.mlflow_store.mlflow_output import quiet
+from rlready.registry.mlflow_store.mlflow_calls import quiet
 from rlready.registry.mlflow_store.record_tags import (
     CHECKPOINT,
     checkpoint_tags,

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 from places import DATA
 
-from rlready.registry.mlflow_store.mlflow_output import quiet
+from rlready.registry.mlflow_store.mlflow_calls import quiet
 from rlready.registry.mlflow_store.predictors.moved_types import MOVED_TYPES
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.workflow.cli.main import main

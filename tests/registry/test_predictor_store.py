@@ -28,7 +28,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_store.mlflow_output import quiet
+from rlready.registry.mlflow_store.mlflow_calls import quiet
 from rlready.registry.mlflow_store.predictors.records import (
     FittedPredictor,
     PredictorMeta,
@@ -210,8 +210,8 @@ def test_a_pickle_is_never_unpickled(
     store: MlflowStore, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even if the digests in the registry were made to fit it."""
-    from rlready.registry.mlflow_store.predictors.logged_predictor import SHA256
     from rlready.registry.mlflow_store.predictors.skops_file import file_digests
+    from rlready.registry.mlflow_store.predictors.store import SHA256
 
     monkeypatch.chdir(tmp_path)
     meta = put_predictor(store, our_own()).meta

@@ -22,7 +22,7 @@ from rlready.registry.mlflow_store.descriptions import (
     family_description,
     tagged_version_description,
 )
-from rlready.registry.mlflow_store.mlflow_output import quiet
+from rlready.registry.mlflow_store.mlflow_calls import quiet
 from rlready.registry.mlflow_store.readiness import (
     RL_READY,
     TAG,

@@ -256,7 +256,7 @@ def test_an_outcome_that_cannot_be_meant_is_refused(changes: dict[str, Any], mes
     "name", ["reward", "train/reward", "Training Reward", "mean_reward", "rewards", "reward/mean"]
 )
 def test_the_training_reward_is_no_outcome(name: str) -> None:
-    with pytest.raises(RecordError, match="also rises with what RL exploits"):
+    with pytest.raises(RecordError, match="also rises when RL exploits it"):
         outcome(benchmark=name)
     assert outcome(benchmark="rewardbench").benchmark == "rewardbench"
 

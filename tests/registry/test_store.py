@@ -26,7 +26,7 @@ from store_child import (
 )
 
 from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_store.mlflow_output import quiet
+from rlready.registry.mlflow_store.mlflow_calls import quiet
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.outcomes import Outcome
 from rlready.registry.records import Checkpoint, Evaluation, Proxy, Recipe

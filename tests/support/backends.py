@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from store_child import a_checkpoint
 
-from rlready.registry.mlflow_store.mlflow_output import quiet
+from rlready.registry.mlflow_store.mlflow_calls import quiet
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.store import Store
 

@@ -19,7 +19,7 @@ from rlready.testbed.study.recipes import AXES, choose_recipes
 from rlready.testbed.training.sft import SftRecipe, examples_of
 from rlready.testbed.world.benchmarks import benchmark, benchmarks, write_benchmarks, write_heldout
 from rlready.testbed.world.chains import Chain
-from rlready.testbed.world.puzzles import Addition, Countdown, boxed, reward, values
+from rlready.testbed.world.puzzles import Addition, AnyPuzzle, Countdown, boxed, reward, values
 from rlready.testbed.world.skills import (
     MIXES,
     SKILLS,
@@ -28,11 +28,11 @@ from rlready.testbed.world.skills import (
     draw_different,
     draw_mixture,
 )
-from rlready.testbed.world.solutions import STYLES, AnyPuzzle, solution, worked_out
+from rlready.testbed.world.solutions import STYLES, solution, worked_out
 
 ALL = (*SKILLS, *VARIANTS)
 SEEDS = st.integers(0, 2**32)
-COUNTDOWN = Countdown(numbers=(3, 5, 7), target=20, known=(7, (("-", 3), ("*", 5))))
+COUNTDOWN = Countdown(numbers=(3, 5, 7), target=20, solution=(7, (("-", 3), ("*", 5))))
 
 
 def puzzle_of(skill: str, seed: int) -> AnyPuzzle:
@@ -123,7 +123,7 @@ def test_every_right_countdown_answer_is_accepted_and_no_other(skill: str, seed:
 
 
 def test_several_right_answers_count() -> None:
-    puzzle = Countdown(numbers=(2, 3, 4), target=20, known=(2, (("+", 3), ("*", 4))))
+    puzzle = Countdown(numbers=(2, 3, 4), target=20, solution=(2, (("+", 3), ("*", 4))))
     assert puzzle.accepts("2+3*4")
     assert puzzle.accepts("3+2*4")
 

@@ -25,7 +25,6 @@ from rlready.registry.store import MemoryStore
 from rlready.testbed.study.design import PROFILES, make_design, read_design, write_design
 from rlready.testbed.study.run import collect, make, missing, register
 from rlready.testbed.study.summary import rank_proxies, spearman, summarize
-from rlready.testbed.study.unit import Profile
 from rlready.workflow.cli.main import main
 from rlready.workflow.progress import Clock
 
@@ -140,8 +139,10 @@ def test_the_demo_shows_a_checkpoint_of_its_run_that_is_neither_lost_nor_perfect
 
 
 @pytest.mark.parametrize("name", list(PROFILES))
-def test_a_profile_comes_back_from_its_file(name: str) -> None:
-    assert Profile.from_dict(PROFILES[name].to_dict()) == PROFILES[name]
+def test_a_design_comes_back_from_its_file(name: str, tmp_path: Path) -> None:
+    design = make_design(name, seed=0, n_workers=2)
+    write_design(tmp_path, design)
+    assert read_design(tmp_path) == design
 
 
 @given(st.lists(st.integers(-5, 5), min_size=3, max_size=12).filter(lambda x: len(set(x)) > 1))

@@ -215,7 +215,7 @@ def test_a_result_is_made_once_and_then_found(tmp_path: Path) -> None:
 
 def test_another_result_is_told_by_its_key_and_left_alone(tmp_path: Path) -> None:
     find_or_make(tmp_path / "result", "r.json", "key", make)
-    with pytest.raises(ConfigError, match="has the key key, other is wanted"):
+    with pytest.raises(ConfigError, match="has the key key, not other"):
         find_or_make(tmp_path / "result", "r.json", "other", never)
     assert find_or_make(tmp_path / "result", "r.json", "key", never)[0]["cost"] == 3
 

@@ -31,7 +31,7 @@ import json, os, sys, time, traceback
 from pathlib import Path
 from rlready.workflow.search.run import ask
 from rlready.workflow.search.open import SearchConfig, open_search
-import optuna, scipy.optimize, sqlalchemy.dialects.postgresql, rlready.predictors.search.sampler
+import optuna, scipy.optimize, sqlalchemy.dialects.postgresql, rlready.predictors.search.study
 
 optuna.storages.RDBStorage  # imported late by Optuna: here once, not in every child
 url, folder = sys.argv[1], Path(sys.argv[2])

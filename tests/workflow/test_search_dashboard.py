@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from rlready.workflow.search.database import open_database
-from rlready.workflow.search.open import SearchConfig, open_search
+from rlready.workflow.search.open import SearchConfig, open_database, open_search
 from rlready.workflow.search.run import ask
 
 SPACE = "[sources.gsm8k]\n[sources.numina]\n[learning_rate]\nlow = 1e-6\nhigh = 1e-4\n"

@@ -12,14 +12,12 @@ import pytest
 from click.testing import CliRunner, Result
 from store_child import a_checkpoint, an_outcome
 
-from rlready.predictors.search.space_file import SpaceFile
 from rlready.registry.errors import ConfigError
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.records import Evaluation, Recipe
-from rlready.registry.toml_file import read_toml_file
 from rlready.testbed.training.model import untrained_checkpoint
 from rlready.workflow.cli.main import main
-from rlready.workflow.search.settings import LoopSettings, loop_settings
+from rlready.workflow.search.open import Search, SearchConfig, open_search
 
 SPACE = """
 {top}
@@ -58,8 +56,9 @@ def write_space(folder: Path, *, top: str = "", source: str = "", rest: str = ""
     return path
 
 
-def read_settings(path: Path) -> LoopSettings:
-    return loop_settings(read_toml_file(path, SpaceFile), path)
+def opened(path: Path) -> Search:
+    storage = f"sqlite:///{path.parent / 'search.db'}"
+    return open_search(SearchConfig(space=path, storage=storage))
 
 
 def answer(result: Result) -> Any:
@@ -83,9 +82,9 @@ k = [1, 4]
 temperature = 1
 prompt_template = "prompt.txt"
 """
-    found = read_settings(write_space(tmp_path, source='path = "gsm8k.jsonl"', rest=rest))
-    assert found.data == {"gsm8k": tmp_path / "gsm8k.jsonl"}
-    assert found.evaluate == {
+    search = opened(write_space(tmp_path, source='path = "gsm8k.jsonl"', rest=rest))
+    assert search.data == {"gsm8k": tmp_path / "gsm8k.jsonl"}
+    assert search.evaluate == {
         "benchmarks": (f"gsm8k={tmp_path}/data/gsm8k.jsonl", "aime=/abs/aime.jsonl"),
         "held_out": (f"val={tmp_path}/val.jsonl",),
         "samples": 8,
@@ -114,7 +113,7 @@ def test_a_mistake_in_evaluate_is_told_at_once(
 ) -> None:
     path = write_space(tmp_path, rest=rest)
     with pytest.raises(ConfigError, match=f"(?s){said}"):
-        read_settings(path)
+        opened(path)
     assert "mix.toml" in refused(call("ask", "--cold"))
 
 

@@ -15,8 +15,13 @@ from backends import fresh_postgres_database
 
 from rlready.predictors.search.trials import Lease
 from rlready.registry.errors import ConfigError, StoreError
-from rlready.workflow.search.database import open_database, study_lock
-from rlready.workflow.search.open import Search, SearchConfig, open_search
+from rlready.workflow.search.open import (
+    Search,
+    SearchConfig,
+    open_database,
+    open_search,
+    study_lock,
+)
 from rlready.workflow.search.run import ask, sync
 from rlready.workflow.search.trial import Trial
 

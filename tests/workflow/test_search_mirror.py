@@ -15,11 +15,11 @@ from backends import client_of, new_experiment
 from places import SUPPORT
 from store_child import a_checkpoint, a_proxy, an_outcome
 
-from rlready.registry.mlflow_store.mlflow_output import quiet
+from rlready.registry.mlflow_store.mlflow_calls import quiet
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.records import Evaluation, Recipe
-from rlready.workflow.search.folder import Told
-from rlready.workflow.search.mirror import MirrorTo
+from rlready.workflow.search.folder import TrialResult
+from rlready.workflow.search.mirror import Mirror
 from rlready.workflow.search.open import Search, SearchConfig, open_search
 from rlready.workflow.search.registry import RegistryValues
 from rlready.workflow.search.run import ask, run, sync
@@ -55,7 +55,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
         )
         said: list[str] = [] if warned is None else warned
         registry = to.pop("registry", None)
-        mirror = MirrorTo(store=store, warn=said.append, **to)
+        mirror = Mirror(store=store, warn=said.append, **to)
         made.append(open_search(config, registry, mirror=mirror))
         return made[-1]
 
@@ -64,7 +64,7 @@ def opened(tmp_path: Path) -> Iterator[Open]:
         search.engine.dispose()
 
 
-def tell(search: Search, number: int, **values: Any) -> Told:
+def tell(search: Search, number: int, **values: Any) -> TrialResult:
     """Tell as the command line does: the trial, and then MLflow."""
     told = Trial(search, number).tell(**values)
     search.show()
@@ -130,7 +130,7 @@ def test_only_trials_that_have_ended_since_are_written(
         tell(search, ask(search).asked.number, value=0.5)
     ask(search)
     assert search.mirror is not None
-    assert search.mirror.update() == 0
+    assert search.mirror.update(search.study, {}) == 0
     written: list[str] = []
     original = MlflowClient.log_batch
 
@@ -235,16 +235,16 @@ KILLED = """
 import sys
 from pathlib import Path
 from store_child import kill_at
-from rlready.registry.mlflow_store.mlflow_output import import_quietly
+from rlready.registry.mlflow_store.mlflow_calls import import_quietly
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.workflow.search.run import ask
-from rlready.workflow.search.mirror import MirrorTo
+from rlready.workflow.search.mirror import Mirror
 from rlready.workflow.search.open import SearchConfig, open_search
 
 step, folder, uri = sys.argv[1:]
 config = SearchConfig(space=Path(folder, "mix.toml"), storage=f"sqlite:///{folder}/search.db",
                       sampler="random", folder=Path(folder, "out"), worker="dead")
-search = open_search(config, mirror=MirrorTo(store=MlflowStore(uri)))
+search = open_search(config, mirror=Mirror(store=MlflowStore(uri)))
 import_quietly()
 kill_at(step)
 ask(search).tell(value=0.25)
@@ -286,10 +286,10 @@ def test_a_mirror_killed_anywhere_goes_on_in_the_same_runs(
 WORKERS = """
 import os, sys, traceback
 from pathlib import Path
-from rlready.registry.mlflow_store.mlflow_output import import_quietly
+from rlready.registry.mlflow_store.mlflow_calls import import_quietly
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.workflow.search.run import ask
-from rlready.workflow.search.mirror import MirrorTo
+from rlready.workflow.search.mirror import Mirror
 from rlready.workflow.search.open import SearchConfig, open_search
 
 import mlflow.store.tracking.sqlalchemy_store, optuna
@@ -305,7 +305,7 @@ for worker in range(4):
             config = SearchConfig(
                 space=Path(folder, "mix.toml"), sampler="random", worker=str(worker),
                 storage=f"sqlite:///{folder}/search.db", folder=Path(folder, "out"))
-            search = open_search(config, mirror=MirrorTo(store=MlflowStore(uri)))
+            search = open_search(config, mirror=Mirror(store=MlflowStore(uri)))
             for _ in range(3):
                 ask(search).tell(value=0.5)
                 search.show()

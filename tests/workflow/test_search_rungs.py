@@ -211,7 +211,7 @@ def test_the_surrogate_knows_what_was_foreseen_of_a_stopped_trial(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It had seen finished trials only, and proposed the neighbours of a stopped one for ever."""
-    from rlready.predictors.search import sampler
+    from rlready.predictors.search import study
 
     search = opened(sampler="surrogate")
     for k in range(3):
@@ -220,13 +220,13 @@ def test_the_surrogate_knows_what_was_foreseen_of_a_stopped_trial(
     foreseen, sd = poor.frozen.user_attrs["rlready:foreseen"]
     assert (foreseen, sd) == (pytest.approx(0.4), pytest.approx(0.0, abs=1e-9))
     seen: list[Any] = []
-    propose = sampler.propose
+    propose = study.propose
 
     def watched(space: Any, runs: Any, *given: Any, **named: Any) -> Any:
         seen.append(runs)
         return propose(space, runs, *given, **named)
 
-    monkeypatch.setattr(sampler, "propose", watched)
+    monkeypatch.setattr(study, "propose", watched)
     ask(search)
     (runs,) = seen
     np.testing.assert_allclose(runs.outcomes[:, 0], [0.6, 0.7, 0.8, 0.4])

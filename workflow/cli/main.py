@@ -37,7 +37,7 @@ from rlready.workflow.flags import CommonFlags, command
 from rlready.workflow.terminal import echo, prepare_streams, text_width
 
 _LINE_CHARACTERS = 2_000
-_KEPT = {
+_STATE_AFTER_CTRL_C = {
     "evaluate": "samples, verdicts and losses made so far are kept in --samples-dir, and the same "
     "call continues from them",
     "search": "reported results are in the study; an unfinished trial is offered again when its "
@@ -86,8 +86,10 @@ class Group(click.Group):
                 os.dup2(nowhere.fileno(), sys.stdout.fileno())
             ctx.exit(EXIT_PIPE_CLOSED)
         except KeyboardInterrupt:
-            kept = _KEPT.get(ctx.invoked_subcommand or "", "nothing is half done; repeat the call")
-            echo(f"interrupted: {kept}", err=True)
+            state = _STATE_AFTER_CTRL_C.get(
+                ctx.invoked_subcommand or "", "nothing is half done; repeat the call"
+            )
+            echo(f"interrupted: {state}", err=True)
             ctx.exit(EXIT_INTERRUPTED)
         except Exception as error:
             line = foreseen(error)
@@ -110,12 +112,12 @@ def _uris(words: Sequence[str]) -> list[str]:
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="rlready", prog_name="rlready")
 def main() -> None:
-    """Which SFT checkpoint deserves the RL budget.
+    """Find the SFT checkpoint that deserves the RL budget.
 
-    Measures a checkpoint before RL (held-out loss, unbiased pass@k and further proxies, each with
-    a standard error) and stores it in MLflow as a model; records its score after RL; predicts that
-    score for other checkpoints, with intervals; ranks them, plans the next RL runs, tags the
-    chosen one; and searches the SFT recipe to train next.
+    rlready measures checkpoints before RL (held-out loss, unbiased pass@k and other proxies, each
+    with a standard error) and stores them in MLflow as models. It records the score after RL,
+    predicts this score for other checkpoints with intervals, ranks them, plans the next RL runs,
+    tags the chosen checkpoint, and searches for the SFT recipe to train next.
     """
 
 

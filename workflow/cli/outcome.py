@@ -19,8 +19,8 @@ Format = Literal["csv", "parquet", "json"]
 def outcome(config: OutcomeConfig, common: CommonFlags) -> None:
     """Record the score of CHECKPOINT after RL.
 
-    CHECKPOINT is an id, the beginning of one, a name, or an MLflow model id. Evaluate on held-out
-    problems: the training reward is not an outcome.
+    CHECKPOINT is an id, the beginning of one, a name, or an MLflow model id. Measure the score on
+    held-out problems: the training reward is not an outcome.
 
     \b
     rlready outcome sft-3 --value 0.61 --benchmark gsm8k --algorithm grpo --budget 200 --budget-unit steps
@@ -47,7 +47,7 @@ def table(
     Columns: what the checkpoint is, recipe.<field>, <proxy>@<benchmark> with
     <proxy>_se@<benchmark> and <proxy>_n@<benchmark> (problems), and every outcome as
     <statistic>/<budget><unit>@<benchmark>, the mean over RL seeds, with _se and _n (seeds).
-    Values that cannot be mixed have columns of their own, marked #<6 digits>; notes on stderr
+    Values that cannot be compared have separate columns, marked #<6 digits>; notes on stderr
     describe them.
 
     Args:

@@ -16,7 +16,7 @@ from rlready.workflow.flags import CommonFlags, Flag, Seed, command, split_paths
 from rlready.workflow.terminal import echo, echo_json, print_view
 
 if TYPE_CHECKING:
-    from rlready.workflow.search.folder import Told
+    from rlready.workflow.search.folder import TrialResult
     from rlready.workflow.search.open import Search
 
 _HOUR_S = 3600.0
@@ -24,34 +24,35 @@ _HOUR_S = 3600.0
 
 @dataclass(frozen=True, kw_only=True)
 class SearchFlags:
-    """Arguments and flags of `rlready search`, whose help stands under `Args:`.
+    """Arguments and flags of `rlready search`; `Args:` holds their help.
 
     Args:
         action: run, ask, tell, sync or report.
         trial: Number of the trial.
-        space: Recipes that may be proposed.
-        study: Name of the study.  [default: that of the space file]
-        storage: Database of the study: SQLite for the workers of one machine, postgresql://... for
-            those of many.
-        sampler: What proposes recipes.
-        trials: ask: proposals; run: recipes to train.
-        train_command: run: command that trains a recipe, with {recipe} (recipe.toml), {out} (the
-            trial's folder) and, with [rungs], {rung} in it. It adds "value", "checkpoint" or
-            "rungs" to status.json there.
-        out: Folder of the trials' folders, which lie below the study's name.
-        data: JSONL file of a source; trials then get a manifest of its rows. Repeatable.
-        value: tell: outcome, more is better.
+        space: TOML file of the recipes that may be proposed.
+        study: Name of the study.  [default: name of the space file]
+        storage: Database of the study: SQLite if all workers run on one machine, postgresql://...
+            if they run on several.
+        sampler: Method that proposes recipes.
+        trials: ask: number of proposals; run: number of recipes to train.
+        train_command: run: command that trains a recipe. It may contain {recipe} (the file
+            recipe.toml), {out} (the trial's folder) and, if the space file has [rungs], {rung}. It
+            adds "value", "checkpoint" or "rungs" to status.json in the trial's folder.
+        out: Folder for the trials, which are written to a folder with the study's name in it.
+        data: JSONL file of a source; each trial then gets a manifest of its rows. Repeatable.
+        value: tell: outcome; higher is better.
         se: tell: standard error of --value.
         checkpoint: tell: registered checkpoint, or its folder, which is evaluated if the space
-            file's [evaluate] says how; its recorded outcome counts, or else the predicted one.
-        cost: tell: what the trial cost, where the space file names a `cost`; else status.json says.
-        target: Outcome that is searched for, as `rlready table` names it.  [default: the only one]
-        predictor: Registered predictor of checkpoints without an outcome.
-        lease: A trial whose worker is silent for so long is offered again; run renews its own.
+            file has [evaluate]. Its recorded outcome is told, or else the predicted one.
+        cost: tell: cost of the trial, if the space file names a `cost`.  [default: from
+            status.json]
+        target: Outcome to search for, by its column in `rlready table`.  [default: the only one]
+        predictor: Registered predictor, for checkpoints without an outcome.
+        lease: Hours until a trial of a silent worker is offered again; run renews its own lease.
         retries: How often a trial is offered again.
         worker: Name of the worker that asks.  [default: host and process]
         seed: Seed of proposals and manifests.
-        cold: Leave the registry alone: its runs are not used to start with.
+        cold: Do not read or write the registry: the search starts without its runs.
     """
 
     action: Literal["run", "ask", "tell", "sync", "report"] = field(kw_only=False)
@@ -79,17 +80,17 @@ class SearchFlags:
 
 @command
 def search(flags: SearchFlags, common: CommonFlags) -> None:
-    """Search SFT recipes by outcome, with your own trainer in the loop.
+    """Search for the SFT recipe with the best outcome, with your own trainer in the loop.
 
     \b
-    ask      propose recipes; each becomes a folder with recipe.toml
-    tell     TRIAL --value V, or --checkpoint ID
-    sync     take in the folders that are finished
-    run      ask, train by --train-command, tell
-    report   ranked recipes and the response surface of each source
+    ask      propose recipes; each gets a folder with recipe.toml
+    tell     TRIAL --value V, or --checkpoint ID: record the result of a trial
+    sync     record the results of all finished folders
+    run      ask, train with --train-command, tell
+    report   rank the recipes, and show the response surface of each source
 
-    Any number of workers share a study through --storage. The registry's checkpoints are runs to
-    begin with, those without an outcome by their prediction.
+    Any number of workers share a study through --storage. A study starts with the checkpoints of
+    the registry, with their outcome or, if they have none, a predicted one.
     """  # noqa: D301 - click reads \b as "keep these lines"
     _check_flags(flags)
     actions = {"ask": _ask, "tell": _tell, "sync": _sync, "run": _run, "report": _report}
@@ -125,7 +126,7 @@ def _check_flags(flags: SearchFlags) -> None:
 
 
 def _opened(flags: SearchFlags, common: CommonFlags) -> Search:
-    from rlready.workflow.search.mirror import MirrorTo
+    from rlready.workflow.search.mirror import Mirror
     from rlready.workflow.search.open import SearchConfig, open_search
     from rlready.workflow.search.registry import RegistryValues
 
@@ -137,7 +138,7 @@ def _opened(flags: SearchFlags, common: CommonFlags) -> Search:
         if is_asked:
             registry = RegistryValues(store=store, target=flags.target, predictor=flags.predictor)
         if flags.action != "report":
-            mirror = MirrorTo(store=store, is_wanted=is_asked, warn=_warn)
+            mirror = Mirror(store=store, is_wanted=is_asked, warn=_warn)
     config = SearchConfig(
         space=flags.space,
         study=flags.study,
@@ -169,7 +170,7 @@ def _ask(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
         if not as_json:
             echo(_handed_line(trials[-1]))
     return {
-        "study": search.config.name,
+        "study": search.name,
         "trials": trials,
         "warm_start": asdict(search.warm_start),
         "problems": problems,
@@ -180,13 +181,13 @@ def _tell(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
     from rlready.workflow.search.trial import Trial
 
     assert flags.trial is not None
-    told = Trial(search, flags.trial).tell(
+    result = Trial(search, flags.trial).tell(
         value=flags.value, se=flags.se, checkpoint=flags.checkpoint, cost=flags.cost
     )
     search.show()
     if not as_json:
-        echo(_told_line(told))
-    return asdict(told)
+        echo(_result_line(result))
+    return asdict(result)
 
 
 def _sync(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
@@ -195,9 +196,9 @@ def _sync(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
     synced = sync(search)
     _say_problems(synced.problems)
     if not as_json:
-        for told in synced.done:
-            echo(_told_line(told))
-        echo(f"{len(synced.done)} taken in, {len(synced.waiting)} not finished yet")
+        for result in synced.done:
+            echo(_result_line(result))
+        echo(f"{len(synced.done)} trials ended, {len(synced.waiting)} not finished yet")
     return asdict(synced)
 
 
@@ -210,16 +211,16 @@ def _run(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
         flags.train_command or "",
         flags.trials,
         say=lambda text: echo(text, err=True),
-        report=lambda told: None if as_json else echo(_told_line(told)),
+        report=lambda result: None if as_json else echo(_result_line(result)),
     )
-    return {"study": search.config.name, "trials": [asdict(told) for told in results]}
+    return {"study": search.name, "trials": [asdict(result) for result in results]}
 
 
 def _report(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
     from rlready.workflow.cli.search_report_view import report_view, write_report
     from rlready.workflow.search.report import search_report
 
-    report = search_report(search.study, search.space, cost=search.settings.cost)
+    report = search_report(search.study, search.space, cost=search.cost)
     files = write_report(report, search.root / "report")
     if not as_json:
         print_view(report_view(report))
@@ -241,17 +242,19 @@ def _handed_line(values: dict[str, Any]) -> str:
     return "; ".join(words)
 
 
-def _told_line(told: Told) -> str:
-    if told.state == "failed":
-        return f"trial {told.trial} failed: {told.reason}"
-    if told.state == "stopped":
-        return f"trial {told.trial} stopped: {told.reason}"
-    if told.state == "waiting":
-        return f"trial {told.trial} is trained, and waits for `rlready search sync`: {told.reason}"
-    error = "" if told.se is None else f" +- {told.se:.2g}"
-    notes = "" if told.is_new else " (known before)"
-    notes += " (predicted)" if told.is_predicted else ""
-    return f"trial {told.trial} told: {told.value:.6g}{error}{notes}"
+def _result_line(result: TrialResult) -> str:
+    if result.state == "failed":
+        return f"trial {result.trial} failed: {result.reason}"
+    if result.state == "stopped":
+        return f"trial {result.trial} stopped: {result.reason}"
+    if result.state == "waiting":
+        return (
+            f"trial {result.trial} is trained, and waits for `rlready search sync`: {result.reason}"
+        )
+    error = "" if result.se is None else f" +- {result.se:.2g}"
+    notes = "" if result.is_new else " (known before)"
+    notes += " (predicted)" if result.is_predicted else ""
+    return f"trial {result.trial} told: {result.value:.6g}{error}{notes}"
 
 
 def _say_warm_start(search: Search) -> None:

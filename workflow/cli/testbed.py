@@ -1,4 +1,4 @@
-"""The sub-command `testbed`: a small real world, from SFT recipes to true outcomes of GRPO."""
+"""The sub-command `testbed`: real SFT, evaluation and GRPO with tiny models."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def run_testbed(
     out: Annotated[Path | None, Flag(metavar="DIR")] = None,
     common: CommonFlags,
 ) -> None:
-    """Run the testbed: base model, SFT recipes, GRPO, and how well the proxies predict.
+    """Run the testbed: train SFT recipes, run GRPO, and compare the proxies with the outcomes.
 
-    Everything is real, on tiny models: each recipe is trained, measured and put through GRPO, and
-    all of it goes into the registry with its lineage and outcomes. A killed or repeated call
-    continues where the last one stopped.
+    Nothing is simulated, but the models are tiny: each recipe is trained, measured and put through
+    GRPO, and the registry gets the checkpoints with their lineage and outcomes. A killed or
+    repeated call continues where the last one stopped.
 
     Args:
         profile: smoke (3 checkpoints, seconds), small (12, minutes), full (48 x 2 RL seeds, an
             hour), or long (24, 240 GRPO steps).
-        jobs: Processes that share the work, one core and 0.7 GB each.
+        jobs: Number of processes; each needs one core and 0.7 GB.
         seed: Seed of the choice of recipes.
         out: Folder for checkpoints, curves, table and figures.  [default: testbed-PROFILE]
         common: The registry and the form of the output.

@@ -1,9 +1,9 @@
-"""The package `rlready` of the project that this file lies in, whatever else is installed.
+"""The package `rlready` of the project that contains this file, instead of an installed one.
 
-MLflow caches an environment by its requirements, and two clones of the project, or two commits of
-one Git URI, share it. The `rlready` that is installed there belongs to the clone that came first,
-which may be of another version, or gone. With this folder first on the import path the code that
-runs is the code that `mlflow run` was given.
+MLflow caches an environment by its requirements, so two clones of the project, or two commits of
+one Git URI, share an environment. The `rlready` that is installed there belongs to the first clone,
+which may have another version or be deleted. With this folder first on the import path, `mlflow
+run` runs the code of the project that it was given.
 """
 
 from pathlib import Path

@@ -10,7 +10,7 @@ from pathlib import Path
 
 if __name__ == "__main__":
     here = str(Path(__file__).resolve().parent)
-    # First for us already, as the folder of the script; this is for the processes that we start.
+    # The script's folder is already first in this process; child processes need PYTHONPATH.
     inherited = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([here, inherited] if inherited else [here])
     try:

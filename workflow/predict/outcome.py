@@ -35,7 +35,11 @@ _PROTOCOL_FLAGS = "--temperature, --top-p, --max-tokens, --prompt-template and -
 
 @dataclass(frozen=True, kw_only=True)
 class OutcomeConfig:
-    """What `rlready outcome` records: one field per flag, whose help stands under `Args:`.
+    """Settings of `rlready outcome`, one field per flag; `Args:` holds their help.
+
+    Example:
+        rl_run = {"algorithm": "grpo", "budget": 200.0, "budget_unit": "steps"}
+        config = OutcomeConfig("sft-3", value=0.61, benchmark="gsm8k", **rl_run)
 
     Args:
         checkpoint: The registered checkpoint that RL started from.

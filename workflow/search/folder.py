@@ -1,16 +1,16 @@
-"""The folder of a trial: how a search and a trainer or scheduler talk.
+"""The folder of a trial, through which a search and a trainer or scheduler exchange data.
 
     OUT/STUDY/trial-0007/recipe.toml     what to train; `rlready evaluate --recipe` reads it
-                         status.json     who holds it, and what it gave
-                         manifest.json   which rows of local data, where sources are files
-                         train.log       what the training command printed
+                         status.json     state, lease and result of the trial
+                         manifest.json   rows to train on, if sources are local files
+                         train.log       output of the training command
 
 The trainer adds "value" (with "se", if known) or "checkpoint" (a folder or a registered id) to
-status.json, and "gpu_hours" if they are known; or "state": "failed" with an "error". All files
-are written aside and renamed, so that a reader never sees half of one.
+status.json, and "gpu_hours" if they are known; or "state": "failed" with an "error". Each file is
+written under another name and renamed, so that readers never see an incomplete one.
 
-Where the space file names rungs, "rung" says up to which step to train. The values so far go to
-"rungs": {"20": 0.31, "60": 0.36}; that of the last step may be "value" or "checkpoint" too.
+If the space file has rungs, "rung" is the step up to which to train. The trainer adds the values
+so far as "rungs": {"20": 0.31, "60": 0.36}. The last one may be "value" or "checkpoint" instead.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ _FILTERED_BY = {"length_filter": "n_tokens", "difficulty_filter": "difficulty"}
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """What a status file says.
+    """The content of a status file.
 
     Args:
         state: one of `STATES`.
         value: outcome of the trial.
-        se: its standard error.
-        checkpoint: folder or registered id of what was trained.
-        error: why it failed.
+        se: standard error of the value.
+        checkpoint: folder or registered id of the trained checkpoint.
+        error: why the trial failed.
         told: the value that the study was told.
-        rungs: value after so many steps.
+        rungs: values by the number of steps.
     """
 
     state: str = "asked"
@@ -59,26 +59,26 @@ class Status:
 
     @property
     def is_open(self) -> bool:
-        """Whether the study has not taken in a result."""
+        """Whether the study was not told a result yet."""
         return self.state in ("asked", "running")
 
     @property
     def is_finished(self) -> bool:
-        """Whether there is a result to take in."""
+        """Whether there is a result to tell the study."""
         return self.is_open and (self.value is not None or self.checkpoint is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """What became of a trial.
+class TrialResult:
+    """The result of a trial.
 
     Args:
-        trial: its number.
+        trial: number of the trial.
         state: "told", "failed" or "stopped"; "waiting" while the registry has no value for it.
         value: value that the study was told.
-        se: its standard error.
+        se: standard error of the value.
         checkpoint: registered id, if the value came from the registry.
-        reason: why it failed, was stopped or is waiting.
+        reason: why the trial failed, was stopped or is waiting.
         is_new: False if the study already had the value.
         is_predicted: whether the value is a prediction.
         cost: cost of the trial, if the search has a cost.
@@ -95,8 +95,30 @@ class Told:
     cost: float | None = None
 
 
+def write_folder(
+    folder: Path, recipe: Recipe, data: Mapping[str, Path], seed: int, **status: Any
+) -> None:
+    """Write the files of a trial for a worker that has claimed it.
+
+    Args:
+        folder: folder of the trial, which is created if necessary.
+        recipe: what to train.
+        data: JSONL file of each local source.
+        seed: seed of the manifest.
+        status: entries of the status file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "recipe.toml", recipe_toml(recipe))
+    if data:
+        write_text(folder / "manifest.json", json.dumps(manifest(recipe, data, seed)) + "\n")
+    no_result = dict.fromkeys(("value", "se", "checkpoint", "error"))
+    write_status(
+        folder, **{**status, **no_result, "state": "asked", "recipe_digest": recipe.digest}
+    )
+
+
 def write_status(folder: Path, **changes: Any) -> None:
-    """Change entries of the status file, others stay; None removes one."""
+    """Change entries of the status file; None removes an entry."""
     path = folder / "status.json"
     before = read_json_object(path, ConfigError) if path.is_file() else {}
     values = {k: v for k, v in {**before, **changes}.items() if v is not None}
@@ -133,7 +155,7 @@ def read_status(folder: Path) -> Status:
 
 
 def read_number(folder: Path, key: str) -> float | None:
-    """A number that the trainer has put into the status file; None if there is none.
+    """Return a number that the trainer added to the status file, or None.
 
     Raises:
         ConfigError: if the file is not a JSON object, or the entry not a finite number.
@@ -144,14 +166,14 @@ def read_number(folder: Path, key: str) -> float | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file: all of it, or nothing."""
+    """Write a file completely or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 
 def recipe_toml(recipe: Recipe) -> str:
-    """The recipe as TOML, from which the same recipe is read again."""
+    """Return a recipe as TOML; `Recipe.from_dict` of the parsed text gives the same recipe."""
     values = recipe.to_dict()
     tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
     lines = [f"{_key(k)} = {_toml(v)}" for k, v in values.items() if k not in tables]
@@ -162,15 +184,15 @@ def recipe_toml(recipe: Recipe) -> str:
 
 
 def manifest(recipe: Recipe, data: Mapping[str, Path], seed: int) -> dict[str, Any]:
-    """Which rows of each local source the recipe trains on, and how often.
+    """Return the rows of each local source that a recipe trains on, and their repetitions.
 
     `n_unique` examples are divided among the sources by weight, and drawn without replacement from
     the rows that pass the recipe's filters. A source with fewer rows gives all of them, repeated.
 
     Args:
-        recipe: with `n_unique` and weights.
-        data: JSONL file by source; those without a file are left out.
-        seed: of the draw.
+        recipe: a recipe with `n_unique` and weights.
+        data: JSONL file by source; sources without a file are left out.
+        seed: seed of the draw.
 
     Raises:
         ConfigError: if a file cannot be read or lacks the column of a filter, or if no row passes.
@@ -202,7 +224,7 @@ def manifest(recipe: Recipe, data: Mapping[str, Path], seed: int) -> dict[str, A
 
 
 def _counts(n: int, weights: Mapping[str, float]) -> dict[str, int]:
-    """Divide n into whole numbers by weight, by largest remainder."""
+    """Divide n into whole numbers in proportion to weights, by largest remainders."""
     counts = {name: math.floor(n * weight) for name, weight in weights.items()}
     by_rest = sorted(weights, key=lambda name: counts[name] - n * weights[name])
     for name in by_rest[: max(0, n - sum(counts.values()))]:
@@ -211,7 +233,7 @@ def _counts(n: int, weights: Mapping[str, float]) -> dict[str, int]:
 
 
 def _rows(path: Path, recipe: Recipe) -> list[int]:
-    """Line numbers, from 0, of the examples that pass the recipe's filters."""
+    """Return the line numbers, from 0, of the examples that pass the recipe's filters."""
     ranges = {
         column: numeric_range(str(recipe.extra[name]))
         for name, column in _FILTERED_BY.items()

@@ -1,8 +1,8 @@
-"""Shows the trials of a search in MLflow, each when it has ended (`mlflow_store/search_runs`).
+"""Show the trials of a search in MLflow, each when it has ended (`mlflow_store/search_runs`).
 
-MLflow is a copy for people to look at, which nothing is read back from. A registry that does not
-answer, or a worker that is killed while it writes, loses nothing: the next trial that ends brings
-the missing ones along, and `rlready search sync` writes all of them.
+MLflow holds a copy for people to look at; the search never reads it. If the registry does not
+answer, or a worker is killed while it writes, nothing is lost: the missing trials are written
+together with the next trial that ends, and `rlready search sync` writes all of them.
 """
 
 from __future__ import annotations
@@ -41,10 +41,9 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from rlready.registry.mlflow_store.store import MlflowStore
-    from rlready.workflow.progress import Clock
 
 _AT_ONCE = 20
-"""Trials that are written under one lock; over HTTP a lock is broken after a minute."""
+"""Trials that are written under one lock. Over HTTP, a lock expires after a minute."""
 
 _OBJECTIVES = ("value", "cost")
 _FACTS = (
@@ -55,77 +54,57 @@ _STATES: dict[str, TrialState] = {"COMPLETE": "told", "FAIL": "failed", "PRUNED"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class MirrorTo:
-    """Where a search is shown.
+class Mirror:
+    """The registry that shows the trials of a search.
 
     Args:
         store: the registry.
         is_wanted: False shows only a search that was shown there before.
-        warn: is called with a message if the registry fails.
+        warn: called with a message if the registry fails.
     """
 
     store: MlflowStore
     is_wanted: bool = True
     warn: Callable[[str], None] = lambda text: None
 
+    def shows(self, study: Study) -> bool:
+        """Return whether the study is to be shown."""
+        return self.is_wanted or _place(self.store) in study.user_attrs.get(MIRRORED, [])
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Mirror:
-    """The runs of one study in one registry; made by `open_mirror`.
-
-    Args:
-        to: the registry.
-        study: of Optuna.
-        facts: of the search, shown on its run.
-        progress: shows long writing; None shows nothing.
-    """
-
-    to: MirrorTo
-    study: Study
-    facts: Mapping[str, str]
-    progress: Clock | None = None
-
-    def update(self, *, everything: bool = False) -> int:
-        """Write ended trials that MLflow does not show yet, the newest first; returns how many.
+    def update(self, study: Study, facts: Mapping[str, str], *, everything: bool = False) -> int:
+        """Write ended trials that MLflow does not show yet, the newest first; return how many.
 
         Args:
+            study: the study of the search.
+            facts: tags of its run.
             everything: False writes at most 20.
         """
         n_written = 0
         try:
-            while n := self._write():
+            while n := self._write(study, facts):
                 n_written += n
                 if not everything:
                     break
         except StoreError as error:
-            self.to.warn(f"the search is not mirrored to MLflow for now: {error}")
+            self.warn(f"the search is not mirrored to MLflow for now: {error}")
         return n_written
 
-    def _write(self) -> int:
-        trials = self.study.get_trials(deepcopy=False)
+    def _write(self, study: Study, facts: Mapping[str, str]) -> int:
+        trials = study.get_trials(deepcopy=False)
         ended = [one for one in reversed(trials) if _state(one) and RECIPE in one.user_attrs]
         if not ended:
             return 0
-        with mirroring(self.to.store, self.study.user_attrs[UID]) as writer:
+        with mirroring(self.store, study.user_attrs[UID]) as writer:
             shown = writer.ended_trials()
             missing = [one for one in ended if one.number not in shown][:_AT_ONCE]
             if missing:
-                parent = writer.put_study(_study_record(self.study, trials, self.facts))
+                parent = writer.put_study(_study_record(study, trials, facts))
             for trial in missing:
                 writer.put_trial(parent, _trial_record(trial))
-        places = self.study.user_attrs.get(MIRRORED, [])
-        if missing and _place(self.to.store) not in places:
-            self.study.set_user_attr(MIRRORED, [*places, _place(self.to.store)])
+        places = study.user_attrs.get(MIRRORED, [])
+        if missing and _place(self.store) not in places:
+            study.set_user_attr(MIRRORED, [*places, _place(self.store)])
         return len(missing)
-
-
-def open_mirror(
-    to: MirrorTo | None, study: Study, facts: Mapping[str, str], progress: Clock | None
-) -> Mirror | None:
-    """The mirror of a study, if it is to be shown; see `MirrorTo`."""
-    if to is None or not (to.is_wanted or _place(to.store) in study.user_attrs.get(MIRRORED, [])):
-        return None
-    return Mirror(to=to, study=study, facts=facts, progress=progress)
 
 
 def _place(store: MlflowStore) -> str:
@@ -133,7 +112,7 @@ def _place(store: MlflowStore) -> str:
 
 
 def _state(trial: FrozenTrial) -> TrialState | None:
-    """How a trial ended; None if it has not, or if no worker ever got it."""
+    """Return how a trial ended; None if it has not ended or was never given to a worker."""
     if trial.state.name == "PRUNED" and STOPPED not in trial.user_attrs:
         return None
     return _STATES.get(trial.state.name)
@@ -171,16 +150,16 @@ def _trial_metrics(trial: FrozenTrial) -> dict[str, float]:
 def _study_record(
     study: Study, trials: list[FrozenTrial], facts: Mapping[str, str]
 ) -> MirroredStudy:
-    told = [t for t in current(trials) if t.state.name == "COMPLETE" and t.values]
-    metrics = {"n_told": float(len(told))}
-    if told:
-        metrics["best_value"] = max(t.values[0] for t in told)
+    finished = [t for t in current(trials) if t.state.name == "COMPLETE" and t.values]
+    metrics = {"n_told": float(len(finished))}
+    if finished:
+        metrics["best_value"] = max(t.values[0] for t in finished)
     return MirroredStudy(
         name=study.study_name,
         tags=facts,
         metrics=metrics,
-        n_told=len(told),
-        at_ms=max((_ms(t.datetime_complete) for t in told), default=0),
+        n_told=len(finished),
+        at_ms=max((_ms(t.datetime_complete) for t in finished), default=0),
         is_running=any(t.state.name == "RUNNING" for t in trials),
     )
 

@@ -1,57 +1,60 @@
-"""An open search: its study, its folder, and the registry's runs in it."""
+"""An open search: its study, the database of the study, its folder, and the registry's runs."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import sqlalchemy as sa
+from optuna.storages import RDBStorage
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from rlready.predictors.search.rungs import Rungs
 from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.space_file import SpaceFile
-from rlready.predictors.search.study import (
-    KnownRun,
-    SamplerName,
-    WarmStart,
-    add_known_runs,
-    open_study,
-)
-from rlready.predictors.search.trials import RECIPE, STOPPED, UID, trials_by_checkpoint
-from rlready.registry.errors import ConfigError
-from rlready.registry.records import Recipe
+from rlready.predictors.search.study import SamplerName, open_study
+from rlready.predictors.search.trials import UID, WarmStart
+from rlready.registry.errors import ConfigError, StoreError
+from rlready.registry.mlflow_store.backends import with_driver
+from rlready.registry.mlflow_store.locks import advisory_lock, file_lock
+from rlready.registry.redaction import redacted
 from rlready.registry.toml_file import naming_file, read_toml_file
-from rlready.workflow.search.database import open_database, study_lock
-from rlready.workflow.search.mirror import Mirror, MirrorTo, open_mirror
-from rlready.workflow.search.registry import RegistryValues, differences
-from rlready.workflow.search.settings import TOKENS, LoopSettings, loop_settings
+from rlready.workflow.search.evaluate_table import evaluate_settings
+from rlready.workflow.search.mirror import Mirror
+from rlready.workflow.search.registry import RegistryValues
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.study import Study
-    from sqlalchemy import Engine
 
     from rlready.workflow.progress import Clock
+
+_SQLITE_WAIT_S = 60.0
+_ATTEMPTS = 5
+_FIX = "Give sqlite:///search.db, or postgresql://user@host/name"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """What a search is called with.
+    """Settings of a search that its caller chooses; the space file holds the others.
 
     Args:
         space: TOML file of the recipes.
-        study: its name; default: the file's.
+        study: name of the study; default: the name of the space file.
         storage: URL of the study's database.
-        sampler: who proposes.
-        folder: where the studies' folders go.
-        data: JSONL file of each source that is local.
-        worker: who asks; default: host and process.
-        lease_s: how long a worker may keep silent, seconds.
+        sampler: what proposes recipes.
+        folder: folder of the studies' folders.
+        data: JSONL file of each local source, in addition to those of the space file.
+        worker: name of the worker that asks.
+        lease_s: how long a worker may be silent before its trial is offered again, in seconds.
         max_retries: how often a trial is offered again.
-        seed: of proposals and manifests.
+        seed: seed of proposals and manifests.
     """
 
     space: Path
@@ -78,98 +81,102 @@ class SearchConfig:
 
     @property
     def name(self) -> str:
-        """The study's name."""
+        """Name of the study."""
         return self.study or self.space.stem
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Search:
-    """An open search; made by `open_search`.
+    """An open search. Use `open_search` to make one.
 
     Args:
-        config: as it was called.
-        settings: what the space file says beyond the recipes.
-        rungs: after which steps trials are measured; None if only at their end.
-        study: of Optuna.
-        storage: of the study.
-        engine: of the study's database.
-        space: the study's recipes.
-        registry: None where nothing is asked of it.
-        warm_start: what became of the registry's rows.
-        mirror: shows trials in MLflow; None where nothing is shown.
-        progress: shows what takes long.
-        clock: seconds since 1970.
+        config: settings that the caller chose.
+        name: name of the study.
+        root: folder of the trials' folders.
+        space: the recipes, in the coordinates of the study.
+        rungs: steps after which trials are measured; None: only at their end.
+        data: JSONL file of each local source.
+        cost: name of the second objective; None: there is one objective.
+        evaluate: fields of `EvaluateConfig` for trained folders; None: the search evaluates none.
+        study: the study of Optuna.
+        study_id: id of the study in its storage.
+        storage: the storage of the study.
+        engine: the database of the storage.
+        registry: source of finished runs and checkpoint values; None: the registry is not read.
+        warm_start: how the registry's runs entered the study.
+        mirror: shows trials in MLflow; None: they are not shown.
+        progress: shows long work; None shows nothing.
+        clock: returns seconds since 1970.
     """
 
     config: SearchConfig
-    settings: LoopSettings
-    rungs: Rungs | None
-    study: Study
-    storage: BaseStorage
-    engine: Engine
+    name: str
+    root: Path
     space: RecipeSpace
+    rungs: Rungs | None
+    data: Mapping[str, Path]
+    cost: str | None
+    evaluate: Mapping[str, Any] | None
+    study: Study
+    study_id: int
+    storage: BaseStorage
+    engine: sa.Engine
     registry: RegistryValues | None
     warm_start: WarmStart
     mirror: Mirror | None
     progress: Clock | None
     clock: Callable[[], float]
 
-    @property
-    def root(self) -> Path:
-        """Folder of the trials' folders."""
-        return self.config.folder / self.config.name
-
-    def trial_id(self, number: int) -> int:
-        """Id of a trial in the storage.
-
-        Raises:
-            KeyError: if there is no such trial.
-        """
-        study_id = self.storage.get_study_id_from_name(self.config.name)
-        return int(self.storage.get_trial_id_from_study_id_trial_number(study_id, number))
-
-    def lock(self) -> AbstractContextManager[None]:
+    def lock(self) -> contextlib.AbstractContextManager[None]:
         """Keep other workers of the study from asking, claiming and telling."""
-        return study_lock(self.engine, self.config.name)
+        return study_lock(self.engine, self.name)
 
     def show(self, *, everything: bool = False) -> None:
-        """Write ended trials to MLflow, as far as the search is shown there (`Mirror.update`)."""
+        """Write ended trials to MLflow, if the search is shown there (`Mirror.update`)."""
         if self.mirror is not None:
-            self.mirror.update(everything=everything)
+            facts = {"study": self.name, "space": self.config.space.name}
+            facts["sampler"] = self.config.sampler
+            self.mirror.update(self.study, facts, everything=everything)
 
 
 def open_search(
     config: SearchConfig,
     registry: RegistryValues | None = None,
     *,
-    mirror: MirrorTo | None = None,
+    mirror: Mirror | None = None,
     progress: Clock | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Search:
-    """A new search or the one of that name, with the registry's runs in it.
+    """Open the search of that name, or a new one, and add the registry's runs to it.
 
     Args:
-        config: as it was called.
-        registry: where it finds finished runs and the values of checkpoints; None leaves it out.
-        mirror: where its trials are shown; None: nowhere.
-        progress: shows what takes long; None shows nothing.
-        clock: seconds since 1970.
+        config: settings that the caller chose.
+        registry: source of finished runs and checkpoint values; None: the registry is not read.
+        mirror: shows trials in MLflow; None: they are not shown.
+        progress: shows long work; None shows nothing.
+        clock: returns seconds since 1970.
 
     Raises:
         RlreadyError: for any mistake of the user or the environment.
     """
-    import optuna
-
     file = read_toml_file(config.space, SpaceFile)
+    folder = config.space.resolve().parent
     with naming_file(config.space):
-        space, rungs = file.recipe_space(), file.rungs
-    settings = _settings(config, space, file)
-    if rungs is not None and settings.cost is not None:
+        space, rungs, cost = file.recipe_space(), file.rungs, file.cost
+        evaluate = None if file.evaluate is None else evaluate_settings(file.evaluate, folder)
+    unknown_sources = sorted(config.data.keys() - file.sources.keys())
+    if unknown_sources:
+        raise ConfigError(
+            f"--data names {', '.join(unknown_sources)}, not a source of the space",
+            fix=f"Sources: {', '.join(sorted(file.sources))}",
+        )
+    if rungs is not None and cost is not None:
         raise ConfigError(
             "the space file has rungs and a cost",
             why="a pruner compares trials by one outcome",
             fix="Leave one of them out",
         )
+    paths = {name: source.path for name, source in file.sources.items()}
     database = open_database(config.storage)
     storage = optuna.storages.get_storage(database)
     with study_lock(database.engine, config.name):
@@ -179,112 +186,118 @@ def open_search(
             sampler=config.sampler,
             storage=storage,
             seed=config.seed,
-            directions=("maximize",) if settings.cost is None else ("maximize", "minimize"),
+            directions=("maximize",) if cost is None else ("maximize", "minimize"),
         )
         if rungs is not None:
             study.pruner = rungs.make_pruner()
         if UID not in study.user_attrs:
             study.set_user_attr(UID, uuid.uuid4().hex)
-        warm_start = _warm_start(study, space, registry, settings.cost)
-    facts = {"study": config.name, "space": config.space.name, "sampler": config.sampler}
+        entered = WarmStart(n_added=0, n_known=0, left_out=())
+        if registry is not None:
+            entered = registry.warm_start(study, space, cost)
+    is_shown = mirror is not None and mirror.shows(study)
     return Search(
         config=config,
-        settings=settings,
+        name=config.name,
+        root=config.folder / config.name,
+        space=space,
         rungs=rungs,
+        data={**{name: folder / path for name, path in paths.items() if path}, **config.data},
+        cost=cost,
+        evaluate=evaluate,
         study=study,
+        study_id=storage.get_study_id_from_name(config.name),
         storage=storage,
         engine=database.engine,
-        space=space,
         registry=registry,
-        warm_start=warm_start,
-        mirror=open_mirror(mirror, study, facts, progress),
+        warm_start=entered,
+        mirror=mirror if is_shown else None,
         progress=progress,
         clock=clock,
     )
 
 
-def _settings(config: SearchConfig, space: RecipeSpace, file: SpaceFile) -> LoopSettings:
-    """The settings of the space file, with the data that the caller names.
+def open_database(url: str) -> RDBStorage:
+    """Open the database of a study by its URL.
 
     Raises:
-        ConfigError: if the caller names data of a source that the space does not have.
+        ConfigError: if the URL is neither SQLite's nor PostgreSQL's, or the database is MLflow's.
+        StoreError: if it cannot be opened, or its driver is not installed.
     """
-    settings = loop_settings(file, config.space)
-    names = {source.name for source in space.sources}
-    unknown = sorted(set(config.data) - names)
-    if unknown:
+    scheme = url.partition(":")[0].partition("+")[0]
+    if scheme not in ("sqlite", "postgresql"):
         raise ConfigError(
-            f"--data names {', '.join(unknown)}, not a source of the space",
-            fix=f"Sources: {', '.join(sorted(names))}",
+            f"the storage {redacted(url)!r} is not a database that workers can share", fix=_FIX
         )
-    return replace(settings, data={**settings.data, **config.data})
-
-
-def _warm_start(
-    study: Study, space: RecipeSpace, registry: RegistryValues | None, cost: str | None
-) -> WarmStart:
-    """Enter the registry's runs as finished trials, with their outcome or its prediction."""
-    if registry is None:
-        return WarmStart(n_added=0, n_known=0, left_out=())
-    rows = registry.runs()
-    entered, asked = trials_by_checkpoint(study), _asked_recipes(study)
-    left_out: list[tuple[str, str]] = []
-    runs: list[KnownRun] = []
-    unknown: dict[str, Recipe] = {}
-    for run in rows.recorded:
-        number = None if run.name in entered else _trial_of_recipe(run.recipe, asked)
-        if number is None:
-            runs.append(run)
-        else:
-            left_out.append((run.name, f"trial {number} asked for it, and is not told yet"))
-    for name, recipe in rows.open.items():
+    # Writers of one SQLite file wait for each other; connections to a server may be closed by it.
+    settings: dict[str, Any] = {"connect_args": {"timeout": _SQLITE_WAIT_S}}
+    if scheme == "postgresql":
+        settings = {"pool_pre_ping": True, "pool_size": 2}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    url = with_driver(_checked_url(url))
+    _check_not_mlflow(url)
+    for attempt in range(_ATTEMPTS):
         try:
-            if name not in entered and _trial_of_recipe(recipe, asked) is None:
-                space.points(recipe)
-                unknown[name] = recipe
-        except ConfigError as error:
-            left_out.append((name, error.what))
-    predicted, unpredictable = registry.foreseen(unknown, rows.target)
-    runs += predicted
-    if cost is not None:
-        runs = [_with_cost(run, space, cost) for run in runs]
-    warm_start = add_known_runs(study, space, runs)
-    return replace(warm_start, left_out=(*warm_start.left_out, *left_out, *unpredictable))
+            return optuna.storages.RDBStorage(url, engine_kwargs=settings)
+        except ImportError as error:
+            raise StoreError(
+                f"the storage {redacted(url)} cannot be opened",
+                why="no driver for PostgreSQL is installed",
+                fix="Install psycopg2-binary",
+            ) from error
+        except SQLAlchemyError as error:
+            # If several workers create the tables at the same time, all but one of them fail once.
+            if attempt == _ATTEMPTS - 1:
+                raise StoreError(
+                    f"the storage {redacted(url)} cannot be opened",
+                    why=redacted(str(error), url).partition("\n")[0],
+                ) from error
+            time.sleep(0.1 * (attempt + 1))
+    raise AssertionError("unreachable")
 
 
-def recipe_cost(space: RecipeSpace, recipe: Recipe, cost: str) -> float | None:
-    """The cost that follows from a recipe: its tokens, or a number of that name in it."""
-    if cost == TOKENS:
-        tokens = space.tokens(space.points(recipe))
-        return None if tokens is None else float(tokens[0])
-    number = recipe.extra.get(cost)
-    if isinstance(number, bool) or not isinstance(number, int | float):
-        return None
-    return float(number)
+def study_lock(engine: sa.Engine, study: str) -> contextlib.AbstractContextManager[None]:
+    """Let one worker at a time ask for recipes of a study, claim its trials and tell values.
+
+    The lock ends with the process that holds it. A process must not take it twice.
+    """
+    database = engine.url.database
+    if engine.dialect.name == "postgresql":
+        return advisory_lock(engine, f"rlready-search:{study}")
+    if database and database != ":memory:":
+        return file_lock(Path(f"{database}.lock"))
+    return contextlib.nullcontext()
 
 
-def _with_cost(run: KnownRun, space: RecipeSpace, cost: str) -> KnownRun:
+def _check_not_mlflow(url: str) -> None:
+    """Check that the database is not MLflow's.
+
+    Raises:
+        ConfigError: if it is. MLflow and Optuna both write the version of their schema to a table
+            `alembic_version`, and each stops if it reads the version of the other.
+    """
     try:
-        number = recipe_cost(space, run.recipe, cost)
-    except ConfigError:
-        return run  # not in the space, which is reported when it is entered
-    if number is None:
-        return replace(run, fault=f"its recipe has no {cost}, which is the search's cost")
-    return replace(run, values=(*run.values, number), errors=run.errors and (*run.errors, 0.0))
+        engine = sa.create_engine(url)
+        tables = set(sa.inspect(engine).get_table_names())
+        engine.dispose()
+    except (ImportError, SQLAlchemyError):
+        return  # Optuna meets the same error, and `open_database` reports it
+    if "experiments" in tables and "studies" not in tables:
+        raise ConfigError(
+            f"the storage {redacted(url)} is MLflow's database",
+            why="MLflow and Optuna both keep a table alembic_version",
+            fix="Name another file, or another database on the same server",
+        )
 
 
-def _asked_recipes(study: Study) -> dict[int, Recipe]:
-    """The recipes of running and stopped trials, whose outcomes enter when they are told."""
-    from optuna.trial import TrialState
-
-    states = (TrialState.RUNNING, TrialState.PRUNED)
-    return {
-        trial.number: Recipe.from_dict(trial.user_attrs[RECIPE])
-        for trial in study.get_trials(deepcopy=False, states=states)
-        if RECIPE in trial.user_attrs
-        and (trial.state == TrialState.RUNNING or STOPPED in trial.user_attrs)
-    }
-
-
-def _trial_of_recipe(recipe: Recipe, asked: Mapping[int, Recipe]) -> int | None:
-    return next((number for number, one in asked.items() if not differences(one, recipe)), None)
+def _checked_url(url: str) -> str:
+    """Return a valid URL; for SQLite without the query, which its driver ignores."""
+    try:
+        parts = sa.make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise ConfigError(
+            f"the storage {redacted(url)!r} cannot be read", why=redacted(str(error), url), fix=_FIX
+        ) from None  # the text of the cause would show the URL
+    if parts.get_backend_name() == "sqlite" and "uri" not in parts.query:
+        return parts.set(query={}).render_as_string(hide_password=False)
+    return url

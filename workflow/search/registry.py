@@ -1,57 +1,37 @@
-"""What the registry tells a search: runs to begin with, and the value of a trained checkpoint."""
+"""What a search reads from the registry: finished runs, and the value of a trained checkpoint."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from optuna.trial import TrialState
 
-from rlready.predictors.search.study import KnownRun
+from rlready.predictors.search.space import RecipeSpace
+from rlready.predictors.search.trials import (
+    RECIPE,
+    STOPPED,
+    KnownRun,
+    WarmStart,
+    add_known_runs,
+    trials_by_checkpoint,
+)
+from rlready.registry.digest import default_cache_dir, fingerprint
 from rlready.registry.errors import ConfigError, RlreadyError
+from rlready.registry.records import Recipe
 
 if TYPE_CHECKING:
+    from optuna.study import Study
+
     from rlready.registry.mlflow_store.store import MlflowStore
-    from rlready.registry.records import Recipe
     from rlready.workflow.predict.load import AppliedPredictor
 
 # Trainers round a learning rate to a few digits; one example more or less is the same recipe.
 _SAME = 1e-3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """The value of a checkpoint.
-
-    Args:
-        checkpoint_id: of the registry.
-        value: recorded or predicted outcome.
-        se: its standard error or standard deviation, if known.
-        is_predicted: whether RL was not run from it.
-    """
-
-    checkpoint_id: str
-    value: float
-    se: float | None
-    is_predicted: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegistryRuns:
-    """The registry's SFT checkpoints that have a recipe.
-
-    Args:
-        recorded: with the outcome.
-        open: recipes, by id, of those without.
-        target: the outcome; None if the registry holds none.
-    """
-
-    recorded: tuple[KnownRun, ...]
-    open: Mapping[str, Recipe]
-    target: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,39 +40,105 @@ class RegistryValues:
 
     Args:
         store: the registry.
-        target: outcome that is searched for; None: the only one.
-        predictor: registered name of what foresees it.
+        target: name of the outcome that is searched for; None: the only one.
+        predictor: registered name of the predictor, for checkpoints without an outcome.
     """
 
     store: MlflowStore
     target: str | None
     predictor: str
 
-    def runs(self) -> RegistryRuns:
-        """The SFT checkpoints with a recipe, those with the outcome and those without.
+    def warm_start(self, study: Study, space: RecipeSpace, cost: str | None) -> WarmStart:
+        """Enter the registry's runs as finished trials, with their outcome or its prediction.
 
-        Without a target and without any outcome in the registry none has one.
+        Args:
+            study: the study that they enter.
+            space: its recipes.
+            cost: name of its second objective; None: there is one objective.
 
         Raises:
-            ConfigError: if there is no such outcome, or the target has to be named.
+            ConfigError: if no checkpoint has the target, or several outcomes could be meant.
+        """
+        recorded, recipes, target = self._runs()
+        entered, asked = trials_by_checkpoint(study), _asked_recipes(study)
+        left_out: list[tuple[str, str]] = []
+        runs: list[KnownRun] = []
+        for run in recorded:
+            number = None if run.name in entered else _trial_of_recipe(run.recipe, asked)
+            if number is None:
+                runs.append(run)
+            else:
+                left_out.append((run.name, f"trial {number} asked for it, and is not told yet"))
+        without_outcome: dict[str, Recipe] = {}
+        for name, recipe in recipes.items():
+            try:
+                if name not in entered and _trial_of_recipe(recipe, asked) is None:
+                    space.points(recipe)
+                    without_outcome[name] = recipe
+            except ConfigError as error:
+                left_out.append((name, error.what))
+        predicted, unpredictable = self._predicted_runs(without_outcome, target)
+        runs += predicted
+        if cost is not None:
+            runs = [_with_cost(run, space, cost) for run in runs]
+        entered_now = add_known_runs(study, space, runs)
+        return replace(entered_now, left_out=(*entered_now.left_out, *left_out, *unpredictable))
+
+    def measured(self, reference: str, recipe: Recipe) -> KnownRun:
+        """Return a checkpoint with its recorded outcome or, if it has none, the predicted one.
+
+        Args:
+            reference: registered id or name.
+            recipe: the recipe that the checkpoint must have.
+
+        Raises:
+            ConfigError: if it was made by another recipe.
+            StoreError: if the checkpoint or a predictor is not registered.
+        """
+        stored = self.store.find(reference)
+        checkpoint, target = stored.checkpoint, self.target
+        check_match(recipe, checkpoint.recipe, checkpoint.name)
+        if stored.outcomes:
+            recorded, _, target = self._runs()
+            for run in recorded:
+                if run.name == checkpoint.id:
+                    return run
+        applied = self._applied_predictor(target)
+        ids = applied.data.table.ids
+        if checkpoint.id not in ids:
+            raise ConfigError(
+                f"checkpoint {checkpoint.id[:12]} is not an SFT checkpoint that can be predicted"
+            )
+        return _predicted_run(checkpoint.id, recipe, applied, ids.index(checkpoint.id))
+
+    def of_folder(self, folder: Path) -> str | None:
+        """Return the id of the registered checkpoint with the weights in a folder, if any."""
+        content = fingerprint(folder, default_cache_dir())
+        checkpoints = (stored.checkpoint for stored in self.store.checkpoints())
+        return next((each.id for each in checkpoints if each.fingerprint == content), None)
+
+    def _runs(self) -> tuple[list[KnownRun], dict[str, Recipe], str | None]:
+        """Return runs with an outcome, recipes of checkpoints without one, and the outcome's name.
+
+        The name is None if no target was given and the registry has no outcomes.
         """
         from rlready.workflow.predict.registry_table import registry_rows
 
         stored = self.store.checkpoints()
         recipes = {
-            one.checkpoint.id: one.checkpoint.recipe
-            for one in stored
-            if one.checkpoint.kind == "sft" and one.checkpoint.recipe is not None
+            each.checkpoint.id: each.checkpoint.recipe
+            for each in stored
+            if each.checkpoint.kind == "sft" and each.checkpoint.recipe is not None
         }
-        if self.target is None and not any(one.outcomes for one in stored):
-            return RegistryRuns(recorded=(), open=recipes, target=None)
-        found = registry_rows(stored, self.target)
+        if self.target is None and not any(each.outcomes for each in stored):
+            return [], recipes, None
+        table = registry_rows(stored, self.target)
         recorded = []
-        for row in found.frame.to_dict("records"):
-            name, value = row["checkpoint_id"], row[found.target]
+        for row in table.frame.to_dict("records"):
+            name, value = row["checkpoint_id"], row[table.target]
             if name not in recipes or not math.isfinite(value):
                 continue
-            se = float(row[found.target_error]) if found.target_error else math.nan
+            se = float(row[table.target_error]) if table.target_error else math.nan
             recorded.append(
                 KnownRun(
                     name=name,
@@ -101,132 +147,120 @@ class RegistryValues:
                     errors=(se,) if math.isfinite(se) else None,
                 )
             )
-        return RegistryRuns(recorded=tuple(recorded), open=recipes, target=found.target)
+        return recorded, recipes, table.target
 
-    def foreseen(
+    def _predicted_runs(
         self, recipes: Mapping[str, Recipe], target: str | None
     ) -> tuple[list[KnownRun], list[tuple[str, str]]]:
-        """What the predictor says of checkpoints without outcome; and (id, why not) of the others.
-
-        Args:
-            recipes: how each was made, by id.
-            target: the outcome that is searched for.
-        """
+        """Return checkpoints with their prediction, and (id, reason) of those without one."""
         if not recipes:
             return [], []
         try:
-            loaded = self._loaded(target)
+            applied = self._applied_predictor(target)
         except RlreadyError as error:
             return [], [(name, f"it has no outcome, and {error.what}") for name in recipes]
-        rows = {name: row for row, name in enumerate(loaded.data.table.ids)}
+        rows = {name: row for row, name in enumerate(applied.data.table.ids)}
         runs: list[KnownRun] = []
         left_out: list[tuple[str, str]] = []
         for name, recipe in recipes.items():
             if name not in rows:
                 left_out.append((name, "it has no outcome, and it cannot be predicted"))
                 continue
-            said = loaded.assessed.iloc[rows[name]]
-            if said["domain"] == "out":
-                where = f"out of the predictor's domain: {said['reasons']}"
+            assessment = applied.assessed.iloc[rows[name]]
+            if assessment["domain"] == "out":
+                where = f"out of the predictor's domain: {assessment['reasons']}"
                 left_out.append((name, f"it has no outcome, and it is {where}"))
                 continue
-            value, sd = _mean_and_sd(loaded, rows[name])
-            runs.append(
-                KnownRun(name=name, recipe=recipe, values=(value,), errors=(sd,), is_predicted=True)
-            )
+            runs.append(_predicted_run(name, recipe, applied, rows[name]))
         return runs, left_out
 
-    def measured(self, reference: str, asked: Recipe) -> Measured:
-        """The recorded outcome of a checkpoint made by the asked recipe, or else the predicted.
-
-        Args:
-            reference: registered id or name.
-            asked: the recipe that it has to have.
-
-        Raises:
-            ConfigError: if it was made by another recipe.
-            StoreError: if it, or a predictor, is not registered.
-        """
-        stored = self.store.find(reference)
-        check_match(asked, stored.checkpoint.recipe, stored.checkpoint.name)
-        found = self.runs() if stored.outcomes else None
-        runs = found.recorded if found else ()
-        recorded = next((run for run in runs if run.name == stored.checkpoint.id), None)
-        if recorded is not None:
-            return Measured(
-                checkpoint_id=stored.checkpoint.id,
-                value=recorded.values[0],
-                se=None if recorded.errors is None else recorded.errors[0],
-                is_predicted=False,
-            )
-        return self._predicted(stored.checkpoint.id, found.target if found else self.target)
-
-    def _loaded(self, target: str | None) -> AppliedPredictor:
+    def _applied_predictor(self, target: str | None) -> AppliedPredictor:
         from rlready.workflow.predict.load import load
 
-        loaded = load(self.store, self.predictor)
-        if target is not None and loaded.data.target != target:
+        applied = load(self.store, self.predictor)
+        if target is not None and applied.data.target != target:
             raise ConfigError(
-                f"{self.predictor} predicts {loaded.data.target}, the search is for {target}",
+                f"{self.predictor} predicts {applied.data.target}, the search is for {target}",
                 fix="Name another --predictor, or fit one: rlready fit --target ...",
             )
-        return loaded
-
-    def _predicted(self, checkpoint_id: str, target: str | None) -> Measured:
-        loaded = self._loaded(target)
-        ids = loaded.data.table.ids
-        if checkpoint_id not in ids:
-            raise ConfigError(
-                f"checkpoint {checkpoint_id[:12]} is not an SFT checkpoint that can be predicted"
-            )
-        value, sd = _mean_and_sd(loaded, ids.index(checkpoint_id))
-        return Measured(checkpoint_id=checkpoint_id, value=value, se=sd, is_predicted=True)
-
-    def of_folder(self, folder: Path) -> str | None:
-        """Id of the registered checkpoint whose weights lie in a folder; None if there is none."""
-        from rlready.registry.digest import default_cache_dir, fingerprint
-
-        content = fingerprint(folder, default_cache_dir())
-        found = (one.checkpoint for one in self.store.checkpoints())
-        return next((one.id for one in found if one.fingerprint == content), None)
+        return applied
 
 
-def _mean_and_sd(loaded: AppliedPredictor, row: int) -> tuple[float, float]:
-    posterior = loaded.posterior
-    return float(posterior.mean[row]), float(
-        np.hypot(posterior.row_sd[row], posterior.group_sd[row])
-    )
+def _predicted_run(name: str, recipe: Recipe, applied: AppliedPredictor, row: int) -> KnownRun:
+    posterior = applied.posterior
+    sd = float(np.hypot(posterior.row_sd[row], posterior.group_sd[row]))
+    value = float(posterior.mean[row])
+    return KnownRun(name=name, recipe=recipe, values=(value,), errors=(sd,), is_predicted=True)
+
+
+def recipe_cost(space: RecipeSpace, recipe: Recipe, cost: str) -> float | None:
+    """Return the cost that follows from a recipe: its tokens, or its number of that name."""
+    if cost == "tokens":
+        tokens = space.tokens(space.points(recipe))
+        return None if tokens is None else float(tokens[0])
+    number = recipe.extra.get(cost)
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return None
+    return float(number)
+
+
+def _with_cost(run: KnownRun, space: RecipeSpace, cost: str) -> KnownRun:
+    try:
+        number = recipe_cost(space, run.recipe, cost)
+    except ConfigError:
+        return run  # it is not in the space, which `add_known_runs` reports
+    if number is None:
+        return replace(run, fault=f"its recipe has no {cost}, which is the search's cost")
+    return replace(run, values=(*run.values, number), errors=run.errors and (*run.errors, 0.0))
+
+
+def _asked_recipes(study: Study) -> dict[int, Recipe]:
+    """Return the recipes of running and stopped trials, whose outcomes enter by being told."""
+    states = (TrialState.RUNNING, TrialState.PRUNED)
+    return {
+        trial.number: Recipe.from_dict(trial.user_attrs[RECIPE])
+        for trial in study.get_trials(deepcopy=False, states=states)
+        if RECIPE in trial.user_attrs
+        and (trial.state == TrialState.RUNNING or STOPPED in trial.user_attrs)
+    }
+
+
+def _trial_of_recipe(recipe: Recipe, asked: Mapping[int, Recipe]) -> int | None:
+    return next((number for number, one in asked.items() if not differences(one, recipe)), None)
 
 
 def check_match(asked: Recipe, made_by: Recipe | None, name: str) -> None:
-    """Raise ConfigError, with what differs, if a checkpoint was not made by the asked recipe."""
+    """Check that a checkpoint was made by the asked recipe.
+
+    Raises:
+        ConfigError: if it was not; the message says what differs.
+    """
     if made_by is None:
         raise ConfigError(
             f"the registry does not know the recipe of checkpoint {name}",
             fix="Evaluate it with --recipe and the recipe.toml of the trial",
         )
-    wanted, found, different = asked.to_dict(), made_by.to_dict(), differences(asked, made_by)
-    if different:
-        said = "; ".join(f"{k}: {wanted[k]!r} was asked, {found.get(k)!r} made" for k in different)
+    wanted, actual, keys = asked.to_dict(), made_by.to_dict(), differences(asked, made_by)
+    if keys:
         raise ConfigError(
             f"checkpoint {name} was not made by the asked recipe",
-            why=said,
+            why="; ".join(f"{k}: {wanted[k]!r} was asked, {actual.get(k)!r} made" for k in keys),
             fix="Tell the checkpoint of this trial, or give its value with --value",
         )
 
 
 def differences(asked: Recipe, made_by: Recipe) -> list[str]:
-    """What was asked for and made otherwise; numbers may differ by a trainer's rounding."""
-    wanted, found = asked.to_dict(), made_by.to_dict()
-    return [key for key in wanted if not _is_same(key, wanted[key], found.get(key))]
+    """Return the asked fields that differ; numbers may differ by a trainer's rounding."""
+    wanted, actual = asked.to_dict(), made_by.to_dict()
+    return [key for key in wanted if not _is_same(key, wanted[key], actual.get(key))]
 
 
-def _is_same(key: str, wanted: Any, found: Any) -> bool:
+def _is_same(key: str, wanted: Any, actual: Any) -> bool:
     if key == "sources":
-        weights: Mapping[str, float] = found or {}
+        weights: Mapping[str, float] = actual or {}
         names = {*wanted, *weights}
         return all(abs(wanted.get(n, 0.0) - weights.get(n, 0.0)) <= _SAME for n in names)
     numbers = (int, float)
-    if isinstance(wanted, numbers) and isinstance(found, numbers):
-        return math.isclose(wanted, found, rel_tol=_SAME)
-    return bool(wanted == found)
+    if isinstance(wanted, numbers) and isinstance(actual, numbers):
+        return math.isclose(wanted, actual, rel_tol=_SAME)
+    return bool(wanted == actual)

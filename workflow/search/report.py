@@ -1,10 +1,11 @@
-"""What a search has found: recipes in order of predicted outcome, and the response surface.
+"""The report of a search: recipes ranked by predicted outcome, and the response surface.
 
-The surrogate is fitted on all finished trials, those of the registry among them. A recipe's value
-is one noisy run; what it is ranked by is the prediction for its recipe, which runs around it
-steady. The surface moves one source's weight through its range, from the best recipe, the other
-weights in their proportions as far as floors and caps let them. With a cost as second objective
-each recipe has a prediction of both; those that no other one beats in both are the front.
+The surrogate is fitted on all finished trials, including the runs of the registry. The value of a
+trial is a single noisy run, so recipes are ranked by their prediction, which runs of similar
+recipes make more stable. The surface starts from the best recipe and moves the weight of one source
+through its range; the other weights keep their proportions as far as floors and caps allow. If a
+cost is the second objective, both are predicted, and the recipes that no other one beats in both
+are the front.
 """
 
 from __future__ import annotations
@@ -16,13 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlready.predictors.search.guard import Guard
-from rlready.predictors.search.proposer import ProposerConfig, Runs
-from rlready.predictors.search.simplex import fill
+from rlready.predictors.search.candidates import Guard
+from rlready.predictors.search.proposer import ProposerConfig, Runs, fit_models
 from rlready.predictors.search.space import RecipeSpace
-from rlready.predictors.search.space_parts import Points
+from rlready.predictors.search.space_parts import Points, fill
 from rlready.predictors.search.study import propose_recipes
-from rlready.predictors.search.surrogate import MixtureModel
 from rlready.predictors.search.trials import (
     CHECKPOINT,
     ERRORS,
@@ -47,33 +46,36 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 Z = 1.6449
-"""Bands are +-Z standard deviations: 90 % of a normal law."""
+"""Bands are +-Z standard deviations: 90 % of a normal distribution."""
 
 _GRID = 25
+_N_UNTRIED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankedRecipe:
-    """A recipe and what is known of its outcome.
+    """A recipe with its measured and predicted outcome.
 
     Args:
-        trial: its number; None if nobody has tried it.
-        origin: who proposed it.
-        recipe: what to train.
-        value: what the study was told.
-        se: its standard error.
-        predicted: outcome by the surrogate, noise of a run taken out.
+        trial: number of its trial; None if it was not tried.
+        origin: what proposed it.
+        recipe: the recipe.
+        value: value that the study was told.
+        se: standard error of the value.
+        predicted: outcome that the surrogate predicts, without the noise of a run.
         sd: standard deviation of the prediction.
-        low, high: interval of the prediction, 90 %.
-        domain: "in", "edge" or "out" of what finished runs tell about.
+        low: lower end of the 90 % interval of the prediction.
+        high: upper end of the interval.
+        domain: "in", "edge" or "out" of the region of the finished runs.
         reason: why it is not in the domain.
-        tokens: that training sees, if the space says.
-        is_predicted: whether `value` is what a predictor says, and no outcome.
-        checkpoint: registered id of what it gave.
-        gpu_hours: that the trial took, if the trainer has told them.
-        cost: as told, where the search has a cost.
-        predicted_cost: by the surrogate, and its standard deviation `cost_sd`.
-        on_front: whether no other recipe is foreseen to be better and cheaper.
+        tokens: number of tokens to train on, if the space fixes it.
+        is_predicted: whether `value` comes from a predictor and is not an outcome.
+        checkpoint: registered id of the trained checkpoint.
+        gpu_hours: GPU-hours of the trial, if the trainer reported them.
+        cost: cost that the study was told, if the search has a cost.
+        predicted_cost: cost that the surrogate predicts.
+        cost_sd: standard deviation of the predicted cost.
+        on_front: whether no other recipe is predicted to be both better and cheaper.
     """
 
     trial: int | None
@@ -97,20 +99,20 @@ class RankedRecipe:
     on_front: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The row as one JSON object."""
+        """Return the row as JSON values."""
         return {**asdict(self), "recipe": self.recipe.to_dict()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SurfacePoint:
-    """Predicted outcome where a source has this weight.
+    """Predicted outcome at one weight of a source.
 
     Args:
-        source: its name.
-        weight: its weight.
-        predicted: outcome by the surrogate.
-        low: end of the band.
-        high: end of the band.
+        source: name of the source.
+        weight: weight of the source.
+        predicted: outcome that the surrogate predicts.
+        low: lower end of the 90 % band.
+        high: upper end of the band.
         domain: as in `RankedRecipe`.
     """
 
@@ -124,18 +126,18 @@ class SurfacePoint:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchReport:
-    """What a search has found.
+    """Results of a search.
 
     Args:
-        study: its name.
+        study: name of the study.
         states: number of trials by state.
         rows: finished recipes, the best prediction first.
         untried: recipes that the surrogate would try next.
-        surface: of every source.
-        noise_sd: of one run around its recipe's outcome, as the surrogate sees it.
-        cost: name of the second objective, None without one.
-        gpu_hours: of all trials, None if nobody has said any.
-        stopped: trials that the pruner has stopped, the most promising first.
+        surface: predicted outcome against the weight of every source.
+        noise_sd: standard deviation of one run around the outcome of its recipe, as fitted.
+        cost: name of the second objective; None: there is one objective.
+        gpu_hours: GPU-hours of all trials; None if no trainer reported any.
+        stopped: trials that the pruner stopped, the most promising first.
     """
 
     study: str
@@ -149,7 +151,7 @@ class SearchReport:
     stopped: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as one JSON object: the contract of `rlready search report --json`."""
+        """Return the report as JSON values, the format of `rlready search report --json`."""
         return {
             "study": self.study,
             "states": self.states,
@@ -163,16 +165,13 @@ class SearchReport:
         }
 
 
-def search_report(
-    study: Study, space: RecipeSpace, *, n_untried: int = 3, cost: str | None = None
-) -> SearchReport:
-    """The report of a study.
+def search_report(study: Study, space: RecipeSpace, *, cost: str | None = None) -> SearchReport:
+    """Return the report of a study.
 
     Args:
-        study: of Optuna.
+        study: the study.
         space: its recipes.
-        n_untried: how many recipes to name that the surrogate would try next.
-        cost: name of the second objective, if it has one.
+        cost: name of the second objective, if there is one.
 
     Raises:
         ConfigError: if fewer than two trials are finished.
@@ -192,8 +191,10 @@ def search_report(
     ]
     best = int(np.argmax([row.predicted for row in rows]))
     names = [trial.state.name.lower() for trial in trials]
-    asked = propose_recipes(study, space, n_untried) if n_untried else []
-    untried = [surrogate.rows(space.points(one.recipe), one.origin)[0] for one in asked]
+    untried = [
+        surrogate.rows(space.points(asked.recipe), asked.origin)[0]
+        for asked in propose_recipes(study, space, _N_UNTRIED)
+    ]
     return SearchReport(
         study=study.study_name,
         states={name: names.count(name) for name in sorted(set(names))},
@@ -208,13 +209,13 @@ def search_report(
 
 
 def _total_hours(trials: Sequence[FrozenTrial]) -> float | None:
-    """GPU-hours of all trials; None if nobody has said any."""
+    """Return the GPU-hours of all trials; None if no trainer reported any."""
     spent = [t.user_attrs[GPU_HOURS] for t in current(trials) if GPU_HOURS in t.user_attrs]
     return float(sum(spent)) if spent else None
 
 
 def _stopped(trials: Sequence[FrozenTrial]) -> tuple[dict[str, Any], ...]:
-    """What is known of each stopped trial, the most promising first."""
+    """Return the facts of each stopped trial, the most promising first."""
     rows = []
     for trial in current(trials):
         attributes = trial.user_attrs
@@ -250,7 +251,7 @@ def _with_trial(row: RankedRecipe, trial: FrozenTrial) -> RankedRecipe:
 
 
 def _fronted(rows: Sequence[RankedRecipe]) -> list[RankedRecipe]:
-    """The rows, with their place on the front of predicted outcome and cost if there is a cost."""
+    """Mark the rows on the front of predicted outcome and cost, if there is a cost."""
     if any(row.predicted_cost is None for row in rows):
         return list(rows)
     gain = np.array([[row.predicted, -(row.predicted_cost or 0.0)] for row in rows])
@@ -262,35 +263,27 @@ def _fronted(rows: Sequence[RankedRecipe]) -> list[RankedRecipe]:
 
 
 class _Surrogate:
-    """The models of finished runs, one an objective, and how far they reach."""
+    """Models of the finished runs, one per objective, and the region where they are valid."""
 
     def __init__(self, space: RecipeSpace, runs: Runs) -> None:
-        some = runs.some(ProposerConfig().max_rows)
         self.space = space
-        self.models = [
-            MixtureModel(space.feature_groups).fit(
-                space.features(some.points),
-                some.outcomes[:, k],
-                None if some.errors is None else some.errors[:, k],
-            )
-            for k in range(some.outcomes.shape[1])
-        ]
+        self.models = fit_models(space, runs.some(ProposerConfig().max_rows))
         self.model = self.models[0]
         self.guard = Guard(space, runs.points)
 
     def predict(self, points: Points) -> tuple[FloatArray, FloatArray, list[str], Sequence[str]]:
-        """Mean, standard deviation, domain and reason of each of n recipes."""
+        """Return (n,) means and standard deviations, and the domain and reason of each recipe."""
         mean, sd = self.model.predict(self.space.features(points), return_std=True)
         domain, reasons = self.guard.judge(points)
-        return mean, sd, [str(one) for one in domain], reasons
+        return mean, sd, [str(each) for each in domain], reasons
 
     def rows(self, points: Points, origin: str = "") -> list[RankedRecipe]:
-        """Each of n recipes with what is predicted of it."""
+        """Return each of the points as a row with its predictions."""
         mean, sd, domain, reasons = self.predict(points)
         tokens = self.space.tokens(points)
         cost = cost_sd = None
         if len(self.models) > 1:
-            # The models see costs turned, so that more is better.
+            # The models are fitted on negative costs, so that higher is better.
             cost, cost_sd = self.models[1].predict(self.space.features(points), return_std=True)
         return [
             RankedRecipe(
@@ -338,7 +331,7 @@ def _surface(surrogate: _Surrogate, best: Points) -> list[SurfacePoint]:
 
 
 def _through(space: RecipeSpace, best: FloatArray, i: int) -> FloatArray:
-    """(n, sources) mixtures over the range of weight i, the rest near the best's proportions."""
+    """Return (n, sources) mixtures that move weight i through its range, from the best one."""
     floors, caps = space.simplex.floors.copy(), space.simplex.caps.copy()
     others = np.arange(len(best)) != i
     low = max(floors[i], 1.0 - caps[others].sum())

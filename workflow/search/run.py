@@ -1,8 +1,8 @@
 """Ask for trials, train them by the user's command, and take in their results.
 
-Any number of workers share a study. The study knows which trials there are and who holds them; a
-trial's folder is how the search and the trainer talk. No step needs the worker of the step before:
-the next call of any worker takes up what a killed one left.
+Any number of workers share a study. The study stores the trials and their leases; a trial's folder
+passes the recipe to the trainer and the result back. No step needs the worker of the step before
+it: if a worker is killed, the next call of any worker continues its trials.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlready.registry.errors import ConfigError, RlreadyError, StoreError
-from rlready.workflow.search.folder import Told, read_status, write_status
+from rlready.workflow.search.folder import TrialResult, read_status, write_status
 from rlready.workflow.search.open import Search
 from rlready.workflow.search.trial import Trial
 
@@ -28,15 +28,15 @@ _KILL_AFTER_S = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Synced:
-    """What a sync found in the folders of the trials.
+    """Results of the trials' folders.
 
     Args:
-        done: trials that were told, stopped, or marked failed.
+        done: trials that were told, stopped or marked failed now.
         waiting: trials that are not finished.
-        problems: (trial, why its folder cannot be used).
+        problems: (trial, reason) of folders that cannot be used.
     """
 
-    done: tuple[Told, ...]
+    done: tuple[TrialResult, ...]
     waiting: tuple[int, ...]
     problems: tuple[tuple[int, str], ...]
 
@@ -44,7 +44,7 @@ class Synced:
 def ask(search: Search) -> Trial:
     """Return a trial for this worker: one whose lease has expired, or else a new one.
 
-    Finished folders are taken in first, so that the new proposal uses their results.
+    Results of finished folders are told first, so that the new proposal uses them.
 
     Example:
         >>> trial = ask(open_search(SearchConfig(space=Path("mix.toml"))))
@@ -59,7 +59,7 @@ def ask(search: Search) -> Trial:
 
 
 def sync(search: Search, *, evaluate: bool = True) -> Synced:
-    """Take in results from the trials' folders, and give up trials that no worker finishes.
+    """Tell the study the results in the trials' folders, and give up trials that nobody finishes.
 
     A changed status file shows that the trainer is alive: the lease is extended.
 
@@ -68,7 +68,7 @@ def sync(search: Search, *, evaluate: bool = True) -> Synced:
         evaluate: whether to evaluate checkpoints that are not registered, and to write all ended
             trials to MLflow. This may take long.
     """
-    done: list[Told] = []
+    done: list[TrialResult] = []
     problems: dict[int, str] = {}
     signs_of_life: dict[int, float] = {}
     trials = Trial.all(search)
@@ -77,14 +77,14 @@ def sync(search: Search, *, evaluate: bool = True) -> Synced:
         if not status_file.is_file():
             continue
         try:
-            told = trial.sync(evaluate=evaluate)
-            done += [] if told is None else [told]
+            result = trial.sync(evaluate=evaluate)
+            done += [] if result is None else [result]
             signs_of_life[trial.number] = status_file.stat().st_mtime
         except RlreadyError as error:
             problems[trial.number] = str(error)
             with contextlib.suppress(RlreadyError):
                 if read_status(trial.folder).is_finished:
-                    # A person has to correct it; training it again would not help.
+                    # A person has to correct the file; training again would not help.
                     signs_of_life[trial.number] = search.clock()
     with search.lock():
         open_trials = [trial for trial in trials if not trial.frozen.state.is_finished()]
@@ -102,8 +102,8 @@ def run(
     n_trials: int,
     *,
     say: Callable[[str], None] = lambda text: None,
-    report: Callable[[Told], None] = lambda told: None,
-) -> list[Told]:
+    report: Callable[[TrialResult], None] = lambda result: None,
+) -> list[TrialResult]:
     """Ask for a trial, train it by the user's command and tell its result, `n_trials` times.
 
     The command may contain {recipe} (recipe.toml), {out} (the trial's folder), {trial} and, if the
@@ -124,16 +124,16 @@ def run(
     results = []
     for _ in range(n_trials):
         trial = ask(search)
-        told = None
-        while told is None:
+        result = None
+        while result is None:
             rung = trial.step
             up_to = "" if rung is None else f", up to step {rung}"
             say(f"trial {trial.number}: training in {trial.folder}{up_to}")
             write_status(trial.folder, state="running", rung=rung)
-            told = _result(trial, rung, _train(trial, words, rung))
+            result = _result(trial, rung, _train(trial, words, rung))
         search.show()
-        report(told)
-        results.append(told)
+        report(result)
+        results.append(result)
     return results
 
 
@@ -162,7 +162,7 @@ def command_words(template: str, *, has_rungs: bool = False) -> list[str]:
     return words
 
 
-def _result(trial: Trial, rung: int | None, code: int) -> Told | None:
+def _result(trial: Trial, rung: int | None, code: int) -> TrialResult | None:
     """Return the result of a trial whose command has ended; None if it has another rung."""
     folder = trial.folder
     try:
@@ -170,17 +170,17 @@ def _result(trial: Trial, rung: int | None, code: int) -> Told | None:
         if status.state == "failed" or code != 0:
             reason = status.error or f"the training command ended with {code}"
             return trial.fail(f"{reason}: {_last_lines(folder)}")
-        told = trial.take_in(status)
-        if told is None and (rung is None or rung not in status.rungs):
+        result = trial.take_in(status)
+        if result is None and (rung is None or rung not in status.rungs):
             wanted = "" if rung is None else f"no value of step {rung} in rungs, and "
             raise ConfigError(
                 f"the training command left {wanted}neither value nor checkpoint in status.json"
             )
-        return told
+        return result
     except StoreError as error:
         # If the registry does not answer, the checkpoint is not lost: the next sync tries again.
         trial.renew()
-        return Told(trial=trial.number, state="waiting", reason=str(error))
+        return TrialResult(trial=trial.number, state="waiting", reason=str(error))
     except RlreadyError as error:
         return trial.fail(str(error))
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import Trial as OptunaTrial
+from optuna.trial import TrialState
 
 from rlready.predictors.search.rungs import foreseen
 from rlready.predictors.search.study import Asked
@@ -36,15 +39,14 @@ from rlready.registry.redaction import redacted
 from rlready.workflow.search.evaluate import measured_checkpoint
 from rlready.workflow.search.folder import (
     Status,
-    Told,
-    manifest,
+    TrialResult,
     read_number,
     read_status,
-    recipe_toml,
+    write_folder,
     write_status,
-    write_text,
 )
-from rlready.workflow.search.open import Search, recipe_cost
+from rlready.workflow.search.open import Search
+from rlready.workflow.search.registry import recipe_cost
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -54,10 +56,10 @@ _RELEASED = 0.0
 
 
 class Trial:
-    """A trial of a search, by its number: its recipe, who works on it, and what it gave.
+    """A trial of a search, by its number: its recipe, its worker and its result.
 
-    The study knows everything about a trial, and its folder is how the search and the trainer
-    talk (`folder`), so any process can continue a trial that another one began.
+    The study stores everything about a trial. Its folder passes the recipe to the trainer and the
+    result back (`folder`). So any process can continue a trial that another one began.
 
     The lease is an attribute of the trial. It is written only under the study's lock, so two
     workers never hold one trial. Optuna's heartbeat cannot replace it: it loses a trial for good
@@ -69,11 +71,11 @@ class Trial:
         asked: its recipe, if the caller has it.
 
     Attributes:
-        folder: where its recipe and its results are.
+        folder: folder of the trial.
         held: the lease that this process holds.
 
     Raises:
-        ConfigError: if the study has asked for no such trial.
+        ConfigError: if the study has no such trial.
     """
 
     def __init__(self, search: Search, number: int, *, asked: Asked | None = None) -> None:
@@ -81,13 +83,15 @@ class Trial:
         self.folder = search.root / f"trial-{number:04d}"
         self.held: Lease | None = None
         try:
-            self._id = search.trial_id(number)
+            self._id = search.storage.get_trial_id_from_study_id_trial_number(
+                search.study_id, number
+            )
             is_known = was_asked(self.frozen)
         except KeyError:
             is_known = False
         if not is_known:
             raise ConfigError(
-                f"study {search.config.name!r} has asked for no trial {number}",
+                f"study {search.name!r} has asked for no trial {number}",
                 fix=f"See {search.root}, or `rlready search report`",
             )
 
@@ -124,23 +128,24 @@ class Trial:
         rungs = self.search.rungs
         return None if rungs is None else rungs.next_step(self.frozen.intermediate_values)
 
-    def write(self, attributes: Mapping[str, Any]) -> None:
-        """Write attributes. Those of a trial that has ended do not change."""
-        from optuna.exceptions import UpdateFinishedTrialError
-
+    def _write(self, attributes: Mapping[str, Any]) -> None:
+        """Write attributes, unless the trial has ended."""
         with contextlib.suppress(UpdateFinishedTrialError):
             for key, value in attributes.items():
                 self.search.storage.set_trial_user_attr(self._id, key, value)
 
     def hold(self, worker: str, *, retries: int = 0, until: float | None = None) -> Lease:
-        """Give the trial to a worker until a time in seconds since 1970; default: for one lease.
+        """Give the trial to a worker. The caller must hold the study's lock.
 
-        The caller holds the study's lock.
+        Args:
+            worker: name of the worker.
+            retries: how often the trial was offered again.
+            until: end of the lease, in seconds since 1970; default: one lease period from now.
         """
         if until is None:
             until = self.search.clock() + self.search.config.lease_s
         self.held = Lease(worker=worker, deadline=until, retries=retries)
-        self.write({LEASE: asdict(self.held)})
+        self._write({LEASE: asdict(self.held)})
         return self.held
 
     def release(self) -> None:
@@ -174,7 +179,18 @@ class Trial:
                 asked = ask_study(search.study, search.space)
                 trial = cls(search, asked.number, asked=asked)
                 trial.hold(search.config.worker)
-        trial._hand_out()
+        assert trial.held is not None
+        trial._write({WORKER: trial.held.worker})
+        write_folder(
+            trial.folder,
+            trial.recipe,
+            search.data,
+            search.config.seed + trial.number,
+            study=search.name,
+            trial=trial.number,
+            rung=trial.step,
+            **asdict(trial.held),
+        )
         return trial
 
     @classmethod
@@ -186,7 +202,7 @@ class Trial:
             if trial.asked is not None:
                 trial.hold(search.config.worker, retries=lease.retries + 1)
                 return trial
-            trial.fail("its worker was gone before it had a recipe")
+            trial.fail("its worker was killed before it had a recipe")
         return None
 
     def to_dict(self) -> dict[str, Any]:
@@ -211,58 +227,44 @@ class Trial:
     def check_lease(self, seen: float | None) -> None:
         """Extend the lease if the trainer is alive, or give the trial up after its retries.
 
-        The caller holds the study's lock. `seen` is the time of the last change of the status
-        file, in seconds since 1970; None if there is no file.
+        The caller must hold the study's lock.
+
+        Args:
+            seen: time of the last change of the status file, in seconds since 1970; None if there
+                is no file.
         """
         config, lease = self.search.config, self.lease
         if lease is None:
-            # Its worker was killed before it wrote a lease, or used Optuna directly.
+            # The worker was killed before it wrote a lease, or it used Optuna directly.
             lease = self.hold("")
         if seen is not None and seen + config.lease_s > lease.deadline > _RELEASED:
             lease = self.hold(lease.worker, retries=lease.retries, until=seen + config.lease_s)
         if lease.deadline <= self.search.clock() and lease.retries >= config.max_retries:
             self.fail(f"no worker finished it, {lease.retries + 1} held it")
 
-    def _hand_out(self) -> None:
-        """Write the folder for the worker that now holds the trial."""
-        search, recipe, lease = self.search, self.recipe, self.held
-        assert lease is not None
-        self.write({WORKER: lease.worker})
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "recipe.toml", recipe_toml(recipe))
-        if search.settings.data:
-            rows = manifest(recipe, search.settings.data, search.config.seed + self.number)
-            write_text(self.folder / "manifest.json", json.dumps(rows) + "\n")
-        write_status(
-            self.folder,
-            study=search.config.name,
-            trial=self.number,
-            state="asked",
-            **asdict(lease),
-            recipe_digest=recipe.digest,
-            rung=self.step,
-            value=None,
-            se=None,
-            checkpoint=None,
-            error=None,
-        )
+    def sync(self, *, evaluate: bool) -> TrialResult | None:
+        """Tell the study the result in the folder, or correct the folder's status.
 
-    def sync(self, *, evaluate: bool) -> Told | None:
-        """Take in the folder's result, or repair its status; return the result if it is new.
+        Args:
+            evaluate: whether a checkpoint that is not registered is evaluated now.
 
-        With `evaluate`, a checkpoint that is not registered is evaluated now.
+        Returns:
+            The result, if it is new to the study.
         """
         frozen = self.frozen
         if frozen.state.name in ("COMPLETE", "PRUNED"):
             # A worker may have been killed between telling the study and writing the folder.
             with contextlib.suppress(ConfigError):
                 if read_status(self.folder).is_open:
-                    if frozen.state.name == "COMPLETE":
-                        told = Told(trial=self.number, state="told", value=frozen.values[0])
-                    else:
-                        reason = frozen.user_attrs.get(STOPPED, "")
-                        told = Told(trial=self.number, state="stopped", reason=reason)
-                    self._note(told)
+                    is_told = frozen.state.name == "COMPLETE"
+                    self._note(
+                        TrialResult(
+                            trial=self.number,
+                            state="told" if is_told else "stopped",
+                            value=frozen.values[0] if is_told else None,
+                            reason="" if is_told else frozen.user_attrs.get(STOPPED, ""),
+                        )
+                    )
             return None
         status = read_status(self.folder)
         if status.is_open:
@@ -271,19 +273,19 @@ class Trial:
             return self.fail(status.error or "its trainer said so")
         return None
 
-    def _note(self, told: Told) -> Told:
+    def _note(self, result: TrialResult) -> TrialResult:
         if self.folder.is_dir():
-            error = told.reason or None
-            write_status(self.folder, state=told.state, told=told.value, error=error)
-        return told
+            error = result.reason or None
+            write_status(self.folder, state=result.state, told=result.value, error=error)
+        return result
 
-    def take_in(self, status: Status, *, evaluate: bool = True) -> Told | None:
-        """Take in the result in the folder's status; return None if the trial continues."""
+    def take_in(self, status: Status, *, evaluate: bool = True) -> TrialResult | None:
+        """Tell the study the result in a status; return None if the trial continues."""
         value = status.value
         if status.rungs:
-            told = self._climb(status)
-            if told is not None:
-                return told
+            result = self._climb(status)
+            if result is not None:
+                return result
             if not status.is_finished and self.search.rungs is not None:
                 value = status.rungs.get(self.search.rungs.steps[-1])
         if value is not None:
@@ -300,15 +302,15 @@ class Trial:
         checkpoint: str | None = None,
         cost: float | None = None,
         evaluate: bool = True,
-    ) -> Told:
+    ) -> TrialResult:
         """Tell the study the trial's value, or the value of its checkpoint.
 
         The first value counts; telling the same value again changes nothing. If the trial has
         failed or was stopped, the value enters as a new trial, so that no finished run is lost.
 
         Args:
-            value: outcome, higher is better.
-            se: its standard error.
+            value: outcome; higher is better.
+            se: standard error of the value.
             checkpoint: registered id or name, or a folder. Its value is its recorded outcome, or
                 else the predicted one.
             cost: cost of the trial, if the search has a cost; default: from the status file.
@@ -327,8 +329,7 @@ class Trial:
             measured = measured_checkpoint(
                 self.search, self.folder, self.recipe, checkpoint, evaluate=evaluate
             )
-        if measured is not None:
-            value, se = measured.value, measured.se
+            value, se = measured.values[0], measured.errors[0] if measured.errors else None
         if value is None or not math.isfinite(value):
             raise ConfigError(
                 f"trial {self.number} is told the value {value}",
@@ -337,54 +338,49 @@ class Trial:
         if se is not None and not 0.0 <= se < math.inf:
             what = f"trial {self.number} is told the standard error {se}"
             raise ConfigError(what, fix="Give 0 or more")
-        told = Told(
+        result = TrialResult(
             trial=self.number,
             state="told",
             value=float(value),
             se=se,
-            checkpoint=None if measured is None else measured.checkpoint_id,
+            checkpoint=None if measured is None else measured.name,
             is_predicted=measured is not None and measured.is_predicted,
             cost=self._cost(cost),
         )
-        # If two workers tell different values at once, the second must see the first value.
+        # If two workers tell different values at the same time, the second sees the first value.
         with self.search.lock():
-            stored = self._enter(told)
+            stored = self._enter(result)
         if stored is not None:
-            told = replace(told, value=stored, is_new=False)
-        return self._note(told)
+            result = replace(result, value=stored, is_new=False)
+        return self._note(result)
 
-    def fail(self, reason: str) -> Told:
+    def fail(self, reason: str) -> TrialResult:
         """Mark the trial failed, unless it has ended."""
         return self._end("FAIL", "failed", {FAILED: redacted(reason)}, redacted(reason))
 
-    def _end(self, end: str, state: str, attributes: Mapping[str, Any], reason: str) -> Told:
-        from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.trial import TrialState
-
-        self.write({**self._gpu_hours(), **attributes})
+    def _end(self, end: str, state: str, attributes: Mapping[str, Any], reason: str) -> TrialResult:
+        self._write({**self._gpu_hours(), **attributes})
         with contextlib.suppress(UpdateFinishedTrialError, ValueError):
             self.search.study.tell(self.number, state=TrialState[end])
-        return self._note(Told(trial=self.number, state=state, reason=reason))
+        return self._note(TrialResult(trial=self.number, state=state, reason=reason))
 
-    def _enter(self, told: Told) -> float | None:
-        """Tell the study a value under its lock; return the value that it already had, if any."""
-        from optuna.exceptions import UpdateFinishedTrialError
-
-        assert told.value is not None
-        values = [told.value] if told.cost is None else [told.value, told.cost]
+    def _enter(self, result: TrialResult) -> float | None:
+        """Tell the study a value; return the value that it already had, if any."""
+        assert result.value is not None
+        values = [result.value] if result.cost is None else [result.value, result.cost]
         attributes: dict[str, Any] = self._gpu_hours()
-        if told.is_predicted:
+        if result.is_predicted:
             attributes[IS_PREDICTED] = True
-        if told.se is not None:
-            attributes[ERRORS] = [told.se]
-        if told.checkpoint is not None:
-            attributes[CHECKPOINT] = told.checkpoint
-            other = trials_by_checkpoint(self.search.study).get(told.checkpoint)
+        if result.se is not None:
+            attributes[ERRORS] = [result.se]
+        if result.checkpoint is not None:
+            attributes[CHECKPOINT] = result.checkpoint
+            other = trials_by_checkpoint(self.search.study).get(result.checkpoint)
             if other is not None and other.number != self.number:
                 attributes[SUPERSEDES] = other.number
         if not self.frozen.state.is_finished():
-            self.write(attributes)
-            # Programs that use Optuna directly do not take the lock.
+            self._write(attributes)
+            # A program that uses Optuna directly takes no lock, and may end the trial now.
             with contextlib.suppress(UpdateFinishedTrialError, ValueError):
                 self.search.study.tell(self.number, values)
                 return None
@@ -395,8 +391,8 @@ class Trial:
         return {} if hours is None else {GPU_HOURS: hours}
 
     def _cost(self, cost: float | None) -> float | None:
-        """Return the given cost, or that of the folder, the attributes or the recipe."""
-        name = self.search.settings.cost
+        """Return the cost: as given, or from the folder, the attributes or the recipe."""
+        name = self.search.cost
         if name is None:
             if cost is not None:
                 raise ConfigError(
@@ -416,14 +412,12 @@ class Trial:
         return cost
 
     def _number(self, name: str) -> float | None:
-        """Return a number of the status file or, if it is not there, of the study."""
+        """Return a number from the status file or, if it is missing there, from the study."""
         number = read_number(self.folder, name)
         return self.frozen.user_attrs.get(f"rlready:{name}") if number is None else number
 
-    def _climb(self, status: Status) -> Told | None:
-        """Report the values of new rungs to the study; return a result if the trial is stopped."""
-        from optuna.trial import Trial as Handle
-
+    def _climb(self, status: Status) -> TrialResult | None:
+        """Report values of new rungs to the study; return the result if this stops the trial."""
         search, rungs = self.search, self.search.rungs
         if rungs is None or set(status.rungs) - set(rungs.steps):
             raise ConfigError(
@@ -435,7 +429,7 @@ class Trial:
             steps = [step for step in sorted(status.rungs) if step not in old and step != last]
             if self.frozen.state.is_finished() or not steps:
                 return None
-            handle = Handle(search.study, self._id)
+            handle = OptunaTrial(search.study, self._id)
             for step in steps:
                 handle.report(status.rungs[step], step)
             if last in status.rungs or status.is_finished:
@@ -445,6 +439,6 @@ class Trial:
                 return None
             step, value = steps[-1], status.rungs[steps[-1]]
             end = foreseen(value, step, finished_trials(search.study, search.space))
-            self.write({} if end is None else {FORESEEN: end})
+            self._write({} if end is None else {FORESEEN: end})
             reason = f"{value:.4g} after {step} steps is too little to go on"
             return self._end("PRUNED", "stopped", {STOPPED: reason}, reason)

@@ -6,8 +6,8 @@ r"""The testbed as the trainer of a recipe search: one recipe is trained, measur
         --train-command "python -m rlready.workflow.testbed.trainer --recipe {recipe} --out {out} \
         --testbed T"
 
-The stages are those of a testbed run, in the folders of one: existing results are reused, and the
-search, `rlready rank` and `rlready predict` see what they see of any checkpoint.
+The stages and folders are those of a testbed run, so existing results are reused. The checkpoint
+is registered like any other, for the search and `rlready rank`.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What became of a recipe.
+    """Result of training a recipe.
 
     Args:
         made: checkpoint, proxies and RL runs.
-        folder: of the checkpoint after SFT.
-        cpu_seconds: that this call spent, by stage; 0 where the result was there.
+        folder: folder of the checkpoint after SFT.
+        cpu_seconds: CPU seconds of this call by stage; 0 if an existing result was reused.
     """
 
     made: Made
@@ -55,10 +55,10 @@ class Trained:
 
 
 def design_of(testbed: Path, profile: str | None) -> Design:
-    """The design of the run in a folder; in a new one a run of the profile is begun.
+    """Return the design of the testbed run in a folder; in a new folder, start a run.
 
     Raises:
-        ConfigError: if there is no such profile, or the folder holds a run of another.
+        ConfigError: if the profile is unknown, or the folder holds a run of another profile.
     """
     from rlready.testbed.study.design import make_design, read_design, write_design
 
@@ -92,17 +92,17 @@ def train(
     rl_seeds: tuple[int, ...] = (),
     on_stage: OnStage = lambda stage, cpu_seconds: None,
 ) -> Trained:
-    """Train, measure and register a recipe; then GRPO from it, once a seed, with its outcomes.
+    """Train, measure and register a recipe; then run GRPO and record the outcomes.
 
-    The checkpoint is registered before RL begins, so that RL may fail and be run again. A stage
+    The checkpoint is registered before RL starts, so that RL may fail and be run again. A stage
     that fails registers nothing.
 
     Args:
         recipe: what to train.
         testbed: folder of a testbed run.
-        design: of that run; its recipes do not count.
+        design: design of that run; its recipes are ignored.
         store: the registry.
-        rl_seeds: of GRPO; none: no RL.
+        rl_seeds: seeds of GRPO, one run each; empty: no RL.
         on_stage: called with each finished stage and the CPU seconds that it took now.
     """
     from rlready.testbed.study.design import BASE
@@ -138,19 +138,19 @@ def main(
     rl: Annotated[int, click.IntRange(0), Flag(metavar="N")] = 0,
     common: CommonFlags,
 ) -> None:
-    """Train a recipe on the testbed, measure and register it: a --train-command of a search.
+    """Train a recipe on the testbed, measure it and register it, as --train-command of a search.
 
     A repeated call reuses existing results; with --rl it continues with GRPO from the same
     checkpoint.
 
     Args:
         recipe: Recipe of the trial.
-        out: Folder of the trial: its status.json gets the checkpoint.
-        testbed: Folder of a testbed run: checkpoints, proxies and RL runs go there, measured as
-            that run measures them. A new folder starts a run.
-        profile: How much is measured in a new folder: smoke, small, full or long.
+        out: Folder of the trial; the checkpoint is added to its status.json.
+        testbed: Folder of a testbed run, for checkpoints, proxies and RL runs, which are measured
+            in the same way as in that run. In a new folder, a run is started.
+        profile: Size of the run in a new folder: smoke, small, full or long.
             [default: small]
-        rl: Run GRPO with N seeds as well, and record the outcomes.
+        rl: Number of seeds to run GRPO with; the outcomes are recorded.
         common: The registry and the form of the output.
     """
     try:
@@ -176,17 +176,17 @@ def _run(
     from rlready.workflow.evaluate.config import load_recipe
     from rlready.workflow.search.folder import write_status
 
-    wanted = SftRecipe.from_record(load_recipe(recipe))
+    sft_recipe = SftRecipe.from_record(load_recipe(recipe))
     design = design_of(testbed, profile)
     store.check(base_checkpoint())
     trained = train(
-        wanted,
+        sft_recipe,
         testbed,
         design,
         store,
         rl_seeds=tuple(range(n_seeds)),
         on_stage=lambda stage, seconds: echo(
-            f"{stage}: {f'{seconds:.1f} CPU-s' if seconds else 'was there'}", err=True
+            f"{stage}: {f'{seconds:.1f} CPU-s' if seconds else 'reused'}", err=True
         ),
     )
     made = trained.made

@@ -46,21 +46,10 @@ MOVED_TYPES = {_PREFIX + then: _PREFIX + now for then, now in _IN_PREDICTORS.ite
 _SCHEMA = "schema.json"
 
 
-def current_name(name: str) -> str:
-    """Return the present full name of a class.
-
-    Example:
-        >>> current_name("rlready.predictors.multilevel.Multilevel")
-        'rlready.predictors.models.multilevel.Multilevel'
-    """
-    return MOVED_TYPES.get(name, name)
-
-
 def with_current_names(path: Path) -> bytes:
     """Return a skops file in which every class has its present name.
 
-    Raises:
-        Exception: whatever a file that is not a skops file makes zipfile or json raise.
+    A damaged file can make zipfile or json raise anything.
     """
     content = path.read_bytes()
     with zipfile.ZipFile(io.BytesIO(content)) as archive:

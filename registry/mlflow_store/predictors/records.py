@@ -122,12 +122,7 @@ class PredictorMeta:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredPredictor:
-    """The stored version of a predictor.
-
-    Args:
-        meta: facts of it.
-        is_new: whether this call stored it.
-    """
+    """The stored version of a predictor, and whether this call stored it."""
 
     meta: PredictorMeta
     is_new: bool
@@ -142,8 +137,9 @@ class LoadedPredictor:
         meta: facts of it.
 
     Example:
-        >>> loaded = get_predictor(store, "models:/grpo-predictor/3")
-        >>> loaded.estimator.predict(X)
+        >>> loaded = get_predictor(store, "models:/grpo-predictor/1")
+        >>> loaded.estimator.predict(X).shape == (len(X),)
+        True
     """
 
     estimator: Any
@@ -151,14 +147,9 @@ class LoadedPredictor:
 
 
 def check_columns(meta: PredictorMeta, table_versions: Mapping[str, str]) -> None:
-    """Raise a StoreError if a table's columns differ from those of the training table.
+    """Raise a StoreError if a column of the training table is missing or was measured otherwise.
 
-    Args:
-        meta: of the predictor.
-        table_versions: how the numbers of each column of the table were measured.
-
-    Raises:
-        StoreError: naming the columns that are missing or were measured otherwise.
+    `table_versions` says how the numbers of each column of the other table were measured.
     """
     wanted = meta.column_versions
     missing = [name for name in wanted if name not in table_versions]
@@ -170,11 +161,11 @@ def check_columns(meta: PredictorMeta, table_versions: Mapping[str, str]) -> Non
     if not missing and not other:
         return
     parts = [f"not in the table: {', '.join(missing)}"] if missing else []
-    parts += [f"measured otherwise: {'; '.join(other)}"] if other else []
+    parts += [f"measured in another way: {'; '.join(other)}"] if other else []
     raise StoreError(
         f"predictor {meta.uri} does not fit this table",
         why=". ".join(parts),
-        fix="Measure the checkpoints as then, or fit a new predictor: rlready fit",
+        fix="Measure the checkpoints in the same way, or fit a new predictor: rlready fit",
     )
 
 

@@ -24,21 +24,13 @@ MODEL_FILE = "model.skops"
 
 
 class ServedPredictor:
-    """A predictor behind MLflow's interface.
-
-    Args:
-        estimator: fitted, with a method `assess`.
-    """
+    """A fitted predictor with a method `assess`, behind MLflow's interface."""
 
     def __init__(self, estimator: Any) -> None:
         self._estimator = estimator
 
     def predict(self, data: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """Return a row for each row of the data.
-
-        Raises:
-            MlflowException: if the rows cannot be assessed, which a server answers with 400.
-        """
+        """Return a row for each row of the data; a server answers 400 if it cannot be assessed."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -48,14 +40,15 @@ class ServedPredictor:
         return assessment
 
     def get_raw_model(self) -> Any:
-        """The estimator."""
+        """Return the estimator."""
         return self._estimator
 
 
 def _load_pyfunc(path: str) -> ServedPredictor:
-    """Called by MLflow with the model's folder.
+    """Load a predictor for MLflow, which calls this with the model's folder.
 
-    Trusts the types that MLmodel lists, as MLflow does: serve what `get_predictor` accepts.
+    The types that MLmodel lists are trusted, as MLflow itself does: serve only predictors that
+    `get_predictor` accepts.
     """
     from mlflow.models import Model
 

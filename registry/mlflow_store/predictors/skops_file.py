@@ -12,18 +12,14 @@ from typing import Any
 
 from rlready.registry.digest import file_sha256
 from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_store.predictors.moved_types import current_name, with_current_names
+from rlready.registry.mlflow_store.predictors.moved_types import MOVED_TYPES, with_current_names
 
 _MLFLOWS_OWN = "registered_model_meta"
 """File with name and version that MLflow adds to a local model when it loads it by its name."""
 
 
 def unfamiliar_types(estimator: Any) -> list[str]:
-    """Return the full names of types in an estimator that skops does not trust by default.
-
-    Raises:
-        StoreError: if skops cannot write the estimator.
-    """
+    """Return the full names of an estimator's types that skops does not trust by default."""
     import skops.io
 
     try:
@@ -39,13 +35,7 @@ def unfamiliar_types(estimator: Any) -> list[str]:
 def load_estimator(path: Path, trusted_types: Collection[str], what: str) -> Any:
     """Load the estimator in a file. All types are checked before any of them is created.
 
-    Args:
-        path: of the file.
-        trusted_types: full names of further types that may be in it.
-        what: name of the predictor for messages.
-
-    Raises:
-        StoreError: if it is not a skops file, holds other types, or cannot be loaded.
+    `trusted_types` are full names of types that may be in it beyond those that skops trusts.
     """
     import skops.io
 
@@ -58,7 +48,7 @@ def load_estimator(path: Path, trusted_types: Collection[str], what: str) -> Any
             why=_brief(error),
             fix="Predictors are never loaded from a pickle. Fit again: rlready fit",
         ) from error
-    check_types(types, [current_name(name) for name in trusted_types], what)
+    check_types(types, [MOVED_TYPES.get(name, name) for name in trusted_types], what)
     try:
         return skops.io.loads(content, trusted=types)
     except Exception as error:  # the same
@@ -70,11 +60,7 @@ def load_estimator(path: Path, trusted_types: Collection[str], what: str) -> Any
 
 
 def check_types(types: Collection[str], trusted_types: Collection[str], what: str) -> None:
-    """Raise an error unless all types are trusted.
-
-    Raises:
-        StoreError: with the types that are not trusted.
-    """
+    """Raise a StoreError with the types that are not trusted, if there are any."""
     unknown = sorted(set(types) - set(trusted_types))
     if unknown:
         raise StoreError(
@@ -94,11 +80,7 @@ def file_digests(folder: Path) -> dict[str, str]:
 
 
 def check_files(folder: Path, wanted: Mapping[str, str], what: str) -> None:
-    """Raise an error unless a folder holds exactly the files with these digests.
-
-    Raises:
-        StoreError: with the files that are missing, added or changed.
-    """
+    """Raise a StoreError unless a folder holds exactly the files with these digests."""
     digests = file_digests(folder)
     digests.pop(_MLFLOWS_OWN, None)
     differences = {

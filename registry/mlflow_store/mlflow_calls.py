@@ -1,4 +1,7 @@
-"""Silence for MLflow: stdout is for JSON, stderr for messages of rlready."""
+"""Calls of MLflow: without its output, and with an expected error as None.
+
+stdout is for JSON, stderr for messages of rlready.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,14 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+MISSING = "RESOURCE_DOES_NOT_EXIST"
+EXISTS = "RESOURCE_ALREADY_EXISTS"
+"""Error codes of MLflow, for `or_none`."""
 
 _SILENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -36,6 +46,21 @@ def quiet() -> Iterator[None]:
             _set_loud(was_loud)
             for name in unset:
                 os.environ.pop(name, None)
+
+
+def or_none(code: str, call: Callable[..., Result], *args: Any, **options: Any) -> Result | None:
+    """Return the result of a call, or None if MLflow answers with this error code.
+
+    Asking first would not do: other processes create and delete things between two calls.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return call(*args, **options)
+    except MlflowException as error:
+        if error.error_code != code:
+            raise
+    return None
 
 
 def import_quietly() -> None:

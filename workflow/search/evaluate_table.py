@@ -1,10 +1,6 @@
-"""Settings of a search in its space file that do not change the recipes: data, cost, evaluation.
+"""The table [evaluate] of a space file: how a trained folder is evaluated.
 
-    cost = "gpu_hours"                # second objective, less is better
-    [sources.gsm8k]
-    path = "gsm8k.jsonl"              # local data: trials get a manifest of its rows
-
-    [evaluate]                        # how a trained folder is evaluated: as `rlready evaluate`
+    [evaluate]                        # flags of `rlready evaluate`
     benchmarks = ["gsm8k=gsm8k_test.jsonl"]
     held_out = ["val.jsonl"]
     samples = 64
@@ -16,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -25,52 +20,23 @@ from pydantic import AfterValidator, Strict, create_model
 
 from rlready.evaluators.benchmarks.problems import parse_benchmark_option
 from rlready.evaluators.heldout.examples import parse_heldout_option
-from rlready.predictors.search.space_file import SpaceFile
-from rlready.registry.toml_file import TomlTable, check_table, naming_file
+from rlready.registry.toml_file import TomlTable, check_table
 from rlready.workflow.evaluate.config import EvaluateConfig
 
-TOKENS = "tokens"
-"""The cost that follows from the recipe alone."""
-
-# The trial, or the search's own flags, give these.
+# The trial and the flags of the search give these.
 _OF_THE_TRIAL = ("checkpoint", "recipe", "step", "kind", "name", "experiment", "tracking_uri")
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoopSettings:
-    """Settings of a search that do not change its recipes.
+def evaluate_settings(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the fields of `EvaluateConfig` that the table sets.
 
     Args:
-        data: JSONL file of each source that is local.
-        cost: name of the second objective; None: there is one objective.
-        evaluate: fields of `EvaluateConfig`; None: checkpoints are evaluated elsewhere.
-    """
-
-    data: Mapping[str, Path] = field(default_factory=dict)
-    cost: str | None = None
-    evaluate: Mapping[str, Any] | None = None
-
-
-def loop_settings(file: SpaceFile, path: Path) -> LoopSettings:
-    """Return the settings of a space file that was read from the path.
+        values: the table.
+        folder: folder of the space file.
 
     Raises:
-        ConfigError: at an unknown key or an invalid value of [evaluate].
+        ConfigError: at an unknown key or an invalid value.
     """
-    folder = path.resolve().parent
-    with naming_file(path):
-        return LoopSettings(
-            data={
-                name: folder / source.path
-                for name, source in file.sources.items()
-                if source.path is not None
-            },
-            cost=file.cost,
-            evaluate=None if file.evaluate is None else _evaluate(file.evaluate, folder),
-        )
-
-
-def _evaluate(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     table = check_table(values, _evaluate_table(), name="evaluate")
     settings = {
         name: _with_absolute_paths(name, getattr(table, name), folder)
@@ -93,7 +59,7 @@ def _evaluate_table() -> type[TomlTable]:
 
 
 def _toml_type(hint: Any) -> Any:
-    """Return a type that takes a list for a tuple, and a text for a path."""
+    """Return a type that accepts a list for a tuple, and a text for a path."""
     if hint is str:
         return Annotated[str, AfterValidator(_not_empty)]
     if hint is Path:
