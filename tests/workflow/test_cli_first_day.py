@@ -254,8 +254,12 @@ def _score_only(number: int) -> tuple[Proxy, ...]:
     ("n_outcomes", "changes", "message"),
     [
         (0, {"n": 0}, "the registry holds no SFT checkpoint"),
-        (0, {"n": 2, "proxies": _own_benchmark}, "no two checkpoints of a group share a proxy"),
-        (0, {"proxies": _own_content}, "columns with a # were not"),
+        (
+            0,
+            {"n": 2, "proxies": _own_benchmark},
+            "no two checkpoints have a proxy in common",
+        ),
+        (0, {"proxies": _own_content}, "different contents of gsm8k"),
         (0, {"n": 1}, "no group has two checkpoints"),
         (0, {"bases": ["p", "q", "r", "s"]}, "no group has two checkpoints"),
         (3, {"values": [0.5] * 4}, "all 3 outcomes are 0.5"),

@@ -15,12 +15,17 @@ _DIGITS = 12
 _MOST_NAMES = 5
 
 
-def check_comparable(stored: Sequence[StoredCheckpoint], features: Sequence[str] = ()) -> None:
+def check_comparable(
+    stored: Sequence[StoredCheckpoint],
+    features: Sequence[str] = (),
+    notes: list[str] | None = None,
+) -> None:
     """Return if checkpoints were measured on one content of each benchmark.
 
     Args:
         stored: the checkpoints.
         features: columns `<proxy>@<benchmark>` to check; default: all that the checkpoints have.
+        notes: gets a note on different contents; without it they are refused.
 
     Raises:
         ConfigError: if no content of a benchmark is shared by all checkpoints that were measured on
@@ -41,9 +46,12 @@ def check_comparable(stored: Sequence[StoredCheckpoint], features: Sequence[str]
         for column, names_of in by_column.items()
         if len(names_of) > 1 and not _is_shared(names_of.values())
     )
-    if texts:
+    what = f"the checkpoints were measured on different contents of {'; of '.join(texts)}"
+    if texts and notes is not None:
+        notes.append(f"{what}: those of the most common one are compared")
+    elif texts:
         raise ConfigError(
-            f"the checkpoints were measured on different contents of {'; of '.join(texts)}",
+            what,
             why="scores on different problems are never pooled",
             fix="Evaluate the checkpoints on the same file; or name the proxies with --features, "
             "and checkpoints that were measured on another content count as not measured",

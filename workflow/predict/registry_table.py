@@ -238,12 +238,7 @@ def comparable_features(
     except ConfigError:
         check_comparable(stored)  # a better reason, if there is one
         raise
-    try:
-        check_comparable(stored, features)
-    except ConfigError as error:
-        if notes is None:
-            raise
-        notes.append(f"{error.what}: those of the most common one are compared")
+    check_comparable(stored, features, notes)
     return features
 
 
