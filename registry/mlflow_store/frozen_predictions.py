@@ -19,12 +19,12 @@ from rlready.registry.errors import RecordError, StoreError
 from rlready.registry.foreign_files import parse_json
 from rlready.registry.frozen_prediction import FrozenPrediction
 from rlready.registry.mlflow_store.descriptions import NOTE
-from rlready.registry.mlflow_store.runs import create_run, write_json
+from rlready.registry.mlflow_store.runs import create_run, log_files
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    from rlready.registry.mlflow_store.opened import Opened
+    from rlready.registry.mlflow_store.backends import Opened
     from rlready.registry.mlflow_store.store import MlflowStore
 
 FROZEN = "rlready.frozen"
@@ -62,10 +62,7 @@ def put_frozen(store: MlflowStore, frozen: FrozenPrediction) -> bool:
             tags = {FROZEN: frozen.id, DIGEST: frozen.digest, AT: str(frozen.at_ms), NOTE: _ABOUT}
             name = f"{frozen.command} {frozen.target}"
             run_id = create_run(client, opened.experiment_id, tags, name).info.run_id
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / FILE
-                write_json(path, frozen.to_dict())
-                client.log_artifact(run_id, str(path))
+            log_files(client, run_id, {FILE: frozen.to_dict()})
             judged = sum(not row.had_outcome for row in frozen.rows)
             client.log_metric(run_id, "n_predicted", float(judged), timestamp=frozen.at_ms)
             client.set_terminated(run_id, "FINISHED")

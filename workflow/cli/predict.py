@@ -23,6 +23,8 @@ from rlready.workflow.flags import (
 from rlready.workflow.terminal import text_width
 
 if TYPE_CHECKING:
+    from rlready.predictors.decisions.rl_plan import PlanRule
+    from rlready.registry.mlflow_store.store import MlflowStore
     from rlready.workflow.predict.plan import PlanReport
     from rlready.workflow.predict.steps import StepReport
 
@@ -215,12 +217,10 @@ def plan(
         common: The registry and the form of the output.
     """
     from rlready.predictors.decisions.rl_plan import EXPECTED, PlanRule
-    from rlready.predictors.training_table import kinds_dict
-    from rlready.workflow.cli.predict_view import plan_view, prior_plan_view, steps_view
-    from rlready.workflow.cli.validate_view import kinds_view
+    from rlready.workflow.cli.predict_view import plan_view, steps_view
     from rlready.workflow.predict.audit import freeze
     from rlready.workflow.predict.figures import draw_regret, draw_steps
-    from rlready.workflow.predict.first_day import first_day, is_first_day, plan_first_day
+    from rlready.workflow.predict.first_day import is_first_day
     from rlready.workflow.predict.plan import plan_registry
     from rlready.workflow.predict.steps import plan_registry_steps
 
@@ -238,13 +238,7 @@ def plan(
         )
     store = common.open_store()
     if rl_runs is not None and is_first_day(store, predictor):
-        day = first_day(store, target=early.target, own_style=own_style, kinds=early.kinds)
-        columns = day.data.table.columns
-        by_prior = plan_first_day(day, rl_runs, rl_noise=rl_noise, rule=rule)
-        if figure is not None:
-            draw_regret(figure, by_prior.report)
-        shown = {**by_prior.to_dict(), "kinds": kinds_dict(columns)}
-        common.show(shown, lambda: [*prior_plan_view(by_prior), *kinds_view(columns)])
+        _plan_first_day(store, rl_runs, rl_noise, rule, figure, early, common)
         return
     early.check_fitted(predictor)
     report: PlanReport | StepReport
@@ -265,3 +259,27 @@ def plan(
         frozen = freeze(store, report.applied, "plan", report.plan.chosen, at_ms=now_ms())
         values["frozen"], notes = vars(frozen), [f"note: {frozen.note}"]
     common.show(values, lambda: [*view(), *notes])
+
+
+def _plan_first_day(
+    store: MlflowStore,
+    rl_runs: int,
+    rl_noise: float | None,
+    rule: PlanRule,
+    figure: Path | None,
+    early: EarlyFlags,
+    common: CommonFlags,
+) -> None:
+    from rlready.predictors.training_table import kinds_dict
+    from rlready.workflow.cli.predict_view import prior_plan_view
+    from rlready.workflow.cli.validate_view import kinds_view
+    from rlready.workflow.predict.figures import draw_regret
+    from rlready.workflow.predict.first_day import first_day, plan_first_day
+
+    day = first_day(store, target=early.target, own_style=early.own_style, kinds=early.kinds)
+    columns = day.data.table.columns
+    report = plan_first_day(day, rl_runs, rl_noise=rl_noise, rule=rule)
+    if figure is not None:
+        draw_regret(figure, report.report)
+    values = {**report.to_dict(), "kinds": kinds_dict(columns)}
+    common.show(values, lambda: [*prior_plan_view(report), *kinds_view(columns)])
