@@ -27,8 +27,10 @@ class RlreadyError(Exception):
     def __init__(self, what: str, *, why: str = "", fix: str = "") -> None:
         # Redacted here, once: most messages quote a library or a flag.
         self.what, self.why, self.fix = map(redacted, (what, why, fix))
-        parts = (self.what, self.why, self.fix)
-        super().__init__(" ".join(_sentence(part) for part in parts if part))
+        first, reason = self.what, self.why
+        if reason[:1].islower() and first.isprintable():
+            first, reason = f"{first.removesuffix('.')}: {reason}", ""
+        super().__init__(" ".join(_sentence(part) for part in (first, reason, self.fix) if part))
 
     def __reduce__(self) -> tuple[object, ...]:
         # Unpickling would use `args`, the joined message, and lose the parts on the way out of a
@@ -62,7 +64,7 @@ class CheckpointError(RlreadyError):
     Example:
         >>> fingerprint(Path("empty"))
         Traceback (most recent call last):
-        rlready.registry.errors.CheckpointError: empty is not a checkpoint. it holds no ...
+        rlready.registry.errors.CheckpointError: empty is not a checkpoint: it holds no ...
     """
 
 

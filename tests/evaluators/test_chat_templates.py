@@ -130,7 +130,7 @@ def test_a_template_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> N
     """It hung: the sandbox limits each `range`, not two of them inside each other."""
     monkeypatch.setattr(chat_templates, "TIMEOUT_S", 0.3)
     monkeypatch.setattr(chat_templates, "_renderer", chat_templates._renderer.__wrapped__)
-    with pytest.raises(CheckpointError, match=r"runs/sft-3 was stopped\. not done within 0\.3 s"):
+    with pytest.raises(CheckpointError, match=r"runs/sft-3 was stopped: not done within 0\.3 s"):
         render(tokenizer(LONG_LOOP), "{problem}", "1")
 
 

@@ -174,7 +174,7 @@ def test_a_token_beyond_the_embedding_is_an_error_of_the_checkpoint(tmp_path: Pa
     model, tokenizer = load_model(folder, "cpu", torch.float32), load_tokenizer(folder)
     tokenizer.add_tokens(["<image>"])
     problem = Problem(id="7", text="1+2 <image>", answers=("3",))
-    with pytest.raises(CheckpointError, match=r"prompt of problem 7 has token \d+\. the embedding"):
+    with pytest.raises(CheckpointError, match=r"prompt of problem 7 has token \d+: the embedding"):
         draw((model, tokenizer), 1, problems=[problem])
 
 

@@ -201,7 +201,7 @@ def test_made_up_ids_do_not_depend_on_the_order_of_rows_or_on_the_answer(tmp_pat
 def test_repeated_ids_are_told_with_both_places(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match=r"line 3 has the id 'a' of .*line 1"):
         load_rows(tmp_path, ROWS[0], ROWS[1], {**ROWS[2], "id": "a"})
-    with pytest.raises(BenchmarkError, match=r"line 2 .*of .*line 1\. the same problem occurs"):
+    with pytest.raises(BenchmarkError, match=r"line 2 .*of .*line 1: the same problem occurs"):
         load_rows(tmp_path, {"problem": "p", "answer": "1"}, {"problem": "p", "answer": "1"})
 
 
@@ -316,7 +316,7 @@ def test_a_broken_line_is_named_by_its_number(tmp_path: Path) -> None:
 def test_text_that_is_not_utf8_is_named_by_its_line(tmp_path: Path) -> None:
     for name, head in (("x.jsonl", json.dumps(ROWS[0])), ("x.csv", "problem,answer")):
         message = error_of(tmp_path, head.encode() + b"\nna\xefve,1\n", name)
-        assert f"{name}, line 2 is not UTF-8. byte 2 of the line is 0xef" in message
+        assert f"{name}, line 2 is not UTF-8: byte 2 of the line is 0xef" in message
 
 
 @pytest.mark.parametrize("name", ["x.jsonl", "x.csv"])

@@ -171,7 +171,7 @@ def test_checkpoints_without_a_common_proxy_are_refused(run: Run) -> None:
     for number in range(1, 7):
         put(number, benchmark=f"b{number}")
     error = refused(run("fit"))
-    assert "no two checkpoints have a proxy in common. sft-01 has pass_at_1@b1" in error
+    assert "no two checkpoints have a proxy in common: sft-01 has pass_at_1@b1" in error
 
 
 def test_kinds_are_taken_and_printed_before_a_predictor_is_fitted(run: Run) -> None:

@@ -104,7 +104,7 @@ def test_an_alias_whose_checkpoint_has_got_its_run_is_refused(
 
 def test_weights_that_are_gone_are_told(run: Run, store: MlflowStore, folder: Path) -> None:
     shutil.rmtree(folder)
-    assert f"are gone. there is no folder {folder}" in refused(run("resolve", REFERENCE))
+    assert f"are gone: there is no folder {folder}" in refused(run("resolve", REFERENCE))
 
 
 def test_weights_that_were_replaced_are_refused(run: Run, store: MlflowStore, folder: Path) -> None:
