@@ -94,7 +94,8 @@ def table(
     result = Table(title=title, caption=caption)
     for heading in headings:
         justify: Literal["left", "right"] = "left" if heading in words else "right"
-        result.add_column(heading, justify=justify, no_wrap=heading in unbroken)
+        # Long names are folded: a cut name or id could not be copied.
+        result.add_column(heading, justify=justify, no_wrap=heading in unbroken, overflow="fold")
     for row in rows:
         result.add_row(*row)
     return result

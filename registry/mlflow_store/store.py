@@ -35,6 +35,8 @@ from rlready.registry.records import Checkpoint, Evaluation
 from rlready.registry.redaction import redacted
 from rlready.registry.store import StoredCheckpoint, StoredEvaluation, StoredOutcome, pick
 
+_LOCAL_UI = "http://127.0.0.1:5000"
+"""Where `mlflow ui` listens by default."""
 _USER = re.compile(r"(?<=://)[^/]*@")
 
 
@@ -125,14 +127,18 @@ class MlflowStore:
             yield opened
 
     def ui_hint(self) -> str:
-        """Return the command or address that opens the registry for a person."""
-        if isinstance(self._backend, SqlBackend):
-            return f"mlflow ui --backend-store-uri '{self._backend.shown}'"
-        with self._open("looking for the experiment") as opened:
+        """Return the address, and the command before it, that open the registry for a person."""
+        id_ = ""
+        # A hint is no reason to fail after the work.
+        with contextlib.suppress(StoreError), self._open("looking for the experiment") as opened:
             id_ = opened.experiment_id
+        # MLflow opens its view for GenAI unless the address asks for the other one.
+        page = f"/#/experiments/{id_}/models?workflowType=machine_learning" if id_ else ""
+        if isinstance(self._backend, SqlBackend):
+            command = f"mlflow ui --backend-store-uri '{self._backend.shown}'"
+            return f"{command}\nthen open {_LOCAL_UI}{page}"
         # A browser asks for the password; an address with stars in its place would be wrong.
-        address = _USER.sub("", self._backend.shown)
-        return f"{address}/#/experiments/{id_}/models" if id_ else address
+        return _USER.sub("", self._backend.shown) + page
 
     @contextlib.contextmanager
     def _open(self, doing: str, *, write: bool = False) -> Iterator[Opened]:

@@ -490,7 +490,13 @@ class TestHints:
     """How a person opens the registry."""
 
     def test_a_file_is_opened_by_mlflow_ui(self, store: MlflowStore) -> None:
-        assert store.ui_hint() == f"mlflow ui --backend-store-uri '{store.tracking_uri}'"
+        command, address = store.ui_hint().splitlines()
+        assert command == f"mlflow ui --backend-store-uri '{store.tracking_uri}'"
+        assert address == "then open http://127.0.0.1:5000"
+
+    def test_the_page_is_that_for_model_training(self, store: MlflowStore) -> None:
+        store.put_evaluation(an_evaluation())
+        assert store.ui_hint().endswith("/models?workflowType=machine_learning")
 
     def test_no_password_is_shown(self) -> None:
         store = MlflowStore("postgresql+psycopg2://user:secret@host/db")

@@ -29,10 +29,15 @@ _FIXED_WIDTH = len("heldout_nll_per_sequence") + len("nats/sequence") + 7
 """Columns `proxy` and `unit` with their borders."""
 _VALUE_WIDTH = len("0.1234 ± 0.1234")
 _COLUMN_MARGIN = 3
+_LIST_WIDTH = 110
+"""Columns of a terminal from which `list` shows everything."""
 
 
-def list_view(stored: Sequence[StoredCheckpoint], experiment: str) -> list[Any]:
-    """Return a table with a row per checkpoint and its leading proxies."""
+def list_view(stored: Sequence[StoredCheckpoint], experiment: str, width: int) -> list[Any]:
+    """Return a table with a row per checkpoint and its leading proxies.
+
+    In a narrow terminal the columns "measured on" and "when" are left out, so that ids stay whole.
+    """
     if not stored:
         return [f"experiment {experiment} holds no checkpoints; `rlready evaluate FOLDER` adds one"]
     rows = [
@@ -47,8 +52,15 @@ def list_view(stored: Sequence[StoredCheckpoint], experiment: str) -> list[Any]:
         for each in stored
     ]
     title = f"{len(stored)} checkpoints in experiment {experiment}"
-    headings = ("id", "name", "kind", "step", *SUMMARY, "when")
-    return [table(title, headings, rows, words=("id", "name", "kind", "measured on", "when"))]
+    headings = ["id", "name", "kind", "step", *SUMMARY, "when"]
+    if width < _LIST_WIDTH:
+        shown = [i for i, name in enumerate(headings) if name not in ("measured on", "when")]
+        headings, rows = (
+            [headings[i] for i in shown],
+            [[row[i] for i in shown] for row in rows],
+        )
+    words = ("id", "name", "kind", "measured on", "when")
+    return [table(title, headings, rows, words=words, unbroken=[*headings[:1], *headings[2:]])]
 
 
 def checkpoint_view(stored: StoredCheckpoint, width: int) -> list[Any]:

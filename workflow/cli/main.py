@@ -128,7 +128,7 @@ def list_checkpoints(common: CommonFlags) -> None:
 
     stored = common.open_store().checkpoints()
     values = [checkpoint_dict(each) for each in stored]
-    common.show(values, lambda: list_view(stored, common.experiment))
+    common.show(values, lambda: list_view(stored, common.experiment, text_width()))
 
 
 @command
