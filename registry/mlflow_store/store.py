@@ -129,7 +129,7 @@ class MlflowStore:
     def ui_hint(self) -> str:
         """Return the address, and the command before it, that open the registry for a person."""
         id_ = ""
-        # A hint is no reason to fail after the work.
+        # The work is done: a missing page must not make it fail.
         with contextlib.suppress(StoreError), self._open("looking for the experiment") as opened:
             id_ = opened.experiment_id
         # MLflow opens its view for GenAI unless the address asks for the other one.

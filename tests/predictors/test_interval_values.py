@@ -77,12 +77,18 @@ def test_jackknife_plus_takes_each_end_by_itself() -> None:
     assert ends(found, "a") == (-15.0, 9.0, Regime.KNOWN_GROUP)
 
 
+def half_width(law: ErrorLaw, anchors: list[float], level: float) -> list[float]:
+    """Half widths of t intervals around 0."""
+    _, high = law.student_ends(np.zeros(len(anchors)), np.array(anchors), level)
+    return list(map(float, high))
+
+
 def test_below_nine_rows_or_groups_ninety_percent_need_a_model() -> None:
     assert not has_conformal(8, 0.9)
     assert has_conformal(9, 0.9)
-    half = float(LAW.half_width(np.array([8.0]), 0.9)[0])
+    half = half_width(LAW, [8.0], 0.9)[0]
     assert ends(calibration(["a"] * 8), "a") == (7.0 - half, 7.0 + half, Regime.FEW_ROWS)
-    half = float(LAW.half_width(np.array([0.0]), 0.9)[0])
+    half = half_width(LAW, [0.0], 0.9)[0]
     few = calibration([f"g{i}" for i in range(8)])
     assert ends(few, "new") == (7.0 - half, 7.0 + half, Regime.NEW_GROUP_MODEL)
     enough = calibration([f"g{i}" for i in range(9)])
@@ -142,12 +148,12 @@ def test_the_joint_law_has_the_halves_of_its_interval() -> None:
     assert run.df == 10.0
     # A t interval of the joint law at .9 is as wide as that of the error law.
     half = student.ppf(0.95, 10.0) * np.hypot(run.row_sd, run.group_sd)
-    assert half == pytest.approx(law.half_width(np.array([0.0, 9.0]), 0.9))
+    assert half == pytest.approx(half_width(law, [0.0, 9.0], 0.9))
     wider = student.ppf(0.95, law.df(np.array([0.0]))[0]) / student.ppf(0.95, 10.0)
     assert run.group_sd[0] == pytest.approx(math.sqrt(6.25 * wider**2 - 2.25))
     at_half = predictive(found, groups, mean, noise=True, level=0.5)
     half = student.ppf(0.75, 10.0) * np.hypot(at_half.row_sd, at_half.group_sd)
-    assert half == pytest.approx(law.half_width(np.array([0.0, 9.0]), 0.5))
+    assert half == pytest.approx(half_width(law, [0.0, 9.0], 0.5))
 
 
 @pytest.mark.parametrize(("noise", "row_sd"), [(0.6, 0.8), (0.99, math.sqrt(0.1)), (np.nan, 1.0)])

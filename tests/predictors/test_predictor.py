@@ -27,7 +27,7 @@ OWN_TYPES = [
         "calibration.signal_test.ProxySignal",
         "calibration.signal_test.SignalReport",
         "features.Features",
-        "models.multilevel.Multilevel",
+        "models.bounded.Bounded",
         "validation.folds.FoldFit",
     )
 ]

@@ -149,5 +149,5 @@ def test_notes_of_twins_come_with_twins() -> None:
 
 def test_the_default_model_is_named_in_a_list() -> None:
     report = validated(a_table([5, 5]), ("loo",), models=("default", "ridge"))
-    assert list(report.splits["loo"].models)[:2] == ["multilevel", "ridge"]
-    assert report.default_model == "multilevel"
+    assert list(report.splits["loo"].models)[:2] == ["bounded", "ridge"]
+    assert report.default_model == "bounded"

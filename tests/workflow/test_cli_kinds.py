@@ -163,7 +163,7 @@ def test_checkpoints_of_different_contents_are_named_and_never_pooled(run: Run) 
         assert (
             "different contents of gsm8k: b2b2b2b2b2b2 (sft-01, sft-03, sft-05, sft-07), " in error
         )
-        assert "c7c7c7c7c7c7 (sft-02, sft-04, sft-06, sft-08). " in error
+        assert "c7c7c7c7c7c7 (sft-02, sft-04, sft-06, sft-08): " in error
         assert "never pooled" in error
 
 

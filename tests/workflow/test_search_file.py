@@ -17,6 +17,7 @@ from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.records import Evaluation, Recipe
 from rlready.testbed.training.model import untrained_checkpoint
 from rlready.workflow.cli.main import main
+from rlready.workflow.search.folder import write_text
 from rlready.workflow.search.open import Search, SearchConfig, open_search
 
 SPACE = """
@@ -194,3 +195,21 @@ def test_a_trained_folder_is_evaluated_registered_and_predicted(
     (told,) = answer(call("sync", *here))["done"]
     assert told["is_predicted"]
     assert told["value"] == pytest.approx(0.45, abs=0.1)
+
+
+def test_two_workers_that_write_one_file_at_once_do_not_lose_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both had one name for the unfinished file: the second found it renamed, and its worker died."""
+    replace, calls = Path.replace, []
+
+    def slow_replace(self: Path, target: Path) -> Path:
+        if not calls:
+            calls.append(target)
+            write_text(tmp_path / "status.json", "second")  # another worker, in between
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", slow_replace)
+    write_text(tmp_path / "status.json", "first")
+    assert (tmp_path / "status.json").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["status.json"]

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,8 +167,8 @@ def read_number(folder: Path, key: str) -> float | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file completely or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Write a file completely or not at all, also if several workers write it at once."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
