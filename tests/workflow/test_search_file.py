@@ -200,7 +200,7 @@ def test_a_trained_folder_is_evaluated_registered_and_predicted(
 def test_two_workers_that_write_one_file_at_once_do_not_lose_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both had one name for the unfinished file: the second found it renamed, and its worker died."""
+    """They used one name for the unfinished file, and the slower worker found it renamed."""
     replace, calls = Path.replace, []
 
     def slow_replace(self: Path, target: Path) -> Path:
