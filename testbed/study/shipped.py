@@ -115,7 +115,9 @@ def shipped_evaluation(name: str) -> Evaluation:
         _proxy(row, _LOSS, name, "nats/token", LOSS_VERSION, content, n_tokens)
         for name, (content, n_tokens) in _heldout_contents().items()
     ]
-    return Evaluation(checkpoint=checkpoint, proxies=(*sampled, *macro_mean(MEAN, sampled), *losses))
+    return Evaluation(
+        checkpoint=checkpoint, proxies=(*sampled, *macro_mean(MEAN, sampled), *losses)
+    )
 
 
 def shipped_outcome(name: str, checkpoint_id: str | None = None) -> Outcome:

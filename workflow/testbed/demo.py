@@ -7,7 +7,8 @@ rules were written down before any result of the demonstration was looked at:
 - Two of the 12 are trained again and measured by `rlready evaluate`: the first of two styles in the
   draw that are cheap to train (`made_again`). The other 46 have the shipped proxies.
 - A predictor of the default model and proxies learns from 36 outcomes, and 3 RL runs are planned.
-- The practice chooses the 3 with the best pass@1 after SFT.
+- The practice chooses the 3 with the best pass@1 after SFT, on the four benchmarks that `rlready
+  evaluate` can judge.
 - The shown pair is the one that prediction and pass@1 order differently, with the largest
   predicted difference (`Story.disagreement`).
 
@@ -20,8 +21,10 @@ from __future__ import annotations
 import itertools
 import os
 import shlex
+import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -29,12 +32,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import rlready.testbed
-from rlready.registry.errors import EvaluationError
+from rlready.registry.errors import ConfigError, EvaluationError
 from rlready.workflow.flags import now_ms
 from rlready.workflow.testbed.story import Hidden, Story
 
 if TYPE_CHECKING:
     from rlready.registry.mlflow_store.store import MlflowStore
+    from rlready.registry.records import Proxy
     from rlready.registry.store import StoredCheckpoint
     from rlready.workflow.predict.load import AppliedPredictor
 
@@ -43,7 +47,15 @@ N_RUNS = 3
 _N_STEPS = 6
 _PROJECT = Path(rlready.testbed.__path__[0]).parent
 _COMMAND_LINE = "from rlready.workflow.cli.main import main; main()"
-_LAST_LINES = 15
+_WIDTH = 80
+_INTRODUCTION = (
+    "Which {n_runs} of {n_hidden} SFT checkpoints should get RL?",
+    "",
+    "{n_all} checkpoints of a tiny base model had real SFT and real GRPO, so the answer is known. "
+    "The scores after RL of {n_hidden} of them, by a fixed draw, stay hidden until "
+    "the plan is made. (Score: pass@1 after {n_steps} GRPO steps, mean of six benchmarks.)",
+    "",
+)
 
 
 @dataclass
@@ -66,7 +78,20 @@ class Narrator:
 
     def line(self, text: str) -> None:
         """Print a line of the present step."""
-        self.say(f"[{time.monotonic() - self.begin:3.0f} s] {text}")
+        clock = f"[{time.monotonic() - self.begin:3.0f} s] "
+        indent = " " * (len(clock) + 4)
+        for line in textwrap.wrap(
+            f"{clock}{text}",
+            _WIDTH,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ):
+            self.say(line)
+
+    def detail(self, text: str) -> None:
+        """Print an indented line of the present step."""
+        self.line(f"    {text}")
 
 
 def tell(
@@ -93,17 +118,18 @@ def tell(
     Example:
         >>> tell(Path("demo"), print).verdict()  # doctest: +SKIP
     """
-    from rlready.testbed.study.shipped import held_back, made_again, shipped_outcome, shipped_rows
+    from rlready.testbed.study.shipped import PROFILE, held_back, made_again, shipped_rows
 
-    hidden = held_back()
-    again = made_again(hidden) if is_measured else ()
-    n_open = len(shipped_rows()) - len(hidden)
+    hidden, n_all, n_steps = held_back(), len(shipped_rows()), PROFILE.grpo.n_steps
+    again, n_open = made_again(hidden) if is_measured else (), n_all - len(hidden)
+    for text in _INTRODUCTION:
+        words = text.format(n_runs=N_RUNS, n_hidden=len(hidden), n_all=n_all, n_steps=n_steps)
+        for line in textwrap.wrap(words, _WIDTH) or [""]:
+            say(line)
     out.mkdir(parents=True, exist_ok=True)
-    say(f"{len(shipped_rows())} SFT checkpoints of one small base model have had GRPO. Here the")
-    say(f"scores after RL of {len(hidden)} are hidden: which {N_RUNS} of these should get RL?")
     narrator = Narrator(say)
-    store = _open_registry(out, tracking_uri, experiment)
-    shown = _relative(store.tracking_uri)
+    store = _open_registry(out, tracking_uri, experiment, say)
+    shown = _shown_uri(store.tracking_uri)
     narrator.step(f"Fill the registry {shown}: proxies before RL, {n_open} outcomes")
     _fill(store, hidden, again, narrator)
     _measure_again(out, store, again, narrator)
@@ -113,28 +139,43 @@ def tell(
     narrator.step(f"The {len(hidden)} hidden scores after RL, best prediction first")
     for line in (*story.table(), "", *story.accuracy(), *story.difference(), ""):
         say(line)
+    commands = "" if shutil.which("rlready") else f"{_shown(Path(sys.executable).parent)}/"
     say("The registry in MLflow:")
-    say(store.ui_hint())
-    say(f"Ask it: rlready rank --tracking-uri {shown}")
+    say(commands + store.ui_hint())
+    say(f"Ask it: {commands}rlready rank --tracking-uri {shown}")
     say("")
-    say(story.verdict())
+    for line in textwrap.wrap(story.verdict(), _WIDTH, break_on_hyphens=False):
+        say(line)
     return story
 
 
-def _open_registry(out: Path, tracking_uri: str | None, experiment: str) -> MlflowStore:
+def _open_registry(
+    out: Path, tracking_uri: str | None, experiment: str, say: Callable[[str], None]
+) -> MlflowStore:
     """Return the demonstration's registry in a folder, or the one that is named.
 
-    A registry that somebody has added to is left alone, and the next free name is taken.
+    A registry in the folder that somebody has added to is left alone, and the next name is taken.
+
+    Raises:
+        ConfigError: if the named registry holds other checkpoints or outcomes.
     """
     from rlready.registry.mlflow_store.store import MlflowStore
 
     if tracking_uri is not None:
-        return MlflowStore(tracking_uri, experiment)
+        store = MlflowStore(tracking_uri, experiment)
+        if not _is_untouched(store.checkpoints()):
+            raise ConfigError(
+                f"{store!r} holds other checkpoints or outcomes than the demonstration's",
+                why="its numbers would be mixed with yours",
+                fix="Leave --tracking-uri out: the demonstration has a registry of its own",
+            )
+        return store
     for n in itertools.count(1):
         path = out / ("mlflow.db" if n == 1 else f"mlflow-{n}.db")
         store = MlflowStore(f"sqlite:///{path.resolve()}", experiment)
         if not path.exists() or _is_untouched(store.checkpoints()):
             return store
+        say(f"{path} holds more than the demonstration's checkpoints and is left alone.")
     raise AssertionError
 
 
@@ -165,12 +206,10 @@ def _fill(
         if name not in hidden:
             store.put_outcome(shipped_outcome(name))
         if n % 16 == 0 or n == len(names):
-            narrator.line(f"    {n} of {len(names)} checkpoints")
+            narrator.detail(f"{n} of {len(names)} checkpoints")
 
 
-def _measure_again(
-    out: Path, store: MlflowStore, names: Sequence[str], narrator: Narrator
-) -> None:
+def _measure_again(out: Path, store: MlflowStore, names: Sequence[str], narrator: Narrator) -> None:
     """Train two recipes again, and measure the checkpoints as any user would."""
     if not names:
         narrator.step("No checkpoint is trained again: all proxies are the shipped ones")
@@ -180,7 +219,7 @@ def _measure_again(
     folders = _train(out, names, narrator)
     stored = {one.checkpoint.name: one for one in store.checkpoints()}
     if all(name in stored for name in names):
-        narrator.step("Both are measured already: samples and results are reused")
+        narrator.step("They are measured already, and the results are reused")
     else:
         flags = _evaluate_flags(out, store, folders)
         words, shown = _evaluate_command(flags, store.experiment)
@@ -192,19 +231,22 @@ def _measure_again(
 
 
 def _train(out: Path, names: Sequence[str], narrator: Narrator) -> dict[str, Path]:
+    from transformers.utils import logging
+
     from rlready.testbed.study.shipped import shipped_recipes
     from rlready.testbed.study.unit import sft_folder
     from rlready.testbed.training.base import shipped_base
     from rlready.testbed.training.sft import sft
     from rlready.testbed.training.train import one_thread
 
+    logging.disable_progress_bar()  # saving a model of 1 MB has one
     folders = {}
     for name in names:
         recipe = shipped_recipes()[name]
         with one_thread():
             made = sft(shipped_base(), recipe, sft_folder(out, recipe))
         folders[name] = made.folder
-        narrator.line(f"    {name}, {recipe.n_steps} steps" + ("" if made.is_new else ", reused"))
+        narrator.detail(f"{name}, {recipe.n_steps} steps" + ("" if made.is_new else ", reused"))
     return folders
 
 
@@ -256,7 +298,7 @@ def _evaluate_command(flags: dict[str, str], experiment: str) -> tuple[list[str]
         words = [sys.executable, "-m", "mlflow", "run", str(_PROJECT), "-e", "evaluate"]
         words += ["--env-manager=local", "--experiment-name", experiment]
         words += [word for key, value in flags.items() for word in ("-P", f"{key}={value}")]
-        return words, "mlflow run . -e evaluate --env-manager=local"
+        return words, "mlflow run . -e evaluate --env-manager=local (in this environment)"
     words = [sys.executable, "-c", _COMMAND_LINE, "evaluate"]
     words += [word for key, value in flags.items() for word in (f"--{key}", value)]
     return words, "rlready evaluate (no MLproject beside the installed package)"
@@ -280,14 +322,15 @@ def _stream(words: Sequence[str], log: Path, tracking_uri: str, narrator: Narrat
         print(shlex.join(words), file=file)
         for line in process.stdout:
             file.write(line)
-            lines.append(line.rstrip())
-            if line.startswith("[") and "measured" in line:
-                narrator.line(f"    {line.rstrip()}")
+            lines.append(line.strip())
+            if line.startswith("[") and line.rstrip().endswith("is measured"):
+                narrator.detail(line.rstrip())
     if process.returncode:
+        errors = [line for line in lines if line.startswith("error: ")]
         raise EvaluationError(
-            f"measuring failed with exit code {process.returncode}",
-            why="; ".join(filter(None, lines[-_LAST_LINES:])),
-            fix=f"The whole output is in {log}; the same call goes on from here",
+            "the checkpoints could not be measured",
+            why=(errors or ["", *filter(None, lines)])[-1].removeprefix("error: "),
+            fix=f"The whole output is in {log}. The same call goes on from here",
         )
 
 
@@ -311,17 +354,13 @@ def _compare_with_shipped(stored: StoredCheckpoint, narrator: Narrator) -> None:
 
     shipped = shipped_evaluation(stored.checkpoint.name)
 
-    def practice(proxies: Sequence[object]) -> float:
-        return next(
-            float(p.value)  # type: ignore[attr-defined]
-            for p in proxies
-            if (p.name, p.benchmark) == ("pass_at_1", MEAN)  # type: ignore[attr-defined]
-        )
+    def practice(proxies: Sequence[Proxy]) -> float:
+        return next(p.value for p in proxies if (p.name, p.benchmark) == ("pass_at_1", MEAN))
 
-    same = "the same weights as" if stored.checkpoint.id == shipped.checkpoint.id else "not quite"
-    narrator.line(
-        f"    pass@1 {practice(stored.proxies):.3f} measured, {practice(shipped.proxies):.3f} "
-        f"shipped ({same} the shipped weights)"
+    is_same = stored.checkpoint.id == shipped.checkpoint.id
+    narrator.detail(
+        f"pass@1 {practice(stored.proxies):.3f}, shipped {practice(shipped.proxies):.3f}; "
+        + ("the same weights" if is_same else "this processor rounds sums in another way")
     )
 
 
@@ -331,7 +370,7 @@ def _fit(store: MlflowStore, n_outcomes: int, narrator: Narrator) -> None:
 
     narrator.step(f"Learn from {n_outcomes} outcomes: rlready fit --target {TARGET}")
     report = fit(store, target=TARGET, name=PREDICTOR)
-    narrator.line(f"    {report.signal}")
+    narrator.detail(f"{report.signal}")
 
 
 def _decide(out: Path, store: MlflowStore, hidden: Sequence[str], narrator: Narrator) -> Story:
@@ -343,17 +382,18 @@ def _decide(out: Path, store: MlflowStore, hidden: Sequence[str], narrator: Narr
     from rlready.workflow.predict.plan import plan_applied
     from rlready.workflow.predict.rank import rank_applied
 
-    narrator.step(f"Decide: rlready rank, rlready plan --rl-runs {N_RUNS}")
+    narrator.step(f"Decide: rlready rank; rlready plan --rl-runs {N_RUNS}")
     applied = load(store, PREDICTOR)
     ranking, report = rank_applied(applied), plan_applied(applied, N_RUNS)
     freeze(store, applied, "plan", report.plan.chosen, at_ms=now_ms())
     draw_regret(out / "regret.png", report)
     practice = _practice(applied)
     by_practice = sorted(hidden, key=lambda name: -practice[name])[:N_RUNS]
-    for label, names in (("plan", report.plan.chosen), ("pass@1", by_practice)):
-        narrator.line(f"    {label:<6} {names[0]}")
-        for name in names[1:]:
-            narrator.line(f"           {name}")
+    for label, names in (("the plan chooses", report.plan.chosen), ("pass@1 chooses", by_practice)):
+        narrator.detail(f"{label}:")
+        for name in names:
+            narrator.detail(f"  {name}")
+    narrator.detail("the predictions are written down for `rlready audit`")
     rows = []
     for row in ranking.rows:
         if row.id in hidden:
@@ -392,14 +432,19 @@ def _report(out: Path, store: MlflowStore, narrator: Narrator) -> None:
     page = out / "report.html"
     words = [sys.executable, "-c", _COMMAND_LINE, "report", "--out", str(page)]
     words += ["--experiment", store.experiment, "--tracking-uri", store.tracking_uri]
-    done = subprocess.run(words, capture_output=True, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode == 0 and page.is_file():
-        narrator.line(f"    the whole decision as a page: {page}")
+        narrator.detail(f"the decision as a page: {page}")
+    elif "No such command" not in done.stderr:
+        narrator.detail(f"no page: {done.stderr.strip()}")
 
 
-def _relative(tracking_uri: str) -> str:
-    """Return the URI of a database below the working directory with a relative path."""
-    path = Path(tracking_uri.removeprefix("sqlite:///"))
-    if tracking_uri.startswith("sqlite:///") and path.is_relative_to(Path.cwd()):
-        return f"sqlite:///{path.relative_to(Path.cwd())}"
-    return tracking_uri
+def _shown_uri(tracking_uri: str) -> str:
+    """Return the URI of a database, below the working directory with a relative path."""
+    scheme, is_file, path = tracking_uri.partition("sqlite:///")
+    return f"{is_file}{_shown(Path(path))}" if is_file and not scheme else tracking_uri
+
+
+def _shown(path: Path) -> Path:
+    """Return a path below the working directory as a relative one."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

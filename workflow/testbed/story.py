@@ -80,9 +80,9 @@ class Story:
     def table(self) -> list[str]:
         """Return a line for each checkpoint, in 80 columns."""
         width = max(len(row.name) for row in self.rows)
-        lines = [f"{'chosen by':<9}  {'checkpoint':<{width}}  pass@1   pred.  reached"]
+        lines = [f"{'choice':<6}  {'checkpoint':<{width}}  pass@1   pred.  reached"]
         lines += [
-            f"{self._chooser(row.name):<9}  {row.name:<{width}}  {row.practice:6.3f}  "
+            f"{self._chooser(row.name):<6}  {row.name:<{width}}  {row.practice:6.3f}  "
             f"{row.predicted:6.3f}  {row.reached:7.3f}"
             for row in self.rows
         ]
@@ -90,32 +90,31 @@ class Story:
 
     def accuracy(self) -> list[str]:
         """Return how many intervals and pairs were right, in words."""
-        pairs = [
-            (a, b) for a, b in itertools.permutations(self.rows, 2) if a.reached > b.reached
-        ]
+        pairs = [(a, b) for a, b in itertools.permutations(self.rows, 2) if a.reached > b.reached]
         by_prediction = sum(a.predicted > b.predicted for a, b in pairs)
         by_practice = sum(a.practice > b.practice for a, b in pairs)
         n_inside = sum(row.low <= row.reached <= row.high for row in self.rows)
         return [
             f"Of {len(pairs)} pairs, the predictions order {by_prediction} as RL did, pass@1 "
-            f"{by_practice}; {n_inside} of {len(self.rows)} scores lie in their {self.interval} "
-            "intervals."
+            f"{by_practice}.",
+            f"{n_inside} of {len(self.rows)} scores lie in the {self.interval} intervals of their "
+            "predictions.",
         ]
 
     def difference(self) -> list[str]:
         """Return where prediction and practice differ most, and which was right, in words."""
         pair = self.disagreement()
         if pair is None:
-            return ["Prediction and pass@1 order all hidden checkpoints in the same way."]
+            return ["Prediction and pass@1 order all hidden checkpoints alike."]
         a, b = pair
         if _is_close(a, b):
-            end = "they are within 2 standard errors of each other, so neither was wrong."
+            end = "no clear difference."
         elif a.reached > b.reached:
-            end = "the prediction was right, pass@1 wrong."
+            end = "the prediction was right."
         else:
-            end = "pass@1 was right, the prediction wrong."
+            end = "pass@1 was right."
         return [
-            "Prediction and pass@1 differ most on this pair (largest predicted difference):",
+            "Prediction and pass@1 contradict each other most on this pair:",
             f"  {a.name}: pass@1 {a.practice:.3f}, predicted {a.predicted:.3f}",
             f"  {b.name}: pass@1 {b.practice:.3f}, predicted {b.predicted:.3f}",
             f"  After RL they reached {a.reached:.3f} and {b.reached:.3f}: {end}",
@@ -125,24 +124,22 @@ class Story:
         """Return what plan, practice and hindsight came to, one sentence."""
         n, best = len(self.plan), self.best()
         plan, practice = self.best(self.plan), self.best(self.practice)
-        text = (
-            f"Verdict: the best of the plan's {n} reached {plan.reached:.3f} ({plan.name}), the "
-            f"best of pass@1's {n} reached {practice.reached:.3f}"
-        )
-        if practice != plan:
-            text += f" ({practice.name})"
+        gap = abs(plan.reached - practice.reached)
         if set(self.plan) == set(self.practice):
-            text += ", as both chose the same"
-        elif practice == plan:
-            text += " with the same checkpoint"
+            end = "both chose the same"
+        elif plan == practice:
+            end = "both found the same best one"
         elif _is_close(plan, practice):
-            text += ", which is no clear difference (under 2 standard errors)"
+            end = f"plan and practice differ by {gap:.3f}, less than 2 standard errors"
         else:
             winner = "plan" if plan.reached > practice.reached else "practice"
-            text += f", so the {winner} chose better"
-        if best in (plan, practice):
-            return f"{text}; none of the {len(self.rows)} was better than {best.reached:.3f}."
-        return f"{text}; the best of all {len(self.rows)} was {best.reached:.3f} ({best.name})."
+            end = f"the {winner} chose better by {gap:.3f}"
+        return (
+            f"Verdict: the plan's {n} checkpoints reached {plan.reached:.3f} at best "
+            f"({plan.name}), the {n} of the practice, pass@1, {practice.reached:.3f} "
+            f"({practice.name}), and the best of all {len(self.rows)} {best.reached:.3f} "
+            f"({best.name}): {end}."
+        )
 
     def _chooser(self, name: str) -> str:
         by = [label for label, names in self._choices() if name in names]
