@@ -189,7 +189,7 @@ def test_the_project_runs_the_whole_demonstration_and_measures_what_was_shipped(
             way = (number.benchmark_digest, number.protocol_digest, number.evaluator_version)
             assert way == (proxy.benchmark_digest, proxy.protocol_digest, proxy.evaluator_version)
             if one.checkpoint.id == shipped.checkpoint.id:  # else the processor rounds otherwise
-                # The general verifier judges one of 8,704 samples in another way than the exact one.
+                # The general verifier judges one of 8,704 samples unlike the exact one.
                 assert number.value == pytest.approx(proxy.value, abs=1e-3)
     flags = ["testbed", "--profile", "demo", "--out", str(tmp_path / "demo"), "--json"]
     again = CliRunner().invoke(main, flags)
