@@ -23,7 +23,7 @@ from rlready.evaluators.metrics.pass_at_k import EVALUATOR_VERSION as PASS_VERSI
 from rlready.evaluators.metrics.proxies import macro_mean
 from rlready.evaluators.metrics.sample_metrics import EVALUATOR_VERSION as SAMPLE_VERSION
 from rlready.registry.digest import fingerprint
-from rlready.registry.outcomes import Outcome
+from rlready.registry.outcomes import Outcome, Statistic
 from rlready.registry.records import Checkpoint, Evaluation, Proxy
 from rlready.testbed.study.design import PROFILES
 from rlready.testbed.study.recipes import choose_recipes
@@ -37,7 +37,7 @@ from rlready.testbed.world.solutions import STYLES
 
 RESULTS = Path(__file__).parents[1] / "results" / "full.csv"
 PROFILE = PROFILES["full"]
-_STATISTIC = "value_at_budget"
+_STATISTIC: Statistic = "value_at_budget"
 TARGET = f"{_STATISTIC}/{PROFILE.grpo.n_steps}steps@{WORLD_AFTER}"
 BENCHMARKS = ("chain_easy", "chain_hard", "add2", "add3")
 """Benchmarks whose answers are numbers."""
