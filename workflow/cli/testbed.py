@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 
 from rlready.workflow.flags import CommonFlags, Flag, Seed, command
-from rlready.workflow.terminal import echo, table
+from rlready.workflow.terminal import echo, echo_json, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rlready.testbed.study.summary import Ranked, Summary
 
 _MOST_FLIPS = 5
+_DEMO = "demo"
 
 
 @command
@@ -35,14 +36,22 @@ def run_testbed(
     GRPO, and the registry gets the checkpoints with their lineage and outcomes. A killed or
     repeated call continues where the last one stopped.
 
+    --profile demo needs no GRPO: it hides 12 of the 48 scores that a full run gave, plans three RL
+    runs, and shows what the plan and choosing by pass@1 reached.
+
     Args:
-        profile: smoke (3 checkpoints, seconds), small (12, minutes), full (48 x 2 RL seeds, an
-            hour), or long (24, 240 GRPO steps).
-        jobs: Number of processes; each needs one core and 0.7 GB.
-        seed: Seed of the choice of recipes.
-        out: Folder for checkpoints, curves, table and figures.  [default: testbed-PROFILE]
+        profile: demo (under two minutes), smoke (3 checkpoints, seconds), small (12, minutes),
+            full (48 x 2 RL seeds, an hour), or long (24, 240 GRPO steps).
+        jobs: Number of processes; each needs one core and 0.7 GB. The demo has one.
+        seed: Seed of the choice of recipes. The demo has its own.
+        out: Folder for checkpoints, curves, table and figures; the demo's registry is there too.
+            [default: testbed-PROFILE]
         common: The registry and the form of the output.
     """
+    out = out or Path(f"testbed-{profile}")
+    if profile == _DEMO:
+        _run_demo(out, common)
+        return
     # Their libraries are heavy.
     from rlready.registry.table import checkpoint_table, write_table
     from rlready.testbed.study.design import make_design
@@ -52,7 +61,6 @@ def run_testbed(
 
     design = make_design(profile, seed, jobs)
     clock, store = common.clock(), common.open_store()
-    out = out or Path(f"testbed-{profile}")
     store.check(base_checkpoint())
     make(out, design, clock)
     made = collect(out, design)
@@ -71,6 +79,19 @@ def run_testbed(
     if not common.as_json:
         for line in (*paths, store.ui_hint()):
             echo(line)
+
+
+def _run_demo(out: Path, common: CommonFlags) -> None:
+    from rlready.workflow.testbed.demo import tell
+
+    story = tell(
+        out,
+        (lambda line: None) if common.as_json else echo,
+        tracking_uri=common.tracking_uri,
+        experiment=common.experiment,
+    )
+    if common.as_json:
+        echo_json(story.to_dict())
 
 
 def _summary_view(summary: Summary) -> list[Any]:

@@ -1,0 +1,450 @@
+"""The demonstration: choose 3 of 12 checkpoints for RL, and see what choosing well was worth.
+
+The shipped results hold 48 SFT checkpoints of the testbed with their true scores after GRPO. All
+rules were written down before any result of the demonstration was looked at:
+
+- Hidden are the outcomes of 12 checkpoints, 3 of each SFT style, by a fixed draw (`held_back`).
+- Two of the 12 are trained again and measured by `rlready evaluate`: the first of two styles in the
+  draw that are cheap to train (`made_again`). The other 46 have the shipped proxies.
+- A predictor of the default model and proxies learns from 36 outcomes, and 3 RL runs are planned.
+- The practice chooses the 3 with the best pass@1 after SFT, on the four benchmarks that `rlready
+  evaluate` can judge.
+- The shown pair is the one that prediction and pass@1 order differently, with the largest
+  predicted difference (`Story.disagreement`).
+
+The registry is one of its own. The hidden outcomes are never recorded there, so a repeated call
+finds everything done and tells the same story.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import rlready.testbed
+from rlready.registry.errors import ConfigError, EvaluationError
+from rlready.workflow.flags import now_ms
+from rlready.workflow.testbed.story import Hidden, Story
+
+if TYPE_CHECKING:
+    from rlready.registry.mlflow_store.store import MlflowStore
+    from rlready.registry.records import Proxy
+    from rlready.registry.store import StoredCheckpoint
+    from rlready.workflow.predict.load import AppliedPredictor
+
+PREDICTOR = "grpo-predictor"
+N_RUNS = 3
+_N_STEPS = 6
+_PROJECT = Path(rlready.testbed.__path__[0]).parent
+_COMMAND_LINE = "from rlready.workflow.cli.main import main; main()"
+_WIDTH = 80
+_INTRODUCTION = (
+    "Which {n_runs} of {n_hidden} SFT checkpoints should get RL?",
+    "",
+    "{n_all} checkpoints of a tiny base model had real SFT and real GRPO, so the answer is known. "
+    "The scores after RL of {n_hidden} of them, by a fixed draw, stay hidden until "
+    "the plan is made. (Score: pass@1 after {n_steps} GRPO steps, mean of six benchmarks.)",
+    "",
+)
+
+
+@dataclass
+class Narrator:
+    """Prints lines with the time since the start, so that a log shows what takes how long.
+
+    Args:
+        say: prints a line.
+        begin: of the clock.
+    """
+
+    say: Callable[[str], None]
+    begin: float = field(default_factory=time.monotonic)
+    n_steps: int = 0
+
+    def step(self, text: str) -> None:
+        """Announce the next step."""
+        self.n_steps += 1
+        self.line(f"{self.n_steps}/{_N_STEPS} {text}")
+
+    def line(self, text: str) -> None:
+        """Print a line of the present step."""
+        clock = f"[{time.monotonic() - self.begin:3.0f} s] "
+        indent = " " * (len(clock) + 4)
+        for line in textwrap.wrap(
+            f"{clock}{text}",
+            _WIDTH,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ):
+            self.say(line)
+
+    def detail(self, text: str) -> None:
+        """Print an indented line of the present step."""
+        self.line(f"    {text}")
+
+
+def tell(
+    out: Path,
+    say: Callable[[str], None],
+    *,
+    tracking_uri: str | None = None,
+    experiment: str = "rlready",
+    is_measured: bool = True,
+) -> Story:
+    """Run the demonstration and return what came of it.
+
+    Args:
+        out: folder of the registry, of the two checkpoints and of their samples.
+        say: prints a line.
+        tracking_uri: of another registry than the one in `out`, which must be of the demonstration.
+        experiment: MLflow experiment.
+        is_measured: whether two checkpoints are trained and measured; if not, theirs are shipped
+            proxies too.
+
+    Raises:
+        RlreadyError: for any mistake of the user or the environment.
+
+    Example:
+        >>> tell(Path("demo"), print).verdict()  # doctest: +SKIP
+    """
+    from rlready.testbed.study.shipped import PROFILE, held_back, made_again, shipped_rows
+
+    hidden, n_all, n_steps = held_back(), len(shipped_rows()), PROFILE.grpo.n_steps
+    again, n_open = made_again(hidden) if is_measured else (), n_all - len(hidden)
+    for text in _INTRODUCTION:
+        words = text.format(n_runs=N_RUNS, n_hidden=len(hidden), n_all=n_all, n_steps=n_steps)
+        for line in textwrap.wrap(words, _WIDTH) or [""]:
+            say(line)
+    out.mkdir(parents=True, exist_ok=True)
+    narrator = Narrator(say)
+    store = _open_registry(out, tracking_uri, experiment, say)
+    shown = _shown_uri(store.tracking_uri)
+    narrator.step(f"Fill the registry {shown}: proxies before RL, {n_open} outcomes")
+    _fill(store, hidden, again, narrator)
+    _measure_again(out, store, again, narrator)
+    _fit(store, n_open, narrator)
+    story = _decide(out, store, hidden, narrator)
+    _report(out, store, narrator)
+    narrator.step(f"The {len(hidden)} hidden scores after RL, best prediction first")
+    for line in (*story.table(), "", *story.accuracy(), *story.difference(), ""):
+        say(line)
+    commands = "" if shutil.which("rlready") else f"{_shown(Path(sys.executable).parent)}/"
+    say("The registry in MLflow:")
+    say(commands + store.ui_hint())
+    say(f"Ask it: {commands}rlready rank --tracking-uri {shown}")
+    say("")
+    for line in textwrap.wrap(story.verdict(), _WIDTH, break_on_hyphens=False):
+        say(line)
+    return story
+
+
+def _open_registry(
+    out: Path, tracking_uri: str | None, experiment: str, say: Callable[[str], None]
+) -> MlflowStore:
+    """Return the demonstration's registry in a folder, or the one that is named.
+
+    A registry in the folder that somebody has added to is left alone, and the next name is taken.
+
+    Raises:
+        ConfigError: if the named registry holds other checkpoints or outcomes.
+    """
+    from rlready.registry.mlflow_store.store import MlflowStore
+
+    if tracking_uri is not None:
+        store = MlflowStore(tracking_uri, experiment)
+        if not _is_untouched(store.checkpoints()):
+            raise ConfigError(
+                f"{store!r} holds other checkpoints or outcomes than the demonstration's",
+                why="its numbers would be mixed with yours",
+                fix="Leave --tracking-uri out: the demonstration has a registry of its own",
+            )
+        return store
+    for n in itertools.count(1):
+        path = out / ("mlflow.db" if n == 1 else f"mlflow-{n}.db")
+        store = MlflowStore(f"sqlite:///{path.resolve()}", experiment)
+        if not path.exists() or _is_untouched(store.checkpoints()):
+            return store
+        say(f"{path} holds more than the demonstration's checkpoints and is left alone.")
+    raise AssertionError
+
+
+def _is_untouched(stored: Sequence[StoredCheckpoint]) -> bool:
+    """Return whether a registry holds nothing but what the demonstration puts into it."""
+    from rlready.testbed.study.shipped import held_back, shipped_outcome, shipped_rows
+
+    hidden, names = set(held_back()), shipped_rows().keys()
+    for one in stored:
+        name = one.checkpoint.name
+        if name not in names:
+            return False
+        expected = set() if name in hidden else {shipped_outcome(name).id}
+        if not {outcome.id for outcome in one.outcomes} <= expected:
+            return False
+    return True
+
+
+def _fill(
+    store: MlflowStore, hidden: Sequence[str], again: Sequence[str], narrator: Narrator
+) -> None:
+    """Put the shipped checkpoints into the registry, and the outcomes that are not hidden."""
+    from rlready.testbed.study.shipped import shipped_evaluation, shipped_outcome, shipped_rows
+
+    names = [name for name in shipped_rows() if name not in again]
+    for n, name in enumerate(names, 1):
+        store.put_evaluation(shipped_evaluation(name))
+        if name not in hidden:
+            store.put_outcome(shipped_outcome(name))
+        if n % 16 == 0 or n == len(names):
+            narrator.detail(f"{n} of {len(names)} checkpoints")
+
+
+def _measure_again(out: Path, store: MlflowStore, names: Sequence[str], narrator: Narrator) -> None:
+    """Train two recipes again, and measure the checkpoints as any user would."""
+    if not names:
+        narrator.step("No checkpoint is trained again: all proxies are the shipped ones")
+        narrator.step("No checkpoint is measured again")
+        return
+    narrator.step(f"Train {len(names)} of the hidden recipes again, from the shipped base")
+    folders = _train(out, names, narrator)
+    stored = {one.checkpoint.name: one for one in store.checkpoints()}
+    if all(name in stored for name in names):
+        narrator.step("They are measured already, and the results are reused")
+    else:
+        flags = _evaluate_flags(out, store, folders)
+        words, shown = _evaluate_command(flags, store.experiment)
+        narrator.step(f"Measure them: {shown}")
+        _stream(words, out / "evaluate.log", store.tracking_uri, narrator)
+        stored = {one.checkpoint.name: one for one in store.checkpoints()}
+    for name in names:
+        _compare_with_shipped(stored[name], narrator)
+
+
+def _train(out: Path, names: Sequence[str], narrator: Narrator) -> dict[str, Path]:
+    from transformers.utils import logging
+
+    from rlready.testbed.study.shipped import shipped_recipes
+    from rlready.testbed.study.unit import sft_folder
+    from rlready.testbed.training.base import shipped_base
+    from rlready.testbed.training.sft import sft
+    from rlready.testbed.training.train import one_thread
+
+    logging.disable_progress_bar()  # saving a model of 1 MB has one
+    folders = {}
+    for name in names:
+        recipe = shipped_recipes()[name]
+        with one_thread():
+            made = sft(shipped_base(), recipe, sft_folder(out, recipe))
+        folders[name] = made.folder
+        narrator.detail(f"{name}, {recipe.n_steps} steps" + ("" if made.is_new else ", reused"))
+    return folders
+
+
+def _evaluate_flags(out: Path, store: MlflowStore, folders: dict[str, Path]) -> dict[str, str]:
+    """Write the inputs of `rlready evaluate`, and return its flags."""
+    from rlready.registry.digest import fingerprint
+    from rlready.testbed.study.shipped import BENCHMARKS, PROFILE, shipped_recipes
+    from rlready.testbed.study.unit import write_inputs
+    from rlready.testbed.training.base import shipped_base
+    from rlready.testbed.world.measure import MAX_TOKENS
+    from rlready.testbed.world.solutions import STYLES
+    from rlready.workflow.search.folder import recipe_toml
+
+    write_inputs(out, PROFILE)
+    inputs = out.resolve() / "inputs"
+    lines = []
+    for name, folder in folders.items():
+        recipe = shipped_recipes()[name]
+        record = recipe.record("testbed-base", fingerprint(shipped_base()))
+        (inputs / f"{name}.toml").write_text(recipe_toml(record), encoding="utf-8")
+        lines += [
+            "[[checkpoint]]",
+            f"checkpoint = '{folder.resolve()}'",
+            f"name = '{name}'",
+            f"step = {recipe.n_steps}",
+            f"recipe = '{name}.toml'",
+        ]
+    (inputs / "checkpoints.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    benchmarks = (f"{name}={inputs / 'before' / name}.jsonl" for name in BENCHMARKS)
+    return {
+        "list": str(inputs / "checkpoints.toml"),
+        "benchmark": ",".join(benchmarks),
+        "held-out": ",".join(f"{inputs / f'heldout_{style}'}.jsonl" for style in STYLES),
+        "prompt-template": str(inputs / "prompt.txt"),
+        "samples": str(PROFILE.n_samples),
+        "max-tokens": str(MAX_TOKENS),
+        "samples-dir": str(out.resolve() / "samples"),
+        "experiment": store.experiment,
+    }
+
+
+def _evaluate_command(flags: dict[str, str], experiment: str) -> tuple[list[str], str]:
+    """Return the command that measures, and how it is shown.
+
+    It is an entry point of the MLflow project in this environment. An installed package has no file
+    MLproject: there it is the command line.
+    """
+    if (_PROJECT / "MLproject").is_file():
+        words = [sys.executable, "-m", "mlflow", "run", str(_PROJECT), "-e", "evaluate"]
+        words += ["--env-manager=local", "--experiment-name", experiment]
+        words += [word for key, value in flags.items() for word in ("-P", f"{key}={value}")]
+        return words, "mlflow run . -e evaluate --env-manager=local (in this environment)"
+    words = [sys.executable, "-c", _COMMAND_LINE, "evaluate"]
+    words += [word for key, value in flags.items() for word in (f"--{key}", value)]
+    return words, "rlready evaluate (no MLproject beside the installed package)"
+
+
+def _stream(words: Sequence[str], log: Path, tracking_uri: str, narrator: Narrator) -> None:
+    """Run a command, keep its output in a file, and show a line for each finished checkpoint."""
+    lines = []
+    with (
+        log.open("w", encoding="utf-8") as file,
+        subprocess.Popen(
+            words,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=_environment(tracking_uri),
+            text=True,
+            errors="replace",
+        ) as process,
+    ):
+        assert process.stdout is not None
+        print(shlex.join(words), file=file)
+        for line in process.stdout:
+            file.write(line)
+            lines.append(line.strip())
+            if line.startswith("[") and line.rstrip().endswith("is measured"):
+                narrator.detail(line.rstrip())
+    if process.returncode:
+        errors = [line for line in lines if line.startswith("error: ")]
+        raise EvaluationError(
+            "the checkpoints could not be measured",
+            why=(errors or ["", *filter(None, lines)])[-1].removeprefix("error: "),
+            fix=f"The whole output is in {log}. The same call goes on from here",
+        )
+
+
+def _environment(tracking_uri: str) -> dict[str, str]:
+    """Return the environment of a child: its registry is ours, and it is in no run of MLflow."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_RUN_")}
+    for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+        environment.pop(name, None)
+    paths = [str(Path(sys.executable).parent), environment.get("PATH", "")]
+    return {
+        **environment,
+        "PATH": os.pathsep.join(filter(None, paths)),
+        "MLFLOW_TRACKING_URI": tracking_uri,
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def _compare_with_shipped(stored: StoredCheckpoint, narrator: Narrator) -> None:
+    """Say whether the weights and pass@1 are those of the shipped results."""
+    from rlready.testbed.study.shipped import MEAN, shipped_evaluation
+
+    shipped = shipped_evaluation(stored.checkpoint.name)
+
+    def practice(proxies: Sequence[Proxy]) -> float:
+        return next(p.value for p in proxies if (p.name, p.benchmark) == ("pass_at_1", MEAN))
+
+    is_same = stored.checkpoint.id == shipped.checkpoint.id
+    narrator.detail(
+        f"pass@1 {practice(stored.proxies):.3f}, shipped {practice(shipped.proxies):.3f}; "
+        + ("the same weights" if is_same else "this processor rounds sums in another way")
+    )
+
+
+def _fit(store: MlflowStore, n_outcomes: int, narrator: Narrator) -> None:
+    from rlready.testbed.study.shipped import TARGET
+    from rlready.workflow.predict.fit import fit
+
+    narrator.step(f"Learn from {n_outcomes} outcomes: rlready fit --target {TARGET}")
+    report = fit(store, target=TARGET, name=PREDICTOR)
+    narrator.detail(f"{report.signal}")
+
+
+def _decide(out: Path, store: MlflowStore, hidden: Sequence[str], narrator: Narrator) -> Story:
+    """Rank the hidden checkpoints, plan RL runs, and look up what each reached."""
+    from rlready.testbed.study.shipped import shipped_outcome
+    from rlready.workflow.predict.audit import freeze
+    from rlready.workflow.predict.figures import draw_regret
+    from rlready.workflow.predict.load import load
+    from rlready.workflow.predict.plan import plan_applied
+    from rlready.workflow.predict.rank import rank_applied
+
+    narrator.step(f"Decide: rlready rank; rlready plan --rl-runs {N_RUNS}")
+    applied = load(store, PREDICTOR)
+    ranking, report = rank_applied(applied), plan_applied(applied, N_RUNS)
+    freeze(store, applied, "plan", report.plan.chosen, at_ms=now_ms())
+    draw_regret(out / "regret.png", report)
+    practice = _practice(applied)
+    by_practice = sorted(hidden, key=lambda name: -practice[name])[:N_RUNS]
+    for label, names in (("the plan chooses", report.plan.chosen), ("pass@1 chooses", by_practice)):
+        narrator.detail(f"{label}:")
+        for name in names:
+            narrator.detail(f"  {name}")
+    narrator.detail("the predictions are written down for `rlready audit`")
+    rows = []
+    for row in ranking.rows:
+        if row.id in hidden:
+            outcome = shipped_outcome(row.id)
+            assert outcome.se is not None
+            rows.append(
+                Hidden(
+                    name=row.id,
+                    practice=practice[row.id],
+                    predicted=row.predicted,
+                    low=row.low,
+                    high=row.high,
+                    reached=outcome.value,
+                    se=outcome.se,
+                )
+            )
+    return Story(
+        rows=tuple(sorted(rows, key=lambda row: -row.predicted)),
+        plan=tuple(report.plan.chosen),
+        practice=tuple(by_practice),
+        interval=f"{applied.predictor.level:.0%}",
+    )
+
+
+def _practice(applied: AppliedPredictor) -> dict[str, float]:
+    """Return pass@1 after SFT by name of the checkpoint."""
+    from rlready.workflow.predict.registry_table import practice_column
+
+    column = practice_column(applied.data.table)
+    assert column is not None
+    return dict(zip(applied.names, applied.data.frame[column].astype(float), strict=True))
+
+
+def _report(out: Path, store: MlflowStore, narrator: Narrator) -> None:
+    """Write the page of `rlready report`, where this version has that command."""
+    page = out / "report.html"
+    words = [sys.executable, "-c", _COMMAND_LINE, "report", "--out", str(page)]
+    words += ["--experiment", store.experiment, "--tracking-uri", store.tracking_uri]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode == 0 and page.is_file():
+        narrator.detail(f"the decision as a page: {page}")
+    elif "No such command" not in done.stderr:
+        narrator.detail(f"no page: {done.stderr.strip()}")
+
+
+def _shown_uri(tracking_uri: str) -> str:
+    """Return the URI of a database, below the working directory with a relative path."""
+    scheme, is_file, path = tracking_uri.partition("sqlite:///")
+    return f"{is_file}{_shown(Path(path))}" if is_file and not scheme else tracking_uri
+
+
+def _shown(path: Path) -> Path:
+    """Return a path below the working directory as a relative one."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
