@@ -104,17 +104,23 @@ class Evidence:
         """Why each checkpoint stands where it stands."""
         return {row.id: row.reasons for row in self.ranking.rows}
 
-    def amount(self, regret: float) -> str:
-        """Return a regret in words, for example `0.4 points`."""
+    def number(self, regret: float) -> str:
+        """Return a regret in the unit of the report, for example `0.4`."""
         value = regret * self.factor
-        digits = 1 if abs(value) >= 1 else 2
-        return f"{value:.{digits}f} {self.unit}" if abs(value) >= 0.005 else f"0 {self.unit}"
+        if abs(value) >= 1000 or 0 < abs(value) < 0.005:
+            return f"{value:.2g}"
+        return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"
+
+    def amount(self, regret: float) -> str:
+        """Return the same with its unit, for example `0.4 points`."""
+        return f"{self.number(regret)} {self.unit}"
 
 
 def shown_proxy(name: str) -> str:
     """Return the name of a proxy for people: `pass@4 on gsm8k`."""
     proxy, _, where = name.partition("@")
-    words = proxy.replace("pass_at_", "pass@").replace("_", " ")
+    words = proxy.replace("heldout_nll", "held-out loss").replace("pass_at_", "pass@")
+    words = words.replace("_", " ")
     return f"{words} on {where}" if where else words
 
 
@@ -188,7 +194,7 @@ def _first_day(day: FirstDay, n_runs: int) -> Evidence:
     plan, no_plan, rivals = None, "", list[str]()
     factor, unit = _unit(day.data)
     if not day.order.n_outcomes:
-        factor, unit = 1.0, "standard deviations of scores inside a group"
+        factor, unit = 1.0, "standard deviations"
     rows = np.flatnonzero(~np.isfinite(table.y))
     try:
         plan = plan_first_day(day, n_runs).report

@@ -104,7 +104,7 @@ def _flip_figure(evidence: Evidence, pairs: _Pairs, words: str) -> Figure:
     for i, j in arrows:
         text = f"{names[pairs.rows[i]]} was ahead before RL, {names[pairs.rows[j]]} after it"
         start, end = (pairs.before[i], after[i]), (pairs.before[j], after[j])
-        plot.arrow(start, end, "practice", text)
+        plot.arrow(start, end, "flip", text)
     ends = {i for pair in arrows for i in pair}
     for k, row in enumerate(pairs.rows):
         style = "plan" if k in ends else "faint"
@@ -112,7 +112,7 @@ def _flip_figure(evidence: Evidence, pairs: _Pairs, words: str) -> Figure:
         plot.dot((pairs.before[k], after[k]), style, text)
     plot.key("dot plan", "a checkpoint with a recorded outcome")
     if arrows:
-        plot.key("line practice", "from the one ahead before RL to the one ahead after it "
+        plot.key("line flip", "from the one ahead before RL to the one ahead after it "
                  f"(the {len(arrows)} largest clear flips)")  # fmt: skip
     text = f"Score before RL against score after RL of {len(pairs.rows)} checkpoints. {words}"
     if arrows:
@@ -137,16 +137,16 @@ def _place_figure(evidence: Evidence, pairs: _Pairs) -> Figure:
     for k in map(int, shown):
         style = "faint"
         if n_passed[0][k] != n_passed[1][k]:
-            style = "plan" if n_passed[0][k] > n_passed[1][k] else "practice"
+            style = "plan" if n_passed[0][k] > n_passed[1][k] else "flip"
         y_before, y_after = float(at[0][k]), float(at[1][k])
         words = f"{names[k]}: place {before[k]} before RL, {after[k]} after it"
         plot.label((0.05, y_before), str(before[k]), "tick end")
         plot.arrow((0.06, y_before), (0.36, y_after), style, words)
-        plot.label((0.37, y_after), f"{after[k]}  {shortened(names[k])}", "small")
+        plot.label((0.37, y_after), f"{after[k]}  {shortened(names[k], 36)}", "small")
     plot.label((0.05, float(n) + 0.1), "before RL", "tick middle")
     plot.label((0.37, float(n) + 0.1), "after RL", "tick")
     plot.key("line plan", "clearly passed others")
-    plot.key("line practice", "was clearly passed")
+    plot.key("line flip", "was clearly passed")
     plot.key("line faint", "neither, or both alike")
     risen = max(map(int, shown), key=lambda k: int(before[k] - after[k]))
     text = (
@@ -164,6 +164,10 @@ def _places(pairs: _Pairs) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return first, second
 
 
+def _moved(n: int) -> str:
+    return f"{n:+d}" if n else "0"
+
+
 def _flip_table(evidence: Evidence, pairs: _Pairs) -> Table:
     table, names = evidence.data.table, evidence.data.names
     after = table.shown(pairs.after)
@@ -179,7 +183,10 @@ def _flip_table(evidence: Evidence, pairs: _Pairs) -> Table:
             number(after[k]),
             number(pairs.error[k], ".2g"),
             Cell(value=int(places[1][k])),
-            Cell(value=int(places[0][k] - places[1][k]), text=f"{places[0][k] - places[1][k]:+d}"),
+            Cell(
+                value=int(places[0][k] - places[1][k]),
+                text=_moved(int(places[0][k] - places[1][k])),
+            ),
             Cell(value=int(n_over[k])),
         ]
         for k, row in sorted(enumerate(pairs.rows), key=lambda pair: int(places[1][pair[0]]))
@@ -274,7 +281,7 @@ def _proxy_figure(scored: Sequence[_ProxyScore]) -> Figure:
     for k, each in enumerate(shown):
         interval, y = each.scores[_SCORES[0]], len(shown) - k - 0.5
         style = "plan" if each.is_predictor else "other"
-        plot.label((0.0, y), shortened(each.name), "label end", dx=-8.0)
+        plot.label((0.0, y), shortened(each.name, 25), "label end", dx=-8.0)
         value = interval.score.value or 0.0
         if interval.lo is not None and interval.hi is not None:
             plot.line((interval.lo, y), (interval.hi, y), f"wide {style}")

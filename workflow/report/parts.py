@@ -103,12 +103,12 @@ class Table:
         """Ends of the scale on which cells draw their intervals.
 
         One hopeless checkpoint would make all other intervals look like points: the scale begins at
-        the lower quartile of the low ends.
+        the median of the low ends.
         """
         intervals = [cell.interval for row in self.rows for cell in row if cell.interval]
         if not intervals:
             return 0.0, 1.0
-        low = sorted(each.low for each in intervals)[len(intervals) // 4]
+        low = sorted(each.low for each in intervals)[len(intervals) // 2]
         return low, max(number for each in intervals for number in each.numbers)
 
 

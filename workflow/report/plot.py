@@ -14,7 +14,6 @@ from rlready.workflow.report.parts import Figure, Key, Mark
 WIDTH = 480.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 12.0, 46.0
 _TICK_TEXT = 5.0
-_NAME = 32
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 Point = tuple[float, float]
@@ -170,9 +169,9 @@ def widened(values: Sequence[float], share: float = 0.05) -> Point:
     return low - room, high + room
 
 
-def shortened(name: str) -> str:
+def shortened(name: str, n_most: int) -> str:
     """Return a name that fits beside the marks of a figure, cut in its middle."""
-    if len(name) <= _NAME:
+    if len(name) <= n_most:
         return name
-    half = (_NAME - 1) // 2
-    return f"{name[: _NAME - 1 - half]}…{name[-half:]}"
+    half = (n_most - 1) // 2
+    return f"{name[: n_most - 1 - half]}…{name[-half:]}"

@@ -61,8 +61,8 @@ def _fitted_table(ranking: Ranking, evidence: Evidence, has_groups: bool) -> Tab
         Column(title="#", key="rank"),
         Column(title="checkpoint", key="checkpoint", is_number=False),
         *[Column(title="group", key="group", is_number=False)] * has_groups,
-        Column(title="predicted", key="predicted"),
-        Column(title="interval", key="interval_low"),
+        Column(title=f"predicted, {ranking.interval} interval", key="predicted"),
+        Column(title="", key="interval_low", is_shown=False),
         Column(title="", key="interval_high", is_shown=False),
         Column(title="recorded", key="recorded"),
         Column(title="expected", key="expected"),
@@ -75,13 +75,13 @@ def _fitted_table(ranking: Ranking, evidence: Evidence, has_groups: bool) -> Tab
 
     def cells(row: RankedRow) -> list[Cell]:
         bar = Interval(low=row.low, high=row.high, value=row.predicted, recorded=row.recorded)
-        text = f"{row.low:.3g} to {row.high:.3g}"
+        text = f"{row.predicted:.4g}, {row.low:.3g} to {row.high:.3g}"
         return [
             Cell(value=row.rank, text="" if row.rank is None else str(row.rank)),
             Cell(value=row.id, details=row.reasons),
             *[Cell(value=row.group)] * has_groups,
-            number(row.predicted),
-            Cell(value=row.low, text=text, interval=bar),
+            Cell(value=row.predicted, text=text, interval=bar),
+            number(row.low),
             number(row.high),
             number(row.recorded),
             number(row.expected),

@@ -55,8 +55,8 @@ def remarks(evidence: Evidence) -> list[str]:
         words = {plan.plan.policy: "such a plan", plan.practice: evidence.practice_words}
         lost = [
             f"{words.get(name, 'random choice')} lost "
-            f"{evidence.amount(plan.replay.at(name, n).realised)}"
-            for name in names
+            f"{(evidence.number if k else evidence.amount)(plan.replay.at(name, n).realised)}"
+            for k, name in enumerate(names)
         ]
         runs = _count(n, "RL run")
         texts.append(
@@ -71,6 +71,8 @@ def remarks(evidence: Evidence) -> list[str]:
                 f"given to {_shortened(out)}."
             )
     else:
+        if evidence.n_outcomes == 0:
+            texts.append("Standard deviations are those of the scores after RL inside a group.")
         texts += [f"How often such advice was right: {evidence.ranking.track_record}."]
     return texts
 
@@ -140,7 +142,7 @@ def _practice(evidence: Evidence, plan: RlPlan, n: int) -> list[str]:
     practice = None if evidence.plan is None else evidence.plan.practice
     if practice not in plan.policies:
         return []
-    lost = evidence.amount(_regret(plan, practice, n))
+    lost = evidence.number(_regret(plan, practice, n))
     return [f"choosing by {evidence.practice_words} would lose {lost}"]
 
 
