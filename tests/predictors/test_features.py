@@ -157,7 +157,7 @@ def test_a_column_without_any_number_is_refused() -> None:
 def test_rows_that_lack_a_column_are_refused_with_those_there() -> None:
     frame = pd.DataFrame({"x": [1.0, 2.0, 4.0]})
     model = Features([("x", "plain", 0, None)]).fit(frame)
-    with pytest.raises(ConfigError, match=r"no column 'x'.*There: y"):
+    with pytest.raises(ConfigError, match=r"no column 'x'.*Columns: y"):
         model.transform(frame.rename(columns={"x": "y"}))
 
 
