@@ -37,10 +37,10 @@ def rank_registry(
 
     Args:
         store: the registry.
-        reference: of the predictor: NAME, models:/NAME@ALIAS or models:/NAME/3.
-        groups: only these groups; by default all.
-        top_n: P(top N) is given for this N.
-        rule: when a checkpoint is ready.
+        reference: the predictor: NAME, models:/NAME@ALIAS or models:/NAME/3.
+        groups: rank only these groups; by default all.
+        top_n: the N of P(top N).
+        rule: rule for readiness.
         own_style: held-out sets of the checkpoints' own style; by default from the recipes.
 
     Raises:
@@ -76,7 +76,7 @@ def rank_applied(
 
 
 def _candidates(applied: AppliedPredictor, rows: NDArray[np.intp]) -> Candidates:
-    """Return some rows with their intervals, domain, and what speaks for and against them."""
+    """Return some rows with their intervals, domains, contributions and findings."""
     table, predictor = applied.data.table, applied.predictor
     assessed, names = applied.assessed, applied.names
     ends = np.sort([table.shown(assessed[end].to_numpy()) for end in ("low", "high")], axis=0)
