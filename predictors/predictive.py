@@ -35,7 +35,8 @@ class Predictive:
         additive_sd: (n,) part of `row_sd` that is added to the outcome itself; only with `bound`.
 
     Example:
-        >>> predictive.draw(1000, np.random.default_rng(0)).mean(axis=0)  # about predictive.mean
+        >>> predictive.draw(1000, np.random.default_rng(0)).shape
+        (1000, 2)
     """
 
     mean: FloatArray

@@ -201,7 +201,7 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
             mean, low, high = -mean, -high, -low
         is_fitted = np.isin(table.ids, list(self.ids_))
         values: dict[str, Any] = {"prediction": mean, "low": low, "high": high}
-        values["promise"] = "from a model that has not seen the outcome: model-based"
+        values["promise"] = "by a model that has not seen the outcome: model-based"
         return assessed.assign(
             **{name: np.where(is_fitted, new, assessed[name]) for name, new in values.items()}
         )

@@ -127,7 +127,9 @@ def make_model(
         ConfigError: if there is no such model, or these columns do not allow it.
 
     Example:
-        >>> make_model("default", table.columns).fit(table.X, table.y).predict(table.X)
+        >>> model = make_model("default", table.columns).fit(table.X, table.y)
+        >>> model.predict(table.X).shape
+        (6,)
     """
     name = DEFAULT_MODEL if name == "default" else name
     if name in BASELINES:

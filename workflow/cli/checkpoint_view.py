@@ -191,14 +191,14 @@ def _proxy_table(
 def _fitting(benchmarks: Sequence[str], width: int) -> Iterator[list[str]]:
     """Yield the benchmarks in groups whose columns fit side by side."""
     group: list[str] = []
-    left = width
+    space = width
     for benchmark in benchmarks:
         needed = max(len(benchmark), _VALUE_WIDTH) + _COLUMN_MARGIN
-        if group and needed > left:
+        if group and needed > space:
             yield group
-            group, left = [], width
+            group, space = [], width
         group.append(benchmark)
-        left -= needed
+        space -= needed
     if group:
         yield group
 

@@ -227,7 +227,7 @@ def replay_view(replay: Replay, policy: str, practice: str | None, n_runs: int) 
         for name in names
         for runs in (replay.policies[name],)
     ]
-    known = table(
+    replay_table = table(
         f"Known: regret of plans on {replay.n_rows} recorded outcomes left out (had expected)",
         headings,
         rows,
@@ -252,7 +252,7 @@ def replay_view(replay: Replay, policy: str, practice: str | None, n_runs: int) 
     )
     if practice is not None and practice in names:
         words += f", and as many by {practice} {lost(practice)}"
-    return [known, words]
+    return [replay_table, words]
 
 
 def steps_view(report: StepReport) -> list[Any]:

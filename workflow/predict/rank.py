@@ -80,7 +80,7 @@ def _candidates(applied: AppliedPredictor, rows: NDArray[np.intp]) -> Candidates
     table, predictor = applied.data.table, applied.predictor
     assessed, names = applied.assessed, applied.names
     ends = np.sort([table.shown(assessed[end].to_numpy()) for end in ("low", "high")], axis=0)
-    known = applied.posterior.interval(predictor.level)
+    score_ends = applied.posterior.interval(predictor.level)
     parts = predictor.contributions(table.X)
     findings = _findings(applied.data)
     return Candidates(
@@ -96,7 +96,7 @@ def _candidates(applied: AppliedPredictor, rows: NDArray[np.intp]) -> Candidates
         target=applied.data.target,
         lower_is_better=table.lower_is_better,
         predicted=applied.unseen.mean[rows],
-        known=(known[0][rows], known[1][rows]),
+        known=(score_ends[0][rows], score_ends[1][rows]),
     )
 
 
