@@ -24,7 +24,7 @@ from testbed_registry import TARGET, checkpoint, put_checkpoints, put_outcomes, 
 from rlready.predictors.predictive import Predictive
 from rlready.registry.digest import digest
 from rlready.registry.mlflow_store.store import MlflowStore
-from rlready.registry.records import Checkpoint, Evaluation
+from rlready.registry.records import Checkpoint, Evaluation, Recipe
 from rlready.workflow.cli.main import main
 from rlready.workflow.report.evidence import rivals_of, shown_proxy
 from rlready.workflow.report.page import page
@@ -286,6 +286,30 @@ def test_proxies_without_a_signal_recommend_nothing(
     assert values["verdict"].startswith("No checkpoint can be recommended: ")
     assert values["chosen"] == []
     assert "No order is claimed" in read().text
+
+
+def test_losses_over_sft_steps_have_regimes(
+    sqlite_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store, losses = MlflowStore(sqlite_uri), {100: 1.2, 200: 1.0, 300: 1.01, 400: 1.05, 500: 1.2}
+    for step, loss in losses.items():
+        recipe = Recipe(base_model="m", epochs=1.0)
+        name = f"run-{step}"
+        point = Checkpoint(
+            name=name, uri="file:///x", fingerprint=digest(name), step=step, recipe=recipe
+        )
+        proxies = (
+            a_proxy(name="pass_at_1", value=0.3 + step / 2000),
+            a_proxy(name="heldout_nll", value=loss, benchmark="val", unit="nats/token"),
+        )
+        store.put_evaluation(Evaluation(checkpoint=point, proxies=proxies))
+    told(runner(sqlite_uri)("--json"))
+    text = read().text
+    assert "Loss over SFT steps" in text
+    regimes = ("before its minimum", "minimum", "stable", "mild", "severe")
+    assert f"Checkpoints: {', '.join(f'1 {name}' for name in regimes[:3])}" in text
+    assert "1 mild overfitting, 1 severe overfitting" in text
 
 
 def test_an_empty_registry_says_what_to_run_first(

@@ -6,7 +6,7 @@ every value, and the page has no script at all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ def page(comparisons: Sequence[Comparison]) -> str:
     Example:
         >>> Path("compare.html").write_text(page(compare(["sft-1", "sft-2"], store, config)))
     """
-    filters = {
+    filters: dict[str, Callable[..., Any]] = {
         "signed": lambda value: f"{value:+.4f}",
         "percent": lambda value: f"{value:.0%}",
         "shown": _shown,

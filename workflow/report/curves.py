@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -178,11 +178,13 @@ def _lost(run: RunValue | ReplayedRuns) -> tuple[float, float]:
     return run.realised, run.realised_se
 
 
-def _regret_figure(evidence: Evidence, what: str, title: str, policies: dict[str, Runs]) -> Figure:
-    lost = {
-        name: [(run.n_runs, *(evidence.factor * v for v in _lost(run))) for run in runs]
-        for name, runs in policies.items()
-    }
+def _regret_figure(
+    evidence: Evidence, what: str, title: str, policies: Mapping[str, Runs]
+) -> Figure:
+    lost: dict[str, list[tuple[int, float, float]]] = {}
+    for name, runs_of in policies.items():
+        both = [(run.n_runs, *_lost(run)) for run in runs_of]
+        lost[name] = [(n, evidence.factor * v, evidence.factor * se) for n, v, se in both]
     n_most = max(n for runs in lost.values() for n, *_ in runs)
     highest = max(value + error for runs in lost.values() for _, value, error in runs)
     plot = Plot(x=(0.7, n_most + 0.3), y=(0.0, 1.08 * highest or 1.0))
@@ -210,7 +212,7 @@ def _regret_figure(evidence: Evidence, what: str, title: str, policies: dict[str
 
 
 def _regret_table(
-    evidence: Evidence, expected: dict[str, Runs], realised: dict[str, Runs]
+    evidence: Evidence, expected: Mapping[str, Runs], realised: Mapping[str, Runs]
 ) -> Table:
     rows = []
     for name, runs in expected.items():
@@ -218,10 +220,10 @@ def _regret_table(
         for run in runs:
             assert isinstance(run, RunValue)
             past = known.get(run.n_runs)
-            both = [None, None, None]
+            both: list[float | None] = [None, None, None]
             if isinstance(past, ReplayedRuns):
                 both = [past.expected, past.realised, past.realised_se]
-            numbers = [run.regret, run.by_model, *both]
+            numbers: list[float | None] = [run.regret, run.by_model, *both]
             rows.append(
                 [
                     Cell(value=_policy(evidence, name)[1]),

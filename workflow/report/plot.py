@@ -64,9 +64,9 @@ class Plot:
         self.marks.append(_line(start, end, "axis"))
         self.x_title(x_title)
         middle = _TOP + (self.height - _BOTTOM - _TOP) / 2
-        turned = {"x": 0, "y": 0, "class": "title middle"}
         place = f"translate(13 {middle:.0f}) rotate(-90)"
-        self.marks.append(Mark(tag="text", attributes={**turned, "transform": place}, text=y_title))
+        turned = {"class": "title middle", "transform": place}
+        self.marks.append(Mark(tag="text", attributes=turned, text=y_title))
 
     def x_title(self, text: str) -> None:
         """Write the title of the x axis."""
@@ -93,7 +93,8 @@ class Plot:
     def dot(self, at: Point, style: str, text: str = "", radius: float = 4.0) -> None:
         """Draw a point."""
         px, py = self.at(*at)
-        attributes = {"cx": px, "cy": py, "r": radius, "class": f"dot {style}"}
+        attributes: dict[str, str | float] = {"cx": px, "cy": py, "r": radius}
+        attributes["class"] = f"dot {style}"
         self.marks.append(Mark(tag="circle", attributes=attributes, text=text))
 
     def arrow(self, start: Point, end: Point, style: str, text: str = "") -> None:
@@ -134,7 +135,7 @@ class Plot:
         )
 
     def _text(self, px: float, py: float, text: str, style: str) -> None:
-        attributes = {"x": round(px, 1), "y": round(py, 1), "class": style}
+        attributes: dict[str, str | float] = {"x": round(px, 1), "y": round(py, 1), "class": style}
         self.marks.append(Mark(tag="text", attributes=attributes, text=text))
 
 

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from rlready.predictors.kinds import kind_word
 from rlready.workflow.report.curves import curves_section, regret_section
 from rlready.workflow.report.evidence import Evidence, facts
+from rlready.workflow.report.losses import losses_section
 from rlready.workflow.report.outcomes import audit_section, before_after_section, proxies_section
 from rlready.workflow.report.parts import Cell, Column, Report, Section, Table
 from rlready.workflow.report.ranking import ranking_section
@@ -40,6 +41,7 @@ def report_of(evidence: Evidence) -> Report:
             ranking_section(evidence),
             before_after_section(evidence),
             curves_section(evidence),
+            *filter(None, [losses_section(evidence)]),
             proxies_section(evidence),
             regret_section(evidence),
             audit_section(evidence),
