@@ -84,8 +84,9 @@ def test_the_shown_pair_is_the_contradiction_with_the_largest_predicted_differen
 def test_the_verdict_names_what_plan_practice_and_hindsight_reached() -> None:
     verdict = story(A, B, C, plan="a", practice="b").verdict()
     assert verdict == (
-        "Verdict: the plan's 1 checkpoints reached 0.710 at best (a), the 1 of the practice, "
-        "pass@1, 0.500 (b), and the best of all 3 0.710 (a): the plan chose better by 0.210."
+        "Verdict: after RL, the best of the plan's 1 reached 0.710 (a), the best of the 1 with the "
+        "highest pass@1 reached 0.500 (b), and the best of all 3 reached 0.710 (a): the plan chose "
+        "better by 0.210."
     )
     assert (
         story(A, B, C, plan="b", practice="a").verdict().endswith("practice chose better by 0.210.")
@@ -173,7 +174,7 @@ def test_the_project_runs_the_whole_demonstration_and_measures_what_was_shipped(
     done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("is measured") == 2
-    assert "Verdict: the plan's 3 checkpoints reached" in done.stdout
+    assert "Verdict: after RL, the best of the plan's 3 reached" in done.stdout
     stored = MlflowStore(f"sqlite:///{tmp_path}/demo/mlflow.db").checkpoints()
     assert len(stored) == 48
     measured = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 
+from rlready.registry.errors import ConfigError
 from rlready.workflow.flags import CommonFlags, Flag, Seed, command
 from rlready.workflow.terminal import echo, echo_json, table
 
@@ -54,11 +55,15 @@ def run_testbed(
         return
     # Their libraries are heavy.
     from rlready.registry.table import checkpoint_table, write_table
-    from rlready.testbed.study.design import make_design
+    from rlready.testbed.study.design import PROFILES, make_design
     from rlready.testbed.study.figures import draw_figures
     from rlready.testbed.study.run import base_checkpoint, collect, make, register
     from rlready.testbed.study.summary import summarize
 
+    if profile not in PROFILES:
+        raise ConfigError(
+            f"unknown profile {profile!r}", fix=f"Known profiles: {', '.join((*PROFILES, _DEMO))}"
+        )
     design = make_design(profile, seed, jobs)
     clock, store = common.clock(), common.open_store()
     store.check(base_checkpoint())

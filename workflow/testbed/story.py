@@ -135,10 +135,10 @@ class Story:
             winner = "plan" if plan.reached > practice.reached else "practice"
             end = f"the {winner} chose better by {gap:.3f}"
         return (
-            f"Verdict: the plan's {n} checkpoints reached {plan.reached:.3f} at best "
-            f"({plan.name}), the {n} of the practice, pass@1, {practice.reached:.3f} "
-            f"({practice.name}), and the best of all {len(self.rows)} {best.reached:.3f} "
-            f"({best.name}): {end}."
+            f"Verdict: after RL, the best of the plan's {n} reached {plan.reached:.3f} "
+            f"({plan.name}), the best of the {n} with the highest pass@1 reached "
+            f"{practice.reached:.3f} ({practice.name}), and the best of all {len(self.rows)} "
+            f"reached {best.reached:.3f} ({best.name}): {end}."
         )
 
     def _chooser(self, name: str) -> str:
