@@ -277,6 +277,17 @@ def test_a_few_outcomes_count_on_the_first_day(
     assert "points against" in values["verdict"]
 
 
+def test_a_predictor_of_few_outcomes_says_that_they_judge_little(
+    empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    uri = registry(empty_database, tmp_path, 6)
+    values = told(runner(uri)("--json", "--no-log"))
+    assert "not judged, as 6 outcomes are too few to leave some out" in values["verdict"]
+    assert any("No plan was checked on recorded outcomes" in text for text in values["missing"])
+    assert "public outcomes weigh" in read().text or "no signal yet" in read().text
+
+
 def test_proxies_without_a_signal_recommend_nothing(
     empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
