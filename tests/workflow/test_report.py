@@ -264,6 +264,7 @@ def test_without_an_outcome_it_shows_the_first_day_and_what_is_missing(
     assert any("rlready outcome" in text for text in values["missing"])
     made = read()
     assert "What is missing" in made.text
+    assert "code" in made.tags
     assert "3 outcomes are needed to judge the proxies, and 0 are recorded" in made.text
     assert made.tags.count("tr") > N_CHECKPOINTS
 

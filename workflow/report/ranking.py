@@ -70,10 +70,12 @@ def _fitted_table(ranking: Ranking, evidence: Evidence, has_groups: bool) -> Tab
         Column(title=f"P(top {ranking.top_n})", key=f"p_top_{ranking.top_n}"),
         Column(title="P(match)", key="p_match"),
         Column(title="ready for RL", key="ready", is_number=False),
-        Column(title="domain", key="domain", is_number=False),
+        Column(title="domain", key="domain", is_number=False, is_shown=False),
     ]
 
     def cells(row: RankedRow) -> list[Cell]:
+        ready = row.readiness.name.lower().replace("_", " ")
+        doubts = [row.mark] if row.mark else [f"{row.domain} of the domain"] * (row.domain != "in")
         bar = Interval(low=row.low, high=row.high, value=row.predicted, recorded=row.recorded)
         text = f"{row.predicted:.4g}, {row.low:.3g} to {row.high:.3g}"
         return [
@@ -88,8 +90,8 @@ def _fitted_table(ranking: Ranking, evidence: Evidence, has_groups: bool) -> Tab
             chance(row.p_best),
             chance(row.p_top),
             chance(row.p_match),
-            Cell(value=row.readiness.name.lower().replace("_", " ")),
-            Cell(value=row.mark or row.domain),
+            Cell(value=ready, text=", ".join([ready, *doubts])),
+            Cell(value=row.domain),
         ]
 
     return Table(
