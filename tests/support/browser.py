@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ FLAGS = (
     "--disable-sync",
     "--remote-debugging-pipe",
 )
+
+ANSWERED = 60
+"""Seconds after which Chromium hangs, on a busy machine too."""
 
 
 def chromium() -> str | None:
@@ -126,6 +130,8 @@ class Browser:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
+            ready, _, _ = select.select([self._back], [], [], ANSWERED)
+            assert ready, f"Chromium gave no answer in {ANSWERED} s"
             part = self._back.read(1 << 16)
             assert part, "Chromium ended"
             self._rest += part

@@ -264,6 +264,7 @@ def test_without_an_outcome_it_shows_the_first_day_and_what_is_missing(
     assert any("rlready outcome" in text for text in values["missing"])
     made = read()
     assert "What is missing" in made.text
+    assert "code" in made.tags
     assert "3 outcomes are needed to judge the proxies, and 0 are recorded" in made.text
     assert made.tags.count("tr") > N_CHECKPOINTS
 
@@ -275,6 +276,17 @@ def test_a_few_outcomes_count_on_the_first_day(
     values = told(runner(registry(empty_database, tmp_path, 3))("--json"))
     assert "public outcomes and 3 of your own" in values["verdict"]
     assert "points against" in values["verdict"]
+
+
+def test_a_predictor_of_few_outcomes_says_that_they_judge_little(
+    empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    uri = registry(empty_database, tmp_path, 6)
+    values = told(runner(uri)("--json", "--no-log"))
+    assert "not judged, as 6 outcomes are too few to leave some out" in values["verdict"]
+    assert any("No plan was checked on recorded outcomes" in text for text in values["missing"])
+    assert "public outcomes weigh" in read().text or "no signal yet" in read().text
 
 
 def test_proxies_without_a_signal_recommend_nothing(

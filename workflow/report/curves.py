@@ -140,11 +140,12 @@ def regret_section(evidence: Evidence) -> Section:
         "Regret: how much lower the best checkpoint after these runs is than the best of all, "
         f"{evidence.in_unit}. It is the price of not running RL from every checkpoint."
     ]
+    now = "Expected, as if none had an outcome" if report.is_retrospective else "Expected now"
     if report.is_retrospective:
         words.append("Every checkpoint has its outcome: the plan is made as if none had.")
     elif replay is not None:
         words.append("Expected regrets are corrected by what such plans lost on recorded outcomes.")
-    figures = [_regret_figure(evidence, "expected", "Expected now", expected)]
+    figures = [_regret_figure(evidence, "expected", now, expected)]
     if realised:
         figures.append(
             _regret_figure(evidence, "realised", "Realised on left-out outcomes", realised)
@@ -155,7 +156,7 @@ def regret_section(evidence: Evidence) -> Section:
         words=words,
         figures=figures,
         tables=[_regret_table(evidence, expected, realised)],
-        notes=[*plan.in_words(), *plan.notes],
+        notes=plan.notes,
     )
 
 

@@ -25,7 +25,12 @@ from rlready.workflow.predict.first_day import (
     rank_first_day,
 )
 from rlready.workflow.predict.load import AppliedPredictor, load
-from rlready.workflow.predict.plan import PlanReport, candidate_rows, plan_applied
+from rlready.workflow.predict.plan import (
+    PlanReport,
+    candidate_rows,
+    doubt_about_replay,
+    plan_applied,
+)
 from rlready.workflow.predict.rank import rank_applied
 from rlready.workflow.predict.registry_table import RegistryTable, practice_column
 
@@ -50,6 +55,7 @@ class Evidence:
         factor: by which regrets are multiplied to be in this unit.
         rivals: candidates that cannot be told apart from the chosen ones, the likeliest first.
         n_candidates: checkpoints that the plan chose from.
+        doubt: why plans on recorded outcomes say little of them; empty if they do.
         audit: of frozen predictions; None if nothing was frozen.
         held_out: (n,) prediction without the row's own outcome, NaN if unknown.
         applied: the predictor; None on the first day.
@@ -67,6 +73,7 @@ class Evidence:
     factor: float
     rivals: Sequence[str]
     n_candidates: int
+    doubt: str
     audit: AuditReport | None
     held_out: NDArray[np.float64]
     applied: AppliedPredictor | None
@@ -157,14 +164,14 @@ def gather(
 
 def _fitted(applied: AppliedPredictor, n_runs: int) -> Evidence:
     ranking = rank_applied(applied, top_n=n_runs)
-    plan, no_plan, rivals, n_candidates = None, "", list[str](), 0
+    plan, no_plan, rivals, n_candidates, doubt = None, "", list[str](), 0, ""
     try:
         rows, _ = candidate_rows(applied)
         plan = plan_applied(applied, n_runs)
     except ConfigError as error:
         no_plan = error.why or error.what
     else:
-        n_candidates = len(rows)
+        n_candidates, doubt = len(rows), doubt_about_replay(applied, rows)
         names = [applied.names[i] for i in rows]
         rivals = rivals_of(applied.unseen.rows(rows), names, plan.plan.chosen)
     factor, unit = _unit(applied.data)
@@ -179,6 +186,7 @@ def _fitted(applied: AppliedPredictor, n_runs: int) -> Evidence:
         factor=factor,
         rivals=rivals,
         n_candidates=n_candidates,
+        doubt=doubt,
         audit=None,
         held_out=np.array([held_out.get(name, np.nan) for name in applied.data.table.ids]),
         applied=applied,
@@ -213,6 +221,7 @@ def _first_day(day: FirstDay, n_runs: int) -> Evidence:
         factor=factor,
         rivals=rivals,
         n_candidates=len(rows),
+        doubt="",
         audit=None,
         held_out=np.full(len(table), np.nan),
         applied=None,

@@ -17,7 +17,7 @@ _LOSS = "heldout_nll@"
 _RULE = PreflightRule()
 _MOST_RUNS = 30
 _STYLES = {"before its minimum": "faint", "minimum": "plan", "stable": "plan",
-           "mild overfitting": "random", "severe overfitting": "practice"}  # fmt: skip
+           "mild overfitting": "third", "severe overfitting": "practice"}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ def losses_section(evidence: Evidence) -> Section | None:
     if not runs.get(best):
         return None
     words = (
-        f"{shown_proxy(best).capitalize()}, nats per token, of {len(runs[best])} SFT runs with two "
+        f"{_capital(shown_proxy(best))}, nats per token, of {len(runs[best])} SFT runs with two "
         "checkpoints or more. A run is the checkpoints of one recipe. The regime is the ratio to "
         f"the lowest loss of the run: stable up to {_RULE.stable_ratio:g}, severe overfitting from "
         f"{_RULE.severe_ratio:g} (arXiv 2512.11470)."
@@ -106,19 +106,21 @@ def _figure(column: str, runs: Sequence[Sequence[_Point]]) -> Figure:
         plot.dot((float(point.step), point.loss), _STYLES[point.regime], words)
     plot.key("dot faint", "before its minimum")
     plot.key("dot plan", "minimum, or stable after it")
-    plot.key("dot random", "mild overfitting")
+    plot.key("dot third", "mild overfitting")
     plot.key("dot practice", "severe overfitting")
     counts = [sum(point.regime == regime for point in every) for regime in _STYLES]
-    text = f"{shown_proxy(column)} against the SFT step of {len(shown)} runs. Checkpoints: " + (
-        ", ".join(f"{n} {regime}" for n, regime in zip(counts, _STYLES, strict=True) if n) + "."
+    text = (
+        f"{_capital(shown_proxy(column))} against the SFT step of {len(shown)} runs. Checkpoints: "
+        + (", ".join(f"{n} {regime}" for n, regime in zip(counts, _STYLES, strict=True) if n) + ".")
     )
-    return plot.figure("losses-figure", shown_proxy(column), text)
+    return plot.figure("losses-figure", _capital(shown_proxy(column)), text)
 
 
 def _table(column: str, runs: Sequence[Sequence[_Point]]) -> Table:
     return Table(
         id="losses-table",
-        caption=f"{shown_proxy(column)} by SFT run and step. Ratio: to the lowest loss of the run.",
+        caption=f"{_capital(shown_proxy(column))} by SFT run and step. Ratio: to the lowest loss "
+        "of the run.",
         columns=[
             Column(title="checkpoint", key="checkpoint", is_number=False),
             Column(title="run", key="run"),
@@ -140,3 +142,7 @@ def _table(column: str, runs: Sequence[Sequence[_Point]]) -> Table:
             for point in run
         ],
     )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

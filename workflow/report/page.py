@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from pathlib import Path
+from typing import Any
 
 from rlready.workflow.html_page import rendered
 from rlready.workflow.report.parts import Interval, Report, Table
@@ -29,7 +31,7 @@ def page(report: Report) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return rendered(
         _TEMPLATE,
-        {"bar": _bar, "visible": _visible},
+        {"bar": _bar, "visible": _visible, "prose": _prose},
         report=report,
         script=script,
         script_digest=digest,
@@ -55,8 +57,16 @@ def _bar(interval: Interval, table: Table) -> dict[str, float | None]:
     }
 
 
+def _prose(text: str) -> Any:
+    """Return a sentence as HTML: escaped, with commands in backticks as code."""
+    from markupsafe import Markup, escape  # comes with Jinja2
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(_visible(text)))))
+
+
 def _visible(text: str) -> str:
     """Return a text with each control character as a visible mark."""
     return "".join(
-        c if c in "\n\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text
+        c if c in "\n\t\N{NO-BREAK SPACE}" or c.isprintable() else "\N{REPLACEMENT CHARACTER}"
+        for c in text
     )

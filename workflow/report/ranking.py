@@ -70,10 +70,12 @@ def _fitted_table(ranking: Ranking, evidence: Evidence, has_groups: bool) -> Tab
         Column(title=f"P(top {ranking.top_n})", key=f"p_top_{ranking.top_n}"),
         Column(title="P(match)", key="p_match"),
         Column(title="ready for RL", key="ready", is_number=False),
-        Column(title="domain", key="domain", is_number=False),
+        Column(title="domain", key="domain", is_number=False, is_shown=False),
     ]
 
     def cells(row: RankedRow) -> list[Cell]:
+        ready = row.readiness.name.lower().replace("_", " ")
+        doubts = [row.mark] if row.mark else [f"{row.domain} of the domain"] * (row.domain != "in")
         bar = Interval(low=row.low, high=row.high, value=row.predicted, recorded=row.recorded)
         text = f"{row.predicted:.4g}, {row.low:.3g} to {row.high:.3g}"
         return [
@@ -88,8 +90,8 @@ def _fitted_table(ranking: Ranking, evidence: Evidence, has_groups: bool) -> Tab
             chance(row.p_best),
             chance(row.p_top),
             chance(row.p_match),
-            Cell(value=row.readiness.name.lower().replace("_", " ")),
-            Cell(value=row.mark or row.domain),
+            Cell(value=ready, text=", ".join([ready, *doubts])),
+            Cell(value=row.domain),
         ]
 
     return Table(
@@ -104,12 +106,22 @@ def _fitted_table(ranking: Ranking, evidence: Evidence, has_groups: bool) -> Tab
     )
 
 
+def _has_unit(ranking: PriorRanking) -> bool:
+    """Return whether an outcome gives expectations their unit."""
+    return any(row.predicted is not None for row in ranking.rows)
+
+
 def _prior_words(ranking: PriorRanking) -> list[str]:
     caps = sorted({f"{cap:.2f}" for cap in ranking.most_certain.values()})
+    meaning = (
+        f"Expected: the score of one RL run, with its {ranking.level:.0%} interval."
+        if _has_unit(ranking)
+        else "Standing: the expected score beside the mean of the group, in standard deviations of "
+        "the scores there."
+    )
     return [
         f"The order comes {ranking.source}. No chance above {' or '.join(caps)} is claimed; the "
-        "limit rises as your outcomes arrive. Standing: the expected score beside the mean of the "
-        "group, in standard deviations of the scores there. P(match): chance to end "
+        f"limit rises as your outcomes arrive. {meaning} P(match): chance to end "
         f"{match_in_words()}, or better.",
         f"Beside it stands {PAPER_RULE}.",
     ]
@@ -117,12 +129,13 @@ def _prior_words(ranking: PriorRanking) -> list[str]:
 
 def _prior_table(ranking: PriorRanking, evidence: Evidence, has_groups: bool) -> Table:
     chosen = {name: place for place, name in enumerate(evidence.chosen, 1)}
-    has_unit = any(row.predicted is not None for row in ranking.rows)
+    has_unit = _has_unit(ranking)
+    has_marks = any(row.mark for row in ranking.rows)
     columns = [
         Column(title="#", key="rank_in_group"),
         Column(title="checkpoint", key="checkpoint", is_number=False),
         *[Column(title="group", key="group", is_number=False)] * has_groups,
-        Column(title="standing", key="standing"),
+        Column(title="standing", key="standing", is_shown=not has_unit),
         *[
             Column(title="interval", key="interval_low"),
             Column(title="", key="interval_high", is_shown=False),
@@ -134,7 +147,7 @@ def _prior_table(ranking: PriorRanking, evidence: Evidence, has_groups: bool) ->
         Column(title=f"P(top {ranking.top_n})", key=f"p_top_{ranking.top_n}"),
         Column(title="P(match)", key="p_match"),
         Column(title="paper's rule", key="rank_by_paper"),
-        Column(title="note", key="note", is_number=False),
+        Column(title="note", key="note", is_number=False, is_shown=has_marks),
     ]
 
     def cells(row: PriorRow) -> list[Cell]:

@@ -66,7 +66,7 @@ def _data_section(evidence: Evidence) -> Section:
         values |= {f"fit: {key}": str(value) for key, value in meta.params.items()}
         libraries = (f"{name} {number}" for name, number in meta.libraries.items())
         values["fitted with"] = ", ".join(libraries)
-        values["signal"] = applied.predictor.signal_.in_words()
+        values["signal"] = applied.predictor.signal_.in_words().removeprefix("signal: ")
     present = [f"Python {platform.python_version()}"]
     values["this page"] = ", ".join([*(f"{name} {version(name)}" for name in _LIBRARIES), *present])
     about = Table(

@@ -149,7 +149,8 @@ def _practice(evidence: Evidence, plan: RlPlan, n: int) -> list[str]:
 def _judged(evidence: Evidence) -> str:
     plan = evidence.plan
     if plan is not None and plan.replay is not None:
-        return f"judged on {plan.replay.n_rows} left-out outcomes"
+        words = ", which say little of these candidates" if evidence.doubt else ""
+        return f"judged on {plan.replay.n_rows} left-out outcomes{words}"
     n = evidence.n_outcomes
     if evidence.applied is None:
         own = "none of your own" if n == 0 else f"{n} of your own"
