@@ -159,6 +159,15 @@ def test_a_registry_of_other_checkpoints_is_refused(tmp_path: Path, sqlite_uri: 
     assert len(MlflowStore(sqlite_uri).checkpoints()) == 1
 
 
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    flags = ["testbed", "--profile", "demo", "--out", str(tmp_path / "file")]
+    result = CliRunner().invoke(main, flags)
+    assert result.exit_code == 2
+    assert result.output.startswith("error: the folder")
+    assert "Name another --out" in result.output
+
+
 @pytest.mark.slow
 def test_the_project_runs_the_whole_demonstration_and_measures_what_was_shipped(
     tmp_path: Path,

@@ -82,11 +82,16 @@ def tell(
 
     hidden, n_all, n_steps = held_back(), len(shipped_rows()), PROFILE.grpo.n_steps
     again, n_open = made_again(hidden) if is_measured else (), n_all - len(hidden)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the folder {out} cannot be made", why=str(error.strerror), fix="Name another --out"
+        ) from error
     for text in _INTRODUCTION:
         words = text.format(n_runs=N_RUNS, n_hidden=len(hidden), n_all=n_all, n_steps=n_steps)
         for line in textwrap.wrap(words, WIDTH) or [""]:
             say(line)
-    out.mkdir(parents=True, exist_ok=True)
     narrator = Narrator(say, _N_STEPS)
     store = _open_registry(out, tracking_uri, experiment, say)
     shown = _shown_uri(store.tracking_uri)
