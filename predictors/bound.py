@@ -10,7 +10,7 @@ from scipy.special import expit, logit
 from rlready.predictors.training_table import FloatArray
 
 _LEAST_SHARE = 0.01
-"""Distance from floor and ceiling, as a share of the span, nearer than which values are alike."""
+"""Share of the span at either end in which all values are treated alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +18,8 @@ class Bound:
     """The curve mu(eta) = floor + (ceiling - floor) / (1 + exp(-eta)).
 
     Args:
-        floor: value that the curve leaves at low eta.
-        ceiling: value that it approaches at high eta.
+        floor: limit of the curve at low eta.
+        ceiling: limit of the curve at high eta.
         end: highest possible value of an outcome, at least `ceiling`; infinity if there is none.
 
     Example:
@@ -45,7 +45,7 @@ class Bound:
         return np.clip((np.asarray(value) - self.floor) / self.span, least, 1.0 - least)
 
     def eta(self, value: FloatArray, least: float = _LEAST_SHARE) -> FloatArray:
-        """Return the inverse of `value`, of values not nearer to the ends than `least`."""
+        """Return the inverse of `value`; shares are first clipped to `least` and 1 - `least`."""
         return np.asarray(logit(self.share(value, least)), dtype=np.float64)
 
     def slope(self, eta: FloatArray) -> FloatArray:
@@ -54,26 +54,26 @@ class Bound:
         return np.asarray(self.span * share * (1.0 - share), dtype=np.float64)
 
     def moved(self, value: FloatArray, away: FloatArray) -> FloatArray:
-        """Return the values moved so far in eta, in any shapes that broadcast.
+        """Return the values after a step of `away` in eta; the shapes have to broadcast.
 
-        None passes the ceiling. A value beyond an end of the curve, as of a fit without a ceiling,
-        moves as the end does, and no further up.
+        No value passes the ceiling. A value beyond an end of the curve (a fit without a ceiling
+        gives such values) moves as far as the end would, and never further up.
         """
         eta = self.eta(value)
         change = self.value(eta + away) - self.value(eta)
         return np.asarray(np.minimum(value + change, np.maximum(value, self.ceiling)))
 
     def slope_at(self, value: FloatArray) -> FloatArray:
-        """Return d mu / d eta where the curve has these values."""
+        """Return d mu / d eta at the points where the curve has these values."""
         return self.slope(self.eta(value))
 
 
 def scale_ends(y: FloatArray) -> tuple[float, float] | str:
-    """Return the lowest and highest possible outcome, or in words why they are not known.
+    """Return the lowest and highest possible outcome, or the reason why they are unknown.
 
-    Outcomes within 0..1 are taken as shares, within 0..100 as percentages; other outcomes that are
-    never negative have no upper end. Negative ones may go down without an end, as the negatives of
-    losses do.
+    Outcomes within 0..1 are read as shares, outcomes within 0..100 as percentages. Other outcomes
+    without a negative number have no upper end. With a negative number (for example the negative
+    of a loss) there is no lower end either.
     """
     low, high = float(y.min()), float(y.max())
     if low < 0.0:
@@ -86,7 +86,7 @@ def scale_ends(y: FloatArray) -> tuple[float, float] | str:
 def candidate_bounds(
     y: FloatArray, sd: float, ends: tuple[float, float], above: tuple[float, ...]
 ) -> list[Bound]:
-    """Return the bounds whose ceiling is so many `sd` above the best outcome, or the scale's end.
+    """Return one bound for each distance in `above`; no ceiling is beyond the end of the scale.
 
     Args:
         y: (n,) outcomes.

@@ -3,13 +3,13 @@ r"""Choose the columns of a file of evaluations: the budget, and the scores of e
 A column belongs to the benchmark NAME if it is called
 
     NAME
-    eval/NAME   val/NAME   test/NAME                   (`_` for `/`, as TRL writes it, too)
-    eval/NAME/accuracy  .../acc  .../pass@1            (likewise)
+    eval/NAME   val/NAME   test/NAME                   (also with `_` for `/`, as in TRL)
+    eval/NAME/accuracy  .../acc  .../pass@1            (also with `_` for `/`)
     eval/NAME/mean@8    .../acc/mean@8  .../avg@8      the mean of 8 samples a problem is pass@1
     val-core/SOURCE/NAME/reward/mean@1                 (verl; `acc` for `reward`, and val-aux)
     val/test_score/SOURCE/NAME                         (verl before 0.3)
 
-in upper or lower case, and after `RUN - `, which wandb puts first. A column with exactly the
+in upper or lower case, with or without the prefix `RUN - ` of wandb. A column with exactly the
 benchmark's name is preferred. Other columns (losses, rewards, lengths) are ignored unless the user
 names them: `best@8` and `maj@8` are not pass@1, and `eval/NAME/reward` may include a bonus for the
 format.
@@ -28,7 +28,7 @@ from rlready.registry.errors import CurveError
 from rlready.registry.outcomes import BudgetUnit
 
 _LISTED = 10
-"""Most columns that a note lists; a log may have hundreds."""
+"""Largest number of columns that a note lists; a log may have hundreds."""
 
 _ERRORS = ("_se", "_stderr")
 _EXTREMES = ("__MIN", "__MAX")
@@ -48,17 +48,17 @@ _TRAINING = re.compile(
     r"|(clip_ratio|(response|completions?)[/_.]).*)([/_. -]?(mean|std|min|max))?",
     re.IGNORECASE,
 )
-"""Numbers that trainers log beside scores. A reward under `eval/` may be a score, if named."""
+"""Numbers that trainers log beside scores. A reward under `eval/` counts if the user names it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Columns of a table that are read.
+    """The columns of a table that are read.
 
     Args:
         budget: the column of the budget.
         values: the column of each benchmark's scores.
-        ignored: other columns, standard errors left out.
+        ignored: all other columns except standard errors.
     """
 
     budget: str
@@ -79,7 +79,7 @@ class Columns:
                 f"ignored {len(self.ignored)} column{'s' * (len(self.ignored) > 1)} of "
                 f"{path.name}: {listed}"
                 + (f" and {more} more" if more > 0 else "")
-                + "; --benchmark or --map takes another benchmark's"
+                + "; --benchmark or --map selects another benchmark"
             )
         return notes
 
@@ -160,7 +160,7 @@ def _check_mapping(table: CurveTable, mapping: Mapping[str, str]) -> None:
 
 
 def check_score(name: str, what: str) -> None:
-    """Refuse a name of a number that trainers log: a loss, a learning rate, the training reward.
+    """Refuse names of training metrics: a loss, a learning rate, the training reward.
 
     Args:
         name: of a column or benchmark.
@@ -171,7 +171,7 @@ def check_score(name: str, what: str) -> None:
     """
     if _TRAINING.fullmatch(_without_run(name)):
         raise CurveError(
-            f"{what} is a number of the training, not an outcome",
+            f"{what} is a training metric, not an outcome",
             why="an outcome is a score on held-out problems; the training reward also rises when "
             "RL exploits it",
             fix="Evaluate the RL run on a benchmark, and give that score",
@@ -202,7 +202,7 @@ def _budget(table: CurveTable, unit: BudgetUnit) -> str:
 
 
 def _is_value(table: CurveTable, name: str, budget: str) -> bool:
-    """Whether a column may hold scores: it is not a budget, an error or an extreme of another."""
+    """Return whether a column may hold scores, not budgets, errors or extremes of another one."""
     beside = (*_EXTREMES, *_ERRORS)
     if any(name.endswith(s) and name.removesuffix(s) in table.columns for s in beside):
         return False
@@ -240,7 +240,7 @@ def _measured(
     measured: Sequence[str],
     named: Mapping[str, str],
 ) -> dict[str, str]:
-    """Return the columns of the measured benchmarks, and those that the user names."""
+    """Return the columns of the measured benchmarks and the columns that the user names."""
     matched = {name: _match(table, value_columns, name) for name in measured if name not in named}
     values = {name: column for name, column in matched.items() if column is not None}
     values |= named

@@ -6,8 +6,8 @@ r"""Read a file of the evaluations of an RL run as a table of texts.
     steps,benchmark,value                      one row per number (`tag` for `benchmark`)
     {"log_history": [{"step": 10, ...}]}       trainer_state.json of transformers and TRL
 
-Commas separate the cells, unless semicolons or tabs give the first line more columns; then numbers
-may have a decimal comma. `curve_columns` chooses the columns that become curves.
+Cells are separated by commas. If semicolons or tabs give the first line more columns, they are the
+separator, and numbers may have a decimal comma. `curve_columns` chooses the columns to read.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def read_table(path: Path) -> CurveTable:
 
 
 def _of_csv(path: Path, text: str) -> CurveTable:
-    # The separator that gives the most columns; in a tie the first of them.
+    # Take the separator that gives the most columns; in a tie, the first of them.
     separator = max(",;\t", key=lambda mark: len(_first(text, mark)))
     try:
         lines = list(_cells(text, separator))

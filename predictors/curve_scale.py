@@ -17,7 +17,7 @@ MAX_SE = 0.5
 """Largest possible standard error of a score between 0 and 1."""
 
 _JUMP = 30.0
-"""Under `--percent`, a score of at most 1 beside one this many times larger is a change of unit.
+"""With `--percent`, a score of at most 1 and a neighbour this many times larger mix two units.
 
 The units differ by a factor of 100; RL changes a score by less between two points of a curve."""
 
@@ -81,7 +81,7 @@ def scaled_errors(
     """Return the standard errors of a column of scores as shares; None where a cell is empty.
 
     Raises:
-        CurveError: if one is not a number, negative, or larger than the error of a score can be.
+        CurveError: if one is not a number, is negative, or is too large for the error of a score.
     """
     if column is None:
         return [None] * len(rows)
@@ -110,7 +110,7 @@ def scaled_errors(
 
 
 def _is_signed(table: CurveTable, rows: Sequence[Row], column: str) -> bool:
-    """Whether the numbers of a column have percent signs; all of them have, or none."""
+    """Return whether all numbers of a column have percent signs; refuse a mixture."""
     signs = [row.cells[column].endswith(PERCENT) for row in rows]
     if any(signs) and not all(signs):
         odd = rows[signs.index(not signs[0])]
@@ -159,7 +159,7 @@ def _check_percentages(
             raise CurveError(
                 f"{table.path}: {column} goes from {left:g} in {before.place} to {right:g} in "
                 f"{row.place}",
-                why="with --percent this is too large a step: the column seems to mix shares "
+                why="this step is too large for percentages: the column seems to mix shares "
                 "with percentages",
                 fix="Write all of its numbers in one unit; a percent sign after each "
                 "makes it a percentage",

@@ -2,15 +2,15 @@
 
 Each proxy goes through four steps, all learned on the training rows only:
 
-1. the link of its kind (`scales.py`), and a damping of far values that keeps their order;
+1. the link of its kind (`scales.py`); extreme values are then damped, without a change of order;
 2. the centre c of its group: the mean of the group's rows, shrunk to the mean of all groups by
    k = t^2 / (t^2 + s^2 / n), with variance t^2 between and s^2 within groups;
 3. regression calibration towards the centre, x* = c + r (x - c), r = s_true^2 / (s_true^2 + se^2):
    the expected value of the proxy without its error. For a linear model it removes the attenuation
    of the slopes (Carroll et al. 2006, Measurement Error in Nonlinear Models, ch. 4). A missing
    value has an infinite error: r = 0, x* = c;
-4. two variants: `raw`, (x* - mean) / sd, with the level of the group, and `centred`,
-   (x* - c) / sd within groups, without it.
+4. two variants: `raw`, (x* - mean) / sd, includes the level of the group; `centred`,
+   (x* - c) / sd within groups, does not.
 
 A training group keeps the centre of its training rows, so a prediction does not depend on the other
 rows of a request. The centre of a new group comes from its rows in the request, by step 2; for
@@ -56,8 +56,8 @@ class Views:
     """Features of rows in two variants.
 
     Args:
-        raw: (n, p) with the level of the group.
-        centred: (n, p) without it.
+        raw: (n, p) features with the level of the group.
+        centred: (n, p) features without the level of the group.
         groups: (n,) name of the group of each row.
     """
 
@@ -67,7 +67,7 @@ class Views:
 
     @property
     def both(self) -> FloatArray:
-        """(n, 2 p) raw features, then centred ones."""
+        """The (n, 2 p) raw features, followed by the centred ones."""
         return np.hstack([self.raw, self.centred])
 
 
@@ -76,15 +76,15 @@ class Features(TransformerMixin, BaseEstimator):
 
     Args:
         columns: (name, kind, sign, column of the error) of each proxy, see `plain_columns`; other
-            columns of the frame are ignored. None: every column but `GROUP` is a plain number
-            without an error, as in an array.
+            columns of the frame are ignored. None: every column except `GROUP` is read as a plain
+            number without an error, as in an array.
 
     Attributes:
         names_: (p,) proxies.
         signs_: (p,) `Column.sign` of each.
         kinds_: (p,) kind of each.
-        missing_: number of training rows without a number, by proxy, if there are any. Such rows
-            count as the centre of their group.
+        missing_: number of training rows without a number, for each proxy that has such rows. The
+            missing number counts as the centre of the row's group.
         reliability_: (p,) share of the spread inside groups that is not measurement error.
         group_names_: (G,) groups of the training rows.
     """
@@ -149,7 +149,7 @@ class Features(TransformerMixin, BaseEstimator):
             raise ConfigError(
                 f"the rows have no column {GROUP!r}",
                 why="the predictor was fitted on several groups",
-                fix=f"Name each row's group; known: {', '.join(self.group_names_[:8])}",
+                fix=f"Name each row's group; known groups: {', '.join(self.group_names_[:8])}",
             )
         if self.columns is None:
             values = validate_data(
@@ -181,7 +181,7 @@ class Features(TransformerMixin, BaseEstimator):
         return np.column_stack(on_scale), np.column_stack(se)
 
     def _damped(self, values: FloatArray, errors: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return (n, p) values in robust standard deviations, and errors; unknown ones are 0."""
+        """Return (n, p) values and errors in robust standard deviations; unknown errors are 0."""
         on_scale, se = self._linked(values, errors)
         z, se = damped(on_scale, se, self.middle_, self.spread_)
         return z, np.where(np.isfinite(se), se, 0.0)
@@ -235,7 +235,7 @@ def _read_columns(
         raise ConfigError(
             f"the rows have no column {', '.join(map(repr, missing))}",
             why="the predictor was fitted on it",
-            fix=f"Give it (an empty cell if it was not measured). There: {', '.join(names)}",
+            fix=f"Add it, with empty cells if it was not measured. Columns: {', '.join(names)}",
         )
     if not len(X):
         raise ValueError("Found array with 0 sample(s) while a minimum of 1 is required.")
@@ -249,7 +249,7 @@ def _read_columns(
 
 
 def _group_means(z: FloatArray, group_of: Any, n_groups: int) -> tuple[FloatArray, FloatArray]:
-    """Return (G, p) how many numbers each group has in each column, and their means."""
+    """Return the (G, p) counts of numbers of each group in each column, and their means."""
     is_finite = np.isfinite(z)
     counts, sums = np.zeros((n_groups, z.shape[1])), np.zeros((n_groups, z.shape[1]))
     np.add.at(counts, group_of, is_finite.astype(float))
@@ -262,8 +262,9 @@ def _spreads(
 ) -> tuple[FloatArray, FloatArray]:
     """Return (p,) variance inside groups and between their means, by the method of moments.
 
-    Few groups determine the second poorly, so it is averaged with the first, which has the weight
-    of one group. If no group has two rows, each is half of the total variance.
+    With few groups the variance between groups is poorly known. It is therefore averaged with the
+    variance inside groups, which gets the weight of one group. If no group has two rows, each of
+    both is half of the total variance.
     """
     squares = np.nansum((z - means[group_of]) ** 2, axis=0)
     n_known, n_seen = counts.sum(axis=0), (counts > 0).sum(axis=0)

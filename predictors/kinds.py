@@ -22,12 +22,12 @@ row of `RULES` that finds its words in the name decides:
 | a benchmark: `gsm8k`, `math500`, `aime24`, `amc23`, `minerva`, `humaneval` | accuracy | + |
 | `epochs`, `steps`; `*_share`, `*_frac` | count; share | none |
 
-A measure therefore wins over a benchmark: `aime24_response_tokens` is a count. Of a name
-`<measure>@<benchmark>`, as the registry writes it, the measure alone is read. A name in which no
-words are found is plain, without a sign.
+A measure therefore wins over a benchmark: `aime24_response_tokens` is a count. In the registry's
+names, `<measure>@<benchmark>`, only the measure is read. A name that matches no rule is plain,
+without a sign.
 
-Accuracies and shares are percentages if a value is above 1. If the values contradict the kind, as a
-negative loss does, the column is plain.
+Accuracies and shares are percentages if a value is above 1. If the values contradict the kind (a
+negative loss, for example), the column is plain.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 from rlready.registry.errors import ConfigError
 
 Basis = Literal["name", "stated", "unknown", "contradicted"]
-"""What a kind rests on: words of the name, the user, no known word, or values against the name."""
+"""Why a column has its kind: a known word, the user's choice, no known word, or its values."""
 
 
 class Kind(StrEnum):
@@ -80,7 +80,7 @@ BENCHMARKS = (
 """Names of benchmarks, as words."""
 
 RULES: tuple[tuple[str, Kind, int], ...] = (
-    # Errors and spreads of another column. A share of groups without spread is a share.
+    # Errors and spreads of another column. The share of groups without spread is still a share.
     (rf"\b{_SHARE_WORD} reward zero std\b", _SHARE, 0),
     (r"\b(se|sem|stderr|std err|standard error|std|stdev|sd|ci|ci95|var)\b", Kind.PLAIN, 0),
     # How SFT was done.
@@ -107,7 +107,7 @@ RULES: tuple[tuple[str, Kind, int], ...] = (
         0,
     ),
     (rf"\b(in)?valid( answers?)?( {_SHARE_WORD})?$", _SHARE, 0),
-    # Lengths and numbers of things. The accuracy of tokens is not a length.
+    # Lengths and counts. Token accuracy is a share, so its rule comes before that of token counts.
     (r"\btoken (acc|accuracy)\b", _SHARE, 1),
     (r"\b(tokens?|toks|lengths?|len|chars?|characters|words?|bytes)\b", Kind.COUNT, 0),
     (r"^(pre |post )?(n|num|number|count)\b|\bcounts?$|(?<!at )\bn$", Kind.COUNT, 0),
@@ -138,10 +138,10 @@ RULES: tuple[tuple[str, Kind, int], ...] = (
     (rf"\b({'|'.join(BENCHMARKS)})\b|^(pre )?core$", _SHARE, 1),
     (r"\b(epochs?|steps?)\b", Kind.COUNT, 0),
     (rf"\b{_SHARE_WORD}$", _SHARE, 0),
-    # Nothing but "before RL", or a mean of benchmarks.
+    # Names that only say "before RL" or "mean of benchmarks".
     (r"^(pre|before)( rl)?$|^((pre|before) (rl )?)?(avg|average|mean|macro)$", _SHARE, 1),
 )
-"""Words in a name, the kind of its numbers and their sign; the first that is found decides."""
+"""Words in a name, with the kind and the sign of its numbers. The first match decides."""
 
 _CONTEXT = re.compile(r"^((pre|sft|base|eval|val|valid|validation|test|rl|before|after)( |$))+")
 _SEPARATORS = re.compile(r"[^a-z0-9^]+|\^")
@@ -159,7 +159,7 @@ def words_of(name: str) -> str:
 
 
 def kind_of(name: str, values: NDArray[np.float64]) -> tuple[Kind, int, Basis]:
-    """Return the kind of a column, its sign, and what they rest on.
+    """Return the kind of a column, its sign, and the basis of both.
 
     Args:
         name: of the column.
@@ -184,7 +184,7 @@ def kind_of(name: str, values: NDArray[np.float64]) -> tuple[Kind, int, Basis]:
 
 
 def k_of_pass(name: str) -> int | None:
-    """Return the k of a column of pass@k, 1 for the mean of samples; None for other columns.
+    """Return the k of a column of pass@k; 1 for a mean over samples, None for other columns.
 
     `avg@16` and `mean@16` estimate pass@1 from 16 samples.
 
@@ -197,8 +197,8 @@ def k_of_pass(name: str) -> int | None:
         return None
     if re.search(r"\b(avg|mean)( at ?|)\d+\b", words):
         return 1
-    found = re.search(r"\bpass( at)? ?(\d+)\b", words)
-    return int(found[2]) if found else None
+    match = re.search(r"\bpass( at)? ?(\d+)\b", words)
+    return int(match[2]) if match else None
 
 
 STATED = {
@@ -208,13 +208,13 @@ STATED = {
     "count": (Kind.COUNT, 0, "0 or more"),
     "plain": (Kind.PLAIN, 0, "of any size"),
 }
-"""Kinds that a user may name, each with its sign if none is given, and the numbers that it has."""
+"""Kinds that a user may name, each with its default sign and its range in words."""
 
 _SIGNS = {"+": 1, "-": -1, "0": 0}
 
 
 def stated_kinds(texts: Sequence[str], columns: Collection[str]) -> dict[str, tuple[Kind, int]]:
-    """Return kind and sign of each column that a user names, from texts `COL=KIND[:SIGN]`.
+    """Read texts `COL=KIND[:SIGN]`; return kind and sign of each column.
 
     Args:
         texts: KIND is a key of `STATED`; SIGN is + (larger is better), - or 0 (unknown).
@@ -256,16 +256,16 @@ def stated_kinds(texts: Sequence[str], columns: Collection[str]) -> dict[str, tu
 
 
 def kind_word(kind: Kind, sign: int) -> str:
-    """Return what users call a kind: a word of `STATED`, or `share` for one without a sign."""
+    """Return the user's word for a kind: a key of `STATED`, or `share` for one without a sign."""
     if kind is Kind.PROBABILITY:
         return "accuracy" if sign > 0 else "share"
     return kind.value
 
 
 def _measure(name: str) -> str:
-    """Return the words to read: of `<measure>@<benchmark>` those of the measure."""
+    """Return the words to read; for `<measure>@<benchmark>` only the words of the measure."""
     head, at, benchmark = name.partition("@")
-    # In `avg@16` and `pass@k` the part behind is a number of samples.
+    # In `avg@16` and `pass@k` a number of samples follows the `@`, not a benchmark.
     if not at or re.match(rf"\s*{_K}(\W|_|$)", benchmark.lower()):
         return words_of(name)
     words = words_of(head)
@@ -278,12 +278,11 @@ def _rule(name: str) -> tuple[Kind, int] | None:
     words = _measure(name)
     bare = _CONTEXT.sub("", words)
     for pattern, kind, sign in RULES:
-        found = re.search(pattern, words) or (bare and re.search(pattern, bare))
-        if found:
+        if re.search(pattern, words) or (bare and re.search(pattern, bare)):
             return kind, sign
     return None
 
 
 def _range(values: NDArray[np.float64]) -> tuple[float, float]:
-    known = values[np.isfinite(values)]
-    return (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
+    finite = values[np.isfinite(values)]
+    return (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)

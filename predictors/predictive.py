@@ -14,28 +14,29 @@ from rlready.predictors.training_table import FloatArray, TextArray
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictive:
-    """Joint t distribution of the outcomes of n checkpoints; a part is shared within groups.
+    """Joint t distribution of the outcomes of n checkpoints, with a part shared within groups.
 
     outcome_i = mean_i + group_sd_i * u_(group of i) + row_sd_i * e_i
 
-    with standard normal u (one per group) and e (one per checkpoint), both divided by the root of
-    one chi2_df / df per draw. Comparisons within a group do not depend on `group_sd`.
+    with standard normal u (one per group) and e (one per checkpoint). Each draw divides both by the
+    square root of the same chi2_df / df. Comparisons within a group do not depend on `group_sd`.
 
     Args:
         mean: (n,) predicted outcome, higher is better.
         row_sd: (n,) scale of the uncertainty of each checkpoint alone. It includes the noise of
             an RL run only if the target is the score of a single run.
-        group_sd: (n,) scale of the uncertainty of its group's level; near 0 with many
-            outcomes there.
-        groups: (n,) group of each.
-        df: degrees of freedom of the variances; infinity: normal.
-        bound: ceiling of the mean, if it has one. Errors of what is predicted then go through the
-            sigmoid, so that no draw of a mean passes the ceiling; `row_sd` and `group_sd` are
-            their scales where the curve has the predicted mean.
-        additive_sd: (n,) part of `row_sd` that is added to the outcome; with `bound` only.
+        group_sd: (n,) scale of the uncertainty of the level of the checkpoint's group. It is near
+            0 if the group has many outcomes.
+        groups: (n,) group of each checkpoint.
+        df: degrees of freedom of the variances; infinity gives a normal distribution.
+        bound: ceiling of the mean, if it has one. Prediction errors then go through the sigmoid,
+            so that no draw of a mean passes the ceiling; `row_sd` and `group_sd` are the scales
+            of the errors at the predicted mean.
+        additive_sd: (n,) part of `row_sd` that is added to the outcome itself; only with `bound`.
 
     Example:
-        >>> predictive.draw(1000, np.random.default_rng(0)).mean(axis=0)  # about predictive.mean
+        >>> predictive.draw(1000, np.random.default_rng(0)).shape
+        (1000, 2)
     """
 
     mean: FloatArray
@@ -47,7 +48,7 @@ class Predictive:
     additive_sd: FloatArray | None = None
 
     def draw(self, n_draws: int, rng: np.random.Generator) -> FloatArray:
-        """Draw outcomes jointly, (n_draws, n)."""
+        """Draw the outcomes jointly; return (n_draws, n) numbers."""
         names, group_of = np.unique(self.groups, return_inverse=True)
         shared = rng.standard_normal((n_draws, len(names)))[:, group_of]
         alone = rng.standard_normal((n_draws, len(self.mean)))
@@ -75,11 +76,11 @@ class Predictive:
         )
 
     def interval(self, level: float) -> tuple[FloatArray, FloatArray]:
-        """Return the ends of normal intervals that contain a share `level` of the rows' errors."""
+        """Return both ends of normal intervals around the means, without the error of the group."""
         z = NormalDist().inv_cdf(0.5 + level / 2)
         return self.mean - z * self.row_sd, self.mean + z * self.row_sd
 
     @property
     def sd(self) -> FloatArray:
-        """(n,) scale of each outcome."""
+        """The (n,) scales of the outcomes, with the errors of row and group."""
         return np.hypot(self.row_sd, self.group_sd)

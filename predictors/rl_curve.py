@@ -1,4 +1,4 @@
-r"""Curves: the evaluations of one RL run, and the statistics that an outcome may be.
+r"""Curves: the evaluations of one RL run, and the statistics that can serve as an outcome.
 
 A curve is read from a CSV file with one row per evaluation and a rising budget:
 
@@ -9,9 +9,9 @@ A curve is read from a CSV file with one row per evaluation and a rising budget:
 
 The budget is in a column named after its unit (steps, gpu_hours, exaflop, samples), in `budget`, or
 in a column with a logger's name for steps. Each benchmark has a column (`curve_columns` lists the
-accepted names), or the only one is `value`. Standard errors are in `<benchmark>_se`, or in `se`. An
-empty cell means: not evaluated. `curve_file` lists the formats. Scores are shares between 0 and 1
-(`curve_scale`).
+accepted names); the column of a single benchmark may be named `value`. Standard errors are in
+`<benchmark>_se`, or in `se`. An empty cell means that nothing was evaluated. `curve_file` lists the
+formats. Scores are shares between 0 and 1 (`curve_scale`).
 
 For budgets x_1 < ... < x_m with values y_i, and the points with 0 < x_i <= B:
 
@@ -25,8 +25,8 @@ an error. A point at budget 0 is the checkpoint before RL; only `value_at_budget
 the best of many noisy numbers and therefore biased upwards; `smoothed_peak_5` is less biased, the
 other two are unbiased.
 
-The evaluations of a run share their problems, so their errors do not average out: the standard
-error of a mean is the mean of the standard errors, an upper bound.
+The evaluations of a run use the same problems, so their errors do not average out. The standard
+error of a mean is therefore the mean of the standard errors, which is an upper bound.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class CurveValue:
     """A statistic of a curve.
 
     Args:
-        value: of the statistic.
-        se: standard error over problems; None if a point has none.
+        value: the statistic.
+        se: standard error over problems; None if a point has no standard error.
         n_evaluations: number of points used.
     """
 
@@ -81,8 +81,8 @@ class Curve:
     """The evaluations of one RL run on one benchmark.
 
     Args:
-        benchmark: its name, for messages.
-        points: at least one, by rising budget.
+        benchmark: name of the benchmark, for messages.
+        points: at least one evaluation, in the order of the budgets.
 
     Raises:
         CurveError: if there is no point, a budget does not rise, or a number is not finite.
@@ -145,12 +145,12 @@ def read_curves(path: Path, unit: BudgetUnit, benchmark: str | None = None) -> d
 
     Args:
         path: the file; its scores are shares from 0 to 1.
-        unit: of the budget.
-        benchmark: the only one to read, from its column or from `value`; None reads every column
-            of values.
+        unit: unit of the budget.
+        benchmark: the only benchmark to read, from its column or from `value`; None reads every
+            column of values.
 
     Raises:
-        CurveError: if it is not such a file; the message names line and column.
+        CurveError: if the file has another form; the message names the line and the column.
     """
     table = read_table(path)
     return curves(table, choose(table, unit, benchmark, None, {}))
@@ -160,8 +160,8 @@ def curves(table: CurveTable, columns: Columns, *, percent: bool = False) -> dic
     """Return the curves in the columns of a table, by benchmark.
 
     Args:
-        table: of evaluations.
-        columns: to read.
+        table: the evaluations.
+        columns: the columns to read.
         percent: whether scores without a percent sign are percentages.
 
     Raises:
@@ -205,7 +205,7 @@ def _at(points: Sequence[CurvePoint], budget: float) -> CurveValue:
 
 
 def _between(left: float, right: float, share: float) -> float:
-    # Rounding must not leave the range of the neighbours.
+    # Clip, because rounding could leave the range of the two neighbours.
     return min(max(left * (1.0 - share) + right * share, min(left, right)), max(left, right))
 
 

@@ -1,4 +1,4 @@
-"""Transform numbers of each kind, and their errors, to a scale of about equal effects.
+"""Transform numbers of each kind, and their errors, to a scale on which effects are about equal.
 
 | kind | link | why |
 | --- | --- | --- |
@@ -7,10 +7,10 @@
 | COUNT | log1p | doubling counts, whatever the size |
 | PLAIN | none | its scale is unknown |
 
-Every link grows strictly, so the ranking by one column does not change. Errors follow by the delta
-method (error times the slope of the link). For a share the slope is taken at the column's typical
-share: at its own share, the logit of 63 right of 64 has so large an error that calibration would
-put it below 50 of 64.
+Every link grows strictly, so the ranking by one column does not change. Errors are transformed by
+the delta method (error times the slope of the link). For a share the slope is taken at the column's
+typical share. At its own share, the logit of 63 right of 64 would have so large an error that
+calibration would put it below 50 of 64.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from rlready.predictors.training_table import FloatArray, Kind
 from rlready.registry.errors import ConfigError
 
 UNKNOWN_TRIALS = 100.0
-"""Trials of a share whose error is unknown; they keep a logit of 0 or 1 finite."""
+"""Assumed trials of a share with unknown error; they keep the logits of 0 and 1 finite."""
 
 _FEWEST_TRIALS, _MOST_TRIALS = 8.0, 10_000.0
 
 FAR = 3.0
-"""Robust standard deviations from the middle beyond which distances grow by their logarithm."""
+"""Distance from the middle, in robust standard deviations, from which values are damped."""
 
 LARGEST_SPREAD = 0.25
 """Variance of one trial at a share of one half."""
@@ -38,9 +38,9 @@ _MAD_TO_SD, _IQR_TO_SD = 1.4826, 1.349
 
 
 def n_trials(values: FloatArray, error: FloatArray, kind: Kind) -> float:
-    """Return the Bernoulli trials that the errors of a column of shares imply (median over rows).
+    """Return the number of Bernoulli trials that the errors of a column of shares imply.
 
-    It is one number per column: with one per row, the link would not keep the order.
+    It is the median over the rows: with one number per row, the link would not keep the order.
     """
     if kind not in (Kind.PROBABILITY, Kind.PERCENT):
         return UNKNOWN_TRIALS
@@ -68,10 +68,10 @@ def linked(
     name: str,
     spread: float = LARGEST_SPREAD,
 ) -> tuple[FloatArray, FloatArray]:
-    """Return (n,) values on the scale of their kind, and their standard errors there.
+    """Return the (n,) values on the scale of their kind, and their standard errors on it.
 
-    The binomial formula gives a share of exactly 0 or 1 the error 0; it gets that of the column's
-    trials instead.
+    The binomial formula gives a share of exactly 0 or 1 the error 0. Such a share gets the error
+    that follows from the column's trials instead.
 
     Args:
         values: (n,) numbers of the column; NaN where it was not measured.
@@ -124,25 +124,25 @@ def _check_range(values: FloatArray, kind: Kind, name: str) -> None:
 
 def middle_and_spread(values: FloatArray) -> tuple[float, float]:
     """Return the median and a robust standard deviation of the finite values (1 if equal)."""
-    known = values[np.isfinite(values)]
-    middle = float(np.median(known))
-    mad = _MAD_TO_SD * float(np.median(np.abs(known - middle)))
-    quarter, three_quarters = np.percentile(known, [25, 75])
+    finite = values[np.isfinite(values)]
+    middle = float(np.median(finite))
+    mad = _MAD_TO_SD * float(np.median(np.abs(finite - middle)))
+    quarter, three_quarters = np.percentile(finite, [25, 75])
     spread = max(mad, float(three_quarters - quarter) / _IQR_TO_SD)
-    # Values that differ by rounding alone count as equal.
+    # Values that differ only by rounding count as equal.
     tiny = 1e-9 * (1.0 + abs(middle))
-    spread = spread if spread > tiny else float(np.std(known))
+    spread = spread if spread > tiny else float(np.std(finite))
     return middle, spread if spread > tiny else 1.0
 
 
 def damped(
     values: FloatArray, error: FloatArray, middle: FloatArray, spread: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Return values and errors in robust standard deviations; far ones move in, in order.
+    """Return values and errors in robust standard deviations, with extreme values damped.
 
-    Beyond `FAR` distances grow by their logarithm: an overfitted checkpoint (RETU's loss of 0.87,
-    eight deviations out) keeps its rank and loses its leverage. A hard clip would tie it with the
-    next one.
+    Beyond `FAR`, distances grow only by their logarithm. An overfitted checkpoint (RETU's loss of
+    0.87, eight deviations out) keeps its rank and loses its leverage. A hard clip would give it
+    the rank of the next one.
     """
     z = (values - middle) / spread
     beyond = np.maximum(np.abs(z) - FAR, 0.0)

@@ -1,8 +1,8 @@
 """Read the cells of people's tables as numbers: missing ones, percent signs, mixed units.
 
-Nothing is guessed silently. A cell is a number, a number with a percent sign, or one of the words
-in `MISSING`; anything else is refused with its row and column. A column has percent signs in all
-of its cells or in none.
+A cell is a number, a number with a percent sign, or one of the words in `MISSING`. Anything else is
+refused, and the message names the row and the column. A column has percent signs in all of its
+cells or in none.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Cells:
     Args:
         values: (n,) numbers; NaN where missing. `61%` is 61.
         is_percent: whether they have percent signs.
-        words: how often each word for a missing number occurs, as it is written.
+        words: count of each word for a missing number, as the user spells it.
     """
 
     values: NDArray[np.float64]
@@ -52,7 +52,7 @@ class Cells:
     words: Counter[str] = field(default_factory=Counter)
 
     def note(self, name: str) -> str:
-        """Return how cells of a column were read, in words; empty if all are numbers or empty."""
+        """Describe how the cells of a column were read; empty if all are numbers or empty."""
         n = int(np.isfinite(self.values).sum())
         parts = [f"{count} {word!r} read as missing" for word, count in self.words.items()]
         if self.is_percent:
@@ -65,12 +65,12 @@ def read_cells(column: pd.Series, name: str, rows: Sequence[str]) -> Cells:
 
     Args:
         column: numbers or texts.
-        name: of the column, for messages.
+        name: name of the column, for messages.
         rows: (n,) names of the rows, for messages.
 
     Raises:
-        ConfigError: if a cell is neither a number nor a word for a missing one, is infinite, or if
-            some numbers have a percent sign and others have none.
+        ConfigError: if a cell is neither a number nor a word for a missing number, if it is
+            infinite, or if only some of the numbers have a percent sign.
 
     Example:
         >>> read_cells(pd.Series(["61%", "n/a"]), "post", ["a", "b"]).values
@@ -111,9 +111,9 @@ def read_cells(column: pd.Series, name: str, rows: Sequence[str]) -> Cells:
 
 
 def is_numeric(column: pd.Series) -> bool:
-    """Return whether a column is meant to hold numbers: half of its cells or more are some.
+    """Return whether a column is meant to hold numbers: at least half of its cells do.
 
-    A text among them is then an error (`read_cells`), not a reason to pass over the column.
+    A text in such a column is an error (`read_cells`), not a reason to skip the column.
     """
     import pandas as pd
 
@@ -128,14 +128,14 @@ def is_numeric(column: pd.Series) -> bool:
 
 
 def mixed_units(values: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
-    """Return the rows that seem to be shares and those that seem to be percentages; None if alike.
+    """Return the rows that look like shares and those that look like percentages; None if alike.
 
-    Scores from 0 to 100 are mixed if some are at most 1, others above, and the typical ones of
-    both sorts differ by a factor of more than 30. A column of percentages may really
-    hold a few below 1: a user can state its kind.
+    Scores from 0 to 100 count as mixed if some are at most 1, others are above 1, and the medians
+    of both parts differ by a factor of more than 30. If a column of percentages really holds
+    numbers below 1, the user can state its kind.
     """
-    known = values[np.isfinite(values)]
-    if not len(known) or known.min() < 0 or known.max() > 100:
+    finite = values[np.isfinite(values)]
+    if not len(finite) or finite.min() < 0 or finite.max() > 100:
         return None
     shares = np.flatnonzero((values > 0) & (values <= 1))
     percent = np.flatnonzero(values > 1)
@@ -147,14 +147,14 @@ def mixed_units(values: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[
 
 
 def named_rows(
-    found: NDArray[np.intp], rows: Sequence[str], values: NDArray[np.float64] | None = None
+    positions: NDArray[np.intp], rows: Sequence[str], values: NDArray[np.float64] | None = None
 ) -> str:
-    """Return the names of some rows in words, the first few of many, with their numbers."""
+    """Return the names of the first few of some rows as text, with their numbers if given."""
     names = [
         rows[i] if values is None else f"{values[i]:g} in {_place(i, rows)}"
-        for i in found[:_ROWS_NAMED]
+        for i in positions[:_ROWS_NAMED]
     ]
-    more = len(found) - len(names)
+    more = len(positions) - len(names)
     return ", ".join(names) + (f" and {more} more" if more else "")
 
 

@@ -25,13 +25,13 @@ FloatArray = NDArray[np.float64]
 TextArray = NDArray[np.str_]
 
 GROUP = "group"
-"""Column of `X` with the group of a checkpoint; no proxy may have this name."""
+"""Column of `X` with the group of a checkpoint. A proxy cannot have this name."""
 
 ONE_GROUP = "all"
 """Name of the group if the user names no columns of groups."""
 
 COMPARABLE, UNKNOWN = "comparable", "unknown"
-"""Whether the level of a proxy means the same in all groups."""
+"""Values of `TrainingTable.levels`: whether a value of a proxy means the same in all groups."""
 
 _LIMITS = {
     Kind.LOSS: (0.0, np.inf),
@@ -45,15 +45,14 @@ _ROWS_NAMED = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A proxy, described for a predictor.
+    """The description of a proxy for a predictor.
 
     Args:
         name: column of `X`.
-        kind: its unit.
-        sign: +1 if a larger value can only promise a better outcome, -1 if a smaller one, 0 if
-            neither is known.
+        kind: kind of its numbers, which decides their transform.
+        sign: +1 if larger values go with better outcomes, -1 if smaller values do, 0 if unknown.
         error: column of `X` with its standard error, in the same unit; None if unknown.
-        basis: what kind and sign rest on.
+        basis: source of kind and sign.
     """
 
     name: str
@@ -68,16 +67,16 @@ class TrainingTable:
     """Checkpoints with their proxies and outcomes.
 
     Args:
-        X: one row per checkpoint, indexed by its id or name: proxies, their errors, and `GROUP`;
-            NaN where a number is missing.
+        X: one row per checkpoint, indexed by its id or name. The columns are the proxies, their
+            standard errors, and `GROUP`; NaN where a number is missing.
         columns: the proxies among the columns of `X`.
-        y: outcome of each row, higher is better, NaN if RL was not run.
-        y_error: its standard error, NaN if unknown.
+        y: (n,) outcomes, higher is better; NaN if RL was not run.
+        y_error: (n,) standard errors of the outcomes; NaN if unknown.
         target: name of the outcome, for people.
         lower_is_better: whether the user's target is `-y`.
-        notes: for the user: which columns were left out, and why.
+        notes: notes for the user, for example which columns were left out, and why.
         levels: `COMPARABLE` if all groups measured all proxies in the same way, so that a value
-            means the same in each; else `UNKNOWN`.
+            means the same in each group; otherwise `UNKNOWN`.
 
     Example:
         >>> table = training_table(frame, target="post_rl", features=["pass_at_1"])
@@ -120,7 +119,7 @@ class TrainingTable:
 
 
 def groups_of(X: pd.DataFrame) -> TextArray:
-    """Return (n,) the group of each row."""
+    """Return the (n,) groups of the rows."""
     return np.asarray(X[GROUP].astype(str), dtype=np.str_)
 
 
@@ -141,20 +140,21 @@ def training_table(
 
     Args:
         frame: one row per checkpoint.
-        target: column of the outcome; empty where RL was not run.
+        target: column of the outcome; its cells are empty where RL was not run.
         features: columns of the proxies.
-        errors: column of the standard error of each proxy.
+        errors: column of the standard error, by proxy.
         target_error: column of the outcome's standard error.
         groups: columns whose combinations are the groups.
         lower_is_better: whether the target is a loss.
         names: column that names the checkpoints; default: the frame's index.
-        needs_outcome: whether a table without any outcome is refused.
-        kinds: `COL=KIND[:SIGN]` for columns whose names do not say it, see `stated_kinds`.
+        needs_outcome: whether to refuse a table without any outcome.
+        kinds: `COL=KIND[:SIGN]` for columns whose names do not tell their kind, see
+            `stated_kinds`.
 
     Raises:
         ConfigError: if a column is unknown, is not numeric, holds an infinite number, is
-            named twice, or is both proxy and target; if a stated kind is wrong, outcomes mix
-            shares and percentages, or no row has an outcome.
+            named twice, or is both proxy and target; if a stated kind is wrong, if outcomes mix
+            shares and percentages, or if no row has an outcome.
 
     Example:
         >>> frame = pd.DataFrame({"pass_at_1": [0.3, 0.4], "post_rl": [0.5, 0.6]})
@@ -169,11 +169,11 @@ def training_table(
     index = pd.Index(frame[names]) if names else frame.index
     rows = [str(row) for row in index]
     all_errors = {**errors, target: target_error} if target_error else errors
-    wanted = dict.fromkeys([*features, target, *all_errors.values()])
-    cells = {name: read_cells(frame[name], name, rows) for name in wanted}
+    number_columns = dict.fromkeys([*features, target, *all_errors.values()])
+    cells = {name: read_cells(frame[name], name, rows) for name in number_columns}
     for name, error in all_errors.items():
         _check_error(error, cells[error], name, cells[name])
-    notes = [note for name in wanted if (note := cells[name].note(name))]
+    notes = [note for name in number_columns if (note := cells[name].note(name))]
     X = pd.DataFrame({name: cells[name].values for name in [*features, *errors.values()]}, index)
     X[GROUP] = _labels(frame, groups).to_numpy()
     y = cells[target].values
@@ -205,7 +205,7 @@ def _columns(
     stated: Mapping[str, tuple[Kind, int]],
     notes: list[str],
 ) -> list[Column]:
-    """Return the features that have a number, described; note the others."""
+    """Describe the features that have a number; add a note for each of the others."""
     columns = []
     for name in features:
         if not np.isfinite(cells[name].values).any():
@@ -236,10 +236,10 @@ def describe_column(
     """Describe a column by the words in its name and the range of its values (`kinds.RULES`).
 
     Args:
-        name: of the column.
+        name: name of the column.
         values: (n,) its numbers; NaN where missing.
         error: column with their standard errors.
-        stated: kind and sign that the user gives; the name is then ignored.
+        stated: kind and sign from the user; the name is then ignored.
         is_percent: whether the numbers are known to be percentages.
 
     Raises:
@@ -271,7 +271,7 @@ def lacking(table: TrainingTable, names: Sequence[str] | None = None) -> tuple[s
 
     Args:
         table: the rows.
-        names: (n,) names for people; default: the ids, or the place of the row if it has none.
+        names: (n,) names for people; default: the ids, or row numbers if there are no ids.
     """
     import pandas as pd
 
@@ -299,9 +299,9 @@ def _check_names(
     groups: Sequence[str],
     names: str | None,
 ) -> None:
-    wanted = [target, *features, *errors.values(), *groups]
-    wanted += [name for name in (target_error, names) if name]
-    unknown = sorted(set(wanted) - set(map(str, frame.columns)))
+    columns = [target, *features, *errors.values(), *groups]
+    columns += [name for name in (target_error, names) if name]
+    unknown = sorted(set(columns) - set(map(str, frame.columns)))
     if unknown:
         raise ConfigError(
             f"the table has no column {', '.join(map(repr, unknown))}",
@@ -331,31 +331,31 @@ def _check_stated(name: str, values: FloatArray, kind: Kind) -> None:
     wrong = values[(values < low) | (values > high) | ((kind is Kind.LOSS) & (values == 0.0))]
     if not len(wrong):
         return
-    word, numbers = next((w, text) for w, (known, _, text) in STATED.items() if known is kind)
+    word, numbers = next((w, text) for w, (of_word, _, text) in STATED.items() if of_word is kind)
     is_percentage = kind is Kind.PROBABILITY and _is_within(values, 0.0, 100.0)
     raise ConfigError(
         f"--kind {name}={word}: the column holds {wrong[0]:g}",
         why=f"the numbers of this kind are {numbers}",
-        fix=f"Write --kind {name}=percent" if is_percentage else "Take another kind, or plain",
+        fix=f"Write --kind {name}=percent" if is_percentage else "Choose another kind, or plain",
     )
 
 
 def _is_within(values: FloatArray, low: float, high: float) -> bool:
-    known = values[np.isfinite(values)]
-    return bool(((known >= low) & (known <= high)).all())
+    finite = values[np.isfinite(values)]
+    return bool(((finite >= low) & (finite <= high)).all())
 
 
 def _check_units(
     target: str, values: FloatArray, rows: Sequence[str], stated: tuple[Kind, int] | None
 ) -> None:
-    """Refuse outcomes of which some seem to be shares and others percentages."""
+    """Refuse outcomes that seem to mix shares and percentages."""
     if stated is not None:
         _check_stated(target, values, stated[0])
         return
     mixed = mixed_units(values)
     if mixed is None:
         return
-    shares, percent = (named_rows(found, rows, values) for found in mixed)
+    shares, percent = (named_rows(positions, rows, values) for positions in mixed)
     raise ConfigError(
         f"the outcomes in {target!r} seem to mix shares and percentages",
         why=f"shares: {shares}; percentages: {percent}",

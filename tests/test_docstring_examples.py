@@ -16,9 +16,10 @@ from sklearn.linear_model import Ridge
 from store_child import GSM8K, a_checkpoint, a_proxy, an_evaluation, an_outcome
 from tag_examples import a_tag
 
-from rlready import evaluators, registry, testbed
+from rlready import evaluators, predictors, registry, testbed
 from rlready.evaluators import load_heldout, load_model, load_tokenizer, open_weights, pass_at_k
 from rlready.evaluators.heldout.tokens import tokenize_set
+from rlready.predictors.decisions.ranking import Candidates
 from rlready.predictors.rl_curve import read_curves
 from rlready.registry import Evaluation, FittedPredictor, MemoryStore, MlflowStore, put_predictor
 from rlready.registry.digest import fingerprint
@@ -36,10 +37,16 @@ EVALUATORS = (
     *("ExampleLoss", "HeldoutExample", "HeldoutSet", "heldout_proxies", "load_heldout"),
     *("load_model", "load_tokenizer", "open_weights", "token_losses"),
 )
+PREDICTORS = (
+    *("CalibratedPredictor", "Curve", "CurvePoint", "Predictive", "PreflightRule", "Ranking"),
+    *("TrainingTable", "ValidationReport", "make_model", "model_names", "plan", "preflight"),
+    *("rank", "training_table", "validate"),
+)
 PUBLIC = [
     *((registry, name) for name in registry.__all__),
     *((testbed, name) for name in testbed.__all__),
     *((evaluators, name) for name in EVALUATORS),
+    *((predictors, name) for name in PREDICTORS),
 ]
 
 
@@ -55,6 +62,33 @@ def a_filled_store(store: Any) -> Any:
         store.put_evaluation(Evaluation(checkpoint=checkpoint, proxies=proxies))
     store.put_outcome(an_outcome(1, value=0.61))
     return store
+
+
+def of_predictors() -> dict[str, Any]:
+    """Values that the examples of the predictors use."""
+    ids, mean = ("step-500", "step-1000"), np.array([0.6, 0.4])
+    predictive = predictors.Predictive(
+        mean=mean,
+        row_sd=np.full(2, 0.05),
+        group_sd=np.zeros(2),
+        groups=np.array(["a", "a"]),
+    )
+    candidates = Candidates(
+        ids=ids,
+        predictive=predictive,
+        low=mean - 0.1,
+        high=mean + 0.1,
+        interval="90%",
+        domain=("in", "in"),
+    )
+    score = np.linspace(0.2, 0.45, 6)
+    frame = pd.DataFrame({"pass_at_1": score, "post_rl": score + 0.2})
+    table = predictors.training_table(frame, target="post_rl", features=["pass_at_1"])
+    return {
+        **{key: getattr(predictors, key) for key in PREDICTORS},
+        **{"predictive": predictive, "ids": ids, "candidates": candidates},
+        **{"frame": frame, "table": table, "np": np, "pd": pd},
+    }
 
 
 def namespace(name: str, folder: Path, uri: str) -> dict[str, Any]:
@@ -79,6 +113,8 @@ def namespace(name: str, folder: Path, uri: str) -> dict[str, Any]:
         "tag": a_tag(),
         "outcome": dataclasses.replace(an_outcome(1), value=0.7, seed=9),
     }
+    if name in PREDICTORS:
+        values |= of_predictors()
     if name in OF_WEIGHTS:
         path = untrained_checkpoint(folder / "runs" / "sft" / "checkpoint-500")
         path.rename(path.with_name("step-500")) if name == "Checkpoint" else None

@@ -15,10 +15,10 @@ Args:
             common: The registry and the form of the output.
         '''
 
-The name, type and default of a parameter give those of its flag, and its entry under `Args:` gives
-the help. A parameter that Python takes by position is an argument of the command line. A parameter
-whose type is a dataclass stands for the fields of that class. MLproject is generated from the
-commands that are made in this way (`cli/mlproject.py`).
+A flag has the name, type and default of its parameter, and the entry under `Args:` is its help. A
+positional parameter is an argument of the command line. A parameter whose type is a dataclass gives
+one flag for each field of that class. MLproject is generated from these commands
+(`cli/mlproject.py`).
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ if TYPE_CHECKING:
     from rlready.registry.mlflow_store.store import MlflowStore
 
 KIND = "COL=KIND[:+|-|0]"
-"""Stands for the value of `--kind` in the help."""
+"""Placeholder for the value of `--kind` in the help."""
 
 _ENTRY = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 
 
 def split_at_commas(texts: Sequence[str]) -> Iterator[str]:
-    """Yield the values of a repeatable flag: a text may hold several, as in MLproject."""
+    """Yield the values of a repeatable flag; a text may hold several values, as in MLproject."""
     return (part for text in texts for part in text.split(","))
 
 
@@ -86,13 +86,13 @@ def _is_path(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Flag:
-    """What the type of a parameter does not say about its flag.
+    """The properties of a flag that the type of its parameter does not give.
 
     Args:
         name: the flag, if it is not the name of the parameter.
-        metavar: stands for the value in the help.
-        split: divides the texts of a repeatable flag into its values.
-        none: default text that stands for None, as the empty text always does.
+        metavar: placeholder for the value in the help.
+        split: function that splits the texts of a repeatable flag into its values.
+        none: default text that means None; an empty text always means None.
     """
 
     name: str | None = None
@@ -110,7 +110,7 @@ class OrNone(click.ParamType[Any]):
 
     Args:
         kind: type of the value.
-        none: another text that stands for None.
+        none: another text that means None.
     """
 
     def __init__(self, kind: click.ParamType[Any] | type, none: str = "") -> None:
@@ -119,11 +119,11 @@ class OrNone(click.ParamType[Any]):
         self.name = self.kind.name
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
-        """See `click.ParamType.get_metavar`."""
+        """Do the same as `click.ParamType.get_metavar`."""
         return self.kind.get_metavar(param, ctx)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """See `click.ParamType.convert`."""
+        """Do the same as `click.ParamType.convert`, but accept the texts that mean None."""
         return None if value in ("", self.none) else self.kind.convert(value, param, ctx)
 
 
@@ -144,7 +144,7 @@ class CommonFlags:
 
     def open_store(self) -> MlflowStore:
         """Return the registry that the flags name."""
-        # MLflow's import takes seconds.
+        # Imported here, because the import of MLflow takes seconds.
         from rlready.registry.mlflow_store.store import MlflowStore
 
         return MlflowStore(self.tracking_uri, self.experiment)
@@ -186,7 +186,7 @@ def command(function: Callable[..., None]) -> click.Command:
             params |= {k: p for k, p in _params(target).items() if k not in {*declared, *params}}
 
     def call(**values: Any) -> None:
-        # A repeatable flag that is left out has the default of its parameter.
+        # If a repeatable flag is left out, it keeps the default of its parameter.
         values = {name: value for name, value in values.items() if value != ()}
         arguments = {name: value for name, value in values.items() if name in declared}
         for name in declared:

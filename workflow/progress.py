@@ -1,4 +1,4 @@
-"""Progress bars on stderr, and the times of the stages for the record."""
+"""Show progress bars on stderr, and record the times of the stages."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Stage:
-    """Times and amounts of one stage, over all benchmarks.
+    """The times and amounts of one stage, over all benchmarks.
 
     Args:
         seconds: wall time in which the evaluation waited for the stage.
-        beside_s: wall time in which it ran at the same time as another stage.
-        n_done: processed items, in the unit of the stage.
-        n_tokens: tokens drawn or scored.
+        beside_s: wall time in which the stage ran at the same time as another stage.
+        n_done: number of processed items, in the unit of the stage.
+        n_tokens: number of tokens drawn or scored.
     """
 
     seconds: float = 0.0
@@ -48,7 +48,7 @@ class Stage:
 
 @dataclass
 class Clock:
-    """Shows and times the stages of one evaluation.
+    """A clock that shows and times the stages of one evaluation.
 
     Example:
         clock = Clock()
@@ -65,7 +65,7 @@ class Clock:
 
     @contextlib.contextmanager
     def stage(self, name: str, label: str, total: int, unit: str) -> Iterator[Advance]:
-        """Time a stage and show its bar; the yielded object is called with each progress."""
+        """Time a stage and show its bar; call the yielded object with each new number of items."""
         stage = self.stages.setdefault(name, Stage())
         begin = time.perf_counter()
         bar = None if self.console is None else _bar(self.console, label, total, unit)
@@ -95,12 +95,12 @@ class Clock:
 
 @dataclass(frozen=True)
 class Advance:
-    """Advances the times and the bar of a stage.
+    """A function that records the progress of a stage and moves its bar.
 
     Args:
         stage: the stage, which may have processed items before.
         bar: the bar; None shows nothing.
-        begun: items that the stage had processed when the bar started.
+        begun: number of items that the stage had processed when the bar started.
     """
 
     stage: Stage
@@ -108,7 +108,7 @@ class Advance:
     begun: int = 0
 
     def __call__(self, n: int, n_tokens: int = 0) -> None:
-        """Record `n` more processed items with their tokens."""
+        """Record `n` more processed items and their tokens."""
         self.stage.n_done += n
         self.stage.n_tokens += n_tokens
         if self.bar is not None:

@@ -1,7 +1,7 @@
-r"""Output for a terminal: names come from files and may contain control characters.
+r"""Print to a terminal with control characters escaped, because names come from files.
 
 An escape sequence, a carriage return or a mark that changes the writing direction is shown as its
-code, `\u001b`, and `[red]` is shown as it is written. The codes are those of JSON, so escaped JSON
+code, such as `\u001b`, and `[red]` is shown unchanged. The codes are those of JSON, so escaped JSON
 keeps its meaning.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _PLAIN = re.compile(r"[\x20-\x7e\n\t]*")
 _CONTROLS = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Categories of Unicode: controls, format (direction, joiners), surrogates, breaks of lines."""
+"""Unicode categories to escape: controls, format characters, surrogates and line breaks."""
 
 _FILE_WIDTH = 160
 
@@ -40,9 +40,9 @@ def escaped(text: str) -> str:
 
 
 def echo(text: object, *, err: bool = False) -> None:
-    """Print a line, escaped.
+    """Print an escaped line.
 
-    A closed stderr changes neither the work nor the exit code.
+    If stderr is closed, the work continues, and the exit code does not change.
     """
     with contextlib.suppress(*[BrokenPipeError] * err):
         click.echo(escaped(str(text)), err=err)
@@ -54,17 +54,17 @@ def echo_json(values: Any) -> None:
 
 
 def echo_for_programs(content: bytes) -> None:
-    """Print bytes for another program unchanged; on a terminal they are escaped."""
+    """Print bytes unchanged for another program, or escaped on a terminal."""
     click.echo(escaped(content.decode()) if sys.stdout.isatty() else content, nl=False)
 
 
 def console(*, width: int | None = None, stderr: bool = False) -> Console:
-    """Return a console for tables, progress and warnings, which shows every text as it is."""
+    """Return a console for tables, progress and warnings that shows every text literally."""
     return _console_class()(width=width, stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def print_view(view: Iterable[Any]) -> None:
-    """Print tables and lines on stdout, in the width of `text_width`."""
+    """Print tables and lines on stdout, with the width of `text_width`."""
     out = console(width=text_width())
     for part in view:
         out.print(part)
@@ -82,10 +82,10 @@ def table(
     """Return a table of texts.
 
     Args:
-        title: above the table.
-        headings: one per column.
+        title: text above the table.
+        headings: headings of the columns.
         rows: the cells of each row.
-        caption: below the table.
+        caption: text below the table.
         words: headings of the columns that are aligned to the left; the others hold numbers.
         unbroken: headings of the columns whose cells are never split over lines.
     """
@@ -94,7 +94,7 @@ def table(
     result = Table(title=title, caption=caption)
     for heading in headings:
         justify: Literal["left", "right"] = "left" if heading in words else "right"
-        # Long names are folded: a cut name or id could not be copied.
+        # Fold long names, because a name or id that is cut could not be copied.
         result.add_column(heading, justify=justify, no_wrap=heading in unbroken, overflow="fold")
     for row in rows:
         result.add_row(*row)
@@ -102,12 +102,12 @@ def table(
 
 
 def text_width() -> int:
-    """Return the width of the terminal; a fixed large one if stdout goes to a file."""
+    """Return the width of the terminal, or a fixed large width if stdout is a file."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else _FILE_WIDTH
 
 
 def prepare_streams() -> None:
-    """Make printing to a closed stream, or in an encoding without a character, not fail."""
+    """Let printing succeed on a closed stream, and for characters that the encoding lacks."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  # until the process ends
@@ -127,7 +127,7 @@ def _code(character: str) -> str:
 
 @functools.cache
 def _console_class() -> type[Console]:
-    # A class made in a function, because `--help` does without rich.
+    # The class is defined in a function, because `--help` must not load rich.
     from rich.console import Console
     from rich.segment import Segment
 
@@ -135,13 +135,13 @@ def _console_class() -> type[Console]:
         """A console that escapes every text, in tables and bars too."""
 
         def render(self, renderable: Any, options: Any = None) -> Any:
-            """See `Console.render`. Styles become escape sequences only after this."""
+            """Do the same as `Console.render`, escaped; rich adds its styles only afterwards."""
             for segment in super().render(renderable, options):
                 text, style, control = segment
                 yield segment if control else Segment(escaped(text), style)
 
         def on_broken_pipe(self) -> None:
-            """See `Console.on_broken_pipe`. The command line decides, not rich."""
+            """Raise the error again, because the command line handles it, not rich."""
             raise  # called while a BrokenPipeError is handled
 
     return Terminal

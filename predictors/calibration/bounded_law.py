@@ -3,17 +3,19 @@
     outcome = mu(eta + level + row) + noise      level ~ N(0, group_sd(m)^2), row ~ N(0, row_sd^2)
                                                  noise ~ N(0, additive_sd^2)
 
-with eta where the curve has the prediction. So errors have about the variance
+where eta is the point at which the curve has the predicted value. The variance of errors is about
 
     additive_sd^2 + slope^2 (row_sd^2 + group_sd(m)^2)
 
-with `slope` the root mean square of the slopes to where normal errors of eta lead on the curve.
+where `slope` is the root mean square of the slopes of the chords from the prediction to the points
+that normal errors of eta reach on the curve.
 
-`row_sd`, `group_sd` and the anchors m are as in `error_law.py`, but in eta. They are most probable
-given the residuals of rows whose whole group was held out, which share the error of their level.
+`row_sd`, `group_sd` and the anchors m are as in `error_law.py`, but in eta. They are the most
+probable ones given the residuals of rows whose whole group was held out, because these residuals
+share the error of their level.
 
-An interval goes from the prediction to where t scales of eta lead on the curve, and t scales of the
-noise beside them. So it never passes the ceiling by more than t scales of the noise.
+An interval reaches t scales of eta along the curve, combined with t scales of the noise. It
+therefore never passes the ceiling by more than t scales of the noise.
 """
 
 from __future__ import annotations
@@ -31,10 +33,10 @@ from rlready.predictors.calibration.error_law import PRIOR_GROUPS, ErrorLaw, bes
 from rlready.predictors.training_table import FloatArray, TextArray
 
 _PRIOR_WIDTH = 1.0
-"""Standard deviation of the logarithm of each size of errors, around equal parts of them."""
+"""Prior standard deviation of the logarithm of each size of errors, around equal parts."""
 
 _LEAST = 1e-4
-"""Smallest additive noise, as a share of the span: with none at all no interval could reach an
+"""Smallest additive noise, as a share of the span. Without any noise, no interval could contain an
 outcome above the ceiling."""
 
 _N_HALVINGS = 60
@@ -58,12 +60,12 @@ class BoundedLaw(ErrorLaw):
     def ends(
         self, mean: FloatArray, anchors: FloatArray, t: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
-        """See `ErrorLaw.ends`; no end leaves the scale of outcomes."""
+        """Do the same as `ErrorLaw.ends`; no end is outside the scale of outcomes."""
         low, high = (mean + sign * self._reach(mean, anchors, sign * t) for sign in (-1.0, 1.0))
         return np.maximum(low, self.bound.floor), np.minimum(high, self.bound.end)
 
     def scores(self, residual: FloatArray, mean: FloatArray, anchors: FloatArray) -> FloatArray:
-        """See `ErrorLaw.scores`."""
+        """Do the same as `ErrorLaw.scores`, along the curve."""
         size, sign = np.abs(residual), np.sign(residual)
         low, high = np.zeros(len(size)), size / self.additive_sd
         for _ in range(_N_HALVINGS):
@@ -75,7 +77,7 @@ class BoundedLaw(ErrorLaw):
     def student_ends(
         self, mean: FloatArray, anchors: FloatArray, level: float
     ) -> tuple[FloatArray, FloatArray]:
-        """See `ErrorLaw.student_ends`; on the plateau levels count for nothing."""
+        """Do the same as `ErrorLaw.student_ends`; on the plateau, levels have no influence."""
         slope, of_level = self.bound.slope_at(mean), self._level(anchors)
         rest = self.additive_sd**2 + slope**2 * (self.sd(anchors) ** 2 - of_level**2)
         df = self._mixed_df(rest, (slope * of_level) ** 2)
@@ -83,7 +85,7 @@ class BoundedLaw(ErrorLaw):
         return self.ends(mean, anchors, t)
 
     def _reach(self, mean: FloatArray, anchors: FloatArray, t: FloatArray) -> FloatArray:
-        """Return how far intervals reach from the predictions, up or down by the sign of t."""
+        """Return the distances of interval ends from the predictions, with the sign of t."""
         on_curve = self.bound.moved(mean, t * self.sd(anchors)) - mean
         return np.hypot(on_curve, t * self.additive_sd)
 
@@ -117,7 +119,7 @@ def bounded_law(
         return BoundedLaw(
             bound=bound,
             additive_sd=additive,
-            # With one group, rows alone tell nothing of levels: the two parts are one.
+            # One group contains no information on levels, so rows and levels are one part.
             row_sd=float(np.hypot(row_sd, level_sd)),
             group_sd_new=float(np.std(eta, ddof=1)),
             kappa=0.0,
@@ -149,7 +151,7 @@ def bounded_law(
         row_df=row_df,
         group_df=len(sizes) - 1.0,
     )
-    # Residuals of rows held out alone tell how large the errors of rows are.
+    # The residuals of rows held out alone show the size of the errors of rows.
     in_eta = law.sd(anchors)
     variance = additive**2 + (_mean_slope(bound, mean, in_eta) * in_eta) ** 2
     factor = float(np.sqrt(np.mean((by_row**2 / variance)[inside])))
@@ -172,20 +174,20 @@ def _kappa(
 ) -> float:
     """Return the kappa that best explains how anchors changed the residuals."""
     weight = slope / (additive_sd**2 + (slope * row_sd) ** 2)
-    known = weight * slope
-    tells, sums = (np.bincount(group_of, weights=each) for each in (weight * by_group, known))
+    information = weight * slope
+    tells, sums = (np.bincount(group_of, weights=each) for each in (weight * by_group, information))
     others = np.divide(
         tells[group_of] - weight * by_group,
-        sums[group_of] - known,
+        sums[group_of] - information,
         out=np.zeros(len(slope)),
-        where=sums[group_of] - known > 1e-9 * sums[group_of],
+        where=sums[group_of] - information > 1e-9 * sums[group_of],
     )
     rows = np.isfinite(by_row) & (np.bincount(group_of)[group_of] > 1)
     return best_kappa((by_group - by_row)[rows], (slope * others)[rows], anchors[rows])
 
 
 def _mean_slope(bound: Bound, mean: FloatArray, sd: FloatArray | float) -> FloatArray:
-    """Return (n,) the root mean square of the slopes to where normal errors of eta lead."""
+    """Return the (n,) root mean squares of the slopes of chords to normal errors of eta."""
     sd = np.maximum(sd, 1e-9)
     away = bound.moved(mean, _NODES[:, None] * sd) - mean
     return np.asarray(np.sqrt(_NODE_WEIGHTS @ away**2) / sd)
@@ -194,7 +196,7 @@ def _mean_slope(bound: Bound, mean: FloatArray, sd: FloatArray | float) -> Float
 def _most_probable(
     residual: FloatArray, mean: FloatArray, group_of: NDArray[np.intp], bound: Bound
 ) -> tuple[float, float, float]:
-    """Return additive_sd, row_sd and group_sd: the most probable ones, given residuals."""
+    """Return the most probable additive_sd, row_sd and group_sd, given the residuals."""
     size = max(float(np.sqrt(np.mean(residual**2))), _LEAST * bound.span)
     typical = float(np.sqrt(np.mean(bound.slope_at(mean) ** 2)))
     middle = np.log(np.array([size, size / typical, size / typical]) / np.sqrt(3.0))

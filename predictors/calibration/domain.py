@@ -1,19 +1,19 @@
-"""The domain of a training table: is a row in it, at its edge or out of it, and why.
+"""The domain of a training table: is a row inside, at the edge or outside, and why?
 
 Proxies are compared on the scale of their kind (`scales.py`) and inside groups, because groups may
 differ in level. A row of a known group is measured from that group's training rows, a row of a new
 group from the rows of the same request. There are three tests, each a distance over its fence:
 
-- range: a proxy is more than 10 % of the training range outside of it;
+- range: a proxy lies outside the training range by more than 10 % of the range;
 - dissimilarity: distance to the nearest training row, with proxies weighted by their correlation
-  with the outcome, over the leave-one-out outer fence of that distance (Meyer and Pebesma 2021,
-  area of applicability);
-- leverage: v' C^-1 v / n over 3 p / n, with a covariance C shrunk to the identity.
+  with the outcome, divided by the leave-one-out outer fence of that distance (Meyer and Pebesma
+  2021, area of applicability);
+- leverage: v' C^-1 v / n divided by 3 p / n, with a covariance C shrunk to the identity.
 
-With 40 proxies some fence is always exceeded by chance. So the largest of the three is compared
-with its values on training rows held out one by one: together the tests flag a share `FALSE_FLAGS`
-of rows that are like the training rows, whatever the number of proxies. Beyond 1.5 times that
-limit a row is out. For a new group its mean is also compared with those of the known groups.
+With 40 proxies, some fence is always exceeded by chance. The largest of the three is therefore
+compared with its values on training rows that are held out one by one. Together the tests then flag
+a share `FALSE_FLAGS` of rows that are like the training rows, for any number of proxies. Beyond 1.5
+times that limit a row is out. The mean of a new group is also compared with the known groups.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FALSE_FLAGS = 0.04
-"""Accepted share of rows like the training rows that are called edge or out."""
+"""Accepted share of rows like the training rows that are flagged as edge or out."""
 
 _ROW_SHARE_NEW, _GROUP_SHARE_NEW = 0.02, 0.02
-"""The same shares in new groups, where a row is flagged alone or with its group."""
+"""The accepted shares in new groups, where a row is flagged alone or with its group."""
 
 _RANGE_FENCE = 1.2
-"""10 % of the range outside of either end, in half ranges from the middle."""
+"""Limit of the range test, in half ranges from the middle: 10 % of the range beyond an end."""
 
 _LEVERAGE_FENCE = 3.0
 _OUT = 1.5
@@ -67,7 +67,7 @@ _TESTS = ("range", "dissimilarity", "leverage")
 
 
 class Place(StrEnum):
-    """Whether a row is in the domain."""
+    """The position of a row relative to the domain."""
 
     IN = "in"
     EDGE = "edge"
@@ -76,12 +76,13 @@ class Place(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Placed:
-    """Whether rows are in the domain, and why not.
+    """The positions of rows relative to the domain, with reasons.
 
     Args:
-        places: (n,) of each row.
-        reasons: (n,) in words; empty for a row that is in the domain.
-        score: (n,) largest distance over its limit: a row is at the edge above 1, out above 1.5.
+        places: (n,) position of each row.
+        reasons: (n,) reasons in words; empty for a row that is in the domain.
+        score: (n,) largest distance divided by its limit: above 1 a row is at the edge, above 1.5
+            it is out.
     """
 
     places: tuple[Place, ...]
@@ -91,23 +92,23 @@ class Placed:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingDomain:
-    """Description of the training rows.
+    """A description of the training rows.
 
     Args:
         names: (p,) proxies.
         kinds: (p,) kind of each.
         trials: (p,) number of trials behind shares, see `scales.n_trials`.
         groups: (G,) names of the groups.
-        sizes: (G,) number of rows of each.
-        centres: (G, p) mean of each group, on the linear scale; NaN where it has no number.
+        sizes: (G,) number of rows of each group.
+        centres: (G, p) mean of each group, on the linear scale; NaN if it has no number.
         sd: (p,) standard deviation inside groups; 0 if the proxy is constant.
         rows: (n, p) deviations of training rows from their group, in `sd`.
-        weights: (p,) of the dissimilarity.
+        weights: (p,) weights of the proxies in the dissimilarity.
         precision: (p, p) inverse of the shrunken covariance of `rows`.
-        fences: (3,) of range, dissimilarity and leverage.
+        fences: (3,) fences of range, dissimilarity and leverage.
         edge: limit of the largest of the three, for rows of known groups.
-        edge_new: the same for rows of new groups.
-        categories: training values, by column of the frame that holds texts.
+        edge_new: the same limit for rows of new groups.
+        categories: values in the training rows, for each column of texts.
     """
 
     names: list[str]
@@ -132,13 +133,13 @@ class TrainingDomain:
         disagreement: FloatArray | None = None,
         cv_error: float | None = None,
     ) -> Placed:
-        """Return whether rows are in the domain.
+        """Return whether rows are in the domain, and why not.
 
         Args:
-            X: rows; those of one new group together.
+            X: rows to place; all rows of a new group have to be given together.
             disagreement: (n,) range of the predictions of different models, in units of the
                 outcome.
-            cv_error: the model's out-of-fold error, for comparison.
+            cv_error: the model's out-of-fold error, with which the disagreement is compared.
         """
         groups = groups_of(X)
         z = _on_scale(X, self.names, self.kinds, self.trials)
@@ -159,7 +160,7 @@ class TrainingDomain:
             far = disagreement / (_DISAGREEMENT_FENCE * cv_error)
             for row in np.flatnonzero(far > 1.0):
                 reasons[row].append(
-                    f"unlike models are {disagreement[row]:.3g} apart, "
+                    f"predictions of different models are {disagreement[row]:.3g} apart, "
                     f"{disagreement[row] / cv_error:.1f} times the error of prediction"
                 )
             score = np.maximum(score, np.minimum(far, _OUT))
@@ -171,9 +172,9 @@ class TrainingDomain:
         )
 
     def _centres(self, z: FloatArray, groups: TextArray) -> tuple[FloatArray, FloatArray]:
-        """Return (n, p) the centre of each row's group, and (n,) the factor of deviations from it.
+        """Return the (n, p) centres of the rows' groups, and (n,) factors of deviations from them.
 
-        The factor gives deviations from an estimated centre the spread of the rows.
+        The factor corrects deviations from an estimated centre, which are too small.
         """
         centres, factor = np.empty_like(z), np.empty(len(z))
         for name in np.unique(groups):
@@ -189,7 +190,7 @@ class TrainingDomain:
         return centres, factor
 
     def _distances(self, v: FloatArray) -> FloatArray:
-        """Return (n, 3) range, dissimilarity and leverage of deviations, each over its fence."""
+        """Return (n, 3) ranges, dissimilarities and leverages, each divided by its fence."""
         away = half_ranges_away(v, self.rows.min(axis=0), self.rows.max(axis=0)).max(axis=1)
         nearest = weighted_distances(v, self.rows, self.weights).min(axis=1)
         return np.column_stack([away, nearest, mahalanobis(v, self.precision)]) / self.fences
@@ -198,20 +199,20 @@ class TrainingDomain:
         if test == "leverage":
             leverage = mahalanobis(v[[row]], self.precision)[0] ** 2
             return (
-                f"an unusual combination of proxies: leverage {leverage:.1f} p/n, "
-                f"usual is 1, far is {(self.fences[2] * self.edge) ** 2:.1f}"
+                f"an unusual combination of proxies: leverage {leverage:.1f} p/n "
+                f"(usual is 1, the limit is {(self.fences[2] * self.edge) ** 2:.1f})"
             )
         if test == "dissimilarity":
             nearest = weighted_distances(v[[row]], self.rows, self.weights).min()
             return (
-                f"the nearest training row is {nearest:.2g} times as far as training rows are "
-                f"from each other"
+                f"the nearest training row is {nearest:.2g} times as far away as training rows "
+                f"are from each other"
             )
         low, high = self.rows.min(axis=0), self.rows.max(axis=0)
         k = int(np.argmax(half_ranges_away(v[[row]], low, high)[0]))
         return (
-            f"{self.names[k]} {float(X[self.names[k]].iloc[row]):.4g} stands {v[row, k]:+.1f} "
-            f"standard deviations from its group, training rows {low[k]:+.1f} to {high[k]:+.1f}"
+            f"{self.names[k]} {float(X[self.names[k]].iloc[row]):.4g} is {v[row, k]:+.1f} standard "
+            f"deviations from its group (training rows: {low[k]:+.1f} to {high[k]:+.1f})"
         )
 
     def _judge_new_groups(
@@ -222,7 +223,7 @@ class TrainingDomain:
         score: FloatArray,
         reasons: list[list[str]],
     ) -> None:
-        """Flag the rows of new groups whose level is unlike that of the known ones."""
+        """Flag the rows of new groups whose level is unlike the levels of the known groups."""
         n_groups = len(self.groups)
         if n_groups < 2:
             return
@@ -252,7 +253,7 @@ class TrainingDomain:
     def _judge_cells(
         self, X: pd.DataFrame, z: FloatArray, score: FloatArray, reasons: list[list[str]]
     ) -> None:
-        """Flag missing proxies, changed constants, and texts that no training row has."""
+        """Flag missing proxies, changes of constant proxies, and texts that no training row has."""
         missing = ~np.isfinite(z)
         for row in np.flatnonzero(missing.mean(axis=1) > 0.5):
             score[row] = max(score[row], _OUT + 1.0 if missing[row].all() else 1.01)
@@ -264,7 +265,7 @@ class TrainingDomain:
             changed = np.abs(z[:, k] - constant) > 1e-6 * (1.0 + abs(constant))
             for row in np.flatnonzero(changed & np.isfinite(z[:, k])):
                 score[row] = max(score[row], 1.01)
-                reasons[row].append(f"{self.names[k]} was the same in all training rows, not here")
+                reasons[row].append(f"{self.names[k]} had another, constant value in training")
         for column, values in self.categories.items():
             for at, value in enumerate(X[column].astype(str) if column in X else ()):
                 if value not in values:
@@ -275,7 +276,7 @@ class TrainingDomain:
 
 
 def domain_of(table: TrainingTable) -> TrainingDomain:
-    """Describe the rows of a table; their outcomes only determine the weights of the proxies."""
+    """Describe the rows of a table; outcomes are only used for the weights of the proxies."""
     names = [column.name for column in table.columns]
     kinds = [column.kind.value for column in table.columns]
     trials = [_trials(table.X, column) for column in table.columns]
@@ -283,7 +284,7 @@ def domain_of(table: TrainingTable) -> TrainingDomain:
     groups, group_of = np.unique(table.groups, return_inverse=True)
     sizes = np.bincount(group_of).astype(np.float64)
     centres = np.stack([_mean(z[group_of == g]) for g in range(len(groups))])
-    # A row that is alone in its group has no deviation; if nearly all are, the table is one group.
+    # A row that is alone in its group has no deviation. If nearly all are, use one common group.
     inside = sizes[group_of] > 1
     if inside.sum() < 3:
         groups, sizes = np.array(["all rows"]), np.array([float(len(z))])
@@ -337,7 +338,7 @@ def _trials(X: pd.DataFrame, column: Column) -> float:
 def _on_scale(
     X: pd.DataFrame, names: Sequence[str], kinds: Sequence[str], trials: Sequence[float]
 ) -> FloatArray:
-    """Return (n, p) proxies on the scale of their kind."""
+    """Return the (n, p) proxies on the scale of their kind."""
     columns = [
         linked(X[name].to_numpy(dtype=float), np.zeros(len(X)), Kind(kind), n, name)[0]
         for name, kind, n in zip(names, kinds, trials, strict=True)
@@ -346,7 +347,7 @@ def _on_scale(
 
 
 def _mean(z: FloatArray) -> FloatArray:
-    """Return (p,) the mean of each column over the rows that have it; NaN where none has."""
+    """Return the (p,) means of the columns over the rows that have them; NaN if none has."""
     is_measured = np.isfinite(z)
     count, total = is_measured.sum(axis=0), np.where(is_measured, z, 0.0).sum(axis=0)
     mean: FloatArray = np.divide(total, count, out=np.full(z.shape[1], np.nan), where=count > 0)

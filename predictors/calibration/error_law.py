@@ -4,14 +4,15 @@
                                               level ~ N(0, group_sd(m)^2), one per group
 
 In a group with m anchors (rows with outcomes in the training table) the error of the level falls
-with m, if the model uses them. How much it falls is estimated from out-of-fold residuals. With r
-the residuals of rows whose whole group was held out, and e those of rows held out alone, a model
+with m, if the model uses them. How much it falls is estimated from out-of-fold residuals. Let r be
+the residuals of rows whose whole group was held out, and e those of rows held out alone. A model
 that corrects a level by the residuals of its anchors has
 
     e_i = r_i - w(m) mean(r of the m others)        w(m) = m / (m + kappa)
 
-kappa is fitted to that: 0 for a group's own mean, row_sd^2 / group_sd(0)^2 for the best linear
-(BLUP) shrinkage, infinity for a model that ignores groups. Then
+kappa is fitted to this equation. It is 0 for a model that uses the group's own mean, row_sd^2 /
+group_sd(0)^2 for the best linear (BLUP) shrinkage, and infinity for a model that ignores groups.
+Then
 
     group_sd(m)^2 = (1 - w)^2 group_sd(0)^2 + w^2 row_sd^2 / m
 """
@@ -27,10 +28,10 @@ from scipy.stats import t as student
 from rlready.predictors.training_table import FloatArray, TextArray
 
 PRIOR_GROUPS = 1.0
-"""Weight of the prior, in groups. A priori, levels of groups vary as much as outcomes inside one.
+"""Weight of the prior, in groups. A priori, levels vary as much as outcomes inside a group.
 
-With fewer than 5 groups the data may show no variation of levels by accident. The prior can widen
-their estimate but never narrows it, and adds no degree of freedom.
+With fewer than 5 groups the data may show no variation of levels by chance. The prior can raise the
+estimate but never lowers it, and it adds no degree of freedom.
 """
 
 _KAPPAS = np.append(np.concatenate([[0.0], np.geomspace(1e-3, 1e3, 61)]), np.inf)
@@ -55,35 +56,35 @@ class ErrorLaw:
     group_df: float
 
     def group_sd(self, anchors: FloatArray) -> FloatArray:
-        """Return (n,) the error of the level of groups, by their numbers of anchors."""
+        """Return the (n,) errors of the levels of groups with these numbers of anchors."""
         weight = _weight(anchors, self.kappa)
         of_anchors = weight * self.row_sd / np.sqrt(np.maximum(anchors, 1.0))
         return np.hypot((1.0 - weight) * self.group_sd_new, of_anchors)
 
     def sd(self, anchors: FloatArray) -> FloatArray:
-        """Return (n,) the error of rows, by the numbers of anchors of their groups."""
+        """Return the (n,) errors of rows in groups with these numbers of anchors."""
         return np.hypot(self.row_sd, self.group_sd(anchors))
 
     def df(self, anchors: FloatArray) -> FloatArray:
-        """Return (n,) the degrees of freedom of `sd`, by Satterthwaite's formula."""
+        """Return the (n,) degrees of freedom of `sd`, by Satterthwaite's formula."""
         level = self._level(anchors)
         return self._mixed_df(self.sd(anchors) ** 2 - level**2, level**2)
 
     def ends(
         self, mean: FloatArray, anchors: FloatArray, t: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
-        """Return the ends of intervals that are `t` scales of the error wide on either side.
+        """Return both ends of intervals that reach `t` scales of the error to either side.
 
         Args:
-            mean: predictions, in any shape that broadcasts with the others.
-            anchors: numbers of anchors of their groups.
+            mean: predictions; the shapes of all three arrays have to broadcast.
+            anchors: numbers of anchors of the groups.
             t: half widths, in scales.
         """
         half = t * self._scale(anchors)
         return mean - half, mean + half
 
     def scores(self, residual: FloatArray, mean: FloatArray, anchors: FloatArray) -> FloatArray:
-        """Return (n,) the `t` of the intervals of which an end meets the outcome.
+        """Return the (n,) values of `t` at which an end of the interval is the outcome.
 
         Args:
             residual: (n,) outcomes minus predictions.
@@ -95,21 +96,21 @@ class ErrorLaw:
     def student_ends(
         self, mean: FloatArray, anchors: FloatArray, level: float
     ) -> tuple[FloatArray, FloatArray]:
-        """Return the ends of (n,) t intervals that contain a share `level` of outcomes."""
+        """Return both (n,) ends of t intervals that contain a share `level` of outcomes."""
         t = np.asarray(student.ppf(0.5 + level / 2.0, self.df(anchors)))
         return self.ends(mean, anchors, t)
 
     def _scale(self, anchors: FloatArray) -> FloatArray:
-        """Return (n,) the error of rows, or 1 where the data show none."""
+        """Return the (n,) errors of rows; 1 if the data show no error."""
         return self.sd(anchors) if self.row_sd > 0 else np.ones(len(anchors))
 
     def _level(self, anchors: FloatArray) -> FloatArray:
-        """Return (n,) the part of `sd` that is known as well as `group_sd_new`."""
+        """Return the (n,) parts of `sd` that have the degrees of freedom of `group_sd_new`."""
         weight = np.where(anchors > 0, _weight(anchors, self.kappa), 0.0)
         return np.asarray((1.0 - weight) * self.group_sd_new)
 
     def _mixed_df(self, row_var: FloatArray, level_var: FloatArray) -> FloatArray:
-        """Return (n,) the degrees of freedom of sums of variances of rows and of levels."""
+        """Return the (n,) degrees of freedom of sums of both variances, of rows and levels."""
         total = (row_var + level_var) ** 2
         parts = row_var**2 / self.row_df + level_var**2 / self.group_df
         df: FloatArray = np.divide(
@@ -148,7 +149,7 @@ def error_law(
             group_df=PRIOR_GROUPS,
         )
     if not inside.any():
-        # With one row per group, rows and levels cannot be separated: half of the variance each.
+        # With one row per group, rows and levels cannot be separated: each gets half.
         half = _rms(by_group) / float(np.sqrt(2.0))
         df = max(len(by_group) - 1.0, 1.0)
         return ErrorLaw(row_sd=half, group_sd_new=half, kappa=np.inf, row_df=df, group_df=df)
@@ -195,9 +196,9 @@ def best_kappa(change: FloatArray, others: FloatArray, anchors: FloatArray) -> f
     """Return the kappa that best explains how anchors changed the residuals.
 
     Args:
-        change: (n,) by how much.
-        others: (n,) the change if the model corrected all that the anchors tell of their level.
-        anchors: (n,) how many there were.
+        change: (n,) changes of the residuals.
+        others: (n,) changes of a model that fully corrects the level by its anchors.
+        anchors: (n,) numbers of anchors.
     """
     weights = np.stack([_weight(anchors, float(kappa)) for kappa in _KAPPAS])
     misfit = np.sum((change - weights * others) ** 2, axis=1)
@@ -205,7 +206,7 @@ def best_kappa(change: FloatArray, others: FloatArray, anchors: FloatArray) -> f
 
 
 def _weight(anchors: FloatArray, kappa: float) -> FloatArray:
-    """Return (n,) the share of the anchors' mean residual that a model corrects, 0 to 1."""
+    """Return the (n,) shares of the anchors' mean residual that a model corrects, 0 to 1."""
     if np.isinf(kappa):
         return np.zeros(len(anchors))
     return np.where(anchors > 0, anchors / np.maximum(anchors + kappa, 1e-12), 0.0)

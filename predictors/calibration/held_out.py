@@ -1,8 +1,8 @@
-"""What a user would have been told of checkpoints whose outcome is held out.
+"""Predictions and intervals for checkpoints whose outcome is held out.
 
-Each fold has its own predictor: fitted, calibrated and asked without the outcomes of the fold. So
-a row whose group was left out gets the interval of a new group, as any checkpoint of an unseen
-group would, and the share of intervals that contain the outcome is an honest coverage.
+Each fold has its own predictor, which is fitted and calibrated without the outcomes of the fold. A
+row whose group was left out therefore gets the interval of a new group, like any checkpoint of an
+unseen group, and the share of intervals that contain the outcome is an honest coverage.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NO_INTERVAL = "no interval"
-"""Regime of a fold without which too little is left for a calibrated fit."""
+"""Regime of a fold whose remaining rows are too few for a calibrated fit."""
 
 MAX_ROW_FOLDS = 20
-"""Rows are held out in at most so many parts: each part costs a calibrated fit of its own."""
+"""Largest number of parts in which rows are held out, because each costs a calibrated fit."""
 
 _PROCESSES_PAY_S = 15.0
 
@@ -42,9 +42,9 @@ def assess_held_out(
 
     Args:
         table: rows with outcomes.
-        folds: sets of rows that each row is in once.
-        predicted: (n,) out-of-fold predictions, higher is better. They stand, without an interval,
-            where the rest of the rows is too few for one.
+        folds: sets of rows; each row is in one of them.
+        predicted: (n,) out-of-fold predictions, higher is better. They are used, without an
+            interval, if the other rows are too few for an interval.
         model: name of the model.
         seed: of folds and permutations.
 
@@ -55,7 +55,7 @@ def assess_held_out(
     import pandas as pd
 
     parts, todo = [], list(folds)
-    # The first fold imports what it needs; the second shows whether processes pay.
+    # The first fold also imports libraries; the time of the second decides on processes.
     for _ in range(min(2, len(todo))):
         began = time.process_time()
         parts.append(_assess(table, todo.pop(0), predicted, model, seed))
@@ -76,13 +76,13 @@ def _assess(
 ) -> pd.DataFrame:
     rest = np.setdiff1d(np.arange(len(table)), held_out)
     with warnings.catch_warnings():
-        # The same model warned in the validation already.
+        # The same model already warned in the validation.
         warnings.simplefilter("ignore")
         try:
             predictor = CalibratedPredictor(model, seed=seed).fit(table.rows(rest))
         except ConfigError as error:
             return _without_interval(table, held_out, predicted, str(error))
-        # All rows of a group are given, as models may centre them.
+        # Pass all rows of a group, because models may centre them.
         return predictor.assess(table.X).iloc[held_out]
 
 

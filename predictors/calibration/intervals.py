@@ -1,7 +1,7 @@
-"""Intervals for the outcome of one RL run, and what each of them promises.
+"""Intervals for the outcome of one RL run, and the promise of each of them.
 
 Rows of a group with outcomes in the training table and rows of a new group need different
-intervals. So three regimes are kept apart, and each interval names its regime:
+intervals. There are therefore three regimes, and each interval names its regime:
 
 - known group: jackknife+ (CV+) by rows, Barber, Candes, Ramdas, Tibshirani 2021 (arXiv
   1905.02928). Residuals are scaled by the error expected for the number of anchors
@@ -11,8 +11,8 @@ intervals. So three regimes are kept apart, and each interval names its regime:
   and 1 / (G + 1) is the weight of the new group. It is finite only if G >= ceil(1 / alpha) - 1.
 - new group, with fewer known ones: a t interval from the variances of the error law.
 
-Row-wise conformal is not offered for new groups: there it covers about a quarter of its nominal
-level.
+Row-wise conformal intervals are not offered for new groups, because their coverage there is only
+about a quarter of the nominal level.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MIN_ROWS = 5
-"""With fewer rows, leaving one out does not show how large errors are."""
+"""Smallest number of rows: with fewer, leaving one out does not show the size of errors."""
 
 
 class Regime(StrEnum):
@@ -61,7 +61,7 @@ class Regime(StrEnum):
 
     @property
     def promise(self) -> str:
-        """What the interval covers, in words."""
+        """The coverage that the interval promises, in words."""
         return {
             Regime.KNOWN_GROUP: "jackknife+ by rows, scaled by the number of anchors: covers on "
             "average over further checkpoints of the known groups, not in each group",
@@ -79,10 +79,11 @@ class Residuals:
     """Models fitted without some rows, and their errors on these rows.
 
     Args:
-        fits: the models; each row is held out by at most one.
-        fit_of: (n,) position in `fits` of the model that has not seen the row; -1: none.
+        fits: the models; each row is held out by at most one of them.
+        fit_of: (n,) position in `fits` of the model that has not seen the row; -1 if there is
+            none.
         residuals: (n,) outcome minus prediction; NaN where `fit_of` is -1.
-        predicted: (n,) these predictions; None in predictors of older versions.
+        predicted: (n,) predictions of these models; None in predictors of older versions.
     """
 
     fits: tuple[FoldFit, ...]
@@ -97,9 +98,9 @@ class Calibration:
 
     Args:
         groups: (n,) group of each training row.
-        by_row: models and residuals of rows held out a few at a time.
-        by_group: those of whole groups held out; None with one group.
-        anchors: (n,) number of rows of its group that the model of `by_row` was fitted to.
+        by_row: models and residuals of rows that were held out a few at a time.
+        by_group: models and residuals of groups that were held out; None with one group.
+        anchors: (n,) number of rows of the row's group to which the model of `by_row` was fitted.
         law: sizes of errors.
         rl_noise: standard error of one RL run's outcome; NaN if unknown.
     """
@@ -123,10 +124,10 @@ def calibrate(
     """Fit the models of all folds and take their residuals.
 
     Args:
-        make: makes the model whose predictions get intervals.
+        make: function that makes the model whose predictions get intervals.
         table: rows with outcomes.
         n_folds: largest number of folds of rows, and of groups.
-        seed: of the folds.
+        seed: seed of the folds.
         bound: the ceiling of the model that is fitted to all rows, if it has one.
 
     Raises:
@@ -135,7 +136,7 @@ def calibrate(
     if len(table) < MIN_ROWS:
         raise ConfigError(
             f"{len(table)} checkpoints have an outcome: too few for an interval",
-            why=f"errors are taken from models that leave rows out; that needs {MIN_ROWS} rows",
+            why=f"errors are measured on rows that a fit leaves out; this needs {MIN_ROWS} rows",
             fix="Record outcomes of more checkpoints (`rlready outcome`)",
         )
     groups = table.groups
@@ -163,12 +164,12 @@ def calibrate(
 
 
 def has_conformal(n_units: int, level: float) -> bool:
-    """Return whether so many rows or groups give a finite interval: n >= ceil(1 / alpha) - 1."""
+    """Return whether n rows or groups give a finite interval: n >= ceil(1 / alpha) - 1."""
     return n_units >= math.ceil(round(1.0 / (1.0 - level), 9)) - 1
 
 
 def anchors_of(groups: TextArray, known: TextArray) -> FloatArray:
-    """Return (n,) how many of the known rows are in the group of each row."""
+    """Return, for each row, the (n,) numbers of rows of `known` in its group."""
     counts = Counter(known.tolist())
     return np.array([counts[name] for name in groups.tolist()], dtype=np.float64)
 
@@ -176,14 +177,14 @@ def anchors_of(groups: TextArray, known: TextArray) -> FloatArray:
 def intervals(
     calibration: Calibration, X: pd.DataFrame, groups: TextArray, mean: FloatArray, level: float
 ) -> tuple[FloatArray, FloatArray, list[Regime]]:
-    """Return the ends of the intervals, (n,) each, and the regime of each row.
+    """Return the (n,) lower and upper ends of the intervals, and the regime of each row.
 
     Args:
-        calibration: of the model.
-        X: rows to predict; those of one group together, as models may centre them.
-        groups: (n,) their groups.
+        calibration: calibration of the model.
+        X: rows to predict; pass all rows of a group together, because models may centre them.
+        groups: (n,) groups of the rows.
         mean: (n,) predictions of the model fitted to all rows.
-        level: share of outcomes that intervals contain, e.g. 0.9.
+        level: share of outcomes that intervals contain, for example 0.9.
     """
     anchors = anchors_of(groups, calibration.groups)
     low, high = calibration.law.student_ends(mean, anchors, level)
@@ -210,15 +211,15 @@ def predictive(
     noise: bool,
     level: float = 0.9,
 ) -> Predictive:
-    """Return the joint distribution of outcomes: of one RL run each, or of the true scores.
+    """Return the joint distribution of the outcomes of one RL run each, or of the true scores.
 
     Its degrees of freedom are those of the row's error. The error of a level has fewer; its scale
     is widened instead, so that intervals at `level` have the right width.
 
     Args:
-        calibration: of the model.
+        calibration: calibration of the model.
         groups: (n,) groups of the rows.
-        mean: (n,) their predictions.
+        mean: (n,) predictions of the rows.
         noise: whether to include the noise of one RL run. If outcomes have no standard errors, the
             noise cannot be separated and is always included.
         level: level of the intervals that have the right width.
@@ -228,7 +229,7 @@ def predictive(
     noise_sd = law.additive_sd if isinstance(law, BoundedLaw) else law.row_sd
     noise_var = np.full(len(mean), noise_sd**2)
     if not noise and np.isfinite(calibration.rl_noise):
-        # A tenth remains, because the variance of the residuals is itself an estimate.
+        # Keep at least a tenth, because the variance of the residuals is itself an estimate.
         noise_var = np.maximum(noise_var - calibration.rl_noise**2, 0.1 * noise_var)
     level_sd = law.group_sd(anchors)
     tail = 0.5 + level / 2.0
@@ -263,7 +264,7 @@ def _residuals(make: MakeModel, table: TrainingTable, folds: Sequence[Rows]) -> 
 
 
 def _predictions(held_out: Residuals, X: pd.DataFrame) -> FloatArray:
-    """Return (n training rows, n rows of X) predictions by the model without the training row."""
+    """Return (training rows, rows of X) predictions, each by the model without the training row."""
     return np.stack([fit.model.predict(X) for fit in held_out.fits])[held_out.fit_of]
 
 
@@ -297,10 +298,10 @@ def _ends(
     has: FloatArray,
     rows: NDArray[np.bool_],
 ) -> tuple[FloatArray, FloatArray]:
-    """Return the ends around the predictions of X by each fold that is as wrong as it was.
+    """Return the ends around each fold's predictions of X, at the size of the fold's own error.
 
     Args:
-        calibration: of the model.
+        calibration: calibration of the model.
         held_out: the folds.
         X: rows to predict.
         had: (n,) numbers of anchors of the training rows.
@@ -308,10 +309,10 @@ def _ends(
         rows: (n,) the training rows to use.
 
     Returns:
-        Lower and upper ends, (training rows, rows of X) each.
+        The lower and the upper ends, each with the shape (training rows, rows of X).
     """
     residuals = held_out.residuals[rows]
-    # Only a law under a ceiling asks for predictions; no predictor of an older version has one.
+    # Only a law with a ceiling uses predictions, and predictors of older versions have no ceiling.
     predicted = residuals if held_out.predicted is None else held_out.predicted[rows]
     scores = calibration.law.scores(residuals, predicted, had[rows])
     means = _predictions(held_out, X)[rows]
@@ -319,7 +320,7 @@ def _ends(
 
 
 def _upper_quantile(values: FloatArray, weights: FloatArray, level: float) -> FloatArray:
-    """Return (n,) the smallest value of each column with a weight of `level` at or below it."""
+    """Return, for each column, the smallest value with a weight of `level` at or below it."""
     order = np.argsort(values, axis=0)
     first = np.argmax(np.cumsum(weights[order], axis=0) >= level - 1e-9, axis=0)
     quantiles: FloatArray = np.sort(values, axis=0)[first, np.arange(values.shape[1])]

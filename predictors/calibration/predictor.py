@@ -1,4 +1,4 @@
-"""A model with its intervals, its domain and its test for signal, as one object that is stored.
+"""A model with its intervals, its domain and its test for signal, stored as one object.
 
 `predict`, `predictive`, `unseen` and `posterior` follow `TrainingTable.y`: higher is better.
 `assess` is for people and has the unit and direction of the user's target (a loss stays a loss).
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 VERSIONS = "versions"
-"""Key of `frame.attrs` with how each column of a frame was measured, by column."""
+"""Key of `frame.attrs` that says, by column, how a column was measured."""
 
 
 class CalibratedPredictor(RegressorMixin, BaseEstimator):
@@ -62,26 +62,26 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
     Args:
         model: name of a model (`make_model`), or a scikit-learn regressor.
         columns: the proxies, see `features.plain_columns`. None: those of the table in `fit`, or
-            every numeric column of a frame but `GROUP` and standard errors (`..._se`).
+            every numeric column of a frame except `GROUP` and standard errors (`..._se`).
         level: share of outcomes that intervals contain, 0.5 to 0.99.
         n_folds: largest number of fits without some rows, and of fits without some groups.
-        committee: names of different models whose disagreement is a sign of extrapolation.
-        versions: how each column was measured (evaluator and benchmark), by column; rows measured
-            in another way are refused.
-        seed: of folds and permutations.
+        committee: names of different models; their disagreement is a sign of extrapolation.
+        versions: how each column was measured (evaluator and benchmark), by column. Rows that were
+            measured in another way are refused.
+        seed: seed of folds and permutations.
 
     Attributes:
-        model_: fitted to all rows with an outcome.
-        ids_: of these rows.
-        out_of_fold_: (n,) their predictions by models that have not seen them; NaN where a row is
-            alone in its group.
+        model_: the model, fitted to all rows with an outcome.
+        ids_: ids of these rows.
+        out_of_fold_: (n,) predictions of these rows by models that have not seen them; NaN if a
+            row is alone in its group.
         calibration_: models and residuals of the folds, and the sizes of errors.
         domain_: description of the training rows.
         signal_: the permutation test of the proxies.
         columns_: the proxies, as plain values.
         lower_is_better_: whether the user's target is the negative of `y`.
         target_: name of the target.
-        notes_: for the user: what was left out, and what is unknown.
+        notes_: notes for the user on what was left out, and what is unknown.
 
     Example:
         >>> predictor = CalibratedPredictor().fit(table)  # doctest: +SKIP
@@ -127,8 +127,8 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         self.target_ = table.target
         self.lower_is_better_ = table.lower_is_better
         make = self._maker(self.model, table)
-        # Dozens of fits of small matrices: on busy cores, threads of BLAS and OpenMP would take ten
-        # times as long as one thread.
+        # There are dozens of fits of small matrices. On busy cores, threads of BLAS and OpenMP
+        # would take ten times as long as one thread.
         with threadpool_limits(limits=1):
             self.model_ = fit_model(make, table)
             bound: Bound | None = getattr(self.model_, "bound_", None)
@@ -145,25 +145,25 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any) -> FloatArray:
-        """Return (n,) expected outcomes, higher is better.
+        """Return the (n,) expected outcomes, higher is better.
 
         Raises:
-            ConfigError: if X lacks columns, or has them measured in another way.
+            ConfigError: if X lacks columns, or if they were measured in another way.
         """
         check_is_fitted(self)
         return np.asarray(self.model_.predict(self._checked(X)), dtype=np.float64)
 
     def assess(self, X: Any) -> pd.DataFrame:
-        """Return one row for each row of X, with all that is predicted, in the user's target.
+        """Return a frame with the prediction for each row of X, in the unit of the user's target.
 
         Columns: `prediction`; `low` and `high`, the interval of the outcome of one RL run; `level`;
         `regime` and `promise` (see `Regime`); `domain` (in, edge, out) and `reasons`, in words.
 
         Args:
-            X: rows; those of one group together.
+            X: rows to predict; pass all rows of a group together.
 
         Raises:
-            ConfigError: if X lacks columns, or has them measured in another way.
+            ConfigError: if X lacks columns, or if they were measured in another way.
         """
         import pandas as pd
 
@@ -188,10 +188,10 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         )
 
     def assess_unseen(self, table: TrainingTable) -> pd.DataFrame:
-        """Return what `assess` does, of each row by models that have not seen its outcome.
+        """Return a frame as `assess` does, from models that have not seen the row's outcome.
 
-        A row that the predictor was fitted on has the prediction of the fold that left it out, and
-        the interval that the law of errors gives around it.
+        A training row gets the prediction of the fold that left it out, and the interval that the
+        law of errors gives around it.
         """
         X = self._checked(table.X)
         assessed, mean = self.assess(X), self.unseen(table).mean
@@ -207,10 +207,10 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         )
 
     def predictive(self, X: Any, *, noise: bool = True) -> Predictive:
-        """Return the distribution of the outcomes of one RL run each; or of the true scores.
+        """Return the joint distribution of the outcomes of one RL run from each row.
 
-        Without `noise` it is that of the true scores. If the training outcomes have no standard
-        errors, the noise of RL cannot be separated and is always included (`notes_` says so).
+        Without `noise` it is the distribution of the true scores. If the training outcomes have no
+        standard errors, the noise of RL cannot be separated and is always included (see `notes_`).
         """
         X = self._checked(X)
         return self._predictive(groups_of(X), self.predict(X), noise=noise)
@@ -221,7 +221,7 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
     def unseen(self, table: TrainingTable, *, noise: bool = False) -> Predictive:
         """Return the distribution of true scores, from models that have not seen the outcomes.
 
-        With `noise` it is that of the outcomes of one RL run each.
+        With `noise` it is the distribution of the outcomes of one RL run from each row.
         """
         X = self._checked(table.X)
         held_out = dict(zip(self.ids_, self.out_of_fold_, strict=True))
@@ -233,7 +233,7 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         """Return the distribution of true scores, given the recorded outcomes.
 
         An outcome y with standard error s and a prediction m with row sd r and level sd g are
-        weighted by their precisions. The remaining error is that of the row alone.
+        weighted by their precisions. The remaining error is an error of the row alone.
         """
         prior = self.unseen(table)
         has_outcome = np.isfinite(table.y)
@@ -257,18 +257,18 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         return noise if math.isfinite(noise) else 0.0
 
     def contributions(self, X: pd.DataFrame) -> dict[str, FloatArray]:
-        """Return, by proxy, (n,) the part of each prediction that the proxy accounts for.
+        """Return, by proxy, the (n,) parts of the predictions that are due to the proxy.
 
-        It is the prediction minus the one with the proxy at the mean of its group in X. For a
-        linear model these parts add up to the prediction minus that of the group's mean; for
-        another model they are the effect of each proxy alone, given the others.
+        A part is the prediction minus the prediction with the proxy at the mean of its group in X.
+        For a linear model the parts add up to the prediction minus that of the group's mean. For
+        other models each part is the effect of one proxy, given the others.
         """
         names = [name for name, *_ in self.columns_]
         predicted, means = self.predict(X), X.groupby(GROUP)[names].transform("mean")
         return {name: predicted - self.predict(X.assign(**{name: means[name]})) for name in names}
 
     def placed(self, X: Any) -> Placed:
-        """Return where each row lies relative to the training rows, and why."""
+        """Return whether each row is in the domain of the training rows, and why not."""
         X = self._checked(X)
         if not self.committee_:
             return self.domain_.place(X)
@@ -302,8 +302,8 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         outcomes = np.asarray(y, dtype=np.float64)
         error = np.full(len(X), np.nan)
         if sample_weight is not None:
-            # Only the ratios of weights are known: noise is assumed to be a tenth of the variance
-            # of the noisiest outcome.
+            # Weights only give ratios of precisions. The noise of the noisiest outcome is
+            # therefore assumed to be a tenth of the variance.
             weight = np.asarray(sample_weight, dtype=np.float64)
             error = np.sqrt(0.1 * np.nanvar(outcomes) * weight.min() / weight)
         return TrainingTable(
@@ -320,9 +320,9 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         """Return the rows as a frame, after checking that they have the learned columns."""
         check_is_fitted(self)
         frame: pd.DataFrame = X.X if isinstance(X, TrainingTable) else X
-        wanted = [name for name, *_ in self.columns_]
-        wanted += [se for *_, se in self.columns_ if se]
-        missing = [name for name in wanted if name not in frame]
+        columns = [name for name, *_ in self.columns_]
+        columns += [se for *_, se in self.columns_ if se]
+        missing = [name for name in columns if name not in frame]
         if missing:
             stems = {str(name).partition("#")[0] for name in missing}
             others = [str(n) for n in frame if str(n).partition("#")[0] in stems]
@@ -338,7 +338,7 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
             )
         versions = frame.attrs.get(VERSIONS) or {}
         differ = [
-            f"{name}: {versions[name]}, the predictor learned {version}"
+            f"{name}: {versions[name]}, while the predictor was fitted on {version}"
             for name, version in (self.versions or {}).items()
             if name in versions and versions[name] != version
         ]
@@ -364,13 +364,13 @@ def _usable(table: TrainingTable, n_folds: int, seed: int) -> TrainingTable:
     """Return the table without columns that are empty in some fit.
 
     Raises:
-        ConfigError: if nothing can be learned from it.
+        ConfigError: if nothing can be learned from the table.
     """
     if len(table) > 1 and np.ptp(table.y) <= 1e-12 * (1.0 + np.abs(table.y).max()):
         raise ConfigError(
             f"all {len(table)} outcomes are {table.shown(table.y)[0]:g}",
             why="nothing can be learned from outcomes that do not differ",
-            fix="Record outcomes of other checkpoints, or take another target",
+            fix="Record outcomes of other checkpoints, or choose another target",
         )
     folds = [*row_folds(table, n_folds, seed), *group_folds(table, n_folds, seed)]
     fitted = [np.setdiff1d(np.arange(len(table)), fold) for fold in folds if len(fold) < len(table)]
@@ -380,7 +380,7 @@ def _usable(table: TrainingTable, n_folds: int, seed: int) -> TrainingTable:
         if not is_measured.any():
             left_out[column.name] = "no row with an outcome has it"
         elif not all(is_measured[rows].any() for rows in fitted):
-            left_out[column.name] = "too few rows or groups have it to see what it is worth"
+            left_out[column.name] = "too few rows or groups have it to estimate its effect"
     columns = tuple(column for column in table.columns if column.name not in left_out)
     if not columns:
         raise ConfigError(

@@ -1,13 +1,14 @@
-"""A permutation test of whether the proxies order the outcomes inside groups.
+"""A permutation test: do the proxies order the outcomes inside groups?
 
-For each proxy the statistic is its pooled rank correlation with the outcome inside groups. Ranks
-are taken inside each group and divided by the group's size + 1, so that no level of a group enters.
-Under the null hypothesis outcomes are permuted inside their groups. The p-values of all proxies are
-those of Westfall and Young's step-down maximum, so that a table of 40 proxies does not have one
+The statistic of a proxy is its pooled rank correlation with the outcome inside groups. Ranks are
+taken inside each group and divided by the group's size + 1, so that the levels of groups have no
+influence. The null hypothesis permutes outcomes inside their groups. The p-values of all proxies
+are those of Westfall and Young's step-down maximum, so that a table of 40 proxies does not have one
 "significant" proxy by chance. The global p-value is that of the largest statistic.
 
 Levels of groups are not tested: with 3 to 10 groups no proxy can be shown to predict them. With one
-checkpoint in each group, or too few, no order at all could be significant: nothing is tested then.
+or very few checkpoints in each group, even the best order would not be significant. Then nothing
+is tested.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from scipy.stats import rankdata
 from rlready.predictors.training_table import FloatArray, TrainingTable
 
 LEVEL = 0.05
-"""Accepted chance that proxies without any signal seem to have one."""
+"""Accepted probability that proxies without a signal seem to have one."""
 
 N_PERMUTATIONS = 2_000
 
@@ -33,11 +34,11 @@ class ProxySignal:
     """The result of the test for one proxy.
 
     Args:
-        proxy: its column.
+        proxy: column of the proxy.
         spearman: rank correlation with the outcome inside groups, -1 to 1; 0 if undefined.
         p: p-value of this proxy alone, two-sided.
         adjusted_p: p-value among all proxies of the table.
-        n: number of rows that have it, in groups where at least two rows do.
+        n: number of rows with the proxy, in groups where at least two rows have it.
     """
 
     proxy: str
@@ -53,9 +54,9 @@ class SignalReport:
 
     Args:
         proxies: one entry per proxy, in the order of the table.
-        p: p-value of the largest statistic, for the hypothesis that no proxy has any signal; NaN
-            if the rows are too few to reject it, whatever their order.
-        group_p: the same inside each group alone; 1 where the group does not allow a test.
+        p: p-value of the largest statistic, for the hypothesis that no proxy has a signal; NaN if
+            the rows are too few to reject it in any order.
+        group_p: p-value inside each group alone; 1 if the group does not allow a test.
         n_permutations: number of permutations.
     """
 
@@ -65,11 +66,11 @@ class SignalReport:
     n_permutations: int
 
     def found(self) -> bool:
-        """Return whether some proxy has a signal, at `LEVEL`."""
+        """Return whether any proxy has a signal, at `LEVEL`."""
         return self.p <= LEVEL
 
     def can_be_tested(self) -> bool:
-        """Return whether the rows suffice to find a signal."""
+        """Return whether there are enough rows to find a signal."""
         return not math.isnan(self.p)
 
     def in_words(self) -> str:
@@ -126,9 +127,9 @@ def signal_report(
 
 
 def _ranks_inside(values: FloatArray, group_of: NDArray[np.intp]) -> FloatArray:
-    """Return (n, k) centred ranks inside each group over its size + 1.
+    """Return (n, k) centred ranks inside each group, divided by the group's size + 1.
 
-    A missing value, and the only value of a group, has no rank: NaN.
+    Missing values, and values that are alone in their group, have no rank (NaN).
     """
     ranks = np.full(values.shape, np.nan)
     for group in range(int(group_of.max()) + 1):
@@ -145,7 +146,7 @@ def _permuted_inside(
 ) -> FloatArray:
     """Return (n, rows) permutations of the outcomes' ranks inside groups."""
     by_group = np.argsort(group_of, kind="stable")
-    # Keys of a group lie between those of its neighbours: one sort permutes inside all groups.
+    # The keys of each group have their own range, so one sort permutes inside all groups.
     keys = group_of[by_group] + rng.random((n, len(outcome)))
     permuted = np.empty((n, len(outcome)))
     permuted[:, by_group] = outcome[by_group][np.argsort(keys, axis=1)]
@@ -153,9 +154,9 @@ def _permuted_inside(
 
 
 def _statistics(ranks: FloatArray, outcome: FloatArray, permuted: FloatArray) -> FloatArray:
-    """Return (1 + n, k) covariances of ranks over their spread under permutation; observed first.
+    """Return (1 + n, k) covariances of ranks, the observed one first, divided by their spread.
 
-    Dividing by the spread puts proxies with missing cells on one scale with the others.
+    The spread is that under permutation. It puts proxies with missing cells on the same scale.
     """
     covariances = np.nan_to_num(np.vstack([outcome, permuted])) @ np.nan_to_num(ranks)
     spread = covariances[1:].std(axis=0)
@@ -166,7 +167,7 @@ def _statistics(ranks: FloatArray, outcome: FloatArray, permuted: FloatArray) ->
 
 
 def _least_p(ranks: FloatArray, outcome: FloatArray, group_of: NDArray[np.intp]) -> float:
-    """Return the p-value of the best possible order: 2 of all orders inside groups have it."""
+    """Return the p-value of the best possible order, which 2 of all orders inside groups reach."""
     n_orders = 1.0
     for group in np.unique(group_of):
         rows = (group_of == group) & np.isfinite(ranks).any(axis=1) & np.isfinite(outcome)
@@ -178,7 +179,7 @@ def _least_p(ranks: FloatArray, outcome: FloatArray, group_of: NDArray[np.intp])
 
 
 def _step_down(statistics: FloatArray) -> FloatArray:
-    """Return (k,) p-values among all proxies, by Westfall and Young 1993, algorithm 4.1."""
+    """Return (k,) p-values adjusted for all proxies (Westfall and Young 1993, algorithm 4.1)."""
     order = np.argsort(-statistics[0], kind="stable")
     tails = np.maximum.accumulate(statistics[:, order][:, ::-1], axis=1)[:, ::-1]
     stepwise = np.array([_p(tails[:, step], statistics[0, k]) for step, k in enumerate(order)])
@@ -188,13 +189,13 @@ def _step_down(statistics: FloatArray) -> FloatArray:
 
 
 def _p(statistics: FloatArray, observed: float | None = None) -> float:
-    """Return the share of permutations, with the observed order, at least as extreme as it."""
+    """Return the share of orders, the observed one included, that are at least as extreme."""
     first = statistics[0] if observed is None else observed
     return float((1 + np.sum(statistics[1:] >= first)) / len(statistics))
 
 
 def _pooled_correlation(ranks: FloatArray, y: FloatArray, group_of: NDArray[np.intp]) -> float:
-    """Return the correlation of ranks inside groups with the outcome's, on rows that have both."""
+    """Return the correlation of both ranks inside groups, on rows that have both."""
     has_rank = np.isfinite(ranks)
     outcome = _ranks_inside(np.where(has_rank, y, np.nan)[:, None], group_of)[has_rank, 0]
     spread = float(np.sqrt(np.sum(ranks[has_rank] ** 2) * np.sum(outcome**2)))

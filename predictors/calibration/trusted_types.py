@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from importlib import import_module
 
 _HOLDERS = ("bound", "calibration", "models", "features", "scales", "validation.folds")
-"""Rooms and modules of `rlready.predictors` whose classes may stand in a stored predictor."""
+"""Packages and modules of `rlready.predictors` whose classes a stored predictor may hold."""
 
 _TREES = (
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.tree._tree.Tree",
     "sklearn.utils._bunch.Bunch",
 )
-"""Classes of scikit-learn's tree models. They hold arrays and no code. Arrays that are not a tree
-could crash the process, so the digest of the file is checked first."""
+"""Classes of scikit-learn's tree models. They hold arrays, not code. Invalid arrays could crash the
+process, so the digest of the file is checked first."""
 
 
 def trusted_types() -> list[str]:
-    """Return the full names of these classes: our own, and scikit-learn's trees.
+    """Return the full names of the classes that a stored predictor may hold.
 
     Example:
         >>> "rlready.predictors.models.multilevel.Multilevel" in trusted_types()

@@ -8,8 +8,8 @@ A row is judged if it had no outcome when it was predicted and has one now.
     regret      best judged outcome - best judged outcome among the chosen; beside it the same
                 for as many checkpoints chosen by the score before RL (the practice)
 
-Only checkpoints that got an RL run can be judged. Where RL was run for the chosen ones alone there
-is nothing to compare them with, and the regrets are None.
+Only checkpoints with an RL run can be judged. If RL was only run for the chosen ones, there is
+nothing to compare them with, and the regrets are None.
 """
 
 from __future__ import annotations
@@ -26,30 +26,31 @@ from rlready.registry.frozen_prediction import FrozenPrediction, FrozenRow
 
 MIN_ORDERED = 3
 ALL = "all"
-"""Command of the record that joins the last predictions of all rankings and plans."""
+"""Value of `command` for the record with the last predictions of all rankings and plans."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditScore:
-    """What came of the predictions of one ranking or plan, in the unit of the target.
+    """The scores of the predictions of one ranking or plan, in the unit of the target.
 
     Args:
         command: rank or plan.
-        at_ms: when it was frozen.
-        predictor: that made it.
+        at_ms: time at which the prediction was frozen, in milliseconds since 1970.
+        predictor: the predictor that made it.
         target: the outcome.
-        n_predicted: checkpoints without an outcome at that time.
-        n_judged: of these, with an outcome now.
-        level: share that the intervals should contain.
-        coverage: share that they do contain; None if nothing is judged.
+        n_predicted: number of checkpoints without an outcome at that time.
+        n_judged: number of these checkpoints that have an outcome now.
+        level: share of outcomes that the intervals should contain.
+        coverage: share of outcomes that they contain; None if nothing is judged.
         bias: mean of outcome - prediction; None if nothing is judged.
-        bias_se: its standard error; None with fewer than two.
-        spearman: between prediction and outcome inside groups; None if it is undefined.
-        pairs_right: share of pairs inside groups in the right order; None if there are none.
-        regret: of the choice that was made; None if none of it is judged, or nothing else is.
-        practice_regret: of the practice's choice; None as above.
-        n_chosen_judged: checkpoints of the choice that have an outcome now.
-        n_practice_judged: the same of the practice's choice.
+        bias_se: standard error of the bias; None with fewer than two judged checkpoints.
+        spearman: correlation of prediction and outcome inside groups; None if undefined.
+        pairs_right: share of pairs inside groups in the right order; None without pairs.
+        regret: regret of the proposed choice; None if only checkpoints of the choice are judged,
+            or none of them.
+        practice_regret: regret of the choice by the score before RL; None as above.
+        n_chosen_judged: number of checkpoints of the choice that have an outcome now.
+        n_practice_judged: the same number for the choice by the score before RL.
     """
 
     command: str
@@ -70,7 +71,7 @@ class AuditScore:
     n_practice_judged: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the score for JSON."""
+        """Return the scores as JSON values."""
         return dict(vars(self))
 
 
@@ -79,7 +80,7 @@ def audit(frozen: FrozenPrediction, outcomes: Mapping[str, float]) -> AuditScore
 
     Args:
         frozen: the prediction.
-        outcomes: recorded now, by checkpoint id, in the unit of the target.
+        outcomes: outcomes recorded now, by checkpoint id, in the unit of the target.
 
     Example:
         >>> audit(frozen, {row.checkpoint_id: row.predicted for row in frozen.rows}).bias
@@ -93,7 +94,7 @@ def audit(frozen: FrozenPrediction, outcomes: Mapping[str, float]) -> AuditScore
     ranks = _order(judged, values, frozen.lower_is_better)
     sign = -1.0 if frozen.lower_is_better else 1.0
     by_practice = _by_practice(predicted, len(frozen.chosen))
-    # Where RL was run for the choice alone, its regret is 0 whatever it is worth.
+    # If RL was only run for the choice, its regret would always be 0 and say nothing.
     is_comparable = bool(set(values) - set(frozen.chosen))
     regrets = [
         _regret(ids, values, sign) if is_comparable else None
@@ -123,11 +124,11 @@ def audit(frozen: FrozenPrediction, outcomes: Mapping[str, float]) -> AuditScore
 def newest_before(
     predictions: Sequence[FrozenPrediction], outcomes: Mapping[str, float]
 ) -> FrozenPrediction | None:
-    """Return, as one record, the last prediction of each checkpoint that was made without outcome.
+    """Return one record with each checkpoint's last prediction before its outcome.
 
     Args:
-        predictions: of one target, the oldest first.
-        outcomes: recorded now, by checkpoint id.
+        predictions: frozen predictions of one target, the oldest first.
+        outcomes: outcomes recorded now, by checkpoint id.
     """
     rows: dict[str, FrozenRow] = {}
     for frozen in predictions:
@@ -166,9 +167,9 @@ def _order(
 
 
 def _by_practice(rows: Sequence[FrozenRow], n: int) -> list[str]:
-    """Ids of the n rows with the highest score before RL; a score is better if it is higher."""
-    known = [row for row in rows if row.practice is not None and math.isfinite(row.practice)]
-    ordered = sorted(known, key=lambda row: -(row.practice or 0.0))
+    """Return the ids of the n rows with the highest score before RL."""
+    scored = [row for row in rows if row.practice is not None and math.isfinite(row.practice)]
+    ordered = sorted(scored, key=lambda row: -(row.practice or 0.0))
     return [row.checkpoint_id for row in ordered[:n]]
 
 

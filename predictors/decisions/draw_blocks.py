@@ -40,12 +40,12 @@ def block_sizes(n_draws: int, n_rows: int) -> Iterator[int]:
 def shortlist(predictive: Predictive, n_most: int) -> NDArray[np.intp]:
     """Return the candidates that may matter to a plan, in their order: at most `n_most`.
 
-    They are those that are expected to beat the best prediction by most. This is exact for a normal
-    distribution; the rest of thousands of candidates would add nearly nothing to any choice.
+    They are the candidates with the largest expected gain over the best prediction (exact for a
+    normal distribution). Of thousands of candidates, the others add almost nothing to any choice.
 
     Args:
-        predictive: of n candidates.
-        n_most: candidates that are kept.
+        predictive: distribution of n candidates.
+        n_most: largest number of candidates to return.
     """
     n = len(predictive.mean)
     if n <= n_most:
@@ -53,34 +53,34 @@ def shortlist(predictive: Predictive, n_most: int) -> NDArray[np.intp]:
     sd = np.maximum(predictive.sd, 1e-300)
     z = (predictive.mean - predictive.mean.max()) / sd
     gain = sd * (z * ndtr(z) + np.exp(-0.5 * z**2) / math.sqrt(2.0 * math.pi))
-    # Where no gain is left at all, the mean decides.
+    # If the expected gain is 0, the mean decides.
     return np.sort(np.lexsort((-predictive.mean, -gain))[:n_most]).astype(np.intp)
 
 
 def draws_of(
     predictive: Predictive, rows: NDArray[np.intp], n_draws: int, rng: np.random.Generator
 ) -> FloatArray:
-    """Return joint draws of some candidates, (n_draws, len(rows)); all n are drawn in blocks."""
+    """Return (n_draws, len(rows)) joint draws of some candidates; all n are drawn in blocks."""
     n = len(predictive.mean)
-    kept = np.empty((n_draws, len(rows)))
+    chosen = np.empty((n_draws, len(rows)))
     start = 0
     for size in block_sizes(n_draws, n):
-        kept[start : start + size] = predictive.draw(size, rng)[:, rows]
+        chosen[start : start + size] = predictive.draw(size, rng)[:, rows]
         start += size
-    return kept
+    return chosen
 
 
 def expected_order(
     predictive: Predictive, n_max: int, floor: float, n_draws: int, rng: np.random.Generator
 ) -> NDArray[np.intp]:
-    """Return (n_max,) candidates, each adding most to the expected best true score of the chosen.
+    """Return (n_max,) candidates; each adds most to the expected best true score of the choice.
 
     Args:
-        predictive: of n candidates.
-        n_max: candidates to choose.
-        floor: score that is already there; -inf if there is none.
-        n_draws: joint draws; fewer if the candidates that may matter are very many.
-        rng: for the draws.
+        predictive: distribution of n candidates.
+        n_max: number of candidates to choose.
+        floor: best score so far; -inf if there is none.
+        n_draws: number of joint draws; fewer are taken if very many candidates may matter.
+        rng: generator of the draws.
     """
     rows = shortlist(predictive, max(_SHORTLIST, 2 * n_max))
     n_draws = min(n_draws, max(_KEPT // len(rows), _FEWEST_DRAWS))
@@ -88,27 +88,27 @@ def expected_order(
 
 
 def greedy_order(draws: FloatArray, n_max: int, floor: float) -> NDArray[np.intp]:
-    """Return (n_max,) columns, each adding most to the expected best of those chosen so far.
+    """Return (n_max,) columns; each adds most to the expected best of the columns before it.
 
     Args:
         draws: (D, n) joint draws.
-        n_max: columns to choose.
-        floor: score that is already there.
+        n_max: number of columns to choose.
+        floor: best score so far.
     """
     n_draws, n = draws.shape
     best = np.full(n_draws, floor)
     mean = draws.mean(axis=0)
-    left, order = list(range(n)), []
+    remaining, order = list(range(n)), []
     width = max(BLOCK // n_draws, 1)
     for _ in range(n_max):
         gains = np.concatenate(
             [
-                np.maximum(draws[:, left[i : i + width]], best[:, None]).mean(axis=0)
-                for i in range(0, len(left), width)
+                np.maximum(draws[:, remaining[i : i + width]], best[:, None]).mean(axis=0)
+                for i in range(0, len(remaining), width)
             ]
         )
-        # Where no draw prefers any, the mean decides.
-        chosen = left.pop(int(np.lexsort((-mean[left], -gains))[0]))
+        # If the gains are equal, the mean decides.
+        chosen = remaining.pop(int(np.lexsort((-mean[remaining], -gains))[0]))
         best = np.maximum(best, draws[:, chosen])
         order.append(chosen)
     return np.array(order, dtype=np.intp)

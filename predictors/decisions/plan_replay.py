@@ -1,18 +1,18 @@
-"""What plans of a predictor lost on recorded outcomes that it had not seen.
+"""The regret of a predictor's plans on recorded outcomes that it had not seen.
 
-A plan's expected regret is the predictor's own claim. Where outcomes are recorded, the claim can
-be checked: parts of the recorded rows are planned as if they had no outcome, from predictions by
-models that have not seen the row, and the regret in hindsight stands beside the expected one.
+A plan's expected regret is a claim of the predictor. Recorded outcomes can check it. Parts of the
+recorded rows are planned as if they had no outcome, from predictions by models that have not seen
+the row. The regret in hindsight is then compared with the expected regret.
 
     realised regret = best recorded outcome of the part - best one among the N chosen
 
-Both take a recorded outcome for the truth, so that they can be compared. With R and E the realised
-and the expected regret of a policy, summed over N = 1, 2, ..., and P parts,
+Both take a recorded outcome as the truth, so that they can be compared. Let R and E be the realised
+and the expected regret of a policy, summed over N = 1, 2, ..., and P the number of parts. Then
 
     factor = (P R + E) / ((P + 1) E)
 
-is the share of the expected regret that was lost; the expectation itself counts as one more part.
-An expected regret times its factor is what `plan` reports.
+is the realised share of the expected regret; the expectation itself counts as one more part. `plan`
+reports expected regrets multiplied by this factor.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from rlready.predictors.predictive import Predictive
 from rlready.predictors.training_table import FloatArray
 
 FEWEST_ROWS = 8
-"""With fewer recorded outcomes nothing is replayed."""
+"""Smallest number of recorded outcomes for a replay."""
 
 _MOST_PARTS = 4
 _ROWS_OF_A_PART = 8
 _REPEATS = 10
 _MOST_ROWS = 240
-"""Of more recorded outcomes, each partition takes so many at random."""
+"""Largest number of outcomes in a partition; of more outcomes, a random sample is taken."""
 _DRAWS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayedRuns:
-    """What N runs lost on average over the parts, in the target's unit.
+    """The average regret of N runs over the parts, in the target's unit.
 
     Args:
         n_runs: N.
         expected: regret that the predictor expected.
         realised: regret in hindsight.
-        realised_se: its standard error over the parts of one partition.
+        realised_se: standard error of `realised` over the parts of one partition.
     """
 
     n_runs: int
@@ -58,14 +58,14 @@ class ReplayedRuns:
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """Plans on recorded outcomes, by policy.
+    """The results of plans on recorded outcomes, by policy.
 
     Args:
-        policies: by name, for N = 1, 2, ... below the size of the smallest part.
-        factors: by name, share of the expected regret that was lost.
-        n_rows: recorded outcomes.
-        n_parts: parts of a partition.
-        n_repeats: random partitions.
+        policies: results by name, for N = 1, 2, ... below the size of the smallest part.
+        factors: realised share of the expected regret, by name.
+        n_rows: number of recorded outcomes.
+        n_parts: number of parts of a partition.
+        n_repeats: number of random partitions.
     """
 
     policies: Mapping[str, tuple[ReplayedRuns, ...]]
@@ -75,7 +75,7 @@ class Replay:
     n_repeats: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the replay for JSON."""
+        """Return the replay as JSON values."""
         return {
             **vars(self),
             "policies": {
@@ -85,17 +85,17 @@ class Replay:
         }
 
     def at(self, policy: str, n_runs: int) -> ReplayedRuns:
-        """Return what N runs of a policy lost, or the most runs that were replayed."""
+        """Return the result of N runs of a policy, or of the largest N that was replayed."""
         values = self.policies[policy]
         return values[min(n_runs, len(values)) - 1]
 
     def compared(self, policy: str, practice: str | None) -> list[str]:
-        """Return the policies that readers compare: the plan's, the practice and random choice."""
+        """Return the policies to compare: that of the plan, current practice and random choice."""
         names = [name for name in (policy, practice, RANDOM) if name is not None]
         return [name for name in names if name in self.policies]
 
     def corrected(self, made: RlPlan) -> RlPlan:
-        """Return a plan whose regrets are times the factor of their policy."""
+        """Return a plan with each regret multiplied by the factor of its policy."""
         policies = {
             name: tuple(
                 replace(
@@ -123,11 +123,12 @@ def replay(
     """Replay plans on recorded outcomes; None if there are too few of them.
 
     Args:
-        predictive: of n outcomes, each by models that have not seen it, with the noise of a run.
-        outcomes: (n,) recorded, higher is better.
-        n_max: regret is given for 1 to so many runs.
-        scores: naive scores by name, (n,) each, higher is better, for policies beside ours.
-        rule: seed.
+        predictive: distribution of n outcomes, each by models that have not seen it, with the
+            noise of a run.
+        outcomes: (n,) recorded outcomes, higher is better.
+        n_max: largest number of runs for which regrets are given.
+        scores: naive scores by name, (n,) each, higher is better; each gives one more policy.
+        rule: rule with the seed.
 
     Example:
         >>> replayed = replay(predictive, table.y, 3)  # doctest: +SKIP
@@ -160,7 +161,7 @@ def replay(
                 chosen = None if name == RANDOM else [int(str(value.chosen)) for value in values]
                 realised = _realised(outcomes[rows], chosen, n_max)
                 pairs.setdefault(name, []).append((expected, realised))
-    # A policy that not every part has, as one group needs no anchor, is left out.
+    # Leave out a policy that some part lacks (a part with one group has no anchor policy).
     whole = {
         name: np.array(both) for name, both in pairs.items() if len(both) == n_parts * _REPEATS
     }
@@ -174,21 +175,21 @@ def replay(
 
 
 def _realised(outcomes: FloatArray, chosen: Sequence[int] | None, n_max: int) -> FloatArray:
-    """(n_max,) regret in hindsight; for random choices (None) its expectation."""
+    """Return the (n_max,) regrets in hindsight; for random choices (None) the expected ones."""
     if chosen is not None:
-        kept: FloatArray = np.maximum.accumulate(outcomes[list(chosen[:n_max])])
+        best: FloatArray = np.maximum.accumulate(outcomes[list(chosen[:n_max])])
     else:
         n, rising = len(outcomes), np.sort(outcomes)
-        # The best of N random rows is the i-th smallest in so many of all choices.
-        kept = np.array(
+        # Count the choices of N random rows in which the i-th smallest outcome is the best.
+        best = np.array(
             [comb(np.arange(n), runs - 1) @ rising / comb(n, runs) for runs in range(1, n_max + 1)]
         )
-    regret: FloatArray = outcomes.max() - kept
+    regret: FloatArray = outcomes.max() - best
     return regret
 
 
 def _averages(both: FloatArray, n_parts: int) -> tuple[ReplayedRuns, ...]:
-    """Average (parts, 2, N) expected and realised regrets over the parts."""
+    """Return the averages of (parts, 2, N) expected and realised regrets over the parts."""
     expected, realised = both.mean(axis=0)
     error = both[:, 1].std(axis=0, ddof=1) / np.sqrt(n_parts)
     return tuple(

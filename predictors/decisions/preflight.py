@@ -1,4 +1,4 @@
-"""Whether GRPO can work from a checkpoint at all: what its proxies say before any RL step.
+"""Check from a checkpoint's proxies whether GRPO can work, before any RL step.
 
 | finding | from | warns | stops | source |
 |---|---|---|---|---|
@@ -11,9 +11,9 @@
 | format | `format_gap` = lenient - strict pass@1 of the same samples | > 0.1 | - | derived |
 | conflict | loss against pass@k, both by 2 standard errors | always | - | arXiv 2510.01624 leaves the case open |
 
-A warning is a reason to look, not a verdict: the thresholds come from few models. A number is said
-to be beyond a threshold only if it is so by twice its standard error; nearer ones are said to be
-too close to call.
+A warning is a reason to look, not a verdict: the thresholds come from few models. A number counts as
+beyond a threshold only if it is beyond it by twice its standard error. A number that is closer is
+reported as too close to call.
 """  # noqa: E501 - a table row is one line
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rlready.registry.errors import ConfigError
 
 
 class Level(StrEnum):
-    """How grave a finding is."""
+    """The severity of a finding."""
 
     OK = "ok"
     WARN = "warn"
@@ -37,7 +37,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ProxyValue:
-    """A proxy's value and its standard error, None where it is unknown."""
+    """The value of a proxy and its standard error (None if unknown)."""
 
     value: float
     se: float | None = None
@@ -48,13 +48,13 @@ class ProxyValue:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that the proxies say.
+    """One result of the pre-flight check.
 
     Args:
         level: ok, warn or stop.
         topic: signal, rate, coverage, entropy, regime, samples, format or conflict.
         text: a sentence with the number.
-        source: where its threshold comes from.
+        source: source of the threshold.
     """
 
     level: Level
@@ -63,13 +63,18 @@ class Finding:
     source: str = ""
 
     def to_dict(self) -> dict[str, str]:
-        """The fields for JSON."""
+        """Return the fields as JSON values."""
         return {name: str(value) for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreflightRule:
-    """Thresholds; the module says where they come from."""
+    """The thresholds of the pre-flight check; the module's docstring names their sources.
+
+    Example:
+        >>> PreflightRule(group_size=16).group_size
+        16
+    """
 
     group_size: int = 8
     stop_signal: float = 0.05
@@ -100,9 +105,9 @@ _ERROR = re.compile(r"^(?P<metric>[^@]+)_se@(?P<where>.+)$")
 
 
 def proxies_of(row: Mapping[str, object]) -> dict[str, ProxyValue]:
-    """The proxies in a row of the registry's table, each with the error in its `_se` column.
+    """Return the proxies in a row of the registry's table, each with the error from `_se`.
 
-    Cells that are empty or not numbers are left out, and so are columns without `@` and outcomes.
+    Empty cells, cells that are not numbers, columns without `@`, and outcomes are left out.
     """
     numbers = {
         name: float(value)
@@ -113,9 +118,9 @@ def proxies_of(row: Mapping[str, object]) -> dict[str, ProxyValue]:
         and math.isfinite(value)
     }
     errors = {
-        f"{found['metric']}@{found['where']}": value
+        f"{match['metric']}@{match['where']}": value
         for name, value in numbers.items()
-        if (found := _ERROR.match(name))
+        if (match := _ERROR.match(name))
     }
     return {
         name: ProxyValue(value=value, se=errors.get(name))
@@ -127,19 +132,25 @@ def proxies_of(row: Mapping[str, object]) -> dict[str, ProxyValue]:
 def preflight(
     proxies: Proxies, benchmark: str | None = None, rule: PreflightRule | None = None
 ) -> tuple[Finding, ...]:
-    """What the proxies of one checkpoint say about GRPO from it; the gravest first.
+    """Return what the proxies of a checkpoint say about GRPO from it, the most severe first.
 
     Args:
-        proxies: of the checkpoint.
-        benchmark: whose samples to judge by, best one like the RL prompts; None if there is one.
+        proxies: proxies of the checkpoint, by name.
+        benchmark: benchmark whose samples to use, best one that is similar to the RL prompts. It
+            may be None if samples were drawn on one benchmark only.
         rule: thresholds and the group size of the RL run.
 
     Raises:
-        ConfigError: if the benchmark is unknown, or is needed.
+        ConfigError: if the benchmark is unknown, or has to be named.
+
+    Example:
+        >>> proxies = {"signal_share_8@gsm8k": ProxyValue(value=0.02, se=0.005)}
+        >>> preflight(proxies)[0].level
+        <Level.STOP: 'stop'>
     """
     rule = rule or PreflightRule()
     here = _metrics(proxies, _benchmark(proxies, benchmark))
-    found = [
+    findings = [
         *_signal(here, rule),
         *_rate(here, rule),
         *_coverage(here, rule),
@@ -148,7 +159,7 @@ def preflight(
         *_format(here, rule),
         *_regime(proxies, rule),
     ]
-    return gravest_first(found)
+    return gravest_first(findings)
 
 
 def conflicts(
@@ -158,21 +169,21 @@ def conflicts(
     benchmark: str | None = None,
     rule: PreflightRule | None = None,
 ) -> tuple[Finding, ...]:
-    """Where a held-out loss and pass@k, at the largest k, contradict each other.
+    """Return contradictions between a held-out loss and pass@k, at the largest k.
 
     Both have to differ by `rule.n_errors` standard errors of the difference. The errors are taken
-    as independent; checkpoints measured on the same problems differ by less noise than that, so a
-    conflict that is named is one.
+    as independent. Checkpoints that were measured on the same problems have smaller errors, so the
+    reported conflicts are real ones.
 
     Args:
-        proxies: of the checkpoint.
-        reference: of what it is compared with, another checkpoint or `mean_proxies` of several.
-        reference_name: how to call that.
-        benchmark: whose pass@k; None if there is one.
-        rule: how many standard errors count.
+        proxies: proxies of the checkpoint, by name.
+        reference: proxies of another checkpoint, or `mean_proxies` of several.
+        reference_name: name of the reference in the messages.
+        benchmark: benchmark of pass@k. It may be None if samples were drawn on one benchmark only.
+        rule: number of standard errors that make a difference.
 
     Raises:
-        ConfigError: if the benchmark is unknown, or is needed.
+        ConfigError: if the benchmark is unknown, or has to be named.
     """
     rule = rule or PreflightRule()
     benchmark = _benchmark(proxies, benchmark)
@@ -190,7 +201,7 @@ def conflicts(
 
 
 def mean_proxies(rows: Iterable[Proxies]) -> dict[str, ProxyValue]:
-    """Mean of each proxy that all rows have, with the standard error of that mean."""
+    """Return the mean of each proxy that all rows have, with the standard error of the mean."""
     every = list(rows)
     if not every:
         return {}
@@ -198,18 +209,18 @@ def mean_proxies(rows: Iterable[Proxies]) -> dict[str, ProxyValue]:
     means = {}
     for name in shared:
         errors = [row[name].se for row in every]
-        known = [error for error in errors if error is not None]
+        measured = [error for error in errors if error is not None]
         means[name] = ProxyValue(
             value=math.fsum(row[name].value for row in every) / len(every),
-            se=math.sqrt(math.fsum(e * e for e in known)) / len(every)
-            if len(known) == len(every)
+            se=math.sqrt(math.fsum(e * e for e in measured)) / len(every)
+            if len(measured) == len(every)
             else None,
         )
     return means
 
 
 def gravest_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """The findings, stops before warnings before what is fine."""
+    """Return the findings by severity: stop, warn, ok."""
     order = list(Level)
     return tuple(sorted(findings, key=lambda finding: -order.index(finding.level)))
 
@@ -220,16 +231,16 @@ _COVERAGE = re.compile(r"^coverage_ratio_([0-9]+)$")
 
 
 def _benchmark(proxies: Proxies, asked: str | None) -> str:
-    """The benchmark to judge by; empty if no proxy comes from samples."""
+    """Return the benchmark whose samples are used; empty if no proxy comes from samples."""
     names = sorted({name.partition("@")[2] for name in proxies if _from_samples(name)})
     if asked is not None and asked not in names:
         raise ConfigError(
             f"no proxy was measured on samples of {asked!r}",
-            fix=f"Those there: {', '.join(names) or 'none'}",
+            fix=f"Sampled benchmarks: {', '.join(names) or 'none'}",
         )
     if asked is None and len(names) > 1:
         raise ConfigError(
-            "the pre-flight needs one benchmark",
+            "the pre-flight check needs one benchmark",
             why=f"samples were drawn on {', '.join(names)}",
             fix="Name the one that is most like the RL prompts",
         )
@@ -237,7 +248,7 @@ def _benchmark(proxies: Proxies, asked: str | None) -> str:
 
 
 def _metrics(proxies: Proxies, benchmark: str) -> dict[str, ProxyValue]:
-    """The proxies of one benchmark, by metric."""
+    """Return the proxies of one benchmark, by metric."""
     split = {name: name.partition("@") for name in proxies}
     return {split[name][0]: proxies[name] for name in proxies if split[name][2] == benchmark}
 
@@ -253,7 +264,7 @@ def _signal(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Finding
     measured = {int(m[1]): here[name] for name in here if (m := _SIGNAL.match(name))}
     if not measured:
         return []
-    # The share rises with the group, so a neighbour's is a bound.
+    # The share rises with the group size, so the share of another size is a bound.
     below = [size for size in measured if size <= g]
     size = max(below) if below else min(measured)
     share = measured[size]
@@ -269,7 +280,7 @@ def _signal(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Finding
         text = f"GRPO has little gradient: {text}{side}"
         return [Finding(level=Level.WARN, topic="signal", text=text, source=source)]
     if share.value < rule.warn_signal:
-        text = f"whether GRPO has a gradient is open: {text}"
+        text = f"it is too close to call whether GRPO has a gradient: {text}"
         return [Finding(level=Level.WARN, topic="signal", text=text, source=source)]
     if size > g:
         text += f"; measure signal_share_{g}"
@@ -277,12 +288,12 @@ def _signal(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Finding
 
 
 def _side(here: Mapping[str, ProxyValue]) -> str:
-    """Which kind of groups without variance prevails."""
+    """Say whether most groups without variance are all wrong or all right."""
     if "pass_at_1" not in here:
         return ""
     p = here["pass_at_1"]
     kind = "all wrong: easier prompts" if p.value < 0.5 else "all right: harder prompts"
-    return f"; pass@1 is {p}, so most groups are {kind} would give one"
+    return f"; pass@1 is {p}, so most groups are {kind} would give a gradient"
 
 
 def _rate(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Finding]:
@@ -304,7 +315,7 @@ def _rate(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Finding]:
 
 
 def _coverage(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Finding]:
-    found = []
+    findings = []
     for name, ratio in here.items():
         if not (match := _COVERAGE.match(name)):
             continue
@@ -315,8 +326,10 @@ def _coverage(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Findi
             text += ": SFT destroyed more of what the base model reaches than it made"
         elif ratio.value > rule.warn_coverage:
             text += ": above 1, but by less than twice its standard error"
-        found.append(Finding(level=level, topic="coverage", text=text, source="arXiv 2608.25756"))
-    return found
+        findings.append(
+            Finding(level=level, topic="coverage", text=text, source="arXiv 2608.25756")
+        )
+    return findings
 
 
 def _entropy(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Finding]:
@@ -340,16 +353,16 @@ def _samples(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Findin
         "unparsed_share": (rule.warn_unparsed, "without an answer, reward 0 by format"),
         "unscored_share": (rule.warn_unscored, "whose check failed, so that rewards are noise"),
     }
-    found = []
+    findings = []
     for name, (limit, what) in limits.items():
         if name in here and _beyond(here[name], limit, rule, below=False):
             text = f"{here[name]} of the samples are {what}"
-            found.append(Finding(level=Level.WARN, topic="samples", text=text))
-    return found
+            findings.append(Finding(level=Level.WARN, topic="samples", text=text))
+    return findings
 
 
 def _format(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Finding]:
-    """Whether low scores come from the format of the answers or from the skill."""
+    """Say whether low scores come from the format of the answers or from missing skill."""
     gap, lenient = here.get("format_gap"), here.get("lenient_pass_at_1")
     if gap is None or lenient is None:
         return []
@@ -366,7 +379,7 @@ def _format(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Finding
 
 
 def _regime(proxies: Proxies, rule: PreflightRule) -> list[Finding]:
-    found = []
+    findings = []
     for name, ratio in proxies.items():
         if name.partition("@")[0] != "nll_ratio":
             continue
@@ -376,8 +389,8 @@ def _regime(proxies: Proxies, rule: PreflightRule) -> list[Finding]:
             severe = ratio.value >= rule.severe_ratio
             regime = "severe overfitting" if severe else "mild overfitting"
         text = f"held-out loss is {ratio} times the lowest of its SFT run ({name}): {regime}"
-        found.append(Finding(level=level, topic="regime", text=text, source="arXiv 2512.11470"))
-    return found
+        findings.append(Finding(level=level, topic="regime", text=text, source="arXiv 2512.11470"))
+    return findings
 
 
 def _beyond(measured: ProxyValue, limit: float, rule: PreflightRule, *, below: bool) -> bool:
@@ -386,7 +399,7 @@ def _beyond(measured: ProxyValue, limit: float, rule: PreflightRule, *, below: b
 
 
 def _step(proxies: Proxies, reference: Proxies, name: str) -> float:
-    """How much more the checkpoint has than the reference, in standard errors; 0 if unknown."""
+    """Return the checkpoint's value minus the reference's, in standard errors; 0 if unknown."""
     if name not in proxies or name not in reference:
         return 0.0
     ours, theirs = proxies[name], reference[name]
@@ -397,7 +410,7 @@ def _step(proxies: Proxies, reference: Proxies, name: str) -> float:
 
 
 def _contradict(of_loss: float, of_score: float, rule: PreflightRule) -> bool:
-    # A loss that rises and a score that rises contradict each other.
+    # A higher loss means worse and a higher score means better, so equal signs contradict.
     return of_loss * of_score > 0 and min(abs(of_loss), abs(of_score)) >= rule.n_errors
 
 
@@ -417,6 +430,6 @@ def _conflict(
 
 
 def worst(findings: Sequence[Finding]) -> Level:
-    """The gravest level among findings; ok if there are none."""
+    """Return the most severe level among the findings; ok if there are none."""
     order = list(Level)
     return max((finding.level for finding in findings), key=order.index, default=Level.OK)

@@ -1,8 +1,8 @@
-"""Checkpoints in the order that public outcomes and few or no own ones give, and why.
+"""Rank checkpoints by public outcomes and few or no outcomes of the user.
 
-It is what `rlready rank` shows before a predictor can be fitted. Every row says whose outcomes it
-rests on. The order is claimed inside a group only, and no checkpoint is called READY: that takes a
-predictor of the user's own outcomes. The rule of the literature stands beside it.
+`rlready rank` shows this ranking before a predictor can be fitted. Every row says which outcomes it
+is based on. The order only holds inside a group, and no checkpoint is called READY, which requires
+a predictor of the user's own outcomes. The ranking also shows the order by the rule of a paper.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PAPER_RULE = (
     "the paper's rule: leave out the half with the higher held-out loss, order the others by "
     "pass@k of the largest k, and calibrate with 3 to 4 RL runs"
 )
-"""A rule of thumb of the literature on SFT checkpoints for RL, which knows no chances."""
+"""A rule of thumb of the literature on SFT checkpoints for RL; it gives no probabilities."""
 
 _PASS_AT = re.compile(r"^pass_?(?:at_|@)?(\d+)")
 _KIND_WORDS = {
@@ -41,26 +41,26 @@ _KIND_WORDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class PriorRow:
-    """One checkpoint; numbers of outcomes are in the target's unit.
+    """One checkpoint of the ranking; outcomes are in the target's unit.
 
     Args:
-        id: of the checkpoint.
-        group: its group.
+        id: id of the checkpoint.
+        group: group of the checkpoint.
         rank: 1 is best; None if there are several groups, or it is alone in its group.
-        rank_in_group: 1 is the best of its group.
-        rank_by_paper: its place by `PAPER_RULE` in its group; None if the rule leaves it out.
-        recorded: its outcome; None if RL was not run.
+        rank_in_group: rank in the group, 1 is best.
+        rank_by_paper: rank in the group by `PAPER_RULE`; None if the rule leaves it out.
+        recorded: the outcome; None if RL was not run.
         predicted: expected outcome of one RL run; None if no outcome of the group gives the unit.
-        low: lower end of the interval of one RL run; of the outcome if it is recorded.
-        high: upper end.
-        standing: expected outcome beside the mean of its group, in standard deviations of the
-            outcomes there.
-        p_best: chance to be the best of its group.
-        p_top: chance to be among the best N of its group.
-        p_match: chance to end about as well as the best known of its group, or better.
+        low: lower end of the interval of one RL run, or of the recorded outcome.
+        high: upper end of the interval.
+        standing: expected outcome minus the mean of the group, in standard deviations of the
+            group's outcomes.
+        p_best: probability to be the best of the group.
+        p_top: probability to be among the best N of the group.
+        p_match: probability to end about as well as the best known of the group, or better.
         readiness: always UNDECIDED.
-        mark: why it has no rank; empty if it has.
-        reasons: whose outcomes it rests on, and which proxies speak for it.
+        mark: why the checkpoint has no rank; empty if it has one.
+        reasons: the outcomes behind the prediction, and the proxies for and against it.
     """
 
     id: str
@@ -83,18 +83,18 @@ class PriorRow:
 
 @dataclass(frozen=True, kw_only=True)
 class PriorRanking:
-    """Checkpoints in the order that public outcomes give, group by group.
+    """A ranking of checkpoints by public outcomes, group by group.
 
     Args:
-        rows: of each group the best first.
+        rows: rows by group, the best of each group first.
         target: name of the outcome.
         top_n: the N of `p_top`.
-        level: of the intervals.
-        n_outcomes: recorded outcomes of the user.
-        source: whose outcomes it rests on.
-        track_record: how often such advice was right.
-        most_certain: by group, the largest chance that is claimed.
-        warnings: what a reader has to know.
+        level: level of the intervals.
+        n_outcomes: number of recorded outcomes of the user.
+        source: the outcomes behind the ranking, in words.
+        track_record: how often such advice was right, in words.
+        most_certain: largest probability that is claimed, by group.
+        warnings: warnings for the reader.
     """
 
     rows: tuple[PriorRow, ...]
@@ -108,7 +108,7 @@ class PriorRanking:
     warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the ranking for JSON: the fields of `Ranking`, and what it rests on."""
+        """Return the ranking as JSON values: the fields of `Ranking`, and its basis."""
         return {
             "target": self.target,
             "is_claimed": True,
@@ -149,15 +149,15 @@ def rank_by_prior(
     """Rank checkpoints inside their groups by public outcomes and those of the user.
 
     Args:
-        order: of the checkpoints.
-        names: (n,) of each, all different.
-        groups: only these groups; by default all.
-        by_paper: (n,) places by `places_by_paper`.
-        top_n: P(top N) is given for this N.
-        level: of the intervals.
+        order: order of the checkpoints.
+        names: (n,) names of the checkpoints, all different.
+        groups: rank only these groups; by default all.
+        by_paper: (n,) places from `places_by_paper`.
+        top_n: the N of P(top N).
+        level: level of the intervals.
         target: name of the outcome.
-        ends: of its scale, at which intervals and expectations end.
-        errors: (n,) standard errors of recorded outcomes; without one they are taken as exact.
+        ends: lowest and highest possible outcome, at which intervals and predictions end.
+        errors: (n,) standard errors of recorded outcomes; without an error an outcome is exact.
         lower_is_better: whether the user's target is the negative of the outcome.
     """
     everyone = np.unique(order.rows.groups)
@@ -171,7 +171,7 @@ def rank_by_prior(
     )
     expected = np.clip(order.predictive().mean, *ends)
     outcome = _Outcomes(
-        known=np.where(np.isfinite(recorded), recorded, expected),
+        expected=np.where(np.isfinite(recorded), recorded, expected),
         low=low,
         high=high,
         sign=-1.0 if lower_is_better else 1.0,
@@ -196,9 +196,9 @@ def rank_by_prior(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Outcomes:
-    """What is known or expected of each outcome, (n,) each, higher is better."""
+    """The (n,) recorded or expected outcomes and their intervals, higher is better."""
 
-    known: FloatArray
+    expected: FloatArray
     low: FloatArray
     high: FloatArray
     sign: float
@@ -213,12 +213,12 @@ def _rows(
     top_n: int,
     is_only: bool,
 ) -> list[PriorRow]:
-    """Rows of one group, the best first."""
+    """Return the rows of one group, the best first."""
     members = np.flatnonzero(order.rows.groups == group)
     recorded, score, sign = order.rows.outcome, order.score, outcome.sign
     has_unit, is_alone = bool(np.isfinite(recorded[members]).any()), len(members) == 1
-    # The standing decides where expectations end at the scale's.
-    first = outcome.known[members] if has_unit else score[members]
+    # Expected outcomes are equal where they reach the end of the scale; there the standing decides.
+    first = outcome.expected[members] if has_unit else score[members]
     shares = [np.full(1, np.nan)] * 3
     if not is_alone:
         tops = [order.chances_top(group, n) for n in (1, top_n)]
@@ -236,7 +236,7 @@ def _rows(
                 rank_in_group=None if is_alone else place,
                 rank_by_paper=None if by_paper is None else int(by_paper[i]) or None,
                 recorded=_or_none(sign * recorded[i]),
-                predicted=sign * float(outcome.known[i]) if has_unit else None,
+                predicted=sign * float(outcome.expected[i]) if has_unit else None,
                 low=low if has_unit else None,
                 high=high if has_unit else None,
                 standing=float(score[i]),
@@ -254,16 +254,16 @@ def _rows(
 def places_by_paper(
     X: pd.DataFrame, columns: Sequence[Column], groups: NDArray[np.str_], own: Sequence[str] = ()
 ) -> NDArray[np.intp] | None:
-    """(n,) place of each checkpoint in its group by `PAPER_RULE`; 0 if the rule leaves it out.
+    """Return the (n,) places in the group by `PAPER_RULE`; 0 if the rule leaves a checkpoint out.
 
     Args:
-        X: a row for each checkpoint.
-        columns: proxies among its columns.
-        groups: (n,) group of each.
-        own: losses of the checkpoints' own style; by default all losses count alike.
+        X: one row per checkpoint.
+        columns: the proxies among the columns of `X`.
+        groups: (n,) groups of the checkpoints.
+        own: losses on text of the checkpoints' own style; by default all losses are used.
 
     Returns:
-        None if there is no pass@k.
+        The places; None if there is no pass@k.
     """
     sampled = {c.name: int(k[1]) for c in columns if (k := _PASS_AT.match(c.name.lower()))}
     if not sampled:
@@ -273,19 +273,19 @@ def places_by_paper(
     places = np.zeros(len(X), dtype=np.intp)
     for group in np.unique(groups):
         members = np.flatnonzero(groups == group)
-        kept = np.isfinite(by_skill[members])
+        is_kept = np.isfinite(by_skill[members])
         if losses:
             values = [X[c.name].to_numpy(dtype=float)[members] for c in losses]
             stands = [standing(v, c.kind, c.name) for v, c in zip(values, losses, strict=True)]
             loss = np.nan_to_num(np.array(stands)).mean(axis=0)
-            kept &= loss <= np.median(loss)
-        rows = members[kept]
+            is_kept &= loss <= np.median(loss)
+        rows = members[is_kept]
         places[rows[np.argsort(-by_skill[rows], kind="stable")]] = np.arange(1, len(rows) + 1)
     return places
 
 
 def _reasons(order: OrderPosterior, i: int) -> list[str]:
-    """Where a checkpoint stands in its group by each kind of proxy, in words."""
+    """Describe the position of a checkpoint in its group by each kind of proxy."""
     words = []
     for kind, z in zip(order.rows.kinds, order.rows.standings[i], strict=True):
         side = "better" if z >= 0 else "worse"
@@ -296,12 +296,12 @@ def _reasons(order: OrderPosterior, i: int) -> list[str]:
 def _more_warnings(n_groups: int) -> list[str]:
     if n_groups > 1:
         return [
-            f"{n_groups} groups: the order and the chances hold inside each, because nothing is "
-            "known of their levels"
+            f"{n_groups} groups: the order and the chances hold inside each group, because the "
+            "levels of the groups are unknown"
         ]
     return [
-        "one group only: nothing here shows how well the order holds for another base model "
-        "or RL recipe"
+        "one group only: it does not show how well the order holds for another base model or "
+        "RL recipe"
     ]
 
 
@@ -310,5 +310,5 @@ def _or_none(value: float) -> float | None:
 
 
 def match_in_words() -> str:
-    """What P(match) means."""
+    """Return the meaning of P(match), for readers."""
     return f"within {MATCH_SHARE:g} sd of the best known of its group"

@@ -1,9 +1,9 @@
-"""Checkpoints by predicted score after RL, each with its chances, the advice, and why.
+"""Rank checkpoints by predicted score after RL, with probabilities, advice and reasons.
 
-Rows are ordered by their prediction. A row out of the predictor's domain has no rank: it stands
-after the others, marked, with the place that its prediction would give it, and is UNDECIDED.
-Where the proxies carry no signal (a permutation test of them on the recorded outcomes), nothing
-is ranked and every row is UNDECIDED. P(best) and P(top N) are among the ranked rows.
+Rows are ordered by their prediction. A row out of the predictor's domain has no rank and is
+UNDECIDED. It comes after the others, with a mark that names the place of its prediction. If the
+proxies have no signal (by a permutation test on the recorded outcomes), nothing is ranked and every
+row is UNDECIDED. P(best) and P(top N) compare the ranked rows.
 """
 
 from __future__ import annotations
@@ -34,35 +34,35 @@ from rlready.registry.errors import ConfigError
 from rlready.registry.readiness_tag import Readiness
 
 OUT = "out"
-"""Domain of a row about which the training table says nothing."""
+"""Domain of a row that is too far from the training table for a prediction."""
 
 _N_PULLS = 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Candidates:
-    """Checkpoints that could get an RL run, and all that is predicted of them.
+    """Checkpoints that could get an RL run, with their predictions.
 
-    Numbers are as the predictors see them, higher is better; `lower_is_better` turns what is shown
-    back into the user's target.
+    Higher numbers are better. If `lower_is_better`, numbers are turned back into the user's target
+    before they are shown.
 
     Args:
-        ids: (n,) of each checkpoint, all different.
-        predictive: of their true scores after RL, without the noise of one run, given all recorded
-            outcomes.
-        low: (n,) lower end of the interval of what is predicted.
-        high: (n,) upper end.
-        interval: what the intervals promise, in words.
+        ids: (n,) ids of the checkpoints, all different.
+        predictive: distribution of their true scores after RL, without the noise of one run, given
+            all recorded outcomes.
+        low: (n,) lower ends of the prediction intervals.
+        high: (n,) upper ends of the prediction intervals.
+        interval: promise of the intervals, in words.
         domain: (n,) in, edge or out.
-        domain_reasons: (n,) why, in words.
-        contributions: by proxy, (n,) part of the prediction that it accounts for.
-        findings: (n,) of the pre-flight.
+        domain_reasons: (n,) reasons for the domain, in words.
+        contributions: (n,) part of each prediction that is due to a proxy, by proxy.
+        findings: (n,) findings of the pre-flight check.
         target: name of the outcome.
-        lower_is_better: whether the user's target is the negative.
-        predicted: (n,) what is predicted without the row's own outcome; None: the mean of
-            `predictive`, as no row has an outcome.
-        known: (low, high), (n,) each, of the interval of the true score given the row's outcome;
-            NaN where none is recorded.
+        lower_is_better: whether the user's target is the negative of the numbers.
+        predicted: (n,) predictions without the row's own outcome. None: the mean of `predictive`,
+            because no row has an outcome.
+        known: (n,) lower and (n,) upper ends of the interval of the true score given the row's
+            outcome; NaN if no outcome is recorded.
     """
 
     ids: Sequence[str]
@@ -97,16 +97,16 @@ class Candidates:
             raise ConfigError(f"candidate {wrong[0]} has no prediction")
 
     def shown(self, value: float) -> float:
-        """A score as the user's target."""
+        """Return a score in the user's target."""
         return -value if self.lower_is_better else value
 
     def shown_ends(self, ends: tuple[FloatArray, FloatArray], i: int) -> tuple[float, float]:
-        """The ends of an interval of row i as the user's target, the lower one first."""
+        """Return the ends of an interval of row i in the user's target, the lower end first."""
         low, high = (self.shown(float(end[i])) for end in ends)
         return min(low, high), max(low, high)
 
     def predicted_at(self, i: int) -> float:
-        """What is predicted of row i without its own outcome, as the user's target."""
+        """Return the prediction of row i without its own outcome, in the user's target."""
         values = self.predictive.mean if self.predicted is None else self.predicted
         return self.shown(float(values[i]))
 
@@ -116,25 +116,25 @@ class RankedRow:
     """One checkpoint of a ranking; numbers are in the user's target.
 
     Args:
-        id: of the checkpoint.
-        group: its group.
-        rank: 1 is best; None if it is not ranked.
-        rank_in_group: the same among the ranked rows of its group.
+        id: id of the checkpoint.
+        group: group of the checkpoint.
+        rank: 1 is best; None if the checkpoint is not ranked.
+        rank_in_group: rank among the ranked rows of its group.
         predicted: score after RL, predicted without the checkpoint's own outcome.
-        low: lower end of the prediction's interval, for the score of one RL run.
-        high: upper end.
-        recorded: the outcome, if there is one.
-        expected: true score, from the prediction and the outcome; the order is by it. Without an
-            outcome it is the prediction.
-        expected_low: lower end of its interval; None without an outcome.
-        expected_high: upper end.
+        low: lower end of the prediction interval, for the score of one RL run.
+        high: upper end of the prediction interval.
+        recorded: the outcome; None if there is none.
+        expected: expected true score, from the prediction and the outcome. Rows are ordered by it.
+            Without an outcome it is the prediction.
+        expected_low: lower end of the interval of the true score; None without an outcome.
+        expected_high: upper end of the interval of the true score; None without an outcome.
         domain: in, edge or out.
-        p_best: chance to be the best of the ranked rows; None if it is not ranked.
-        p_top: chance to be among the best N.
-        p_match: chance to end within delta of the best known of its group.
+        p_best: probability to be the best of the ranked rows; None if it is not ranked.
+        p_top: probability to be among the best N of the ranked rows; None if it is not ranked.
+        p_match: probability to end within delta of the best known of its group.
         readiness: the advice.
-        mark: why it has no rank; empty if it has.
-        reasons: why, in words, the weightiest first.
+        mark: why the checkpoint has no rank; empty if it has one.
+        reasons: reasons in words, the most important first.
     """
 
     id: str
@@ -162,14 +162,19 @@ class Ranking:
     """Checkpoints in the order in which they are recommended.
 
     Args:
-        rows: ranked rows first; then those that are not ranked.
+        rows: the ranked rows, followed by the rows that are not ranked.
         target: name of the outcome.
         top_n: the N of `p_top`.
-        interval: what the intervals promise.
-        best: what each group is measured against, in the user's target.
-        rule: how readiness was decided.
-        signal_p: p of the permutation test; None if there was none.
-        is_claimed: whether an order is claimed at all.
+        interval: promise of the intervals.
+        best: the best known of each group, in the user's target.
+        rule: rule by which readiness was decided.
+        signal_p: p-value of the permutation test; None if there was none.
+        is_claimed: whether the ranking claims an order; False if the proxies have no signal.
+
+    Example:
+        >>> ranking = rank(candidates)
+        >>> [row.id for row in ranking.rows]
+        ['step-500', 'step-1000']
     """
 
     rows: tuple[RankedRow, ...]
@@ -182,7 +187,7 @@ class Ranking:
     is_claimed: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """The ranking for JSON."""
+        """Return the ranking as JSON values."""
         return {
             "target": self.target,
             "is_claimed": self.is_claimed,
@@ -210,18 +215,23 @@ def rank(
     remark: str = "",
     is_doubtful: bool = False,
 ) -> Ranking:
-    """The candidates by predicted score after RL.
+    """Rank the candidates by predicted score after RL.
 
     Args:
-        candidates: what is predicted of each.
+        candidates: the checkpoints and their predictions.
         recorded: outcomes of checkpoints that had their RL run.
         rl_noise: standard deviation of one RL run's score; None if unknown.
-        signal_p: p of a permutation test of the proxies; None if there was none, NaN if there were
-            too few rows for one.
-        top_n: P(top N) is given for this N.
-        rule: when a checkpoint is ready.
-        remark: what the predictions rest on besides the predictor, a reason of every row.
-        is_doubtful: whether that makes every checkpoint UNDECIDED.
+        signal_p: p-value of a permutation test of the proxies; None if there was no test, NaN if
+            there were too few rows for one.
+        top_n: the N of P(top N).
+        rule: rule for readiness.
+        remark: another basis of the predictions besides the predictor; a reason of every row.
+        is_doubtful: whether the remark makes every checkpoint UNDECIDED.
+
+    Example:
+        >>> ranking = rank(candidates, rl_noise=0.01, top_n=1)
+        >>> ranking.rows[0].rank, ranking.rows[0].domain
+        (1, 'in')
     """
     rule = rule or ReadyRule()
     predictive = candidates.predictive
@@ -263,7 +273,7 @@ def rank(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _View:
-    """All that the rows of a ranking are made from."""
+    """The data from which the rows of a ranking are made."""
 
     candidates: Candidates
     best: Mapping[str, BestKnown]
@@ -281,7 +291,7 @@ class _View:
 
 
 def _places(mean: FloatArray, ranked: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """(n,) 1 for the largest mean among the ranked, 0 for a row that is not ranked."""
+    """Return the (n,) places by mean, 1 for the largest; 0 for a row that is not ranked."""
     places = np.zeros(len(mean), dtype=np.intp)
     rows = np.flatnonzero(ranked)
     places[rows[np.argsort(-mean[rows], kind="stable")]] = np.arange(1, len(rows) + 1)
@@ -298,7 +308,7 @@ def _places_in_group(predictive: Predictive, ranked: NDArray[np.bool_]) -> NDArr
 def _shares(
     predictive: Predictive, ranked: NDArray[np.bool_], top_n: int, rule: ReadyRule
 ) -> tuple[FloatArray, FloatArray]:
-    """(n,) P(best) and P(top N) among the ranked rows; NaN elsewhere."""
+    """Return the (n,) P(best) and P(top N) among the ranked rows; NaN for other rows."""
     best, top = np.full(len(ranked), np.nan), np.full(len(ranked), np.nan)
     rows = np.flatnonzero(ranked)
     if not len(rows):
@@ -319,9 +329,9 @@ def _row(view: _View, i: int) -> RankedRow:
     doubts = _doubts(view, i)
     low, high = candidates.shown_ends((candidates.low, candidates.high), i)
     outcome = view.recorded.get(candidates.ids[i])
-    known: tuple[float | None, float | None] = (None, None)
+    expected_ends: tuple[float | None, float | None] = (None, None)
     if outcome is not None and candidates.known is not None:
-        known = candidates.shown_ends(candidates.known, i)
+        expected_ends = candidates.shown_ends(candidates.known, i)
     is_ranked = bool(view.rank[i])
     mark = ""
     if view.signal_p is not None:
@@ -339,8 +349,8 @@ def _row(view: _View, i: int) -> RankedRow:
         high=high,
         recorded=None if outcome is None else candidates.shown(outcome),
         expected=candidates.shown(float(predictive.mean[i])),
-        expected_low=known[0],
-        expected_high=known[1],
+        expected_low=expected_ends[0],
+        expected_high=expected_ends[1],
         domain=str(candidates.domain[i]),
         p_best=float(view.share[0][i]) if is_ranked else None,
         p_top=float(view.share[1][i]) if is_ranked else None,
@@ -352,7 +362,7 @@ def _row(view: _View, i: int) -> RankedRow:
 
 
 def _doubts(view: _View, i: int) -> list[str]:
-    """Why the chance of a row cannot be trusted."""
+    """Return the reasons why the probability of a row cannot be trusted."""
     doubts = [view.remark] if view.is_doubtful else []
     if view.signal_p is not None and math.isnan(view.signal_p):
         doubts.append("the proxies cannot be tested: too few outcomes inside one group")
@@ -382,8 +392,8 @@ def _reasons(view: _View, i: int) -> list[str]:
     if outcome is not None:
         mean = candidates.shown(float(candidates.predictive.mean[i]))
         reasons.append(
-            f"recorded {candidates.shown(outcome):.4g}; with it a true score of {mean:.4g} is "
-            "expected"
+            f"recorded {candidates.shown(outcome):.4g}; the expected true score, given this "
+            f"outcome, is {mean:.4g}"
         )
     if candidates.domain[i] not in (OUT, "in"):
         reasons.append(f"at the edge of the predictor's domain{_why_domain(candidates, i)}")
@@ -395,7 +405,7 @@ def _reasons(view: _View, i: int) -> list[str]:
 
 
 def _pulls(candidates: Candidates, i: int) -> list[str]:
-    """The proxies that speak for and against a checkpoint, beside the mean of its group."""
+    """Describe the proxies for and against a checkpoint, compared with the mean of its group."""
     same = candidates.predictive.groups == candidates.predictive.groups[i]
     if same.sum() < 2:
         return []
@@ -411,7 +421,7 @@ def _pulls(candidates: Candidates, i: int) -> list[str]:
         )[:_N_PULLS]
         if pulls:
             listed = ", ".join(f"{name} ({abs(parts[name]):.2g})" for name in pulls)
-            words.append(f"{what} it, beside its group's mean: {listed}")
+            words.append(f"{what} it, compared with its group's mean: {listed}")
     return words
 
 

@@ -1,16 +1,16 @@
-"""Whether a checkpoint deserves RL: the chance that it ends about as well as the best one known.
+"""Decide whether a checkpoint is ready for RL: does it end about as well as the best known one?
 
     chance_i = P(m_i >= b_g - delta)
 
-m_i is the true score after RL of checkpoint i under its predictive distribution, b_g what is best
-in its group g: the best recorded outcome (with its standard error), or, where RL was not run in
-the group yet, the best prediction. Then the level of the group, which both share, drops out.
+m_i is the true score after RL of checkpoint i, under its predictive distribution. b_g is the best
+recorded outcome in its group g, with its standard error. If RL was not run in the group yet, b_g is
+the best prediction; the level of the group, which both share, then cancels.
 
-READY from a chance of one half: more likely than not RL from here ends within delta of the best.
-NOT_READY below one tenth: a wrong NOT_READY loses a good checkpoint for good, a wrong READY costs
-one RL run, so a checkpoint is only written off when nine in ten bets say so. Everything between is
-UNDECIDED, and so is every checkpoint for which the chance cannot be trusted: out of the domain,
-stopped by the pre-flight, or in a registry whose proxies carry no signal.
+- READY: the chance is one half or more, so RL probably ends within delta of the best.
+- NOT_READY: the chance is below one tenth. The limit is low because a wrong NOT_READY loses a good
+  checkpoint for ever, while a wrong READY only costs one RL run.
+- UNDECIDED: the chance is between the two, or it cannot be trusted, because the checkpoint is out
+  of the domain, the pre-flight check stops it, or the registry's proxies have no signal.
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ from rlready.registry.readiness_tag import Readiness
 
 @dataclass(frozen=True, kw_only=True)
 class ReadyRule:
-    """When a checkpoint is called ready. A tag records the rule's digest.
+    """The rule for readiness. A tag records the rule's digest.
 
     Args:
         ready_from: smallest chance of a READY checkpoint.
-        not_ready_below: a NOT_READY one has a smaller chance.
-        delta: how far below the best known still counts as good, in the target's unit. None: the
-            noise of one RL run if it is known, else `delta_share` of the spread inside the group.
+        not_ready_below: chance below which a checkpoint is NOT_READY.
+        delta: largest distance below the best known that still counts as good, in the target's
+            unit. None: the noise of one RL run if it is known, otherwise `delta_share` times the
+            spread inside the group.
         delta_share: see `delta`.
-        signal_level: with a larger p of the permutation test nothing is ranked.
-        n_draws: of the joint distribution.
-        seed: of these draws.
+        signal_level: largest p-value of the permutation test with which checkpoints are ranked.
+        n_draws: number of draws of the joint distribution.
+        seed: seed of these draws.
     """
 
     ready_from: float = 0.5
@@ -65,7 +66,7 @@ class ReadyRule:
 
     @property
     def digest(self) -> str:
-        """Its id: rules that decide alike have the same."""
+        """Return the id of the rule; rules with the same settings have the same id."""
         return digest(dataclasses.asdict(self))
 
 
@@ -74,10 +75,10 @@ class Recorded:
     """The outcome of a checkpoint that had its RL run: higher is better.
 
     Args:
-        id: of the checkpoint.
-        group: its group.
+        id: id of the checkpoint.
+        group: group of the checkpoint.
         value: the outcome.
-        se: its standard error, None if unknown.
+        se: standard error of the outcome; None if unknown.
     """
 
     id: str
@@ -88,13 +89,13 @@ class Recorded:
 
 @dataclass(frozen=True, kw_only=True)
 class BestKnown:
-    """What checkpoints of a group are measured against.
+    """The best known checkpoint of a group, with which the others are compared.
 
     Args:
-        id: of the checkpoint.
-        value: its outcome, or its prediction.
-        se: standard error of an outcome, 0 if unknown.
-        is_recorded: whether it is an outcome.
+        id: id of the checkpoint.
+        value: its outcome or its prediction.
+        se: standard error of an outcome; 0 if unknown.
+        is_recorded: whether the value is a recorded outcome.
     """
 
     id: str
@@ -112,55 +113,55 @@ def best_known(
     recorded: Sequence[Recorded],
     trusted: NDArray[np.bool_],
 ) -> dict[str, BestKnown]:
-    """The best of each group among the candidates' groups.
+    """Return the best known checkpoint of each group of the candidates.
 
     Args:
-        predictive: of the candidates.
-        ids: (n,) of the candidates.
-        recorded: outcomes there are.
-        trusted: (n,) whose predictions others may be measured against; a group without any such
-            row is measured against its best prediction all the same.
+        predictive: distribution of the candidates.
+        ids: (n,) ids of the candidates.
+        recorded: the recorded outcomes.
+        trusted: (n,) whether a prediction may be the best of its group. In a group without a
+            trusted row, the best prediction is used.
     """
-    found = {}
+    reference_of = {}
     for group in map(str, np.unique(predictive.groups)):
         outcomes = [one for one in recorded if one.group == group]
         if outcomes:
             best = max(outcomes, key=lambda one: one.value)
-            found[group] = BestKnown(
+            reference_of[group] = BestKnown(
                 id=best.id, value=best.value, se=best.se or 0.0, is_recorded=True
             )
             continue
         inside = predictive.groups == group
         rows = np.flatnonzero(inside & trusted if (inside & trusted).any() else inside)
         row = int(rows[np.argmax(predictive.mean[rows])])
-        found[group] = BestKnown(
+        reference_of[group] = BestKnown(
             id=ids[row], value=float(predictive.mean[row]), se=0.0, is_recorded=False
         )
-    return found
+    return reference_of
 
 
 def deltas(predictive: Predictive, rl_noise: float | None, rule: ReadyRule) -> FloatArray:
-    """(n,) how far below the best known still counts as good."""
+    """Return the (n,) distances below the best known that still count as good."""
     n = len(predictive.mean)
-    known = rule.delta if rule.delta is not None else rl_noise
-    if known is not None:
-        return np.full(n, known)
-    found = np.empty(n)
+    common = rule.delta if rule.delta is not None else rl_noise
+    if common is not None:
+        return np.full(n, common)
+    values = np.empty(n)
     for group in np.unique(predictive.groups):
         rows = predictive.groups == group
         spread = np.var(predictive.mean[rows]) + np.mean(predictive.row_sd[rows] ** 2)
-        found[rows] = rule.delta_share * np.sqrt(spread)
-    return found
+        values[rows] = rule.delta_share * np.sqrt(spread)
+    return values
 
 
 def chances(
     predictive: Predictive, best: Mapping[str, BestKnown], delta: FloatArray, rule: ReadyRule
 ) -> FloatArray:
-    """(n,) P(m_i >= best known of its group - delta_i)."""
+    """Return the (n,) chances P(m_i >= best known of its group - delta_i)."""
     rng = np.random.default_rng(rule.seed)
     names: TextArray = predictive.groups
     by_row = [best[str(name)] for name in names]
-    # A prediction shares the level of its group with the others; a recorded outcome does not.
+    # A prediction shares the error of its group's level; a recorded outcome does not.
     recorded = np.array([one.is_recorded for one in by_row])
     relative = dataclasses.replace(
         predictive, group_sd=np.where(recorded, predictive.group_sd, 0.0)
@@ -177,7 +178,7 @@ def chances(
 
 
 def decide(chance: float, doubts: Sequence[str], rule: ReadyRule) -> Readiness:
-    """The advice for one checkpoint; any doubt withholds it."""
+    """Return the advice for one checkpoint; with any doubt it is UNDECIDED."""
     if doubts:
         return Readiness.UNDECIDED
     if chance >= rule.ready_from:

@@ -1,22 +1,22 @@
-"""For N RL runs, which checkpoints get them, and what each further run is worth.
+"""Choose the checkpoints for N RL runs, and estimate the value of each further run.
 
-A plan is judged by its expected regret: the true score of the best of all candidates less the true
-score of the checkpoint that is kept at the end. Of the chosen ones, each observed with the noise
-of one RL run, the one with the best posterior mean is kept. Both are averages over joint draws
-from what is predicted (`Predictive`: errors that groups share, and variances that are themselves
-uncertain), so the expectation is as honest as the prediction.
+A plan is judged by its expected regret: the true score of the best of all candidates minus the true
+score of the checkpoint that is kept at the end. Each chosen checkpoint is observed with the noise
+of one RL run, and the one with the best posterior mean is kept. Both scores are averages over joint
+draws from the prediction (`Predictive`), with errors that groups share and variances that are
+themselves uncertain. The expected regret is therefore as reliable as the prediction.
 
 Policies:
 
     predicted    the N best predictions
     expected     greedy: each choice adds most to the expected best true score of the chosen
-                 (q-EI); it spreads over groups whose level is unknown, and over uncertain rows
-    anchor       as predicted, but one of the N goes to the group whose level is known least
+                 (q-EI); it favours groups with an unknown level, and uncertain rows
+    anchor       as predicted, but one of the N goes to the group with the least known level
     random       any N; keeps the best observed score
-    <score>      the N best by a given number, as post-SFT pass@1; keeps the best observed score
+    <score>      the N best by a number such as post-SFT pass@1; keeps the best observed score
 
-The last two know nothing of predictions: they are the practice beside which a plan is worth its
-name. Draws that choose are other draws than those that judge.
+The last two do not use predictions. They are the current practice, which a plan should beat. The
+draws that choose are not the draws that judge.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ Order = NDArray[np.intp]
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRule:
-    """How a plan is made.
+    """The settings of a plan.
 
     Args:
         policy: predicted, expected or anchor.
-        n_draws: joint draws that judge; as many others choose.
-        seed: of the draws.
+        n_draws: number of joint draws that judge the plan; as many others choose the checkpoints.
+        seed: seed of the draws.
     """
 
     policy: str = EXPECTED
@@ -59,17 +59,17 @@ class PlanRule:
                 f"there is no policy {self.policy!r}", fix=f"Give {PREDICTED}, {EXPECTED}, {ANCHOR}"
             )
         if self.n_draws < 100:
-            raise ConfigError(f"{self.n_draws} draws tell nothing", fix="Give 100 or more")
+            raise ConfigError(f"{self.n_draws} draws are too few", fix="Give 100 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Incumbent:
-    """The best checkpoint that had its RL run already: it can be kept without another run.
+    """The best checkpoint that already had its RL run. It can be kept without another run.
 
     Args:
-        id: of the checkpoint.
+        id: id of the checkpoint.
         value: its outcome, higher is better.
-        sd: how far its true score may lie from it.
+        sd: standard deviation of its true score around the outcome.
     """
 
     id: str
@@ -79,15 +79,15 @@ class Incumbent:
 
 @dataclass(frozen=True, kw_only=True)
 class RunValue:
-    """What N RL runs come to under a policy, in the target's unit.
+    """The value of N RL runs under a policy, in the target's unit.
 
     Args:
         n_runs: N.
-        chosen: whom the N-th run goes to; None for random.
-        regret: expected regret after N runs; `plan_replay` corrects it.
-        regret_se: its Monte Carlo error.
+        chosen: id of the checkpoint of the N-th run; None for random.
+        regret: expected regret after N runs, with the correction of `plan_replay` if there is one.
+        regret_se: Monte Carlo error of the regret.
         worth: regret that the N-th run saves; None for a first run without an incumbent.
-        by_model: expected regret as the predictor alone has it.
+        by_model: expected regret by the predictor alone, without correction.
     """
 
     n_runs: int
@@ -100,16 +100,16 @@ class RunValue:
 
 @dataclass(frozen=True, kw_only=True)
 class RlPlan:
-    """Which checkpoints get the RL runs.
+    """A plan: the checkpoints that get the RL runs.
 
     Args:
-        chosen: N ids, the first to run first.
-        policy: by which they were chosen.
-        policies: regret against N of every policy, 1 to the largest N.
-        p_best: chance of each candidate to be the truly best one.
+        chosen: N ids, in the order of the runs.
+        policy: policy by which they were chosen.
+        policies: regrets of every policy for 1 to the largest N runs, by name.
+        p_best: probability of each candidate to have the best true score.
         rl_noise: standard deviation of one RL run's score.
-        incumbent: the checkpoint that is already trained.
-        notes: what a reader has to know.
+        incumbent: the best checkpoint that already had its RL run; None if there is none.
+        notes: notes for the reader.
     """
 
     chosen: tuple[str, ...]
@@ -121,7 +121,7 @@ class RlPlan:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan for JSON; `policies` holds what a figure of regret against N needs."""
+        """Return the plan as JSON values; `policies` has the data of a figure of the regrets."""
         return {
             **vars(self),
             "chosen": list(self.chosen),
@@ -134,7 +134,7 @@ class RlPlan:
         }
 
     def in_words(self) -> list[str]:
-        """What each run of the plan is worth, a sentence each."""
+        """Return one sentence on the value of each run of the plan."""
         words = []
         for value in self.policies[self.policy][: len(self.chosen)]:
             if value.worth is None:
@@ -148,9 +148,9 @@ class RlPlan:
 
 
 def true_scores(predictive: Predictive, rl_noise: float) -> Predictive:
-    """What is known of true scores, where the predictive is of the scores of single RL runs.
+    """Turn a distribution of scores of single RL runs into one of true scores.
 
-    At least a hundredth of the row's variance stays, as the noise is an estimate too.
+    At least a hundredth of the row's variance stays, because the noise is an estimate too.
     """
     variance = np.maximum(predictive.row_sd**2 - rl_noise**2, 0.01 * predictive.row_sd**2)
     return replace(predictive, row_sd=np.sqrt(variance))
@@ -167,20 +167,26 @@ def plan(
     scores: Mapping[str, FloatArray] | None = None,
     rule: PlanRule | None = None,
 ) -> RlPlan:
-    """The candidates that get the next RL runs, and what more or fewer runs would give.
+    """Return the candidates that get the next RL runs, and the regret of more or fewer runs.
 
     Args:
-        predictive: of the candidates' true scores (`true_scores`). None of them had RL yet.
-        ids: (n,) of the candidates.
-        n_runs: RL runs that can be paid.
+        predictive: distribution of the candidates' true scores (`true_scores`); none of them had
+            RL yet.
+        ids: (n,) ids of the candidates.
+        n_runs: number of RL runs that can be paid.
         rl_noise: standard deviation of one RL run's score around the true one.
-        n_max: regret is given for 1 to so many runs; by default `n_runs`, but at least 8.
-        incumbent: a checkpoint that needs no run any more.
-        scores: naive scores by name, (n,) each, higher is better, for policies beside ours.
-        rule: policy, draws, seed.
+        n_max: largest number of runs for which regrets are given; by default `n_runs`, but at
+            least 8.
+        incumbent: the best checkpoint that already had its RL run.
+        scores: naive scores by name, (n,) each, higher is better; each gives one more policy.
+        rule: policy, draws and seed.
 
     Raises:
         ConfigError: if there are no candidates, or a number is invalid.
+
+    Example:
+        >>> plan(predictive, ids, 2, rl_noise=0.01).chosen
+        ('step-500', 'step-1000')
     """
     rule = rule or PlanRule()
     scores = scores or {}
@@ -232,23 +238,23 @@ def plan(
 
 @dataclass(frozen=True, eq=False)
 class _World:
-    """Draws of what may be true, D draws of n candidates.
+    """D joint draws of the scores of n candidates.
 
     Args:
-        predictive: where they come from.
-        rl_noise: of one run.
+        predictive: distribution of the draws.
+        rl_noise: standard deviation of the noise of one run.
         truth: (D, n) true scores.
-        seen: (D, n) score of one RL run from each.
-        incumbent: (D,) true score of the incumbent; -inf if there is none.
-        known: what is known of the incumbent; -inf if there is none.
+        observed: (D, n) scores of one RL run from each candidate.
+        incumbent: (D,) true scores of the incumbent; -inf if there is none.
+        expected: expected score of the incumbent; -inf if there is none.
     """
 
     predictive: Predictive
     rl_noise: float
     truth: FloatArray
-    seen: FloatArray
+    observed: FloatArray
     incumbent: FloatArray
-    known: float
+    expected: float
 
     @staticmethod
     def drawn(
@@ -258,26 +264,26 @@ class _World:
         n_draws: int,
         rng: np.random.Generator,
     ) -> _World:
-        """Draws from the predictive."""
+        """Draw from the predictive distribution."""
         truth = predictive.draw(n_draws, rng)
-        seen = truth + rl_noise * rng.standard_normal(truth.shape)
-        known = -math.inf if incumbent is None else incumbent.value
-        there = np.full(n_draws, known)
+        observed = truth + rl_noise * rng.standard_normal(truth.shape)
+        expected = -math.inf if incumbent is None else incumbent.value
+        true_incumbent = np.full(n_draws, expected)
         if incumbent is not None:
-            there = there + incumbent.sd * rng.standard_normal(n_draws)
-        return _World(predictive, rl_noise, truth, seen, there, known)
+            true_incumbent = true_incumbent + incumbent.sd * rng.standard_normal(n_draws)
+        return _World(predictive, rl_noise, truth, observed, true_incumbent, expected)
 
     @property
     def best(self) -> FloatArray:
-        """(D,) the best that could be kept, had all candidates their RL run without noise."""
+        """The (D,) best true scores of all candidates and the incumbent."""
         best: FloatArray = np.maximum(self.truth.max(axis=1), self.incumbent)
         return best
 
 
 def _with_anchor(predictive: Predictive, order: Order) -> Order:
-    """The order with the best row of the least known group in the second place.
+    """Return the order with the best row of the least known group in the second place.
 
-    The second, not the last: every N from 2 on then has its anchor.
+    It is the second place, not the last, so that every N from 2 on has its anchor.
     """
     least_known = np.flatnonzero(predictive.group_sd == predictive.group_sd.max())
     anchor = least_known[np.argmax(predictive.mean[least_known])]
@@ -288,8 +294,8 @@ def _with_anchor(predictive: Predictive, order: Order) -> Order:
 
 
 def _kept_by_posterior(world: _World, order: Order) -> FloatArray:
-    """(N, D) true score of what is kept after 1 ... N runs in this order."""
-    predictive, kept = world.predictive, []
+    """Return the (N, D) true scores of the checkpoint kept after 1 ... N runs in this order."""
+    predictive, scores = world.predictive, []
     for n in range(1, len(order) + 1):
         rows = order[:n]
         same = predictive.groups[rows][:, None] == predictive.groups[rows][None, :]
@@ -297,31 +303,32 @@ def _kept_by_posterior(world: _World, order: Order) -> FloatArray:
         prior = np.where(same, np.outer(level, level), 0.0) + np.diag(predictive.row_sd[rows] ** 2)
         gain = np.linalg.solve(prior + max(world.rl_noise, 1e-9) ** 2 * np.eye(n), prior)
         mean = predictive.mean[rows]
-        kept.append(_kept(world, mean + (world.seen[:, rows] - mean) @ gain, world.truth[:, rows]))
-    return np.array(kept)
+        believed = mean + (world.observed[:, rows] - mean) @ gain
+        scores.append(_kept(world, believed, world.truth[:, rows]))
+    return np.array(scores)
 
 
 def _kept_by_score(world: _World, order: Order) -> FloatArray:
-    """(N, D) the same where the best observed score is kept; `order` (N,) or (D, N)."""
+    """Return the (N, D) true scores if the best observed score is kept; `order` (N,) or (D, N)."""
     rows = np.broadcast_to(order, (len(world.truth), order.shape[-1]))
     truth = np.take_along_axis(world.truth, rows, axis=1)
-    seen = np.take_along_axis(world.seen, rows, axis=1)
+    observed = np.take_along_axis(world.observed, rows, axis=1)
     return np.array(
-        [_kept(world, seen[:, :n], truth[:, :n]) for n in range(1, order.shape[-1] + 1)]
+        [_kept(world, observed[:, :n], truth[:, :n]) for n in range(1, order.shape[-1] + 1)]
     )
 
 
 def _kept(world: _World, believed: FloatArray, truth: FloatArray) -> FloatArray:
-    """(D,) true score of the row that is believed best, or of the incumbent."""
+    """Return the (D,) true scores of the rows that are believed best, or of the incumbent."""
     at = believed.argmax(axis=1)[:, None]
-    found = np.take_along_axis(truth, at, axis=1)[:, 0]
-    is_better = np.take_along_axis(believed, at, axis=1)[:, 0] > world.known
-    kept: FloatArray = np.where(is_better, found, world.incumbent)
-    return kept
+    chosen = np.take_along_axis(truth, at, axis=1)[:, 0]
+    is_better = np.take_along_axis(believed, at, axis=1)[:, 0] > world.expected
+    scores: FloatArray = np.where(is_better, chosen, world.incumbent)
+    return scores
 
 
 class _Mean:
-    """Mean and Monte Carlo error of N numbers over draws that come in blocks."""
+    """The means and Monte Carlo errors of N numbers over draws in blocks."""
 
     def __init__(self) -> None:
         self.n = 0
@@ -329,7 +336,7 @@ class _Mean:
         self.squares: FloatArray = np.zeros(0)
 
     def add(self, values: FloatArray) -> None:
-        """Add a block, (N, D)."""
+        """Add a block of (N, D) values."""
         n_new = values.shape[1]
         mean, squares = values.mean(axis=1), n_new * values.var(axis=1)
         if self.n:
@@ -340,13 +347,13 @@ class _Mean:
 
     @property
     def se(self) -> FloatArray:
-        """(N,) standard errors of the means."""
+        """The (N,) standard errors of the means."""
         error: FloatArray = np.sqrt(self.squares / self.n) / math.sqrt(self.n)
         return error
 
 
 def _first_of(numbers: FloatArray, n_first: int) -> Order:
-    """(D, n_first) positions of the smallest numbers of each row, the smallest first."""
+    """Return (D, n_first) positions of the smallest numbers of each row, the smallest first."""
     if n_first < numbers.shape[1]:
         some = np.argpartition(numbers, n_first - 1, axis=1)[:, :n_first]
     else:
@@ -397,7 +404,7 @@ def _check(
     for name, score in scores.items():
         if len(score) != n or not np.isfinite(score).all():
             raise ConfigError(
-                f"the score {name!r} is not known of every candidate",
+                f"the score {name!r} is missing for some candidates",
                 fix="Leave it out, or measure it",
             )
         if name in (PREDICTED, EXPECTED, ANCHOR, RANDOM):

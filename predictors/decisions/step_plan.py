@@ -1,18 +1,18 @@
-"""How to spend a number of RL steps: run few checkpoints to the end, or probe more of them first.
+"""Plan a number of RL steps: finish a few checkpoints, or probe more of them first.
 
-A split probes m checkpoints to step s, drops all but the k most promising, and finishes these:
+A split probes m checkpoints to step s, keeps the k most promising, and finishes these:
 
     steps = m s + k (B - s)                       B: steps of a finished run
 
-The score at step s is an observation of the final score. With r the correlation of both inside a
-group (`early_reliability`) and t the standard deviation of final scores inside a group,
+The score at step s is an observation of the final score. Let r be the correlation of both inside a
+group (`early_reliability`), and t the standard deviation of final scores inside a group. Then
 
     score at s = true final score + common shift + e,    e ~ N(0, t^2 (1 - r^2) / r^2)
 
-Which k are finished, and which one is kept, follows from the posterior mean under that model. The
-expected regret of a split is an average over joint draws, the same draws for all splits. m = k is
-"finish k now", the plan without probes; a split is proposed only if it saves more than twice the
-Monte Carlo error of the difference.
+The posterior mean under this model decides which k are finished, and which one is kept. The
+expected regret of a split is an average over joint draws, which are the same for all splits. m = k
+is "finish k now", the plan without probes. A split with probes is proposed only if it saves more
+than twice the Monte Carlo error of the difference.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from rlready.registry.errors import ConfigError
 _STEPS_TRIED = 4
 _MOST_PROBED = 64
 _FREE_SHIFT = 100.0
-"""Variance of the common shift from an early score to a final one, in variances of final scores."""
+"""Variance of the common shift between early and final scores, in variances of final scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +42,9 @@ class Probe:
     """An RL run that was started and not finished.
 
     Args:
-        step: RL steps done.
-        value: score there, in the unit of the outcome, higher is better.
-        is_rising: whether the curve still rises, so that its final score is underestimated.
+        step: number of RL steps done.
+        value: score at this step, in the unit of the outcome, higher is better.
+        is_rising: whether the curve still rises, so that the probe underestimates the final score.
     """
 
     step: float
@@ -54,15 +54,15 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """One way to spend the steps, and what it is expected to lose.
+    """One way to spend the steps, with its expected regret.
 
     Args:
-        n_probed: runs that are started.
-        step: where all but `n_finished` are dropped; the budget itself if none is.
-        n_finished: runs that reach the budget.
-        steps: RL steps in all.
+        n_probed: number of runs that are started.
+        step: step at which all but `n_finished` runs are dropped; the budget if none is dropped.
+        n_finished: number of runs that reach the budget.
+        steps: total number of RL steps.
         regret: expected regret, in the unit of the outcome.
-        regret_se: its Monte Carlo error.
+        regret_se: Monte Carlo error of the regret.
     """
 
     n_probed: int
@@ -80,14 +80,14 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class StepPlan:
-    """How to spend the steps.
+    """A plan for the steps.
 
     Args:
-        chosen: ids of the checkpoints to start, the first to start first.
+        chosen: ids of the checkpoints to start, in this order.
         best: the proposed split.
-        finish_now: the split that probes nothing.
-        splits: all that were compared, the best first.
-        notes: what readers have to know.
+        finish_now: the split without probes.
+        splits: all compared splits, the best first.
+        notes: notes for the reader.
     """
 
     chosen: tuple[str, ...]
@@ -97,7 +97,7 @@ class StepPlan:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan for JSON."""
+        """Return the plan as JSON values."""
         return {
             "chosen": list(self.chosen),
             "best": vars(self.best),
@@ -123,15 +123,15 @@ def plan_steps(
     """Compare ways to spend a number of RL steps.
 
     Args:
-        predictive: of the candidates' true final scores, n of them.
-        ids: (n,) of the candidates.
-        total: RL steps to spend.
-        budget: RL steps of a finished run.
+        predictive: distribution of the true final scores of n candidates.
+        ids: (n,) ids of the candidates.
+        total: number of RL steps to spend.
+        budget: number of RL steps of a finished run.
         spread: standard deviation of final scores inside a group.
         rl_noise: standard deviation of one RL run's score around the true one.
-        incumbent: a checkpoint that needs no run any more.
-        reliability: of early scores; by default that of public RL curves.
-        in_steps: whether the budget is in RL steps and not in another unit.
+        incumbent: the best checkpoint that already had its RL run.
+        reliability: reliability of early scores; by default that of public RL curves.
+        in_steps: whether the budget is in RL steps, not in another unit.
         rule: draws and seed.
 
     Raises:
@@ -151,8 +151,8 @@ def plan_steps(
         least = budget + earliest if len(ids) > 1 and earliest < budget else budget
         raise ConfigError(
             f"{total:g} RL steps finish no run of {budget:g} steps",
-            why="a probe alone gives no checkpoint to keep",
-            fix=f"Give {budget:g} or more; a first choice between probes needs {least:g}",
+            why="a probe alone gives no finished checkpoint",
+            fix=f"Give {budget:g} or more; a choice between two probes needs {least:g}",
         )
     n_max = min(len(ids), int(total // earliest), _MOST_PROBED)
     choosing, judging = np.random.default_rng(rule.seed).spawn(2)
@@ -179,7 +179,7 @@ def plan_steps(
         finish_now=splits[0],
         splits=tuple(sorted(splits, key=lambda split: split.regret)),
         notes=(
-            f"early scores are trusted as in {reliability.n_runs} public RL runs "
+            f"the reliability of early scores is that of {reliability.n_runs} public RL runs "
             f"({reliability.source}); no run is dropped before step {earliest:g}",
         ),
     )
@@ -194,18 +194,18 @@ def conditioned(
     reliability: EarlyReliability | None = None,
     in_steps: bool = True,
 ) -> Predictive:
-    """Return what is known of final scores after some runs were probed.
+    """Return the distribution of final scores after some runs were probed.
 
-    Only differences between probes of one group count: how far all runs of a group still rise is
-    unknown. A curve that still rises is trusted with half of its correlation.
+    Only differences between probes of one group are used, because it is unknown how far all runs of
+    a group will still rise. For a curve that still rises, half of the correlation is used.
 
     Args:
-        predictive: of true final scores before the probes, n of them.
-        probes: (n,) the probe of each candidate; None where there is none.
-        budget: RL steps of a finished run.
+        predictive: distribution of n true final scores before the probes.
+        probes: (n,) probes of the candidates; None for a candidate without a probe.
+        budget: number of RL steps of a finished run.
         spread: standard deviation of final scores inside a group.
-        reliability: of early scores; by default that of public RL curves.
-        in_steps: whether budgets are in RL steps and not in another unit.
+        reliability: reliability of early scores; by default that of public RL curves.
+        in_steps: whether budgets are in RL steps, not in another unit.
     """
     reliability = reliability or early_reliability()
     mean, row_sd = predictive.mean.copy(), predictive.row_sd.copy()
@@ -213,31 +213,31 @@ def conditioned(
         members = np.flatnonzero(predictive.groups == group).tolist()
         pairs = [(row, probe) for row in members if (probe := probes[row]) is not None]
         rows = np.array([row for row, _ in pairs], dtype=np.intp)
-        seen = [probe for _, probe in pairs]
-        if len(seen) < 2:
+        probed = [probe for _, probe in pairs]
+        if len(probed) < 2:
             continue
         trusted = [
             reliability.at(probe.step, budget, in_steps=in_steps) / (2.0 if probe.is_rising else 1)
-            for probe in seen
+            for probe in probed
         ]
         noise = [_observation_variance(correlation, spread) for correlation in trusted]
         shift = np.full((len(rows), len(rows)), _FREE_SHIFT * spread**2)
         prior = np.diag(row_sd[rows] ** 2)
         gain = np.linalg.solve(prior + shift + np.diag(noise), prior).T
-        values = np.array([probe.value for probe in seen])
-        # The mean difference is the shift's best guess; the free variance absorbs what is left.
+        values = np.array([probe.value for probe in probed])
+        # The mean difference estimates the shift; its large variance absorbs the rest.
         gap = values - mean[rows]
         mean[rows] = mean[rows] + gain @ (gap - gap.mean())
-        left = np.diag(prior - gain @ prior)
-        row_sd[rows] = np.sqrt(np.maximum(left, 1e-4 * row_sd[rows] ** 2))
+        remaining = np.diag(prior - gain @ prior)
+        row_sd[rows] = np.sqrt(np.maximum(remaining, 1e-4 * row_sd[rows] ** 2))
     return replace(predictive, mean=mean, row_sd=row_sd)
 
 
 def is_rising(values: Sequence[float], errors: Sequence[float] | None = None) -> bool:
-    """Return whether the last third of a curve still rises by more than twice its error.
+    """Return whether the last third of a curve rises by more than twice its error.
 
     Args:
-        values: the evaluations by rising step.
+        values: the evaluations, in the order of the steps.
         errors: their standard errors; by default the scatter around the line.
     """
     last = np.asarray(values, dtype=np.float64)[-max(len(values) // 3, 3) :]
@@ -253,19 +253,19 @@ def is_rising(values: Sequence[float], errors: Sequence[float] | None = None) ->
 
 @dataclass(frozen=True, eq=False)
 class _World:
-    """Draws of what may be true of the candidates that could be started.
+    """D joint draws of the scores of the n candidates that could be started.
 
     Args:
         prior: (n, n) covariance of their true scores.
-        mean: (n,) their expected scores.
+        mean: (n,) expected scores.
         truth: (D, n) true scores.
-        probe_noise: (D, n) standard normal.
-        final: (D, n) score of a finished run.
-        best: (D,) the best true score of all candidates and the incumbent.
-        incumbent: (D,) true score of the incumbent; -inf without one.
-        known: what is known of the incumbent.
+        probe_noise: (D, n) standard normal numbers.
+        final: (D, n) scores of finished runs.
+        best: (D,) best true scores of all candidates and the incumbent.
+        incumbent: (D,) true scores of the incumbent; -inf without one.
+        expected: expected score of the incumbent; -inf without one.
         spread: standard deviation of final scores inside a group.
-        rl_noise: of one run.
+        rl_noise: standard deviation of the noise of one run.
     """
 
     prior: FloatArray
@@ -275,7 +275,7 @@ class _World:
     final: FloatArray
     best: FloatArray
     incumbent: FloatArray
-    known: float
+    expected: float
     spread: float
     rl_noise: float
 
@@ -295,10 +295,10 @@ class _World:
             truth, block = predictive.draw(size, rng), slice(start, start + size)
             started[block], best[block] = truth[:, order], truth.max(axis=1)
             start += size
-        known = -math.inf if incumbent is None else incumbent.value
-        kept = np.full(n_draws, known)
+        expected = -math.inf if incumbent is None else incumbent.value
+        true_incumbent = np.full(n_draws, expected)
         if incumbent is not None:
-            kept = kept + incumbent.sd * rng.standard_normal(n_draws)
+            true_incumbent = true_incumbent + incumbent.sd * rng.standard_normal(n_draws)
         rows = predictive.rows(order)
         same = rows.groups[:, None] == rows.groups[None, :]
         prior = np.where(same, np.outer(rows.group_sd, rows.group_sd), 0.0)
@@ -308,36 +308,38 @@ class _World:
             truth=started,
             probe_noise=rng.standard_normal(started.shape),
             final=started + rl_noise * rng.standard_normal(started.shape),
-            best=np.maximum(best, kept),
-            incumbent=kept,
-            known=known,
+            best=np.maximum(best, true_incumbent),
+            incumbent=true_incumbent,
+            expected=expected,
             spread=spread,
             rl_noise=rl_noise,
         )
 
     def regret(self, option: tuple[int, float, int], correlation: float) -> FloatArray:
-        """(D,) regret of a split whose probes correlate so much with final scores."""
+        """Return the (D,) regrets of a split, given the correlation of probes and final scores."""
         m, _, k = option
         prior, mean, truth = self.prior[:m, :m], self.mean[:m], self.truth[:, :m]
         believed = np.broadcast_to(mean, truth.shape)
         covariance = prior
         if k < m:
             noise = _observation_variance(correlation, self.spread)
-            seen = truth + math.sqrt(noise) * self.probe_noise[:, :m]
-            # A common shift that nobody knows: only differences between probes count.
+            early = truth + math.sqrt(noise) * self.probe_noise[:, :m]
+            # The common shift is unknown, so only differences between probes count.
             shift = np.full((m, m), _FREE_SHIFT * self.spread**2)
             gain = np.linalg.solve(prior + shift + noise * np.eye(m), prior)
-            believed = mean + (seen - seen.mean(axis=1, keepdims=True) - mean + mean.mean()) @ gain
+            believed = (
+                mean + (early - early.mean(axis=1, keepdims=True) - mean + mean.mean()) @ gain
+            )
             covariance = prior - prior @ gain
         finished = np.argsort(-believed, axis=1)[:, :k]
         variance = np.maximum(np.diag(covariance), 1e-12)
         weight = variance / (variance + self.rl_noise**2)
-        kept = believed + weight * (self.final[:, :m] - believed)
-        values = np.take_along_axis(kept, finished, axis=1)
+        final_means = believed + weight * (self.final[:, :m] - believed)
+        values = np.take_along_axis(final_means, finished, axis=1)
         at = values.argmax(axis=1)[:, None]
         row = np.take_along_axis(finished, at, axis=1)
         score = np.take_along_axis(truth, row, axis=1)[:, 0]
-        is_better = np.take_along_axis(values, at, axis=1)[:, 0] > self.known
+        is_better = np.take_along_axis(values, at, axis=1)[:, 0] > self.expected
         regret: FloatArray = self.best - np.where(is_better, score, self.incumbent)
         return regret
 
@@ -345,7 +347,7 @@ class _World:
 def _options(
     total: float, budget: float, earliest: float, n_max: int, in_steps: bool
 ) -> list[tuple[int, float, int]]:
-    """Return splits (probed, step, finished) that cost at most the total."""
+    """Return the splits (probed, step, finished) that cost at most `total` steps."""
     steps = np.geomspace(earliest, budget, _STEPS_TRIED + 1)[:-1]
     if in_steps:
         steps = np.unique(np.ceil(steps))
@@ -371,7 +373,7 @@ def _split(option: tuple[int, float, int], budget: float, regret: FloatArray) ->
 
 
 def _observation_variance(correlation: float, spread: float) -> float:
-    """Return the variance with which an early score shows the final one."""
+    """Return the error variance of an early score as an observation of the final one."""
     square = min(max(correlation, 0.01), 0.999) ** 2
     return spread**2 * (1.0 - square) / square
 

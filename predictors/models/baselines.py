@@ -1,7 +1,7 @@
 """Baselines that a predictor has to beat: a straight line through one proxy, or no fit at all.
 
-They follow current practice: numbers in their own unit, all checkpoints together, and neither
-groups nor standard errors.
+They follow current practice: they use numbers in their own unit, treat all checkpoints alike, and
+ignore groups and standard errors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rlready.registry.errors import ConfigError
 
 
 class _Baseline(ProxyRegressor):
-    """A regressor that need not predict well."""
+    """A regressor that scikit-learn's checks do not expect to predict well."""
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -31,13 +31,13 @@ class OneProxy(_Baseline):
 
     Args:
         proxies: columns of `X`. None: the first column.
-        logarithm: whether the line is over log(1 + value), for counts.
+        logarithm: whether to use log(1 + value) in place of the value; for counts.
 
     Attributes:
-        slope_, intercept_: of the line, by weighted least squares; the slope is 0 if the proxy is
-            the same in all rows.
-        n_missing_: training rows without the proxy, which are ignored.
-        middle_: mean of the proxy over the other rows; used for a row without the proxy.
+        slope_, intercept_: parameters of the line, by weighted least squares; the slope is 0 if
+            the proxy is the same in all rows.
+        n_missing_: number of training rows without the proxy, which are ignored.
+        middle_: mean of the proxy over the other rows; it replaces the proxy where it is missing.
     """
 
     def __init__(self, proxies: list[str] | None = None, logarithm: bool = False) -> None:
@@ -68,14 +68,14 @@ class OneProxy(_Baseline):
         return self
 
     def predict(self, X: Any) -> FloatArray:
-        """Return (n,) points of the line."""
+        """Return the (n,) points of the line."""
         check_is_fitted(self)
         values = self._values(X, reset=False)
         values = np.where(np.isfinite(values), values, self.middle_)
         return np.asarray(self.intercept_ + self.slope_ * values)
 
     def _values(self, X: Any, *, reset: bool) -> FloatArray:
-        """Return (n,) the mean of each row's measured numbers; NaN if it has none."""
+        """Return the (n,) means of each row's measured numbers; NaN if a row has none."""
         if self.proxies is None:
             if GROUP in getattr(X, "columns", ()):
                 X = X.drop(columns=GROUP)
@@ -97,22 +97,22 @@ class OneProxy(_Baseline):
 
 
 class RankAverage(_Baseline):
-    """The mean of the standardised proxies, each with the sign that makes more better.
+    """The mean of the standardised proxies, each with its sign.
 
-    It only ranks: the mean is scaled to the mean and the standard deviation of the training
-    outcomes, and nothing else is fitted. Its values have the unit of the outcomes, but they do not
-    predict levels, and they vary as much as if the proxies explained everything.
+    This model only ranks. The mean is scaled to the mean and the standard deviation of the training
+    outcomes, and nothing else is fitted. The predictions have the unit of the outcomes, but they do
+    not predict levels, and they vary as much as if the proxies explained everything.
 
     Args:
-        columns: as for `Features`. Proxies without a sign are ignored; if none has a sign, more of
-            each counts as better.
+        columns: as for `Features`. Proxies without a sign are ignored; if none has a sign, larger
+            values of each count as better.
     """
 
     def __init__(self, columns: PlainColumns | None = None) -> None:
         self.columns = columns
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Fit the unit of the mean."""
+        """Fit the scale of the predictions."""
         X, y, weight = self._fit_features(X, y, sample_weight)
         signs = self.features_.signs_
         self.signs_ = signs if signs.any() else np.ones(len(signs))
@@ -124,7 +124,7 @@ class RankAverage(_Baseline):
         return self
 
     def predict(self, X: Any) -> FloatArray:
-        """Return (n,) the mean of the proxies, in the unit of the outcomes."""
+        """Return the (n,) means of the proxies, in the unit of the outcomes."""
         check_is_fitted(self)
         predicted: FloatArray = self.y_mean_ + self.scale_ * (self._scores(X) - self.middle_)
         return predicted

@@ -7,20 +7,20 @@ eta is the linear predictor of `Multilevel`, with its blocks, priors and group i
 brings most good checkpoints to about one score: a straight line through such outcomes predicts
 scores above any that RL can reach, and too wide a spread among the best.
 
-Fit of one ceiling c, after Lindstrom and Bates (1990, Biometrics 46). At the present eta0 the model
-is linear in the coefficients, mu' = d mu / d eta:
+The model under one ceiling c is fitted as in Lindstrom and Bates (1990, Biometrics 46). Around the
+current eta0 the model is linear in the coefficients; mu' is d mu / d eta:
 
     y - mu + mu' eta0 = mu' X b + noise of variance s_y^2 + mu'^2 s_eta^2
 
-1. the variances of the blocks maximise the marginal likelihood of this, as in `Multilevel`; so
-   does, at these variances, the share of the noise that is in eta;
-2. the coefficients at fixed variances minimise the penalised sum of squares of y - mu, by
-   Gauss-Newton steps that are halved until it falls. Rows on the plateau, whose mu' is about 0,
-   have no say in the slopes, but their scatter tells s_y.
+1. The variances of the blocks maximise the marginal likelihood of this model, as in `Multilevel`.
+   The share of the noise that is in eta then maximises it at these variances.
+2. At fixed variances, the coefficients minimise the penalised sum of squares of y - mu, by
+   Gauss-Newton steps that are halved until the sum falls. Rows on the plateau, where mu' is about
+   0, have no influence on the slopes, but their scatter determines s_y.
 
-Choice of c: `ABOVE` standard deviations above the best outcome, at most the end of the scale, or no
-ceiling at all. Each is judged by five folds of rows, with its variances of all rows. A ceiling has
-to lower the squared error by `LEAST_GAIN`; else the model is `Multilevel` itself.
+The candidates for c are `ABOVE` standard deviations above the best outcome (at most the end of the
+scale), and no ceiling. Each is judged by five folds of rows, with the variances fitted to all rows.
+A ceiling has to lower the squared error by `LEAST_GAIN`. Otherwise the model is `Multilevel`.
 """
 
 from __future__ import annotations
@@ -44,24 +44,24 @@ from rlready.predictors.models.multilevel import (
 from rlready.predictors.training_table import UNKNOWN, FloatArray
 
 ABOVE = (0.05, 0.25, 1.0, 3.0)
-"""Ceilings that are tried, in standard deviations of the outcomes above the best one."""
+"""Distances of the candidate ceilings above the best outcome, in standard deviations."""
 
 LEAST_GAIN = 0.05
-"""Share of the squared error of held-out rows that a ceiling has to save."""
+"""Share by which a ceiling has to lower the squared error of held-out rows."""
 
 MIN_ROWS = 10
-"""With fewer different rows than this no ceiling is tried: its folds would be chance."""
+"""Smallest number of different rows for a ceiling: with fewer, the folds would judge by chance."""
 
 _N_FOLDS = 5
 _MOST_TURNS, _MOST_STEPS, _MOST_HALVINGS = 20, 20, 8
 _STILL = 1e-3
-"""Largest change of a fitted mean, in standard deviations of the outcomes, that ends the turns."""
+"""The fit ends when no fitted mean changes by more than this, in standard deviations of y."""
 
 _NEAR_END = 0.02
-"""Share of the span at either end where the first logits are clipped."""
+"""Share of the span at either end that the first logits leave out."""
 
 _SHARE_WIDTH = 2.0
-"""Standard deviation of the prior of the logit of the share of noise in eta; its middle is half."""
+"""Prior standard deviation of the logit of the share of noise in eta, around a share of half."""
 
 
 class Bounded(Multilevel):
@@ -70,17 +70,19 @@ class Bounded(Multilevel):
     Args:
         columns: as for `Features`.
         levels: as for `Multilevel`.
-        ends: lowest and highest possible outcome (infinity: none). None: by the range of the
-            outcomes, see `scale_ends`; outcomes with a negative one among them get no ceiling.
-        seed: of the folds.
+        ends: lowest and highest possible outcome; infinity if there is no upper end. None: derive
+            them from the range of the outcomes, see `scale_ends`; if an outcome is negative, there
+            is no ceiling.
+        seed: seed of the folds.
 
     Attributes:
-        bound_: floor and ceiling; None if no ceiling was taken.
-        bound_reason_: why not, in words; empty if one was.
-        cv_errors_: squared error of held-out rows of each ceiling, over that without one.
+        bound_: floor and ceiling; None if the model has no ceiling.
+        bound_reason_: why the model has no ceiling; empty if it has one.
+        cv_errors_: squared error of held-out rows under each ceiling, divided by the error without
+            a ceiling.
         eta_share_: share of the noise that is in eta, at the typical slope of the rows.
-        residual_sd_: as of `Multilevel`; under a ceiling at the typical slope of the rows.
-        y_mean_, y_sd_, group_sd_, group_effects_: as of `Multilevel`; under a ceiling in eta.
+        residual_sd_: as for `Multilevel`; with a ceiling, at the typical slope of the rows.
+        y_mean_, y_sd_, group_sd_, group_effects_: as for `Multilevel`; with a ceiling, in eta.
 
     Example:
         >>> model = Bounded().fit(table.X, table.y)
@@ -114,12 +116,12 @@ class Bounded(Multilevel):
         return self
 
     def predict(self, X: Any) -> FloatArray:
-        """Return (n,) expected outcomes."""
+        """Return the (n,) expected outcomes."""
         predicted = super().predict(X)
         return predicted if self.bound_ is None else self.bound_.value(predicted)
 
     def _best_curve(self, rows: Rows) -> _Curve | str:
-        """Return the fit under the best ceiling, or in words why there is none."""
+        """Return the fit under the best ceiling, or the reason why there is no ceiling."""
         ends = self.ends or scale_ends(rows.y)
         if isinstance(ends, str):
             return f"no ceiling: {ends}"
@@ -151,7 +153,7 @@ class Bounded(Multilevel):
         return f"no ceiling saves {LEAST_GAIN:.0%} of the squared error of held-out rows"
 
     def _held_out_errors(self, rows: Rows, fold_of: NDArray[np.intp]) -> FloatArray:
-        """Return (n,) the weighted squared errors of held-out rows without a ceiling."""
+        """Return the (n,) weighted squared errors of held-out rows without a ceiling."""
         errors, prior = np.empty(len(rows.y)), self._prior()
         logs = np.log(self.variances_)
         for fold in np.unique(fold_of):
@@ -170,9 +172,9 @@ class _Curve:
 
     Args:
         bound: the ceiling.
-        prior: of the coefficients of standardised eta.
-        middle: of eta, where its standardised value is 0.
-        sd: of eta, one unit of its standardised value.
+        prior: prior of the coefficients of standardised eta.
+        middle: value of eta where the standardised eta is 0.
+        sd: one unit of the standardised eta, in eta.
         information: mean square of mu' over the rows, at the start.
         logs: (7,) log variances of the blocks.
         coef: (q,) coefficients of standardised eta.
@@ -196,10 +198,10 @@ class _Curve:
 
         Args:
             bound: the ceiling.
-            rows: of the fit.
-            prior: of the coefficients.
-            first: (n,) predictions to begin at.
-            still: change of a fitted mean that ends the turns.
+            rows: the training rows.
+            prior: prior of the coefficients.
+            first: (n,) predictions from which the fit begins.
+            still: largest change of a fitted mean at which the fit ends.
         """
         target = bound.eta(rows.y, _NEAR_END)
         middle = float(np.average(target, weights=rows.weight))
@@ -221,7 +223,7 @@ class _Curve:
             linear = curve.linearised(rows, eta, noise)
             curve.logs = most_probable_variances(linear, prior.logs, curve.logs if turn else None)
             curve.eta_share = curve.best_share(rows, eta)
-            # Half of the way in logarithms: with new weights at once, some fits swing for ever.
+            # Go half of the way, in logarithms: with the full step some fits oscillate for ever.
             noise = np.sqrt(noise * curve.noise(eta)) if turn else curve.noise(eta)
             aim = prior.expected + curve.linearised(rows, eta, noise).posterior(curve.logs)[0]
             curve.coef = curve.settled(rows, noise, [curve.coef, aim])
@@ -232,16 +234,16 @@ class _Curve:
         return None
 
     def eta(self, rows: Rows, coef: FloatArray | None = None) -> FloatArray:
-        """Return (n,) the linear predictor of rows."""
+        """Return the (n,) linear predictors of the rows."""
         return self.middle + self.sd * (rows.design @ (self.coef if coef is None else coef))
 
     def noise(self, eta: FloatArray, share: float | None = None) -> FloatArray:
-        """Return (n,) the variance of the noise in the outcome over that at the typical slope."""
+        """Return the (n,) noise variances of the outcomes, relative to the typical slope."""
         share = self.eta_share if share is None else share
         return 1.0 - share + share * self.bound.slope(eta) ** 2 / self.information
 
     def linearised(self, rows: Rows, eta: FloatArray, noise: FloatArray) -> Equations:
-        """Return the equations of the departure from what the prior expects, around eta."""
+        """Return the equations, linear around eta, of the deviation from the prior's means."""
         slope = self.bound.slope(eta)
         root = float(np.sqrt(self.information))
         design = rows.design * (slope / root)[:, None]
@@ -250,15 +252,15 @@ class _Curve:
         return Equations(design, response, rows.weight / noise, self.prior.block_of)
 
     def best_share(self, rows: Rows, eta: FloatArray) -> float:
-        """Return the most probable share of the noise in eta, at the present variances."""
+        """Return the most probable share of the noise in eta, at the current variances."""
 
         def loss(logit: float) -> float:
             noise = self.noise(eta, 1.0 / (1.0 + np.exp(-logit)))
             value, _ = self.linearised(rows, eta, noise).loss(self.logs)
             return value + 0.5 * float(np.sum(np.log(noise))) + 0.5 * (logit / _SHARE_WIDTH) ** 2
 
-        found = minimize_scalar(loss, bounds=(-8.0, 8.0), method="bounded", options={"xatol": 0.01})
-        return float(1.0 / (1.0 + np.exp(-found.x)))
+        best = minimize_scalar(loss, bounds=(-8.0, 8.0), method="bounded", options={"xatol": 0.01})
+        return float(1.0 / (1.0 + np.exp(-best.x)))
 
     def covariance(self, rows: Rows) -> FloatArray:
         """Return the (q, q) covariance of the coefficients."""
@@ -269,9 +271,9 @@ class _Curve:
         """Return the coefficients that minimise the penalised sum of squares, from the best start.
 
         Args:
-            rows: of the fit.
+            rows: the training rows.
             noise: (n,) variances of their noise, see `noise`.
-            starts: coefficients to begin at.
+            starts: coefficients from which the search may begin.
         """
         variances, expected = np.exp(self.logs), self.prior.expected
         unit = variances[-1] * self.information * self.sd**2
@@ -297,7 +299,7 @@ class _Curve:
         return best
 
     def held_out_errors(self, rows: Rows, fold_of: NDArray[np.intp]) -> FloatArray:
-        """Return (n,) the weighted squared errors of held-out rows, variances as they are."""
+        """Return the (n,) weighted squared errors of held-out rows, with fixed variances."""
         errors, noise = np.empty(len(rows.y)), self.noise(self.eta(rows))
         for fold in np.unique(fold_of):
             rest, out = rows.some(fold_of != fold), rows.some(fold_of == fold)

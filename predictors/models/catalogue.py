@@ -1,26 +1,25 @@
 """The models that predict outcomes, by name, and the default model.
 
-Baselines (`baselines.py`) are the practice to beat; models share `Features` and an intercept for
-each group, and differ in what lies between.
+Baselines (`baselines.py`) are the current practice, which a model has to beat. All models share
+`Features` and an intercept for each group; they differ in how features become predictions.
 
-The default is `multilevel`, frozen on 2026-11-21 before it was scored on any real outcome, for
-reasons that can be checked without one:
+The default is `multilevel`. It was chosen on 2026-11-21, before it was scored on any real outcome,
+for reasons that can be checked without real outcomes:
 
-- Registries have 10 to 200 outcomes, most proxies are one thing measured several ways, and their
-  links (`links.py`) leave little bend: a shrunken plane. What differs between registries is whether
-  the level of a proxy means anything from one group to the next (a common held-out set: yes; each
-  recipe's own: no). A model that is centred loses the first, a raw one is led astray by the second;
-  `multilevel` learns which it is from the outcomes, block by block.
-- Its penalties come from the marginal likelihood, all rows used, not from folds of a few rows. Its
-  fall-back, with outcomes too few to tell slopes apart, is the average of the kinds of proxies,
-  each turned by its sign.
-- It gives a covariance of what is not known, and a fit on 200 rows x 40 proxies takes hundredths of
-  a second, so leaving each row and each group out is affordable.
-- It was held against the others on simulated registries only (`bench/simulated.py --worlds`), where
-  it was first or near it both inside new groups and pooled over them. With 3 rows in each of 5
-  groups it ranked a new group at Spearman 0.83, ridge, PLS and a mean of three at 0.69 to 0.70. The
-  unfitted average of the proxies did as well there, but fell to 0.28 where scores mislead, where
-  the default kept 0.73.
+- Registries have 10 to 200 outcomes, most proxies measure one thing in several ways, and after
+  their links (`scales.py`) effects are nearly linear. A shrunken plane therefore suffices.
+- In some registries the level of a proxy means the same in all groups (a common held-out set), in
+  others it does not (each recipe has its own set). A centred model loses the information of the
+  first, a raw model is misled by the second. `multilevel` learns from the outcomes which it is.
+- Its penalties come from the marginal likelihood of all rows, not from folds of a few rows. If the
+  outcomes are too few to separate slopes, it falls back to the signed average of the kinds.
+- It gives a covariance of its uncertainty. A fit on 200 rows x 40 proxies takes hundredths of a
+  second, so leaving each row and each group out is affordable.
+- It was compared with the others on simulated registries only (`bench/simulated.py --worlds`). It
+  was first or nearly first, both inside new groups and pooled over them. With 3 rows in each of 5
+  groups it ranked a new group at Spearman 0.83; ridge, PLS and a mean of three got 0.69 to 0.70.
+  The unfitted average of the proxies did as well there, but fell to 0.28 where scores mislead; the
+  default kept 0.73.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ BASELINES = (
     "n_unique",
     "rl_probe",
 )
-"""Names of the baselines; each but the first needs its columns."""
+"""Names of the baselines; all except the first need certain columns."""
 
 MODELS = (
     "multilevel",
@@ -76,7 +75,7 @@ MODELS = (
 """Names of the models, which take any columns."""
 
 MIXTURE = "mixture"
-"""For shares of a data mixture in place of proxies; never among `model_names`."""
+"""Name of the model of data mixtures, whose columns are shares; not among `model_names`."""
 
 
 def model_names(columns: Sequence[Column], score: str | None = None) -> list[str]:
@@ -93,18 +92,18 @@ def model_names(columns: Sequence[Column], score: str | None = None) -> list[str
 
 
 def baselines_left_out(columns: Sequence[Column], score: str | None = None) -> dict[str, str]:
-    """Return what each baseline that these columns do not allow lacks."""
-    wanted = {
+    """Return, for each baseline that these columns do not allow, a note on what is missing."""
+    needs = {
         "pass_at_1": "a column pass_at_1, or the name of the post-SFT score",
         "loss": "a column of losses",
         "pass_at_k": "a column pass_at_K with K above 1",
-        "rank_average": "a column of which it is known whether more is better",
+        "rank_average": "a column with a known sign (whether larger is better)",
         "n_unique": "a column n_unique",
         "rl_probe": "a column of an RL probe",
     }
     return {
         name: f"{name} is left out: there is no column for it; it needs {what}"
-        for name, what in wanted.items()
+        for name, what in needs.items()
         if not baseline_proxies(name, columns, score)
     }
 
@@ -121,14 +120,16 @@ def make_model(
     Args:
         name: "default", or one of `model_names`, or `MIXTURE`.
         columns: the proxies. None: any array of numbers, for tests of the contract.
-        score: column that the baseline "pass_at_1" is over, where it has another name.
-        levels: as `TrainingTable.levels`; for the models that heed it.
+        score: column of post-SFT pass@1, if it has another name; for the baseline "pass_at_1".
+        levels: as `TrainingTable.levels`; for the models that use it.
 
     Raises:
         ConfigError: if there is no such model, or these columns do not allow it.
 
     Example:
-        >>> make_model("default", table.columns).fit(table.X, table.y).predict(table.X)
+        >>> model = make_model("default", table.columns).fit(table.X, table.y)
+        >>> model.predict(table.X).shape
+        (6,)
     """
     name = DEFAULT_MODEL if name == "default" else name
     if name in BASELINES:
@@ -141,14 +142,14 @@ def make_model(
     if name == MIXTURE:
         return MixtureRegressor(columns=None if columns is None else [c.name for c in columns])
     if name not in MODELS:
-        known = ", ".join((*BASELINES, *MODELS, MIXTURE))
-        raise ConfigError(f"there is no model {name!r}", fix=f"Known: {known}")
+        names = ", ".join((*BASELINES, *MODELS, MIXTURE))
+        raise ConfigError(f"there is no model {name!r}", fix=f"Known: {names}")
     signs = None if columns is None else [column.sign for column in columns]
     return GroupIntercept(_inner(name, signs), columns=plain)
 
 
 def _inner(name: str, signs: list[int] | None) -> Any:
-    """The regressor that `GroupIntercept` puts between features and outcomes."""
+    """Return the regressor that `GroupIntercept` fits to the features."""
     if name == "ridge":
         return ridge()
     if name == "pls":
@@ -160,7 +161,7 @@ def _inner(name: str, signs: list[int] | None) -> Any:
     if name == "gp":
         return GaussianProcess()
     if name == "hist_gb":
-        # Raw features come first, centred ones second, with the same signs.
+        # Raw features come first, then the centred ones, which have the same signs.
         return HistGradientBoostingRegressor(
             max_iter=50,
             max_depth=3,
@@ -186,26 +187,26 @@ def _baseline(name: str, columns: Sequence[Column] | None, score: str | None) ->
     proxies = baseline_proxies(name, columns, score)
     if not proxies:
         reason = baselines_left_out(columns, score)[name]
-        there = ", ".join(column.name for column in columns)
-        raise ConfigError(reason, fix=f"Columns: {there}")
+        names = ", ".join(column.name for column in columns)
+        raise ConfigError(reason, fix=f"Columns: {names}")
     if name == "rank_average":
         return RankAverage(columns=plain_columns(columns))
     return OneProxy(proxies=proxies, logarithm=name == "n_unique")
 
 
 def baseline_proxies(name: str, columns: Sequence[Column], score: str | None = None) -> list[str]:
-    """Columns that a baseline is over: one proxy, on each benchmark that it was measured on."""
+    """Return the columns that a baseline uses: one proxy, on all benchmarks that have it."""
     if name == "rank_average":
         return [column.name for column in columns if column.sign]
     if name == "pass_at_1" and score is not None:
         if score not in {column.name for column in columns}:
-            there = ", ".join(column.name for column in columns)
-            raise ConfigError(f"there is no column {score!r}", fix=f"Columns: {there}")
+            names = ", ".join(column.name for column in columns)
+            raise ConfigError(f"there is no column {score!r}", fix=f"Columns: {names}")
         return [score]
     candidates = [column.name for column in columns if _suits(name, column)]
     if not candidates:
         return []
-    # Columns of one measure, on each benchmark: of pass@k those of the largest k.
+    # Use one measure on every benchmark; for pass@k, the largest k.
     measure = {c: _k(c) or c.partition("@")[0].lower() for c in candidates}
     chosen = measure[candidates[0]]
     if name == "pass_at_k":
@@ -223,11 +224,11 @@ def _suits(name: str, column: Column) -> bool:
         return column.kind is Kind.LOSS
     if name == "n_unique":
         return bare.endswith("n_unique")
-    # The level of a probe, of the longest one where there are two: it comes last.
+    # The level of an RL probe. Of two probes the longer one is used: it comes last.
     return name == "rl_probe" and re.search(r"(^|_)probe_.*level$|^rl_probe", bare) is not None
 
 
 def _k(name: str) -> int | None:
-    """Return the k of a column of strict, measured pass@k; None for other columns."""
+    """Return the k of a column of strict, measured pass@k; None for any other column."""
     is_other = {"lenient", "est"} & set(words_of(name.partition("@")[0]).split())
     return None if is_other else k_of_pass(name)

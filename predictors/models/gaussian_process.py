@@ -23,14 +23,14 @@ from rlready.predictors.models.proxy_regressor import checked_weights
 from rlready.predictors.training_table import FloatArray
 
 _MIDDLE = np.log([0.5, 0.5, 1.0, 0.05])
-"""Middle of the prior: variances of plane and smooth part (in that of the outcome), length (in root
-mean square distances between rows), variance of the noise."""
+"""Middle of the prior. Variances of plane, smooth part and noise are in variances of the outcome,
+the length is in root mean square distances between rows."""
 
 _WIDTH = np.array([1.5, 1.5, 0.7, 1.5])
-"""Standard deviation of the logarithm of each."""
+"""Prior standard deviation of the logarithm of each."""
 
 _FLAT = 100.0
-"""Prior variance of the mean, in variances of the outcome: large enough to leave the mean free."""
+"""Prior variance of the mean, in variances of the outcome; large, so that the mean is free."""
 
 
 class GaussianProcess(RegressorMixin, BaseEstimator):
@@ -47,7 +47,7 @@ class GaussianProcess(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
-        """Return (n,) expected f; with `return_std` also its standard deviation without noise."""
+        """Return the (n,) expected f; with `return_std` also its standard deviation, no noise."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=np.float64)
         mean, sd = self.process_.predict(X, X)
@@ -63,12 +63,12 @@ class Process:
             below.
         plane: (n, p) standardised features of the plane.
         smooth: (n, p) features of the smooth part.
-        plane_mean: (p,) of the plane's features before they were standardised.
-        plane_scale: their common divisor.
+        plane_mean: (p,) means of the plane's features before they were standardised.
+        plane_scale: common divisor of the plane's features.
         length_unit: root mean square distance between rows, in features of the smooth part.
         lower: (n, n) Cholesky factor of the covariance of the outcomes.
         alpha: (n,) inverse of that covariance times the outcomes.
-        y_mean, y_sd: of the outcomes.
+        y_mean, y_sd: mean and standard deviation of the outcomes.
     """
 
     hyper: FloatArray
@@ -83,7 +83,7 @@ class Process:
     y_sd: float
 
     def predict(self, plane: FloatArray, smooth: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return (m,) expected f and its (m,) standard deviation."""
+        """Return the (m,) expected f and its (m,) standard deviations."""
         rows = (plane - self.plane_mean) / self.plane_scale
         distance = cdist(smooth, self.smooth) / self.length_unit
         cross = _FLAT + self.hyper[0] * (rows @ self.plane.T)
@@ -95,7 +95,7 @@ class Process:
 
 
 def checked_precisions(sample_weight: Any, X: FloatArray) -> FloatArray:
-    """Return (n,) weights with mean 1; a row without any weight has nearly no effect."""
+    """Return the (n,) weights with mean 1; a row of weight 0 has nearly no effect."""
     weight = checked_weights(sample_weight, X)
     precisions: FloatArray = np.maximum(weight / weight.mean(), 1e-9)
     return precisions
@@ -139,7 +139,7 @@ def fit_process(
 
 
 class _Kernel:
-    """Covariance of the outcomes by the four hyperparameters, and how probable their logs are."""
+    """The covariance of the outcomes as a function of the four hyperparameters."""
 
     def __init__(
         self, product: FloatArray, distance: FloatArray, y: FloatArray, noise: FloatArray
@@ -164,9 +164,9 @@ class _Kernel:
         return value, 0.5 * np.array(by_part)
 
     def covariance(self, hyper: FloatArray) -> FloatArray:
-        """Return (n, n) the covariance of the outcomes."""
+        """Return the (n, n) covariance of the outcomes."""
         smooth = hyper[1] * Matern(self.distance / hyper[2]).value
         covariance: FloatArray = _FLAT + hyper[0] * self.product + smooth
-        # The least noise of the bounds times the largest weight still lets Cholesky pass.
+        # Even with the least noise and the largest weight, the Cholesky factor still exists.
         covariance[np.diag_indices_from(covariance)] += hyper[3] * self.noise + 1e-8
         return covariance

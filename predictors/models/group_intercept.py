@@ -2,8 +2,8 @@
 
 The outcomes of a group share a level that no proxy explains. As in mixed-effects forests (Hajjem
 et al. 2014), the regressor is fitted to the outcomes minus the intercept of their group, and the
-intercepts to what the regressor leaves unexplained. The latter is taken on rows that the regressor
-was not fitted to, because a forest explains its own training rows completely.
+intercepts are fitted to the residuals of the regressor. These residuals are those of held-out rows,
+because a forest explains its own training rows completely.
 
 Mixed-effects forests iterate from intercepts of 0 or of the groups' means, and stay near the start:
 with six groups a forest can explain any six levels, or none. Here the first intercepts are those of
@@ -27,20 +27,20 @@ from rlready.predictors.training_table import FloatArray
 _N_FOLDS = 5
 
 _PRIOR_GROUPS = 3.0
-"""Weight of the prior of the variance between groups, in groups."""
+"""Weight of the prior on the variance between groups, as a number of groups."""
 
 
 class GroupIntercept(MetaEstimatorMixin, ProxyRegressor):
     """A regressor on `Features`, plus an intercept for each group.
 
     Args:
-        regressor: fitted to the features and the outcomes minus the intercept of their group; takes
-            `sample_weight`. None: ridge, its penalty chosen by leave-one-out.
+        regressor: regressor of the outcomes minus the intercept of their group; its `fit` has to
+            take `sample_weight`. None: ridge, with a penalty chosen by leave-one-out.
         columns: as for `Features`.
 
     Attributes:
-        group_sd_, residual_sd_: standard deviation between groups and inside them of what the
-            regressor leaves unexplained in rows that it was not fitted to.
+        group_sd_, residual_sd_: standard deviations, between groups and inside them, of the
+            regressor's residuals in held-out rows.
         effects_: (G,) intercepts of the groups `group_names_`.
         features_: the fitted `Features`.
         regressor_: the fitted regressor.
@@ -66,7 +66,7 @@ class GroupIntercept(MetaEstimatorMixin, ProxyRegressor):
         return self
 
     def predict(self, X: Any) -> FloatArray:
-        """Return (n,) expected outcomes; a group without outcomes has the intercept 0."""
+        """Return the (n,) expected outcomes; a group without outcomes has the intercept 0."""
         check_is_fitted(self)
         views = self.features_.views(X)
         predicted: FloatArray = np.ravel(self.regressor_.predict(views.both))
@@ -80,7 +80,7 @@ class GroupIntercept(MetaEstimatorMixin, ProxyRegressor):
     def _out_of_fold(
         self, matrix: FloatArray, y: FloatArray, weight: FloatArray, group_of: Any
     ) -> FloatArray:
-        """Return predictions of each row without it; the rows of a group are in different folds."""
+        """Return held-out predictions; the rows of a group are spread over the folds."""
         n_folds = min(_N_FOLDS, len(y))
         if n_folds < 2:
             return np.full(len(y), float(y.mean()))
@@ -96,7 +96,7 @@ class GroupIntercept(MetaEstimatorMixin, ProxyRegressor):
         return predicted
 
     def _fit_intercepts(self, rest: FloatArray, weight: FloatArray, group_of: Any) -> None:
-        """Fit the variances inside and between groups of the rest, and the intercepts (BLUP)."""
+        """Fit the variances of residuals inside and between groups, and the intercepts (BLUP)."""
         n_groups = len(self.group_names_)
         size = np.bincount(group_of, weights=weight, minlength=n_groups)
         mean = np.bincount(group_of, weights=weight * rest, minlength=n_groups) / size
@@ -106,7 +106,7 @@ class GroupIntercept(MetaEstimatorMixin, ProxyRegressor):
         within = squares / df if len(rest) > n_groups else total / 2
         spread = float(np.sum((mean - mean.mean()) ** 2)) / group_df
         moment = max(spread - within * float(np.mean(1.0 / size)), 0.0)
-        # The prior's guess for the groups is half of the total variance: weak, and never 0.
+        # The prior guess for the groups is half of the total variance: weak, and never 0.
         between = (group_df * moment + _PRIOR_GROUPS * total / 2) / (group_df + _PRIOR_GROUPS)
         self.group_sd_, self.residual_sd_ = float(np.sqrt(between)), float(np.sqrt(within))
         variance = between + within / size
@@ -115,5 +115,5 @@ class GroupIntercept(MetaEstimatorMixin, ProxyRegressor):
 
 
 def ridge() -> RidgeCV:
-    """Return ridge over a wide grid of penalties, chosen by leave-one-out in closed form."""
+    """Return a ridge regressor that chooses its penalty by leave-one-out, from a wide grid."""
     return RidgeCV(alphas=np.logspace(-1, 3, 9))

@@ -17,7 +17,7 @@ class Matern:
     """The Matern 5/2 kernel (1 + s + s^2 / 3) exp(-s), where s is the distance times root 5.
 
     Args:
-        distance: distances between rows, in lengths.
+        distance: distances between rows, in units of the length.
     """
 
     def __init__(self, distance: FloatArray) -> None:
@@ -60,14 +60,14 @@ def most_probable(
     max_iterations: int = 15_000,
     start: FloatArray | None = None,
 ) -> Any:
-    """Minimise a loss plus that of a normal prior, by L-BFGS.
+    """Minimise a loss plus the loss of a normal prior, by L-BFGS.
 
     Args:
         loss: minus the log likelihood of log hyperparameters, with its gradient.
-        middle: of the prior.
+        middle: means of the prior.
         width: standard deviations of the prior.
-        reach: how far from the middle the search may go.
-        max_iterations: of L-BFGS.
+        reach: largest distance from the middle that the search may reach.
+        max_iterations: limit of L-BFGS.
         start: where the search begins; by default at the prior's middle.
 
     Returns:

@@ -1,9 +1,9 @@
 """Outcomes from the shares of a data mixture: weights on a simplex instead of proxies.
 
 The loss of a domain falls about linearly in the logarithm of its share, and for every share the
-first examples matter most. So the plane is over log(share + 0.003), and the smooth part over square
-roots, whose distances (Hellinger's) stay finite at 0. The prediction is the mean of this Gaussian
-process and of extremely randomised trees, which fit any curve without a scale.
+first examples matter most. The plane therefore uses log(share + 0.003). The smooth part uses square
+roots, whose distances (Hellinger distances) stay finite at 0. The prediction is the mean of this
+Gaussian process and of extremely randomised trees, which do not depend on the scale of a share.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class MixtureRegressor(RegressorMixin, BaseEstimator):
     Args:
         columns: columns of a frame that are shares. None: all columns. Rows need not sum to 1; a
             negative share counts as 0.
-        n_trees: number of trees; with 0 the prediction is that of the process.
-        seed: of the forest.
+        n_trees: number of trees; with 0 the process alone predicts.
+        seed: seed of the forest.
     """
 
     def __init__(self, columns: list[str] | None = None, n_trees: int = 200, seed: int = 0) -> None:
@@ -52,9 +52,9 @@ class MixtureRegressor(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
-        """Return (n,) expected outcomes; with `return_std` also their (n,) standard deviations.
+        """Return the (n,) expected outcomes; with `return_std` also their standard deviations.
 
-        The deviation combines that of the process with half the difference of the two models.
+        The deviation combines that of the process with half of the difference of the two models.
         """
         check_is_fitted(self)
         X = validate_data(self, self._chosen(X), reset=False, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""A linear model of checkpoints in groups, with all its shares of variance learned at once.
+"""A linear model of checkpoints in groups that learns all its variances at the same time.
 
     y_i = mean + slopes . (levels and standings of the proxies) + u_(group of i) + e_i
 
@@ -6,16 +6,17 @@ Slopes, group intercepts u and the mean have normal priors, so their posterior i
 (Henderson's mixed-model equations). The variances of the blocks maximise the marginal likelihood
 times a weak prior (type-II maximum a posteriori, found with the exact gradient):
 
-- `raw` features carry the level of the group, `centred` ones only the standing inside it. A slope
-  that is the same between groups as inside them goes to the first block, one that holds only inside
-  groups to the second (Mundlak 1978, with both shrunken instead of one tested). So one model serves
-  both proxies on a common benchmark and losses that no two groups share.
+- `raw` features include the level of the group, `centred` features only the position inside it. A
+  slope that is the same between groups and inside them goes to the first block; a slope that holds
+  only inside groups goes to the second (as in Mundlak 1978, but both are shrunken instead of one
+  being tested). One model can therefore use both proxies on a common benchmark and losses that no
+  two groups share.
 - In each block, proxies of one kind with a sign also enter as their mean: seven accuracies are one
-  measurement repeated seven times, not seven of them. The sign is prior knowledge: the slope of
-  that mean is expected to be positive. With few rows the model therefore falls back to the signed
-  average of the kinds, and departs from it as the data demand.
-- u is partially pooled. With fewer than about five groups its variance is nearly that of the prior,
-  which is wide; unlike with REML it cannot be estimated as 0 by accident.
+  measurement repeated seven times. The sign is prior knowledge: the slope of that mean is expected
+  to be positive. With few rows the model therefore falls back to the signed average of the kinds,
+  and moves away from it as the data require.
+- u is partially pooled. With fewer than about five groups its variance is close to the wide prior;
+  unlike in REML, it cannot be estimated as 0 by accident.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ _PRIOR_SHARES: Mapping[str, Mapping[str, Any]] = {
 }
 """Share of the variance of the outcomes that each part explains at the prior's middle, by `levels`.
 
-Slopes have two: of the means of kinds, and of single proxies. Where levels are comparable, a slope
-between groups is expected to be that inside them, and to leave little for the intercepts.
+Slopes have two shares: that of the means of kinds, and that of single proxies. If levels are
+comparable, slopes between groups are expected to equal those inside them, so little is left for
+the intercepts.
 """
 
 _PRIOR_SLOPE = 0.5
@@ -51,13 +53,13 @@ deviation better on every kind of proxy: proxies are expected to explain a quart
 """
 
 _PRIOR_WIDTH = 1.5
-"""Standard deviation of the logarithm of each variance: from a twentieth to twenty times."""
+"""Prior standard deviation of the logarithm of each variance: a factor of twenty either way."""
 
 _FLAT = 100.0
-"""Prior variance of the mean, in variances of the outcome: large enough to leave the mean free."""
+"""Prior variance of the mean, in variances of the outcome; large, so that the mean is free."""
 
 _BLOCKS = ["mean", "raw_kinds", "raw", "centred_kinds", "centred", "group", "residual"]
-"""Parts of the model that have a variance each; the last has no columns in the design."""
+"""Parts of the model with a variance of their own; the last has no columns in the design."""
 
 
 class Multilevel(ProxyRegressor):
@@ -70,7 +72,7 @@ class Multilevel(ProxyRegressor):
     Attributes:
         coef_, covariance_: (q,) posterior mean and (q, q) covariance of the coefficients, for
             outcomes minus `y_mean_` and divided by `y_sd_`.
-        variances_: (7,) of each block, in variances of the outcome.
+        variances_: (7,) variance of each block, in variances of the outcome.
         group_sd_: standard deviation of group intercepts, beyond what the proxies' levels explain.
         residual_sd_: standard deviation of an outcome around its expectation in its group, for a
             row of weight 1. It includes the noise of one RL run.
@@ -88,7 +90,7 @@ class Multilevel(ProxyRegressor):
         return self
 
     def _fit_rows(self, X: Any, y: Any, sample_weight: Any) -> Rows:
-        """Fit the model, and return the rows in the form that it was fitted to."""
+        """Fit the model; return the training rows as design, outcomes and weights."""
         if self.levels not in _PRIOR_SHARES:
             raise ConfigError(
                 f"there are no levels {self.levels!r}", fix=f"Known: {', '.join(_PRIOR_SHARES)}"
@@ -116,12 +118,12 @@ class Multilevel(ProxyRegressor):
         return rows
 
     def predict(self, X: Any) -> FloatArray:
-        """Return (n,) expected outcomes."""
+        """Return the (n,) expected outcomes."""
         check_is_fitted(self)
         return self.y_mean_ + self.y_sd_ * (self._design(self.features_.views(X)) @ self.coef_)
 
     def _design(self, views: Views) -> FloatArray:
-        """Return (n, q) blocks: mean, raw kinds, raw, centred kinds, centred, groups."""
+        """Return the (n, q) design: mean, raw kinds, raw, centred kinds, centred, groups."""
         parts = [np.ones((len(views.groups), 1))]
         for rows, sds in zip((views.raw, views.centred), self.kind_sd_, strict=True):
             parts += [rows @ self.kind_of_.T / sds, rows]
@@ -129,7 +131,7 @@ class Multilevel(ProxyRegressor):
         return np.hstack([*parts, is_in_group.astype(np.float64)])
 
     def _prior(self) -> Prior:
-        """Return what is expected of the coefficients and variances before any outcome."""
+        """Return the prior of the coefficients and variances."""
         n_kinds, n_proxies = self.kind_of_.shape
         sizes = [1, n_kinds, n_proxies, n_kinds, n_proxies, len(self.group_names_)]
         block_of = np.repeat(np.arange(len(sizes)), sizes).astype(np.intp)
@@ -171,12 +173,12 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prior:
-    """What is expected before any outcome, in standard deviations of the outcome.
+    """The prior of coefficients and variances, in standard deviations of the outcome.
 
     Args:
         block_of: (q,) block of each coefficient.
-        expected: (q,) its mean.
-        logs: (7,) log of the variance of each block.
+        expected: (q,) mean of each coefficient.
+        logs: (7,) log variance of each block.
     """
 
     block_of: NDArray[np.intp]
@@ -190,9 +192,9 @@ def most_probable_variances(
     """Return the (7,) log variances that maximise the marginal likelihood times the prior.
 
     Args:
-        equations: of the rows.
-        prior: (7,) middle of the log variances; that of the mean is fixed.
-        start: where the search begins; by default at the middle.
+        equations: equations of the rows.
+        prior: (7,) prior middle of the log variances; the variance of the mean stays fixed.
+        start: (7,) log variances where the search begins; by default the prior middle.
     """
 
     def loss(chosen: FloatArray) -> tuple[float, FloatArray]:
@@ -201,12 +203,12 @@ def most_probable_variances(
 
     width = np.full(len(prior) - 1, _PRIOR_WIDTH)
     first = None if start is None else start[1:]
-    found = most_probable(loss, prior[1:], width, reach=8.0, start=first)
-    return np.concatenate([prior[:1], found.x])
+    best = most_probable(loss, prior[1:], width, reach=8.0, start=first)
+    return np.concatenate([prior[:1], best.x])
 
 
 class Equations:
-    """Mixed-model equations of a design. Their size is the number of columns, not of rows."""
+    """The mixed-model equations of a design; they grow with its columns, not with its rows."""
 
     def __init__(
         self, design: FloatArray, y: FloatArray, weight: FloatArray, block_of: NDArray[np.intp]
@@ -227,7 +229,7 @@ class Equations:
         return mean, covariance, 2.0 * float(np.sum(np.log(np.diag(factor[0]))))
 
     def loss(self, logs: FloatArray) -> tuple[float, FloatArray]:
-        """Return minus the log marginal likelihood, and its gradient by the log variances."""
+        """Return minus the log marginal likelihood, and its gradient in the log variances."""
         mean, covariance, log_determinant = self.posterior(logs)
         residual = float(np.exp(logs[-1]))
         lam = np.exp(logs[:-1])[self.block_of]
@@ -236,7 +238,7 @@ class Equations:
         value = 0.5 * (
             log_determinant + np.sum(np.log(lam)) + self.n * logs[-1] + rss / residual + penalty
         )
-        # Share of each coefficient's prior variance that the data leave.
+        # Share of each coefficient's prior variance that remains after the data.
         open_share = np.diag(covariance) / lam
         gradient = np.zeros(len(logs))
         np.add.at(gradient, self.block_of, 0.5 * (1.0 - open_share - mean**2 / lam))
@@ -245,7 +247,7 @@ class Equations:
 
 
 def _kinds(features: Features) -> FloatArray:
-    """Return (K, p) the weights of each kind's signed mean, over the proxies that have a sign."""
+    """Return the (K, p) weights of each kind's signed mean, over the proxies with a sign."""
     signed = [
         kind if sign else "" for kind, sign in zip(features.kinds_, features.signs_, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Partial least squares for one outcome, with sample weights, which scikit-learn's lacks."""
+"""Partial least squares for one outcome, with sample weights (scikit-learn's has none)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class WeightedPLS(RegressorMixin, BaseEstimator):
     """PLS1 by NIPALS (Wold et al. 2001), on features of similar scale.
 
     Args:
-        n_components: number of directions, at most as many as the data have. The default is 2: on
-            tables of tens of rows the first direction is what all proxies share, the second the
-            contrast of losses and scores.
+        n_components: number of directions; fewer if the data have fewer. The default is 2: in
+            tables of tens of rows the first direction is what all proxies share, the second is
+            the contrast of losses and scores.
 
     Attributes:
         coef_: (p,) slopes.
-        intercept_: of the prediction.
+        intercept_: intercept of the prediction.
     """
 
     def __init__(self, n_components: int = 2) -> None:
@@ -60,7 +60,7 @@ class WeightedPLS(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any) -> FloatArray:
-        """Return (n,) predictions."""
+        """Return the (n,) predictions."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=np.float64)
         return np.asarray(X @ self.coef_ + self.intercept_)

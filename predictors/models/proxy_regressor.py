@@ -1,4 +1,4 @@
-"""What our regressors on proxies share: checks of their training rows, and the features."""
+"""The shared parts of our regressors on proxies: checks of the training rows, and the features."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def checked_outcomes(
 ) -> tuple[Any, FloatArray, FloatArray]:
     """Return the rows with a positive weight, their outcomes, and their weights scaled to mean 1.
 
-    Weights are precisions of outcomes, so only their ratios count.
+    Weights are precisions of outcomes, so only their ratios matter.
 
     Raises:
-        ValueError: if `y` is missing, not finite or of another length, or the weights are invalid.
+        ValueError: if `y` is missing, not finite or of another length, or if a weight is invalid.
     """
     if y is None:
         raise ValueError(
@@ -57,10 +57,11 @@ def checked_outcomes(
 
 
 def checked_weights(sample_weight: Any, X: Any) -> FloatArray:
-    """Return (n,) sample weights; 1 for each row if none are given.
+    """Return the (n,) sample weights; 1 for each row by default.
 
     Raises:
-        ValueError: if one is negative or not finite, none is positive, or their number is wrong.
+        ValueError: if a weight is negative or not finite, if no weight is positive, or if their
+            number is wrong.
     """
     weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
     if not (weight > 0).any():

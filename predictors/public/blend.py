@@ -1,11 +1,11 @@
-"""Hand over from public outcomes to the user's own, without a step.
+"""Change gradually from public outcomes to the user's own outcomes.
 
     answer = w x order model + (1 - w) x fitted predictor,   w = (12 - n) / 8, within 0..1
 
-With n = 4 outcomes or fewer there is no fitted predictor, and the order model (`order.py`), the
-prior that they update, answers alone. The slope of the prior weighs as much as about 11 outcomes:
-from 12 on the fitted predictor answers alone. The level of a group without outcomes is always the
-predictor's.
+With n = 4 outcomes or fewer there is no fitted predictor, and only the order model (`order.py`)
+answers: a prior that the outcomes update. The slope of the prior has the weight of about 11
+outcomes, so from 12 on only the fitted predictor answers. The level of a group without outcomes
+always comes from the predictor.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from rlready.predictors.public.posterior import OrderPosterior
 from rlready.predictors.training_table import FloatArray
 
 MOST_OF_PRIOR_ALONE, FEWEST_OF_PREDICTOR_ALONE = 4, 12
-"""Outcomes up to which the order model answers alone, and from which the predictor does."""
+"""Largest number of outcomes for the order model alone, and smallest for the predictor alone."""
 
 
 def weight_of_prior(n_outcomes: int, *, has_signal: bool = True) -> float:
     """Return the weight of the order model beside a predictor that was fitted on n outcomes.
 
     Args:
-        n_outcomes: that the predictor was fitted on.
-        has_signal: whether a permutation test found a signal in them. Few outcomes without one
-            leave the order to the prior; many speak against any order, and the weight is 0.
+        n_outcomes: number of outcomes that the predictor was fitted on.
+        has_signal: whether a permutation test found a signal in them. A few outcomes without a
+            signal leave the order to the prior. Many are evidence against any order, and the
+            weight is 0.
 
     Example:
         >>> [weight_of_prior(n) for n in (4, 5, 8, 12)]
@@ -44,9 +45,9 @@ def blended(predictive: Predictive, order: OrderPosterior, weight: FloatArray) -
     """Return a fitted predictor's distribution, blended with that of the order model.
 
     Args:
-        predictive: of the fitted predictor.
-        order: of the same rows.
-        weight: (n,) of the order model in each row.
+        predictive: distribution of the fitted predictor.
+        order: order of the same rows.
+        weight: (n,) weights of the order model.
     """
     by_order = order.predictive()
     has_level = levelled(order)
@@ -67,6 +68,6 @@ def blended(predictive: Predictive, order: OrderPosterior, weight: FloatArray) -
 
 
 def levelled(order: OrderPosterior) -> NDArray[np.bool_]:
-    """(n,) whether an outcome of the row's group gives the order model a level."""
+    """Return (n,) whether the row's group has an outcome, which gives the order model a level."""
     recorded = np.isfinite(order.rows.outcome)
     return np.isin(order.rows.groups, np.unique(order.rows.groups[recorded]))

@@ -1,11 +1,11 @@
-"""How well an early evaluation of RL runs orders their final scores, from public RL curves.
+"""The reliability of early evaluations of RL runs, measured on public RL curves.
 
     reliability(s) = correlation, over RL runs from one base model, of the score at step s with the
                      score at the end
 
-A high score before RL says little of the order after RL; after tens of RL steps it says much. The
-table comes from the 24 published RL curves of OctoThinker (arXiv 2506.20512, four benchmarks each):
-`bench/rl_steps.py --learn` computes it and `early_rl.toml` carries it. Runs that start from long
+A score before RL says little about the order after RL; after tens of RL steps it says much. The
+table comes from the 24 published RL curves of OctoThinker (arXiv 2506.20512, four benchmarks each).
+`bench/rl_steps.py --learn` computes it and writes it to `early_rl.toml`. Runs that start from long
 chains of thought rise late, so at each step the table has the lowest correlation among horizons
 of 80 to 300 steps.
 """
@@ -26,10 +26,10 @@ HEADER = """\
 """
 
 EARLIEST_STEP = 40
-"""No run is dropped before: at 20 steps the order of late risers was still nearly random."""
+"""Earliest step at which a run is dropped: at 20, the order of late risers was nearly random."""
 
 EARLIEST_SHARE = 1.0 / 3.0
-"""Nor before this share of the budget."""
+"""Smallest share of the budget at which a run is dropped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +37,10 @@ class EarlyReliability:
     """Correlation of an early score with the final one, by RL step.
 
     Args:
-        steps: rising, at least one.
-        correlations: one for each step, rising, within 0..1.
-        n_runs: RL runs that it was measured on.
-        source: where they are from.
+        steps: rising RL steps, at least one.
+        correlations: rising correlations, one for each step, within 0..1.
+        n_runs: number of RL runs on which they were measured.
+        source: source of these runs.
 
     Example:
         >>> reliability = early_reliability()
@@ -56,20 +56,20 @@ class EarlyReliability:
     def at(self, step: float, budget: float, *, in_steps: bool = True) -> float:
         """Return the correlation of the score at a step with the score at the budget.
 
-        It is linear in log(1 + step) between the measured steps. Half of a short run says no less
-        than half of the longest measured run, so a step counts as at least its share of that run.
+        It is linear in log(1 + step) between the measured steps. Half of a short run says at least
+        as much as half of the longest measured run, so a step counts as at least its share of it.
 
         Args:
-            step: where the early score was measured, in the unit of the budget.
-            budget: of a finished run.
-            in_steps: whether both are in RL steps; in another unit only the share counts.
+            step: point of the early score, in the unit of the budget.
+            budget: budget of a finished run.
+            in_steps: whether both are in RL steps; in another unit, only the share is used.
         """
         if step >= budget:
             return 1.0
         share = min(step / budget, 1.0) * self.steps[-1]
         equivalent = max(step, share) if in_steps else share
-        known = np.interp(np.log1p(equivalent), np.log1p(self.steps), self.correlations)
-        return float(known)
+        correlation = np.interp(np.log1p(equivalent), np.log1p(self.steps), self.correlations)
+        return float(correlation)
 
 
 def early_reliability() -> EarlyReliability:
@@ -90,8 +90,8 @@ def earliest_drop(budget: float, *, in_steps: bool = True) -> float:
     It is a third of the budget, and not before step 40 if the budget is in steps.
 
     Args:
-        budget: of a finished run.
-        in_steps: whether it is in RL steps and not in another unit.
+        budget: budget of a finished run.
+        in_steps: whether it is in RL steps, not in another unit.
 
     Example:
         >>> earliest_drop(90), earliest_drop(300)

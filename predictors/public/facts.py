@@ -1,9 +1,9 @@
-"""Real outcomes of RL that others have published: rows of numbers, and where each comes from.
+"""Published outcomes of real RL runs: rows of numbers, and the source of each.
 
-`rows.csv` has a row for each RL start and benchmark, `sources.toml` an entry for each source. Both
-hold facts and figures only. They never join a user's own rows: a prior is learned from them
-(`learn.py`), and a bench replays them. Rows are compared inside a cell alone, which is a group (one
-base or cohort under one RL recipe) on one benchmark.
+`rows.csv` has one row per RL start and benchmark, `sources.toml` one entry per source. Both only
+hold facts and figures. They are never mixed with a user's own rows: a prior is learned from them
+(`learn.py`), and a bench replays them. Rows are only compared inside a cell, which is a group (one
+base or cohort with one RL recipe) on one benchmark.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ PROXIES = {
 """Proxies among the columns of `rows.csv`."""
 
 FEWEST_STARTS = 3
-"""Starts that a cell needs for an order."""
+"""Smallest number of RL starts in a cell that has an order."""
 
 _KNOWN_SIMULATED = ("adaptive_rl_forge",)
 _OF_OUTCOMES = r"(outcome|result|score|reward|run|row|table)s?"
@@ -60,16 +60,16 @@ _NO = ("0", "0.0", "false", "no", "none", "nan", "")
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where rows come from.
+    """The source of some rows.
 
     Args:
         id: value of the column `source`.
-        reference: repository with commit, paper or report, and the page there.
-        read_by: how the numbers were taken.
-        trust: A, raw logs or the authors' tables read by machine; B, typed from an authors' report;
-            C, second-hand.
-        licence_note: what may be passed on.
-        excluded: why no slope is learned from it; empty if one is.
+        reference: repository with commit, or paper or report with page.
+        read_by: how the numbers were copied.
+        trust: A, raw logs or the authors' tables, read by a program; B, typed from the authors'
+            report; C, second-hand.
+        licence_note: what may be redistributed.
+        excluded: why no slope is learned from it; empty if it is used.
     """
 
     id: str
@@ -98,16 +98,16 @@ class Cell:
 
     @property
     def outcome(self) -> FloatArray:
-        """(n,) score after RL, a share."""
+        """The (n,) scores after RL, as shares."""
         return np.asarray(self.frame[OUTCOME], dtype=np.float64)
 
     def proxy(self, name: str) -> FloatArray:
-        """(n,) values of a proxy; NaN where not published."""
+        """Return the (n,) values of a proxy; NaN if not published."""
         return np.asarray(self.frame[name], dtype=np.float64)
 
 
 def public_rows() -> pd.DataFrame:
-    """Return the published outcomes that come with the package, a row for each start and benchmark.
+    """Return the published outcomes in the package, one row per start and benchmark.
 
     Raises:
         ConfigError: if the table is damaged, see `check_outcomes`.
@@ -127,11 +127,11 @@ def public_sources() -> dict[str, Source]:
 
 
 def check_outcomes(frame: pd.DataFrame, outcome: str = OUTCOME, group: str = "group") -> None:
-    """Return if a table holds real outcomes in groups.
+    """Refuse a table unless it holds real outcomes in groups.
 
     Raises:
-        ConfigError: if the column of the outcome or of the group is missing, or if any row says
-            that its outcome was simulated.
+        ConfigError: if the column of the outcome or of the group is missing, or if a row says that
+            its outcome was simulated.
     """
     for column, role in ((outcome, "outcome"), (group, "group")):
         if column not in frame.columns:
@@ -144,10 +144,10 @@ def check_outcomes(frame: pd.DataFrame, outcome: str = OUTCOME, group: str = "gr
 
 
 def refuse_simulated(frame: pd.DataFrame) -> None:
-    """Return if no row of a table says that its outcome was simulated.
+    """Refuse a table if one of its rows says that its outcome was simulated.
 
     Raises:
-        ConfigError: if one does, in a column such as `simulated`, `source` or `recipe.note`.
+        ConfigError: if a column such as `simulated`, `source` or `recipe.note` says so.
     """
     reason = _why_simulated(frame)
     if reason:
@@ -162,7 +162,7 @@ def _why_simulated(frame: pd.DataFrame) -> str:
     for column in frame.columns:
         name = str(column).lower()
         bare = name.removeprefix("recipe.")
-        # A recipe may well say that its SFT data are synthetic.
+        # Allowed: a recipe may say that its SFT data are synthetic.
         if name in _MARKS or (bare in _MARKS and "simulated" in bare):
             marked = ~frame[column].astype(str).str.lower().isin(_NO)
             if marked.any():
@@ -178,11 +178,11 @@ def _why_simulated(frame: pd.DataFrame) -> str:
 
 
 def cells(rows: pd.DataFrame, *, sources: dict[str, Source] | None = None) -> Iterator[Cell]:
-    """Yield the cells of one base that have an order: enough starts, and outcomes that differ.
+    """Yield the cells with an order: one base, enough starts, and outcomes that differ.
 
     Args:
-        rows: as from `public_rows`.
-        sources: if given, cells of a source that is excluded from learning are left out.
+        rows: rows as from `public_rows`.
+        sources: sources; if given, cells of excluded sources are left out.
     """
     for (source, group, benchmark), frame in rows.groupby(list(CELL), sort=True):
         if sources is not None and sources[str(source)].excluded:

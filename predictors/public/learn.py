@@ -1,9 +1,10 @@
 """Slopes inside a group, learned from public outcomes by a random-effects model.
 
-In each group, the slope of a proxy is the mean over benchmarks of the correlation of its standings
-with the outcomes. Its variance is (1 - m^2)^2 / (n - 1), with m the mean slope and n the starts of
-the group: benchmarks of one group share their starts. The variance between groups is Paule and
-Mandel's (1982), averaged with `_FEW_GROUPS_SD`^2, which counts as one group.
+In each group, the slope of a proxy is the mean over benchmarks of the correlation between its
+standings and the outcomes. Its variance is (1 - m^2)^2 / (n - 1), where m is the mean slope and n
+the number of starts in the group, because the benchmarks of a group share their starts. The
+variance between groups is that of Paule and Mandel (1982), averaged with `_FEW_GROUPS_SD`^2, which
+has the weight of one group.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ KIND_OF_PROXY = {"pre_pass1": "pass_at_k", "probe": "rl_probe"}
 """Public proxies from which the slope of a kind is learned."""
 
 FEWEST_GROUPS, FEWEST_SOURCES = 5, 4
-"""With fewer, a kind keeps the slope that was measured on more rows than are shipped."""
+"""Smallest number for a learned slope; otherwise the slope measured once on more rows is kept."""
 
 _WHERE = "measured once on 478 public rows, of which 321 are shipped"
 STATED = (
@@ -69,7 +70,7 @@ STATED = (
         basis=_WHERE,
     ),
 )
-"""Slopes of kinds that the shipped rows do not support; 0 groups: their number was not stated."""
+"""Slopes of kinds that the shipped rows do not support; 0 groups means an unknown number."""
 
 _FEW_GROUPS_SD = 0.3
 
@@ -86,8 +87,8 @@ def learn(rows: pd.DataFrame, sources: dict[str, Source]) -> Prior:
     """Learn the prior from public rows.
 
     Args:
-        rows: as from `public_rows`; whole sources may be left out.
-        sources: as from `public_sources`; excluded ones are not used.
+        rows: rows as from `public_rows`; whole sources may be left out.
+        sources: sources as from `public_sources`; excluded ones are not used.
     """
     usable = list(cells(rows, sources=sources))
     measured = {name: slope_of(usable, name) for name in PROXIES}
@@ -108,7 +109,7 @@ def learn(rows: pd.DataFrame, sources: dict[str, Source]) -> Prior:
 
 
 def slope_of(usable: Sequence[Cell], name: str) -> Slope | None:
-    """Slope of a public proxy over groups; None if no group has it."""
+    """Return the slope of a public proxy over groups; None if no group has the proxy."""
     groups = _group_slopes(usable, name)
     if not groups:
         return None
@@ -152,7 +153,7 @@ def _group_slopes(usable: Sequence[Cell], name: str) -> list[_GroupSlope]:
 
 
 def pair_of(cell: Cell, name: str) -> tuple[FloatArray, FloatArray]:
-    """Return (m,) standings of a proxy and (m,) standardised outcomes of the starts with both."""
+    """Return (m,) standings of a proxy and (m,) standardised outcomes, for starts with both."""
     values = cell.proxy(name)
     there: NDArray[np.bool_] = np.isfinite(values)
     x = standing(values[there], PROXIES[name].kind, name)
@@ -160,24 +161,24 @@ def pair_of(cell: Cell, name: str) -> tuple[FloatArray, FloatArray]:
 
 
 def _between_variance(slopes: FloatArray, variance: FloatArray) -> float:
-    """Paule and Mandel's variance between groups, with a prior that counts as one group."""
+    """Return Paule and Mandel's variance between groups, with a prior of one group's weight."""
 
     def excess(between: float) -> float:
         weight = 1.0 / (variance + between)
         mean = np.average(slopes, weights=weight)
         return float(weight @ (slopes - mean) ** 2) - (len(slopes) - 1)
 
-    # One group has no spread, and rounding may make its excess positive.
+    # A single group has no spread, but rounding may make its excess positive.
     alone = len(slopes) < 2
     moment = 0.0 if alone or excess(0.0) <= 0.0 else float(brentq(excess, 0.0, 4.0))
     return (len(slopes) * moment + _FEW_GROUPS_SD**2) / (len(slopes) + 1)
 
 
 def track_record(usable: Sequence[Cell], name: str) -> TrackRecord:
-    """How often the order by one proxy was right, over groups.
+    """Return how often the order by one proxy was right, over groups.
 
-    A positive slope orders by the proxy whatever its size, so each group is judged by a prior that
-    did not need to see it.
+    A positive slope of any size gives the order of the proxy, so the prior that judges a group does
+    not depend on the group itself.
     """
     shares: dict[tuple[str, str], list[float]] = {}
     for cell in usable:

@@ -2,14 +2,15 @@
 
     y_i = level_g + s (sum_k b_gk z_ik + sum_j d_j x_ij + e_i),   g the group of i
 
-with z the standing of a kind of proxy in its group and x that of single columns, see `standing.py`.
-Slopes b are normal around the prior's; half of their variance is common to all groups of the user,
-half is each group's own. Own slopes d are normal around 0. The level is free. Given the unit s and
-the standard deviation of e, everything is normal and in closed form (Henderson's equations); both
-lie on a grid, weighted by their prior and the marginal likelihood. One model serves any number of
-outcomes: with none it is the prior, and nothing switches at a number of rows.
+where z is the standing of a kind of proxy in its group, and x that of single columns (see
+`standing.py`). Slopes b are normal around those of the prior; half of their variance is common to
+all groups of the user, the other half is different in each group. Slopes d of single columns are
+normal around 0. The level is free. Given the unit s and the standard deviation of e, everything is
+normal and in closed form (Henderson's equations). Both are on a grid, weighted by their prior and
+the marginal likelihood. The same model serves any number of outcomes; without outcomes it is the
+prior.
 
-Several kinds share their weight: each marginal slope is divided by 1 + (K - 1) x `KINDS_CORRELATE`.
+K kinds share their weight: each marginal slope is divided by 1 + (K - 1) x `KINDS_CORRELATE`.
 """
 
 from __future__ import annotations
@@ -35,17 +36,17 @@ if TYPE_CHECKING:
 
 PASS, OWN_LOSS, OTHER_LOSS, PROBE = "pass_at_k", "loss_own_style", "loss_other_style", "rl_probe"
 KINDS_CORRELATE = 0.5
-"""Correlation that two kinds of proxies are taken to have inside a group."""
+"""Assumed correlation of two kinds of proxies inside a group."""
 
 FORMAT_FLOOR = 0.02
-"""Median pass@1 of a group below which a score says more about the format than about skill."""
+"""With a lower median pass@1 of a group, scores say more about the format than about skill."""
 
 _OWN_VARIANCE = 0.05
-"""Share of the variance that slopes of single columns may explain, all together."""
+"""Share of the variance that all slopes of single columns may explain together."""
 
 _FLAT = 1e6
 _RESIDUALS = np.exp(np.linspace(-0.7, 0.35, 7))
-"""Residual standard deviations of the grid, in those of the prior."""
+"""Residual standard deviations of the grid, relative to the prior's."""
 
 _RESIDUAL_WIDTH, _LEAST_UNIT_WIDTH, _UNKNOWN_UNIT_WIDTH = 0.35, 0.6, 2.0
 _UNITS = np.linspace(-3.5, 3.5, 57)
@@ -56,7 +57,7 @@ _PROBE_NAME = re.compile(r"(^|_)probe_.*level$|^rl_probe|^probe\d*$")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Design:
-    """Columns of the model, in standard deviations of the outcome: slopes, then levels."""
+    """The design of the model, in standard deviations of the outcome: slopes, then levels."""
 
     slopes: FloatArray  # (n, q)
     levels: FloatArray  # (n, G)
@@ -75,16 +76,16 @@ def order_checkpoints(
     prior: Prior | None = None,
     outcome_sd: float | None = None,
 ) -> OrderPosterior:
-    """Order the checkpoints of each group by what is known of their outcome.
+    """Order the checkpoints of each group by the prior and the recorded outcomes.
 
     Args:
-        X: a row for each checkpoint, as `TrainingTable.X`; without `GROUP` all are one group.
-        columns: proxies among the columns of `X`.
-        outcome: (n,) recorded outcomes, higher is better, NaN where RL was not run.
+        X: one row per checkpoint, as `TrainingTable.X`; without `GROUP` all rows are one group.
+        columns: the proxies among the columns of `X`.
+        outcome: (n,) recorded outcomes, higher is better; NaN if RL was not run.
         own_style: losses whose held-out set has the style of the checkpoints' own data.
-        prior: by default the one that comes with the package.
+        prior: prior of the slopes; by default the one in the package.
         outcome_sd: standard deviation of outcomes inside a group, if it is known. By default it is
-            learned with the rest, from a prior for shares or percent.
+            learned from the outcomes, with a prior for shares or percentages.
 
     Raises:
         ConfigError: if a column is missing, no checkpoint is given, or 3 or more outcomes are all
@@ -146,10 +147,10 @@ def _check(
 
 
 def _kinds(columns: Sequence[Column], own_style: Sequence[str]) -> dict[str, str]:
-    """Kind of the prior of each column that has one.
+    """Return the kind of the prior of each column that has one.
 
-    Of several pass@k only the smallest k counts, as larger ones were no better in public outcomes.
-    A loss of another style counts only where none of the own style is given.
+    Of several pass@k only the smallest k is used, because larger ones were not better in public
+    outcomes. A loss of another style is used only if there is no loss of the own style.
     """
     scores = {}
     kinds = {}
@@ -172,8 +173,8 @@ def _kinds(columns: Sequence[Column], own_style: Sequence[str]) -> dict[str, str
 def _standings(
     X: pd.DataFrame, columns: Sequence[Column], groups: NDArray[np.str_]
 ) -> dict[str, FloatArray]:
-    """(n,) standing of each column in its group, a lower loss higher; NaN where not measured."""
-    found = {}
+    """Return the (n,) standings in the group by column; NaN if unmeasured, low losses are high."""
+    standings = {}
     for column in columns:
         values = np.asarray(X[column.name], dtype=np.float64)
         error = np.asarray(X[column.error], dtype=np.float64) if column.error in X else values * 0
@@ -182,8 +183,8 @@ def _standings(
         for group in np.unique(groups):
             rows = groups == group
             result[rows] = standing(values[rows], column.kind, column.name, trials)
-        found[column.name] = -result if column.sign < 0 else result
-    return found
+        standings[column.name] = -result if column.sign < 0 else result
+    return standings
 
 
 def _design(
@@ -199,30 +200,32 @@ def _design(
     z = np.zeros((len(groups), len(names)))
     measured = np.zeros((len(groups), len(names)), dtype=bool)
     for k, kind in enumerate(names):
-        members = np.array([standings[name] for name, own in kinds.items() if own == kind])
+        members = np.array([standings[name] for name, single in kinds.items() if single == kind])
         measured[:, k] = np.isfinite(members).any(axis=0)
         counts = np.maximum(np.isfinite(members).sum(axis=0), 1)
         mean = np.where(measured[:, k], np.nansum(members, axis=0) / counts, np.nan)
         for g in range(len(group_names)):
             z[group_of == g, k] = np.nan_to_num(standardised(mean[group_of == g]))
-    # A kind that a whole group lacks takes no weight from the others there.
+    # A kind that a whole group lacks does not reduce the weight of the others in this group.
     in_group = np.array([measured[group_of == g].any(axis=0) for g in range(len(group_names))])
     in_group = in_group.reshape(len(group_names), len(names))
     n_kinds = np.maximum(in_group.sum(axis=1), 1)
     share = 1.0 / (1.0 + (n_kinds - 1) * KINDS_CORRELATE)
     weighted = z * share[group_of][:, None]
     own_names = _own_columns(columns, kinds)
-    own = np.nan_to_num(np.array([standings[name] for name in own_names]).reshape(-1, len(groups)))
+    single = np.nan_to_num(
+        np.array([standings[name] for name in own_names]).reshape(-1, len(groups))
+    )
     slopes = [prior.slope(kind) for kind in names]
     b = np.array([slope.slope for slope in slopes])
     half = np.array([slope.between_sd**2 / 2.0 for slope in slopes])
     by_group = (weighted[:, :, None] * levels[:, None, :]).reshape(len(groups), -1)
     own_variance = np.full(len(own_names), _OWN_VARIANCE / max(len(own_names), 1))
-    # An unmeasured kind of a row could stand anywhere: that is noise of this row.
+    # If a kind is not measured in a row, its unknown standing is additional noise of the row.
     lost = (~measured & in_group[group_of]) @ b**2 * share[group_of] ** 2
     residual = np.array([_residual(prior, names, in_group[g]) for g in range(len(group_names))])
     return _Design(
-        slopes=np.hstack([weighted, by_group, own.T]),
+        slopes=np.hstack([weighted, by_group, single.T]),
         levels=levels,
         expected=np.concatenate([b, np.zeros(by_group.shape[1] + len(own_names))]),
         variance=np.concatenate([half, np.repeat(half, len(group_names)), own_variance]),
@@ -234,16 +237,16 @@ def _design(
 def _has_own_loss(
     standings: dict[str, FloatArray], kinds: dict[str, str], groups: NDArray[np.str_]
 ) -> NDArray[np.bool_]:
-    """(n,) whether a loss of the own style differs between checkpoints of the row's group."""
-    found = np.zeros(len(groups), dtype=bool)
+    """Return (n,) whether a loss of the own style differs between checkpoints of the group."""
+    has_loss = np.zeros(len(groups), dtype=bool)
     for name, kind in kinds.items():
         for group in np.unique(groups[np.nan_to_num(standings[name]) != 0]):
-            found |= (groups == group) & (kind == OWN_LOSS)
-    return found
+            has_loss |= (groups == group) & (kind == OWN_LOSS)
+    return has_loss
 
 
 def _own_columns(columns: Sequence[Column], kinds: dict[str, str]) -> list[str]:
-    """Columns with a slope of their own: all but one that is its kind alone."""
+    """Return the columns with their own slope: all columns that share their kind or have none."""
     members = list(kinds.values())
     return [
         column.name
@@ -253,7 +256,7 @@ def _own_columns(columns: Sequence[Column], kinds: dict[str, str]) -> list[str]:
 
 
 def _residual(prior: Prior, names: Sequence[str], present: NDArray[np.bool_]) -> float:
-    """Residual standard deviation that the kinds of a group leave, together."""
+    """Return the residual standard deviation that the kinds of a group leave together."""
     slopes = [prior.slope(kind) for kind, there in zip(names, present, strict=True) if there]
     if not slopes:
         return 1.0
@@ -265,10 +268,12 @@ def _residual(prior: Prior, names: Sequence[str], present: NDArray[np.bool_]) ->
     return best.residual_sd * float(np.sqrt(min(ratio, 1.0)))
 
 
-def _unit_prior(y: FloatArray, prior: Prior, known: float | None) -> tuple[FloatArray, FloatArray]:
-    """Grid of the unit s, and the logarithm of its prior weights."""
-    if known is not None:
-        return np.array([known]), np.zeros(1)
+def _unit_prior(
+    y: FloatArray, prior: Prior, outcome_sd: float | None
+) -> tuple[FloatArray, FloatArray]:
+    """Return the grid of the unit s, and the logarithms of its prior weights."""
+    if outcome_sd is not None:
+        return np.array([outcome_sd]), np.zeros(1)
     middle, width = np.log(prior.outcome_sd), max(prior.outcome_sd_log_sd, _LEAST_UNIT_WIDTH)
     if len(y) and (y.min() < 0 or y.max() > 100):
         spread = float(np.std(y)) or 0.1 * float(np.abs(y).max())
@@ -284,14 +289,14 @@ def _components(
     recorded: NDArray[np.bool_],
     unit_prior: tuple[FloatArray, FloatArray],
 ) -> tuple[Component, ...]:
-    """Posteriors on the grid, the negligible ones left out."""
+    """Return the posteriors on the grid, without the negligible ones."""
     units, unit_log_weights = unit_prior
     rows = np.hstack([design.slopes, design.levels])[recorded]
     n_levels = design.levels.shape[1]
     n_seen = int(design.levels[recorded].any(axis=0).sum())
     expected = np.concatenate([design.expected, np.zeros(n_levels)])
     precision = 1.0 / np.concatenate([design.variance, np.full(n_levels, _FLAT)])
-    found, logs = [], []
+    components, logs = [], []
     for factor in _RESIDUALS:
         weight = 1.0 / (factor * design.residual[recorded]) ** 2
         moment = rows.T * weight
@@ -303,17 +308,17 @@ def _components(
             off = y / unit - rows @ expected
             shift = covariance @ (moment @ off)
             square = float(off @ (weight * off) - (moment @ off) @ shift)
-            # A free level takes an outcome of its group in whatever unit: it tells nothing of s.
+            # A free level fits one outcome of its group in any unit, which says nothing about s.
             log = log_weight - 0.5 * (square + determinant) - (len(y) - n_seen) * np.log(unit)
             logs.append(log - 0.5 * (np.log(factor) / _RESIDUAL_WIDTH) ** 2)
-            found.append((float(unit), float(factor), expected + shift, covariance))
+            components.append((float(unit), float(factor), expected + shift, covariance))
     weights = np.exp(np.array(logs) - max(logs))
     weights /= weights.sum()
     heavy = weights > _LEAST_WEIGHT
     weights = np.where(heavy, weights, 0.0) / weights[heavy].sum()
     return tuple(
         Component(weight=float(w), unit=unit, residual=factor, mean=mean, covariance=covariance)
-        for w, (unit, factor, mean, covariance) in zip(weights, found, strict=True)
+        for w, (unit, factor, mean, covariance) in zip(weights, components, strict=True)
         if w > 0
     )
 
@@ -335,13 +340,13 @@ def _warnings(
             warnings.append(f"group {group} has one checkpoint, so it has no order")
             continue
         if not any(np.nan_to_num(standings[name])[rows].any() for name in kinds):
-            warnings.append(f"group {group}: no proxy with a prior differs, the order is chance")
+            warnings.append(f"group {group}: no proxy with a prior differs, the order is random")
         for column in scores:
             unit = 100.0 if column.kind is Kind.PERCENT else 1.0
             values = np.asarray(X[column.name], dtype=np.float64)[rows] / unit
             if np.isfinite(values).any() and np.nanmedian(values) < FORMAT_FLOOR:
                 warnings.append(
-                    f"group {group}: {column.name} is near 0 for most checkpoints, which may be a "
-                    "format that they do not keep and not missing skill"
+                    f"group {group}: {column.name} is near 0 for most checkpoints; they may miss "
+                    "the answer format, not the skill"
                 )
     return warnings

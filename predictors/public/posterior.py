@@ -1,4 +1,4 @@
-"""What is known of the outcomes of checkpoints inside their groups, and the chances that follow."""
+"""The posterior of the outcomes of checkpoints inside their groups, and the chances from it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rlready.predictors.training_table import FloatArray, TextArray
 from rlready.registry.errors import ConfigError
 
 MOST_CERTAIN, MOST_CERTAIN_WITH_LOSS = 0.85, 0.95
-"""Largest chance that the prior alone may claim, without and with a loss of the own style."""
+"""Largest chance that the prior alone claims, without and with a loss of the own style."""
 
 _CAP_OPENS = 5.0
-"""Outcomes in a group that halve the distance of the cap from 1."""
+"""Number of outcomes in a group that halves the distance of the cap from 1."""
 
 LEVEL_SD = 1.0
-"""Standard deviation of the levels of groups without outcomes, in that of outcomes in a group."""
+"""Standard deviation of unknown levels, in standard deviations of outcomes inside a group."""
 
 MATCH_SHARE = 0.5
-"""An outcome so far below the best, in standard deviations of its group, still matches it."""
+"""Largest distance below the best, in standard deviations of the group, of a matching outcome."""
 
 _BLOCK = 500_000
 _TIE = 1e-9
@@ -31,14 +31,14 @@ _TIE = 1e-9
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Component:
-    """A normal posterior, given the unit and the residual; in standard deviations of the outcome.
+    """A normal posterior given unit and residual, in standard deviations of the outcome.
 
     Args:
-        weight: its share of the mixture.
+        weight: share of the mixture.
         unit: standard deviation of outcomes inside a group.
         residual: factor of the rows' residual standard deviations.
-        mean: (q,) of slopes and levels.
-        covariance: (q, q) of them.
+        mean: (q,) means of slopes and levels.
+        covariance: (q, q) covariance of slopes and levels.
     """
 
     weight: float
@@ -50,18 +50,18 @@ class Component:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rows:
-    """Checkpoints as the model sees them.
+    """Checkpoints in the form of the model.
 
     Args:
-        ids: (n,) of each.
-        groups: (n,) group of each.
+        ids: (n,) ids of the checkpoints.
+        groups: (n,) groups of the checkpoints.
         design: (n, q) columns of slopes, then of levels.
-        n_slopes: how many columns are of slopes.
-        residual: (n,) standard deviation that the proxies leave.
-        outcome: (n,) recorded outcomes; NaN where RL was not run.
-        centre: what the levels are counted from.
-        kinds: of proxies, K that have a slope in the prior.
-        standings: (n, K) standing in the group by each, higher is better; 0 if unknown.
+        n_slopes: number of columns of slopes.
+        residual: (n,) residual standard deviations.
+        outcome: (n,) recorded outcomes; NaN if RL was not run.
+        centre: origin of the levels.
+        kinds: the K kinds of proxies that have a slope in the prior.
+        standings: (n, K) standings in the group by kind, higher is better; 0 if unknown.
         has_own_loss: (n,) whether the row's group has a loss of the own style.
     """
 
@@ -79,12 +79,12 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OrderPosterior:
-    """The order inside groups and its chances.
+    """The order inside groups, with its chances.
 
     Args:
         rows: the checkpoints.
         components: the mixture over unit and residual.
-        warnings: what a reader has to know.
+        warnings: warnings for the reader.
         track_record: how often such advice was right, in words.
     """
 
@@ -95,7 +95,7 @@ class OrderPosterior:
 
     @property
     def score(self) -> FloatArray:
-        """(n,) predicted standing in the group, in standard deviations of its outcomes."""
+        """The (n,) predicted standings in the group, in standard deviations of its outcomes."""
         raw = self._standing
         centred = raw.copy()
         for group in np.unique(self.rows.groups):
@@ -105,7 +105,7 @@ class OrderPosterior:
 
     @property
     def _standing(self) -> FloatArray:
-        """(n,) part of the prediction that the slopes give."""
+        """The (n,) parts of the predictions that come from the slopes."""
         slopes = sum(c.weight * c.mean[: self.rows.n_slopes] for c in self.components)
         return np.asarray(self.rows.design[:, : self.rows.n_slopes] @ slopes)
 
@@ -116,7 +116,7 @@ class OrderPosterior:
 
     @property
     def source(self) -> str:
-        """Whose outcomes the order rests on, in a few words."""
+        """The outcomes behind the order, in a few words."""
         n = self.n_outcomes
         if n == 0:
             return "from public outcomes, no RL run of yours yet"
@@ -124,32 +124,32 @@ class OrderPosterior:
 
     @property
     def basis(self) -> str:
-        """What the order rests on, and how often such advice was right, in words."""
+        """The basis of the order, and how often such advice was right, in words."""
         return f"{self.source}; {self.track_record}"
 
     def predicted(self) -> tuple[FloatArray, FloatArray]:
-        """(n,) expected outcome of one RL run and its standard deviation, in the outcome's unit.
+        """Return the (n,) expected outcomes of one RL run and their standard deviations.
 
-        NaN in a group without an outcome, whose level is unknown.
+        They are in the outcome's unit; NaN in a group without an outcome, whose level is unknown.
         """
         weights = np.array([c.weight for c in self.components])
         means = np.array([c.unit * (self.rows.design @ c.mean) for c in self.components])
         squares = np.array([c.unit**2 * self._variance(c) for c in self.components])
         mean = weights @ means
         variance = weights @ (squares + (means - mean) ** 2)
-        known = self._n_outcomes() > 0
+        has_level = self._n_outcomes() > 0
         return (
-            np.where(known, self.rows.centre + mean, np.nan),
-            np.where(known, np.sqrt(variance), np.nan),
+            np.where(has_level, self.rows.centre + mean, np.nan),
+            np.where(has_level, np.sqrt(variance), np.nan),
         )
 
     def interval(self, level: float = 0.9) -> tuple[FloatArray, FloatArray]:
-        """(n,) ends of the central interval of one RL run's outcome; NaN as for `predicted`."""
+        """Return the (n,) ends of central intervals of one RL run; NaN as in `predicted`."""
         weights = np.array([c.weight for c in self.components])[:, None]
         sds = [c.unit * np.sqrt(self._variance(c)) for c in self.components]
         ends = np.full((2, len(self.rows.ids)), np.nan)
-        known = np.flatnonzero(self._n_outcomes() > 0)
-        for rows in np.array_split(known, max(len(known) * len(sds) // _BLOCK, 1)):
+        with_level = np.flatnonzero(self._n_outcomes() > 0)
+        for rows in np.array_split(with_level, max(len(with_level) * len(sds) // _BLOCK, 1)):
             design = self.rows.design[rows]
             means = np.array([c.unit * (design @ c.mean) for c in self.components])
             sd = np.array([values[rows] for values in sds])
@@ -158,12 +158,12 @@ class OrderPosterior:
         return ends[0], ends[1]
 
     def predictive(self) -> Predictive:
-        """Return what is expected of one RL run from each row, for a plan.
+        """Return the distribution of one RL run from each row, for a plan.
 
-        It is given the middle of what the unit may be: an unknown unit stretches all differences
-        alike, so it makes no bad checkpoint promising. (`interval` has that uncertainty too.) Its
-        numbers are in the outcome's unit, or in standard deviations inside a group if no outcome is
-        recorded. A group without an outcome has the mean level of all outcomes and a wide spread
+        It uses the median of the unit: an unknown unit scales all differences in the same way, so
+        it does not make a bad checkpoint promising. (`interval` includes this uncertainty.) Numbers
+        are in the outcome's unit, or in standard deviations inside a group if no outcome is
+        recorded. A group without an outcome gets the mean level of all outcomes, with a wide spread
         around it.
         """
         unit = _weighted_median(
@@ -173,13 +173,13 @@ class OrderPosterior:
         components = [c for c in self.components if c.unit == unit]
         weights = np.array([c.weight for c in components])
         weights /= weights.sum()
-        known = self._n_outcomes() > 0
+        has_level = self._n_outcomes() > 0
         of_slopes = np.arange(self.rows.design.shape[1]) < self.rows.n_slopes
-        design = np.where(known[:, None] | of_slopes, self.rows.design, 0.0)
+        design = np.where(has_level[:, None] | of_slopes, self.rows.design, 0.0)
         covariance = sum(w * c.covariance for w, c in zip(weights, components, strict=True))
         variance = weights @ np.array([self._variance(c, design) for c in components])
         share = self._level_share(design, np.asarray(covariance), variance)
-        level_sd = np.where(known, 0.0, LEVEL_SD)
+        level_sd = np.where(has_level, 0.0, LEVEL_SD)
         scale = unit if self.n_outcomes else 1.0
         means = np.array([design @ c.mean for c in components])
         return Predictive(
@@ -192,7 +192,7 @@ class OrderPosterior:
     def _level_share(
         self, design: FloatArray, covariance: FloatArray, variance: FloatArray
     ) -> FloatArray:
-        """(n,) share of a row's variance that it has in common with the others of its group."""
+        """Return the (n,) shares of the rows' variances that are common to their group."""
         share = np.zeros(len(design))
         for group in np.unique(self.rows.groups):
             rows = design[self.rows.groups == group]
@@ -205,9 +205,9 @@ class OrderPosterior:
         return np.clip(share, 0.0, 0.99)
 
     def chances_better(self, group: str) -> FloatArray:
-        """(m, m) chance that row i of a group has the better outcome than row j, one RL run each.
+        """Return the (m, m) chances that row i has a better outcome than row j, one RL run each.
 
-        Recorded outcomes are taken as they are. Other chances are capped, see `cap`.
+        Recorded outcomes are taken as exact. All other chances are capped, see `cap`.
 
         Raises:
             ConfigError: if the group is unknown.
@@ -230,7 +230,7 @@ class OrderPosterior:
         return np.where(both, total, np.clip(total, 1.0 - cap, cap))
 
     def cap(self, group: str) -> float:
-        """Largest chance that is claimed in a group; it nears 1 as outcomes of the group come."""
+        """Return the largest claimed chance in a group; it rises to 1 with the group's outcomes."""
         members = self._members(group)
         n = int(np.isfinite(self.rows.outcome[members]).sum())
         has_loss = bool(self.rows.has_own_loss[members].all())
@@ -240,9 +240,9 @@ class OrderPosterior:
     def chances_top(
         self, group: str, n_top: int = 1, *, n_draws: int = 4000, seed: int = 0
     ) -> FloatArray:
-        """(m,) chance of each row of a group to be among the `n_top` best outcomes, by draws.
+        """Return the (m,) chances of a group's rows to be among the `n_top` best, by draws.
 
-        A chance above the cap is drawn to it, unless half of the rows or more are taken.
+        Chances above the cap are lowered to it, unless half of the rows or more are chosen.
         """
         members = self._members(group)
         if n_top < 1:
@@ -262,10 +262,10 @@ class OrderPosterior:
         )
 
     def chances_match(self, group: str, *, n_draws: int = 4000, seed: int = 0) -> FloatArray:
-        """(m,) chance that one RL run from each row ends about as well as the best known.
+        """Return the (m,) chances that one RL run ends about as well as the best known.
 
-        That is the group's best recorded outcome, or else its highest expected one. About as well:
-        at most `MATCH_SHARE` standard deviations of the group below it. Chances are capped.
+        The best known is the group's best recorded outcome, or its highest expected one. "About as
+        well" is at most `MATCH_SHARE` standard deviations of the group below. Chances are capped.
         """
         members = self._members(group)
         recorded = np.isfinite(self.rows.outcome[members])
@@ -277,14 +277,14 @@ class OrderPosterior:
         return np.where(recorded, counts / n_draws, (counts / n_draws).clip(0, self.cap(group)))
 
     def draw(self, group: str, n_draws: int, rng: np.random.Generator) -> FloatArray:
-        """(n_draws, m) joint draws of one RL run's outcome from each row of a group.
+        """Return (n_draws, m) joint draws of one RL run's outcome from each row of a group.
 
-        In the outcome's unit if the group has a recorded outcome, which every draw then repeats;
-        else in standard deviations of the outcome, around an unknown level.
+        If the group has a recorded outcome, they are in the outcome's unit, and every draw has the
+        recorded outcomes. Otherwise they are in standard deviations, around an unknown level.
         """
         members = self._members(group)
-        known = bool(np.isfinite(self.rows.outcome[members]).any())
-        blocks = list(self._draws(members, n_draws, rng, in_unit=known))
+        has_level = bool(np.isfinite(self.rows.outcome[members]).any())
+        blocks = list(self._draws(members, n_draws, rng, in_unit=has_level))
         return np.concatenate(blocks)
 
     def _draws(
@@ -295,7 +295,7 @@ class OrderPosterior:
         *,
         in_unit: bool = False,
     ) -> Iterator[FloatArray]:
-        """Joint draws of some rows of one group, in blocks of bounded memory."""
+        """Yield joint draws of some rows of one group, in blocks of bounded memory."""
         weights = np.array([c.weight for c in self.components])
         block = max(_BLOCK // len(members), 1)
         for component, n in zip(self.components, rng.multinomial(n_draws, weights), strict=True):
@@ -311,14 +311,14 @@ class OrderPosterior:
     def _values(
         self, component: Component, members: NDArray[np.intp]
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Mean, loadings on the coefficients and residual of rows, in the component's unit."""
+        """Return means, loadings on the coefficients and residuals, in the component's unit."""
         outcome, design = self.rows.outcome[members], self.rows.design[members]
         recorded = np.isfinite(outcome)
         if not recorded.any():
-            # The unknown level is common to the group and would only cost digits.
+            # The unknown level is common to the group; to add it would only lose precision.
             design = design * (np.arange(design.shape[1]) < self.rows.n_slopes)
-        known = (outcome - self.rows.centre) / component.unit
-        mean = np.where(recorded, known, design @ component.mean)
+        outcome_in_unit = (outcome - self.rows.centre) / component.unit
+        mean = np.where(recorded, outcome_in_unit, design @ component.mean)
         loading = np.where(recorded[:, None], 0.0, design)
         residual = np.where(recorded, 0.0, component.residual * self.rows.residual[members])
         return mean, loading, residual
@@ -331,12 +331,12 @@ class OrderPosterior:
     def _members(self, group: str) -> NDArray[np.intp]:
         members = np.flatnonzero(self.rows.groups == group)
         if not len(members):
-            known = ", ".join(np.unique(self.rows.groups))
-            raise ConfigError(f"there is no group {group!r}", fix=f"Known: {known}")
+            names = ", ".join(np.unique(self.rows.groups))
+            raise ConfigError(f"there is no group {group!r}", fix=f"Known: {names}")
         return members
 
     def _n_outcomes(self) -> NDArray[np.intp]:
-        """(n,) recorded outcomes in the group of each row."""
+        """Return the (n,) numbers of recorded outcomes in the rows' groups."""
         recorded = np.isfinite(self.rows.outcome)
         names, group_of = np.unique(self.rows.groups, return_inverse=True)
         return np.asarray(np.bincount(group_of[recorded], minlength=len(names))[group_of])
@@ -352,7 +352,7 @@ def _weighted_median(values: FloatArray, weights: FloatArray) -> float:
 def _quantile(
     weights: FloatArray, means: FloatArray, sds: FloatArray, probability: float
 ) -> FloatArray:
-    """(n,) quantile of each mixture of normals, by bisection; weights (C, 1), the others (C, n)."""
+    """Return (n,) quantiles of mixtures of normals by bisection; weights (C, 1), others (C, n)."""
     low, high = (means - 10 * sds).min(axis=0), (means + 10 * sds).max(axis=0)
     for _ in range(40):
         middle = (low + high) / 2

@@ -1,4 +1,4 @@
-"""The prior on slopes inside a group, as a table that a script writes and the package carries."""
+"""The prior on slopes inside a group: a table in the package that a script writes."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _HEADER = """\
 
 @dataclass(frozen=True, kw_only=True)
 class Slope:
-    """What a kind of proxy is worth inside a group.
+    """The slope of a kind of proxy inside a group.
 
     Args:
-        kind: of proxy, or the name of one public proxy.
-        slope: standard deviations of the outcome by standard deviation of the proxy.
-        between_sd: how much it differs from group to group.
+        kind: kind of proxy, or the name of one public proxy.
+        slope: standard deviations of the outcome per standard deviation of the proxy.
+        between_sd: standard deviation of the slope between groups.
         residual_sd: standard deviation of an outcome around the line.
-        n_groups: groups it is from.
-        sources: ids of their sources.
-        basis: "learned", or where else the figures are from.
+        n_groups: number of groups behind the slope.
+        sources: ids of the sources.
+        basis: "learned", or another origin of the figures.
     """
 
     kind: str
@@ -47,18 +47,18 @@ class Slope:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackRecord:
-    """How often such advice was right in public groups that the prior had not seen.
+    """The record of such advice in public groups that the prior had not seen.
 
     Args:
         right: share of pairs with different outcomes that pass@1 put in the right order, mean over
             groups of the shipped rows.
-        n_groups: how many groups.
-        n_better_than_chance: in how many of them more than half of the pairs were right.
-        n_sources: of how many sources.
+        n_groups: number of groups.
+        n_better_than_chance: number of groups in which more than half of the pairs were right.
+        n_sources: number of sources.
         right_of_more: the same share, measured once on more rows than are shipped, with each
             source left out.
-        right_with_loss: the same with a held-out loss beside pass@1.
-        right_with_own_loss: the same where that loss is of the checkpoints' own style.
+        right_with_loss: `right_of_more` with a held-out loss in addition to pass@1.
+        right_with_own_loss: the same with a loss of the checkpoints' own style.
     """
 
     right: float
@@ -70,7 +70,7 @@ class TrackRecord:
     right_with_own_loss: float = 0.87
 
     def in_words(self, *, with_loss: bool) -> str:
-        """Return the record as a sentence, with that of a loss of the own style if there is one."""
+        """Return the record as a sentence; `with_loss` adds that of a loss of the own style."""
         words = (
             f"on public groups that the prior had not seen, post-SFT scores alone put "
             f"{self.right:.0%} of pairs in the right order ({self.n_groups} groups of "
@@ -84,14 +84,14 @@ class TrackRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Prior:
-    """All that the public outcomes say beforehand.
+    """The prior knowledge from public outcomes.
 
     Args:
-        slopes: one for each kind of proxy that has a weight.
+        slopes: one slope for each kind of proxy with a weight.
         measured: slope of each public proxy on the shipped rows, for readers.
         outcome_sd: median standard deviation of outcomes (shares) inside a group.
-        outcome_sd_log_sd: standard deviation of its logarithm.
-        track_record: of the order by pass@1.
+        outcome_sd_log_sd: standard deviation of the logarithm of `outcome_sd`.
+        track_record: record of the order by pass@1.
     """
 
     slopes: tuple[Slope, ...]
@@ -109,8 +109,8 @@ class Prior:
         for slope in self.slopes:
             if slope.kind == kind:
                 return slope
-        known = ", ".join(slope.kind for slope in self.slopes)
-        raise ConfigError(f"the prior has no kind {kind!r}", fix=f"Known: {known}")
+        kinds = ", ".join(slope.kind for slope in self.slopes)
+        raise ConfigError(f"the prior has no kind {kind!r}", fix=f"Known: {kinds}")
 
 
 def shipped_prior() -> Prior:
@@ -120,7 +120,7 @@ def shipped_prior() -> Prior:
 
 
 def to_toml(prior: Prior) -> str:
-    """Write a prior as TOML, numbers to four digits."""
+    """Return a prior as TOML, with numbers to four digits."""
     lines = [
         _HEADER,
         f"outcome_sd = {prior.outcome_sd:.4f}",
@@ -136,7 +136,7 @@ def to_toml(prior: Prior) -> str:
 
 
 def from_toml(text: str) -> Prior:
-    """Read what `to_toml` wrote."""
+    """Read a prior from the text of `to_toml`."""
     table = tomllib.loads(text)
     return Prior(
         slopes=tuple(map(_slope, table.pop("slopes"))),

@@ -1,4 +1,4 @@
-"""Where a checkpoint stands in its group: a proxy without unit and level."""
+"""The standing of a checkpoint in its group: a proxy without unit and level."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ def standing(
 ) -> FloatArray:
     """Standardise the values of one group on the linear scale of their kind.
 
-    The link of the kind comes first, then far values are drawn in, then mean 0 and standard
-    deviation 1. A change of unit (percent, bits, a factor of a plain number) changes nothing.
+    The values first go through the link of their kind. Extreme values are then damped, and the rest
+    gets mean 0 and standard deviation 1. A change of unit (percent, bits, a factor of a plain
+    number) does not change the result.
 
     Args:
-        values: (n,) of the checkpoints of one group; NaN where not measured.
-        kind: what the numbers are.
-        name: of the proxy, for messages.
-        trials: behind a share, which keep the logit of 0 and 1 finite.
+        values: (n,) values of the checkpoints of one group; NaN where not measured.
+        kind: kind of the numbers.
+        name: name of the proxy, for messages.
+        trials: number of trials behind a share, which keeps the logit of 0 and 1 finite.
 
     Returns:
-        (n,) standings; NaN where not measured, 0 where the measured values do not differ.
+        The (n,) standings; NaN where not measured, 0 if the measured values do not differ.
 
     Raises:
         ConfigError: if a value is impossible for the kind.
@@ -41,7 +42,7 @@ def standing(
 
 
 def standardised(values: FloatArray) -> FloatArray:
-    """Return (n,) numbers of mean 0 and standard deviation 1; NaN stays, equal numbers become 0."""
+    """Scale (n,) numbers to mean 0 and standard deviation 1; NaN stays, equal numbers become 0."""
     measured: NDArray[np.bool_] = np.isfinite(values)
     if not measured.any():
         return values

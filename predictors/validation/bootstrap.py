@@ -1,25 +1,26 @@
-"""Intervals of scores that are valid for new groups, and whether one prediction beats another.
+"""Intervals of scores that are valid for new groups, and tests of one prediction against another.
 
 Checkpoints of a group share their level, so a score over 6 groups x 12 rows rests on 6 independent
-units, not on 72. A bootstrap draws whole groups first and rows inside each second. Its plain
-percentiles are too narrow with few groups (0.83-0.93 at nominal 95 %; naive rows: 0.5-0.6),
-and it takes the predictions as given, while other registries would give other models. Therefore:
+units, not on 72. A bootstrap therefore draws whole groups first, and then rows inside each group.
+With few groups its plain percentiles are too narrow (0.83-0.93 at nominal 95 %; a bootstrap of rows
+reaches 0.5-0.6). It also keeps the predictions fixed, while other registries would give other
+models. The intervals are therefore computed in three steps:
 
 1. Scale. Each score is put on a scale where its errors are about normal: atanh for correlations,
    logit for shares, log(1 - R2) (the log of errors over spread) for R2.
-2. Standard error. The mean of two: the bootstrap's, and the jackknife's that leaves one group out.
-   Where predictions come from leave-one-group-out fits, the jackknife repeats the whole validation
-   without that group (a model for each pair of groups). The bootstrap alone ignores other training
-   sets and is too small; the jackknife is unsteady with few groups and on the large side.
+2. Standard error. The mean of two errors: that of the bootstrap, and that of a jackknife over
+   groups. For predictions of leave-one-group-out fits, the jackknife repeats the whole validation
+   without one group (a model for each pair of groups). The bootstrap alone ignores other training
+   sets and is too small; the jackknife varies much with few groups and is rather too large.
 3. Quantile. Student's t with (groups - 1) degrees of freedom.
 
-The interval is for the score over endlessly many new groups of a predictor that stays as it is
-(`holdout`), or for the expected score of models fitted to registries of this design (out-of-fold).
-`bench/score_intervals.py` measures the coverage. Regret is the loss of one choice, whose spread no
-normal scale describes: its interval is the middle of the bootstrap's draws, without a guarantee.
+For `holdout`, the interval is for the score of the fixed predictor over many new groups. For
+out-of-fold predictions, it is for the expected score of models fitted to registries of this design.
+`bench/score_intervals.py` measures the coverage. Regret is the loss of one choice, and no scale
+makes its errors normal. Its interval is the middle of the bootstrap's draws, without a guarantee.
 
-Sources: two-stage and t corrections with few clusters: Davison & Hinkley 1997, section 3.8;
-Cameron, Gelbach & Miller 2008 (Review of Economics and Statistics 90).
+Sources of the two-stage bootstrap and the t correction with few clusters: Davison & Hinkley 1997,
+section 3.8; Cameron, Gelbach & Miller 2008 (Review of Economics and Statistics 90).
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ class Interval:
     """A score with its 95 % interval.
 
     Args:
-        score: the value and what it is over.
-        lo, hi: the interval; None where it is not known.
+        score: the value, and the rows behind it.
+        lo, hi: the ends of the interval; None if they are unknown.
         jackknife: lowest and highest value with one group (block of groups, row) left out.
     """
 
@@ -91,7 +92,7 @@ class Difference:
 
     Args:
         value: the difference; None where one of the scores is undefined.
-        verdict: better or worse only if the interval does not contain 0.
+        verdict: better or worse if the interval does not contain 0, otherwise undecided.
     """
 
     value: float | None
@@ -102,13 +103,14 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Resampling:
-    """Draws that all predictions of a table share, so that they can be compared.
+    """Bootstrap draws that all predictions of a table share, so that they can be compared.
 
     Args:
         draws: (n_draws, n) how often each row is in each draw.
-        left_out: (n_units, n) 0 where a row belongs to the unit that is left out, else 1.
-        blocks: (n,) unit of each row: its group, a block of groups, or (one group) itself.
-        n_groups: how many groups there are.
+        left_out: (n_units, n) 0 where a row belongs to the unit that is left out, otherwise 1.
+        blocks: (n,) unit of each row: its group or a block of groups. If there is only one group,
+            each row is a unit.
+        n_groups: number of groups.
     """
 
     draws: FloatArray
@@ -118,12 +120,12 @@ class Resampling:
 
     @property
     def n_units(self) -> int:
-        """How many independent units the scores rest on."""
+        """Number of independent units behind the scores."""
         return self.n_groups if self.n_groups > 1 else len(self.blocks)
 
 
 def resampling(groups: TextArray, n_draws: int = 2000, seed: int = 0) -> Resampling:
-    """Draw whole groups, and rows inside them; with one group, rows alone."""
+    """Draw whole groups, and rows inside them; with a single group, draw only rows."""
     rng = np.random.default_rng(seed)
     names, group_of = np.unique(groups, return_inverse=True)
     n, n_groups = len(groups), len(names)
@@ -152,9 +154,9 @@ class Bootstrapped:
     Args:
         scorer: the prediction.
         shared: the draws.
-        refitted: (n_units, n) predictions in the registry without that unit, NaN for its rows;
-            None if the predictor stays as it is.
-        no_order: why the order of the predictions means nothing; empty if it has a meaning.
+        refitted: (n_units, n) predictions by models that were fitted without each unit, NaN for
+            the rows of the unit; None if the predictor is fixed.
+        no_order: why the order of the predictions has no meaning; empty if it has a meaning.
         names: the scores to compute.
     """
 
@@ -186,7 +188,7 @@ class Bootstrapped:
         return Interval(score=score, lo=lo, hi=hi, jackknife=spread)
 
     def minus(self, other: Bootstrapped, name: str) -> Difference:
-        """Return by how much the score is above that of another prediction."""
+        """Return the score minus that of another prediction."""
         score, other_score = self.scores[name].value, other.scores[name].value
         if score is None or other_score is None:
             return Difference(value=None)
@@ -209,7 +211,7 @@ class Bootstrapped:
     def _limits(self, name: str, value: float) -> tuple[float, float] | None:
         if lower_is_better(name):
             limits = _percentiles(self._draws[name])
-            # A draw lacks some rows, and the best of fewer rows is nearer to the chosen one.
+            # A draw has fewer different rows, and the best of fewer rows is nearer to the choice.
             return limits and (min(limits[0], value), max(limits[1], value))
         scale = _scale(name, self.n)
         error = _standard_error(
@@ -230,7 +232,7 @@ class Bootstrapped:
 def _left_out(
     scorer: PredictionScorer, shared: Resampling, refitted: FloatArray | None, names: Sequence[str]
 ) -> dict[str, FloatArray]:
-    """Return (n_units,) every score with one unit left out."""
+    """Return, by score, the (n_units,) values with one unit left out."""
     if refitted is None:
         return scorer.at(shared.left_out, names)
     if refitted.shape != shared.left_out.shape:
@@ -244,10 +246,10 @@ def _left_out(
 
 @dataclass(frozen=True)
 class _Scale:
-    """A scale on which a score's errors are about normal, and the way back.
+    """A scale on which a score's errors are about normal, with its inverse.
 
-    `end` keeps scores of exactly 0 or 1 on the scale: n rows that all agree cannot distinguish 1
-    from 1 - 1 / (n + 1).
+    `end` keeps scores of exactly 0 or 1 finite on the scale: n rows that all agree cannot
+    distinguish 1 from 1 - 1 / (n + 1).
     """
 
     kind: str
@@ -274,7 +276,7 @@ def _scale(name: str, n: int) -> _Scale:
 
 
 def _standard_error(draws: FloatArray, left_out: FloatArray) -> float:
-    """Return the mean of both errors; NaN if most draws leave the score undefined."""
+    """Return the mean of both standard errors; NaN if the score is undefined in most draws."""
     defined = _defined(draws)
     if defined is None:
         return np.nan
@@ -295,13 +297,13 @@ def _percentiles(draws: FloatArray) -> tuple[float, float] | None:
 
 
 def _defined(draws: FloatArray) -> FloatArray | None:
-    """Return the draws with a score; None if they are too few."""
+    """Return the draws in which the score is defined; None if these are too few."""
     defined = draws[np.isfinite(draws)]
     return None if len(defined) < max(len(draws) / 2, MIN_ROWS) else defined
 
 
 def units_note(shared: Resampling) -> str:
-    """Return what limits the intervals, in words; empty if there is nothing to warn of."""
+    """Return a note on what limits the intervals; empty if nothing does."""
     if shared.n_groups == 1:
         return (
             f"all {len(shared.blocks)} rows are one group: intervals hold for new rows of it, and "
@@ -309,7 +311,7 @@ def units_note(shared: Resampling) -> str:
         )
     if shared.n_groups < FEW_GROUPS:
         return (
-            f"{shared.n_groups} groups: intervals are wide because groups are few; the range with "
-            "one group left out stands beside them"
+            f"{shared.n_groups} groups: intervals are wide because there are few groups; the "
+            "range with one group left out is shown beside them"
         )
     return ""

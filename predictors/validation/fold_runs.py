@@ -1,4 +1,4 @@
-"""Many fits of many models to parts of one table: each done once, on all cores if that pays."""
+"""Fits of several models to parts of one table, each done once, on all cores if that is faster."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rlready.predictors.validation.folds import MakeModel, Rows, fit_without
 from rlready.registry.errors import RlreadyError
 
 Progress = Callable[[int, int], None]
-"""Called with the number of fits that are done, and of all fits."""
+"""A function that is called with the number of finished fits and the number of all fits."""
 
 _PROCESSES_PAY_S = 10.0
-"""A new process takes about 4 s to start, most of it for imports."""
+"""Seconds of work that justify another process, which takes about 4 s to start."""
 
 _CHUNK = 24
 
 Key = tuple[str, bytes]
-"""Name of a model, and the rows that it is fitted without."""
+"""The name of a model, and the rows that its fit leaves out."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,8 +31,8 @@ class FoldRun:
 
     Args:
         predicted: (n,) for every row of the table; NaN if the model could not be fitted.
-        problem: why it could not.
-        warnings: what it warned of.
+        problem: why the model could not be fitted; empty if it was.
+        warnings: warnings of the fit.
     """
 
     predicted: FloatArray
@@ -41,7 +41,7 @@ class FoldRun:
 
     @property
     def is_constant(self) -> bool:
-        """Whether all rows get the same number."""
+        """True if all rows get the same prediction."""
         largest = float(np.max(np.abs(self.predicted)))
         return bool(np.ptp(self.predicted) <= 1e-12 * largest)
 
@@ -51,8 +51,8 @@ class FoldRuns:
 
     Args:
         table: rows with outcomes.
-        models: how each model is made.
-        n_jobs: processes at most; by default one a core.
+        models: function that makes each model, by name.
+        n_jobs: largest number of processes; by default one per core.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class FoldRuns:
         self._done: dict[Key, FoldRun] = {}
 
     def run(self, folds: Sequence[Rows], progress: Progress | None = None) -> None:
-        """Fit each model without each of these sets of rows, unless that is done already."""
+        """Fit each model without each of these sets of rows; existing fits are not repeated."""
         todo = {(name, rows.tobytes()): rows for name in self._models for rows in folds}
         keys = [key for key in todo if key not in self._done]
-        # A fit of each model shows whether processes pay; the results do not depend on it. The
-        # very first fits cannot be timed, because they import what they need.
+        # One timed fit of each model decides whether several processes are faster; the results are
+        # the same. The very first fits are not timed, because they also import libraries.
         for _ in range(2):
             began = time.process_time()
             rest = [key for key in keys if key not in self._done]
@@ -87,7 +87,7 @@ class FoldRuns:
         return self._done[model, rows.tobytes()]
 
     def warnings(self) -> list[str]:
-        """Return each warning of the models once."""
+        """Return the different warnings of the models."""
         return sorted(
             {f"{key[0]}: {text}" for key, run in self._done.items() for text in run.warnings}
         )
@@ -119,7 +119,7 @@ def _run(make: MakeModel, table: TrainingTable, held_out: Rows) -> FoldRun:
         try:
             model = fit_without(make, table, held_out).model
             predicted = np.asarray(model.predict(table.X), dtype=np.float64)
-        # scikit-learn raises a ValueError for data that it cannot be fitted to.
+        # scikit-learn raises a ValueError for data to which a model cannot be fitted.
         except (RlreadyError, ValueError) as error:
             n_rows, why = len(table) - len(held_out), str(error).splitlines()[0]
             return FoldRun(predicted=nothing, problem=f"cannot be fitted to {n_rows} rows: {why}")

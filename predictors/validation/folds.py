@@ -15,14 +15,14 @@ from rlready.predictors.validation.row_weights import outcome_weights
 
 Rows = NDArray[np.intp]
 Model = Any
-"""A scikit-learn regressor. scikit-learn has no type for it."""
+"""A scikit-learn regressor, for which scikit-learn has no type."""
 MakeModel = Callable[[], Model]
-"""Return a new, unfitted regressor that takes `TrainingTable.X`."""
+"""A function that returns a new, unfitted regressor for `TrainingTable.X`."""
 
 
 @dataclass(frozen=True)
 class NamedModel:
-    """Make a model of `models.make_model` by its name and its columns."""
+    """A function that makes a model of `make_model`, with its name and columns."""
 
     name: str
     columns: tuple[Column, ...]
@@ -33,7 +33,7 @@ class NamedModel:
         return make_model(self.name, self.columns, levels=self.levels)
 
     def on(self, table: TrainingTable) -> NamedModel:
-        """Return the same without the columns that have no number in any row of the table."""
+        """Return a copy without the columns that are empty in the table."""
         columns = tuple(c for c in self.columns if np.isfinite(table.X[c.name]).any())
         return NamedModel(self.name, columns, self.levels)
 
@@ -47,7 +47,7 @@ class FoldFit:
 
 
 def twins(table: TrainingTable) -> Rows:
-    """Return (n,) the first row that has the same group and the same proxies as each row."""
+    """Return, for each row, the (n,) first row with the same group and the same proxies."""
     proxies = table.X[[GROUP, *(column.name for column in table.columns)]]
     kind = proxies.groupby(list(proxies.columns), dropna=False, sort=False).ngroup()
     _, first, inverse = np.unique(kind, return_index=True, return_inverse=True)
@@ -55,9 +55,9 @@ def twins(table: TrainingTable) -> Rows:
 
 
 def leave_one_out(table: TrainingTable, at_most: int, seed: int = 0) -> list[Rows]:
-    """Return each row with its twins; over `at_most` of them, that many random folds.
+    """Return one fold per row and its twins; `at_most` random folds if there are more rows.
 
-    A row with the same proxies would tell the outcome of the one that is held out.
+    Twins share a fold, because a twin in training would reveal the outcome of the held-out row.
     """
     twin_of = twins(table)
     leaders = np.unique(twin_of)
@@ -75,9 +75,9 @@ def leave_group_out(table: TrainingTable) -> list[Rows]:
 
 
 def row_folds(table: TrainingTable, at_most: int, seed: int = 0) -> list[Rows]:
-    """Return folds of rows, each with few rows of any one group. Twins share a fold.
+    """Return folds of rows, in which the rows of a group are spread out. Twins share a fold.
 
-    A row that is alone in its group stays in every fit: held out, it would be a row of a new group.
+    A row that is alone in its group is in no fold: without it, its group would be a new group.
     """
     groups, twin_of = table.groups, twins(table)
     names, sizes = np.unique(groups, return_counts=True)
@@ -95,7 +95,7 @@ def row_folds(table: TrainingTable, at_most: int, seed: int = 0) -> list[Rows]:
 
 
 def group_folds(table: TrainingTable, at_most: int, seed: int = 0) -> list[Rows]:
-    """Return folds of whole groups: one group each, or several if there are over `at_most`."""
+    """Return folds of whole groups: one group each, or several if there are more than `at_most`."""
     names, group_of = np.unique(table.groups, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(names))
     parts = np.array_split(order, min(at_most, len(names)))
@@ -121,7 +121,7 @@ def fit_folds(make: MakeModel, table: TrainingTable, folds: Sequence[Rows]) -> l
 
 
 def out_of_fold(fits: Sequence[FoldFit], table: TrainingTable) -> FloatArray:
-    """Return (n,) each row's prediction by the model that has not seen it; NaN if there is none."""
+    """Return the (n,) predictions by models that have not seen the row; NaN without a model."""
     return assembled(
         len(table),
         [fit.held_out for fit in fits],
@@ -130,7 +130,7 @@ def out_of_fold(fits: Sequence[FoldFit], table: TrainingTable) -> FloatArray:
 
 
 def assembled(n: int, folds: Sequence[Rows], predictions: Sequence[FloatArray]) -> FloatArray:
-    """Return (n,) the predictions of all folds in the order of the table; NaN in no fold."""
+    """Return the (n,) predictions of all folds in the order of the table; NaN if in no fold."""
     predicted = np.full(n, np.nan)
     for rows, values in zip(folds, predictions, strict=True):
         predicted[rows] = values

@@ -1,14 +1,14 @@
 """Order of checkpoints from different groups, judged by one fit that has seen neither group.
 
-To pool the predictions of different fits biases the order: the mean of a fold's training rows runs
-against the level of the group that is left out. Therefore two rows of different groups are compared
-by one model that was fitted without both groups. From these comparisons follow
+Pooling the predictions of different fits biases the order: if a group with a high level is left
+out, the mean of the training rows is lower, and the other way round. Two rows of different groups
+are therefore compared by one model that was fitted without both groups. These comparisons give
 
     decision_accuracy        share of pairs with different outcomes in the right order
-    decision_accuracy_clear  the same over pairs whose outcomes differ clearly (`ClearRule`)
-    spearman, regret_at_k    of the Borda order: a row's share of comparisons won, ties at a half
+    decision_accuracy_clear  the same for pairs whose outcomes differ clearly (`ClearRule`)
+    spearman, regret_at_k    scores of the Borda order: share of comparisons won, ties count half
 
-All are over pairs from different groups. The order inside groups is a score of its own (`within`).
+All scores use pairs from different groups. The order inside groups has its own scores (`within`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rlready.predictors.validation.folds import Rows
 from rlready.predictors.validation.scores import ClearRule, Matrix, PredictionScorer
 
 _TIE = 1e-12
-"""Share of the largest predicted difference below which a difference is a rounding error."""
+"""A smaller share of the largest predicted difference than this counts as a rounding error."""
 
 PAIR_SCORES = (
     "decision_accuracy",
@@ -38,11 +38,11 @@ PAIR_SCORES = (
 
 
 MIN_GROUPS = 3
-"""With two groups, a fit that has seen neither has seen nothing."""
+"""Smallest number of groups: of two groups, a fit without both would have no rows."""
 
 
 def without_pairs(blocks: Sequence[Rows]) -> list[Rows]:
-    """Return the sets of rows that a model is fitted without: each block, and each two of them."""
+    """Return the sets of rows to leave out: each block, and each pair of blocks."""
     return [*blocks, *(union(a, b) for a, b in combinations(blocks, 2))]
 
 
@@ -55,7 +55,7 @@ def pair_gaps(
         n: number of rows.
         blocks: the rows of each group, or of each block of groups where there are many. Rows of
             one block are compared by the fit without that block.
-        predicted: gives the (n,) predictions of the model that was fitted without some rows.
+        predicted: function of some rows; returns the (n,) predictions of the fit without them.
     """
     gaps = np.zeros((n, n))
     for block in blocks:
@@ -68,7 +68,7 @@ def pair_gaps(
 
 
 def union(a: Rows, b: Rows) -> Rows:
-    """Return the rows of both, in order."""
+    """Return the rows of both sets, in order."""
     return np.union1d(a, b).astype(np.intp)
 
 
@@ -113,7 +113,7 @@ class PairScorer(PredictionScorer):
 
     @cached_property
     def _agreement(self) -> Matrix:
-        """(n, n) 1 where comparison and outcome order two rows alike, -1 if not, 0 at ties."""
+        """The (n, n) agreement of comparisons and outcomes: 1 if equal, -1 if not, 0 at ties."""
         return self._y_signs * self._wins
 
     @cached_property

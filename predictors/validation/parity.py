@@ -1,4 +1,4 @@
-"""The split of the seed paper: fitted to one half of the rows, scored on the other, repeated."""
+"""The split of the seed paper: fit to one half of the rows, score on the other half, repeat."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REPEATS = 20
 
 
 def random_halves(n: int, seed: int) -> list[Rows]:
-    """Return the rows of a random half, `REPEATS` times."""
+    """Return `REPEATS` random halves of the rows."""
     rng = np.random.default_rng(seed)
     return [np.sort(rng.permutation(n)[: n // 2]).astype(np.intp) for _ in range(REPEATS)]
 
@@ -42,7 +42,7 @@ def line_through(table: TrainingTable, column: str, left_out: Rows) -> FoldRun:
 def over_halves(
     table: TrainingTable, halves: Sequence[Rows], runs: Sequence[FoldRun], rule: ClearRule
 ) -> ModelScores:
-    """Return the mean of each score over the halves, with the middle 95 % and the sd of them."""
+    """Return each score's mean, middle 95 % and standard deviation over the halves."""
     y, error = table.y, table.y_error
     scores = [
         PredictionScorer(y[rows], run.predicted[rows], y_error=error[rows], rule=rule).scores(

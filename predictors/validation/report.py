@@ -1,4 +1,4 @@
-"""What a validation found: scores of each model in each split."""
+"""The results of a validation: scores of each model in each split."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from rlready.predictors.validation.bootstrap import Difference, Interval
 from rlready.predictors.validation.scores import ALL, WITHIN, ClearRule, Score
 
 PRACTICE = "pass_at_1"
-"""What people choose checkpoints by without a predictor: the score before RL."""
+"""The score before RL, by which people choose checkpoints without a predictor."""
 
 PAIRS = "pairs"
-"""Name of the report of pairs of rows from different groups."""
+"""Name of the report on pairs of rows from different groups."""
 
 _DEFAULT = "default"
 
@@ -24,12 +24,12 @@ class ModelScores:
     """The scores of one model in a split, or in the comparison of pairs.
 
     Args:
-        scores: by name.
-        differences: to the baseline, by name of the score; empty for the baseline itself.
-        predicted: (n,) what was scored, higher is better (for pairs, the share of comparisons won);
-            None for parity, or if `problem`.
-        sd: over the repeats of parity, by name.
-        problem: why the model has no scores.
+        scores: the scores, by name.
+        differences: differences to the baseline, by name of the score; empty for the baseline.
+        predicted: (n,) predictions that were scored, higher is better (for pairs, the share of
+            comparisons won); None for parity, or if there is a `problem`.
+        sd: standard deviation over the repeats of parity, by name of the score.
+        problem: why the model has no scores; empty if it has scores.
     """
 
     scores: Mapping[str, Interval]
@@ -54,7 +54,7 @@ def without_scores(n: int, problem: str, names: Sequence[str] = ALL) -> ModelSco
 
 @dataclass(frozen=True, kw_only=True)
 class SplitReport:
-    """One split: how many rows and groups are scored, and each model's scores."""
+    """The report on one split: the numbers of rows and groups, and each model's scores."""
 
     name: str
     n_rows: int
@@ -67,17 +67,17 @@ class ValidationReport:
     """The result of a validation.
 
     Args:
-        splits: by name.
+        splits: the reports on the splits, by name.
         pairs: the scores of comparisons between rows of different groups, each by one fit without
             both groups (`PAIR_SCORES`); None if no groups were left out.
-        n_rows, n_groups: with an outcome.
+        n_rows, n_groups: numbers of rows and groups with an outcome.
         noise_ceiling_r2: R2 of a predictor that knows all true outcomes; None if their errors are
             unknown.
         default_model: name of the default model.
-        baseline: the model that differences are to.
-        baseline_column: the column of the model `baseline`, if one was named.
-        clear: which pairs count as clearly different.
-        notes: what a reader has to know.
+        baseline: name of the model to which `differences` are computed.
+        baseline_column: the column of the model `baseline`, if the user named one.
+        clear: rule for pairs that differ clearly.
+        notes: notes for the reader.
 
     Example:
         >>> report = validate(table)  # doctest: +SKIP
@@ -97,10 +97,10 @@ class ValidationReport:
 
     @property
     def within(self) -> dict[str, dict[str, Interval]]:
-        """The order inside groups, by model and score (`spearman`, `decision_accuracy`, ...).
+        """Scores of the order inside groups, by model and score (`spearman`, ...).
 
-        It is that of fits without the group. With one group, it is that of fits without single
-        rows.
+        The predictions come from fits without the group. With only one group, they come from fits
+        without single rows.
         """
         split = self.splits.get("group", self.splits.get("loo"))
         if split is None or (split.name == "loo" and self.n_groups > 1):
@@ -112,13 +112,13 @@ class ValidationReport:
 
     @property
     def level(self) -> dict[str, dict[str, Interval]]:
-        """How well outcomes of groups that were left out are predicted: `r2`, by model."""
+        """Scores of the predicted outcomes of groups that were left out: `r2`, by model."""
         split = self.splits.get("group")
         models = {} if split is None else split.models
         return {model: {"r2": scores.scores["r2"]} for model, scores in models.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON values. The default model's entry is there as `default` too."""
+        """Return the report as JSON values. The default model also appears as `default`."""
         splits = {**self.splits, **({} if self.pairs is None else {PAIRS: self.pairs})}
         parts: dict[str, dict[str, Any]] = {
             name: {model: scores.to_dict() for model, scores in split.models.items()}

@@ -1,4 +1,4 @@
-"""How much each outcome counts in a fit."""
+"""The weights of outcomes in a fit."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from rlready.predictors.training_table import FloatArray, TrainingTable
 
 
 def outcome_weights(table: TrainingTable) -> FloatArray | None:
-    """Return weights 1 / (tau^2 + se^2) with mean 1; None if errors are unknown or all alike.
+    """Return weights 1 / (tau^2 + se^2) with mean 1; None if errors are unknown or all equal.
 
-    tau^2 is the variance of outcomes inside a group beyond their noise, at least a tenth of their
-    variance, so that one exact outcome among noisy ones cannot dominate the fit. A missing error is
-    taken to be the root mean square of the others.
+    tau^2 is the variance of outcomes inside a group without their noise. It is at least a tenth of
+    their variance, so that one exact outcome among noisy ones cannot dominate the fit. A missing
+    error is replaced by the root mean square of the others.
     """
-    known = table.y_error[np.isfinite(table.y_error)]
-    if not len(known):
+    errors = table.y_error[np.isfinite(table.y_error)]
+    if not len(errors):
         return None
-    error = np.where(np.isfinite(table.y_error), table.y_error, _usual(known))
+    error = np.where(np.isfinite(table.y_error), table.y_error, _usual(errors))
     if np.allclose(error, error[0]):
         return None
     centred, groups = table.y.copy(), table.groups
@@ -32,19 +32,19 @@ def outcome_weights(table: TrainingTable) -> FloatArray | None:
 
 
 def error_notes(table: TrainingTable) -> list[str]:
-    """Return what is assumed where outcomes of the table have no standard error, in words."""
-    known = table.y_error[np.isfinite(table.y_error)]
-    n_missing = len(table) - len(known)
-    if not len(known):
+    """Return notes on what is assumed for outcomes without a standard error."""
+    errors = table.y_error[np.isfinite(table.y_error)]
+    n_missing = len(table) - len(errors)
+    if not len(errors):
         return [
             "outcomes have no standard errors: each recorded outcome is taken as exact, and the "
-            "noise of RL runs cannot be told from what the proxies do not explain"
+            "noise of RL runs cannot be separated from what the proxies do not explain"
         ]
     if not n_missing:
         return []
     return [
-        f"{n_missing} of {len(table)} outcomes have no standard error: they weigh as if it were "
-        f"{_usual(known):.3g}, the root mean square of the others"
+        f"{n_missing} of {len(table)} outcomes have no standard error: it is taken to be "
+        f"{_usual(errors):.3g}, the root mean square of the others"
     ]
 
 

@@ -1,20 +1,20 @@
 """Scores of predictions: levels, order, decisions between two rows, and the cost of a choice.
 
-All scores are over the rows that are given, pooled. With out-of-fold predictions this is the
-question of a user who has to choose among all checkpoints at once. Scores whose name ends in
-`_within` compare rows of the same group only, a question that no RL run has to answer.
+All scores pool the given rows. With out-of-fold predictions, they answer the question of a user who
+has to choose among all checkpoints at once. Scores whose name ends in `_within` only compare rows
+of the same group.
 
     r2                      1 - sum (y - p)^2 / sum (y - mean y)^2; below 0: worse than one number
     spearman, kendall       rank correlations, ties at their mean rank (kendall: tau-b)
     decision_accuracy       share of pairs with different outcomes that the prediction puts in the
                             right order; a tie of predictions counts half (a coin)
     decision_accuracy_clear the same over pairs whose outcomes differ clearly: `ClearRule`
-    regret_at_k             best outcome minus the best among the k highest predicted; where
-                            predictions tie, the expectation over which of them is taken
+    regret_at_k             best outcome minus the best among the k highest predicted; if
+                            predictions tie, the expected value over a random choice among them
 
 A higher outcome is better. A row may have a weight: how often a bootstrap drew it. Copies of a row
-are not a pair, and take one place among the k highest. An undefined score is None with a reason in
-a `Score`, and NaN in the arrays of a bootstrap.
+are not a pair, and together take one place among the k highest. An undefined score is None with a
+reason in a `Score`, and NaN in the arrays of a bootstrap.
 
 Decision accuracy is DataDecide's (arXiv 2504.11393), with ties at a half; with all weights 1,
 spearman and kendall equal scipy's `spearmanr` and `kendalltau`.
@@ -43,7 +43,7 @@ SCORES = (
     "regret_at_2",
     "regret_at_3",
 )
-"""Pooled over all rows."""
+"""Scores that pool all rows."""
 
 WITHIN = (
     "spearman_within",
@@ -52,7 +52,7 @@ WITHIN = (
     "regret_at_1_within",
     "regret_at_3_within",
 )
-"""Inside groups: pairs are pooled; rank correlation and regret are means over groups."""
+"""Scores inside groups: pairs are pooled; rank correlation and regret are means over groups."""
 
 ALL = (*SCORES, *WITHIN)
 
@@ -60,7 +60,7 @@ ORDER = tuple(name for name in ALL if name != "r2")
 """Scores that depend only on the order of the predictions."""
 
 MIN_ROWS = 3
-"""With fewer rows no score is defined."""
+"""Smallest number of rows for which a score is defined."""
 
 _MAX_ROWS = 5_000
 _TIE = 1e-12
@@ -80,8 +80,8 @@ class Score:
 
     Args:
         value: None if it is undefined.
-        n: how many rows; pairs for decisions; groups for a mean over groups.
-        reason: why it is undefined.
+        n: number of rows; of pairs for decisions; of groups for a mean over groups.
+        reason: why the score is undefined; empty if it is defined.
     """
 
     value: float | None
@@ -91,11 +91,11 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class ClearRule:
-    """Which pairs of outcomes differ clearly.
+    """The rule for pairs of outcomes that differ clearly.
 
     Args:
-        unit: outcomes that differ by more than this.
-        by_error: use instead 2 standard errors of the difference.
+        unit: smallest clear difference, which a pair has to exceed.
+        by_error: use 2 standard errors of the difference instead.
     """
 
     unit: float = 1.0
@@ -107,10 +107,10 @@ class ClearRule:
         return f"outcomes more than {self.unit:g} apart"
 
     def pairs(self, y: FloatArray, y_error: FloatArray | None) -> Matrix:
-        """Return (n, n) 1 where two rows differ clearly."""
+        """Return an (n, n) matrix with 1 where two rows differ clearly, otherwise 0."""
         gap = np.abs(y[:, None] - y)
         if not self.by_error:
-            # A difference of 1.0000000001 points is the rounding of one point.
+            # Allow for rounding: a difference of 1.0000000001 points is one point.
             return (gap > self.unit * (1 + 1e-9)).astype(np.float32)
         if y_error is None:
             raise ValueError("the rule needs the outcomes' standard errors")
@@ -132,7 +132,7 @@ def clear_rule(y: FloatArray, y_error: FloatArray | None = None) -> ClearRule:
 def noise_ceiling_r2(y: FloatArray, y_error: FloatArray) -> float | None:
     """Return the R2 of a predictor that knows every true outcome: 1 - mean(se^2) / var(y).
 
-    None where an error is unknown, the outcomes do not differ, or there are fewer than 3.
+    It is None if an error is unknown, if the outcomes do not differ, or with fewer than 3 of them.
     """
     if len(y) < MIN_ROWS or not np.isfinite(y_error).all() or np.ptp(y) == 0:
         return None
@@ -155,10 +155,10 @@ class PredictionScorer:
 
     Args:
         y: (n,) outcomes.
-        predicted: (n,) predictions of them.
-        groups: (n,) group of each row; by default all are one.
+        predicted: (n,) predictions of the outcomes.
+        groups: (n,) group of each row; by default all rows are one group.
         y_error: (n,) standard errors of the outcomes.
-        rule: which pairs are clear; by default `clear_rule`.
+        rule: rule for clear pairs; by default `clear_rule`.
 
     Raises:
         ConfigError: if there are so many rows that their pairs do not fit in memory.
@@ -192,13 +192,13 @@ class PredictionScorer:
         return {name: self._score(name, float(value[0])) for name, value in values.items()}
 
     def of(self, rows: NDArray[np.bool_], predicted: FloatArray) -> PredictionScorer:
-        """Return a scorer of some rows with another prediction, which may be NaN elsewhere."""
+        """Return a scorer of some rows with another prediction (NaN is allowed in other rows)."""
         error = None if self._error is None else self._error[rows]
         labels = self._group_of[rows].astype(np.str_)
         return PredictionScorer(self.y[rows], predicted[rows], labels, error, rule=self.rule)
 
     def at(self, weights: FloatArray, names: Sequence[str] = ALL) -> dict[str, FloatArray]:
-        """Return (n_draws,) each score for (n_draws, n) weights; NaN where it is undefined."""
+        """Return (n_draws,) values per score for (n_draws, n) weights; NaN where undefined."""
         if len(self.y) < MIN_ROWS:
             return {name: np.full(len(weights), np.nan) for name in names}
         return {name: self._at(weights, name) for name in names}
@@ -209,7 +209,7 @@ class PredictionScorer:
         if name.startswith("regret"):
             k = int(name.removesuffix("_within")[-1])
             if name.endswith("_within"):
-                # In a group of k rows or fewer all of them are chosen.
+                # Groups need more than k rows; with fewer, all rows would be chosen.
                 return self._over_groups(weights, k + 1, PredictionScorer._regret, k)
             return self._regret(weights, k)
         if name == "spearman_within":
@@ -237,11 +237,11 @@ class PredictionScorer:
         return 0.5 + 0.5 * _ratio(surplus, _pair_sum(pairs, weights))
 
     def _regret(self, weights: FloatArray, k: int) -> FloatArray:
-        """Best outcome minus the expected best of the k highest predicted, among rows drawn."""
+        """Return the best outcome drawn minus the expected best of the k highest predicted."""
         by_outcome = np.argsort(-self.y, kind="stable")
         y, step = self.y[by_outcome], self._steps[by_outcome]
         is_there = weights[:, by_outcome] > 0
-        # The step of predictions at which the k places run out: some of that step's rows get one.
+        # The step of tied predictions at which the k places run out: only some of its rows get one.
         of_step = (step[:, None] == np.arange(step.max() + 1)).astype(np.float32)
         size = (is_there.astype(np.float32) @ of_step).astype(np.intp)
         filled = np.cumsum(size, axis=1)
@@ -255,7 +255,7 @@ class PredictionScorer:
         chance = _chance_to_be_best(is_tied, tied, places[:, None])
         expected = (chance * np.where(is_tied, np.maximum(y, floor), 0.0)).sum(axis=1)
         best = np.max(np.where(is_there, y, -np.inf), axis=1)
-        # 0 exactly where the best is among those surely taken, whatever the rounding of a sum.
+        # Exactly 0 if the best row is certainly chosen; a sum would leave a rounding error.
         lost: FloatArray = np.maximum(best - np.maximum(expected, floor[:, 0]), 0.0)
         return lost
 
@@ -267,7 +267,7 @@ class PredictionScorer:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> FloatArray:
-        """Mean of a score over groups of at least so many rows, by how often each was drawn."""
+        """Return the mean of a score over large enough groups, weighted by their draws."""
         total, count = np.zeros(len(weights)), np.zeros(len(weights))
         for rows, part in self._parts:
             if len(rows) < at_least:
@@ -283,7 +283,7 @@ class PredictionScorer:
 
     @cached_property
     def _parts(self) -> list[tuple[NDArray[np.intp], PredictionScorer]]:
-        """The rows of each group, with a scorer of these rows."""
+        """The rows of each group, each with a scorer of these rows."""
         parts = []
         for group in range(self._group_of.max(initial=-1) + 1):
             rows = np.flatnonzero(self._group_of == group)
@@ -301,12 +301,12 @@ class PredictionScorer:
 
     @cached_property
     def _agreement(self) -> Matrix:
-        """(n, n) 1 where prediction and outcome order two rows alike, -1 if not, 0 at ties."""
+        """The (n, n) agreement of predictions and outcomes: 1 if equal, -1 if not, 0 at ties."""
         return self._y_signs * self._p_signs
 
     @cached_property
     def _steps(self) -> NDArray[np.intp]:
-        """(n,) which distinct prediction a row has, the highest first."""
+        """The (n,) ranks of the distinct predictions, 0 for the highest."""
         return np.unique(-_without_last_bits(self.predicted), return_inverse=True)[1]
 
     @cached_property
@@ -351,35 +351,35 @@ class PredictionScorer:
 
 
 def _without_last_bits(values: FloatArray) -> FloatArray:
-    """Round to 12 digits of the largest: the last bits of a sum are rounding errors."""
+    """Round to 12 digits of the largest value: the last bits of a sum are rounding errors."""
     unit = _TIE * float(np.max(np.abs(values), initial=0.0))
     return values if unit == 0.0 else np.round(values / unit)
 
 
 def _signs(values: FloatArray) -> Matrix:
-    """(n, n) sign of values[i] - values[j]."""
+    """Return the (n, n) signs of values[i] - values[j]."""
     rounded = _without_last_bits(values)
     return np.sign(rounded[:, None] - rounded).astype(np.float32)
 
 
-# float32 holds sums of whole numbers exactly up to 2^24, more than any count of pairs here, and
-# halves the time of the products that take nearly all of it.
+# float32 holds whole numbers exactly up to 2^24, more than any count of pairs here. It halves the
+# time of the matrix products, which take nearly all of the time.
 
 
 def _pair_sum(of_pairs: Matrix, weights: FloatArray) -> FloatArray:
-    """(n_draws,) sum over pairs i < j of w_i w_j of_pairs[i, j]; copies of a row are not a pair."""
+    """Return (n_draws,) sums over i < j of w_i w_j of_pairs[i, j]; copies are not a pair."""
     w = weights.astype(np.float32)
     total: FloatArray = 0.5 * np.einsum("dn,dn->d", w @ of_pairs, w, dtype=np.float64)
     return total
 
 
 def _weighted_ranks(signs: Matrix, weights: FloatArray) -> FloatArray:
-    """(n_draws, n) rows below each row minus rows above it: twice its mean rank, centred."""
+    """Return (n_draws, n) numbers of rows below minus rows above: twice the centred mean rank."""
     return (weights.astype(np.float32) @ signs.T).astype(np.float64)
 
 
 def _correlation(a: FloatArray, b: FloatArray, weights: FloatArray) -> FloatArray:
-    """(n_draws,) Pearson correlation under weights, of ranks whose weighted mean is 0."""
+    """Return the (n_draws,) weighted Pearson correlations of ranks whose weighted mean is 0."""
     products = [np.einsum("dn,dn,dn->d", weights, x, y) for x, y in ((a, b), (a, a), (b, b))]
     return np.clip(_ratio(products[0], np.sqrt(products[1] * products[2])), -1.0, 1.0)
 
@@ -387,10 +387,10 @@ def _correlation(a: FloatArray, b: FloatArray, weights: FloatArray) -> FloatArra
 def _chance_to_be_best(
     is_tied: NDArray[np.bool_], tied: ArrayLike, places: ArrayLike
 ) -> FloatArray:
-    """(n_draws, n) chance that a tied row is the best of those that get one of the places.
+    """Return the (n_draws, n) chances that a tied row is the best of those that get a place.
 
-    Rows stand the best outcome first. The j-th best of t is the best of r drawn at random with
-    chance C(t-1-j, r-1) / C(t, r) = (r / t) prod_{i=1}^{r-1} (t-j-i) / (t-i).
+    Rows are sorted by outcome, the best first. If r of t rows are drawn at random, the j-th best is
+    the best of them with chance C(t-1-j, r-1) / C(t, r) = (r / t) prod_{i=1}^{r-1} (t-j-i) / (t-i).
     """
     t, r = np.asarray(tied, dtype=np.float64), np.asarray(places, dtype=np.float64)
     rank = np.cumsum(is_tied, axis=1) - 1.0
@@ -402,6 +402,6 @@ def _chance_to_be_best(
 
 
 def _ratio(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Quotient a / b, NaN where b is not above 0."""
+    """Return a / b; NaN where b is not above 0."""
     quotient: FloatArray = np.divide(a, b, out=np.full(np.shape(a), np.nan), where=b > 0)
     return quotient

@@ -1,6 +1,6 @@
-"""Measure how good a predictor is on checkpoints that it has not seen, against the practice.
+"""Measure how good a predictor is on checkpoints that it has not seen, against current practice.
 
-Each split answers another question:
+Each split answers a different question:
 
     loo      another checkpoint of groups with known outcomes (rows are left out one by one; over
              60 rows, in 60 random parts)
@@ -15,8 +15,8 @@ All splits but parity pool the predictions of all rows and score them once, with
 draw whole groups (`bootstrap`). `selected` chooses among the models inside each training part, by
 their predictions for groups left out of that part, so that the choice of a model is scored too.
 
-Pooling biases the order: the mean of a fold's training rows runs against the level of the group
-that is left out. The question which of two checkpoints is better is therefore answered by `pairs`
+Pooling biases the order: if a group with a high level is left out, the mean of the training rows is
+lower, and the other way round. Which of two checkpoints is better is therefore judged by `pairs`
 (rows of different groups, by one fit without both groups), and inside groups by `within`. The split
 by groups gives both, and `level`: how well the levels of new groups are predicted.
 """
@@ -83,7 +83,7 @@ CONSTANT = "constant"
 
 MAX_LOO_FOLDS = 60
 
-_NO_ORDER = "it gives all rows of a fold one number, and the order between folds means nothing"
+_NO_ORDER = "it gives all rows of a fold one number, and the order between folds has no meaning"
 
 
 def validate(
@@ -101,16 +101,16 @@ def validate(
 
     Args:
         table: rows without an outcome are ignored.
-        models: names of `models.model_names`, "default" or "all"; or models by name, the first of
-            which is the default. The baselines are always added.
-        splits: of `SPLITS`.
+        models: names of `model_names`, "default" or "all"; or models by name, the first of which
+            is the default. The baselines are always added.
+        splits: names of splits, see `SPLITS`.
         holdout: another table with the same columns, to be predicted from all rows of this one.
-        baseline: column of `X`; differences are to the line through it. By default they are to the
-            line through pass@1 if there is one, else to the constant.
-        n_draws: of the bootstrap.
-        seed: of the bootstrap, the halves of parity, and the parts of leave-one-out.
-        progress: called after each batch of fits.
-        n_jobs: processes at most; by default one a core.
+        baseline: column of `X`; models are compared with the line through it. By default it is
+            pass@1; without such a column, models are compared with one number for all rows.
+        n_draws: number of bootstrap draws.
+        seed: seed of the bootstrap, the halves of parity, and the parts of leave-one-out.
+        progress: function that is called after each batch of fits.
+        n_jobs: largest number of processes; by default one per core.
 
     Raises:
         ConfigError: if a split, a model or the baseline is unknown, fewer than 3 rows have an
@@ -159,8 +159,8 @@ def _usable(table: TrainingTable) -> TrainingTable:
             notes.append(f"{column.name} is left out: no row with an outcome has it")
         if len(groups) == 1 and len(np.unique(table.groups)) > 1:
             notes.append(
-                f"{column.name} is known in group {groups[0]} alone: fits without it go without "
-                "the column"
+                f"{column.name} was only measured in group {groups[0]}: fits without this group "
+                "do not use it"
             )
     if not columns and len(table):
         raise ConfigError("no proxy has a number in a row with an outcome")
@@ -179,7 +179,7 @@ def _check(table: TrainingTable, splits: Sequence[str], baseline: str | None) ->
     if np.ptp(table.y) == 0:
         raise ConfigError(
             f"all {len(table)} outcomes are {table.shown(table.y)[0]:g}",
-            why="there is no difference that a prediction could tell",
+            why="a prediction has no differences to predict",
         )
     if baseline is not None and baseline not in table.X.columns:
         raise ConfigError(
@@ -191,7 +191,7 @@ def _check(table: TrainingTable, splits: Sequence[str], baseline: str | None) ->
 def _makers(
     models: Sequence[str] | Mapping[str, MakeModel], table: TrainingTable
 ) -> tuple[dict[str, MakeModel], str]:
-    """Return how to make each model, by name, and the name of the default one."""
+    """Return a function that makes each model, by name, and the name of the default model."""
     if isinstance(models, Mapping):
         makers = dict(models)
         makers.setdefault(CONSTANT, NamedModel(CONSTANT, table.columns))
@@ -218,7 +218,7 @@ class _Validation:
         n_jobs: int | None,
     ) -> None:
         self.table, self.makers, self.n_draws, self.seed = table, makers, n_draws, seed
-        # The practice: the named column, else pass@1, else one number for all rows.
+        # Current practice: the named column, or pass@1, or one number for all rows.
         self.baseline = next(name for name in (BASELINE, PRACTICE, CONSTANT) if name in makers)
         self.fits = FoldRuns(table, makers, n_jobs)
         self.rule = clear_rule(table.y, table.y_error)
@@ -239,13 +239,13 @@ class _Validation:
 
     @property
     def no_pairs(self) -> str:
-        """Why pairs of rows of different groups cannot be compared; empty if they can."""
+        """The reason why rows of different groups cannot be compared; empty if they can."""
         n = self.draws.n_groups
         if n >= MIN_GROUPS:
             return ""
         return (
-            f"decisions between groups need {MIN_GROUPS} groups, one of them to learn from: "
-            f"this table has {n}"
+            f"decisions between groups need {MIN_GROUPS} groups, two to compare and one to learn "
+            f"from: this table has {n}"
         )
 
     def held_out(self, splits: Sequence[str]) -> list[Rows]:
@@ -259,7 +259,7 @@ class _Validation:
         return sets
 
     def notes(self, splits: Sequence[str]) -> list[str]:
-        """Return what a reader has to know about the splits."""
+        """Return notes on the splits for the reader."""
         n = len(self.table)
         n_twins = n - len(np.unique(twins(self.table)))
         notes = {
@@ -341,7 +341,7 @@ class _Validation:
         predicted = {}
         for model, make in self.makers.items():
             with warnings.catch_warnings():
-                # The same model warned in the folds already, and the notes say so.
+                # The same model already warned in the folds, and the notes report it.
                 warnings.simplefilter("ignore")
                 predicted[model] = np.asarray(fit_model(make, self.table).predict(other.X))
         boots = {
@@ -381,10 +381,10 @@ class _Validation:
         return SplitReport(name=name, n_rows=len(table), n_groups=n_groups, models=models)
 
     def _refits(self, model: str) -> FloatArray | None:
-        """Return (n_blocks, n) out-of-fold predictions in the table without each block.
+        """Return (n_blocks, n) out-of-fold predictions, each row for the table without one block.
 
-        A model is fitted without each pair of blocks. It predicts each of the two in the table
-        without the other. The rows of the block itself are NaN.
+        A model is fitted without each pair of blocks. It predicts each block of the pair for the
+        table without the other one. The rows of the block itself are NaN.
         """
         if self.no_pairs:
             return None
@@ -403,7 +403,7 @@ class _Validation:
         refits: Mapping[str, FloatArray | None],
         problems: Mapping[str, str],
     ) -> FloatArray | None:
-        """Return (n,) predictions of the model that was best without each row's block."""
+        """Return the (n,) predictions of the model that was best without each row's block."""
         able = {
             model: refit
             for model, refit in refits.items()

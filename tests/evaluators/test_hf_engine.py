@@ -163,7 +163,7 @@ def test_logits_that_overflow_are_an_error_before_the_first_sample(tmp_path: Pat
         model.model.layers[1].mlp.up_proj.weight.mul_(3e38)
     message = (
         r"logits of problem \d are NaN or infinite, first in the output of "
-        r"model\.layers\.1\.mlp\.\w+\. .*overflows float32\. Training probably diverged"
+        r"model\.layers\.1\.mlp\.\w+: .*overflows float32\. Training probably diverged"
     )
     with pytest.raises(EvaluationError, match=message):
         draw((model, tokenizer), 2)

@@ -48,7 +48,7 @@ REFUSED = {
     "restart.csv": "line 5: steps is 100 after 150",
     "short.csv": "beyond the curve's end",
     "tensorboard.csv": "the benchmark of its column `Value`.*--benchmark NAME",
-    "training_reward.csv": "column 'reward' of .* is a number of the training",
+    "training_reward.csv": "column 'reward' of .* is a training metric",
     "unsorted_dup.csv": "line 3: steps is 0 after 200",
 }
 
@@ -166,7 +166,7 @@ def test_the_name_itself_goes_before_other_columns(tmp_path: Path) -> None:
 def test_a_number_of_the_training_is_no_outcome_under_any_name(tmp_path: Path, name: str) -> None:
     path = write(tmp_path, f"steps,{name}\n200,0.5\n")
     for flags in ({"benchmark": name}, {"columns": (f"gsm8k={name}",)}, {}):
-        with pytest.raises(CurveError, match="number of the training"):
+        with pytest.raises(CurveError, match="training metric"):
             recorded(path, **flags)
 
 
@@ -343,7 +343,7 @@ def test_a_single_score_is_a_share(flags: dict[str, Any], expected: tuple[float,
         ({"value": 0.61, "se": 1.3}, "--se is 1.3, not a standard error of --value 0.61"),
         ({"value": 0.61, "se": -1}, "--se is -1, not a standard error"),
         ({"value": 0.61, "columns": ("gsm8k=a",)}, "--map is given without --curve"),
-        ({"value": 0.61, "benchmark": "loss"}, "--benchmark loss is a number of the training"),
+        ({"value": 0.61, "benchmark": "loss"}, "--benchmark loss is a training metric"),
     ],
 )
 def test_a_single_score_in_another_unit_is_asked_about(flags: Any, message: str) -> None:

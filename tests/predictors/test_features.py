@@ -157,7 +157,7 @@ def test_a_column_without_any_number_is_refused() -> None:
 def test_rows_that_lack_a_column_are_refused_with_those_there() -> None:
     frame = pd.DataFrame({"x": [1.0, 2.0, 4.0]})
     model = Features([("x", "plain", 0, None)]).fit(frame)
-    with pytest.raises(ConfigError, match=r"no column 'x'.*There: y"):
+    with pytest.raises(ConfigError, match=r"no column 'x'.*Columns: y"):
         model.transform(frame.rename(columns={"x": "y"}))
 
 
@@ -171,5 +171,5 @@ def test_a_value_that_its_kind_cannot_have_is_refused() -> None:
 def test_rows_without_groups_are_refused_where_groups_were_learned() -> None:
     table = simulate(3, 4, np.random.default_rng(0)).table
     model = Features(plain_columns(table.columns)).fit(table.X)
-    with pytest.raises(ConfigError, match=r"no column 'group'.*known: g00, g01, g02"):
+    with pytest.raises(ConfigError, match=r"no column 'group'.*known groups: g00, g01, g02"):
         model.transform(table.X.drop(columns=GROUP))

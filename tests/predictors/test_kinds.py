@@ -154,7 +154,7 @@ def test_two_kinds_of_one_column_are_refused() -> None:
     ("kind", "values", "message"),
     [
         ("accuracy", [0.5, 61.0], "holds 61.*from 0 to 1.*Write --kind x=percent"),
-        ("accuracy", [0.5, -0.1], "holds -0.1.*Take another kind"),
+        ("accuracy", [0.5, -0.1], "holds -0.1.*Choose another kind"),
         ("percent", [40.0, 140.0], "holds 140.*from 0 to 100"),
         ("loss", [0.0, 1.0], "holds 0.*above 0"),
         ("count", [-1.0, 3.0], "holds -1.*0 or more"),

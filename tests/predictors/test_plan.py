@@ -249,7 +249,7 @@ def test_wrong_input_is_refused_with_its_value() -> None:
         plan(predictive([1]), ids(1), 0, rl_noise=0.1)
     with pytest.raises(ConfigError, match="noise of one RL run is nan"):
         plan(predictive([1]), ids(1), 1, rl_noise=math.nan)
-    with pytest.raises(ConfigError, match="'x' is not known of every candidate"):
+    with pytest.raises(ConfigError, match="'x' is missing for some candidates"):
         plan(predictive([1]), ids(1), 1, rl_noise=0.1, scores={"x": np.array([np.nan])})
     with pytest.raises(ConfigError, match="policy's name"):
         plan(predictive([1]), ids(1), 1, rl_noise=0.1, scores={"random": np.array([1.0])})

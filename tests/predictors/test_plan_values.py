@@ -204,7 +204,7 @@ def test_a_plan_needs_an_id_for_each_candidate_and_a_run() -> None:
         plan(law([0.0, 1.0]), ["c0"], 1, rl_noise=0.1)
     with pytest.raises(ConfigError, match="for -1 RL runs"):
         planned(law([0.0, 1.0]), -1)
-    with pytest.raises(ConfigError, match="'x' is not known of every candidate"):
+    with pytest.raises(ConfigError, match="'x' is missing for some candidates"):
         planned(law([0.0, 1.0]), scores={"x": np.array([1.0])})
 
 

@@ -200,8 +200,8 @@ def test_reasons_name_what_pulls_beside_the_mean_of_the_group() -> None:
     }
     given = candidates([3.0, 2.0, 1.0, 0.0], groups=["g", "g", "g", "h"], contributions=parts)
     first = rank(given, rule=RULE).rows[0]
-    assert "for it, beside its group's mean: pass_at_64 (2)" in first.reasons
-    assert "against it, beside its group's mean: loss (1)" in first.reasons
+    assert "for it, compared with its group's mean: pass_at_64 (2)" in first.reasons
+    assert "against it, compared with its group's mean: loss (1)" in first.reasons
     assert not any("mean:" in text for text in row_of(rank(given, rule=RULE), "c3").reasons)
 
 

@@ -123,8 +123,8 @@ def test_a_proxy_of_one_group_is_named_with_its_group() -> None:
     X = table.X.assign(x=np.where(table.groups == "g1", table.X["x"], np.nan), w=1.0)
     columns = (*table.columns, replace(table.columns[0], name="w"))
     notes = validated(replace(table, X=X, columns=columns), ("loo",), models=("constant",)).notes
-    assert [note for note in notes if "known in group" in note] == [
-        "x is known in group g1 alone: fits without it go without the column"
+    assert [note for note in notes if "measured in group" in note] == [
+        "x was only measured in group g1: fits without this group do not use it"
     ]
 
 
@@ -135,7 +135,7 @@ def test_no_such_note_where_two_groups_or_the_only_one_have_it(first: int, is_kn
     table = replace(table, X=X)
     for each, expected in ((table, not is_known), (table.rows(table.groups == "g2"), False)):
         notes = validated(each, ("loo",), models=("constant",)).notes
-        assert any("known in group" in note for note in notes) == expected
+        assert any("measured in group" in note for note in notes) == expected
 
 
 def test_notes_of_twins_come_with_twins() -> None:

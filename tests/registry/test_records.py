@@ -164,7 +164,7 @@ def test_an_error_keeps_its_parts_on_the_way_out_of_a_process() -> None:
     error = CheckpointError("it broke", why="it was old", fix="Buy another")
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is CheckpointError
-    assert str(copy) == str(error) == "it broke. it was old. Buy another."
+    assert str(copy) == str(error) == "it broke: it was old. Buy another."
 
 
 def outcome(**changes: Any) -> Outcome:

@@ -194,7 +194,7 @@ def test_the_practice_is_found_by_its_name_or_said_to_be_missing(
     assert found["baseline_column"] == practice
     said = [note for note in found["notes"] if "--baseline COL" in note]
     assert len(said) == 1
-    assert ("no column is named like pass@1" in said[0]) == (practice is None)
+    assert ("no column has the name of pass@1" in said[0]) == (practice is None)
     assert found["baseline"] == ("constant" if practice is None else "baseline")
 
 
@@ -210,7 +210,7 @@ def test_a_missing_standard_error_is_filled_and_said(run: Run, csv: Path) -> Non
     done = run(*flags(csv, "--target-se", "post_se", "--splits", "loo", "--json"))
     notes = json.loads(done.stdout)["notes"]
     assert any("1 of 10 outcomes have no standard error" in note for note in notes)
-    assert any("as if it were 0.4, the root mean square" in note for note in notes)
+    assert any("it is taken to be 0.4, the root mean square" in note for note in notes)
 
 
 def test_a_table_needs_a_target_and_says_what_there_is(run: Run, csv: Path) -> None:
@@ -271,7 +271,7 @@ def test_default_features_are_few_and_of_the_widest_benchmark() -> None:
     target = "value_at_budget/60steps@world_after"
     assert default_features(frame, target) == (*expected, "heldout_nll@terse")
     assert default_features(frame, "value_at_budget/60steps@add")[0] == "pass_at_1@add"
-    with pytest.raises(ConfigError, match="no proxies are found by their names"):
+    with pytest.raises(ConfigError, match="no default proxies were found"):
         default_features(frame[["value_at_budget/60steps@world_after"]])
 
 

@@ -102,7 +102,7 @@ def test_a_caller_that_cannot_be_read_is_told(
         mlproject.main(["0x", *entry_point("validate", **given)])
     assert end.value.code == 2
     said = capsys.readouterr().err
-    assert f"note: relative paths are looked up in {tmp_path}, as the folder" in said
+    assert f"note: relative paths are looked up in {tmp_path}, because the folder" in said
     assert "none.csv" in said
 
 

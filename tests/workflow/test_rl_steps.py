@@ -122,7 +122,7 @@ def test_the_budget_is_that_of_the_target(target: str, budget: tuple[float, str]
 
 
 def test_a_target_without_a_budget_is_told() -> None:
-    with pytest.raises(ConfigError, match="does not say the budget"):
+    with pytest.raises(ConfigError, match="has no budget of an RL run"):
         budget_of("score")
 
 

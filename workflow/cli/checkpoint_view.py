@@ -1,4 +1,4 @@
-"""Checkpoints, proxies and outcomes as text and tables for a terminal."""
+"""Show checkpoints, proxies and outcomes as text and tables in a terminal."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ SUMMARY = ("measured on", "pass@1", "pass@k", "loss")
 """Headings of the cells of `summary`."""
 
 _FIXED_WIDTH = len("heldout_nll_per_sequence") + len("nats/sequence") + 7
-"""Columns `proxy` and `unit` with their borders."""
+"""Width of the columns `proxy` and `unit` with their borders."""
 _VALUE_WIDTH = len("0.1234 ± 0.1234")
 _COLUMN_MARGIN = 3
 _LIST_WIDTH = 110
-"""Columns of a terminal from which `list` shows everything."""
+"""Smallest width of a terminal in which `list` shows all columns."""
 
 
 def list_view(stored: Sequence[StoredCheckpoint], experiment: str, width: int) -> list[Any]:
@@ -81,7 +81,7 @@ def checkpoint_view(stored: StoredCheckpoint, width: int) -> list[Any]:
 
 
 def outcome_view(report: OutcomeReport) -> list[Any]:
-    """Return what was recorded after RL, with notes on contradictions."""
+    """Return the recorded outcomes, with notes on contradictions."""
     checkpoint = report.checkpoint.checkpoint
     return [
         *_outcome_parts(report.checkpoint.outcomes, checkpoint.name),
@@ -150,11 +150,11 @@ def checkpoint_dict(stored: StoredCheckpoint) -> dict[str, Any]:
 def proxy_tables(proxies: Sequence[Proxy], title: str, width: int) -> list[Table]:
     """Return proxies as tables: a row per proxy, a column per benchmark.
 
-    Sampled benchmarks and held-out sets have different proxies, so they get tables of their own.
-    A table is wider than `width` characters only if a single column is.
+    Sampled benchmarks and held-out sets have different proxies, so they get separate tables. A
+    table is wider than `width` characters only if a single column is too wide.
     """
-    # Two measurements of the same proxy on another version of a benchmark, under another protocol
-    # or in another precision share a cell: the newest is shown.
+    # Measurements of a proxy with another benchmark version, protocol or precision share a cell,
+    # which shows the newest of them.
     cells = {(proxy.benchmark, proxy.name): proxy for proxy in proxies}
     benchmarks = list(dict.fromkeys(proxy.benchmark for proxy in proxies))
     heldout = [b for b in benchmarks if (b, "heldout_nll") in cells]
@@ -191,21 +191,21 @@ def _proxy_table(
 def _fitting(benchmarks: Sequence[str], width: int) -> Iterator[list[str]]:
     """Yield the benchmarks in groups whose columns fit side by side."""
     group: list[str] = []
-    left = width
+    space = width
     for benchmark in benchmarks:
         needed = max(len(benchmark), _VALUE_WIDTH) + _COLUMN_MARGIN
-        if group and needed > left:
+        if group and needed > space:
             yield group
-            group, left = [], width
+            group, space = [], width
         group.append(benchmark)
-        left -= needed
+        space -= needed
     if group:
         yield group
 
 
 def summary(metrics: Metrics, *, has_errors: bool = True) -> list[str]:
     """Return benchmark, pass@1, pass@k of the largest k, and loss of a checkpoint, as cells."""
-    # The suite's mean stands after its benchmarks; a single benchmark is its own summary.
+    # The suite's mean comes after its benchmarks. A single benchmark is its own summary.
     benchmark = next((name for name in reversed(list(metrics)) if any(map(_k, metrics[name]))), "")
     proxies = metrics.get(benchmark, {})
     largest = max(filter(_k, proxies), key=_k, default="")

@@ -1,20 +1,26 @@
-"""The sub-command `compare`: what two or three checkpoints do differently."""
+"""The sub-commands that write pages: `compare` and `report`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rlready.registry.errors import ConfigError
+import click
+
+from rlready.registry.errors import ConfigError, StoreError
+from rlready.workflow.cli.predict import PREDICTOR, EarlyFlags
 from rlready.workflow.compare.config import CompareConfig
-from rlready.workflow.flags import CommonFlags, command
+from rlready.workflow.flags import CommonFlags, Flag, command
 from rlready.workflow.terminal import echo, table
 
 if TYPE_CHECKING:
     from rlready.workflow.compare.comparison import Comparison, FlippedProblem
     from rlready.workflow.compare.paired import PairedDifference
+    from rlready.workflow.report.parts import Report
+
+REPORT = "report.html"
 
 
 @command
@@ -55,6 +61,75 @@ def compare(
     )
     if settings.out is not None:
         echo(f"page: {settings.out}", err=True)
+
+
+@command
+def report(
+    *,
+    out: Annotated[Path, Flag(metavar="FILE.html")] = Path(REPORT),
+    rl_runs: Annotated[int, click.IntRange(min=1), Flag(metavar="N")] = 3,
+    predictor: Annotated[str, Flag(metavar="NAME")] = PREDICTOR,
+    no_log: bool = False,
+    early: EarlyFlags,
+    common: CommonFlags,
+) -> None:
+    """Write a page that says which checkpoints to train next, and how sure that is.
+
+    One HTML file that needs nothing else: the verdict in one sentence, the ranking with its
+    reasons, the order before and after RL, pass@k, what each proxy was worth, regret against the
+    number of RL runs, and how earlier predictions fared. Before a predictor is fitted it shows what
+    public outcomes say and what is missing. With a predictor the page is also logged to MLflow, as
+    an artifact of the run of its fit.
+
+    Args:
+        out: File of the page.
+        rl_runs: RL runs that can be paid for.
+        predictor: NAME, models:/NAME@ALIAS or models:/NAME/3.
+        no_log: Do not log the page to MLflow.
+        early: What public outcomes are applied to.
+        common: The registry and the form of the output.
+    """
+    # These load numpy and MLflow, which `--help` does without.
+    from rlready.registry.mlflow_store.predictors.report_page import put_report
+    from rlready.workflow.report.evidence import gather
+    from rlready.workflow.report.page import page
+    from rlready.workflow.report.report import report_of
+
+    store = common.open_store()
+    evidence = gather(
+        store,
+        predictor,
+        rl_runs,
+        target=early.target,
+        own_style=early.own_style,
+        kinds=early.kinds,
+    )
+    if evidence.applied is not None:
+        early.check_fitted(predictor)
+    made = report_of(evidence)
+    text = page(made)
+    _write(out, text)
+    address, note = None, "no predictor is fitted, so the page is not logged to MLflow"
+    if no_log:
+        note = ""
+    elif evidence.applied is not None:
+        try:
+            address = put_report(store, evidence.applied.meta, text)
+            note = f"logged to MLflow: {address}"
+        except StoreError as error:
+            # The page is there already: a registry that cannot be written does not undo it.
+            note = f"the page could not be logged to MLflow: {error.args[0]}"
+    values = {**made.facts, "out": str(out), "logged": address}
+    common.show(values, lambda: _report_lines(made, out, note))
+
+
+def _report_lines(made: Report, out: Path, note: str) -> Iterator[str]:
+    """Yield what the terminal shows of a report, the verdict last."""
+    yield from (f"missing: {text}" for text in made.missing)
+    if note:
+        yield f"note: {note}"
+    yield f"page: {out}"
+    yield made.verdict
 
 
 def _write(path: Path, text: str) -> None:

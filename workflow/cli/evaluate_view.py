@@ -1,4 +1,4 @@
-"""Results of `evaluate` as text and tables for a terminal."""
+"""Show results of `evaluate` as text and tables in a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def evaluation_view(report: Report, width: int) -> list[Any]:
-    """Return the proxies of one evaluation, its verdicts, its times, and where it was stored."""
+    """Return the proxies, verdicts and times of one evaluation, and where it is stored."""
     checkpoint = report.evaluation.checkpoint
     state = "logged" if report.stored.is_new else "already stored, nothing new"
     return [
@@ -34,7 +34,7 @@ def evaluation_view(report: Report, width: int) -> list[Any]:
 
 
 def _gap_lines(proxies: Sequence[Proxy]) -> Iterator[str]:
-    """Yield strict and lenient pass@1 and the format gap of each benchmark where they differ."""
+    """Yield a line per benchmark on which strict and lenient pass@1 differ."""
     cells = {(proxy.benchmark, proxy.name): proxy for proxy in proxies}
     for (benchmark, name), gap in cells.items():
         strict = cells.get((benchmark, "pass_at_1"))

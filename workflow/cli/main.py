@@ -149,6 +149,7 @@ for each in (
     evaluate.evaluate,
     show,
     compare.compare,
+    compare.report,
     outcome.outcome,
     outcome.table,
     predict.fit,

@@ -1,14 +1,14 @@
-"""The file MLproject, which is generated here, and the commands that `mlflow run` starts from it.
+"""Generate the file MLproject, and run the commands that `mlflow run` starts from it.
 
     python -m rlready.workflow.cli.mlproject > MLproject
 
 MLflow runs an entry point in the project's folder, or in a temporary clone of a Git URI. But
 `-P checkpoint=runs/sft-3`, MLFLOW_TRACKING_URI=sqlite:///mlflow.db and the default samples folder
-are relative to the folder of the person who typed `mlflow run`. The environment does not tell that
-folder, because bash sets PWD anew; it is the working directory of the process of `mlflow run`,
-whose id the entry points pass.
+are relative to the folder in which the user typed `mlflow run`. The environment does not contain
+that folder, because bash sets PWD again. It is the working directory of the process of `mlflow
+run`, so the entry points pass the id of that process.
 
-An entry point passes every positional argument and then every flag with a value.
+An entry point passes every positional argument and then every flag with its value.
 """
 
 from __future__ import annotations
@@ -151,10 +151,10 @@ def _enter_folder_of(pid: str) -> None:
         folder = psutil.Process(int(pid)).cwd()
         os.chdir(folder)
     except (ValueError, OSError, psutil.Error) as error:
-        # In a container, for example, `mlflow run` is a process of another machine.
+        # In a container, for example, the process of `mlflow run` is on another machine.
         echo(
-            f"note: relative paths are looked up in {Path.cwd()}, as the folder where `mlflow run` "
-            f"was started cannot be read ({error})",
+            f"note: relative paths are looked up in {Path.cwd()}, because the folder where "
+            f"`mlflow run` was started cannot be read ({error})",
             err=True,
         )
         return
@@ -178,7 +178,7 @@ def _demonstration(values: Mapping[str, str], options: Sequence[click.Parameter]
 
 
 def _flag(flag: tuple[str, str], options: Sequence[click.Parameter]) -> Iterator[str]:
-    """Yield the words of a flag; the value true or false says whether a switch is there."""
+    """Yield the words of a flag; for a switch, the value true or false says if it is given."""
     name, value = flag
     option = next((option for option in options if name in option.opts), None)
     if not (isinstance(option, click.Option) and option.is_flag):

@@ -42,9 +42,9 @@ def table(
     out: Annotated[Path | None, Flag(metavar="FILE")] = None,
     common: CommonFlags,
 ) -> None:
-    """Print the registry as a table with a row per checkpoint.
+    """Print the registry as a table with one row per checkpoint.
 
-    Columns: what the checkpoint is, recipe.<field>, <proxy>@<benchmark> with
+    Columns: facts about the checkpoint, recipe.<field>, <proxy>@<benchmark> with
     <proxy>_se@<benchmark> and <proxy>_n@<benchmark> (problems), and every outcome as
     <statistic>/<budget><unit>@<benchmark>, the mean over RL seeds, with _se and _n (seeds).
     Values that cannot be compared have separate columns, marked #<6 digits>; notes on stderr

@@ -33,14 +33,14 @@ PREDICTOR = "grpo-predictor"
 
 @dataclass(frozen=True, kw_only=True)
 class EarlyFlags:
-    """Flags for what public outcomes are applied to.
+    """Flags of rankings and plans that use public outcomes.
 
     Args:
         target: Outcome, as `rlready table` names it, while no predictor is fitted.
             [default: the only one]
-        own_style: Held-out set of the checkpoints' own style, whose loss says most beside pass@1
-            while outcomes are few (repeatable).  [default: the set that is named like
-            recipe.style or the largest of recipe.sources]
+        own_style: Held-out set of the checkpoints' own style (repeatable). With few outcomes its
+            loss is the best proxy after pass@1.  [default: the set with the name of recipe.style
+            or of the largest of recipe.sources]
         kinds: Kind of a proxy whose name does not tell it, as for `rlready fit`, while no predictor
             is fitted (repeatable).
     """
@@ -50,7 +50,7 @@ class EarlyFlags:
     kinds: Annotated[tuple[str, ...], Flag("--kind", metavar=KIND, split=split_kinds)] = ()
 
     def check_fitted(self, predictor: str) -> None:
-        """Refuse kinds beside a fitted predictor, which has those of its fit."""
+        """Refuse --kind with a fitted predictor, which has the kinds of its fit."""
         if self.kinds:
             raise ConfigError(
                 f"--kind is given, and the predictor {predictor} has the kinds of its fit",
@@ -74,21 +74,20 @@ def fit(
 ) -> None:
     """Fit a predictor of the score after RL on the registry.
 
-    Learns from the checkpoints that have an outcome, 5 or more (`rank` and `plan` answer with
-    fewer), validates on rows and groups that the model
-    has not seen, and stores the predictor with its training table and report as an MLflow model,
-    with the alias `champion`.
+    It learns from the checkpoints that have an outcome, 5 or more (`rank` and `plan` also work with
+    fewer). It validates the model on rows and groups that it has not seen. The predictor is stored
+    with its training table and report as an MLflow model, with the alias `champion`.
 
     Args:
         target: Outcome to predict, for example value_at_budget/60steps@gsm8k, as `rlready table`
             names it.  [default: the only one]
-        model: Name of a model: `rlready validate --model all` compares them.
+        model: Name of a model; `rlready validate --model all` compares the models.
         features: Proxies, as `rlready table` names them.  [default: every pass@k, signal_share_8
             and token_entropy on the target's benchmark or the suite's mean, and every heldout_nll]
         groups: Column that names the group of a checkpoint (repeatable): base model, SFT source,
             RL recipe.  [default: recipe.base_model, if there are several]
         levels: Whether the level of a proxy means the same in all groups: comparable, unknown, or
-            auto (comparable where the registry measured all groups in the same way).
+            auto (comparable if the registry measured all groups in the same way).
         kinds: Kind of a proxy whose name does not tell it: loss, accuracy (0 to 1), percent, count
             or plain; then + if larger is better, - if smaller, 0 if unknown (repeatable).
         name: Registered model that the predictor is a version of.
@@ -125,20 +124,20 @@ def rank(
     early: EarlyFlags,
     common: CommonFlags,
 ) -> None:
-    """Rank checkpoints by what is known of their score after RL.
+    """Rank checkpoints by their expected score after RL.
 
-    A recorded outcome counts for its checkpoint; the others stand by their prediction. Checkpoints
-    out of the predictor's domain have no rank, and without a signal in the proxies nothing has.
-    Before a predictor is fitted, the order inside each group comes from public outcomes and from
-    those that are recorded; with a predictor of fewer than 12 outcomes they still count.
-    What is predicted is written down once, so that `rlready audit` can judge it later.
+    For a checkpoint with a recorded outcome, the outcome is used together with the prediction.
+    Checkpoints out of the predictor's domain have no rank. If the proxies have no signal, nothing
+    is ranked. Before a predictor is fitted, the order inside each group comes from public outcomes
+    and the recorded ones; public outcomes are also used with a predictor of fewer than 12 outcomes.
+    Predictions are stored once, so that `rlready audit` can judge them later.
 
     Args:
         predictor: NAME, models:/NAME@ALIAS or models:/NAME/3.
         groups: Rank only the checkpoints of this group (repeatable).
         top: N of P(top N).
-        no_freeze: Do not write the predictions down for `rlready audit`.
-        early: What public outcomes are applied to.
+        no_freeze: Do not store the predictions for `rlready audit`.
+        early: Flags for the use of public outcomes.
         common: The registry and the form of the output.
     """
     from rlready.predictors.training_table import kinds_dict
@@ -196,12 +195,12 @@ def plan(
     early: EarlyFlags,
     common: CommonFlags,
 ) -> None:
-    """Choose the checkpoints that get the next N RL runs, and say what each run is worth.
+    """Choose the checkpoints that get the next N RL runs, and estimate the value of each run.
 
-    With --rl-steps it compares ways to spend a number of RL steps: to finish few runs now, or to
-    probe more checkpoints first and to finish the best of them. No run is dropped before step 40
-    or a third of the budget. A run that was started enters by its outcomes at smaller budgets.
-    Before a predictor is fitted, the plan rests on public outcomes and on those that are recorded.
+    With --rl-steps it compares ways to spend a number of RL steps: finish a few runs now, or probe
+    more checkpoints first and finish the best of them. No run is dropped before step 40 or a third
+    of the budget. Runs that were started are used through their outcomes at smaller budgets.
+    Before a predictor is fitted, the plan uses public outcomes and the recorded ones.
 
     Args:
         rl_runs: RL runs that can be paid for.
@@ -211,9 +210,9 @@ def plan(
         policy: expected (most expected best), predicted (best predictions), or anchor (as
             predicted, but one run goes to the group whose level is known least).
         rl_noise: Standard deviation of one RL run's score.  [default: from the outcomes' errors]
-        figure: Draw regret against runs: what plans lost before, and what this one expects.
-        no_freeze: Do not write the predictions down for `rlready audit`.
-        early: What public outcomes are applied to.
+        figure: Draw regret against runs: realised by earlier plans, and expected of this plan.
+        no_freeze: Do not store the predictions for `rlready audit`.
+        early: Flags for the use of public outcomes.
         common: The registry and the form of the output.
     """
     from rlready.predictors.decisions.rl_plan import EXPECTED, PlanRule

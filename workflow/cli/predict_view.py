@@ -1,4 +1,4 @@
-"""A fit, a ranking and a plan as text and tables for a terminal, also from public outcomes."""
+"""Show fits, rankings, plans and audits as text and tables in a terminal."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _cells(row: RankedRow) -> list[str]:
 
 
 def prior_ranking_view(ranking: PriorRanking, notes: Sequence[str]) -> list[Any]:
-    """Return the checkpoints in order, what the order rests on, and the reasons of the first."""
+    """Return the checkpoints in order, the basis of the order, and the reasons of the first."""
     groups = list(dict.fromkeys(row.group for row in ranking.rows))
     has_unit = any(row.predicted is not None for row in ranking.rows)
     has_marks = any(row.mark for row in ranking.rows)
@@ -104,7 +104,7 @@ def prior_ranking_view(ranking: PriorRanking, notes: Sequence[str]) -> list[Any]
         f"{ranking.target}: order {ranking.source}",
         headings,
         [_prior_cells(row, len(groups) > 1, has_unit, has_marks) for row in ranking.rows],
-        caption="standing: expected score beside the group's mean, in sd of the scores there; "
+        caption="standing: expected score minus the group's mean, in sd of the group's scores; "
         + (f"{ranking.level:.0%} interval of one RL run; " if has_unit else "")
         + f"P(match): chance to end {match_in_words()} or better",
         words=[*words, "note"],
@@ -115,13 +115,13 @@ def prior_ranking_view(ranking: PriorRanking, notes: Sequence[str]) -> list[Any]
         *_basis(ranking),
         *(f"note: {note}" for note in notes),
         *(f"{row.id}: {'; '.join(row.reasons)}" for row in ranking.rows[:_MOST_REASONS]),
-        "readiness: undecided for all; READY and the alias rl-ready take a predictor of your own "
-        "outcomes (5 or more: `rlready fit`)",
+        "readiness: undecided for all; READY and the alias rl-ready require a predictor of your "
+        "own outcomes (5 or more: `rlready fit`)",
     ]
 
 
 def prior_plan_view(plan: PriorPlan) -> list[Any]:
-    """Return the chosen checkpoints, the expected regrets, and what they rest on."""
+    """Return the chosen checkpoints, the expected regrets, and their basis."""
     regrets, *others = plan_view(plan.report)
     regrets.title = f"Expected regret after N RL runs, in {plan.unit}: {plan.ranking.source}"
     return [regrets, *others, *_basis(plan.ranking)]
@@ -131,8 +131,8 @@ def _basis(ranking: PriorRanking) -> list[str]:
     caps = sorted({f"{cap:.2f}" for cap in ranking.most_certain.values()})
     return [
         f"Basis: {ranking.source}. How often such advice was right: {ranking.track_record}.",
-        f"No chance above {' or '.join(caps)} is claimed; the cap opens as your outcomes arrive.",
-        f"Beside it, {PAPER_RULE}.",
+        f"No chance above {' or '.join(caps)} is claimed; the limit rises with your outcomes.",
+        f"For comparison, {PAPER_RULE}.",
         *(f"warning: {warning}" for warning in ranking.warnings),
     ]
 
@@ -156,7 +156,7 @@ def _prior_cells(row: PriorRow, has_group: bool, has_unit: bool, has_marks: bool
 
 
 def _chance(value: float | None) -> str:
-    """Return a chance; a small one is never shown as impossible."""
+    """Return a chance as text; a small chance is never shown as 0."""
     return "<0.01" if value is not None and value < 0.005 else _text(value, ".2f")
 
 
@@ -165,7 +165,7 @@ def _text(value: float | None, form: str) -> str:
 
 
 def plan_view(report: PlanReport) -> list[Any]:
-    """Return the chosen checkpoints, what plans lost before, and what each run is worth."""
+    """Return the chosen checkpoints, the regrets of earlier plans, and the value of each run."""
     plan = report.plan
     n_most = max(map(len, plan.policies.values()))
     headings = ["policy", *(f"N = {n}" for n in range(1, n_most + 1))]
@@ -212,7 +212,7 @@ def plan_view(report: PlanReport) -> list[Any]:
 
 
 def replay_view(replay: Replay, policy: str, practice: str | None, n_runs: int) -> list[Any]:
-    """Return what plans lost on recorded outcomes, beside what they had expected."""
+    """Return the realised regrets of plans on recorded outcomes, beside the expected ones."""
     names = replay.compared(policy, practice)
     n_most = len(replay.policies[names[0]])
     headings = ["policy", *(f"N = {n}" for n in range(1, n_most + 1)), "factor"]
@@ -227,13 +227,13 @@ def replay_view(replay: Replay, policy: str, practice: str | None, n_runs: int) 
         for name in names
         for runs in (replay.policies[name],)
     ]
-    known = table(
+    replay_table = table(
         f"Known: regret of plans on {replay.n_rows} recorded outcomes left out (had expected)",
         headings,
         rows,
         caption=f"{replay.n_repeats} random partitions in {replay.n_parts} parts, each planned as "
-        "if it had no outcome; factor: of what is expected, the share that is lost. The regrets "
-        "above are times the factor",
+        "if it had no outcome; factor: realised share of the expected regret. The regrets above "
+        "are multiplied by the factor",
         words=("policy",),
         unbroken=headings,
     )
@@ -252,7 +252,7 @@ def replay_view(replay: Replay, policy: str, practice: str | None, n_runs: int) 
     )
     if practice is not None and practice in names:
         words += f", and as many by {practice} {lost(practice)}"
-    return [known, words]
+    return [replay_table, words]
 
 
 def steps_view(report: StepReport) -> list[Any]:
@@ -275,7 +275,7 @@ def steps_view(report: StepReport) -> list[Any]:
         ("way", unit, "expected regret", "saved"),
         rows,
         caption=f"of {len(plan.splits)} ways, in the target's unit, with the Monte Carlo error; "
-        "saved: beside finishing now; *: proposed"
+        "saved: compared with finishing now; *: proposed"
         + ("" if report.factor is None else f"; {_factor_words(report.factor)}"),
         words=("way",),
         unbroken=(unit, "expected regret", "saved"),
@@ -297,13 +297,13 @@ def steps_view(report: StepReport) -> list[Any]:
 
 def _factor_words(factor: float) -> str:
     return (
-        f"plans on recorded outcomes lost {factor:.2f} of what they had expected, so the regrets "
-        "are times that"
+        f"plans on recorded outcomes lost {factor:.2f} of the expected regret, so the regrets are "
+        "multiplied by this factor"
     )
 
 
 def audit_view(report: AuditReport) -> list[Any]:
-    """Return a row for each frozen prediction, and what they come to together."""
+    """Return one row per frozen prediction, and the scores of all together."""
     rows = [_audit_cells(score) for score in report.scores]
     if report.overall is not None:
         rows.append(_audit_cells(report.overall))
@@ -314,9 +314,9 @@ def audit_view(report: AuditReport) -> list[Any]:
             (*headings, "practice"),
             rows,
             caption="bias: outcome - prediction; pairs: share in the right order, inside groups; "
-            "regret: best outcome among the judged less the best of the choice (how many of it "
-            "are judged), practice: of as many by the score before RL; all: the last prediction "
-            "of each checkpoint",
+            "regret: best outcome among the judged minus the best of the choice (number of judged "
+            "ones), practice: the same for as many by the score before RL; all: the last "
+            "prediction of each checkpoint",
             words=headings[:2],
             unbroken=(*headings, "practice"),
         ),

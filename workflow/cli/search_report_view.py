@@ -1,4 +1,4 @@
-"""The report of a search for people: a table, CSV files, and pictures of surface and front."""
+"""Show the report of a search: a table, CSV files, and pictures of surface and front."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write_report(report: SearchReport, folder: Path) -> list[Path]:
 
 
 def _surface(report: SearchReport) -> Figure:
-    """Draw the predicted outcome against the weight of each source, with bands."""
+    """Draw the predicted outcome against the weight of each source, with a 90 % band."""
     from matplotlib.figure import Figure
 
     sources = list(dict.fromkeys(point.source for point in report.surface))
@@ -128,7 +128,7 @@ def _columns(report: SearchReport) -> dict[str, Callable[[RankedRecipe], str]]:
 
 
 def _notes(report: SearchReport) -> list[str]:
-    notes = [f"one run scatters by {report.noise_sd:.2g} around its recipe's outcome"]
+    notes = [f"one run varies by {report.noise_sd:.2g} (sd) around its recipe's outcome"]
     if report.gpu_hours is not None:
         notes.append(f"{report.gpu_hours:.4g} GPU-hours in all trials")
     for one in report.stopped[:_SHOWN_STOPPED]:

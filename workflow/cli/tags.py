@@ -33,18 +33,17 @@ def tag(
 
     Each ranked checkpoint becomes a version of its family's registered model, with the tag rl_ready
     (true, false or undecided), the predicted outcome, its interval and the reasons. The best READY
-    checkpoint without an RL run gets the alias rl-ready, from which `rlready resolve` finds the
-    weights; if there is none, no checkpoint has the alias. A repeated call changes only what is no
-    longer true. While no predictor is fitted, all checkpoints are undecided with their place by
-    public outcomes, and no alias is set.
+    checkpoint without an RL run gets the alias rl-ready, by which `rlready resolve` finds the
+    weights. If there is no such checkpoint, no checkpoint has the alias. A repeated call only
+    changes outdated tags. Before a predictor is fitted, all checkpoints are undecided, with their
+    place by public outcomes, and no alias is set.
 
     Args:
-        predictor: Predictor that ranks: the name of a registered predictor (its champion),
+        predictor: Predictor of the ranking: the name of a registered predictor (its champion),
             models:/NAME@ALIAS or models:/NAME/VERSION.
-        name: Registered model for all checkpoints.  [default: one per base model, named after
-            it: Qwen/Qwen2.5-7B gives Qwen2.5-7B-sft]
-        allow_trained: Put the alias on the best READY checkpoint that had its RL run, if no other
-            is READY.
+        name: Registered model for all checkpoints.  [default: one per base model, with its name:
+            Qwen/Qwen2.5-7B gives Qwen2.5-7B-sft]
+        allow_trained: If all READY checkpoints had their RL run, put the alias on the best of them.
         dry_run: Show what would be tagged, and write nothing.
         common: The registry and the form of the output.
     """
@@ -79,15 +78,15 @@ def resolve(uri: str, *, allow_trained: bool = False, common: CommonFlags) -> No
     """Print the folder of the checkpoint that URI names, for a trainer.
 
     URI is models:/NAME@rl-ready, models:/NAME/VERSION, or NAME. Weights on a hub are downloaded.
-    The weights are checked to be the registered ones. An alias whose checkpoint has got its RL run
-    since it was tagged is refused.
+    The weights are compared with the registered ones. An alias is refused if its checkpoint had an
+    RL run after it was tagged.
 
     \b
     trl grpo --model_name_or_path "$(rlready resolve models:/Qwen2.5-7B-sft@rl-ready)" ...
 
     Args:
         uri: Address of the checkpoint.
-        allow_trained: Print it even if RL was run from this checkpoint already.
+        allow_trained: Print the folder even if RL was already run from this checkpoint.
         common: The registry and the form of the output.
     """  # noqa: D301 - click reads \b as "keep these lines"
     from rlready.registry.mlflow_store.readiness import resolve as resolve_uri
@@ -118,7 +117,7 @@ def resolve(uri: str, *, allow_trained: bool = False, common: CommonFlags) -> No
 
 
 def _outcomes_after_rl(stored: StoredCheckpoint, resolved: ResolvedCheckpoint) -> list[str]:
-    """Return the recorded outcomes of the tag's target; without a tag those of any target."""
+    """Return the recorded outcomes of the tag's target; without a tag, of any target."""
     target = None if resolved.tag is None else resolved.tag.target.partition("#")[0]
     return [
         f"{outcome.key} is {outcome.value:.4g}"
@@ -128,14 +127,14 @@ def _outcomes_after_rl(stored: StoredCheckpoint, resolved: ResolvedCheckpoint) -
 
 
 def weights_folder(checkpoint: Checkpoint) -> Path:
-    """Return the folder of a checkpoint's weights, checked to be the registered ones.
+    """Return the folder of a checkpoint's weights, after comparing them with the registered ones.
 
     Weights on a hub are downloaded if they are not in its cache.
 
     Raises:
         CheckpointError: if the folder is gone, is not a safe checkpoint, or holds other weights.
     """
-    # This loads numpy, which `--help` does without.
+    # Imported here, because it loads numpy, which `--help` does not need.
     from rlready.evaluators.checkpoints.folder import check_folder, open_weights
 
     whose = f"checkpoint {checkpoint.id[:12]} ({checkpoint.name})"
@@ -148,8 +147,7 @@ def weights_folder(checkpoint: Checkpoint) -> Path:
             raise CheckpointError(
                 f"the weights of {whose} are gone",
                 why=f"there is no folder {path}",
-                fix="Put them back; or evaluate them where they are now, which registers the new "
-                "place",
+                fix="Put them back; or evaluate them at their new place, which registers it",
             )
         check_folder(path)
     else:

@@ -1,4 +1,4 @@
-"""The sub-commands `validate` and `audit`: how good predictions are, left out and afterwards."""
+"""The sub-commands `validate` and `audit`, which score predictions before and after RL."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from rlready.workflow.terminal import console, text_width
 
 @command
 def validate(config: ValidateConfig, common: CommonFlags) -> None:
-    """Say how well post-RL scores are predicted, and whether that beats the practice.
+    """Measure how well post-RL scores are predicted, and compare it with current practice.
 
-    Rows are held out one by one (loo), by whole groups (group), by halves as in the seed paper
-    (parity), or stand in a table of their own (--holdout). Every score has a 95 % interval that
+    Rows are held out one by one (loo), by whole groups (group), or by halves as in the seed paper
+    (parity); --holdout names another table of such rows. Every score has a 95 % interval that
     draws whole groups.
 
     \b
     rlready validate --target value_at_budget/60steps@gsm8k
     rlready validate --table runs.csv --target post_rl --features val_loss,pass_at_64 --group sft_data
     """  # noqa: D301, E501 - click reads \b as "keep these lines", which are commands
-    # Their libraries are heavy.
+    # Imported here, because their libraries are slow to load.
     from rlready.predictors.training_table import kinds_dict
     from rlready.workflow.cli.validate_view import kinds_view, validation_view
     from rlready.workflow.predict.validate import validate as run
@@ -45,12 +45,12 @@ def audit(
     target: Annotated[str | None, Flag(metavar="KEY")] = None,
     common: CommonFlags,
 ) -> None:
-    """Judge the predictions that `rank` and `plan` wrote down before the outcomes arrived.
+    """Judge the predictions that `rank` and `plan` stored before the outcomes arrived.
 
-    Only a checkpoint that had no outcome when it was predicted and has one now is judged: are the
-    outcomes inside the intervals, is there a bias, is the order right, and what did the choice
-    lose against that of the practice, the score before RL? A prediction that was changed after it
-    was written is refused.
+    A checkpoint is judged if it had no outcome when it was predicted and has one now. The report
+    says whether the outcomes are inside the intervals, whether there is a bias, whether the order
+    is right, and how much the choice lost, compared with a choice by the score before RL. A
+    prediction that was changed after it was stored is refused.
 
     Args:
         target: Outcome to judge.  [default: the only one that was predicted]

@@ -1,4 +1,4 @@
-"""A validation and the kinds of proxies as text and tables for a terminal."""
+"""Show a validation and the kinds of proxies as text and tables in a terminal."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ _WIDE = 118
 
 
 def validation_view(report: ValidationReport, model: str, width: int) -> list[Any]:
-    """Return a table per split, notes, and whether the model beats the current practice."""
+    """Return a table per split, notes, and a verdict on the model against current practice."""
     ceiling = report.noise_ceiling_r2
     if ceiling is None:
         noise = "unknown, because the outcomes have no standard errors"
     else:
-        noise = f"an R2 of {ceiling:.3f} is possible with outcomes as noisy as these"
+        noise = f"with the noise of these outcomes, an R2 of {ceiling:.3f} is possible"
         noise += "" if ceiling > 0 else ": they differ by no more than their noise"
     pairs = report.pairs
     return [
@@ -82,10 +82,10 @@ def _has_scores(split: SplitReport | None) -> TypeGuard[SplitReport]:
 
 
 def _verdict(report: ValidationReport, model: str) -> str:
-    """Return whether selecting by the model beats the practice, or that it is unknown."""
+    """Return a sentence: does selecting by the model beat current practice, or is it unknown?"""
     split = _headline(report)
     if split is None:
-        return "No split holds rows out for a comparison of choices. Add --splits loo or group."
+        return "These splits cannot compare choices. Add --splits loo or group."
     practice = _label(report, report.baseline)
     scores = [split.models[name] for name in (model, report.baseline)]
     difference = scores[0].differences.get(_HEADLINE)
@@ -108,12 +108,12 @@ def _verdict(report: ValidationReport, model: str) -> str:
 
 
 def _headline(report: ValidationReport) -> SplitReport | None:
-    """Return where choices are compared: another table, pairs of groups, or single rows."""
+    """Return the split that compares choices: another table, pairs of groups, or single rows."""
     if "holdout" in report.splits:
         return report.splits["holdout"]
     if _has_scores(report.pairs):
         return report.pairs
-    # With two groups or one, the order that is pooled over left-out groups would mislead.
+    # With one or two groups, an order that is pooled over left-out groups would be misleading.
     return report.splits.get("loo", report.splits.get("group"))
 
 
@@ -203,12 +203,12 @@ def _number(value: float | None) -> str:
 
 
 def _regret(value: float | None) -> str:
-    """Return a regret, with three digits if it is small (hundredths where scores are shares)."""
+    """Return a regret as text, with three digits if it is small, as regrets of shares are."""
     return f"{value:.3f}" if value is not None and 0 < abs(value) < 0.1 else _number(value)
 
 
 def kinds_view(columns: Sequence[Column]) -> list[str]:
-    """Return one line with all kinds, and one for the columns whose names do not tell theirs."""
+    """Return a line with all kinds, and a line for columns whose names do not tell their kind."""
     names: dict[tuple[Kind, int], list[str]] = {}
     for column in columns:
         names.setdefault((column.kind, column.sign), []).append(column.name)

@@ -6,12 +6,13 @@ every value, and the page has no script at all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlready.workflow.compare.comparison import Comparison
 from rlready.workflow.compare.paired import PairedDifference
+from rlready.workflow.html_page import rendered
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 _TEXT_CHARACTERS = 20_000
@@ -23,13 +24,7 @@ def page(comparisons: Sequence[Comparison]) -> str:
     Example:
         >>> Path("compare.html").write_text(page(compare(["sft-1", "sft-2"], store, config)))
     """
-    # Jinja2 comes with MLflow; `rlready --help` does without it.
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
+    filters: dict[str, Callable[..., Any]] = {
         "signed": lambda value: f"{value:+.4f}",
         "percent": lambda value: f"{value:.0%}",
         "shown": _shown,
@@ -38,8 +33,7 @@ def page(comparisons: Sequence[Comparison]) -> str:
         "list_values": lambda metrics: list(metrics.values()),
         "readable": _readable,
     }
-    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(comparisons=comparisons)
+    return rendered(_TEMPLATE, filters, comparisons=comparisons)
 
 
 def _shown(value: Any) -> str:

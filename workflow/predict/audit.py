@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditReport:
-    """What came of all frozen predictions of one target.
+    """The scores of all frozen predictions of one target.
 
     Args:
         target: the outcome.
-        scores: of each frozen prediction, the oldest first.
-        overall: of the last prediction of each checkpoint before its outcome; None if nothing
-            can be judged yet.
+        scores: scores of each frozen prediction, the oldest first.
+        overall: scores of the last prediction of each checkpoint before its outcome; None if
+            nothing can be judged yet.
     """
 
     target: str
@@ -47,7 +47,7 @@ class AuditReport:
         }
 
     def in_words(self) -> str:
-        """Return the verdict, one sentence."""
+        """Return the verdict as one sentence."""
         overall = self.overall
         if overall is None:
             return (
@@ -65,7 +65,7 @@ class AuditReport:
         return "; ".join([*parts, *self._last_choice()]) + "."
 
     def _last_choice(self) -> list[str]:
-        """Return the regret of the last choice that can be compared with the practice's."""
+        """Return the regret of the last choice that can be compared with current practice."""
         for score in reversed(self.scores):
             if score.regret is not None and score.practice_regret is not None:
                 day = datetime.fromtimestamp(score.at_ms / 1000, UTC).date()
@@ -79,13 +79,13 @@ class AuditReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Freeze:
-    """What was written down for `rlready audit`.
+    """The predictions that were frozen for `rlready audit`.
 
     Args:
-        n_predictions: of checkpoints without an outcome.
+        n_predictions: number of predictions, for checkpoints without an outcome.
         is_new: whether they were written now; False if the same ones were written before, None if
             nothing could be written.
-        note: in words.
+        note: the result in words.
     """
 
     n_predictions: int
@@ -102,9 +102,9 @@ def freeze(
     at_ms: int,
     names: Collection[str] | None = None,
 ) -> Freeze:
-    """Write down what a predictor says of the registry now, once.
+    """Store the current predictions for the registry, unless the same ones are stored already.
 
-    A registry that cannot be written does not stop a ranking: the note says so.
+    If the registry cannot be written, the ranking continues and the note says why.
 
     Args:
         store: the registry.
@@ -117,7 +117,7 @@ def freeze(
     made = frozen_prediction(applied, command, chosen, at_ms=at_ms, names=names)
     n = 0 if made is None else sum(not row.had_outcome for row in made.rows)
     if made is None or not n:
-        note = "every checkpoint has its outcome: there is nothing to freeze for `rlready audit`"
+        note = "every checkpoint has an outcome: there is nothing to freeze for `rlready audit`"
         return Freeze(n_predictions=0, is_new=None, note=note)
     try:
         is_new = put_frozen(store, made)
@@ -137,7 +137,7 @@ def frozen_prediction(
     at_ms: int,
     names: Collection[str] | None = None,
 ) -> FrozenPrediction | None:
-    """Return the record of what a predictor says of the registry now; None if of nothing.
+    """Return a record of the current predictions; None if every checkpoint has an outcome.
 
     Args:
         applied: the predictor with the registry's rows.
@@ -226,8 +226,8 @@ def _outcomes(store: MlflowStore, target: str) -> Mapping[str, float]:
     frame = checkpoint_table(store.checkpoints()).frame
     if target not in frame:
         return {}
-    known = frame[frame[target].notna()]
-    return dict(zip(known["checkpoint_id"].astype(str), known[target].astype(float), strict=True))
+    rows = frame[frame[target].notna()]
+    return dict(zip(rows["checkpoint_id"].astype(str), rows[target].astype(float), strict=True))
 
 
 def _table_digest(applied: AppliedPredictor) -> str:

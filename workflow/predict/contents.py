@@ -1,4 +1,4 @@
-"""Checkpoints that cannot be compared: other contents of a benchmark, or no proxy in common."""
+"""Find checkpoints that cannot be compared: other benchmark contents, or no common proxy."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def check_comparable(
     features: Sequence[str] = (),
     notes: list[str] | None = None,
 ) -> None:
-    """Return if checkpoints were measured on one content of each benchmark.
+    """Check that the checkpoints were measured on one content of each benchmark.
 
     Args:
         stored: the checkpoints.
         features: columns `<proxy>@<benchmark>` to check; default: all that the checkpoints have.
-        notes: gets a note on different contents; without it they are refused.
+        notes: list that gets a note on different contents; without a list they are refused.
 
     Raises:
-        ConfigError: if no content of a benchmark is shared by all checkpoints that were measured on
-            it, or no two checkpoints have a proxy in common.
+        ConfigError: if the checkpoints that were measured on a benchmark share no content of it,
+            or if no two checkpoints have a proxy in common.
     """
     if len(stored) < 2:
         return
@@ -53,8 +53,8 @@ def check_comparable(
         raise ConfigError(
             what,
             why="scores on different problems are never pooled",
-            fix="Evaluate the checkpoints on the same file; or name the proxies with --features, "
-            "and checkpoints that were measured on another content count as not measured",
+            fix="Evaluate the checkpoints on the same file; or name the proxies with --features: "
+            "checkpoints that were measured on another content then count as not measured",
         )
     if not any(len(names) > 1 for names_of in by_column.values() for names in names_of.values()):
         raise ConfigError(

@@ -86,8 +86,8 @@ def draw_predictions(path: Path, predictor: CalibratedPredictor, table: Training
 def draw_regret(path: Path, report: PlanReport) -> Path:
     """Draw the regret of each policy against the number of RL runs. Return the path.
 
-    On the left is what is known: what plans lost on recorded outcomes that were left out, beside
-    what they had expected. On the right is what is expected of this plan.
+    The left panel shows the realised and the expected regret of plans on recorded outcomes that
+    were left out. The right panel shows the expected regret of this plan.
 
     Args:
         path: of the PNG file.
@@ -137,7 +137,7 @@ def draw_regret(path: Path, report: PlanReport) -> Path:
         xticks=range(1, n_max + 1),
     )
     axes.legend(frameon=False, fontsize=8)
-    axes.set_ylim(0, None)  # after the lines: an upper end that is set earlier stays
+    axes.set_ylim(0, None)  # after the lines, which determine the upper end
     for panel in panels[0]:
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"What each RL run is worth: {report.target}", fontsize=11)

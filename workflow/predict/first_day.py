@@ -1,4 +1,4 @@
-"""Rank and plan from the first day: public outcomes, and as few of the user's own as there are.
+"""Rank and plan from the first day, by public outcomes and few or no outcomes of the user.
 
 No predictor needs to be fitted. The order and its chances come from `predictors/public`; the level
 of a group is unknown until an outcome is recorded in it.
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from rlready.registry.mlflow_store.store import MlflowStore
 
 PUBLIC = "public outcomes"
-"""Stands for the address of a predictor where none is fitted."""
+"""Value that replaces the address of a predictor if none is fitted."""
 
 _PAPER_POLICY = "paper's rule"
 _LEVEL = 0.9
@@ -45,11 +45,11 @@ _LEVEL = 0.9
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FirstDay:
-    """The registry's rows, and what public and the recorded outcomes say of them.
+    """The registry's rows, with their order by public and recorded outcomes.
 
     Args:
         styled: the rows, with the losses of their own style.
-        order: of the rows.
+        order: order of the rows.
     """
 
     styled: StyledTable
@@ -62,7 +62,7 @@ class FirstDay:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader has to know of the table, and what to do next."""
+        """Notes for the reader on the table, and on what to do next."""
         n, table = self.order.n_outcomes, self.data.table
         hint = (
             f"{n} outcomes are enough for a predictor of your own: rlready fit"
@@ -82,8 +82,8 @@ class PriorPlan:
 
     Args:
         report: the plan.
-        ranking: what it rests on.
-        unit: of the regrets.
+        ranking: the ranking on which the plan is based.
+        unit: unit of the regrets.
     """
 
     report: PlanReport
@@ -91,7 +91,7 @@ class PriorPlan:
     unit: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as one JSON object: that of `rlready plan --json`, and its basis."""
+        """Return the plan as one JSON object, as `rlready plan --json` does, with its basis."""
         ranking = self.ranking.to_dict()
         shared = ("basis", "n_outcomes", "track_record", "most_certain", "warnings", "paper_rule")
         return {
@@ -102,7 +102,7 @@ class PriorPlan:
 
 
 def is_first_day(store: MlflowStore, reference: str) -> bool:
-    """Return whether no predictor of the default name is fitted, and no other was asked for."""
+    """Return whether the default predictor is named, and no such predictor is fitted yet."""
     return reference == DEFAULT_NAME and not has_predictor(store, reference)
 
 
@@ -113,7 +113,7 @@ def first_day(
     own_style: Sequence[str] = (),
     kinds: Sequence[str] = (),
 ) -> FirstDay:
-    """Return what public and the recorded outcomes say of the registry's checkpoints.
+    """Return the registry's checkpoints with their order by public and recorded outcomes.
 
     Args:
         store: the registry.
@@ -130,7 +130,7 @@ def first_day(
 
 
 def first_day_of(data: RegistryTable, own_style: Sequence[str] = ()) -> FirstDay:
-    """Return the same of a table that was read already."""
+    """Return the checkpoints of a table with their order by public and recorded outcomes."""
     styled = with_own_style(data, own_style)
     table = styled.data.table
     _check_comparable(styled.data)
@@ -139,7 +139,7 @@ def first_day_of(data: RegistryTable, own_style: Sequence[str] = ()) -> FirstDay
 
 
 def _check_comparable(data: RegistryTable) -> None:
-    """Return if two checkpoints of some group share a proxy."""
+    """Refuse a registry in which no two checkpoints of a group share a proxy."""
     table = data.table
     sizes = dict(zip(*np.unique(table.groups, return_counts=True), strict=True))
     if max(sizes.values()) < 2:
@@ -162,9 +162,9 @@ def rank_first_day(day: FirstDay, *, groups: Sequence[str] = (), top_n: int = 3)
     """Rank the registry's checkpoints inside their groups.
 
     Args:
-        day: what is known.
-        groups: only these groups; by default all.
-        top_n: P(top N) is given for this N.
+        day: the checkpoints and their order.
+        groups: rank only these groups; by default all.
+        top_n: the N of P(top N).
 
     Raises:
         ConfigError: if there is no such group.
@@ -186,7 +186,7 @@ def rank_first_day(day: FirstDay, *, groups: Sequence[str] = (), top_n: int = 3)
 
 
 def _ends(day: FirstDay) -> tuple[float, float]:
-    """Ends of the outcome's scale: shares beside proxies that are shares lie within 0..1."""
+    """Return the ends of the outcome's scale: 0..1 if outcomes and proxies are shares."""
     table = day.data.table
     y = table.y[np.isfinite(table.y)]
     has_shares = any(column.kind is Kind.PROBABILITY for column in table.columns)
@@ -203,7 +203,7 @@ def plan_first_day(
     standard deviations inside a group if no outcome is recorded.
 
     Args:
-        day: what is known.
+        day: the checkpoints and their order.
         n_runs: number of RL runs that can be paid.
         rl_noise: standard deviation of one RL run's score; by default from the outcomes' errors.
         rule: policy, draws, seed.
@@ -227,16 +227,16 @@ def plan_first_day(
         noise = rl_noise
         if not has_unit and rl_noise > 0:
             noise = 0.0
-            notes.append("the noise of RL is not used: no outcome tells what its unit is worth")
+            notes.append("the noise of RL is not used: without an outcome its unit is unknown")
     elif not len(errors):
         notes.append(
-            "the noise of one RL run is unknown: it is part of what the proxies leave open, and "
-            "an RL run is taken as exact"
+            "the noise of one RL run is unknown: it is part of the prediction error, and an RL "
+            "run is taken as exact"
         )
     if len(np.unique(table.groups)) > 1:
         notes.append(
             "the level of a group without an outcome is unknown: it is taken to be that of the "
-            "others, give or take one standard deviation inside a group"
+            "others, plus or minus one standard deviation inside a group"
         )
     predictive = true_scores(day.order.predictive().rows(rows), noise)
     ranking = rank_first_day(day)
@@ -270,7 +270,7 @@ def _incumbent(day: FirstDay, noise: float) -> Incumbent | None:
 
 
 def _scores(day: FirstDay, rows: Any) -> dict[str, FloatArray]:
-    """Scores by which the practice would choose: pass@1, and the paper's rule."""
+    """Return the scores by which current practice would choose: pass@1 and the paper's rule."""
     table, scores = day.data.table, {}
     practice = practice_column(table)
     if practice is not None and np.isfinite(table.X[practice].to_numpy(dtype=float)[rows]).any():

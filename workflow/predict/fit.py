@@ -47,10 +47,10 @@ class FitReport:
 
     Args:
         stored: the stored predictor.
-        data: what it was fitted on.
-        validation: its scores on rows that it has not seen.
+        data: the data of the fit.
+        validation: scores on rows that the model has not seen.
         signal: result of the permutation test, in words.
-        practice: column of post-SFT pass@1, None if there is none.
+        practice: column of post-SFT pass@1; None if there is none.
         model: name of the model.
     """
 
@@ -111,12 +111,13 @@ def fit(
         features: columns of the proxies; by default a small set, see `default_features`.
         groups: columns that name the group; by default the base model, if there are several.
         levels: whether levels of proxies mean the same in all groups, see `with_levels`.
-        kinds: `COL=KIND[:SIGN]` for columns whose names do not say it, see `training_table`.
-        name: registered model that the predictor becomes a version of.
+        kinds: `COL=KIND[:SIGN]` for columns whose names do not tell their kind, see
+            `training_table`.
+        name: registered model of which the predictor becomes a version.
         level: share of outcomes that intervals should contain, 0.5..0.99.
         seed: of folds and permutations.
-        say: called with a sentence before each step.
-        progress: called with the number of fits that are done, and of all fits.
+        say: function that is called with a sentence before each step.
+        progress: function that is called with the numbers of finished fits and of all fits.
 
     Raises:
         RlreadyError: for any mistake of the user or the environment.
@@ -186,14 +187,14 @@ def _check_enough(data: RegistryTable) -> None:
     if n < MIN_ROWS:
         raise ConfigError(
             f"{n} checkpoints have {data.target}: too few to fit a predictor",
-            why=f"its errors come from fits that leave outcomes out, which needs {MIN_ROWS}",
-            fix="Use `rlready rank` and `rlready plan`, which already answer from public outcomes "
+            why=f"errors are measured on outcomes that a fit leaves out; this needs {MIN_ROWS}",
+            fix="Use `rlready rank` and `rlready plan`, which already work with public outcomes "
             f"and these; record {MIN_ROWS - n} more to fit",
         )
 
 
 def _digest(data: RegistryTable) -> str:
-    """Return the id of what is fitted. Missing numbers count as None, as NaN has no digest."""
+    """Return the digest of the data. Missing numbers become None, because NaN has no digest."""
     table = data.table.with_outcome()
 
     def numbers(values: list[Any]) -> list[Any]:
@@ -211,7 +212,7 @@ def _digest(data: RegistryTable) -> str:
 
 
 def _summary(report: ValidationReport, model: str) -> list[str]:
-    """Return the scores of the model, with the regret of the practice, one line per split."""
+    """Return one line per split: the model's scores, and the regret of current practice."""
     lines = []
     for split in _scored(report, model):
         scores = split.models[model].scores
@@ -238,6 +239,6 @@ def _metrics(report: ValidationReport, model: str) -> dict[str, float]:
 
 
 def _scored(report: ValidationReport, model: str) -> list[SplitReport]:
-    """Return the splits, after the pairs of rows from different groups where they have scores."""
+    """Return the report on pairs of rows from different groups, if any, and then the splits."""
     first = [] if report.pairs is None or report.pairs.models[model].problem else [report.pairs]
     return [*first, *report.splits.values()]

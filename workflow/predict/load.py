@@ -1,4 +1,4 @@
-"""Load a stored predictor and apply it to the registry as it is now."""
+"""Load a stored predictor and apply it to the current rows of the registry."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AppliedPredictor:
-    """A stored predictor with the registry's present rows.
+    """A stored predictor with the current rows of the registry.
 
     Args:
-        predictor: as fitted.
+        predictor: the fitted predictor.
         meta: its version, address and parameters.
-        data: the registry now, with the predictor's target, proxies and groups.
-        early: what public and the recorded outcomes say of the rows, if the predictor was fitted
-            on so few that they count too; rows without an outcome are blended (`public/blend.py`).
+        data: the current registry, with the predictor's target, proxies and groups.
+        early: the order by public and recorded outcomes, if the predictor was fitted on so few
+            outcomes that both are used. Rows without an outcome are blended (`public/blend.py`).
     """
 
     predictor: CalibratedPredictor
@@ -62,7 +62,7 @@ class AppliedPredictor:
 
     @property
     def remark(self) -> str:
-        """What the answers rest on besides the predictor, in words; empty if nothing."""
+        """The basis of the answers besides the predictor, in words; empty if there is none."""
         n = len(self.predictor.ids_)
         if self.early is None:
             return ""
@@ -78,19 +78,19 @@ class AppliedPredictor:
 
     @cached_property
     def posterior(self) -> Predictive:
-        """Distribution of the true score of each row; a recorded outcome counts in its own row."""
+        """Distribution of the true score of each row, given the row's recorded outcome if any."""
         return self._blended(self.predictor.posterior(self.data.table))
 
     @cached_property
     def unseen(self) -> Predictive:
-        """Distribution of the true score of each row, from what has not seen its outcome."""
+        """Distribution of each row's true score, by models that have not seen its outcome."""
         return self._blended(self.predictor.unseen(self.data.table))
 
     @cached_property
     def assessed(self) -> pd.DataFrame:
-        """What is said of each row by models that have not seen its outcome, and by `early`.
+        """Predictions for each row by models that have not seen its outcome, blended with `early`.
 
-        Of a row out of the predictor's domain it says nothing: that is placed by `early` alone.
+        A row out of the predictor's domain is placed by `early` alone.
         """
         alone = self._alone
         if self.early is None:
@@ -101,11 +101,11 @@ class AppliedPredictor:
         ends_alone = np.sort(
             [table.shown(alone[end].to_numpy()) for end in ("low", "high")], axis=0
         )
-        found = [
+        blended_ends = [
             np.where(levelled(self.early), weight * by_order + (1.0 - weight) * end, end + shift)
             for by_order, end in zip(ends, ends_alone, strict=True)
         ]
-        low, high = np.sort([table.shown(end) for end in found], axis=0)
+        low, high = np.sort([table.shown(end) for end in blended_ends], axis=0)
         is_out = (weight > 0) & (alone["domain"] == Place.OUT.value).to_numpy()
         words = "out of the predictor's domain, placed by public outcomes alone"
         return alone.assign(
@@ -123,7 +123,7 @@ class AppliedPredictor:
 
     @cached_property
     def _weights(self) -> FloatArray:
-        """(n,) weight of `early` in each row."""
+        """The (n,) weights of `early` in the rows."""
         is_out = (self._alone["domain"] == Place.OUT.value).to_numpy()
         return np.where(self.has_outcome, 0.0, np.where(is_out, 1.0, self.prior_weight))
 
@@ -132,23 +132,23 @@ class AppliedPredictor:
 
     @property
     def names(self) -> list[str]:
-        """(n,) name of each checkpoint, with its id where several share a name."""
+        """The (n,) names of the checkpoints, with the id if several share a name."""
         return self.data.names
 
     @cached_property
     def outcomes(self) -> dict[str, float]:
-        """Recorded outcomes by name, in the user's target."""
+        """The recorded outcomes by name, in the user's target."""
         shown = self.data.table.shown(self.data.table.y)
         return {self.names[i]: float(shown[i]) for i in np.flatnonzero(self.has_outcome)}
 
     @property
     def has_outcome(self) -> NDArray[np.bool_]:
-        """(n,) whether RL was run from the checkpoint."""
+        """The (n,) flags of checkpoints from which RL was run."""
         return np.isfinite(self.data.table.y)
 
 
 def load(store: MlflowStore, reference: str, *, own_style: Sequence[str] = ()) -> AppliedPredictor:
-    """Return a stored predictor, applied to the registry as it is now.
+    """Load a stored predictor and apply it to the current rows of the registry.
 
     Args:
         store: the registry.
@@ -156,8 +156,8 @@ def load(store: MlflowStore, reference: str, *, own_style: Sequence[str] = ()) -
         own_style: held-out sets of the checkpoints' own style, for a predictor of few outcomes.
 
     Raises:
-        StoreError: if there is none, it was tampered with, or the registry's columns were measured
-            in another way.
+        StoreError: if there is no such predictor, if it was changed after it was stored, or if the
+            registry's columns were measured in another way.
     """
     loaded = get_predictor(store, reference, trusted_types=trusted_types())
     groups = [part for part in str(loaded.meta.params["groups"]).split(",") if part != "none"]

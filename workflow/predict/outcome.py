@@ -28,7 +28,7 @@ from rlready.registry.store import (
 from rlready.workflow.flags import Flag, split_pairs
 
 _RATIO, _DIFFERENCE = 30.0, 0.1
-"""Two scores of the same weights that differ by more than both of these have different units."""
+"""Limits of difference and ratio; two scores of the same weights beyond both differ in unit."""
 
 _PROTOCOL_FLAGS = "--temperature, --top-p, --max-tokens, --prompt-template and --seed"
 
@@ -90,7 +90,7 @@ class OutcomeConfig:
         if n_sources != 1:
             raise ConfigError(
                 f"{n_sources} of --value, --curve and --rl-checkpoint are given",
-                fix="Give one: where the number comes from",
+                fix="Give one of them, as the source of the number",
             )
         if not 0.0 < self.budget < float("inf"):
             raise ConfigError(
@@ -141,12 +141,12 @@ class OutcomeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OutcomeReport:
-    """The outcomes that were recorded.
+    """The result of `rlready outcome`.
 
     Args:
-        checkpoint: with all outcomes that the registry has now.
-        outcomes: the recorded ones, with their runs.
-        warnings: for the user.
+        checkpoint: the checkpoint with all its outcomes in the registry.
+        outcomes: the outcomes of this call, with their runs.
+        warnings: warnings for the user.
     """
 
     checkpoint: StoredCheckpoint
@@ -155,7 +155,7 @@ class OutcomeReport:
 
     @property
     def conflicts(self) -> list[Conflict]:
-        """Contradictions among the checkpoint's outcomes."""
+        """The contradictions among the checkpoint's outcomes."""
         return conflicts(self.checkpoint.outcomes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def record(config: OutcomeConfig, store: Store) -> OutcomeReport:
 
 
 def _number(config: OutcomeConfig) -> dict[str, Any]:
-    """Return the value of the flags, as a share between 0 and 1, with its standard error."""
+    """Return --value as a share between 0 and 1, with its standard error."""
     assert config.value is not None
     assert config.benchmark is not None
     check_score(config.benchmark, f"--benchmark {config.benchmark}")
@@ -264,7 +264,7 @@ def _of_curve(
 
 
 def _check_start(parent: StoredCheckpoint, benchmark: str, curve: Curve) -> None:
-    """Refuse a curve whose score before RL has another unit than the checkpoint's own."""
+    """Refuse a curve if its score before RL has another unit than the checkpoint's pass@1."""
     start = curve.points[0]
     for proxy in _by_benchmark(parent).get(benchmark, []):
         low, high = sorted((start.value, proxy.value))
@@ -279,7 +279,7 @@ def _check_start(parent: StoredCheckpoint, benchmark: str, curve: Curve) -> None
 
 
 def _unmeasured(parent: StoredCheckpoint, benchmarks: Sequence[str]) -> list[str]:
-    """Return a warning for each benchmark without samples of the checkpoint: a wrong name?"""
+    """Return a warning for each benchmark without samples of the checkpoint (a wrong name?)."""
     measured = _sampled_on(parent)
     where = f"it was on {', '.join(measured)}" if measured else "it was never sampled"
     return [
@@ -297,7 +297,7 @@ def _of_rl_checkpoint(
     common: Mapping[str, Any],
     warnings: list[str],
 ) -> list[Outcome]:
-    """Return pass@1 of the RL checkpoint wherever its parent was measured in the same way."""
+    """Return pass@1 of the RL checkpoint on benchmarks that measured its parent in the same way."""
     assert config.rl_checkpoint is not None
     child = _find_rl_checkpoint(store, config.rl_checkpoint, parent)
     return [
@@ -318,9 +318,9 @@ def _of_rl_checkpoint(
 
 def _find_rl_checkpoint(store: Store, reference: str, parent: StoredCheckpoint) -> StoredCheckpoint:
     folder = Path(reference)
-    wanted = fingerprint(folder, default_cache_dir()) if folder.is_dir() else reference
+    identifier = fingerprint(folder, default_cache_dir()) if folder.is_dir() else reference
     try:
-        child = store.find(wanted)
+        child = store.find(identifier)
     except StoreError as error:
         raise StoreError(
             f"RL checkpoint {reference} is not in the registry",
@@ -331,7 +331,7 @@ def _find_rl_checkpoint(store: Store, reference: str, parent: StoredCheckpoint) 
         raise ConfigError(
             f"RL checkpoint {reference} has the weights of {parent.checkpoint.name} itself",
             why="RL changed nothing, or this is the folder that it started from",
-            fix="Name another folder; or, if no reward was ever found, record the checkpoint's own "
+            fix="Name another folder; or, if RL never got a reward, record the checkpoint's own "
             "pass@1 with --value",
         )
     check_rl_checkpoint(parent.checkpoint, child.checkpoint)
@@ -347,11 +347,11 @@ def _measured_alike(
     """Return the child's pass@1 on each benchmark and protocol of its parent's pass@1.
 
     Raises:
-        ConfigError: if there is none, or a benchmark was only measured in another way.
+        ConfigError: if there is no such pass@1, or a benchmark was only measured in another way.
     """
     before, after = _by_benchmark(parent), _by_benchmark(child)
-    wanted = list(before) if benchmark is None else [benchmark]
-    if not before or wanted[0] not in before:
+    benchmarks = list(before) if benchmark is None else [benchmark]
+    if not before or benchmarks[0] not in before:
         raise ConfigError(
             f"checkpoint {parent.checkpoint.id[:12]} ({parent.checkpoint.name}) has no pass@1"
             + (f" on {benchmark}" if before else ""),
@@ -359,7 +359,7 @@ def _measured_alike(
             fix="Evaluate it on the benchmark first: an outcome is compared with its parent",
         )
     shared = []
-    for name in wanted:
+    for name in benchmarks:
         ways = {_way(proxy) for proxy in before[name]}
         alike = [proxy for proxy in after.get(name, []) if _way(proxy) in ways]
         if not alike and name in after:
@@ -370,7 +370,7 @@ def _measured_alike(
     if not shared:
         raise ConfigError(
             f"RL checkpoint {child.checkpoint.id[:12]} ({child.checkpoint.name}) has no pass@1 "
-            f"on {', '.join(wanted)}",
+            f"on {', '.join(benchmarks)}",
             fix=f"rlready evaluate {child.checkpoint.uri.removeprefix('file://')} with the "
             "--benchmark and sampling flags of its parent's evaluation",
         )
@@ -398,7 +398,7 @@ def _measured_otherwise(
 
 
 def _by_benchmark(stored: StoredCheckpoint) -> dict[str, list[Proxy]]:
-    """Return every pass@1 of a checkpoint: the proxy that is the outcome of its parent after RL."""
+    """Return every pass@1 of a checkpoint, by benchmark; it is the outcome of the RL's parent."""
     proxies: dict[str, list[Proxy]] = {}
     for proxy in stored.proxies:
         if proxy.name == PRACTICE:

@@ -1,8 +1,8 @@
 """Find the held-out loss on text of each checkpoint's own style.
 
-It is half of what public outcomes can say before RL. A set is of the own style of a checkpoint if
-the user says so (`--own-style`), or if it is named like the `style` of the checkpoint's recipe, or
-like the source with the largest weight there.
+This loss is the second important proxy of the public outcomes, beside pass@1. A set has the own
+style of a checkpoint if the user says so (`--own-style`), or if it has the name of the `style` of
+the checkpoint's recipe, or of the source with the largest weight in the recipe.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class StyledTable:
 
     Args:
         data: the table.
-        columns: its losses that are of the own style; empty if none is known.
-        note: how they were found, in words.
+        columns: the losses of the own style; empty if none is known.
+        note: how these losses were found, in words.
     """
 
     data: RegistryTable
@@ -49,38 +49,38 @@ def with_own_style(data: RegistryTable, sets: Sequence[str] = ()) -> StyledTable
 
     Args:
         data: the registry's table.
-        sets: names of held-out sets of the own style of all checkpoints; by default they are found
-            from the recipes.
+        sets: names of held-out sets of the own style of all checkpoints; by default the sets
+            follow from the recipes.
 
     Raises:
         ConfigError: if there is no such set.
     """
-    known = {
+    loss_of = {
         str(name).removeprefix(_LOSS): str(name)
         for name in data.frame.columns
         if str(name).startswith(_LOSS) and data.frame[name].notna().any()
     }
-    unknown = sorted(set(sets) - set(known))
+    unknown = sorted(set(sets) - set(loss_of))
     if unknown:
         raise ConfigError(
             f"no checkpoint has a loss on the held-out set {', '.join(unknown)}",
-            fix=f"Sets: {', '.join(known) or 'none; rlready evaluate --heldout FILE'}",
+            fix=f"Sets: {', '.join(loss_of) or 'none; rlready evaluate --heldout FILE'}",
         )
     if sets:
-        columns = tuple(known[name] for name in sets)
+        columns = tuple(loss_of[name] for name in sets)
         return StyledTable(
             data=_with_columns(data, data.frame, columns),
             columns=columns,
             note=f"held-out sets of the checkpoints' own style: {', '.join(sets)} (as told)",
         )
-    set_of = _sets_by_recipe(data.frame, {name: _bare(name) for name in known})
+    set_of = _sets_by_recipe(data.frame, {name: _bare(name) for name in loss_of})
     if set_of is None:
         return StyledTable(data=data, columns=(), note="")
     frame = data.frame.copy()
     numbers, error = beside(OWN_LOSS, "n"), beside(OWN_LOSS, "se")
     for target, source in ((OWN_LOSS, None), (error, "se"), (numbers, "n")):
         columns_of = [
-            known[name] if source is None else beside(known[name], source) for name in set_of
+            loss_of[name] if source is None else beside(loss_of[name], source) for name in set_of
         ]
         frame[target] = [
             frame[name].iloc[i] if name in frame else np.nan for i, name in enumerate(columns_of)
@@ -94,7 +94,7 @@ def with_own_style(data: RegistryTable, sets: Sequence[str] = ()) -> StyledTable
 
 
 def _sets_by_recipe(frame: pd.DataFrame, bare: dict[str, str]) -> list[str] | None:
-    """(n,) set of the own style of each checkpoint; None unless each has a loss on one."""
+    """Return the (n,) sets of the checkpoints' own style; None if one has no loss on its set."""
     sources = [str(name) for name in frame.columns if str(name).startswith(_SOURCE)]
     set_of = []
     for _, row in frame.iterrows():

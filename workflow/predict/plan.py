@@ -24,18 +24,20 @@ _MOST_PRIOR_WEIGHT = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class PlanReport:
-    """A plan, and its regret in hindsight if every outcome is recorded already.
+    """A plan, with its regret in hindsight if every outcome is recorded already.
 
     Args:
-        plan: which checkpoints get the RL runs.
+        plan: the checkpoints that get the RL runs.
         target: the outcome.
         is_retrospective: whether all candidates have their outcome, and the plan was made as if
             none had.
-        realised_regret: then, best recorded outcome less the best one of the chosen; else None.
-        address: of the predictor.
-        practice: the proxy that people choose by; None if it is not among the proxies.
-        practice_regret: the same for as many checkpoints chosen by it; None as above.
-        replay: what plans lost on recorded outcomes that were left out; None if those are few.
+        realised_regret: best recorded outcome minus the best one of the chosen; None unless
+            `is_retrospective`.
+        address: address of the predictor.
+        practice: the proxy by which people choose; None if it is not among the proxies.
+        practice_regret: realised regret of as many checkpoints chosen by `practice`; None as above.
+        replay: the regrets of plans on recorded outcomes that were left out; None if there are too
+            few outcomes.
         applied: the predictor with the registry's rows; None for a plan from public outcomes.
     """
 
@@ -72,7 +74,7 @@ def plan_registry(
     rule: PlanRule | None = None,
     own_style: Sequence[str] = (),
 ) -> PlanReport:
-    """Return the checkpoints that get the next RL runs, and what each run is worth.
+    """Return the checkpoints that get the next RL runs, and the value of each run.
 
     Candidates are the checkpoints without an outcome. The best checkpoint with a recorded outcome
     needs no further run. If all have an outcome, the plan is made as if none had, from predictions
@@ -80,7 +82,7 @@ def plan_registry(
 
     Args:
         store: the registry.
-        reference: of the predictor: NAME, models:/NAME@ALIAS or models:/NAME/3.
+        reference: the predictor: NAME, models:/NAME@ALIAS or models:/NAME/3.
         n_runs: number of RL runs that can be paid.
         rl_noise: standard deviation of one RL run's score; by default from the outcomes' errors.
         rule: policy, draws, seed.
@@ -137,10 +139,10 @@ def plan_applied(
 
 
 def candidate_rows(applied: AppliedPredictor) -> tuple[NDArray[np.intp], bool]:
-    """Return the rows without an outcome, or all if each has one; and whether each has one.
+    """Return the rows without an outcome (all rows if each has one), and whether each has one.
 
     Raises:
-        ConfigError: if the proxies carry no signal, and public outcomes do not count.
+        ConfigError: if the proxies have no signal, and public outcomes are not used.
     """
     signal = applied.predictor.signal_
     is_retrospective = bool(applied.has_outcome.all())
@@ -154,31 +156,31 @@ def candidate_rows(applied: AppliedPredictor) -> tuple[NDArray[np.intp], bool]:
 
 
 def doubt_about_replay(applied: AppliedPredictor, rows: NDArray[np.intp]) -> str:
-    """Return why plans on recorded outcomes say little of the candidates; empty if they do."""
+    """Return why plans on recorded outcomes say little about the candidates; empty if they do."""
     if applied.prior_weight >= _MOST_PRIOR_WEIGHT:
         return (
             f"public outcomes weigh {applied.prior_weight:.0%} in this plan: plans on recorded "
-            "outcomes, which are the predictor's alone, do not correct its expected regret"
+            "outcomes, which only use the predictor, do not correct its expected regret"
         )
     groups = applied.data.table.groups
-    known = set(groups[applied.has_outcome].tolist())
-    n_new = sum(str(group) not in known for group in groups[rows])
+    groups_with_outcome = set(groups[applied.has_outcome].tolist())
+    n_new = sum(str(group) not in groups_with_outcome for group in groups[rows])
     if 2 * n_new <= len(rows):
         return ""
     return (
         f"{n_new} of {len(rows)} candidates are in groups without an outcome: plans on recorded "
-        "outcomes say little of them, and the expected regret is the predictor's alone"
+        "outcomes say little about them, and the expected regret is the predictor's alone"
     )
 
 
 def replay_of(applied: AppliedPredictor, n_max: int) -> Replay | None:
     """Replay plans on the recorded outcomes, from models that have not seen them."""
     table, held_out = applied.data.table, applied.predictor.out_of_fold_
-    # A row alone in its group has no prediction that has not seen its outcome.
-    seen = {
+    # A row that is alone in its group has no prediction by a model that has not seen it.
+    ids_in_every_fit = {
         name for name, value in zip(applied.predictor.ids_, held_out, strict=True) if value != value
     }
-    is_unseen = np.array([name not in seen for name in table.ids])
+    is_unseen = np.array([name not in ids_in_every_fit for name in table.ids])
     rows = np.flatnonzero(is_unseen & applied.has_outcome)
     if not len(rows):
         return None
@@ -191,14 +193,14 @@ def replay_of(applied: AppliedPredictor, n_max: int) -> Replay | None:
 
 
 def _in_hindsight(applied: AppliedPredictor, chosen: Sequence[str | None]) -> float | None:
-    """Return the best recorded outcome less the best one of the chosen, higher is better."""
+    """Return the best recorded outcome minus the best one of the chosen, higher is better."""
     values = dict(zip(applied.names, applied.data.table.y.tolist(), strict=True))
     tried = [values[name] for name in chosen if name is not None]
     return max(values.values()) - max(tried) if tried else None
 
 
 def incumbent(applied: AppliedPredictor, noise: float) -> Incumbent | None:
-    """Return the best checkpoint with a recorded outcome; None if none has one."""
+    """Return the best checkpoint with a recorded outcome; None if there is none."""
     rows = np.flatnonzero(applied.has_outcome)
     if not len(rows):
         return None

@@ -37,10 +37,10 @@ def rank_registry(
 
     Args:
         store: the registry.
-        reference: of the predictor: NAME, models:/NAME@ALIAS or models:/NAME/3.
-        groups: only these groups; by default all.
-        top_n: P(top N) is given for this N.
-        rule: when a checkpoint is ready.
+        reference: the predictor: NAME, models:/NAME@ALIAS or models:/NAME/3.
+        groups: rank only these groups; by default all.
+        top_n: the N of P(top N).
+        rule: rule for readiness.
         own_style: held-out sets of the checkpoints' own style; by default from the recipes.
 
     Raises:
@@ -76,11 +76,11 @@ def rank_applied(
 
 
 def _candidates(applied: AppliedPredictor, rows: NDArray[np.intp]) -> Candidates:
-    """Return some rows with their intervals, domain, and what speaks for and against them."""
+    """Return some rows with their intervals, domains, contributions and findings."""
     table, predictor = applied.data.table, applied.predictor
     assessed, names = applied.assessed, applied.names
     ends = np.sort([table.shown(assessed[end].to_numpy()) for end in ("low", "high")], axis=0)
-    known = applied.posterior.interval(predictor.level)
+    score_ends = applied.posterior.interval(predictor.level)
     parts = predictor.contributions(table.X)
     findings = _findings(applied.data)
     return Candidates(
@@ -96,7 +96,7 @@ def _candidates(applied: AppliedPredictor, rows: NDArray[np.intp]) -> Candidates
         target=applied.data.target,
         lower_is_better=table.lower_is_better,
         predicted=applied.unseen.mean[rows],
-        known=(known[0][rows], known[1][rows]),
+        known=(score_ends[0][rows], score_ends[1][rows]),
     )
 
 

@@ -1,4 +1,4 @@
-"""Choose what a predictor is fitted on from the registry: target, proxies, groups, rows."""
+"""Choose the data of a predictor from the registry: target, proxies, groups and rows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rlready.registry.store import Store, StoredCheckpoint
 
 AUTO = "auto"
-"""Levels are comparable where the registry knows it."""
+"""Value of `levels`: they are comparable if the registry shows it."""
 
 _BASE_MODEL = "recipe.base_model"
 _PASS = re.compile(r"^pass_at_\d+$")
@@ -42,22 +42,22 @@ NO_OUTCOME = "score after RL"
 """Name of the target in a registry without outcomes."""
 
 _COVERED = 0.5
-"""Share of the checkpoints that must have a proxy that is used by default."""
+"""Share of the checkpoints that must have a proxy before it is used by default."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RegistryRows:
-    """SFT checkpoints, and base models that have the outcome.
+    """The SFT checkpoints, and the base models that have the outcome.
 
-    A base model is a training row if RL was run from it, but not a candidate among the SFT
-    checkpoints. RL checkpoints are neither.
+    A base model is a training row if RL was run from it, but it is not a candidate like the SFT
+    checkpoints. RL checkpoints are left out.
 
     Args:
-        frame: a row each, as in the registry's table.
-        target: the outcome's column; `NO_OUTCOME` if there is none.
-        target_error: column of its standard error, None if no outcome has one.
-        versions: how the numbers of each column were measured.
-        notes: what a reader has to know.
+        frame: one row per checkpoint, as in the registry's table.
+        target: column of the outcome; `NO_OUTCOME` if there is none.
+        target_error: column of its standard error; None if no outcome has one.
+        versions: how the numbers were measured, by column.
+        notes: notes for the reader.
     """
 
     frame: pd.DataFrame
@@ -73,13 +73,13 @@ def registry_rows(
     """Return the registry's rows for a target.
 
     Args:
-        stored: what the registry holds.
+        stored: the checkpoints of the registry.
         target: column of the outcome; may be None if there is only one.
-        needs_outcome: whether a registry without any outcome is refused; else its outcomes are
+        needs_outcome: whether to refuse a registry without any outcome. If False, its outcomes are
             missing numbers in a column `NO_OUTCOME`.
 
     Raises:
-        ConfigError: if there is no such outcome, it must be named, or it was simulated.
+        ConfigError: if there is no such outcome, if it must be named, or if it was simulated.
     """
     stored = [one for one in stored if one.checkpoint.kind != "rl"]
     everything = checkpoint_table(stored)
@@ -106,22 +106,22 @@ def registry_rows(
 
 
 def known_errors(frame: pd.DataFrame, names: Sequence[str]) -> dict[str, str]:
-    """Return the column of standard errors of each column that has one with numbers."""
+    """Return the columns of standard errors that hold numbers, by the column of the values."""
     errors = {name: beside(name, "se") for name in names}
     return {name: se for name, se in errors.items() if se in frame and frame[se].notna().any()}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RegistryTable:
-    """The registry as a predictor sees it.
+    """The registry in the form that predictors use.
 
     Args:
         table: the rows, with and without the outcome, by checkpoint id.
-        frame: the registry's table, its rows in the same order.
-        target: the outcome's column.
+        frame: the registry's table, with its rows in the same order.
+        target: column of the outcome.
         groups: columns that name the group.
-        versions: how the numbers of each proxy were measured.
-        notes: what a reader has to know.
+        versions: how the numbers were measured, by proxy.
+        notes: notes for the reader.
     """
 
     table: TrainingTable
@@ -133,7 +133,7 @@ class RegistryTable:
 
     @cached_property
     def names(self) -> list[str]:
-        """(n,) name of each checkpoint, with its id where several share a name."""
+        """The (n,) names of the checkpoints, with the id if several share a name."""
         names = self.frame["name"].astype(str)
         ids = self.frame["checkpoint_id"].str.slice(stop=8)
         return names.where(~names.duplicated(keep=False), names + "-" + ids).tolist()
@@ -156,13 +156,13 @@ def registry_table(
         target: column of the outcome; may be left out if there is only one.
         features: columns of the proxies; default: see `default_features`.
         groups: columns that name the group; default: see `default_groups`.
-        needs_outcome: whether a registry without any outcome is refused.
+        needs_outcome: whether to refuse a registry without any outcome.
         levels: see `with_levels`.
         kinds: `COL=KIND[:SIGN]`, see `training_table`.
 
     Raises:
-        ConfigError: if a column or kind is unknown, no target was named and there are several, or
-            no checkpoint has the outcome.
+        ConfigError: if a column or kind is unknown, if no target was named and there are several,
+            or if no checkpoint has the outcome.
     """
     stored, notes = store.checkpoints(), list[str]()
     rows = registry_rows(stored, target, needs_outcome=needs_outcome)
@@ -195,14 +195,15 @@ def registry_table(
 
 
 def with_levels(table: TrainingTable, levels: str, versions: Mapping[str, str]) -> TrainingTable:
-    """Return the table with what is known of its proxies' levels.
+    """Return the table with the comparability of its proxies' levels.
 
     Args:
         table: rows of the registry, or of a file.
-        levels: `COMPARABLE`, `UNKNOWN`, or `AUTO`: comparable if the registry knows of each proxy
-            that its column holds one content, protocol and version, and each of several groups with
-            outcomes has it. (Numbers that were measured in another way have columns of their own.)
-        versions: how the numbers of each proxy were measured; empty for a file.
+        levels: `COMPARABLE`, `UNKNOWN` or `AUTO`. With `AUTO`, levels are comparable if the
+            registry shows that each column has one content, protocol and version, and if there are
+            several groups with outcomes, which all have the proxies. (Numbers that were measured in
+            another way have separate columns.)
+        versions: how the numbers were measured, by proxy; empty for a file.
     """
     if levels != AUTO:
         return replace(table, levels=levels)
@@ -223,20 +224,20 @@ def comparable_features(
     """Return the default features, which were measured on the same content in all rows.
 
     Args:
-        stored: what the registry holds.
-        rows: those that are used.
-        notes: gets a note on features that were measured on different contents; without it they
-            are refused.
+        stored: the checkpoints of the registry.
+        rows: the rows that are used.
+        notes: list that gets a note on features that were measured on different contents; without
+            a list they are refused.
 
     Raises:
-        ConfigError: if there are none.
+        ConfigError: if there are no such features.
     """
     used = set(rows.frame["checkpoint_id"])
     stored = [one for one in stored if one.checkpoint.id in used]
     try:
         features = default_features(rows.frame, rows.target)
     except ConfigError:
-        check_comparable(stored)  # a better reason, if there is one
+        check_comparable(stored)  # may give a more specific reason
         raise
     check_comparable(stored, features, notes)
     return features
@@ -245,8 +246,8 @@ def comparable_features(
 def default_features(frame: pd.DataFrame, target: str = "") -> tuple[str, ...]:
     """Return a small set of proxies: pass@k, signal and entropy on one benchmark, and all losses.
 
-    The benchmark is the one with most kinds of proxies. (The problems of the outcome may have
-    nothing but the score before RL.) Among several it is the target's own, or else the one with
+    The benchmark is the one with most kinds of proxies, because the benchmark of the outcome may
+    only have the score before RL. Among several it is the target's own, or otherwise the one with
     most problems, which is the mean of a suite if there is one. In small tables a few proxies that
     measure different things are better than hundreds that measure the same.
 
@@ -272,24 +273,24 @@ def default_features(frame: pd.DataFrame, target: str = "") -> tuple[str, ...]:
     features += [f"{_LOSS}@{b}" for b, proxies in by_benchmark.items() if _LOSS in proxies]
     if not features:
         raise ConfigError(
-            "no proxies are found by their names",
-            why=f"a default one is known for at least {_COVERED:.0%} of the checkpoints, measured "
-            "on the same content in the same way (columns with a # were not)",
+            "no default proxies were found",
+            why=f"a default proxy has a usual name, and at least {_COVERED:.0%} of the checkpoints "
+            "have it, measured on the same content in the same way (columns with a # were not)",
             fix=f"Name them with --features. Columns: {', '.join(map(str, frame.columns))}",
         )
     return tuple(features)
 
 
 def practice_column(table: TrainingTable) -> str | None:
-    """Return the proxy that people choose by, post-SFT pass@1, if it is among the columns."""
+    """Return post-SFT pass@1, the proxy by which people choose, if it is among the columns."""
     return next((c.name for c in table.columns if c.name.partition("@")[0] == PRACTICE), None)
 
 
 def checked_groups(table: TrainingTable, groups: Sequence[str]) -> NDArray[np.bool_]:
-    """Return (n,) whether a row is in one of these groups; without groups, all are.
+    """Return (n,) whether each row is in one of these groups; without groups, all rows are.
 
     Raises:
-        ConfigError: if there is no such group, or it has one checkpoint.
+        ConfigError: if there is no such group, or it has only one checkpoint.
     """
     unknown = sorted(set(groups) - set(table.groups.tolist()))
     if unknown:
@@ -301,7 +302,7 @@ def checked_groups(table: TrainingTable, groups: Sequence[str]) -> NDArray[np.bo
     if groups and is_chosen.sum() == 1:
         raise ConfigError(
             f"group {groups[0]} has one checkpoint",
-            why="there is no other one that it could be ranked against",
+            why="there is no other checkpoint with which to compare it",
             fix="Name another group too, or leave --group out",
         )
     return is_chosen

@@ -1,8 +1,8 @@
 """Propose how to spend a number of RL steps on the registry's checkpoints.
 
-An RL run that was started and not finished is known by its outcomes at smaller budgets: the target
+An RL run that was started and not finished appears as outcomes at smaller budgets: the target
 `value_at_budget/60steps@gsm8k` has the probes `value_at_budget/<less than 60>steps@gsm8k`. They are
-recorded as any outcome (`rlready outcome --budget 20`, or a whole curve).
+recorded like any outcome (`rlready outcome --budget 20`, or a whole curve).
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ class StepReport:
     Args:
         plan: the proposed split and the others.
         target: the outcome.
-        total: steps to spend.
-        budget: of a finished run.
-        unit: of both.
+        total: number of steps to spend.
+        budget: budget of a finished run.
+        unit: unit of `total` and `budget`.
         probes: runs that were started, by name of the checkpoint.
         incumbent: the best checkpoint that had its RL run; None if none had.
         is_retrospective: whether every checkpoint has its outcome, and the plan was made as if
             none had.
-        factor: share of the expected regret that plans on recorded outcomes lost; the regrets are
-            times it. None if it is unknown, and the regrets are the predictor's alone.
+        factor: realised share of the expected regret of plans on recorded outcomes; the regrets
+            are multiplied by it. None if it is unknown; the regrets are then not corrected.
         applied: the predictor with the registry's rows.
     """
 
@@ -106,8 +106,8 @@ def plan_registry_steps(
 
     Args:
         store: the registry.
-        reference: of the predictor: NAME, models:/NAME@ALIAS or models:/NAME/3.
-        total: RL steps to spend, in the unit of the target's budget.
+        reference: the predictor: NAME, models:/NAME@ALIAS or models:/NAME/3.
+        total: number of RL steps to spend, in the unit of the target's budget.
         rl_noise: standard deviation of one RL run's score; by default from the outcomes' errors.
         rule: draws and seed.
         own_style: held-out sets of the checkpoints' own style; by default from the recipes.
@@ -135,7 +135,7 @@ def plan_applied_steps(
     rows, is_retrospective = candidate_rows(applied)
     budget, unit = budget_of(applied.data.target)
     noise = applied.predictor.run_noise if rl_noise is None else rl_noise
-    kept = None if is_retrospective else incumbent(applied, noise)
+    best_so_far = None if is_retrospective else incumbent(applied, noise)
     probes = {} if is_retrospective else probes_of(applied)
     spread = max(spread_in_groups(applied.data.table), noise, 1e-9)
     names, in_steps = [applied.names[row] for row in rows], unit == "steps"
@@ -153,7 +153,7 @@ def plan_applied_steps(
         budget=budget,
         spread=spread,
         rl_noise=noise,
-        incumbent=kept,
+        incumbent=best_so_far,
         in_steps=in_steps,
         rule=rule or PlanRule(n_draws=_N_DRAWS),
     )
@@ -169,7 +169,7 @@ def plan_applied_steps(
         budget=budget,
         unit=unit,
         probes=probes,
-        incumbent=kept,
+        incumbent=best_so_far,
         is_retrospective=is_retrospective,
         factor=factor,
         applied=applied,
@@ -189,14 +189,14 @@ def budget_of(target: str) -> tuple[float, str]:
     match = _KEY.fullmatch(target)
     if match is None:
         raise ConfigError(
-            f"the outcome {target} does not say the budget of an RL run",
+            f"the name of the outcome {target} has no budget of an RL run",
             fix="Record outcomes with `rlready outcome --budget`, and fit a predictor of them",
         )
     return float(match["budget"]), match["unit"]
 
 
 def spread_in_groups(table: TrainingTable) -> float:
-    """Return the standard deviation of recorded outcomes inside groups; over all if it is 0."""
+    """Return the standard deviation of outcomes inside groups, or of all outcomes if it is 0."""
     has_outcome = np.isfinite(table.y)
     y, groups = table.y[has_outcome], table.groups[has_outcome]
     names, group_of = np.unique(groups, return_inverse=True)
@@ -209,7 +209,7 @@ def spread_in_groups(table: TrainingTable) -> float:
 def probes_of(applied: AppliedPredictor) -> dict[str, Probe]:
     """Return the probes of the rows without an outcome: their scores at smaller budgets.
 
-    A score that is a proxy of the predictor counts in its prediction already.
+    A score that is a proxy of the predictor is left out, because its prediction uses it already.
     """
     frame, target = applied.data.frame, _KEY.fullmatch(applied.data.target)
     if target is None:
@@ -244,20 +244,20 @@ def _notes_on(probes: Mapping[str, Probe]) -> list[str]:
     if not probes:
         return []
     notes = [
-        f"{len(probes)} runs were started: their scores count by the differences inside a group. "
-        "The plan pays each run in full, so to continue them costs less"
+        f"{len(probes)} runs were started: the differences of their scores inside a group are "
+        "used. The plan counts each run in full, so it costs less to continue them"
     ]
     rising = [name for name, probe in probes.items() if probe.is_rising]
     if rising:
         notes.append(
-            f"still rising, so that the score so far says less: {', '.join(rising[:5])}"
+            f"still rising, so the score so far is less reliable: {', '.join(rising[:5])}"
             + (f" and {len(rising) - 5} more" if len(rising) > 5 else "")
         )
     return notes
 
 
 def _scaled(plan: StepPlan, factor: float) -> StepPlan:
-    """Return a plan whose regrets are times a factor."""
+    """Return a plan with all regrets multiplied by a factor."""
 
     def scaled(split: Split) -> Split:
         return replace(split, regret=factor * split.regret, regret_se=factor * split.regret_se)

@@ -60,7 +60,7 @@ def prior_tags(day: FirstDay, *, made_at: datetime) -> tuple[list[ReadinessTag],
     """
     ranking, rule = rank_first_day(day), ReadyRule()
     ids = dict(zip(day.data.names, day.data.table.ids, strict=True))
-    why = f"UNDECIDED {ranking.source}: READY takes a predictor of your own (`rlready fit`)"
+    why = f"UNDECIDED {ranking.source}: READY requires a predictor of your own (`rlready fit`)"
     tags = [
         ReadinessTag(
             checkpoint_id=ids[row.id],

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Validated:
-    """A validation, its table and the name of the model that was asked for."""
+    """A validation, its table and the name of the requested model."""
 
     report: ValidationReport
     table: TrainingTable
@@ -53,7 +53,7 @@ class Validated:
 def validate(
     config: ValidateConfig, store: Store | None = None, progress: Progress | None = None
 ) -> Validated:
-    """Run the validation that a user asks for, and write the predictions if a file is named.
+    """Run the validation of the flags, and write the predictions if a file is named.
 
     Raises:
         ConfigError: if a file, column, model or split is missing or invalid.
@@ -105,7 +105,7 @@ def read_table(path: Path) -> pd.DataFrame:
         check_expansion(path, ConfigError)
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
-        # Words for missing numbers stay as they are written: `read_cells` counts them.
+        # Keep words for missing numbers as text, because `read_cells` counts them.
         return pd.read_csv(path, keep_default_na=False, na_values=[""])
     # Both readers raise a ValueError for an invalid file (pyarrow's errors are subclasses), and
     # pandas an ImportError for a compression that it cannot read.
@@ -157,10 +157,10 @@ def _completed(
     elif baseline is None and PRACTICE not in {name.partition("@")[0].lower() for name in features}:
         baseline = _practice(config, frame)
         notes.append(
-            f"practice to beat: {baseline}, by its name (--baseline COL names another)"
+            f"current practice: {baseline}, by its name (--baseline COL names another column)"
             if baseline
-            else "no column is named like pass@1, which people choose by: models are compared with "
-            "one number for all rows; --baseline COL names the column"
+            else "no column has the name of pass@1, by which people choose: models are compared "
+            "with one number for all rows; --baseline COL names the column"
         )
     completed = replace(config, features=tuple(features), baseline=baseline)
     return completed, frame, notes, versions
@@ -194,9 +194,9 @@ def _practice(config: ValidateConfig, frame: pd.DataFrame) -> str | None:
 
 def _matching(config: ValidateConfig, frame: pd.DataFrame) -> list[str]:
     """Return the named features; a pattern is replaced by the numeric columns that match it."""
-    taken = {config.target, config.target_se, config.names, *config.groups}
-    taken |= set(_errors(config).values())
-    columns = {str(c): c not in taken and is_numeric(frame[c]) for c in frame.columns}
+    other_columns = {config.target, config.target_se, config.names, *config.groups}
+    other_columns |= set(_errors(config).values())
+    columns = {str(c): c not in other_columns and is_numeric(frame[c]) for c in frame.columns}
     features: list[str] = []
     for name in config.features:
         if "*" not in name or name in frame:
@@ -225,7 +225,7 @@ def _errors(config: ValidateConfig) -> dict[str, str]:
 
 
 def _check_same_units(table: TrainingTable, holdout: TrainingTable) -> None:
-    """Refuse a holdout with percentages in a column where the table has shares, or reversed."""
+    """Refuse a holdout table with percentages in a column of shares, or the other way round."""
     kinds = {column.name: column.kind for column in table.columns}
     for column in holdout.columns:
         if {column.kind, kinds.get(column.name)} == {Kind.PROBABILITY, Kind.PERCENT}:
@@ -238,7 +238,7 @@ def _check_same_units(table: TrainingTable, holdout: TrainingTable) -> None:
 
 
 def _table(config: ValidateConfig, frame: pd.DataFrame) -> TrainingTable:
-    """Return the training table. It holds the baseline's column even if that is not a proxy."""
+    """Return the training table. It has the baseline's column even if that is not a proxy."""
     features = list(config.features)
     extra = [config.baseline] if config.baseline and config.baseline not in features else []
     errors = _errors(config)
@@ -266,9 +266,8 @@ def predictions(
 ) -> pd.DataFrame:
     """Return one row per checkpoint with its prediction, interval and domain.
 
-    Where the outcome is known, all three are those of a fit that has not seen it, as for any
-    checkpoint of its kind (`basis` says which rows were left out). Elsewhere they are those of the
-    fit to all outcomes.
+    For a row with an outcome, all three come from a fit that has not seen it (`basis` says which
+    rows were left out). For other rows they come from the fit to all outcomes.
     """
     has_outcome = np.isfinite(table.y)
     frame = CalibratedPredictor(model, seed=seed).fit(table).assess(table.X)
@@ -276,11 +275,13 @@ def predictions(
     split = next((name for name in ("loo", "group") if name in report.splits), None)
     scored = None if split is None else report.splits[split].models[model].predicted
     if scored is not None:
-        known = table.with_outcome()
+        scored_rows = table.with_outcome()
         folds = (
-            leave_one_out(known, MAX_ROW_FOLDS, seed) if split == "loo" else leave_group_out(known)
+            leave_one_out(scored_rows, MAX_ROW_FOLDS, seed)
+            if split == "loo"
+            else leave_group_out(scored_rows)
         )
-        unseen = assess_held_out(known, folds, scored, model, seed)
+        unseen = assess_held_out(scored_rows, folds, scored, model, seed)
         frame.loc[has_outcome, unseen.columns] = unseen.to_numpy()
         frame.loc[has_outcome, "basis"] = f"out of fold ({split})"
     frame.insert(0, "name", table.ids)

@@ -119,7 +119,7 @@ def put_predictor(
     ):
         with opened.lock(f"predictor-{name}"):
             model, is_new = _model_of(opened, fitted, files, Path(folder), name)
-        about = _registered_description(fitted.target)
+        about = registered_description(fitted.target)
         versions.ensure_registered(opened.client, name, {"rlready.kind": MODEL_TYPE}, about)
         version, _ = versions.find_or_create(
             opened, name, model.model_id, _tags(fitted), _description(fitted)
@@ -348,12 +348,19 @@ def _registered_digests(version: Version, model: LoggedModel) -> dict[str, str]:
         ) from error
 
 
-def _registered_description(target: str) -> str:
-    return (
+def registered_description(target: str, report: str = "") -> str:
+    """Return Markdown for the page of a registered predictor.
+
+    Args:
+        target: the outcome.
+        report: link to the page that `rlready report` logged last; empty if there is none.
+    """
+    about = (
         f"Predictors of a checkpoint's outcome after RL, the first of {printable(target)}. The "
         f"alias `{CHAMPION}` is on the one that was fitted last. Report, training table and "
-        f"figures are artifacts of a version's source run.\n\n{SIGNATURE}"
+        "figures are artifacts of a version's source run."
     )
+    return "\n\n".join([about, *filter(None, [report]), SIGNATURE])
 
 
 def _description(fitted: FittedPredictor) -> str:

@@ -1,0 +1,493 @@
+"""`rlready report`: one page with the verdict, for people who do not read terminals."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from backends import client_of, copy_database
+from browser import Browser, Tab, chromium, running
+from click.testing import CliRunner, Result
+from store_child import a_proxy
+from testbed_registry import TARGET, checkpoint, put_checkpoints, put_outcomes, shuffled
+
+from rlready.predictors.predictive import Predictive
+from rlready.registry.digest import digest
+from rlready.registry.mlflow_store.store import MlflowStore
+from rlready.registry.records import Checkpoint, Evaluation, Recipe
+from rlready.workflow.cli.main import main
+from rlready.workflow.report.evidence import rivals_of, shown_proxy
+from rlready.workflow.report.page import page
+from rlready.workflow.report.parts import Cell, Column, Interval, Report, Section, Table
+from rlready.workflow.report.plot import shortened, ticks
+
+pytestmark = pytest.mark.slow
+
+HOSTILE = "=<script>fetch('http://evil.example')</script>\x1b[31m{{ 7 * 7 }}"
+N_CHECKPOINTS, N_OUTCOMES = 20, 13
+RENDERED = 2.0
+"""Seconds for a page with 300 checkpoints."""
+LARGEST = 3_000_000
+
+Run = Callable[..., Result]
+
+
+def put(uri: str, n_outcomes: int, *, is_noise: bool = False) -> None:
+    frame, store = shuffled()[:N_CHECKPOINTS], MlflowStore(uri)
+    put_checkpoints(store, frame)
+    like = store.find(checkpoint(frame.iloc[-1]).id)
+    named = Checkpoint(
+        name=HOSTILE,
+        uri="file:///x",
+        fingerprint=digest("hostile"),
+        recipe=like.checkpoint.recipe,
+    )
+    store.put_evaluation(Evaluation(checkpoint=named, proxies=like.proxies))
+    if is_noise:
+        value = "value_at_budget/60steps@world_after"
+        frame[value] = np.random.default_rng(3).uniform(0.4, 0.6, len(frame))
+    put_outcomes(store, frame[:n_outcomes], budgets=(60,))
+
+
+@pytest.fixture(scope="module")
+def fitted(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URI of a registry with a predictor and seven checkpoints without an outcome."""
+    return registry(empty_database, tmp_path_factory.mktemp("fitted"), N_OUTCOMES)
+
+
+def registry(empty_database: Path, folder: Path, n_outcomes: int, **changes: Any) -> str:
+    copy_database(empty_database, folder / "mlflow.db")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        put(uri, n_outcomes, **changes)
+        if n_outcomes >= 5:
+            result = CliRunner().invoke(main, ["fit", "--tracking-uri", uri, "--json"])
+            assert result.exit_code == 0, result.output
+    return uri
+
+
+@pytest.fixture
+def run(fitted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    return runner(fitted)
+
+
+def runner(uri: str) -> Run:
+    return lambda *flags: CliRunner().invoke(
+        main, ["report", *map(str, flags), "--tracking-uri", uri]
+    )
+
+
+def told(result: Result) -> dict[str, Any]:
+    assert result.exit_code == 0, result.output
+    return dict(json.loads(result.stdout))
+
+
+def refused(result: Result) -> str:
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    return " ".join(result.stderr.split())
+
+
+class Read(HTMLParser):
+    """Tags, addresses, figures and text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.pictures: list[dict[str, str | None]] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag == "svg" and dict(attrs).get("role") == "img":
+            self.pictures.append(dict(attrs))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def read(path: Path | str = "report.html") -> Read:
+    return Read(Path(path).read_text(encoding="utf-8"))
+
+
+def test_the_verdict_is_one_sentence_to_act_on(run: Run) -> None:
+    values = told(run("--json", "--rl-runs", 2, "--no-log"))
+    verdict, chosen = values["verdict"], values["chosen"]
+    assert len(chosen) == 2
+    assert verdict.startswith(f"Train {chosen[0]} and {chosen[1]}: expected to lose ")
+    assert "points against the best of 8 candidates and the best so far" in verdict
+    assert "choosing by pass@1 on world would lose" in verdict
+    assert f"judged on {N_OUTCOMES} left-out outcomes" in verdict
+    assert all(name in verdict for name in values["not_told_apart"][:2])
+    page_text = read().text
+    shown = verdict.replace("\x1b", "\N{REPLACEMENT CHARACTER}")
+    assert " ".join(shown.split()) in page_text
+    assert page_text.index("Train these") < page_text.index("Ranking")
+
+
+def test_the_terminal_ends_with_the_verdict(run: Run) -> None:
+    result = run("--no-log")
+    assert result.exit_code == 0, result.output
+    assert "Train " in result.stdout.partition("page: report.html")[2]
+
+
+def test_every_section_has_its_content(run: Run) -> None:
+    told(run("--json", "--no-log"))
+    made = read()
+    for title in (
+        "Ranking",
+        "Before RL against after RL",
+        "pass@k before RL",
+        "What each proxy was worth",
+        "What each RL run is worth",
+        "Predictions that were frozen before the outcomes",
+        "Data, versions and protocol",
+    ):
+        assert title in made.text
+    assert len(made.pictures) == 6
+    assert all(len(picture["aria-label"] or "") > 40 for picture in made.pictures)
+    assert "chance to end about as well as the best recorded outcome" in made.text
+
+
+def test_what_others_wrote_stays_text(run: Run) -> None:
+    told(run("--json", "--no-log"))
+    made = read()
+    assert made.tags.count("script") == 1
+    assert "<script>fetch('http://evil.example')</script>" in made.text
+    assert "{{ 7 * 7 }}" in made.text
+    assert "\x1b" not in Path("report.html").read_text(encoding="utf-8")
+
+
+def test_the_page_is_small_and_names_no_address_outside(run: Run) -> None:
+    told(run("--json", "--no-log"))
+    text = Path("report.html").read_text(encoding="utf-8")
+    assert len(text.encode()) < LARGEST
+    made = read()
+    assert {each.partition(",")[0][:1] for each in made.addresses} == {"#", "d"}
+    assert all(each.startswith(("#", "data:text/csv")) for each in made.addresses)
+    style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)
+    assert style is not None
+    assert "url(" not in style[1]
+    assert "@import" not in style[1]
+    assert "default-src 'none'" in text
+
+
+def test_each_table_is_there_as_csv(run: Run) -> None:
+    told(run("--json", "--no-log"))
+    files = [a for a in read().addresses if a.startswith("data:")]
+    tables = [list(csv.DictReader(io.StringIO(unquote(a.partition(",")[2])))) for a in files]
+    assert len(tables) == read().tags.count("table")
+    ranking = tables[0]
+    assert len(ranking) == N_CHECKPOINTS + 1
+    assert all(float(r["interval_low"]) <= float(r["predicted"]) for r in ranking)
+    # A spreadsheet would run a text that begins with = as a formula.
+    assert f"'{HOSTILE}" in [row["checkpoint"] for row in ranking]
+
+
+def test_the_page_is_logged_to_the_run_of_the_fit_and_linked(run: Run, fitted: str) -> None:
+    address = told(run("--json"))["logged"]
+    client = client_of(fitted)
+    model = client.get_registered_model("grpo-predictor")
+    assert f"[report.html]({address})" in model.description
+    run_id = client.get_model_version("grpo-predictor", "1").run_id or address.split("/")[4]
+    assert "report.html" in [each.path for each in client.list_artifacts(run_id)]
+    client.update_registered_model("grpo-predictor", description="ours")
+    told(run("--json"))
+    assert client.get_registered_model("grpo-predictor").description == "ours"
+
+
+def test_a_registry_that_cannot_be_written_still_gives_the_page(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    def refuse(*_: Any) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", refuse)
+    result = run()
+    assert result.exit_code == 0, result.output
+    assert "could not be logged to MLflow" in result.stdout
+    assert Path("report.html").exists()
+
+
+def test_an_output_that_cannot_be_written_is_a_mistake_of_the_user(run: Run) -> None:
+    assert "cannot write" in refused(run("--out", "nowhere/report.html"))
+    assert "Give another file to --out" in refused(run("--out", "."))
+
+
+def test_kinds_beside_a_fitted_predictor_are_refused(run: Run) -> None:
+    assert "--kind is given" in refused(run("--kind", "pass_at_1@world=plain"))
+    assert not Path("report.html").exists()
+
+
+def test_frozen_predictions_are_judged(
+    empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    uri = registry(empty_database, tmp_path, N_OUTCOMES)
+    ranked = CliRunner().invoke(main, ["rank", "--tracking-uri", uri, "--json"])
+    assert ranked.exit_code == 0, ranked.output
+    put_outcomes(MlflowStore(uri), shuffled()[N_OUTCOMES:N_CHECKPOINTS], budgets=(60,))
+    told(runner(uri)("--json", "--no-log"))
+    assert "Judged on 7 predictions made before the outcome" in read().text
+
+
+def test_without_an_outcome_it_shows_the_first_day_and_what_is_missing(
+    empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    uri = registry(empty_database, tmp_path, 0)
+    values = told(runner(uri)("--json"))
+    assert values["logged"] is None
+    assert values["basis"] == "public outcomes"
+    assert "this rests on public outcomes and none of your own" in values["verdict"]
+    assert any("rlready outcome" in text for text in values["missing"])
+    made = read()
+    assert "What is missing" in made.text
+    assert "3 outcomes are needed to judge the proxies, and 0 are recorded" in made.text
+    assert made.tags.count("tr") > N_CHECKPOINTS
+
+
+def test_a_few_outcomes_count_on_the_first_day(
+    empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = told(runner(registry(empty_database, tmp_path, 3))("--json"))
+    assert "public outcomes and 3 of your own" in values["verdict"]
+    assert "points against" in values["verdict"]
+
+
+def test_proxies_without_a_signal_recommend_nothing(
+    empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    uri = registry(empty_database, tmp_path, N_OUTCOMES, is_noise=True)
+    values = told(runner(uri)("--json", "--no-log"))
+    assert values["verdict"].startswith("No checkpoint can be recommended: ")
+    assert values["chosen"] == []
+    assert "No order is claimed" in read().text
+
+
+def test_losses_over_sft_steps_have_regimes(
+    sqlite_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store, losses = MlflowStore(sqlite_uri), {100: 1.2, 200: 1.0, 300: 1.01, 400: 1.05, 500: 1.2}
+    for step, loss in losses.items():
+        recipe = Recipe(base_model="m", epochs=1.0)
+        name = f"run-{step}"
+        point = Checkpoint(
+            name=name, uri="file:///x", fingerprint=digest(name), step=step, recipe=recipe
+        )
+        proxies = (
+            a_proxy(name="pass_at_1", value=0.3 + step / 2000),
+            a_proxy(name="heldout_nll", value=loss, benchmark="val", unit="nats/token"),
+        )
+        store.put_evaluation(Evaluation(checkpoint=point, proxies=proxies))
+    told(runner(sqlite_uri)("--json"))
+    text = read().text
+    assert "Loss over SFT steps" in text
+    regimes = ("before its minimum", "minimum", "stable", "mild", "severe")
+    assert f"Checkpoints: {', '.join(f'1 {name}' for name in regimes[:3])}" in text
+    assert "1 mild overfitting, 1 severe overfitting" in text
+
+
+def test_an_empty_registry_says_what_to_run_first(
+    sqlite_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "rlready evaluate" in refused(runner(sqlite_uri)())
+    assert "rlready evaluate" in refused(runner(f"sqlite:///{tmp_path / 'none.db'}")())
+    assert not Path("report.html").exists()
+
+
+def test_one_checkpoint_alone_says_what_to_run_first(
+    sqlite_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = Checkpoint(name="alone", uri="file:///x", fingerprint=digest("alone"))
+    MlflowStore(sqlite_uri).put_evaluation(
+        Evaluation(checkpoint=named, proxies=(a_proxy(name="pass_at_1", value=0.3),))
+    )
+    assert "Evaluate another SFT checkpoint" in refused(runner(sqlite_uri)())
+
+
+def big(n: int) -> Report:
+    columns = [Column(title="checkpoint", key="checkpoint", is_number=False)]
+    columns += [Column(title=f"c{i}", key=f"c{i}") for i in range(12)]
+    bar = Interval(low=0.1, high=0.4, value=0.2, recorded=0.3)
+    rows = [
+        [
+            Cell(value=f"checkpoint {i}", details=["a reason of about a hundred letters" * 3] * 6),
+            Cell(value=0.1, interval=bar),
+            *(Cell(value=0.1 * i, text=f"{0.1 * i:.2f}") for _ in range(11)),
+        ]
+        for i in range(n)
+    ]
+    tables = [Table(id=f"t{k}", caption="c", columns=columns, rows=rows) for k in range(4)]
+    return Report(
+        title="t",
+        subtitle="",
+        verdict="v",
+        chosen={},
+        remarks=[],
+        missing=[],
+        sections=[Section(id="ranking", title="s", tables=tables)],
+        facts={},
+    )
+
+
+def test_three_hundred_checkpoints_make_a_page_in_time_and_size() -> None:
+    report = big(300)
+    page(report)  # the first call compiles nothing twice, but imports Jinja2
+    start = time.process_time()
+    text = page(report)
+    assert time.process_time() - start < RENDERED
+    assert len(text.encode()) < LARGEST
+
+
+def test_rivals_are_those_that_may_well_be_better() -> None:
+    predictive = Predictive(
+        mean=np.array([0.7, 0.69, 0.5, 0.6]),
+        row_sd=np.full(4, 0.02),
+        group_sd=np.zeros(4),
+        groups=np.full(4, "g"),
+    )
+    assert rivals_of(predictive, ["a", "b", "c", "d"], ["a"]) == ["b"]
+    assert rivals_of(predictive, ["a", "b", "c", "d"], ["a", "b", "c", "d"]) == []
+
+
+def test_ticks_are_round_numbers_inside_the_ends() -> None:
+    assert ticks(0.13, 0.72) == [0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    assert ticks(3.0, 3.0) == [3.0]
+    for low, high in ((0.0, 1e-7), (-5.0, 12000.0), (0.699, 0.7001)):
+        found = ticks(low, high)
+        assert low - 1e-12 <= found[0]
+        assert found[-1] <= high + 1e-9
+        assert len(found) <= 7
+
+
+def test_names_are_shortened_and_proxies_are_spelled_out() -> None:
+    assert shortened("a" * 10, 10) == "a" * 10
+    assert len(shortened("a" * 60, 28)) == 28
+    assert shown_proxy("pass_at_4@gsm8k") == "pass@4 on gsm8k"
+    assert shown_proxy("heldout_nll@val") == "held-out loss on val"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = chromium()
+    if path is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium")
+    with running(path) as started:
+        yield started
+
+
+@pytest.fixture
+def tab(browser: Browser) -> Tab:
+    return browser.tab()
+
+
+@pytest.fixture
+def made(run: Run, tmp_path: Path) -> Path:
+    told(run("--json", "--no-log"))
+    return tmp_path / "report.html"
+
+
+def test_a_browser_has_nothing_to_complain_about_or_to_fetch(tab: Tab, made: Path) -> None:
+    tab.open(made)
+    assert tab.problems == []
+    assert tab.requests == [made.resolve().as_uri()]
+    assert tab.js("document.title") == "rlready: Which checkpoint gets the next RL runs?"
+
+
+def test_no_other_script_than_its_own_can_run(tab: Tab, made: Path) -> None:
+    evil = made.with_name("evil.html")
+    text = made.read_text(encoding="utf-8")
+    evil.write_text(text.replace("<main>", "<main><script>window.evil = 1</script>"))
+    tab.open(evil)
+    assert tab.js("typeof window.evil") == "undefined"
+
+
+def test_tables_sort_by_keyboard(tab: Tab, made: Path) -> None:
+    tab.open(made)
+    heading = "document.querySelectorAll('#ranking-table thead th')[3]"
+    values = (
+        "Array.from(document.querySelectorAll('#ranking-table tbody tr')).map(row => "
+        "row.cells[3].dataset.value).map(v => v === undefined ? null : Number(v))"
+    )
+    tab.js(f"{heading}.querySelector('button').focus()")
+    tab.press("Enter")
+    assert tab.js(f"{heading}.getAttribute('aria-sort')") == "ascending"
+    numbers = tab.js(values)
+    known = [v for v in numbers if v is not None]
+    assert len(known) == N_OUTCOMES
+    assert numbers == sorted(known) + [None] * (N_CHECKPOINTS + 1 - N_OUTCOMES)
+    tab.press(" ")
+    assert tab.js(f"{heading}.getAttribute('aria-sort')") == "descending"
+    assert tab.js(values)[: len(known)] == sorted(known, reverse=True)
+    assert tab.js("document.querySelectorAll('#ranking-table [aria-sort]').length") == 1
+
+
+def test_tables_filter_and_open(tab: Tab, made: Path) -> None:
+    tab.open(made)
+    shown = (
+        "Array.from(document.querySelectorAll('#ranking-table tbody tr'))"
+        ".filter(row => row.getClientRects().length).length"
+    )
+    assert tab.js(shown) == 12
+    tab.js("document.querySelector('#ranking-table .more').click()")
+    assert tab.js(shown) == N_CHECKPOINTS + 1
+    tab.js(
+        "(() => { const i = document.querySelector('#ranking-table input'); i.value = 'EVIL'; "
+        "i.dispatchEvent(new Event('input')); })()"
+    )
+    assert tab.js(shown) == 1
+    count = tab.js("document.querySelector('#ranking-table output').textContent")
+    assert count == f"1 of {N_CHECKPOINTS + 1} rows"
+
+
+@pytest.mark.parametrize("width", [380, 1100])
+def test_the_page_itself_never_scrolls_sideways(tab: Tab, made: Path, width: int) -> None:
+    tab.open(made, width=width)
+    assert tab.js("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_it_follows_the_theme_and_prints_all_rows(tab: Tab, made: Path) -> None:
+    colours = {}
+    for scheme in ("light", "dark"):
+        tab.open(made, prefers_color_scheme=scheme)
+        colours[scheme] = tab.js("getComputedStyle(document.body).backgroundColor")
+    assert colours["light"] == "rgb(255, 255, 255)"
+    assert colours["dark"] != colours["light"]
+    tab.send("Emulation.setEmulatedMedia", media="print")
+    shown = (
+        "Array.from(document.querySelectorAll('#ranking-table tbody tr'))"
+        ".filter(row => row.getClientRects().length).length"
+    )
+    assert tab.js(shown) == N_CHECKPOINTS + 1
+    assert tab.js("getComputedStyle(document.querySelector('nav')).display") == "none"
+
+
+def test_the_target_is_named_on_the_page(made: Path) -> None:
+    assert TARGET in read(made).text
