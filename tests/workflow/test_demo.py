@@ -107,15 +107,16 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], Sto
 def test_every_step_has_a_line_and_the_verdict_comes_last(
     told: tuple[Path, list[str], Story],
 ) -> None:
-    _, lines, story = told
+    out, lines, story = told
     steps = [line for line in lines if re.match(r"\[ *\d+ s\] \d/6 ", line)]
     assert [line.split("]")[1].split()[0] for line in steps] == [f"{n}/6" for n in range(1, 7)]
-    assert all(len(line) <= 80 for line in lines if "://" not in line)
+    assert all(len(line) <= 80 for line in lines if "://" not in line and "report.html" not in line)
     text = "\n".join(lines)
     assert " ".join(text[text.index("Verdict:") :].split()) == story.verdict()
     assert "mlflow.db" in text
     assert "/#/experiments/" in text
-    assert "No such command" not in text
+    assert f"before the reveal: {out}/report.html" in text
+    assert (out / "report.html").stat().st_size < 3_000_000
 
 
 def test_hidden_outcomes_are_never_recorded_and_every_number_is_the_shipped_one(
@@ -157,6 +158,15 @@ def test_a_registry_of_other_checkpoints_is_refused(tmp_path: Path, sqlite_uri: 
     assert result.exit_code == 2
     assert "Leave --tracking-uri out" in result.output
     assert len(MlflowStore(sqlite_uri).checkpoints()) == 1
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    flags = ["testbed", "--profile", "demo", "--out", str(tmp_path / "file")]
+    result = CliRunner().invoke(main, flags)
+    assert result.exit_code == 2
+    assert result.output.startswith("error: the folder")
+    assert "Name another --out" in result.output
 
 
 @pytest.mark.slow

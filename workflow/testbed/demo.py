@@ -82,11 +82,16 @@ def tell(
 
     hidden, n_all, n_steps = held_back(), len(shipped_rows()), PROFILE.grpo.n_steps
     again, n_open = made_again(hidden) if is_measured else (), n_all - len(hidden)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the folder {out} cannot be made", why=str(error.strerror), fix="Name another --out"
+        ) from error
     for text in _INTRODUCTION:
         words = text.format(n_runs=N_RUNS, n_hidden=len(hidden), n_all=n_all, n_steps=n_steps)
         for line in textwrap.wrap(words, WIDTH) or [""]:
             say(line)
-    out.mkdir(parents=True, exist_ok=True)
     narrator = Narrator(say, _N_STEPS)
     store = _open_registry(out, tracking_uri, experiment, say)
     shown = _shown_uri(store.tracking_uri)
@@ -95,11 +100,13 @@ def tell(
     measure_again(out, store, again, narrator)
     _fit(store, n_open, narrator)
     story = _decide(out, store, hidden, narrator)
-    _report(out, store, narrator)
+    page = _report(out, store)
     narrator.step(f"The {len(hidden)} hidden scores after RL, best prediction first")
     for line in (*story.table(), "", *story.accuracy(), *story.difference(), ""):
         say(line)
     commands = "" if shutil.which("rlready") else f"{_shown(Path(sys.executable).parent)}/"
+    say(page)
+    say("")
     say("The registry in MLflow:")
     say(commands + store.ui_hint())
     say(f"Ask it: {commands}rlready rank --tracking-uri {shown}")
@@ -232,16 +239,16 @@ def _practice(applied: AppliedPredictor) -> dict[str, float]:
     return dict(zip(applied.names, applied.data.frame[column].astype(float), strict=True))
 
 
-def _report(out: Path, store: MlflowStore, narrator: Narrator) -> None:
-    """Write the page of `rlready report`, where this version has that command."""
+def _report(out: Path, store: MlflowStore) -> str:
+    """Write the page of `rlready report`, as it is before the reveal; return where it is."""
     page = out / "report.html"
-    words = [sys.executable, "-c", COMMAND_LINE, "report", "--out", str(page)]
+    words = [sys.executable, "-c", COMMAND_LINE, "report", "--rl-runs", str(N_RUNS)]
+    words += ["--out", str(page), "--predictor", PREDICTOR]
     words += ["--experiment", store.experiment, "--tracking-uri", store.tracking_uri]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode == 0 and page.is_file():
-        narrator.detail(f"the decision as a page: {page}")
-    elif "No such command" not in done.stderr:
-        narrator.detail(f"no page: {done.stderr.strip()}")
+    if done.returncode:
+        return f"The page of `rlready report` was not written: {done.stderr.strip()}"
+    return f"The decision as a page, before the reveal: {_shown(page)}"
 
 
 def _shown_uri(tracking_uri: str) -> str:
