@@ -15,6 +15,7 @@ from typing import Any
 
 from rlready.registry.errors import CheckpointError
 from rlready.registry.foreign_files import read_json_object
+from rlready.registry.whole_file import replacing
 
 DIGEST_LENGTH = 32
 """Hexadecimal digits of an id."""
@@ -67,9 +68,8 @@ def file_sha256(path: Path, cache_dir: Path | None = None) -> str:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if entry is not None:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        temporary = entry.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(f"{sha256} {digest([key, sha256])}")
-        temporary.replace(entry)
+        with replacing(entry) as temporary:
+            temporary.write_text(f"{sha256} {digest([key, sha256])}")
     return sha256
 
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
@@ -34,6 +33,7 @@ from rlready.registry.errors import ConfigError
 from rlready.registry.outcomes import Outcome, conflicts, current, how_rl_was_done, variant
 from rlready.registry.records import Recipe
 from rlready.registry.store import StoredCheckpoint
+from rlready.registry.whole_file import replacing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,12 +129,10 @@ def table_bytes(table: CheckpointTable, kind: str) -> bytes:
 def write_table(table: CheckpointTable, path: Path, kind: str) -> None:
     """Write the table to a file, completely or not at all; raise ConfigError if that fails."""
     content = table_bytes(table, kind)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ConfigError(f"cannot write {path}", why=error.strerror or str(error)) from error
 
 

@@ -10,10 +10,8 @@ the second file.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +29,7 @@ from rlready.evaluators.heldout.loss import EVALUATOR_VERSION, ExampleLoss
 from rlready.evaluators.heldout.tokens import TokenizedExample
 from rlready.registry.digest import digest
 from rlready.registry.errors import SamplesError
+from rlready.registry.whole_file import replacing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -166,14 +165,11 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            write(temporary)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise SamplesError(
             f"cannot write {path}",
             why=error.strerror or str(error),

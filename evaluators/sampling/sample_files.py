@@ -40,6 +40,7 @@ from rlready.evaluators.sampling.sample_parts import (
 from rlready.evaluators.verification.verifier import CheckedAnswer
 from rlready.registry.errors import SamplesError
 from rlready.registry.records import AnswerFormat, FinishReason, Sample, Verdict
+from rlready.registry.whole_file import replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -306,18 +307,11 @@ class SampleFolder:
         self._replace(name, buffer.getvalue().to_pybytes())
 
     def _replace(self, name: str, content: bytes) -> None:
-        temporary = self.path / f".tmp-{os.getpid()}-{name}"
-        with _writing(self.path / name):
-            try:
-                with temporary.open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(self.path / name)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    temporary.unlink(missing_ok=True)
-                raise
+        path = self.path / name
+        with _writing(path), replacing(path) as temporary, temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def earlier_counts(

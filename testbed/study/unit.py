@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +28,7 @@ from rlready.evaluators.metrics.sample_metrics import ProblemSamples
 from rlready.registry.digest import digest
 from rlready.registry.foreign_files import parse_json
 from rlready.registry.records import Proxy, Sample, Verdict
+from rlready.registry.whole_file import replacing
 from rlready.testbed.study.recipes import AXES, search_space
 from rlready.testbed.training.grpo import GrpoSettings, grpo
 from rlready.testbed.training.sft import SftRecipe, sft
@@ -104,9 +104,8 @@ def measure_unit(out: Path, folder: Path, name: str, profile: Profile, on_stage:
         rows = [dataclasses.asdict(proxy) for proxy in proxies]
         report = {"key": key, "cpu_seconds": cpu_seconds, "proxies": rows}
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}-{os.getpid()}")
-        temporary.write_text(json.dumps(report, indent=1), encoding="utf-8")
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(report, indent=1), encoding="utf-8")
         on_stage("measure", cpu_seconds)
     else:
         on_stage("measure", 0.0)

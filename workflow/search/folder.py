@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from rlready.predictors.search.space_file import numeric_range
 from rlready.registry.errors import ConfigError
 from rlready.registry.foreign_files import parse_json, read_json_object
 from rlready.registry.records import Recipe
+from rlready.registry.whole_file import replacing
 
 STATES = ("asked", "running", "told", "failed", "stopped")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -168,9 +168,8 @@ def read_number(folder: Path, key: str) -> float | None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file completely or not at all, also if several workers write it at once."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def recipe_toml(recipe: Recipe) -> str:
