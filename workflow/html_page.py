@@ -13,6 +13,11 @@ from typing import Any
 _STYLE = Path(__file__).with_name("html_style.css.jinja")
 
 
+def visible(text: str, kept: str = "\n\t") -> str:
+    """Return a text with each control character as a visible mark, but those in `kept`."""
+    return "".join(c if c in kept or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def rendered(
     template: Path, filters: Mapping[str, Callable[..., Any]] | None = None, **values: Any
 ) -> str:

@@ -17,12 +17,12 @@ from typing import Any
 
 from rlready.evaluators.heldout.loss import ExampleLoss
 from rlready.registry.errors import ConfigError
-from rlready.registry.records import Proxy, Verdict
+from rlready.registry.records import Proxy
 from rlready.registry.store import Store, StoredCheckpoint
 from rlready.workflow.compare.config import CompareConfig
 from rlready.workflow.compare.measured import (
     Answers,
-    SampleText,
+    ShownSample,
     answers_behind,
     losses_behind,
     sample_texts,
@@ -52,8 +52,8 @@ class FlippedProblem:
     problem_id: str
     share_a: float
     share_b: float
-    text_a: SampleText | None = None
-    text_b: SampleText | None = None
+    text_a: ShownSample | None = None
+    text_b: ShownSample | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,8 +330,8 @@ def _with_texts(
     problems: Sequence[FlippedProblem], *, wrong: Answers, correct: Answers, is_a_correct: bool
 ) -> list[FlippedProblem]:
     ids = {problem.problem_id for problem in problems}
-    right = sample_texts(correct, ids, Verdict.CORRECT, is_verdict=True)
-    other = sample_texts(wrong, ids, Verdict.CORRECT, is_verdict=False)
+    right = sample_texts(correct, ids, is_correct=True)
+    other = sample_texts(wrong, ids, is_correct=False)
     a, b = (right, other) if is_a_correct else (other, right)
     return [
         dataclasses.replace(

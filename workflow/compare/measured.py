@@ -42,7 +42,7 @@ class Answers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleText:
+class ShownSample:
     """One sample of a problem as a person reads it; the text is whatever the model wrote."""
 
     sample_index: int
@@ -83,19 +83,18 @@ def losses_behind(
 
 
 def sample_texts(
-    answers: Answers, problem_ids: Collection[str], verdict: Verdict, *, is_verdict: bool
-) -> dict[str, SampleText]:
-    """Return the first sample of each problem that has this verdict, or that has another one.
+    answers: Answers, problem_ids: Collection[str], *, is_correct: bool
+) -> dict[str, ShownSample]:
+    """Return the first sample of each problem that is CORRECT, or that has another verdict.
 
     Args:
         answers: of the checkpoint.
         problem_ids: problems to look for; one without such a sample is left out.
-        verdict: the verdict.
-        is_verdict: False asks for a sample with any other verdict.
+        is_correct: False asks for a sample with any other verdict.
     """
     column = verdict_columns(answers.protocol.answer_format)[0]
     names = ["problem_id", "sample_index", "text", "finish_reason"]
-    chosen: dict[str, SampleText] = {}
+    chosen: dict[str, ShownSample] = {}
     for path in sorted(answers.folder.glob("part-*.parquet")):
         try:
             rows = read_part(path, names, judged=[column]).to_pylist()
@@ -105,11 +104,11 @@ def sample_texts(
             problem, index = row["problem_id"], row["sample_index"]
             if problem not in problem_ids or row[column] is None:
                 continue
-            if (row[column] == verdict.value) != is_verdict:
+            if (row[column] == Verdict.CORRECT.value) != is_correct:
                 continue
             if problem in chosen and chosen[problem].sample_index <= index:
                 continue
-            chosen[problem] = SampleText(
+            chosen[problem] = ShownSample(
                 sample_index=index,
                 text=row["text"],
                 verdict=row[column],

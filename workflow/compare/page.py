@@ -12,7 +12,7 @@ from typing import Any
 
 from rlready.workflow.compare.comparison import Comparison
 from rlready.workflow.compare.paired import PairedDifference
-from rlready.workflow.html_page import rendered
+from rlready.workflow.html_page import rendered, visible
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 _TEXT_CHARACTERS = 20_000
@@ -42,10 +42,8 @@ def _shown(value: Any) -> str:
 
 def _readable(text: str) -> str:
     """Return the text of a sample, cut if it is very long, with controls as visible marks."""
-    visible = "".join(c if c in "\n\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}"
-                      for c in text[:_TEXT_CHARACTERS])  # fmt: skip
-    n_cut = len(text) - _TEXT_CHARACTERS
-    return visible if n_cut <= 0 else f"{visible}\n[{n_cut:,} more characters]"
+    shown, n_cut = visible(text[:_TEXT_CHARACTERS]), len(text) - _TEXT_CHARACTERS
+    return shown if n_cut <= 0 else f"{shown}\n[{n_cut:,} more characters]"
 
 
 def _reach(differences: Sequence[PairedDifference]) -> float:

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rlready.workflow.html_page import rendered
+from rlready.workflow.html_page import rendered, visible
 from rlready.workflow.report.parts import Interval, Report, Table
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
@@ -66,7 +66,4 @@ def _prose(text: str) -> Any:
 
 def _visible(text: str) -> str:
     """Return a text with each control character as a visible mark."""
-    return "".join(
-        c if c in "\n\t\N{NO-BREAK SPACE}" or c.isprintable() else "\N{REPLACEMENT CHARACTER}"
-        for c in text
-    )
+    return visible(text, kept="\n\t\N{NO-BREAK SPACE}")
