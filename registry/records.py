@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -24,6 +25,7 @@ AnswerFormat = Literal["boxed", "hash", "phrase", "last", "auto"]
 ANSWER_FORMATS: tuple[AnswerFormat, ...] = get_args(AnswerFormat)
 
 _WEIGHTS_TOLERANCE = 1e-6
+_PASS_AT_K = re.compile(r"pass_at_([0-9]+)")
 
 
 class Verdict(StrEnum):
@@ -409,6 +411,12 @@ def check_id(what: str, value: str) -> None:
     """Raise a RecordError unless the value has the form of an id of `registry.digest`."""
     if len(value) != DIGEST_LENGTH or not set(value) <= set("0123456789abcdef"):
         raise RecordError(f"{what} {value!r} is not a digest of {DIGEST_LENGTH} hex digits")
+
+
+def k_of(proxy_name: str) -> int | None:
+    """Return the k of a proxy `pass_at_<k>`; None for any other name."""
+    match = _PASS_AT_K.fullmatch(proxy_name)
+    return int(match[1]) if match else None
 
 
 def counts_by_verdict(verdicts: Sequence[Verdict]) -> dict[str, int]:

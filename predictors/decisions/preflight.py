@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from rlready.registry.errors import ConfigError
+from rlready.registry.records import k_of
 
 
 class Level(StrEnum):
@@ -188,7 +189,7 @@ def conflicts(
     rule = rule or PreflightRule()
     benchmark = _benchmark(proxies, benchmark)
     here = _metrics(proxies, benchmark)
-    k = max((int(match[1]) for metric in here if (match := _PASS_AT_K.match(metric))), default=1)
+    k = max((k for metric in here if (k := k_of(metric)) is not None), default=1)
     if k == 1:
         return ()
     score = f"pass_at_{k}@{benchmark}"
@@ -225,7 +226,6 @@ def gravest_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: -order.index(finding.level)))
 
 
-_PASS_AT_K = re.compile(r"^pass_at_([0-9]+)$")
 _SIGNAL = re.compile(r"^signal_share_([0-9]+)$")
 _COVERAGE = re.compile(r"^coverage_ratio_([0-9]+)$")
 

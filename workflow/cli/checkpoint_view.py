@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rlready.registry.outcomes import conflicts, current, how_rl_was_done
+from rlready.registry.records import k_of
 from rlready.workflow.evaluate.report import metrics_by_benchmark
 from rlready.workflow.predict.outcome import outcome_dict
 from rlready.workflow.terminal import table
@@ -228,8 +228,7 @@ def summary(metrics: Metrics, *, has_errors: bool = True) -> list[str]:
 
 def _k(name: str) -> int:
     """Return the k of a pass@k, measured or estimated; 0 for any other proxy."""
-    match = re.fullmatch(r"pass_at_(\d+)(_est)?", name)
-    return int(match[1]) if match else 0
+    return k_of(name.removesuffix("_est")) or 0
 
 
 def with_error(value: float, se: float | None) -> str:

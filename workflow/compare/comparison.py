@@ -9,7 +9,6 @@ named with the reason, and the rest of the comparison still stands.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -17,7 +16,7 @@ from typing import Any
 
 from rlready.evaluators.heldout.loss import ExampleLoss
 from rlready.registry.errors import ConfigError
-from rlready.registry.records import Proxy
+from rlready.registry.records import Proxy, k_of
 from rlready.registry.store import Store, StoredCheckpoint
 from rlready.workflow.compare.config import CompareConfig
 from rlready.workflow.compare.measured import (
@@ -34,7 +33,6 @@ from rlready.workflow.compare.paired import (
     unpaired,
 )
 
-_PASS_AT_K = re.compile(r"pass_at_(\d+)")
 _SOLVED = 0.5
 """A checkpoint solves a problem if more than this share of its samples is correct."""
 
@@ -232,9 +230,9 @@ class _Pair:
     def _pass_at_k(stored: StoredCheckpoint, like: Proxy) -> dict[int, Proxy]:
         key = attrgetter("benchmark", "benchmark_digest", "protocol_digest")
         return {
-            int(match[1]): proxy
+            k: proxy
             for proxy in stored.proxies
-            if (match := _PASS_AT_K.fullmatch(proxy.name)) and key(proxy) == key(like)
+            if (k := k_of(proxy.name)) is not None and key(proxy) == key(like)
         }
 
     def _losses(self) -> Iterator[LossComparison]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +22,7 @@ from rlready.predictors.training_table import (
 )
 from rlready.predictors.validation.report import PRACTICE
 from rlready.registry.errors import ConfigError
+from rlready.registry.records import k_of
 from rlready.registry.table import CheckpointTable, beside, checkpoint_table
 from rlready.workflow.predict.contents import check_comparable
 
@@ -35,7 +35,6 @@ AUTO = "auto"
 """Value of `levels`: they are comparable if the registry shows it."""
 
 _BASE_MODEL = "recipe.base_model"
-_PASS = re.compile(r"^pass_at_\d+$")
 _OTHERS = ("signal_share_8", "token_entropy")
 _LOSS = "heldout_nll"
 NO_OUTCOME = "score after RL"
@@ -315,9 +314,8 @@ def default_groups(frame: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _usual(proxies: Sequence[str]) -> list[str]:
-    passes = [name for name in proxies if _PASS.match(name)]
-    passes.sort(key=lambda name: int(name.removeprefix("pass_at_")))
-    return passes + [name for name in _OTHERS if name in proxies]
+    passes = {name: k for name in proxies if (k := k_of(name)) is not None}
+    return sorted(passes, key=passes.__getitem__) + [name for name in _OTHERS if name in proxies]
 
 
 def _outcome_column(table: CheckpointTable, target: str | None) -> str:

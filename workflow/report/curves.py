@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from rlready.predictors.decisions.plan_replay import ReplayedRuns
 from rlready.predictors.decisions.rl_plan import RANDOM, RunValue
+from rlready.registry.records import k_of
 from rlready.registry.table import beside
 from rlready.workflow.report.evidence import Evidence
 from rlready.workflow.report.parts import Cell, Column, Figure, Section, Table
 from rlready.workflow.report.plot import Plot
 from rlready.workflow.report.ranking import number
 
-_PASS = re.compile(r"^pass_at_(\d+)@(.+)$")
 _Z = 1.96
 _MOST_FAINT = 60
 _STYLES = ("first", "second", "third")
@@ -47,8 +46,10 @@ def _curve(evidence: Evidence) -> tuple[str, list[int]]:
     frame = evidence.data.frame
     by_benchmark: dict[str, list[int]] = {}
     for name in map(str, frame.columns):
-        if (match := _PASS.match(name)) and frame[name].notna().any():
-            by_benchmark.setdefault(match[2], []).append(int(match[1]))
+        proxy, _, benchmark = name.partition("@")
+        k = k_of(proxy)
+        if k is not None and benchmark and frame[name].notna().any():
+            by_benchmark.setdefault(benchmark, []).append(k)
     practice = (evidence.practice or "").partition("@")[2]
     best = max(by_benchmark, key=lambda b: (b == practice, len(by_benchmark[b])), default="")
     return best, sorted(by_benchmark.get(best, []))
