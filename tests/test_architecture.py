@@ -42,7 +42,19 @@ ROOMS = {
     ),
     "predictors": ("", "public", "models", "validation", "calibration", "decisions", "search"),
     "testbed": ("", "world", "training", "study"),
-    "workflow": ("", "evaluate", "predict", "search", "testbed", "compare", "report", "cli"),
+    "workflow": (
+        "",
+        "evaluate",
+        "predict",
+        "search",
+        "testbed",
+        "compare",
+        "report",
+        "importers",
+        "rl_prompts",
+        "callbacks",
+        "cli",
+    ),
 }
 """A room imports from itself and from those before it; "" is the package's own folder."""
 

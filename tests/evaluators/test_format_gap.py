@@ -23,7 +23,7 @@ from rlready.registry.errors import BenchmarkError, ConfigError
 from rlready.registry.records import Sample, Verdict
 from rlready.registry.store import MemoryStore
 from rlready.testbed.training.model import untrained_checkpoint
-from rlready.workflow.cli.evaluate_view import evaluation_view
+from rlready.workflow.cli.views.evaluate import evaluation_view
 from rlready.workflow.evaluate import evaluator as steps
 from rlready.workflow.evaluate.config import EvaluateConfig
 from rlready.workflow.evaluate.report import Report

@@ -19,7 +19,7 @@ from rlready.registry.errors import CheckpointError
 from rlready.registry.records import Evaluation, Proxy
 from rlready.registry.store import MemoryStore
 from rlready.testbed.training.model import untrained_checkpoint
-from rlready.workflow.cli.checkpoint_view import proxy_tables
+from rlready.workflow.cli.views.checkpoint import proxy_tables
 from rlready.workflow.evaluate.config import EvaluateConfig
 from rlready.workflow.evaluate.evaluator import evaluate_checkpoint
 from rlready.workflow.evaluate.report import Report

@@ -53,7 +53,7 @@ def evaluate(
     if not checkpoint:
         raise ConfigError("no checkpoint is named", fix="Name a folder, a hub id, or --list FILE")
     # These load numpy or rich, which `--help` does without.
-    from rlready.workflow.cli.evaluate_view import evaluation_view
+    from rlready.workflow.cli.views.evaluate import evaluation_view
     from rlready.workflow.evaluate.evaluator import evaluate_checkpoint
 
     resolved, store = config(checkpoint=checkpoint[0]), common.open_store()
@@ -70,7 +70,7 @@ def _evaluate_many(
     config: partial[EvaluateConfig],
     common: CommonFlags,
 ) -> None:
-    from rlready.workflow.cli.evaluate_view import evaluations_view
+    from rlready.workflow.cli.views.evaluate import evaluations_view
     from rlready.workflow.evaluate.checkpoint_list import read_list
     from rlready.workflow.evaluate.many import evaluate_many
 

@@ -124,7 +124,7 @@ def main() -> None:
 @command
 def list_checkpoints(common: CommonFlags) -> None:
     """List the checkpoints in the registry, the oldest first."""
-    from rlready.workflow.cli.checkpoint_view import checkpoint_dict, list_view
+    from rlready.workflow.cli.views.checkpoint import checkpoint_dict, list_view
 
     stored = common.open_store().checkpoints()
     values = [checkpoint_dict(each) for each in stored]
@@ -137,7 +137,7 @@ def show(checkpoint: str, *, common: CommonFlags) -> None:
 
     CHECKPOINT is an id, the beginning of one, a name, or an MLflow model id.
     """
-    from rlready.workflow.cli.checkpoint_view import checkpoint_dict, checkpoint_view
+    from rlready.workflow.cli.views.checkpoint import checkpoint_dict, checkpoint_view
 
     stored = common.open_store().find(checkpoint)
     common.show(checkpoint_dict(stored), lambda: checkpoint_view(stored, text_width()))

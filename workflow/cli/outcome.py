@@ -27,7 +27,7 @@ def outcome(config: OutcomeConfig, common: CommonFlags) -> None:
     rlready outcome sft-3 --curve eval.csv --statistic peak --algorithm grpo --budget 8 --budget-unit gpu_hours
     rlready outcome sft-3 --rl-checkpoint runs/rl-3 --algorithm grpo --budget 200 --budget-unit steps
     """  # noqa: D301, E501 - click reads \b as "keep these lines", which are commands
-    from rlready.workflow.cli.checkpoint_view import outcome_view
+    from rlready.workflow.cli.views.checkpoint import outcome_view
     from rlready.workflow.predict.outcome import record
 
     report = record(config, common.open_store())

@@ -95,7 +95,7 @@ def fit(
         seed: Seed of folds and permutations.
         common: The registry and the form of the output.
     """
-    from rlready.workflow.cli.predict_view import fit_view
+    from rlready.workflow.cli.views.predict import fit_view
     from rlready.workflow.predict.fit import fit as fit_predictor
 
     report = fit_predictor(
@@ -141,8 +141,8 @@ def rank(
         common: The registry and the form of the output.
     """
     from rlready.predictors.training_table import kinds_dict
-    from rlready.workflow.cli.predict_view import prior_ranking_view, ranking_view
-    from rlready.workflow.cli.validate_view import kinds_view
+    from rlready.workflow.cli.views.predict import prior_ranking_view, ranking_view
+    from rlready.workflow.cli.views.validate import kinds_view
     from rlready.workflow.predict.audit import freeze
     from rlready.workflow.predict.first_day import PUBLIC, first_day, is_first_day, rank_first_day
     from rlready.workflow.predict.rank import rank_registry
@@ -216,7 +216,7 @@ def plan(
         common: The registry and the form of the output.
     """
     from rlready.predictors.decisions.rl_plan import EXPECTED, PlanRule
-    from rlready.workflow.cli.predict_view import plan_view, steps_view
+    from rlready.workflow.cli.views.predict import plan_view, steps_view
     from rlready.workflow.predict.audit import freeze
     from rlready.workflow.predict.figures import draw_regret, draw_steps
     from rlready.workflow.predict.first_day import is_first_day
@@ -270,8 +270,8 @@ def _plan_first_day(
     common: CommonFlags,
 ) -> None:
     from rlready.predictors.training_table import kinds_dict
-    from rlready.workflow.cli.predict_view import prior_plan_view
-    from rlready.workflow.cli.validate_view import kinds_view
+    from rlready.workflow.cli.views.predict import prior_plan_view
+    from rlready.workflow.cli.views.validate import kinds_view
     from rlready.workflow.predict.figures import draw_regret
     from rlready.workflow.predict.first_day import first_day, plan_first_day
 

@@ -217,7 +217,7 @@ def _run(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
 
 
 def _report(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
-    from rlready.workflow.cli.search_report_view import report_view, write_report
+    from rlready.workflow.cli.views.search_report import report_view, write_report
     from rlready.workflow.search.report import search_report
 
     report = search_report(search.study, search.space, cost=search.cost)

@@ -23,7 +23,7 @@ def validate(config: ValidateConfig, common: CommonFlags) -> None:
     """  # noqa: D301, E501 - click reads \b as "keep these lines", which are commands
     # Imported here, because their libraries are slow to load.
     from rlready.predictors.training_table import kinds_dict
-    from rlready.workflow.cli.validate_view import kinds_view, validation_view
+    from rlready.workflow.cli.views.validate import kinds_view, validation_view
     from rlready.workflow.predict.validate import validate as run
 
     store = None if config.table is not None else common.open_store()
@@ -56,7 +56,7 @@ def audit(
         target: Outcome to judge.  [default: the only one that was predicted]
         common: The registry and the form of the output.
     """
-    from rlready.workflow.cli.predict_view import audit_view
+    from rlready.workflow.cli.views.predict import audit_view
     from rlready.workflow.predict.audit import audit_registry
 
     report = audit_registry(common.open_store(), target)

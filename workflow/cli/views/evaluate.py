@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlready.workflow.cli.checkpoint_view import SUMMARY, proxy_tables, summary, with_error
+from rlready.workflow.cli.views.checkpoint import SUMMARY, proxy_tables, summary, with_error
 from rlready.workflow.terminal import table
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from rlready.predictors.decisions.prior_ranking import (
     match_in_words,
 )
 from rlready.predictors.decisions.ranking import RankedRow, Ranking
-from rlready.workflow.cli.validate_view import kinds_view, validation_view
+from rlready.workflow.cli.views.validate import kinds_view, validation_view
 from rlready.workflow.predict.audit import AuditReport
 from rlready.workflow.predict.first_day import PriorPlan
 from rlready.workflow.predict.fit import FitReport

@@ -1,0 +1,1 @@
+"""Callbacks that register checkpoints and outcomes while a trainer runs."""

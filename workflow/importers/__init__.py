@@ -1,0 +1,1 @@
+"""Read what trainers and other evaluation tools wrote."""

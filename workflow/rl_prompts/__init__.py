@@ -1,0 +1,1 @@
+"""What a checkpoint makes of the prompts that RL will use."""
