@@ -1,9 +1,10 @@
 """Claim: predictions that were frozen before RL are judged by the outcomes that came later.
 
-A registry gets the 48 checkpoints of `testbed/results/full.csv`, 24 of them with the score after 60
-RL steps. A predictor is fitted, and `rank` and `plan` freeze what they say of the other 24. Then RL
-"is run" for the three checkpoints of the plan, later for the rest, and `audit` judges after each.
-In the end one frozen number is changed in its file, and the audit refuses it.
+A registry gets the 48 checkpoints of `testbed/results/full.csv`, and `rank` freezes their order by
+public outcomes. 24 of them get the score after 60 RL steps, a predictor is fitted, and `rank` and
+`plan` freeze what they say of the other 24. Then RL "is run" for the three checkpoints of the plan,
+later for the rest, and `audit` judges after each. In the end one frozen number is changed in its
+file, and the audit refuses it.
 
     python bench/audit_testbed.py [--quick] [--json] [--seeds 3]
 """
@@ -49,6 +50,7 @@ def one(folder: Path, seed: int) -> dict[str, Any]:
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     store, frame = MlflowStore(uri), shuffled(seed)
     put_checkpoints(store, frame)
+    run(uri, "rank", "--json")
     put_outcomes(store, frame[:N_BEFORE], [60])
     run(uri, "fit", "--target", TARGET, "--group", GROUP)
     run(uri, "rank", "--json")
@@ -61,8 +63,9 @@ def one(folder: Path, seed: int) -> dict[str, Any]:
         print(f"\nseed {seed}: audit after {len(rows)} more RL runs")
         print(run(uri, "audit").stdout)
         audits[f"after {name}"] = json.loads(run(uri, "audit", "--json").stdout)
-    path = next(folder.glob("mlruns/**/frozen_prediction.json"))
-    path.write_text(path.read_text().replace('"predicted": 0.', '"predicted": 0.9', 1))
+    files = {path: path.read_text() for path in folder.glob("mlruns/**/frozen_prediction.json")}
+    path, text = next(item for item in files.items() if '"predicted": 0.' in item[1])
+    path.write_text(text.replace('"predicted": 0.', '"predicted": 0.9', 1))
     refused = run(uri, "audit", exit_code=2)
     print(refused.stderr)
     return {**audits, "changed": refused.stderr.strip()}

@@ -12,8 +12,8 @@ from rlready.registry.digest import digest
 from rlready.registry.errors import RecordError
 from rlready.registry.records import check_id
 
-FORMAT = 1
-"""Version of the JSON form."""
+FORMATS = (1, 2)
+"""Versions of the JSON form. A record without standings and chances is written in the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,28 +24,48 @@ class FrozenRow:
         checkpoint_id: the checkpoint.
         name: its name at that time.
         group: its group.
-        predicted: expected score after RL, in the unit of the target.
-        low: lower end of the interval of the score of one RL run.
+        predicted: expected score after RL, in the unit of the target; None if only the order was
+            predicted.
+        low: lower end of the interval of the score of one RL run; None without `predicted`.
         high: upper end.
         practice: its score before RL, by which the practice chooses; None if there is none.
         had_outcome: whether its outcome was recorded already, so that nothing was predicted.
+        standing: expected score minus the mean of its group, in standard deviations, higher is
+            better; None if scores were predicted alone.
     """
 
     checkpoint_id: str
     name: str
     group: str
-    predicted: float
-    low: float
-    high: float
+    predicted: float | None
+    low: float | None
+    high: float | None
     practice: float | None
     had_outcome: bool
+    standing: float | None = None
 
     def __post_init__(self) -> None:
         check_id("checkpoint id", self.checkpoint_id)
-        if not all(map(math.isfinite, (self.predicted, self.low, self.high))):
+        score = (self.predicted, self.low, self.high)
+        numbers = [value for value in (*score, self.standing) if value is not None]
+        if None in score and (self.standing is None or any(value is not None for value in score)):
+            raise RecordError(f"the prediction of {self.name} is not complete")
+        if not all(map(math.isfinite, numbers)):
             raise RecordError(f"the prediction of {self.name} is not a finite number")
-        if not self.low <= self.high:
+        if self.low is not None and self.high is not None and not self.low <= self.high:
             raise RecordError(f"the interval of {self.name} ends before it begins")
+
+    @property
+    def merit(self) -> float:
+        """The number that orders the rows of a group: `predicted`, or `standing` without it."""
+        return self.predicted if self.predicted is not None else self.standing or 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as JSON values."""
+        values = asdict(self)
+        if self.standing is None:
+            del values["standing"]
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +82,8 @@ class FrozenPrediction:
         table_digest: digest of the table that the predictions were made from.
         rows: one for each checkpoint.
         chosen: ids of the checkpoints that a plan or the top of a ranking proposed, best first.
+        chances: (i, j, chance) that row i ends better than row j of its group, after one RL run
+            each; neither had an outcome.
 
     Example:
         >>> frozen.id == replace(frozen, at_ms=0).id  # the same prediction, whenever it is made
@@ -79,6 +101,7 @@ class FrozenPrediction:
     table_digest: str
     rows: tuple[FrozenRow, ...]
     chosen: tuple[str, ...]
+    chances: tuple[tuple[int, int, float], ...] = ()
 
     def __post_init__(self) -> None:
         ids = [row.checkpoint_id for row in self.rows]
@@ -87,6 +110,10 @@ class FrozenPrediction:
         unknown = set(self.chosen) - set(ids)
         if unknown:
             raise RecordError(f"{min(unknown)[:12]} was chosen, but has no prediction")
+        for i, j, chance in self.chances:
+            is_valid = 0 <= i < len(ids) and 0 <= j < len(ids) and i != j and 0.0 <= chance <= 1.0
+            if not is_valid or self.rows[i].had_outcome or self.rows[j].had_outcome:
+                raise RecordError(f"the chance {chance} of rows {i} and {j} is invalid")
 
     @cached_property
     def id(self) -> str:
@@ -102,12 +129,19 @@ class FrozenPrediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON values."""
-        return {
+        values = {
             **{field.name: getattr(self, field.name) for field in fields(self)},
-            "format": FORMAT,
-            "rows": [asdict(row) for row in self.rows],
+            "format": FORMATS[0],
+            "rows": [row.to_dict() for row in self.rows],
             "chosen": list(self.chosen),
+            "chances": [list(chance) for chance in self.chances],
         }
+        # The digests of records of the first form stay as they are.
+        if not self.chances:
+            del values["chances"]
+        if self.chances or any(row.standing is not None for row in self.rows):
+            values["format"] = FORMATS[1]
+        return values
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> FrozenPrediction:
@@ -118,14 +152,17 @@ class FrozenPrediction:
         """
         try:
             values = dict(values)
-            if values.pop("format") != FORMAT:
+            if values.pop("format") not in FORMATS:
                 raise RecordError(
                     "the frozen prediction has a format that this version does not know",
                     fix="Read it with the version of rlready that wrote it, or a later one",
                 )
             rows = tuple(FrozenRow(**row) for row in values.pop("rows"))
             chosen = tuple(values.pop("chosen"))
-            return FrozenPrediction(**values, rows=rows, chosen=chosen)
+            chances = tuple(
+                (int(i), int(j), float(chance)) for i, j, chance in values.pop("chances", ())
+            )
+            return FrozenPrediction(**values, rows=rows, chosen=chosen, chances=chances)
         except (KeyError, TypeError, ValueError) as error:
             raise RecordError(
                 "the frozen prediction cannot be read", why=f"{type(error).__name__}: {error}"

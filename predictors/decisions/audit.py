@@ -5,11 +5,13 @@ A row is judged if it had no outcome when it was predicted and has one now.
     coverage    share of judged outcomes inside their intervals
     bias        mean of outcome - prediction, with its standard error
     order       Spearman correlation, and share of pairs in the right order, inside groups
+    chances     of pairs: mean chance that was claimed, share that was right, and Brier score
     regret      best judged outcome - best judged outcome among the chosen; beside it the same
                 for as many checkpoints chosen by the score before RL (the practice)
 
 Only checkpoints with an RL run can be judged. If RL was only run for the chosen ones, there is
-nothing to compare them with, and the regrets are None.
+nothing to compare them with, and the regrets are None. Without a prediction of the score itself
+(before the first outcome of a group), the order and the chances are judged alone.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from rlready.predictors.training_table import FloatArray
 from rlready.predictors.validation.scores import PredictionScorer
 from rlready.registry.frozen_prediction import FrozenPrediction, FrozenRow
 
@@ -40,12 +43,17 @@ class AuditScore:
         target: the outcome.
         n_predicted: number of checkpoints without an outcome at that time.
         n_judged: number of these checkpoints that have an outcome now.
+        n_with_score: number of judged checkpoints whose score was predicted, not only their order.
         level: share of outcomes that the intervals should contain.
-        coverage: share of outcomes that they contain; None if nothing is judged.
-        bias: mean of outcome - prediction; None if nothing is judged.
+        coverage: share of outcomes that they contain; None if no score is judged.
+        bias: mean of outcome - prediction; None if no score is judged.
         bias_se: standard error of the bias; None with fewer than two judged checkpoints.
         spearman: correlation of prediction and outcome inside groups; None if undefined.
         pairs_right: share of pairs inside groups in the right order; None without pairs.
+        n_chances: number of judged chances that one checkpoint ends better than another.
+        chances_claimed: mean chance of the more probable order; None without chances.
+        chances_right: share of them in which the more probable order was right.
+        brier: mean squared difference of a chance and what happened (0 or 1; a tie is 0.5).
         regret: regret of the proposed choice; None if only checkpoints of the choice are judged,
             or none of them.
         practice_regret: regret of the choice by the score before RL; None as above.
@@ -59,12 +67,17 @@ class AuditScore:
     target: str
     n_predicted: int
     n_judged: int
+    n_with_score: int
     level: float
     coverage: float | None
     bias: float | None
     bias_se: float | None
     spearman: float | None
     pairs_right: float | None
+    n_chances: int
+    chances_claimed: float | None
+    chances_right: float | None
+    brier: float | None
     regret: float | None
     practice_regret: float | None
     n_chosen_judged: int
@@ -89,8 +102,7 @@ def audit(frozen: FrozenPrediction, outcomes: Mapping[str, float]) -> AuditScore
     predicted = [row for row in frozen.rows if not row.had_outcome]
     judged = [row for row in predicted if row.checkpoint_id in outcomes]
     values = {row.checkpoint_id: outcomes[row.checkpoint_id] for row in judged}
-    errors = np.array([values[row.checkpoint_id] - row.predicted for row in judged])
-    inside = [row.low <= values[row.checkpoint_id] <= row.high for row in judged]
+    errors, inside = _of_scores(judged, values)
     ranks = _order(judged, values, frozen.lower_is_better)
     sign = -1.0 if frozen.lower_is_better else 1.0
     by_practice = _by_practice(predicted, len(frozen.chosen))
@@ -100,20 +112,28 @@ def audit(frozen: FrozenPrediction, outcomes: Mapping[str, float]) -> AuditScore
         _regret(ids, values, sign) if is_comparable else None
         for ids in (frozen.chosen, by_practice)
     ]
-    n = len(judged)
+    n = len(errors)
+    chances = _of_chances(frozen, values, sign)
     return AuditScore(
         command=frozen.command,
         at_ms=frozen.at_ms,
         predictor=frozen.predictor,
         target=frozen.target,
         n_predicted=len(predicted),
-        n_judged=n,
+        n_judged=len(judged),
+        n_with_score=n,
         level=frozen.level,
         coverage=float(np.mean(inside)) if n else None,
         bias=float(errors.mean()) if n else None,
         bias_se=float(errors.std(ddof=1) / math.sqrt(n)) if n > 1 else None,
         spearman=ranks[0],
         pairs_right=ranks[1],
+        n_chances=len(chances),
+        chances_claimed=float(np.maximum(chances[:, 0], 1.0 - chances[:, 0]).mean())
+        if len(chances)
+        else None,
+        chances_right=float(_right(chances).mean()) if len(chances) else None,
+        brier=float(np.square(chances[:, 0] - chances[:, 1]).mean()) if len(chances) else None,
         regret=regrets[0],
         practice_regret=regrets[1],
         n_chosen_judged=sum(name in values for name in frozen.chosen),
@@ -131,13 +151,21 @@ def newest_before(
         outcomes: outcomes recorded now, by checkpoint id.
     """
     rows: dict[str, FrozenRow] = {}
+    chances: dict[tuple[str, str], float] = {}
     for frozen in predictions:
         for row in frozen.rows:
             if not row.had_outcome and row.checkpoint_id in outcomes:
                 rows[row.checkpoint_id] = row
+        for i, j, chance in frozen.chances:
+            first, second = frozen.rows[i].checkpoint_id, frozen.rows[j].checkpoint_id
+            if first in outcomes and second in outcomes:
+                # The other order of an earlier prediction is the same pair.
+                chances.pop((second, first), None)
+                chances[first, second] = chance
     if not rows:
         return None
     last = predictions[-1]
+    at = {name: i for i, name in enumerate(rows)}
     return FrozenPrediction(
         command=ALL,
         at_ms=last.at_ms,
@@ -148,7 +176,37 @@ def newest_before(
         table_digest=last.table_digest,
         rows=tuple(rows.values()),
         chosen=(),
+        chances=tuple((at[i], at[j], chance) for (i, j), chance in chances.items()),
     )
+
+
+def _of_scores(
+    judged: Sequence[FrozenRow], values: Mapping[str, float]
+) -> tuple[FloatArray, list[bool]]:
+    """Return the errors of predicted scores, and whether the outcomes are in their intervals."""
+    errors, inside = [], []
+    for row in judged:
+        if row.predicted is not None and row.low is not None and row.high is not None:
+            value = values[row.checkpoint_id]
+            errors.append(value - row.predicted)
+            inside.append(row.low <= value <= row.high)
+    return np.array(errors), inside
+
+
+def _of_chances(frozen: FrozenPrediction, values: Mapping[str, float], sign: float) -> FloatArray:
+    """Return (n, 2): each judged chance that a row ends better than another, and what happened."""
+    rows = []
+    for i, j, chance in frozen.chances:
+        first, second = frozen.rows[i].checkpoint_id, frozen.rows[j].checkpoint_id
+        if first in values and second in values:
+            gap = sign * (values[first] - values[second])
+            rows.append((chance, 0.5 + 0.5 * float(np.sign(gap))))
+    return np.array(rows, dtype=np.float64).reshape(-1, 2)
+
+
+def _right(chances: FloatArray) -> FloatArray:
+    """Return (n,) 1 where the more probable order was right, 0.5 for ties and even chances."""
+    return np.asarray(0.5 + np.sign(chances[:, 0] - 0.5) * (chances[:, 1] - 0.5))
 
 
 def _order(
@@ -158,8 +216,9 @@ def _order(
         return None, None
     sign = -1.0 if lower_is_better else 1.0
     y = np.array([sign * values[row.checkpoint_id] for row in judged])
-    predicted = np.array([sign * row.predicted for row in judged])
-    groups = np.array([row.group for row in judged], dtype=np.str_)
+    predicted = np.array([row.merit * (1.0 if row.predicted is None else sign) for row in judged])
+    # A predicted score and a standing have no common unit.
+    groups = np.array([f"{row.predicted is None} {row.group}" for row in judged], dtype=np.str_)
     scores = PredictionScorer(y, predicted, groups).scores(
         ("spearman_within", "decision_accuracy_within")
     )

@@ -204,15 +204,19 @@ class OrderPosterior:
                 share[members] = common / variance[members].mean()
         return np.clip(share, 0.0, 0.99)
 
-    def chances_better(self, group: str) -> FloatArray:
+    def chances_better(self, group: str, among: NDArray[np.intp] | None = None) -> FloatArray:
         """Return the (m, m) chances that row i has a better outcome than row j, one RL run each.
 
         Recorded outcomes are taken as exact. All other chances are capped, see `cap`.
 
+        Args:
+            group: the group.
+            among: (m,) numbers of the rows of this group to compare; by default all.
+
         Raises:
             ConfigError: if the group is unknown.
         """
-        members = self._members(group)
+        members = self._members(group) if among is None else among
         recorded = np.isfinite(self.rows.outcome[members])
         total = np.zeros((len(members), len(members)))
         for component in self.components:

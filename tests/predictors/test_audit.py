@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -113,6 +114,81 @@ def test_the_same_prediction_made_later_has_the_same_id_and_another_digest() -> 
     assert FrozenPrediction.from_dict(one.to_dict()) == one
 
 
+def standing(number: int, value: float, **changes: object) -> FrozenRow:
+    """A row whose order is predicted, and not its score."""
+    changes = {"standing": value, "predicted": None, "low": None, "high": None, **changes}
+    return replace(row(number, 0.0), **changes)  # type: ignore[arg-type]
+
+
+ORDER = [standing(1, 1.0, practice=0.1), standing(2, 0.2), standing(3, -1.2, practice=0.9)]
+CHANCES = ((0, 1, 0.7), (0, 2, 0.8), (1, 2, 0.6))
+
+
+def test_an_order_without_scores_is_judged_by_order_chances_and_regret() -> None:
+    """Before the first outcome there is no unit, so no score is predicted."""
+    outcomes = {id_of(1): 0.5, id_of(2): 0.6, id_of(3): 0.3}
+    score = audit(frozen(ORDER, chosen=[1], chances=CHANCES), outcomes)
+    assert (score.n_judged, score.n_with_score) == (3, 0)
+    assert score.coverage is score.bias is score.bias_se is None
+    assert score.spearman == pytest.approx(0.5)
+    assert score.pairs_right == pytest.approx(2 / 3)
+    assert score.n_chances == 3
+    assert score.chances_claimed == pytest.approx(0.7)
+    assert score.chances_right == pytest.approx(2 / 3)
+    assert score.brier == pytest.approx((0.7**2 + 0.2**2 + 0.4**2) / 3)
+    assert score.regret == pytest.approx(0.1)
+    assert score.practice_regret == pytest.approx(0.3)
+
+
+def test_lower_outcomes_turn_the_judgement_of_chances() -> None:
+    outcomes = {id_of(1): -0.5, id_of(2): -0.6, id_of(3): -0.3}
+    turned = frozen(ORDER, chosen=[1], chances=CHANCES, lower_is_better=True)
+    straight = frozen(ORDER, chosen=[1], chances=CHANCES)
+    one, two = audit(turned, outcomes), audit(straight, {k: -v for k, v in outcomes.items()})
+    assert vars(one) == vars(two)
+
+
+def test_a_tie_is_half_right() -> None:
+    score = audit(frozen(ORDER, chances=CHANCES[:1]), {id_of(1): 0.5, id_of(2): 0.5})
+    assert score.chances_right == 0.5
+    assert score.brier == pytest.approx(0.2**2)
+    even = audit(frozen(ORDER, chances=[(0, 1, 0.5)]), {id_of(1): 0.5, id_of(2): 0.1})
+    assert even.chances_right == 0.5
+
+
+def test_the_last_chance_of_each_pair_counts_whichever_way_it_is_written() -> None:
+    early = frozen(ORDER, chances=CHANCES)
+    later = frozen([*ORDER[:2], replace(ORDER[2], had_outcome=True)], chances=[(1, 0, 0.9)])
+    outcomes = {id_of(1): 0.5, id_of(2): 0.6, id_of(3): 0.3}
+    together = newest_before([early, later], outcomes)
+    assert together is not None
+    assert sorted(together.chances) == [(0, 2, 0.8), (1, 0, 0.9), (1, 2, 0.6)]
+    assert audit(together, outcomes).n_chances == 3
+
+
+def test_an_order_and_a_score_are_not_compared() -> None:
+    """Three rows of one group with scores, three with standings: no pair across the two."""
+    scores = [row(4, 0.1), row(5, 0.2), row(6, 0.3)]
+    outcomes = {id_of(n): 0.1 * n for n in range(1, 7)}
+    score = audit(frozen([*ORDER, *scores]), outcomes)
+    # The standings are all wrong, the scores are all right.
+    assert score.pairs_right == pytest.approx(0.5)
+    assert score.n_with_score == 3
+
+
+@pytest.mark.parametrize("chances", [CHANCES, ()])
+def test_a_record_of_an_order_is_read_back(chances: tuple[tuple[int, int, float], ...]) -> None:
+    one = frozen(ORDER, chances=chances)
+    assert one.to_dict()["format"] == 2
+    assert FrozenPrediction.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+
+
+def test_records_of_scores_keep_their_digests() -> None:
+    """The digest of a record that was frozen before orders could be."""
+    assert frozen(ROWS).to_dict()["format"] == 1
+    assert frozen(ROWS, chosen=[3]).digest == "4f31ec88fb0f8adb337a736b65107a78"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -122,7 +198,18 @@ def test_the_same_prediction_made_later_has_the_same_id_and_another_digest() -> 
         lambda: row(1, float("nan")),
         lambda: row(1, 0.5, low=0.7, high=0.6),
         lambda: FrozenPrediction.from_dict({}),
-        lambda: FrozenPrediction.from_dict({**frozen(ROWS).to_dict(), "format": 2}),
+        lambda: row(1, 0.5, low=None),
+        lambda: row(1, 0.5, low=None, high=None),
+        lambda: replace(row(1, 0.5), predicted=None, low=None, high=None),
+        lambda: standing(1, float("inf")),
+        lambda: frozen(ORDER, chances=[(0, 3, 0.5)]),
+        lambda: frozen(ORDER, chances=[(-1, 1, 0.5)]),
+        lambda: frozen(ORDER, chances=[(1, 1, 0.5)]),
+        lambda: frozen(ORDER, chances=[(0, 1, 1.1)]),
+        lambda: frozen(ORDER, chances=[(0, 1, float("nan"))]),
+        lambda: frozen([ORDER[0], replace(ORDER[1], had_outcome=True)], chances=[(0, 1, 0.5)]),
+        lambda: FrozenPrediction.from_dict({**frozen(ROWS).to_dict(), "format": 3}),
+        lambda: FrozenPrediction.from_dict({**frozen(ROWS).to_dict(), "chances": [1]}),
         lambda: FrozenPrediction.from_dict({**frozen(ROWS).to_dict(), "more": 1}),
     ],
 )

@@ -231,6 +231,72 @@ def test_the_own_style_is_named_or_known_from_the_recipe(run_after: Any) -> None
     )
 
 
+@pytest.mark.parametrize("n", [0, 2])
+def test_what_is_ranked_before_a_fit_is_frozen_and_judged_afterwards(
+    run_after: Any, n: int
+) -> None:
+    run = run_after(n)
+    assert answer(run("rank", "--no-freeze", "--json"))["frozen"] is None
+    assert "no prediction was frozen yet" in told(run("audit"))
+    first = answer(run("rank", "--json"))["frozen"]
+    assert (first["n_predictions"], first["is_new"]) == (N - n, True)
+    assert answer(run("rank", "--json"))["frozen"]["is_new"] is False, "written once"
+    assert answer(run("plan", "--rl-runs", 2, "--json"))["frozen"]["is_new"] is True
+    assert "`rlready audit` judges" in run("rank").output
+    early = answer(run("audit", "--json"))
+    assert early["overall"] is None
+    assert "Nothing can be judged yet" in early["verdict"]
+    store = MlflowStore(run.__closure__[0].cell_contents)  # type: ignore[attr-defined]
+    for number in range(N):
+        store.put_outcome(an_outcome(number + 1, value=float(OUTCOME[number])))
+    found = answer(run("audit", "--json"))
+    assert found["target"] == "value_at_budget/60steps@gsm8k"
+    ranked, planned = found["scores"]
+    assert (ranked["command"], planned["command"]) == ("rank", "plan")
+    assert ranked["predictor"].startswith("public outcomes/")
+    assert ranked["n_judged"] == N - n
+    assert ranked["n_chances"] == (N - n) * (N - n - 1) // 2
+    assert ranked["pairs_right"] > 0.85
+    assert 0.5 < ranked["chances_claimed"] < 0.95
+    assert ranked["brier"] < 0.2
+    assert planned["regret"] == planned["practice_regret"] == 0.0
+    assert (ranked["coverage"] is None) == (n == 0), "without an outcome there is no unit"
+    assert found["overall"]["n_chances"] == ranked["n_chances"]
+    text = " ".join(run("audit").output.split())
+    assert "orders of two with a chance" in text
+    assert "Judged on" in text
+
+
+def test_a_changed_first_ranking_is_refused(run_after: Any, evaluated: Path) -> None:
+    run = run_after(0)
+    # Copies of the database share the folder of the artifacts.
+    before = set(evaluated.parent.glob("mlruns/**/frozen_prediction.json"))
+    assert answer(run("rank", "--json"))["frozen"]["is_new"]
+    [path] = set(evaluated.parent.glob("mlruns/**/frozen_prediction.json")) - before
+    record = json.loads(path.read_text())
+    record["chances"][0][2] = 0.5
+    path.write_text(json.dumps(record))
+    assert "was changed after it was made" in told(run("audit"))
+
+
+def test_an_order_that_was_frozen_without_a_target_is_judged_by_a_named_one(run_after: Any) -> None:
+    run = run_after(0)
+    assert answer(run("rank", "--json"))["frozen"]["is_new"]
+    assert "no prediction of peak/1steps@x was frozen" in told(
+        run("audit", "--target", "peak/1steps@x")
+    )
+    store = MlflowStore(run.__closure__[0].cell_contents)  # type: ignore[attr-defined]
+    for number in range(3):
+        for budget in (30, 60):
+            store.put_outcome(an_outcome(number + 1, value=float(OUTCOME[number]), budget=budget))
+    text = told(run("audit"))
+    assert "Name one with --target" in text
+    target = "value_at_budget/30steps@gsm8k"
+    assert target in text
+    found = answer(run("audit", "--target", target, "--json"))
+    assert (found["target"], found["overall"]["n_judged"]) == (target, 3)
+
+
 def fresh(empty_database: Path, folder: Path, n_outcomes: int, **changes: Any) -> Run:
     copy_database(empty_database, folder / "mlflow.db")
     uri = f"sqlite:///{folder / 'mlflow.db'}"

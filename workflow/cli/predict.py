@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 
@@ -24,6 +25,7 @@ from rlready.workflow.terminal import text_width
 
 if TYPE_CHECKING:
     from rlready.predictors.decisions.rl_plan import PlanRule
+    from rlready.registry.frozen_prediction import FrozenPrediction
     from rlready.registry.mlflow_store.store import MlflowStore
     from rlready.workflow.predict.plan import PlanReport
     from rlready.workflow.predict.steps import StepReport
@@ -143,7 +145,7 @@ def rank(
     from rlready.predictors.training_table import kinds_dict
     from rlready.workflow.cli.views.predict import prior_ranking_view, ranking_view
     from rlready.workflow.cli.views.validate import kinds_view
-    from rlready.workflow.predict.audit import freeze
+    from rlready.workflow.predict.audit import first_day_prediction, frozen_prediction
     from rlready.workflow.predict.first_day import PUBLIC, first_day, is_first_day, rank_first_day
     from rlready.workflow.predict.rank import rank_registry
 
@@ -158,8 +160,16 @@ def rank(
             "kinds": kinds_dict(columns),
             "notes": list(day.notes),
         }
+        best = [row.id for row in by_prior.rows if row.rank and row.recorded is None][:top]
+        made = partial(first_day_prediction, day, by_prior, "rank", best)
+        values["frozen"], frozen_notes = _frozen(store, made, no_freeze)
         common.show(
-            values, lambda: [*prior_ranking_view(by_prior, day.notes), *kinds_view(columns)]
+            values,
+            lambda: [
+                *prior_ranking_view(by_prior, day.notes),
+                *kinds_view(columns),
+                *frozen_notes,
+            ],
         )
         return
     early.check_fitted(predictor)
@@ -171,15 +181,32 @@ def rank(
         "predictor": applied.meta.uri,
         "prior_weight": applied.prior_weight,
         "notes": [applied.remark] if applied.remark else [],
-        "frozen": None,
+        "kinds": kinds_dict(applied.data.table.columns),
     }
-    notes = []
-    if not no_freeze:
-        names = {row.id for row in ranking.rows}
-        best = [row.id for row in ranking.rows if row.rank and row.recorded is None][:top]
-        frozen = freeze(store, applied, "rank", best, at_ms=now_ms(), names=names)
-        values["frozen"], notes = vars(frozen), [f"note: {frozen.note}"]
-    common.show(values, lambda: [*ranking_view(ranking, applied), *notes])
+    names = {row.id for row in ranking.rows}
+    best = [row.id for row in ranking.rows if row.rank and row.recorded is None][:top]
+    made = partial(frozen_prediction, applied, "rank", best, names=names)
+    values["frozen"], frozen_notes = _frozen(store, made, no_freeze)
+    common.show(
+        values,
+        lambda: [
+            *ranking_view(ranking, applied),
+            *kinds_view(applied.data.table.columns),
+            *frozen_notes,
+        ],
+    )
+
+
+def _frozen(
+    store: MlflowStore, made: Callable[..., FrozenPrediction | None], no_freeze: bool
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Freeze a prediction, which `made` returns; return the JSON values and notes of the result."""
+    from rlready.workflow.predict.audit import freeze
+
+    if no_freeze:
+        return None, []
+    frozen = freeze(store, made(at_ms=now_ms()))
+    return vars(frozen), [f"note: {frozen.note}"]
 
 
 @command
@@ -216,12 +243,15 @@ def plan(
         common: The registry and the form of the output.
     """
     from rlready.predictors.decisions.rl_plan import EXPECTED, PlanRule
+    from rlready.predictors.training_table import kinds_dict
     from rlready.workflow.cli.views.predict import plan_view, steps_view
-    from rlready.workflow.predict.audit import freeze
+    from rlready.workflow.cli.views.validate import kinds_view
+    from rlready.workflow.predict.audit import frozen_prediction
     from rlready.workflow.predict.figures import draw_regret, draw_steps
     from rlready.workflow.predict.first_day import is_first_day
-    from rlready.workflow.predict.plan import plan_registry
-    from rlready.workflow.predict.steps import plan_registry_steps
+    from rlready.workflow.predict.load import load
+    from rlready.workflow.predict.plan import plan_applied
+    from rlready.workflow.predict.steps import plan_applied_steps
 
     if (rl_runs is None) == (rl_steps is None):
         raise ConfigError(
@@ -237,27 +267,24 @@ def plan(
         )
     store = common.open_store()
     if rl_runs is not None and is_first_day(store, predictor):
-        _plan_first_day(store, rl_runs, rl_noise, rule, figure, early, common)
+        _plan_first_day(store, rl_runs, rl_noise, rule, figure, no_freeze, early, common)
         return
+    applied = load(store, predictor, own_style=own_style)
     early.check_fitted(predictor)
     report: PlanReport | StepReport
     if rl_steps is not None:
-        report = plan_registry_steps(
-            store, predictor, rl_steps, rl_noise=rl_noise, own_style=own_style
-        )
+        report = plan_applied_steps(applied, rl_steps, rl_noise=rl_noise)
         view, draw = partial(steps_view, report), partial(draw_steps, report=report)
     elif rl_runs is not None:
-        report = plan_registry(
-            store, predictor, rl_runs, rl_noise=rl_noise, rule=rule, own_style=own_style
-        )
+        report = plan_applied(applied, rl_runs, rl_noise=rl_noise, rule=rule)
         view, draw = partial(plan_view, report), partial(draw_regret, report=report)
     if figure is not None:
         draw(figure)
-    values, notes = {**report.to_dict(), "frozen": None}, []
-    if report.applied is not None and not no_freeze:
-        frozen = freeze(store, report.applied, "plan", report.plan.chosen, at_ms=now_ms())
-        values["frozen"], notes = vars(frozen), [f"note: {frozen.note}"]
-    common.show(values, lambda: [*view(), *notes])
+    columns = applied.data.table.columns
+    values = {**report.to_dict(), "kinds": kinds_dict(columns)}
+    made = partial(frozen_prediction, applied, "plan", report.plan.chosen)
+    values["frozen"], notes = _frozen(store, made, no_freeze)
+    common.show(values, lambda: [*view(), *kinds_view(columns), *notes])
 
 
 def _plan_first_day(
@@ -266,12 +293,14 @@ def _plan_first_day(
     rl_noise: float | None,
     rule: PlanRule,
     figure: Path | None,
+    no_freeze: bool,
     early: EarlyFlags,
     common: CommonFlags,
 ) -> None:
     from rlready.predictors.training_table import kinds_dict
     from rlready.workflow.cli.views.predict import prior_plan_view
     from rlready.workflow.cli.views.validate import kinds_view
+    from rlready.workflow.predict.audit import first_day_prediction
     from rlready.workflow.predict.figures import draw_regret
     from rlready.workflow.predict.first_day import first_day, plan_first_day
 
@@ -279,6 +308,8 @@ def _plan_first_day(
     columns = day.data.table.columns
     report = plan_first_day(day, rl_runs, rl_noise=rl_noise, rule=rule)
     if figure is not None:
-        draw_regret(figure, report.report)
+        draw_regret(figure, report.report, unit=report.unit)
     values = {**report.to_dict(), "kinds": kinds_dict(columns)}
-    common.show(values, lambda: [*prior_plan_view(report), *kinds_view(columns)])
+    made = partial(first_day_prediction, day, report.ranking, "plan", report.report.plan.chosen)
+    values["frozen"], notes = _frozen(store, made, no_freeze)
+    common.show(values, lambda: [*prior_plan_view(report), *kinds_view(columns), *notes])

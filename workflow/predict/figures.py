@@ -13,7 +13,7 @@ from rlready.predictors.decisions.plan_replay import Replay
 from rlready.predictors.decisions.rl_plan import RANDOM
 from rlready.predictors.training_table import TrainingTable
 from rlready.registry.errors import ConfigError
-from rlready.workflow.predict.plan import PlanReport
+from rlready.workflow.predict.plan import TARGET_UNIT, PlanReport
 from rlready.workflow.predict.steps import StepReport
 
 _COLOURS = ("#1b6ca8", "#2a9d5c", "#d98c1f", "#b03a5b", "#6b4fa0", "#5f6b6d")
@@ -22,6 +22,7 @@ _POLICY_STYLE = {
     "predicted": "#2a9d5c",
     "anchor": "#6b4fa0",
     "random": "#999999",
+    "paper's rule": "#d98c1f",
 }
 _PRACTICE_COLOUR = "#b03a5b"
 _POLICY_WORDS = {
@@ -83,7 +84,7 @@ def draw_predictions(path: Path, predictor: CalibratedPredictor, table: Training
     return _save(figure, path)
 
 
-def draw_regret(path: Path, report: PlanReport) -> Path:
+def draw_regret(path: Path, report: PlanReport, *, unit: str = TARGET_UNIT) -> Path:
     """Draw the regret of each policy against the number of RL runs. Return the path.
 
     The left panel shows the realised and the expected regret of plans on recorded outcomes that
@@ -92,6 +93,7 @@ def draw_regret(path: Path, report: PlanReport) -> Path:
     Args:
         path: of the PNG file.
         report: the plan and its replay.
+        unit: unit of the regrets, in words.
     """
     plt = _pyplot()
     replay, plan = report.replay, report.plan
@@ -104,7 +106,7 @@ def draw_regret(path: Path, report: PlanReport) -> Path:
         squeeze=False,
         sharey=True,
     )
-    panels[0][0].set_ylabel("regret, in the target's unit")
+    panels[0][0].set_ylabel(f"regret, in {unit}")
     if replay is not None:
         _draw_replay(panels[0][0], replay, plan.policy, report.practice)
     axes = panels[0][-1]

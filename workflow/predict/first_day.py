@@ -25,7 +25,7 @@ from rlready.predictors.training_table import FloatArray, Kind
 from rlready.registry.errors import ConfigError
 from rlready.registry.mlflow_store.predictors.store import DEFAULT_NAME, has_predictor
 from rlready.workflow.predict.own_style import StyledTable, with_own_style
-from rlready.workflow.predict.plan import PlanReport
+from rlready.workflow.predict.plan import TARGET_UNIT, PlanReport
 from rlready.workflow.predict.registry_table import (
     RegistryTable,
     checked_groups,
@@ -257,7 +257,7 @@ def plan_first_day(
         address=PUBLIC,
         practice=practice_column(table),
     )
-    unit = "the target's unit" if has_unit else "standard deviations of outcomes inside a group"
+    unit = TARGET_UNIT if has_unit else "standard deviations of outcomes inside a group"
     return PriorPlan(report=report, ranking=ranking, unit=unit)
 
 

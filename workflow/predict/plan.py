@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,10 @@ from rlready.predictors.decisions.plan_replay import Replay, replay
 from rlready.predictors.decisions.rl_plan import Incumbent, PlanRule, RlPlan, plan
 from rlready.predictors.training_table import FloatArray, TrainingTable
 from rlready.registry.errors import ConfigError
-from rlready.workflow.predict.load import AppliedPredictor, load
+from rlready.workflow.predict.load import AppliedPredictor
 from rlready.workflow.predict.registry_table import practice_column
 
-if TYPE_CHECKING:
-    from rlready.registry.mlflow_store.store import MlflowStore
-
+TARGET_UNIT = "the target's unit"
 _MOST_PRIOR_WEIGHT = 0.5
 
 
@@ -65,14 +63,12 @@ class PlanReport:
         }
 
 
-def plan_registry(
-    store: MlflowStore,
-    reference: str,
+def plan_applied(
+    applied: AppliedPredictor,
     n_runs: int,
     *,
     rl_noise: float | None = None,
     rule: PlanRule | None = None,
-    own_style: Sequence[str] = (),
 ) -> PlanReport:
     """Return the checkpoints that get the next RL runs, and the value of each run.
 
@@ -81,29 +77,19 @@ def plan_registry(
     by models that have not seen the row, and its realised regret is reported.
 
     Args:
-        store: the registry.
-        reference: the predictor: NAME, models:/NAME@ALIAS or models:/NAME/3.
+        applied: the predictor with the registry's rows.
         n_runs: number of RL runs that can be paid.
         rl_noise: standard deviation of one RL run's score; by default from the outcomes' errors.
         rule: policy, draws, seed.
-        own_style: held-out sets of the checkpoints' own style; by default from the recipes.
 
     Raises:
-        RlreadyError: for any mistake of the user or the environment.
+        ConfigError: if a number is invalid, or no plan can be made.
+
+    Example:
+        >>> applied = load(MlflowStore(), "grpo-predictor")  # doctest: +SKIP
+        >>> plan_applied(applied, 3).plan.chosen  # doctest: +SKIP
+        ('sft-7', 'sft-2', 'sft-5')
     """
-    return plan_applied(
-        load(store, reference, own_style=own_style), n_runs, rl_noise=rl_noise, rule=rule
-    )
-
-
-def plan_applied(
-    applied: AppliedPredictor,
-    n_runs: int,
-    *,
-    rl_noise: float | None = None,
-    rule: PlanRule | None = None,
-) -> PlanReport:
-    """Plan RL runs for the rows that a predictor was applied to; see `plan_registry`."""
     table, predictor, names = applied.data.table, applied.predictor, applied.names
     rows, is_retrospective = candidate_rows(applied)
     noise = predictor.run_noise if rl_noise is None else rl_noise

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -28,16 +28,13 @@ from rlready.predictors.training_table import TrainingTable
 from rlready.registry.errors import ConfigError
 from rlready.registry.outcomes import BudgetUnit
 from rlready.registry.table import beside
-from rlready.workflow.predict.load import AppliedPredictor, load
+from rlready.workflow.predict.load import AppliedPredictor
 from rlready.workflow.predict.plan import (
     candidate_rows,
     doubt_about_replay,
     incumbent,
     replay_of,
 )
-
-if TYPE_CHECKING:
-    from rlready.registry.mlflow_store.store import MlflowStore
 
 _KEY = re.compile(
     rf"(?P<statistic>\w+)/(?P<budget>[^@]+?)(?P<unit>{'|'.join(get_args(BudgetUnit))})@(?P<on>.+)"
@@ -93,37 +90,6 @@ class StepReport:
         }
 
 
-def plan_registry_steps(
-    store: MlflowStore,
-    reference: str,
-    total: float,
-    *,
-    rl_noise: float | None = None,
-    rule: PlanRule | None = None,
-    own_style: Sequence[str] = (),
-) -> StepReport:
-    """Propose how many checkpoints to probe, to which step, and how many to finish.
-
-    Args:
-        store: the registry.
-        reference: the predictor: NAME, models:/NAME@ALIAS or models:/NAME/3.
-        total: number of RL steps to spend, in the unit of the target's budget.
-        rl_noise: standard deviation of one RL run's score; by default from the outcomes' errors.
-        rule: draws and seed.
-        own_style: held-out sets of the checkpoints' own style; by default from the recipes.
-
-    Raises:
-        RlreadyError: for any mistake of the user or the environment.
-
-    Example:
-        >>> report = plan_registry_steps(MlflowStore(), "grpo-predictor", 600)  # doctest: +SKIP
-        >>> str(report.plan.best)  # doctest: +SKIP
-        'probe 8 to step 67, finish the best 1'
-    """
-    applied = load(store, reference, own_style=own_style)
-    return plan_applied_steps(applied, total, rl_noise=rl_noise, rule=rule)
-
-
 def plan_applied_steps(
     applied: AppliedPredictor,
     total: float,
@@ -131,7 +97,22 @@ def plan_applied_steps(
     rl_noise: float | None = None,
     rule: PlanRule | None = None,
 ) -> StepReport:
-    """Plan RL steps for the rows that a predictor was applied to; see `plan_registry_steps`."""
+    """Propose how many checkpoints to probe, to which step, and how many to finish.
+
+    Args:
+        applied: the predictor with the registry's rows.
+        total: number of RL steps to spend, in the unit of the target's budget.
+        rl_noise: standard deviation of one RL run's score; by default from the outcomes' errors.
+        rule: draws and seed.
+
+    Raises:
+        ConfigError: if a number is invalid, or no plan can be made.
+
+    Example:
+        >>> report = plan_applied_steps(applied, 600)  # doctest: +SKIP
+        >>> str(report.plan.best)  # doctest: +SKIP
+        'probe 8 to step 67, finish the best 1'
+    """
     rows, is_retrospective = candidate_rows(applied)
     budget, unit = budget_of(applied.data.target)
     noise = applied.predictor.run_noise if rl_noise is None else rl_noise

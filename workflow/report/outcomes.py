@@ -346,6 +346,7 @@ def audit_section(evidence: Evidence) -> Section:
             Column(title="outcome - prediction", key="bias"),
             Column(title="Spearman", key="spearman"),
             Column(title="pairs right", key="pairs_right"),
+            Column(title="pairs claimed", key="chances_claimed"),
             Column(title="regret", key="regret"),
             Column(title="practice", key="practice_regret"),
         ],
@@ -367,6 +368,7 @@ def _audit_cells(score: AuditScore) -> list[Cell]:
         number(score.bias, "+.3g"),
         number(score.spearman, ".2f"),
         number(score.pairs_right, ".2f"),
+        number(score.chances_claimed, ".2f"),
         number(score.regret, ".3g"),
         number(score.practice_regret, ".3g"),
     ]

@@ -21,7 +21,7 @@ from rlready.workflow.predict.audit import AuditReport
 from rlready.workflow.predict.first_day import PriorPlan
 from rlready.workflow.predict.fit import FitReport
 from rlready.workflow.predict.load import AppliedPredictor
-from rlready.workflow.predict.plan import PlanReport
+from rlready.workflow.predict.plan import TARGET_UNIT, PlanReport
 from rlready.workflow.predict.steps import StepReport
 from rlready.workflow.terminal import table
 
@@ -175,7 +175,7 @@ def plan_view(report: PlanReport) -> list[Any]:
         blanks = [""] * (n_most - len(values))
         rows.append([label, *(f"{value.regret:.3g}" for value in values), *blanks])
     regret = table(
-        "Expected, not known yet: regret after N RL runs, in the target's unit",
+        f"Expected, not known yet: regret after N RL runs, in {TARGET_UNIT}",
         headings,
         rows,
         caption=f"noise of one RL run: sd {plan.rl_noise:.3g}; *: the policy of this plan",
@@ -274,7 +274,7 @@ def steps_view(report: StepReport) -> list[Any]:
         f"Expected, not known yet: regret of ways to spend {report.total:g} RL {unit}",
         ("way", unit, "expected regret", "saved"),
         rows,
-        caption=f"of {len(plan.splits)} ways, in the target's unit, with the Monte Carlo error; "
+        caption=f"of {len(plan.splits)} ways, in {TARGET_UNIT}, with the Monte Carlo error; "
         "saved: compared with finishing now; *: proposed"
         + ("" if report.factor is None else f"; {_factor_words(report.factor)}"),
         words=("way",),
@@ -313,7 +313,8 @@ def audit_view(report: AuditReport) -> list[Any]:
             f"Predictions of {report.target} made before the outcome",
             (*headings, "practice"),
             rows,
-            caption="bias: outcome - prediction; pairs: share in the right order, inside groups; "
+            caption="bias: outcome - prediction; pairs: share in the right order, inside groups "
+            "(mean chance that was claimed for the more probable order, where it was frozen); "
             "regret: best outcome among the judged minus the best of the choice (number of judged "
             "ones), practice: the same for as many by the score before RL; all: the last "
             "prediction of each checkpoint",
@@ -328,6 +329,8 @@ def _audit_cells(score: AuditScore) -> list[str]:
     time = datetime.fromtimestamp(score.at_ms / 1000, UTC)
     is_all = score.command == ALL
     bias = "" if score.bias is None else f"{score.bias:+.3g}"
+    pairs = "" if score.pairs_right is None else f"{score.pairs_right:.0%}"
+    claimed = "" if score.chances_claimed is None else f" ({score.chances_claimed:.0%})"
     error = "" if score.bias_se is None else f" ± {score.bias_se:.2g}"
     regrets = [
         "" if value is None else f"{value:.3g} ({n})"
@@ -343,6 +346,6 @@ def _audit_cells(score: AuditScore) -> list[str]:
         "" if score.coverage is None else f"{score.coverage:.0%} of {score.level:.0%}",
         bias + error,
         "" if score.spearman is None else f"{score.spearman:.2f}",
-        "" if score.pairs_right is None else f"{score.pairs_right:.0%}",
+        pairs + claimed,
         *regrets,
     ]
