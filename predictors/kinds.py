@@ -183,10 +183,15 @@ def kind_of(name: str, values: NDArray[np.float64]) -> tuple[Kind, int, Basis]:
     return (Kind.PROBABILITY if high <= 1 else Kind.PERCENT), sign, "name"
 
 
-def k_of_pass(name: str) -> int | None:
+def k_of_pass(name: str, *, strict: bool = False) -> int | None:
     """Return the k of a column of pass@k; 1 for a mean over samples, None for other columns.
 
     `avg@16` and `mean@16` estimate pass@1 from 16 samples.
+
+    Args:
+        name: of the column.
+        strict: whether to leave out scores of lenient verdicts and values that were estimated from
+            smaller k (`lenient_pass_at_1`, `pass_at_64_est`).
 
     Example:
         >>> k_of_pass("Pass@64"), k_of_pass("gsm8k/avg@16"), k_of_pass("maj@16")
@@ -194,6 +199,8 @@ def k_of_pass(name: str) -> int | None:
     """
     rule, words = _rule(name), words_of(name)
     if rule is None or rule[1] <= 0:
+        return None
+    if strict and {"lenient", "est"} & set(_measure(name).split()):
         return None
     if re.search(r"\b(avg|mean)( at ?|)\d+\b", words):
         return 1

@@ -7,7 +7,6 @@ a predictor of the user's own outcomes. The ranking also shows the order by the 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
+from rlready.predictors.kinds import k_of_pass
 from rlready.predictors.public.posterior import MATCH_SHARE, OrderPosterior
 from rlready.predictors.public.standing import standing
 from rlready.predictors.training_table import Column, FloatArray, Kind
@@ -30,7 +30,6 @@ PAPER_RULE = (
 )
 """A rule of thumb of the literature on SFT checkpoints for RL; it gives no probabilities."""
 
-_PASS_AT = re.compile(r"^pass_?(?:at_|@)?(\d+)")
 _KIND_WORDS = {
     "pass_at_k": "pass@1",
     "loss_own_style": "held-out loss of its own style",
@@ -265,7 +264,7 @@ def places_by_paper(
     Returns:
         The places; None if there is no pass@k.
     """
-    sampled = {c.name: int(k[1]) for c in columns if (k := _PASS_AT.match(c.name.lower()))}
+    sampled = {c.name: k for c in columns if (k := k_of_pass(c.name, strict=True)) is not None}
     if not sampled:
         return None
     by_skill = X[max(sampled, key=lambda name: sampled[name])].to_numpy(dtype=float)

@@ -37,7 +37,7 @@ from sklearn.ensemble import (
 from sklearn.linear_model import BayesianRidge
 
 from rlready.predictors.features import plain_columns
-from rlready.predictors.kinds import k_of_pass, words_of
+from rlready.predictors.kinds import k_of_pass
 from rlready.predictors.models.baselines import OneProxy, RankAverage
 from rlready.predictors.models.bounded import Bounded
 from rlready.predictors.models.gaussian_process import GaussianProcess
@@ -207,28 +207,22 @@ def baseline_proxies(name: str, columns: Sequence[Column], score: str | None = N
     if not candidates:
         return []
     # Use one measure on every benchmark; for pass@k, the largest k.
-    measure = {c: _k(c) or c.partition("@")[0].lower() for c in candidates}
+    measure = {c: k_of_pass(c, strict=True) or c.partition("@")[0].lower() for c in candidates}
     chosen = measure[candidates[0]]
     if name == "pass_at_k":
-        chosen = max(_k(c) or 0 for c in candidates)
+        chosen = max(k_of_pass(c, strict=True) or 0 for c in candidates)
     return [c for c in candidates if measure[c] == chosen]
 
 
 def _suits(name: str, column: Column) -> bool:
     bare = column.name.partition("@")[0].lower()
     if name == "pass_at_1":
-        return _k(column.name) == 1
+        return k_of_pass(column.name, strict=True) == 1
     if name == "pass_at_k":
-        return (_k(column.name) or 0) > 1
+        return (k_of_pass(column.name, strict=True) or 0) > 1
     if name == "loss":
         return column.kind is Kind.LOSS
     if name == "n_unique":
         return bare.endswith("n_unique")
     # The level of an RL probe. Of two probes the longer one is used: it comes last.
     return name == "rl_probe" and re.search(r"(^|_)probe_.*level$|^rl_probe", bare) is not None
-
-
-def _k(name: str) -> int | None:
-    """Return the k of a column of strict, measured pass@k; None for any other column."""
-    is_other = {"lenient", "est"} & set(words_of(name.partition("@")[0]).split())
-    return None if is_other else k_of_pass(name)

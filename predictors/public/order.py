@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
+from rlready.predictors.kinds import k_of_pass
 from rlready.predictors.public.posterior import Component, OrderPosterior, Rows
 from rlready.predictors.public.prior import Prior, shipped_prior
 from rlready.predictors.public.standing import standardised, standing
@@ -51,7 +52,6 @@ _RESIDUALS = np.exp(np.linspace(-0.7, 0.35, 7))
 _RESIDUAL_WIDTH, _LEAST_UNIT_WIDTH, _UNKNOWN_UNIT_WIDTH = 0.35, 0.6, 2.0
 _UNITS = np.linspace(-3.5, 3.5, 57)
 _LEAST_WEIGHT = 1e-5
-_PASS_AT = re.compile(r"^(?:lenient_)?pass_?(?:at_|@)?(\d+)")
 _PROBE_NAME = re.compile(r"(^|_)probe_.*level$|^rl_probe|^probe\d*$")
 
 
@@ -161,8 +161,7 @@ def _kinds(columns: Sequence[Column], own_style: Sequence[str]) -> dict[str, str
         elif column.kind is Kind.LOSS:
             kinds[column.name] = OWN_LOSS if column.name in own_style else OTHER_LOSS
         elif column.sign > 0 and not bare.startswith("signal_"):
-            k = _PASS_AT.match(column.name.lower())
-            scores[column.name] = int(k[1]) if k else 1
+            scores[column.name] = k_of_pass(column.name) or 1
     smallest = min(scores.values(), default=1)
     kinds |= {name: PASS for name, k in scores.items() if k == smallest}
     if OWN_LOSS in kinds.values():

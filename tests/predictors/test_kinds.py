@@ -117,6 +117,14 @@ def test_the_k_of_pass_at_k_is_found() -> None:
     names = ["Pass@64", "pass8", "pass_at_1@gsm8k", "avg@16", "gsm8k/mean@8", "gsm8k@pass1"]
     assert [k_of_pass(name) for name in names] == [64, 8, 1, 1, 1, 1]
     assert {k_of_pass(name) for name in ("maj@16", "gsm8k", "pass_at_1_se", "mean_loss")} == {None}
+    starts = ["pre_pass1", "pre_pass8", "pre_pass32", "pre_pass64", "post_pass64"]
+    assert [k_of_pass(name) for name in starts] == [1, 8, 32, 64, 64]
+
+
+def test_strict_pass_at_k_leaves_out_lenient_and_estimated_scores() -> None:
+    names = ["lenient_pass_at_1@a", "pass_at_8_est@world", "pass_at_8@best", "Pass@4"]
+    assert [k_of_pass(name) for name in names] == [1, 8, 8, 4]
+    assert [k_of_pass(name, strict=True) for name in names] == [None, None, 8, 4]
 
 
 def test_a_user_states_kind_and_sign() -> None:

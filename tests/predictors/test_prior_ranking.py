@@ -43,6 +43,35 @@ def test_the_papers_rule_drops_the_half_with_the_higher_loss_and_orders_by_the_l
     assert places_by_paper(X, [LOSS], ONE) is None
 
 
+@pytest.mark.parametrize(
+    ("small", "large"),
+    [
+        ("pre_pass1", "pre_pass8"),
+        ("Pass@1", "Pass@64"),
+        ("gsm8k/avg@16", "gsm8k/pass@16"),
+        ("pass_at_1@math", "pass_at_8@math"),
+        ("math500", "pass64"),
+    ],
+)
+def test_any_name_of_pass_at_k_is_read_in_the_same_way(small: str, large: str) -> None:
+    """`pre_pass8` was once read as pass@1, so it counted as half of the prior's proxy."""
+    table = X.rename(columns={SCORE.name: small, LARGE.name: large})
+    columns = [Column(name=name, kind=Kind.PROBABILITY, sign=1) for name in (small, large)]
+    places = places_by_paper(table, columns, ONE)
+    assert places is not None
+    assert places.tolist() == [1, 2, 3, 4, 5, 6], "the paper's rule takes the largest k"
+    both = order_checkpoints(table, columns).rows.standings
+    alone = order_checkpoints(table, columns[:1]).rows.standings
+    assert both.tolist() == alone.tolist(), "the prior takes the smallest k"
+
+
+def test_the_papers_rule_leaves_out_lenient_and_estimated_scores() -> None:
+    names = ["lenient_pass_at_1@math", "pass_at_64_est@math"]
+    table = X.rename(columns=dict(zip([SCORE.name, LARGE.name], names, strict=True)))
+    columns = [Column(name=name, kind=Kind.PROBABILITY, sign=1) for name in names]
+    assert places_by_paper(table, columns, ONE) is None
+
+
 def test_without_outcomes_the_order_is_that_of_the_standing_and_no_unit_is_claimed() -> None:
     order = order_checkpoints(X, [SCORE, LOSS], own_style=[LOSS.name])
     ranking = rank_by_prior(order, NAMES)
