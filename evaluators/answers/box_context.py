@@ -9,6 +9,10 @@ r"""The surroundings of a box that belong to its answer: signs, factors, units, 
 
 Inside a formula, everything up to the next relation, comma or word belongs to the box. Outside a
 formula, only text that touches the box without a space, and a unit after it.
+
+A box is a frame and not a pair of brackets, so a number directly before a boxed number is no factor
+of it: `7*000\boxed{7}` is 7. Outside a formula, neither is a number before `*`, `+` or `-`: there
+the calculation has ended, and the box holds its result.
 """
 
 from __future__ import annotations
@@ -123,7 +127,7 @@ def joined_boxes(text: str, boxes: Sequence[Box], gaps: Sequence[Gap]) -> str:
     """Return the answer that boxes with a gap between two of them give with their surroundings."""
     if len(boxes) == 1 and _is_alone(text, boxes[0]):
         return boxes[0].content
-    left, right = _context(text, boxes[0].begin, boxes[-1].end)
+    left, right = _context(text, boxes[0].begin, boxes[-1].end, boxes[0].content)
     if len(boxes) == 1 and not left and not right:
         return boxes[0].content
     # Names count where each box has one of its own: "a = 2, b = 3", but not "x_1 = 2, x_2 = 3".
@@ -203,12 +207,40 @@ _BARE_RIGHT = re.compile(
 )
 
 
-def _context(text: str, begin: int, end: int) -> tuple[str, str]:
-    """Return the text before and after two positions that belongs to the answer between them."""
+# A boxed number, and a number before it: digits, or digits in brackets (a label), with its marks.
+_NUMBER_IN_BOX = re.compile(
+    r"[\s${]*[-+\u2212]?\s*(?:\\?[$€£]\s*)?(?:\.?[0-9]|\\[cdt]?frac\s*\{?\s*[-+]?[0-9])"
+)
+_NUMBER_BEFORE = re.compile(
+    r"(?:[0-9][0-9.,]*(?<![.,])|[(\[{]\s*[0-9]+\s*[)\]}])(?:\\?%|[!'°])*\s*$"
+)
+_CALCULATION_BEFORE = re.compile(r"[0-9)\]}!%]\s*[-+*\u2212]$")
+# The number is an argument or an index of these, and the box what they are applied to.
+_TAKES_ARGUMENT = re.compile(
+    r"(?:_|\\(?:[cdt]?frac|binom|sqrt|log|ln|lg|exp|a?(?:rc)?(?:sin|cos|tan|cot|sec|csc))\s*\^?)\s*$"
+)
+
+
+def _is_past_calculation(left: str, content: str, is_math: bool) -> bool:
+    """Return whether the text before a boxed number is a calculation and not a part of it."""
+    if not _NUMBER_IN_BOX.match(content):
+        return False
+    if number := _NUMBER_BEFORE.search(left):
+        return not _TAKES_ARGUMENT.search(left[: number.start()])
+    return not is_math and bool(_CALCULATION_BEFORE.search(left))
+
+
+def _context(text: str, begin: int, end: int, content: str) -> tuple[str, str]:
+    """Return the text before and after two positions that belongs to the answer between them.
+
+    `content` is what the first box of the answer holds.
+    """
     left, right, rest, is_math = _formula_around(text, begin, end)
     while (look := _LOOK.search(left)) and right.lstrip().startswith("}"):
         left, right = left[: look.start()], right.lstrip()[1:]
     left_part, opened = _left_of_box(left, is_math)
+    if _is_past_calculation(left_part, content, is_math):
+        left_part, opened = "", 0
     right_part, is_closed, is_whole = _right_of_box(right, opened, is_math)
     # `3 \times \boxed{4} = 12` fills a gap; `-\boxed{5} = x` does not.
     is_gap = right[len(right_part) :].lstrip().startswith("=") and bool(

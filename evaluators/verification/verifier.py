@@ -38,7 +38,7 @@ from rlready.registry.errors import ConfigError
 from rlready.registry.records import AnswerFormat, Problem, Verdict
 
 # Increased when a verdict may change.
-RULES_VERSION = "2"
+RULES_VERSION = "3"
 _DECIDES = ("math-verify", "latex2sympy2_extended", "sympy", "antlr4-python3-runtime")
 
 MAX_WORKERS = 8
