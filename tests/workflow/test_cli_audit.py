@@ -68,6 +68,19 @@ def test_the_same_predictions_are_written_once(run: Run) -> None:
     assert len(json.loads(run("audit", "--json").stdout)["scores"]) == 2
 
 
+@pytest.mark.parametrize(
+    "words", [["rank"], ["plan", "--rl-runs", "2"], ["plan", "--rl-steps", "120"]]
+)
+def test_the_kinds_of_the_fit_are_shown(run: Run, words: list[str]) -> None:
+    found = json.loads(run(*words, "--no-freeze", "--json").stdout)
+    assert {name: kind["kind"] for name, kind in found["kinds"].items()} == {
+        "pass_at_1@gsm8k": "accuracy",
+        "pass_at_64@gsm8k": "accuracy",
+    }
+    text = " ".join(run(*words, "--no-freeze").output.split())
+    assert "kinds: accuracy, higher is better: pass_at_1@gsm8k, pass_at_64@gsm8k" in text
+
+
 def test_no_freeze_writes_nothing(run: Run) -> None:
     ranked = run("rank", "--top", 2, "--no-freeze", "--json")
     assert json.loads(ranked.stdout)["frozen"] is None

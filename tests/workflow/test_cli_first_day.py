@@ -17,6 +17,7 @@ from store_child import a_checkpoint, a_proxy, an_outcome
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.records import Evaluation, Proxy, Recipe
 from rlready.workflow.cli.main import main
+from rlready.workflow.predict import figures
 
 N = 8
 NO_RUN = "from public outcomes, no RL run of yours yet"
@@ -150,6 +151,23 @@ def test_a_plan_answers_from_the_first_day(run_after: Any, n: int) -> None:
         "standard deviations of outcomes inside a group" if n == 0 else "the target's unit"
     )
     assert (found["incumbent"] is None) == (n == 0)
+
+
+@pytest.mark.parametrize(("n", "unit"), [(0, "standard deviations of"), (1, "the target's unit")])
+def test_the_figure_of_a_plan_names_the_unit_of_its_regrets(
+    run_after: Any, monkeypatch: pytest.MonkeyPatch, n: int, unit: str
+) -> None:
+    """Without an outcome the axis once said "in the target's unit"."""
+    labels = []
+
+    def keep(figure: Any, path: Path) -> Path:
+        labels.extend(axes.get_ylabel() for axes in figure.axes)
+        return path
+
+    monkeypatch.setattr(figures, "_save", keep)
+    shown = run_after(n)("plan", "--rl-runs", 1, "--figure", "plan.png")
+    assert shown.exit_code == 0, shown.output
+    assert labels[0].startswith(f"regret, in {unit}")
 
 
 @pytest.mark.parametrize("n", [0, 1, 3])
