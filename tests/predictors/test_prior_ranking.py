@@ -176,3 +176,11 @@ def test_a_blend_keeps_the_level_of_a_group_without_outcomes() -> None:
     np.testing.assert_allclose(everything.mean[:3], order.predictive().mean[:3])
     half = blended(fitted, order, np.full(6, 0.5))
     np.testing.assert_allclose(half.mean, (nothing.mean + everything.mean) / 2)
+
+
+@pytest.mark.parametrize("known", [{}, {"a": 0.5, "d": 0.8}])
+def test_chances_among_some_checkpoints_are_those_among_all(known: dict[str, float]) -> None:
+    order = order_checkpoints(X, [SCORE, LOSS], outcomes(**known), own_style=[LOSS.name])
+    some = np.array([4, 1, 2])
+    everyone = order.chances_better("all")
+    assert order.chances_better("all", some) == pytest.approx(everyone[np.ix_(some, some)])
