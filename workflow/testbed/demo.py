@@ -188,7 +188,7 @@ def _fit(store: MlflowStore, n_outcomes: int, narrator: Narrator) -> None:
 def _decide(out: Path, store: MlflowStore, hidden: Sequence[str], narrator: Narrator) -> Story:
     """Rank the hidden checkpoints, plan RL runs, and look up what each reached."""
     from rlready.testbed.study.shipped import shipped_outcome
-    from rlready.workflow.predict.audit import freeze
+    from rlready.workflow.predict.audit import freeze, frozen_prediction
     from rlready.workflow.predict.figures import draw_regret
     from rlready.workflow.predict.load import load
     from rlready.workflow.predict.plan import plan_applied
@@ -197,7 +197,7 @@ def _decide(out: Path, store: MlflowStore, hidden: Sequence[str], narrator: Narr
     narrator.step(f"Decide: rlready rank; rlready plan --rl-runs {N_RUNS}")
     applied = load(store, PREDICTOR)
     ranking, report = rank_applied(applied), plan_applied(applied, N_RUNS)
-    freeze(store, applied, "plan", report.plan.chosen, at_ms=now_ms())
+    freeze(store, frozen_prediction(applied, "plan", report.plan.chosen, at_ms=now_ms()))
     draw_regret(out / "regret.png", report)
     practice = _practice(applied)
     by_practice = sorted(hidden, key=lambda name: -practice[name])[:N_RUNS]
