@@ -10,9 +10,9 @@ r"""The surroundings of a box that belong to its answer: signs, factors, units, 
 Inside a formula, everything up to the next relation, comma or word belongs to the box. Outside a
 formula, only text that touches the box without a space, and a unit after it.
 
-A box is a frame and not a pair of brackets, so a number directly before a boxed number is no factor
-of it: `7*000\boxed{7}` is 7. Outside a formula, neither is a number before `*`, `+` or `-`: there
-the calculation has ended, and the box holds its result.
+A box is a frame and not a pair of brackets. A number directly before a boxed number is therefore
+not a factor of it: `7*000\boxed{7}` is 7. Outside a formula, a number before `*`, `+` or `-` does
+not belong to the box either: there the calculation has ended, and the box holds its result.
 """
 
 from __future__ import annotations
