@@ -18,7 +18,7 @@ import numpy as np
 from rlready.predictors.calibration.intervals import MIN_ROWS
 from rlready.predictors.calibration.predictor import CalibratedPredictor
 from rlready.predictors.calibration.trusted_types import trusted_types
-from rlready.predictors.training_table import kinds_dict
+from rlready.predictors.training_table import GROUP, kinds_dict
 from rlready.predictors.validation.report import PAIRS, SplitReport, ValidationReport
 from rlready.predictors.validation.validate import validate
 from rlready.registry.digest import digest
@@ -150,6 +150,8 @@ def fit(
             table_digest=_digest(data),
             target=data.target,
             column_versions=data.versions,
+            optional=[*(c.error for c in table.columns if c.error), GROUP],
+            groups=data.groups,
             trusted_types=trusted_types(),
             params=_params(data, model, level, seed, kinds),
             metrics=_metrics(report, model),
