@@ -36,6 +36,7 @@ from rlready.workflow.predict.registry_table import (
 if TYPE_CHECKING:
     from rlready.registry.mlflow_store.store import MlflowStore
 
+_FIGURE = "predicted_and_true.png"
 _SPLITS = {"loo": "rows left out", "group": "groups left out"}
 _TITLES = {**_SPLITS, PAIRS: "pairs of rows from different groups"}
 _SUMMARY_SCORES = ("r2", "spearman", "decision_accuracy", "regret_at_1")
@@ -142,7 +143,6 @@ def fit(
     model = report.default_model if model == "default" else model
     signal = predictor.signal_.in_words()
     with tempfile.TemporaryDirectory() as folder:
-        figure = draw_predictions(Path(folder) / "predicted_and_true.png", predictor, table)
         fitted = FittedPredictor(
             estimator=predictor,
             X=table.X,
@@ -156,7 +156,7 @@ def fit(
             params=_params(data, model, level, seed, kinds),
             metrics=_metrics(report, model),
             report=report.to_dict(),
-            figures={"predicted_and_true.png": figure},
+            figures={_FIGURE: draw_predictions(Path(folder, _FIGURE), predictor, table)},
             summary=(signal, *_summary(report, model), *predictor.notes_),
         )
         stored = put_predictor(store, fitted, name)
