@@ -106,7 +106,7 @@ def draw_regret(path: Path, report: PlanReport, *, stacked: bool = False) -> Pat
         figsize=(1.2 + 5.2 * n_columns, 0.6 + 4.0 * n_rows),
         layout="constrained",
         squeeze=False,
-        sharey=True,
+        sharey=not stacked,
     )
     for panel in panels[:, 0]:
         panel.set_ylabel("regret, in the target's unit")
