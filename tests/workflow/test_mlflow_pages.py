@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from backends import copy_database, free_port, served
+from backends import client_of, copy_database, free_port, served
 from browser import Browser, Tab, chromium, running
 from sklearn.linear_model import Ridge
 from store_child import a_checkpoint, an_evaluation, an_outcome
@@ -72,6 +72,7 @@ def addresses(
     store.put_outcome(an_outcome(statistic="peak"))
     put_pages(store, [a_tag(1, place="rank 2 of 48", reasons=(HOSTILE,))])
     run_id = fit_with_a_figure(store, folder)
+    id_ = client_of(uri).get_run(run_id).info.experiment_id
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
@@ -82,7 +83,7 @@ def addresses(
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
     with served(command, port, folder, environment) as server:
-        experiment = f"{server}/#/experiments/1"
+        experiment = f"{server}/#/experiments/{id_}"
         yield {
             "checkpoint": f"{experiment}/models/{model_id}{VIEW}",
             "fit": f"{experiment}/runs/{run_id}{VIEW}",
