@@ -56,6 +56,7 @@ class ReadinessTag:
         rule_digest: id of the rule that turned the prediction into a decision.
         reasons: one line each, at least one.
         made_at: time of the ranking, with a time zone.
+        place: place in the ranking, in words such as `rank 2 of 48`; empty if unknown.
 
     Example:
         >>> tag.readiness.name, tag.interval
@@ -76,6 +77,7 @@ class ReadinessTag:
     rule_digest: str
     reasons: tuple[str, ...]
     made_at: datetime
+    place: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "readiness", Readiness(self.readiness))

@@ -26,6 +26,8 @@ from rlready.registry.mlflow_store.record_tags import (
     EVALUATION,
     KEY,
     OUTCOME,
+    RANKED_ALIAS,
+    TAG,
     ModelRow,
 )
 from rlready.registry.redaction import redacted
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
 CONNECT_S = 5
 """Seconds to wait for a connection to a server."""
 
-_READ_TAGS = (CHECKPOINT, EVALUATION, OUTCOME, NOTE)
+_READ_TAGS = (CHECKPOINT, EVALUATION, OUTCOME, NOTE, TAG, RANKED_ALIAS)
+_MANY = 20  # keys; reading everything takes fewer requests than looking for so many
 _PAGE = 1000
 
 
@@ -89,7 +92,8 @@ class Backend(ABC):
 
         Args:
             experiment_id: MLflow's.
-            keys: only models with these fingerprints, READY or PENDING. None reads all READY ones.
+            keys: only models with these fingerprints, READY or PENDING, with what their pages say.
+                None reads all READY ones.
             whole: read the evaluations and outcomes too, not only the checkpoints.
         """
 
@@ -170,8 +174,11 @@ class ApiBackend(Backend):
     def rows(self, experiment_id: str, keys: Sequence[str] | None, whole: bool) -> list[ModelRow]:
         """See `Backend.rows`."""
         rows: dict[str, ModelRow] = {}
-        for key in [None] if keys is None else dict.fromkeys(keys):
+        wanted = None if keys is None else dict.fromkeys(keys)
+        for key in [None] if wanted is None or len(wanted) > _MANY else wanted:
             for model in self._models(experiment_id, key):
+                if wanted is not None and model.tags.get(KEY) not in wanted:
+                    continue
                 row = ModelRow(
                     model_id=model.model_id,
                     is_ready=str(model.status) == "READY",

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from rlready.registry.errors import StoreError
 from rlready.registry.mlflow_store.backends import Opened
-from rlready.registry.mlflow_store.descriptions import NOTE, note_tag
+from rlready.registry.mlflow_store.descriptions import note_tag
 from rlready.registry.mlflow_store.record_tags import (
     EVALUATION,
     MODEL_TYPES,
@@ -74,14 +74,15 @@ class Before:
     """The state of a checkpoint in the registry before a put.
 
     `stored` is the checkpoint if it is READY, `pending` a model that a killed put left, `published`
-    its evaluations by id, `parents` their model ids, and `note` the description on its page.
+    its evaluations by id, `parents` their model ids, and `page` the tags of its model, of which the
+    page is made.
     """
 
     stored: StoredCheckpoint | None
     pending: ModelRow | None
     published: Mapping[str, Published]
     parents: tuple[str, ...]
-    note: str | None
+    page: Mapping[str, str]
 
     @property
     def next_ms(self) -> int:
@@ -108,7 +109,7 @@ def read_before(opened: Opened, checkpoint: Checkpoint) -> Before:
         pending=pending[0] if pending else None,
         published={e.id: e for row in models for e in read_evaluations(row.tags)},
         parents=tuple(ready[parent][0].model_id for parent in checkpoint.parents),
-        note=models[0].tags.get(NOTE) if models else None,
+        page=models[0].tags if models else {},
     )
 
 
@@ -252,10 +253,10 @@ def _model(
 
 def _note(evaluation: Evaluation, before: Before) -> Mapping[str, str]:
     if before.stored is None:
-        return note_tag(evaluation.checkpoint, evaluation.proxies, before.note)
+        return note_tag(evaluation.checkpoint, evaluation.proxies, before.page)
     checkpoint = merge(before.stored.checkpoint, evaluation.checkpoint)
     proxies = newest(before.stored.proxies, evaluation.proxies)
-    return note_tag(checkpoint, proxies, before.note, outcomes=before.stored.outcomes)
+    return note_tag(checkpoint, proxies, before.page, outcomes=before.stored.outcomes)
 
 
 def _new_facts(stored: Checkpoint, checkpoint: Checkpoint) -> dict[str, str]:

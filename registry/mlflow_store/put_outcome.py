@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from rlready.registry.mlflow_store.backends import Opened
-from rlready.registry.mlflow_store.descriptions import NOTE, note_tag
+from rlready.registry.mlflow_store.descriptions import note_tag
 from rlready.registry.mlflow_store.record_tags import (
     OUTCOME,
     PublishedOutcome,
@@ -27,6 +27,7 @@ from rlready.registry.mlflow_store.record_tags import (
     outcome_tags,
     printable,
     read_checkpoint,
+    read_evaluations,
     read_outcomes,
     stored_checkpoints,
 )
@@ -53,14 +54,15 @@ _MAX_STEP = 2**53  # databases keep a step in 64 bits
 class _Before:
     """The state of the registry before an outcome is put.
 
-    `stored` is the checkpoint that RL began from, `published` its outcomes by id, and `note` the
-    description on its page.
+    `stored` is the checkpoint that RL began from, `published` its outcomes by id, `page` the tags
+    of its model, of which the page is made, and `run_id` the run that registered it.
     """
 
     stored: StoredCheckpoint
     rl_model_id: str | None
     published: Mapping[str, PublishedOutcome]
-    note: str | None
+    page: Mapping[str, str]
+    run_id: str | None
 
     @property
     def next_ms(self) -> int:
@@ -86,7 +88,7 @@ def put(opened: Opened, outcome: Outcome) -> StoredOutcome:
         # The time in the record only orders outcomes; a resumed run may be older than others.
         tags = outcome_tags(outcome, max(at_ms, before.next_ms), run_id)
         outcomes = (*stored.outcomes, outcome)
-        note = note_tag(stored.checkpoint, stored.proxies, before.note, outcomes)
+        note = note_tag(stored.checkpoint, stored.proxies, before.page, outcomes)
         client.set_logged_model_tags(model_id, {**tags, **note})
         finalize(client, model_id)
         client.set_terminated(run_id)
@@ -104,7 +106,8 @@ def _read_before(opened: Opened, outcome: Outcome) -> _Before:
         stored=stored,
         rl_model_id=None if rl_checkpoint is None else rl_checkpoint.model_id,
         published={each.id: each for row in models for each in read_outcomes(row.tags)},
-        note=models[0].tags.get(NOTE),
+        page=models[0].tags,
+        run_id=next((each.run_id for row in models for each in read_evaluations(row.tags)), None),
     )
 
 
@@ -123,7 +126,8 @@ def _outcome_run(opened: Opened, outcome: Outcome, before: _Before) -> Run:
     if outcome.seed is not None:
         tags["rlready.rl_seed"] = str(outcome.seed)
     name = printable(f"{outcome.algorithm} {outcome.budget_text} of {checkpoint.name}")
-    return create_run(opened.client, opened.experiment_id, tags, name)
+    # Below the run that measured the checkpoint: MLflow's list shows it folded away there.
+    return create_run(opened.client, opened.experiment_id, tags, name, parent=before.run_id)
 
 
 def _repeat(client: MlflowClient, id_: str, before: _Before) -> StoredOutcome:

@@ -16,11 +16,10 @@ Its description says the same in words.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rlready.registry.errors import RecordError, StoreError
+from rlready.registry.errors import StoreError
 from rlready.registry.mlflow_store import registered_models as versions
 from rlready.registry.mlflow_store.backends import Opened
 from rlready.registry.mlflow_store.descriptions import (
@@ -29,12 +28,11 @@ from rlready.registry.mlflow_store.descriptions import (
 )
 from rlready.registry.mlflow_store.record_tags import (
     CHECKPOINT,
-    FORMAT,
     ModelRow,
     printable,
     read_checkpoint,
-    read_tag_json,
-    tag_json,
+    read_tag,
+    version_tags,
 )
 from rlready.registry.mlflow_store.registered_models import Version
 from rlready.registry.mlflow_store.store import MlflowStore
@@ -44,17 +42,13 @@ from rlready.registry.readiness_tag import (
     Readiness,
     ReadinessTag,
     choose_alias,
-    number_text,
     says_the_same,
-    utc_text,
 )
 from rlready.registry.records import Checkpoint
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-RL_READY = "rl_ready"
-TAG = "rlready.tag"
 FAMILY = "rlready.family"
 """On a registered model: the base model whose checkpoints its versions are."""
 
@@ -182,37 +176,6 @@ def resolve(store: MlflowStore, reference: str) -> ResolvedCheckpoint:
             tag=read_tag(version.tags),
             model_id=model.model_id,
         )
-
-
-def version_tags(tag: ReadinessTag, checkpoint: Checkpoint) -> dict[str, str]:
-    """Return a readiness tag as tags of a version, the short ones first, as MLflow lists them."""
-    record = {**asdict(tag), "made_at": utc_text(tag.made_at)}
-    text = tag_json({"format": FORMAT, **record}, f"tag of {tag.checkpoint_id}")
-    return {
-        RL_READY: tag.readiness.value,
-        "rlready.checkpoint": printable(checkpoint.name),
-        "rlready.predicted": number_text(tag.predicted),
-        "rlready.interval": tag.interval,
-        "rlready.predictor": f"{tag.predictor}/{tag.predictor_version}",
-        TAG: text,
-    }
-
-
-def read_tag(tags: Mapping[str, str]) -> ReadinessTag | None:
-    """Return the readiness tag of a version; None if it has none. Raises as `read_tag_json`."""
-    if TAG not in tags:
-        return None
-    values = read_tag_json(tags[TAG], TAG)
-    try:
-        made_at = datetime.fromisoformat(values.pop("made_at"))
-        reasons = tuple(values.pop("reasons"))
-        return ReadinessTag(**values, reasons=reasons, made_at=made_at)
-    except (TypeError, ValueError, KeyError, RecordError) as error:
-        raise StoreError(
-            f"tag {TAG} holds {tags[TAG][:60]!r}",
-            why=f"it was edited: {error}",
-            fix="Tag the checkpoints again: rlready tag",
-        ) from error
 
 
 def _check_one_ranking(tags: Sequence[ReadinessTag]) -> None:

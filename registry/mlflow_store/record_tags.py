@@ -7,6 +7,8 @@ A LoggedModel carries (`...` stands for 32 hexadecimal digits):
     rlready.evaluation...   an `Evaluation`'s proxies as JSON, set in one transaction once metrics,
                             artifacts and links are written: with the tag a reader sees all of it
     rlready.outcome...      an `Outcome` as JSON, set in the same way (`put_outcome`)
+    rlready.tag             what the last ranking says about it (`ReadinessTag`)
+    rl_ready, rlready.place, .predicted, .interval, .alias    the same, for people
     rlready.name, .kind, .step, .uri, .parent, .recipe.<field>    the same facts, for people
 
 and the metrics `<name>`, `<name>_se`, `<name>_se_within` and `<name>_n` (problems) of every proxy.
@@ -25,10 +27,12 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any
 
-from rlready.registry.errors import StoreError
+from rlready.registry.errors import RecordError, StoreError
 from rlready.registry.outcomes import Outcome
+from rlready.registry.readiness_tag import ReadinessTag, number_text, utc_text
 from rlready.registry.records import Checkpoint, Evaluation, Proxy, Recipe
 from rlready.registry.store import StoredCheckpoint, newest
 
@@ -39,6 +43,15 @@ EVALUATION = "rlready.evaluation"
 
 OUTCOME = "rlready.outcome"
 """On a run: the id of its outcome. On a model, followed by `.<id>`: the outcome itself."""
+
+RL_READY = "rl_ready"
+"""On a version, and on a model that was ranked: true, false or undecided."""
+
+TAG = "rlready.tag"
+"""On the same: the `ReadinessTag` as JSON, the only copy that is read back."""
+
+RANKED_ALIAS = "rlready.alias"
+"""On a model: address of the alias that it has."""
 
 FORMAT = 1
 """Version of the JSON in the tags."""
@@ -222,6 +235,53 @@ def outcome_metrics(outcome: Outcome) -> DatasetMetrics:
         values[f"{key}_se"] = outcome.se
     name = printable(outcome.benchmark)
     return DatasetMetrics(name=name, digest=outcome.rl_digest, values=values)
+
+
+def version_tags(tag: ReadinessTag, checkpoint: Checkpoint) -> dict[str, str]:
+    """Return a readiness tag as tags of a version, the short ones first, as MLflow lists them."""
+    return {
+        **_decision(tag),
+        "rlready.checkpoint": printable(checkpoint.name),
+        "rlready.predictor": f"{tag.predictor}/{tag.predictor_version}",
+        TAG: _tag_text(tag),
+    }
+
+
+def ranked_tags(tag: ReadinessTag, alias: str) -> dict[str, str]:
+    """Return a readiness tag as tags of a checkpoint's model; alias: address of its alias."""
+    by = f"{tag.predictor}/{tag.predictor_version}"
+    facts = {"rlready.place": printable(tag.place), "rlready.ranked_by": by, RANKED_ALIAS: alias}
+    return {**_decision(tag), **facts, TAG: _tag_text(tag)}
+
+
+def _decision(tag: ReadinessTag) -> dict[str, str]:
+    return {
+        RL_READY: tag.readiness.value,
+        "rlready.predicted": number_text(tag.predicted),
+        "rlready.interval": tag.interval,
+    }
+
+
+def _tag_text(tag: ReadinessTag) -> str:
+    record = {**asdict(tag), "made_at": utc_text(tag.made_at)}
+    return tag_json({"format": FORMAT, **record}, f"tag of {tag.checkpoint_id}")
+
+
+def read_tag(tags: Mapping[str, str]) -> ReadinessTag | None:
+    """Return the readiness tag of a version or model, if any. Raises as `read_tag_json`."""
+    if TAG not in tags:
+        return None
+    values = read_tag_json(tags[TAG], TAG)
+    try:
+        made_at = datetime.fromisoformat(values.pop("made_at"))
+        reasons = tuple(values.pop("reasons"))
+        return ReadinessTag(**values, reasons=reasons, made_at=made_at)
+    except (TypeError, ValueError, KeyError, RecordError) as error:
+        raise StoreError(
+            f"tag {TAG} holds {tags[TAG][:60]!r}",
+            why=f"it was edited: {error}",
+            fix="Tag the checkpoints again: rlready tag",
+        ) from error
 
 
 def split_tags(key: str, text: str) -> dict[str, str]:

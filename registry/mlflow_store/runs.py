@@ -31,11 +31,18 @@ def project_run(client: MlflowClient) -> Run | None:
     return run if run is not None and run.info.status == "RUNNING" else None
 
 
-def create_run(client: MlflowClient, experiment_id: str, tags: Mapping[str, str], name: str) -> Run:
-    """Create a run, below the project's run if there is one."""
+def create_run(
+    client: MlflowClient,
+    experiment_id: str,
+    tags: Mapping[str, str],
+    name: str,
+    parent: str | None = None,
+) -> Run:
+    """Create a run below the project's run, or else below the run `parent` if one is given."""
     project = project_run(client)
-    parent = {} if project is None else {"mlflow.parentRunId": project.info.run_id}
-    return client.create_run(experiment_id, tags={**tags, **parent}, run_name=name)
+    above = parent if project is None else project.info.run_id
+    below = {} if above is None else {"mlflow.parentRunId": above}
+    return client.create_run(experiment_id, tags={**tags, **below}, run_name=name)
 
 
 def tag_run(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:

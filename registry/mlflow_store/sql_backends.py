@@ -25,6 +25,8 @@ from rlready.registry.mlflow_store.record_tags import (
     EVALUATION,
     KEY,
     OUTCOME,
+    RANKED_ALIAS,
+    TAG,
     ModelRow,
 )
 from rlready.registry.redaction import redacted
@@ -53,7 +55,7 @@ class SqlBackend(Backend):
         if whole:
             tags += f" OR t.tag_key LIKE '{EVALUATION}.%' OR t.tag_key LIKE '{OUTCOME}.%'"
         if keys is not None:
-            tags += f" OR t.tag_key = '{NOTE}'"
+            tags += f" OR t.tag_key IN ('{NOTE}', '{TAG}', '{RANKED_ALIAS}')"
         # One statement, hence one state of the registry, whatever is written meanwhile.
         query = (
             "SELECT m.model_id, m.status, m.model_type, m.creation_timestamp_ms,"

@@ -37,6 +37,9 @@ from rlready.registry.store import StoredCheckpoint, StoredEvaluation, StoredOut
 
 _LOCAL_UI = "http://127.0.0.1:5000"
 """Where `mlflow ui` listens by default."""
+VIEW = "?workflowType=machine_learning"
+"""End of an address in MLflow: without it, a new browser shows the view for GenAI. No tag of
+an experiment changes this (3.17)."""
 _USER = re.compile(r"(?<=://)[^/]*@")
 
 
@@ -132,8 +135,7 @@ class MlflowStore:
         # The work is done: a missing page must not make it fail.
         with contextlib.suppress(StoreError), self._open("looking for the experiment") as opened:
             id_ = opened.experiment_id
-        # MLflow opens its view for GenAI unless the address asks for the other one.
-        page = f"/#/experiments/{id_}/models?workflowType=machine_learning" if id_ else ""
+        page = f"/#/experiments/{id_}/models{VIEW}" if id_ else ""
         if isinstance(self._backend, SqlBackend):
             command = f"mlflow ui --backend-store-uri '{self._backend.shown}'"
             return f"{command}\nthen open {_LOCAL_UI}{page}"

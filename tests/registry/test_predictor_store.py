@@ -56,8 +56,8 @@ def a_pipeline(alpha: float = 1.0) -> FittedPredictor:
     return fitted(make_pipeline(StandardScaler(), Ridge(alpha)).fit(X, y), X)
 
 
-def our_own(shift: float = 0.5, **changes: Any) -> FittedPredictor:
-    X = the_rows()
+def our_own(shift: float = 0.5, X: pd.DataFrame | None = None, **changes: Any) -> FittedPredictor:
+    X = the_rows() if X is None else X
     estimator = ShiftedMean(shift).fit(X, np.zeros(len(X)))
     return fitted(estimator, X, **{"trusted_types": shifted_mean.TYPES, **changes})
 
@@ -118,6 +118,9 @@ def test_the_page_run_and_model_say_what_it_rests_on(
     assert version.description.startswith("Fitted on 24 checkpoints, 2 proxies\n")
     assert "Spearman 0.90" in version.description
     run = client.get_run(meta.run_id)
+    page = run.data.tags["mlflow.note.content"]
+    assert "Spearman 0.90" in page
+    assert f"![true](get-artifact?path=figures/true.png&run_uuid={meta.run_id})" in page
     assert (run.info.status, run.data.metrics) == ("FINISHED", {"loo/spearman": 0.9})
     assert [o.model_id for o in run.outputs.model_outputs] == [meta.model_id]
     artifacts = Path(run.info.artifact_uri.removeprefix("file://"))
@@ -227,14 +230,16 @@ def test_a_pickle_is_never_unpickled(
     assert not (tmp_path / "exploited").exists()
 
 
-def client_predict(store: MlflowStore) -> Any:
+def client_predict(store: MlflowStore, rows: pd.DataFrame | None = None) -> Any:
     """What a server does first."""
     import mlflow
     from mlflow.artifacts import download_artifacts
 
     meta_uri = f"models:/{NAME}@champion"
     mlflow.set_tracking_uri(store.tracking_uri)
-    return mlflow.pyfunc.load_model(download_artifacts(meta_uri)).predict(the_rows())
+    return mlflow.pyfunc.load_model(download_artifacts(meta_uri)).predict(
+        the_rows() if rows is None else rows
+    )
 
 
 def test_a_skops_file_with_a_type_of_an_attacker_is_refused(tmp_path: Path) -> None:
@@ -291,14 +296,65 @@ def test_mlflow_answers_with_interval_and_domain(store: MlflowStore) -> None:
     pd.testing.assert_frame_equal(answer, our_own().estimator.assess(the_rows()))
 
 
-@pytest.mark.slow
-def test_a_server_answers_invocations(store: MlflowStore, tmp_path: Path) -> None:
-    put_predictor(store, our_own())
+def table_rows() -> pd.DataFrame:
+    """Rows as `rlready table` gives them: facts, recipe, proxies, outcomes; no column `group`."""
     rows = the_rows().head(3)
     rows.iloc[0, 0] = np.nan
+    rows = rows.rename(columns={"group": "recipe.base_model"})
+    ids = [f"{number:032x}" for number in range(3)]
+    facts = {"checkpoint_id": ids, "name": ["1", "2", "=c"], "kind": "sft", "step": [10, None, 30]}
+    return rows.assign(**facts, **{"pass_at_1_n@gsm8k": 34, TARGET: np.nan})
+
+
+def grouped() -> FittedPredictor:
+    """A predictor whose group is a column of the registry, with a standard error."""
+    X = the_rows().assign(**{"pass_at_1_se@gsm8k": 0.01})
+    table = X.assign(**{"recipe.base_model": X["group"]})
+    return our_own(
+        X=X, table=table, groups=["recipe.base_model"], optional=["pass_at_1_se@gsm8k", "group"]
+    )
+
+
+def test_a_row_of_the_table_is_assessed_as_it_is(store: MlflowStore) -> None:
+    put_predictor(store, grouped())
+    rows = table_rows()
+    with quiet():
+        answer = client_predict(store, rows)
+        without_facts = client_predict(store, rows[[*PROXIES, "recipe.base_model"]])
+        with_group = client_predict(store, the_rows())
+    assert answer["name"].tolist() == ["1", "2", "=c"]
+    assert answer["checkpoint_id"].tolist() == rows["checkpoint_id"].tolist()
+    wanted = our_own().estimator.assess(rows.assign(group=rows["recipe.base_model"]))
+    pd.testing.assert_frame_equal(answer[wanted.columns], wanted)
+    pd.testing.assert_frame_equal(without_facts, wanted)
+    pd.testing.assert_frame_equal(with_group, our_own().estimator.assess(the_rows()))
+
+
+def test_a_row_without_a_proxy_is_refused_by_its_name(store: MlflowStore) -> None:
+    from mlflow.exceptions import MlflowException
+
+    put_predictor(store, grouped())
+    with quiet(), pytest.raises(MlflowException, match="heldout_nll@gsm8k"):
+        client_predict(store, table_rows().drop(columns="heldout_nll@gsm8k"))
+
+
+@pytest.mark.slow
+def test_a_server_answers_invocations(store: MlflowStore, tmp_path: Path) -> None:
+    put_predictor(store, grouped())
+    rows = the_rows().head(3)
+    rows.iloc[0, 0] = np.nan
+    table = table_rows()
+    wanted = our_own().estimator.assess(rows)
     with a_server(store, tmp_path) as uri:
         answer = pd.DataFrame(invoke(uri, rows)["predictions"])
-        pd.testing.assert_frame_equal(answer, our_own().estimator.assess(rows))
+        pd.testing.assert_frame_equal(answer, wanted)
+        # A row of `rlready table` as it is, as CSV and as JSON.
+        csv = post(uri, table.to_csv(index=False), "text/csv")
+        records = json.loads(table.to_json(orient="records"))
+        for body in (csv, post(uri, json.dumps({"dataframe_records": records}))):
+            answer = pd.DataFrame(body["predictions"])
+            assert answer["name"].tolist() == ["1", "2", "=c"]
+            pd.testing.assert_frame_equal(answer[wanted.columns], wanted)
         with pytest.raises(urllib.error.HTTPError) as caught:
             invoke(uri, rows.assign(group="unknown"))
         assert caught.value.code == 400
@@ -324,10 +380,12 @@ def a_server(store: MlflowStore, folder: Path) -> Iterator[str]:
 
 
 def invoke(uri: str, rows: pd.DataFrame) -> Any:
-    body = json.dumps({"dataframe_split": json.loads(rows.to_json(orient="split", index=False))})
-    request = urllib.request.Request(
-        f"{uri}/invocations", body.encode(), {"Content-Type": "application/json"}
-    )
+    split = json.loads(rows.to_json(orient="split", index=False))
+    return post(uri, json.dumps({"dataframe_split": split}))
+
+
+def post(uri: str, body: str, kind: str = "application/json") -> Any:
+    request = urllib.request.Request(f"{uri}/invocations", body.encode(), {"Content-Type": kind})
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.loads(answer.read())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from datetime import datetime, timedelta
@@ -19,20 +20,18 @@ from tag_examples import FAMILY, NOT_READY, NOW, UNDECIDED, a_tag
 from rlready.registry.errors import RecordError, StoreError
 from rlready.registry.mlflow_store.descriptions import (
     SIGNATURE,
+    escaped,
     family_description,
     tagged_version_description,
 )
 from rlready.registry.mlflow_store.mlflow_calls import quiet
 from rlready.registry.mlflow_store.readiness import (
-    RL_READY,
-    TAG,
     TaggedFamily,
     family_name,
     put_tags,
-    read_tag,
     resolve,
-    version_tags,
 )
+from rlready.registry.mlflow_store.record_tags import RL_READY, TAG, read_tag, version_tags
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.readiness_tag import ALIAS, ReadinessTag, says_the_same
 from rlready.registry.records import Recipe
@@ -89,12 +88,23 @@ def test_a_ranked_checkpoint_is_a_version_that_says_what_was_decided(
     first, *rest = version.description.splitlines()
     assert first == "READY: 0.613, interval 0.55 to 0.67 (90 %)"
     for said in (*a_tag().reasons, a_tag().target, a_tag().regime, a_checkpoint(1).uri):
-        assert any(said in line for line in rest)
+        assert any(escaped(said) in line for line in rest)
     assert versions(client)[a_checkpoint(2).id].tags[RL_READY] == "false"
     page = client.get_registered_model(FAMILY).description
-    assert ["2", "Qwen2.5-0.5B-step1", "READY", "0.613", "0.55"] in [
-        line.split()[:5] for line in page.splitlines()
+    row = ["2", "Qwen2.5-0.5B-step1", "READY", "0.613", "0.55 to 0.67"]
+    assert row in [
+        [cell.removesuffix("&ensp;") for cell in line.strip("| ").split(" | ")]
+        for line in page.splitlines()
     ]
+
+
+def test_a_page_says_the_place_in_the_ranking(store: MlflowStore, client: Any) -> None:
+    put(store, a_tag(1, place="rank 2 of 3"))
+    (version,) = versions(client).values()
+    assert version.description.startswith("READY, rank 2 of 3: 0.613, interval")
+    tag = read_tag(version.tags)
+    assert tag is not None
+    assert tag.place == "rank 2 of 3"
 
 
 def test_no_weights_are_copied(store: MlflowStore, client: Any, tmp_path: Path) -> None:
@@ -436,7 +446,7 @@ def test_a_description_is_no_longer_than_databases_keep() -> None:
         family_description(name, [(number, name, tag) for number in range(1, 500)]),
     ):
         assert len(text) <= 5000
-        assert text.count("```") == 2
+        assert len(re.findall(r"(?<!\\)`", text)) % 2 == 0
         assert text.endswith(SIGNATURE)
 
 

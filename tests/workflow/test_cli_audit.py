@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from backends import copy_database
+from backends import client_of, copy_database
 from click.testing import CliRunner, Result
 from store_child import a_checkpoint, a_proxy, an_outcome
 
+from rlready.registry.errors import StoreError
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.records import Evaluation
 from rlready.workflow.cli.main import main
@@ -85,6 +86,48 @@ def test_no_freeze_writes_nothing(run: Run) -> None:
     ranked = run("rank", "--top", 2, "--no-freeze", "--json")
     assert json.loads(ranked.stdout)["frozen"] is None
     assert len(json.loads(run("audit", "--json").stdout)["scores"]) == 2
+
+
+def page_of(folder: Path, number: int) -> str:
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    model_id = MlflowStore(uri).find(a_checkpoint(number).id).model_id
+    return str(client_of(uri).get_logged_model(model_id).tags["mlflow.note.content"])
+
+
+def test_rank_writes_the_verdict_onto_the_pages(run: Run, fitted: Path) -> None:
+    ranked = json.loads(run("rank", "--json").stdout)
+    assert ranked["pages"] == "the checkpoints' pages in MLflow already show this ranking"
+    places = {row["id"]: row["rank"] for row in ranked["rows"]}
+    for number in range(1, N + 1):
+        rank = places[a_checkpoint(number).name]
+        assert f"rank {rank} of {N}" in page_of(fitted, number).splitlines()[0]
+    assert json.loads(run("rank", "--no-freeze", "--json").stdout)["pages"] is None
+
+
+def test_tag_puts_the_alias_onto_the_page(run: Run, fitted: Path) -> None:
+    said = json.loads(run("tag", "--json").stdout)
+    (family,) = said["families"]
+    chosen = [n for n in range(1, N + 1) if a_checkpoint(n).id == family["chosen"]]
+    shown = [n for n in range(1, N + 1) if "rl-ready" in page_of(fitted, n).splitlines()[0]]
+    assert shown == chosen
+    before = [page_of(fitted, number) for number in range(1, N + 1)]
+    assert "already show" in json.loads(run("tag", "--json").stdout)["pages"]
+    assert [page_of(fitted, number) for number in range(1, N + 1)] == before
+
+
+def test_a_registry_that_cannot_be_written_still_ranks(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: MlflowStore) -> str:
+        raise StoreError("the registry cannot be written", why="it is read-only")
+
+    monkeypatch.setattr(MlflowStore, "_experiment_to_write", refuse)
+    ranked = run("rank", "--json")
+    assert ranked.exit_code == 0, ranked.output
+    said = json.loads(ranked.stdout)
+    assert len(said["rows"]) == N
+    assert said["pages"].startswith("the checkpoints' pages in MLflow do not show this ranking")
+    assert "it is read-only" in said["pages"]
 
 
 def test_before_any_outcome_nothing_is_judged(run: Run) -> None:

@@ -23,6 +23,7 @@ from testbed_registry import TARGET, checkpoint, put_checkpoints, put_outcomes, 
 
 from rlready.predictors.predictive import Predictive
 from rlready.registry.digest import digest
+from rlready.registry.mlflow_store.descriptions import NOTE, escaped
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.records import Checkpoint, Evaluation, Recipe
 from rlready.workflow.cli.main import main
@@ -208,11 +209,36 @@ def test_the_page_is_logged_to_the_run_of_the_fit_and_linked(run: Run, fitted: s
     client = client_of(fitted)
     model = client.get_registered_model("grpo-predictor")
     assert f"[report.html]({address})" in model.description
-    run_id = client.get_model_version("grpo-predictor", "1").run_id or address.split("/")[4]
+    run_id = address.split("/")[4]
     assert "report.html" in [each.path for each in client.list_artifacts(run_id)]
     client.update_registered_model("grpo-predictor", description="ours")
     told(run("--json"))
     assert client.get_registered_model("grpo-predictor").description == "ours"
+    client.update_registered_model("grpo-predictor", description=model.description)
+
+
+def test_the_run_of_the_fit_shows_the_verdict_and_the_figures(run: Run, fitted: str) -> None:
+    """The fit itself wrote them: the fixture made no report."""
+    client = client_of(fitted)
+    run_id = client.get_model_version_by_alias("grpo-predictor", "champion").run_id
+    page = client.get_run(run_id).data.tags[NOTE]
+    assert page.startswith("**Train ")
+    for name in ("report_figures/regret.png", "figures/predicted_and_true.png"):
+        assert page.count(f"](get-artifact?path={name}&run_uuid={run_id})") == 1
+    assert "Fitted on 13 checkpoints" in page
+    said = told(run("--json"))
+    assert client.get_run(run_id).data.tags[NOTE] == page
+    assert page.startswith(f"**{escaped(said['verdict'])}**")
+    told(run("--json", "--rl-runs", 1))
+    changed = client.get_run(run_id).data.tags[NOTE]
+    assert changed != page
+    assert changed.count("**The fit**") == 1
+    told(run("--json"))
+    assert client.get_run(run_id).data.tags[NOTE] == page
+    client.set_tag(run_id, NOTE, "ours")
+    told(run("--json"))
+    assert client.get_run(run_id).data.tags[NOTE] == "ours"
+    client.set_tag(run_id, NOTE, page)
 
 
 def test_a_registry_that_cannot_be_written_still_gives_the_page(
@@ -223,7 +249,7 @@ def test_a_registry_that_cannot_be_written_still_gives_the_page(
     def refuse(*_: Any) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(MlflowClient, "log_artifact", refuse)
+    monkeypatch.setattr(MlflowClient, "log_artifacts", refuse)
     result = run()
     assert result.exit_code == 0, result.output
     assert "could not be logged to MLflow" in result.stdout

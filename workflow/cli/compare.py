@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 
-from rlready.registry.errors import ConfigError, StoreError
+from rlready.registry.errors import ConfigError
 from rlready.workflow.cli.predict import PREDICTOR, EarlyFlags
 from rlready.workflow.compare.config import CompareConfig
 from rlready.workflow.flags import CommonFlags, Flag, command
@@ -90,8 +90,8 @@ def report(
         common: The registry and the form of the output.
     """
     # These load numpy and MLflow, which `--help` does without.
-    from rlready.registry.mlflow_store.predictors.report_page import put_report
     from rlready.workflow.report.evidence import gather
+    from rlready.workflow.report.log import log_report
     from rlready.workflow.report.page import page
     from rlready.workflow.report.report import report_of
 
@@ -109,16 +109,9 @@ def report(
     made = report_of(evidence)
     text = page(made)
     _write(out, text)
-    address, note = None, "no predictor is fitted, so the page is not logged to MLflow"
-    if no_log:
-        note = ""
-    elif evidence.applied is not None:
-        try:
-            address = put_report(store, evidence.applied.meta, text)
-            note = f"logged to MLflow: {address}"
-        except StoreError as error:
-            # The page is there already: a registry that cannot be written does not undo it.
-            note = f"the page could not be logged to MLflow: {error.args[0]}"
+    address, note = None, ""
+    if not no_log:
+        address, note = log_report(store, evidence, made, text)
     values = {**made.facts, "out": str(out), "logged": address}
     common.show(values, lambda: _report_lines(made, out, note))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -99,9 +100,11 @@ def fit(
     """
     from rlready.workflow.cli.views.predict import fit_view
     from rlready.workflow.predict.fit import fit as fit_predictor
+    from rlready.workflow.report.log import report_on
 
+    store, clock = common.open_store(), common.clock()
     report = fit_predictor(
-        common.open_store(),
+        store,
         target=target,
         model=model,
         features=features,
@@ -111,9 +114,12 @@ def fit(
         name=name,
         level=level,
         seed=seed,
-        say=common.clock().say,
+        say=clock.say,
     )
-    common.show(report.to_dict(), lambda: fit_view(report, text_width()))
+    clock.say("Writing the report onto the fit's page in MLflow")
+    address, note = report_on(store, report.stored.meta.uri)
+    values = {**report.to_dict(), "report": address}
+    common.show(values, lambda: [*fit_view(report, text_width()), f"note: {note}"])
 
 
 @command
@@ -132,13 +138,15 @@ def rank(
     Checkpoints out of the predictor's domain have no rank. If the proxies have no signal, nothing
     is ranked. Before a predictor is fitted, the order inside each group comes from public outcomes
     and the recorded ones; public outcomes are also used with a predictor of fewer than 12 outcomes.
-    Predictions are stored once, so that `rlready audit` can judge them later.
+    Predictions are stored once, so that `rlready audit` can judge them later. Pages of checkpoints
+    in MLflow show the verdict, unless only some groups are ranked.
 
     Args:
         predictor: NAME, models:/NAME@ALIAS or models:/NAME/3.
         groups: Rank only the checkpoints of this group (repeatable).
         top: N of P(top N).
-        no_freeze: Do not store the predictions for `rlready audit`.
+        no_freeze: Write nothing to the registry: neither predictions for `rlready audit` nor
+            pages.
         early: Flags for the use of public outcomes.
         common: The registry and the form of the output.
     """
@@ -148,28 +156,30 @@ def rank(
     from rlready.workflow.predict.audit import first_day_prediction, frozen_prediction
     from rlready.workflow.predict.first_day import PUBLIC, first_day, is_first_day, rank_first_day
     from rlready.workflow.predict.rank import rank_registry
+    from rlready.workflow.predict.tag import tags_of_first_day, tags_of_ranking, write_pages
 
+    made_at, pages = datetime.now(UTC), None
     store, own_style = common.open_store(), early.own_style
     if is_first_day(store, predictor):
         day = first_day(store, target=early.target, own_style=own_style, kinds=early.kinds)
         columns = day.data.table.columns
         by_prior = rank_first_day(day, groups=groups, top_n=top)
+        if not (no_freeze or groups):
+            pages = write_pages(store, tags_of_first_day(by_prior, day, made_at=made_at))
         values = {
             **by_prior.to_dict(),
             "predictor": PUBLIC,
             "kinds": kinds_dict(columns),
             "notes": list(day.notes),
+            "pages": pages,
         }
         best = [row.id for row in by_prior.rows if row.rank and row.recorded is None][:top]
         made = partial(first_day_prediction, day, by_prior, "rank", best)
         values["frozen"], frozen_notes = _frozen(store, made, no_freeze)
+        notes = [*([f"note: {pages}"] if pages else []), *frozen_notes]
         common.show(
             values,
-            lambda: [
-                *prior_ranking_view(by_prior, day.notes),
-                *kinds_view(columns),
-                *frozen_notes,
-            ],
+            lambda: [*prior_ranking_view(by_prior, day.notes), *kinds_view(columns), *notes],
         )
         return
     early.check_fitted(predictor)
@@ -183,18 +193,19 @@ def rank(
         "notes": [applied.remark] if applied.remark else [],
         "kinds": kinds_dict(applied.data.table.columns),
     }
+    notes = []
+    # A place among some groups is not the place among all, which the pages show.
+    if not (no_freeze or groups):
+        pages = write_pages(store, tags_of_ranking(ranking, applied, made_at=made_at))
+        notes.append(f"note: {pages}")
+    values["pages"] = pages
     names = {row.id for row in ranking.rows}
     best = [row.id for row in ranking.rows if row.rank and row.recorded is None][:top]
     made = partial(frozen_prediction, applied, "rank", best, names=names)
     values["frozen"], frozen_notes = _frozen(store, made, no_freeze)
-    common.show(
-        values,
-        lambda: [
-            *ranking_view(ranking, applied),
-            *kinds_view(applied.data.table.columns),
-            *frozen_notes,
-        ],
-    )
+    notes += frozen_notes
+    columns = applied.data.table.columns
+    common.show(values, lambda: [*ranking_view(ranking, applied), *kinds_view(columns), *notes])
 
 
 def _frozen(

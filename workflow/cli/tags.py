@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from rlready.registry.digest import default_cache_dir, fingerprint
 from rlready.registry.errors import CheckpointError, ConfigError
 from rlready.registry.outcomes import current
+from rlready.registry.readiness_tag import ALIAS
 from rlready.workflow.flags import CommonFlags, Flag, command
 from rlready.workflow.terminal import echo, echo_for_programs, echo_json, table
 
@@ -49,7 +51,7 @@ def tag(
     """
     from rlready.registry.mlflow_store.readiness import put_tags
     from rlready.workflow.predict.first_day import first_day, is_first_day
-    from rlready.workflow.predict.tag import prior_tags, ranked_tags
+    from rlready.workflow.predict.tag import prior_tags, ranked_tags, write_pages
 
     store, made_at = common.open_store(), datetime.now(UTC)
     spent: frozenset[str] = frozenset()
@@ -62,8 +64,13 @@ def tag(
     families = put_tags(
         store, tags, name=name, spent=spent, allow_trained=allow_trained, dry_run=dry_run
     )
+    pages = None
+    if not dry_run:
+        pages = write_pages(store, tags, aliases_of(families))
+        notes.append(pages)
     values = {
         "dry_run": dry_run,
+        "pages": pages,
         "families": [_family_dict(family) for family in families],
         "notes": notes,
     }
@@ -114,6 +121,15 @@ def resolve(uri: str, *, allow_trained: bool = False, common: CommonFlags) -> No
         state = "was never ranked" if resolved.tag is None else f"is {resolved.tag.readiness.name}"
         echo(f"note: {whose} {state}", err=True)
     echo_for_programs(os.fsencode(path) + b"\n")
+
+
+def aliases_of(families: Sequence[TaggedFamily]) -> dict[str, str]:
+    """Return the address of the alias by id of the checkpoint that has it."""
+    return {
+        family.chosen: f"models:/{family.name}@{ALIAS}"
+        for family in families
+        if family.chosen is not None
+    }
 
 
 def _outcomes_after_rl(stored: StoredCheckpoint, resolved: ResolvedCheckpoint) -> list[str]:

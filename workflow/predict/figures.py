@@ -16,6 +16,8 @@ from rlready.registry.errors import ConfigError
 from rlready.workflow.predict.plan import TARGET_UNIT, PlanReport
 from rlready.workflow.predict.steps import StepReport
 
+_DPI = 130
+_PAGE_DPI = 96  # MLflow's pages are 650 pixels wide, and do not shrink a picture
 _COLOURS = ("#1b6ca8", "#2a9d5c", "#d98c1f", "#b03a5b", "#6b4fa0", "#5f6b6d")
 _POLICY_STYLE = {
     "expected": "#1b6ca8",
@@ -81,10 +83,12 @@ def draw_predictions(path: Path, predictor: CalibratedPredictor, table: Training
     if 1 < len(names) <= len(_COLOURS):
         axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    return _save(figure, path)
+    return _save(figure, path, dpi=_PAGE_DPI)
 
 
-def draw_regret(path: Path, report: PlanReport, *, unit: str = TARGET_UNIT) -> Path:
+def draw_regret(
+    path: Path, report: PlanReport, *, unit: str = TARGET_UNIT, stacked: bool = False
+) -> Path:
     """Draw the regret of each policy against the number of RL runs. Return the path.
 
     The left panel shows the realised and the expected regret of plans on recorded outcomes that
@@ -94,22 +98,25 @@ def draw_regret(path: Path, report: PlanReport, *, unit: str = TARGET_UNIT) -> P
         path: of the PNG file.
         report: the plan and its replay.
         unit: unit of the regrets, in words.
+        stacked: put the left panel above the right one, for a narrow page.
     """
     plt = _pyplot()
     replay, plan = report.replay, report.plan
     n_panels = 1 if replay is None else 2
+    n_rows, n_columns = (n_panels, 1) if stacked else (1, n_panels)
     figure, panels = plt.subplots(
-        1,
-        n_panels,
-        figsize=(1.2 + 5.2 * n_panels, 4.6),
+        n_rows,
+        n_columns,
+        figsize=(1.2 + 5.2 * n_columns, 0.6 + 4.0 * n_rows),
         layout="constrained",
         squeeze=False,
-        sharey=True,
+        sharey=not stacked,
     )
-    panels[0][0].set_ylabel(f"regret, in {unit}")
+    for panel in panels[:, 0]:
+        panel.set_ylabel(f"regret, in {unit}")
     if replay is not None:
         _draw_replay(panels[0][0], replay, plan.policy, report.practice)
-    axes = panels[0][-1]
+    axes = panels[-1][-1]
     for name, values in plan.policies.items():
         axes.plot(
             [value.n_runs for value in values],
@@ -140,10 +147,10 @@ def draw_regret(path: Path, report: PlanReport, *, unit: str = TARGET_UNIT) -> P
     )
     axes.legend(frameon=False, fontsize=8)
     axes.set_ylim(0, None)  # after the lines, which determine the upper end
-    for panel in panels[0]:
+    for panel in panels.flat:
         panel.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"What each RL run is worth: {report.target}", fontsize=11)
-    return _save(figure, path)
+    return _save(figure, path, dpi=_PAGE_DPI if stacked else _DPI)
 
 
 def draw_steps(path: Path, report: StepReport) -> Path:
@@ -234,9 +241,9 @@ def _pyplot() -> Any:
     return plt
 
 
-def _save(figure: Any, path: Path) -> Path:
+def _save(figure: Any, path: Path, dpi: int = _DPI) -> Path:
     try:
-        figure.savefig(path, dpi=130)
+        figure.savefig(path, dpi=dpi)
     except ValueError as error:
         why = str(error)
         raise ConfigError(f"{path} cannot be drawn", why=why, fix="Name it .png or .pdf") from error

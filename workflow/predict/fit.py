@@ -18,7 +18,7 @@ import numpy as np
 from rlready.predictors.calibration.intervals import MIN_ROWS
 from rlready.predictors.calibration.predictor import CalibratedPredictor
 from rlready.predictors.calibration.trusted_types import trusted_types
-from rlready.predictors.training_table import kinds_dict
+from rlready.predictors.training_table import GROUP, kinds_dict
 from rlready.predictors.validation.report import PAIRS, SplitReport, ValidationReport
 from rlready.predictors.validation.validate import validate
 from rlready.registry.digest import digest
@@ -36,6 +36,7 @@ from rlready.workflow.predict.registry_table import (
 if TYPE_CHECKING:
     from rlready.registry.mlflow_store.store import MlflowStore
 
+_FIGURE = "predicted_and_true.png"
 _SPLITS = {"loo": "rows left out", "group": "groups left out"}
 _TITLES = {**_SPLITS, PAIRS: "pairs of rows from different groups"}
 _SUMMARY_SCORES = ("r2", "spearman", "decision_accuracy", "regret_at_1")
@@ -142,7 +143,6 @@ def fit(
     model = report.default_model if model == "default" else model
     signal = predictor.signal_.in_words()
     with tempfile.TemporaryDirectory() as folder:
-        figure = draw_predictions(Path(folder) / "predicted_and_true.png", predictor, table)
         fitted = FittedPredictor(
             estimator=predictor,
             X=table.X,
@@ -150,11 +150,13 @@ def fit(
             table_digest=_digest(data),
             target=data.target,
             column_versions=data.versions,
+            optional=[*(c.error for c in table.columns if c.error), GROUP],
+            groups=data.groups,
             trusted_types=trusted_types(),
             params=_params(data, model, level, seed, kinds),
             metrics=_metrics(report, model),
             report=report.to_dict(),
-            figures={"predicted_and_true.png": figure},
+            figures={_FIGURE: draw_predictions(Path(folder, _FIGURE), predictor, table)},
             summary=(signal, *_summary(report, model), *predictor.notes_),
         )
         stored = put_predictor(store, fitted, name)

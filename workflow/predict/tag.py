@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from rlready.predictors.decisions.prior_ranking import PriorRow
+from rlready.predictors.decisions.prior_ranking import PriorRanking, PriorRow
+from rlready.predictors.decisions.ranking import Ranking
 from rlready.predictors.decisions.readiness import ReadyRule
+from rlready.registry.errors import StoreError
+from rlready.registry.mlflow_store.checkpoint_pages import put_pages
 from rlready.registry.readiness_tag import Readiness, ReadinessTag
 from rlready.workflow.predict.first_day import PUBLIC, FirstDay, rank_first_day
+from rlready.workflow.predict.load import AppliedPredictor
 from rlready.workflow.predict.rank import rank_registry
 
 if TYPE_CHECKING:
@@ -28,9 +34,19 @@ def ranked_tags(
         RlreadyError: for any mistake of the user or the environment.
     """
     ranking, applied = rank_registry(store, reference, rule=rule)
+    tags = tags_of_ranking(ranking, applied, made_at=made_at)
+    ids = dict(zip(applied.names, applied.data.table.ids, strict=True))
+    return tags, frozenset(ids[name] for name in applied.outcomes)
+
+
+def tags_of_ranking(
+    ranking: Ranking, applied: AppliedPredictor, *, made_at: datetime
+) -> list[ReadinessTag]:
+    """Return a tag for each row of a ranking by a predictor."""
+    n = sum(row.rank is not None for row in ranking.rows)
     ids = dict(zip(applied.names, applied.data.table.ids, strict=True))
     promises = dict(zip(applied.names, applied.assessed["promise"], strict=True))
-    tags = [
+    return [
         ReadinessTag(
             checkpoint_id=ids[row.id],
             readiness=row.readiness,
@@ -46,10 +62,10 @@ def ranked_tags(
             rule_digest=ranking.rule.digest,
             reasons=row.reasons,
             made_at=made_at,
+            place=f"rank {row.rank} of {n}" if row.rank else "not ranked",
         )
         for row in ranking.rows
     ]
-    return tags, frozenset(ids[name] for name in applied.outcomes)
 
 
 def prior_tags(day: FirstDay, *, made_at: datetime) -> tuple[list[ReadinessTag], str]:
@@ -58,10 +74,19 @@ def prior_tags(day: FirstDay, *, made_at: datetime) -> tuple[list[ReadinessTag],
     Raises:
         ConfigError: if there is no order.
     """
-    ranking, rule = rank_first_day(day), ReadyRule()
+    ranking = rank_first_day(day)
+    tags = tags_of_first_day(ranking, day, made_at=made_at)
+    return tags, f"{_why_undecided(ranking)}, so no alias is set; {ranking.track_record}"
+
+
+def tags_of_first_day(
+    ranking: PriorRanking, day: FirstDay, *, made_at: datetime
+) -> list[ReadinessTag]:
+    """Return a tag for each row of a ranking by public outcomes."""
+    rule, why = ReadyRule(), _why_undecided(ranking)
+    n_in_group = Counter(row.group for row in ranking.rows)
     ids = dict(zip(day.data.names, day.data.table.ids, strict=True))
-    why = f"UNDECIDED {ranking.source}: READY requires a predictor of your own (`rlready fit`)"
-    tags = [
+    return [
         ReadinessTag(
             checkpoint_id=ids[row.id],
             readiness=Readiness.UNDECIDED,
@@ -77,10 +102,43 @@ def prior_tags(day: FirstDay, *, made_at: datetime) -> tuple[list[ReadinessTag],
             rule_digest=rule.digest,
             reasons=(why, _place(row), *row.reasons[1:]),
             made_at=made_at,
+            place=_rank(row, n_in_group[row.group]),
         )
         for row in ranking.rows
     ]
-    return tags, f"{why}, so no alias is set; {ranking.track_record}"
+
+
+def write_pages(
+    store: MlflowStore, tags: Sequence[ReadinessTag], aliases: Mapping[str, str] | None = None
+) -> str:
+    """Write a ranking onto the pages of its checkpoints; return what happened, in words.
+
+    A registry that cannot be written does not undo the ranking: the words then say why.
+
+    Args:
+        store: the registry.
+        tags: what the ranking says about each checkpoint.
+        aliases: see `put_pages`.
+    """
+    try:
+        n = put_pages(store, tags, aliases)
+    except StoreError as error:
+        return f"the checkpoints' pages in MLflow do not show this ranking: {error.args[0]}"
+    if n == 0:
+        return "the checkpoints' pages in MLflow already show this ranking"
+    pages = "1 page of a checkpoint" if n == 1 else f"{n} pages of checkpoints"
+    return f"{pages} in MLflow changed: the verdict comes first there"
+
+
+def _why_undecided(ranking: PriorRanking) -> str:
+    return f"UNDECIDED {ranking.source}: READY requires a predictor of your own (`rlready fit`)"
+
+
+def _rank(row: PriorRow, n: int) -> str:
+    if row.rank_in_group is None:
+        return "not ranked"
+    where = "" if row.rank is not None else f" in {row.group}"
+    return f"rank {row.rank or row.rank_in_group} of {n}{where}"
 
 
 def _place(row: PriorRow) -> str:

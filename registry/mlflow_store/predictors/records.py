@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+_SIGNATURE = 2
+"""Version of what a served predictor accepts; a fit with the same result becomes a new version."""
 _DIGITS = 9
 """Significant digits of the predictions in an id; further ones differ between machines."""
 
@@ -34,6 +36,8 @@ class FittedPredictor:
         target: key of the outcome that it predicts.
         column_versions: how the numbers of each proxy's column were measured (see
             `table.CheckpointTable.versions`).
+        optional: columns of `X` that a served row may lack: standard errors and the group.
+        groups: columns of `table` whose values, joined by ` / `, are the group of a row.
         trusted_types: types in the estimator beyond those of scikit-learn, by full name.
         params: settings (model, groups, seed, ...), shown on its page.
         metrics: figures of its validation, by name; values that are not finite are left out.
@@ -54,6 +58,8 @@ class FittedPredictor:
     table_digest: str
     target: str
     column_versions: Mapping[str, str]
+    optional: Sequence[str] = ()
+    groups: Sequence[str] = ()
     trusted_types: Sequence[str] = ()
     params: Mapping[str, object] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -70,6 +76,7 @@ class FittedPredictor:
         predicted = np.asarray(self.estimator.predict(self.X), dtype=float).ravel()
         return digest(
             {
+                "signature": _SIGNATURE,
                 "table": self.table_digest,
                 "target": self.target,
                 "columns": dict(self.column_versions),

@@ -42,14 +42,27 @@ from rlready.registry.errors import StoreError
 from rlready.registry.foreign_files import parse_json
 from rlready.registry.mlflow_store import registered_models as versions
 from rlready.registry.mlflow_store.backends import Opened
-from rlready.registry.mlflow_store.descriptions import SIGNATURE, fact_lines, version_page, wrapped
+from rlready.registry.mlflow_store.descriptions import (
+    SIGNATURE,
+    bullets,
+    escaped,
+    fact_lines,
+    picture,
+    version_page,
+)
+from rlready.registry.mlflow_store.predictors.fit_page import put_fit_page
 from rlready.registry.mlflow_store.predictors.records import (
     FittedPredictor,
     LoadedPredictor,
     PredictorMeta,
     StoredPredictor,
 )
-from rlready.registry.mlflow_store.predictors.served_predictor import LOADER, MODEL_FILE
+from rlready.registry.mlflow_store.predictors.served_predictor import (
+    GROUPS,
+    LOADER,
+    MODEL_FILE,
+    served_signature,
+)
 from rlready.registry.mlflow_store.predictors.skops_file import (
     check_files,
     check_types,
@@ -212,6 +225,7 @@ def _model_of(
     tags = {SHA256: json.dumps(digests, sort_keys=True), **_record(fitted, model, run)}
     client.set_logged_model_tags(model.model_id, tags)
     client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
+    put_fit_page(opened, run.info.run_id, about=[*_summary(fitted), *_pictures(run, files)])
     finalize(client, model.model_id)
     client.set_terminated(run.info.run_id)
     return client.get_logged_model(model.model_id), True
@@ -230,7 +244,7 @@ def _tags(fitted: FittedPredictor) -> dict[str, str]:
 def _save(model: LoggedModel, run: Run, fitted: FittedPredictor, folder: Path) -> dict[str, str]:
     """Write MLflow's model folder; return the SHA-256 of each file in it."""
     import mlflow.sklearn
-    from mlflow.models import Model, infer_signature
+    from mlflow.models import Model
 
     can_assess = hasattr(fitted.estimator, "assess")
     answer = (fitted.estimator.assess if can_assess else fitted.estimator.predict)(fitted.X)
@@ -241,13 +255,16 @@ def _save(model: LoggedModel, run: Run, fitted: FittedPredictor, folder: Path) -
         mlflow_model=about,
         serialization_format="skops",
         skops_trusted_types=sorted(fitted.trusted_types) or None,
-        signature=infer_signature(fitted.X, answer),
+        signature=served_signature(
+            fitted.X, answer, fitted.optional, fitted.table[list(fitted.groups)]
+        ),
         input_example=fitted.X.head(_EXAMPLE_ROWS),
         # Without them MLflow loads the model in another process to infer them, which takes 10 s.
         pip_requirements=_requirements(fitted.trusted_types),
     )
     if can_assess:
         about.flavors["python_function"]["loader_module"] = LOADER
+        about.metadata = {GROUPS: list(fitted.groups)}
         about.save(str(folder / "MLmodel"))
     return file_digests(folder)
 
@@ -356,7 +373,7 @@ def registered_description(target: str, report: str = "") -> str:
         report: link to the page that `rlready report` logged last; empty if there is none.
     """
     about = (
-        f"Predictors of a checkpoint's outcome after RL, the first of {printable(target)}. The "
+        f"Predictors of a checkpoint's outcome after RL, the first of {escaped(target)}. The "
         f"alias `{CHAMPION}` is on the one that was fitted last. Report, training table and "
         "figures are artifacts of a version's source run."
     )
@@ -372,7 +389,18 @@ def _description(fitted: FittedPredictor) -> str:
         **{key: str(value) for key, value in fitted.params.items()},
         "proxies": ", ".join(fitted.column_versions),
     }
-    summary = [line for text in fitted.summary for line in wrapped("", text, "  ")]
+    headline, *lines = _summary(fitted)
+    return version_page(headline, [*lines, "", *fact_lines(about)])
+
+
+def _summary(fitted: FittedPredictor) -> list[str]:
+    """Return lines of Markdown: the size of the fit, and its validation in a few sentences."""
     n = len(fitted.column_versions)
     headline = f"Fitted on {len(fitted.X)} checkpoints, {n} {'proxy' if n == 1 else 'proxies'}"
-    return version_page(headline, "\n".join([*summary, "", *fact_lines(about)]).strip())
+    return [headline, "", *bullets(fitted.summary)]
+
+
+def _pictures(run: Run, files: Mapping[str, Path]) -> list[str]:
+    names = [name for name in files if name.endswith(".png")]
+    pictures = [picture(Path(name).stem, run.info.run_id, name) for name in names]
+    return [line for each in pictures for line in ("", each)]
