@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 
-from rlready.registry.errors import ConfigError, StoreError
+from rlready.registry.errors import ConfigError, RlreadyError, StoreError
 from rlready.workflow.cli.predict import PREDICTOR, EarlyFlags
+from rlready.workflow.cli.search import STORAGE
 from rlready.workflow.compare.config import CompareConfig
 from rlready.workflow.flags import CommonFlags, Flag, command
 from rlready.workflow.terminal import echo, table
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rlready.workflow.compare.comparison import Comparison, FlippedProblem
     from rlready.workflow.compare.paired import PairedDifference
     from rlready.workflow.report.parts import Report
+    from rlready.workflow.search.report import SearchReport
 
 REPORT = "report.html"
 
@@ -70,6 +72,9 @@ def report(
     rl_runs: Annotated[int, click.IntRange(min=1), Flag(metavar="N")] = 3,
     predictor: Annotated[str, Flag(metavar="NAME")] = PREDICTOR,
     no_log: bool = False,
+    study: str | None = None,
+    storage: str = STORAGE,
+    space: Annotated[Path | None, Flag(metavar="FILE.toml")] = None,
     early: EarlyFlags,
     common: CommonFlags,
 ) -> None:
@@ -86,6 +91,9 @@ def report(
         rl_runs: RL runs that can be paid for.
         predictor: NAME, models:/NAME@ALIAS or models:/NAME/3.
         no_log: Do not log the page to MLflow.
+        study: Recipe search whose response surface is shown.  [default: the only one in --storage]
+        storage: Database of the study.
+        space: TOML file of the study's recipes.  [default: the file it was opened with]
         early: What public outcomes are applied to.
         common: The registry and the form of the output.
     """
@@ -95,6 +103,7 @@ def report(
     from rlready.workflow.report.page import page
     from rlready.workflow.report.report import report_of
 
+    search, study_note = _stored_study(storage, study, space)
     store = common.open_store()
     evidence = gather(
         store,
@@ -106,7 +115,7 @@ def report(
     )
     if evidence.applied is not None:
         early.check_fitted(predictor)
-    made = report_of(evidence)
+    made = report_of(evidence, search)
     text = page(made)
     _write(out, text)
     address, note = None, "no predictor is fitted, so the page is not logged to MLflow"
@@ -120,16 +129,37 @@ def report(
             # The page is there already: a registry that cannot be written does not undo it.
             note = f"the page could not be logged to MLflow: {error.args[0]}"
     values = {**made.facts, "out": str(out), "logged": address}
-    common.show(values, lambda: _report_lines(made, out, note))
+    notes = [*filter(None, [study_note, note])]
+    common.show(values, lambda: _report_lines(made, out, notes))
 
 
-def _report_lines(made: Report, out: Path, note: str) -> Iterator[str]:
+def _report_lines(made: Report, out: Path, notes: Sequence[str]) -> Iterator[str]:
     """Yield what the terminal shows of a report, the verdict last."""
     yield from (f"missing: {text}" for text in made.missing)
-    if note:
-        yield f"note: {note}"
+    yield from (f"note: {note}" for note in notes)
     yield f"page: {out}"
     yield made.verdict
+
+
+def _stored_study(
+    storage: str, name: str | None, space: Path | None
+) -> tuple[SearchReport | None, str]:
+    """Return the report of a study, and a note if none is shown though there are some."""
+    sqlite = Path(storage.removeprefix("sqlite:///"))
+    if name is None and storage == STORAGE and not sqlite.is_file():
+        return None, ""  # loading Optuna takes a second
+    from rlready.workflow.search.stored import stored_report, stored_studies
+
+    if name is not None:
+        return stored_report(storage, name, space), ""
+    names = stored_studies(storage)
+    if len(names) != 1:
+        known = f": {', '.join(names)}" if names else ""
+        return None, f"{storage} holds {len(names)} studies{known}; --study NAME shows one"
+    try:
+        return stored_report(storage, names[0], space), ""
+    except RlreadyError as error:
+        return None, f"study {names[0]} is not shown: {error}"
 
 
 def _write(path: Path, text: str) -> None:

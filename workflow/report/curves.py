@@ -148,9 +148,8 @@ def regret_section(evidence: Evidence) -> Section:
         words.append("Expected regrets are corrected by what such plans lost on recorded outcomes.")
     figures = [_regret_figure(evidence, "expected", now, expected)]
     if realised:
-        figures.append(
-            _regret_figure(evidence, "realised", "Realised on left-out outcomes", realised)
-        )
+        title_of_past = "On left-out outcomes: realised, and what was expected of them"
+        figures.append(_regret_figure(evidence, "realised", title_of_past, realised))
     return Section(
         id="regret",
         title=title,
@@ -189,12 +188,19 @@ def _regret_figure(
         lost[name] = [(n, evidence.factor * v, evidence.factor * se) for n, v, se in both]
     n_most = max(n for runs in lost.values() for n, *_ in runs)
     highest = max(value + error for runs in lost.values() for _, value, error in runs)
+    if what == "realised":
+        foreseen = [r.expected for runs in policies.values() for r in runs
+                    if isinstance(r, ReplayedRuns)]  # fmt: skip
+        highest = max(highest, evidence.factor * max(foreseen, default=0.0))
     plot = Plot(x=(0.7, n_most + 0.3), y=(0.0, 1.08 * highest or 1.0))
     plot.axes("RL runs", f"regret {evidence.in_unit}",
               [float(n) for n in range(1, n_most + 1)])  # fmt: skip
     for name, runs in lost.items():
         style, words = _policy(evidence, name)
         if what == "realised":
+            foreseen = [run.expected for run in policies[name] if isinstance(run, ReplayedRuns)]
+            points = [(float(k), evidence.factor * v) for k, v in enumerate(foreseen, 1)]
+            plot.path(points, f"thin {style}", f"{words}, expected")
             low = [(n, max(value - error, 0.0)) for n, value, error in runs]
             plot.band(low, [(n, value + error) for n, value, error in runs], style)
     for name, runs in lost.items():
@@ -205,6 +211,7 @@ def _regret_figure(
         plot.key(f"line {style}", words)
     if what == "realised":
         plot.key("band plan", "± standard error over parts")
+        plot.key("line thin plan", "thin: expected")
     text = f"{title}: regret after 1 to {n_most} RL runs. " + " ".join(
         f"{_policy(evidence, name)[1]}: {runs[0][1]:.3g} after 1, {runs[-1][1]:.3g} after "
         f"{runs[-1][0]}."
