@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import Browser, check_page
 from click.testing import CliRunner, Result
 
 from rlready.evaluators.heldout.loss import ExampleLoss
@@ -223,6 +224,12 @@ def test_the_page_escapes_what_models_wrote(compare: Compare, tmp_path: Path) ->
     assert "&lt;script&gt;" in text
     assert "{{ 7 * 7 }}" in text
     assert "\x1b" not in text
+
+
+def test_the_page_holds_in_a_browser(compare: Compare, tmp_path: Path, browser: Browser) -> None:
+    page = tmp_path / "page.html"
+    assert compare("first", "second", "--out", page).exit_code == 0
+    check_page(browser, page)
 
 
 def test_the_terminal_shows_verdict_and_interval(compare: Compare) -> None:

@@ -121,10 +121,11 @@ def _flip_figure(evidence: Evidence, pairs: _Pairs, words: str) -> Figure:
         style = "plan" if k in in_arrows else "faint"
         text = f"{names[row]}: {pairs.before[k]:.3g} before, {after[k]:.3g} after RL"
         plot.dot((pairs.before[k], after[k]), style, text)
-    plot.key("dot plan", "a checkpoint with a recorded outcome")
+    plot.key("dot faint", "a checkpoint with a recorded outcome")
     if any(map(np.any, bars)):
         plot.key("line error", "95 %, where standard errors are known")
     if arrows:
+        plot.key("dot plan", "at an end of an arrow")
         plot.key("line flip", "from the one ahead before RL to the one ahead after it "
                  f"(the {len(arrows)} largest clear flips)")  # fmt: skip
     text = f"Score before RL against score after RL of {len(pairs.rows)} checkpoints. {words}"
@@ -164,7 +165,7 @@ def _place_figure(evidence: Evidence, pairs: _Pairs) -> Figure:
         words = f"{names[k]}: place {before[k]} before RL, {after[k]} after it"
         plot.label((0.05, y_before), str(before[k]), "tick end")
         plot.arrow((0.06, y_before), (0.29, y_after), style, words)
-        plot.label((0.3, y_after), f"{after[k]}  {shortened(names[k], 36)}", "small")
+        plot.label((0.3, y_after), f"{after[k]}  {shortened(names[k], 30)}", "small")
     plot.label((0.05, float(n) + 0.1), "before RL", "tick middle")
     plot.label((0.3, float(n) + 0.1), "after RL", "tick")
     plot.key("line plan", "clearly passed others")

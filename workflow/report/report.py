@@ -53,7 +53,7 @@ def report_of(evidence: Evidence, study: SearchReport | None = None) -> Report:
             *filter(None, [losses_section(evidence)]),
             proxies_section(evidence),
             regret_section(evidence),
-            *([] if study is None else [study_section(study)]),
+            *([] if study is None else [study_section(study, with_verdict=True)]),
             audit_section(evidence),
             _data_section(evidence),
         ],

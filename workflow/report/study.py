@@ -37,15 +37,16 @@ def study_page(report: SearchReport, made_at: datetime) -> Report:
     )
 
 
-def study_section(report: SearchReport) -> Section:
+def study_section(report: SearchReport, *, with_verdict: bool = False) -> Section:
     """Return the section with the response surface and the recipes of a study."""
     sources = list(dict.fromkeys(point.source for point in report.surface))
     words = [
         f"Study {report.study}: predicted outcome of a recipe, from {len(report.rows)} finished "
         "trials. Each figure begins at the best recipe and moves the weight of one source; the "
         "others keep their proportions as far as floors and caps allow. Bands: 90 %.",
-        _verdict(report),
     ]
+    if with_verdict:
+        words.insert(0, _verdict(report))
     notes = [f"Next: {row.domain} of the domain, {row.reason}" for row in report.untried
              if row.reason]  # fmt: skip
     if len(sources) > _MOST_SOURCES:
