@@ -17,12 +17,13 @@ from rlready.workflow.flags import CommonFlags, Flag, command
 from rlready.workflow.terminal import echo, table
 
 if TYPE_CHECKING:
-    from rlready.workflow.compare.comparison import Comparison, FlippedProblem
+    from rlready.workflow.compare.comparison import Comparison, ExampleDifference, FlippedProblem
     from rlready.workflow.compare.paired import PairedDifference
     from rlready.workflow.report.parts import Report
     from rlready.workflow.search.report import SearchReport
 
 REPORT = "report.html"
+_EXAMPLES = 3
 
 
 @command
@@ -181,16 +182,20 @@ def comparison_view(comparison: Comparison, level: float) -> Iterator[Any]:
         for name, metric in each.metrics.items()
     ]
     rows += [
-        (each.heldout_set, "loss, nats/token", *_cells(each.difference), "")
+        (each.heldout_set, "loss (nats)", *_cells(each.difference), "")
         for each in comparison.losses
     ]
     if rows:
         headings = ("measured on", "metric", "B - A", f"{level:.0%} interval", "n", "gained / lost")
         words = ("measured on", "metric")
-        yield table("Paired differences", headings, rows, words=words)
+        caption = "?: not clear. Loss in nats per token. Samples and more: --out FILE.html"
+        yield table("Paired differences", headings, rows, caption=caption, words=words)
     for each in comparison.benchmarks:
         yield from _flipped(f"{each.benchmark}: solved by B only", each.gained)
         yield from _flipped(f"{each.benchmark}: solved by A only", each.lost)
+    for loss in comparison.losses:
+        yield from _changed(f"{loss.heldout_set}: the loss fell most", loss.better)
+        yield from _changed(f"{loss.heldout_set}: the loss rose most", loss.worse)
     if comparison.recipe:
         yield table(
             "Recipe",
@@ -205,9 +210,9 @@ def comparison_view(comparison: Comparison, level: float) -> Iterator[Any]:
 def _cells(difference: PairedDifference) -> tuple[str, str, str]:
     interval = "unknown"
     if difference.low is not None and difference.high is not None:
-        interval = f"{difference.low:+.4f} to {difference.high:+.4f}"
+        interval = f"{difference.low:+.3f} to {difference.high:+.3f}"
     mark = "" if difference.is_clear else " ?"
-    return f"{difference.value:+.4f}{mark}", interval, str(difference.n)
+    return f"{difference.value:+.3f}{mark}", interval, str(difference.n)
 
 
 def _flips(comparison: Any, name: str) -> str:
@@ -221,6 +226,15 @@ def _flipped(title: str, problems: Sequence[FlippedProblem]) -> Iterator[Any]:
         rows = [(p.problem_id, f"{p.share_a:.0%}", f"{p.share_b:.0%}") for p in problems]
         headings = ("problem", "A correct", "B correct")
         yield table(title, headings, rows, words=("problem",))
+
+
+def _changed(title: str, examples: Sequence[ExampleDifference]) -> Iterator[Any]:
+    if examples:
+        rows = [
+            (e.example_id, f"{e.loss_a:.3f}", f"{e.loss_b:.3f}", str(e.n_tokens))
+            for e in examples[:_EXAMPLES]
+        ]
+        yield table(title, ("example", "A", "B", "tokens"), rows, words=("example",))
 
 
 def _text(value: Any) -> str:
