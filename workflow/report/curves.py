@@ -193,7 +193,7 @@ def _regret_figure(
         name: [(r.n_runs, factor * r.expected) for r in runs if isinstance(r, ReplayedRuns)]
         for name, runs in policies.items()
     }
-    n_most = max(n for runs in lost.values() for n, *_ in runs)
+    n_most = max(run.n_runs for runs in policies.values() for run in runs)
     main = [name for name in lost if name != RANDOM] or list(lost)
     tops = [max(value for _, value, _ in lost[name]) for name in (*main, *lost)]
     if max(tops) <= _MOST_TIMES * max(tops[: len(main)]):
