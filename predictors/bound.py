@@ -60,8 +60,14 @@ class Bound:
         gives such values) moves as far as the end would, and never further up.
         """
         eta = self.eta(value)
-        change = self.value(eta + away) - self.value(eta)
-        return np.asarray(np.minimum(value + change, np.maximum(value, self.ceiling)))
+        moved = np.asarray(eta + away, dtype=np.float64)
+        # `value`, but in place: draws of many rows go through here.
+        expit(moved, out=moved)
+        moved *= self.span
+        moved += self.floor
+        moved -= self.value(eta)
+        moved += value
+        return np.minimum(moved, np.maximum(value, self.ceiling), out=moved)
 
     def slope_at(self, value: FloatArray) -> FloatArray:
         """Return d mu / d eta at the points where the curve has these values."""

@@ -51,18 +51,28 @@ class Predictive:
         """Draw the outcomes jointly; return (n_draws, n) numbers."""
         names, group_of = np.unique(self.groups, return_inverse=True)
         shared = rng.standard_normal((n_draws, len(names)))[:, group_of]
-        alone = rng.standard_normal((n_draws, len(self.mean)))
+        draws = rng.standard_normal((n_draws, len(self.mean)))
         scale = np.ones((n_draws, 1))
         if np.isfinite(self.df):
             scale = np.sqrt(self.df / rng.chisquare(self.df, size=(n_draws, 1)))
+        # The arrays are large: each step overwrites them, which takes half the time.
+        shared *= self.group_sd
         if self.bound is None or self.additive_sd is None:
-            spread: FloatArray = scale * (self.group_sd * shared + self.row_sd * alone)
-            return self.mean + spread
+            draws *= self.row_sd
+            draws += shared
+            draws *= scale
+            draws += self.mean
+            return draws
         additive = np.minimum(self.additive_sd, self.row_sd)
-        inner = np.sqrt(self.row_sd**2 - additive**2)
-        away = scale * (self.group_sd * shared + inner * alone) / self.bound.slope_at(self.mean)
-        noise = scale * additive * rng.standard_normal(alone.shape)
-        return self.bound.moved(self.mean, away) + noise
+        draws *= np.sqrt(self.row_sd**2 - additive**2)
+        draws += shared
+        draws *= scale
+        draws /= self.bound.slope_at(self.mean)
+        draws = self.bound.moved(self.mean, draws)
+        noise = rng.standard_normal(draws.shape)
+        noise *= scale * additive
+        draws += noise
+        return draws
 
     def rows(self, chosen: NDArray[np.intp]) -> Predictive:
         """Return the distribution of some of the checkpoints, by position."""

@@ -24,6 +24,7 @@ from backends import (
     unprivileged_user,
     wait_until,
 )
+from browser import Browser, Tab, chromium, running
 from hypothesis import HealthCheck, settings
 from store_child import a_checkpoint
 
@@ -44,6 +45,22 @@ settings.load_profile("rlready")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out scikit-learn's checks of arrays of other libraries: we claim nothing of them."""
     items[:] = [item for item in items if "check_array_api_input" not in item.nodeid]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium for the tests of pages; without it they are skipped."""
+    path = chromium()
+    if path is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium")
+    with running(path) as started:
+        yield started
+
+
+@pytest.fixture
+def tab(browser: Browser) -> Tab:
+    """An empty page of the browser."""
+    return browser.tab()
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, Task
 
+_WIDE = 110
+"""Width of a terminal from which a bar shows everything."""
+_NARROWEST = 72
+"""Width below which it shows only the time that is left."""
+
 
 @dataclass
 class Stage:
@@ -121,26 +126,42 @@ class Advance:
 
 
 def _bar(console: Console, label: str, total: int, unit: str) -> Progress:
+    """Return a bar on one line: in a narrow terminal the label is cut and tokens are left out."""
     from rich import progress
+    from rich.table import Column
     from rich.text import Text
+
+    is_narrow = console.width < _WIDE
+
+    class Label(progress.ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(task.description, no_wrap=True, overflow="ellipsis")
 
     class Rate(progress.ProgressColumn):
         def render(self, task: Task) -> Text:
             rate, elapsed = unit, task.elapsed or 0.0
             if elapsed > 0.0:
                 rate += f" {task.completed / elapsed:,.1f}/s"
-                if task.fields["tokens"]:
+                if task.fields["tokens"] and not is_narrow:
                     rate += f" ({task.fields['tokens'] / elapsed:,.0f} tokens/s)"
             return Text(rate, style="progress.data.speed")
 
+    def whole() -> Column:  # only the label may shrink
+        return Column(no_wrap=True)
+
+    times: list[progress.ProgressColumn] = [
+        progress.TimeElapsedColumn(table_column=whole()),
+        progress.TextColumn("left", table_column=whole()),
+        progress.TimeRemainingColumn(table_column=whole()),
+    ]
+    if console.width < _NARROWEST:
+        times = times[2:]
     bar = progress.Progress(
-        progress.TextColumn("{task.description}", markup=False),
-        progress.BarColumn(bar_width=24),
-        progress.MofNCompleteColumn(),
-        Rate(),
-        progress.TimeElapsedColumn(),
-        progress.TextColumn("left"),
-        progress.TimeRemainingColumn(),
+        Label(),
+        progress.BarColumn(bar_width=10 if is_narrow else 24, table_column=whole()),
+        progress.MofNCompleteColumn(table_column=whole()),
+        Rate(table_column=whole()),
+        *times,
         console=console,
     )
     bar.add_task(label, total=total, tokens=0)

@@ -30,6 +30,7 @@ _CONTROLS = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode categories to escape: controls, format characters, surrogates and line breaks."""
 
 _FILE_WIDTH = 160
+_SPLIT_AT = 28
 
 
 def escaped(text: str) -> str:
@@ -78,6 +79,7 @@ def table(
     caption: str | None = None,
     words: Collection[str] = (),
     unbroken: Collection[str] = (),
+    optional: Sequence[str] = (),
 ) -> Table:
     """Return a table of texts.
 
@@ -88,9 +90,17 @@ def table(
         caption: text below the table.
         words: headings of the columns that are aligned to the left; the others hold numbers.
         unbroken: headings of the columns whose cells are never split over lines.
+        optional: headings of the columns that a narrow terminal leaves out, the first one first.
     """
     from rich.table import Table
 
+    rows = [list(row) for row in rows]
+    left_out = _too_wide(headings, rows, unbroken, optional)
+    if left_out:
+        shown = [i for i, heading in enumerate(headings) if heading not in left_out]
+        headings, rows = [headings[i] for i in shown], [[row[i] for i in shown] for row in rows]
+        names = ", ".join(left_out)
+        caption = "; ".join(filter(None, [caption, f"too wide for this terminal: {names}"]))
     result = Table(title=title, caption=caption)
     for heading in headings:
         justify: Literal["left", "right"] = "left" if heading in words else "right"
@@ -99,6 +109,33 @@ def table(
     for row in rows:
         result.add_row(*row)
     return result
+
+
+def _too_wide(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    unbroken: Collection[str],
+    optional: Sequence[str],
+) -> list[str]:
+    """Return the optional columns that do not fit into the terminal beside the others."""
+    from rich.cells import cell_len
+
+    widths = {
+        heading: max(map(cell_len, [heading, *(row[i] for row in rows)]))
+        for i, heading in enumerate(headings)
+    }
+    # Of a cell that may be split, this much has to be on one line.
+    widths = {
+        heading: width if heading in unbroken else min(width, _SPLIT_AT)
+        for heading, width in widths.items()
+    }
+    left_out: list[str] = []
+    for heading in optional:
+        if sum(width + 3 for width in widths.values()) < text_width():
+            break
+        left_out.append(heading)
+        del widths[heading]
+    return left_out
 
 
 def text_width() -> int:

@@ -63,6 +63,8 @@ CONTINUES = "rlready:continues"
 
 # Attributes of the study.
 SPACE = "rlready:space"
+SPACE_FILE = "rlready:space_file"
+"""Path of the space file with which the study was opened last."""
 UID = "rlready:uid"
 """An id of the study that stays unique if a study of the same name is created elsewhere."""
 MIRRORED = "rlready:mirrored"

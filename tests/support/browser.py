@@ -9,6 +9,7 @@ import select
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -60,9 +61,11 @@ class Tab:
         self._browser.wait_for("Page.loadEventFired")
         self._collect()
 
-    def js(self, code: str) -> Any:
-        """Return the value of an expression on the page."""
-        answer = self.send("Runtime.evaluate", expression=code, returnByValue=True)
+    def js(self, code: str, *, wait: bool = False) -> Any:
+        """Return the value of an expression on the page; with `wait`, of what it promises."""
+        answer = self.send(
+            "Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=wait
+        )
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
@@ -173,3 +176,57 @@ def running(path: str) -> Iterator[Browser]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def axe() -> str | None:
+    """Return the script of axe-core, from the package that carries it; None without the package."""
+    spec = find_spec("axe_playwright_python")  # only its file is used, not the package
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).with_name("axe.min.js").read_text(encoding="utf-8")
+
+
+def faults(tab: Tab, script: str) -> list[str]:
+    """Return the serious and critical faults that axe-core finds on the page."""
+    tab.js(f"{script};0")
+    found = tab.js("axe.run({resultTypes: ['violations']}).then(r => r.violations)", wait=True)
+    return [
+        f"{each['id']}: {each['help']}: {each['nodes'][0]['html']}"
+        for each in found
+        if each["impact"] in ("serious", "critical")
+    ]
+
+
+def shown_rows(tab: Tab, table: str = "table") -> int:
+    """Return how many rows of the first table that matches a selector have a place on the page."""
+    return int(
+        tab.js(
+            f"Array.from(document.querySelector('{table}').tBodies[0].rows)"
+            ".filter(row => row.getClientRects().length).length"
+        )
+    )
+
+
+def check_page(browser: Browser, path: Path) -> None:
+    """Check what holds for every page: quiet, alone, themed, readable on a phone and by all.
+
+    Without the package that carries axe-core, only its part is left out.
+    """
+    script, colours = axe(), set()
+    for scheme in ("light", "dark"):
+        for width in (1100, 380):
+            tab = browser.tab()
+            tab.open(path, width=width, prefers_color_scheme=scheme)
+            assert tab.js("document.documentElement.scrollWidth <= window.innerWidth"), width
+            colours.add(tab.js("getComputedStyle(document.body).backgroundColor"))
+            assert tab.problems == []
+            assert tab.requests == [path.resolve().as_uri()]
+            if script is not None:
+                tab.js("document.querySelectorAll('details').forEach(each => { each.open = true })")
+                assert faults(tab, script) == [], f"{scheme}, {width} px"
+    assert len(colours) == 2
+    tab.open(path, width=700)  # about the width of A4 between its margins
+    tab.send("Emulation.setEmulatedMedia", media="print")
+    assert tab.js("document.documentElement.scrollWidth <= window.innerWidth")
+    pdf = tab.send("Page.printToPDF")["data"]
+    assert len(pdf) > 10_000

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from transformers.trainer_callback import TrainerState
 
 from rlready.testbed.training.model import untrained_checkpoint
 from rlready.workflow.cli.main import main
@@ -123,7 +125,7 @@ def test_an_empty_registry_says_how_to_fill_it(run: Run) -> None:
     result = run("list")
     assert result.exit_code == 0
     assert "`rlready evaluate FOLDER` adds one" in " ".join(result.output.split())
-    assert json.loads(run("list", "--json").output) == []
+    assert json.loads(run("list", "--json").output)["checkpoints"] == []
 
 
 @pytest.mark.slow
@@ -139,7 +141,7 @@ def test_a_measured_checkpoint_is_listed_and_shown(
     )
     assert done.exit_code == 0, done.output
     assert "mlflow ui" in done.output
-    listed = json.loads(run("list", "--json").output)
+    listed = json.loads(run("list", "--json").output)["checkpoints"]
     assert [entry["name"] for entry in listed] == ["first [red]one"]
     shown = json.loads(run("show", listed[0]["checkpoint_id"][:8], "--json").output)
     assert shown["step"] == 7
@@ -150,6 +152,30 @@ def test_a_measured_checkpoint_is_listed_and_shown(
     assert "step 7" in text
     child = run("evaluate", checkpoint, "--held-out", "x", "--parent", listed[0]["checkpoint_id"])
     assert child.exit_code == 2
+    # The state that a Trainer left does not contradict what was said before.
+    trained = tmp_path / "checkpoint-500"
+    shutil.copytree(checkpoint, trained)
+    TrainerState(global_step=500).save_to_json(str(trained / "trainer_state.json"))
+    again = ("evaluate", trained, "--benchmark", f"toy={toy}", "--samples", 4, "--k", "1,4",
+             "--max-tokens", 4)  # fmt: skip
+    assert run(*again).exit_code == 0
+    assert json.loads(run("show", "first [red]one", "--json").output)["step"] == 7
+
+
+@pytest.mark.slow
+def test_a_folder_of_a_trainer_has_its_step_and_an_unknown_base_model_is_named(
+    run: Run, checkpoint: Path, tmp_path: Path
+) -> None:
+    trained = tmp_path / "checkpoint-500"
+    shutil.copytree(checkpoint, trained)
+    TrainerState(global_step=500, max_steps=1000).save_to_json(str(trained / "trainer_state.json"))
+    toy = problems(tmp_path / "toy.jsonl", GOOD)
+    flags = ("--benchmark", f"toy={toy}", "--samples", 1, "--k", 1, "--max-tokens", 4)
+    done = run("evaluate", trained, *flags)
+    assert done.exit_code == 0, done.output
+    assert 'Name it: base_model = "org/name"' in " ".join(done.stderr.split())
+    (listed,) = json.loads(run("list", "--json").output)["checkpoints"]
+    assert listed["step"] == 500
 
 
 def test_the_default_ladder_of_k_ends_at_the_samples() -> None:

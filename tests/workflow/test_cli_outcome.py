@@ -267,5 +267,6 @@ def test_an_unknown_target_lists_the_known_ones(run: Run, store: MlflowStore) ->
 
 
 def test_an_empty_registry_is_an_empty_table(run: Run) -> None:
-    assert json.loads(run("table", "--json").stdout) == []
+    assert json.loads(run("table", "--json").stdout) == {"rows": [], "notes": []}
+    assert json.loads(run("table", "--format", "json").stdout) == []
     assert run("table").stdout.startswith('"checkpoint_id"')

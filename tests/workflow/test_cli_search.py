@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import Browser, check_page
 from click.testing import CliRunner, Result
 from store_child import a_checkpoint, a_proxy, an_outcome
 
@@ -85,6 +87,22 @@ def test_a_run_with_a_trainer_finds_the_better_mixtures(call: Call) -> None:
     assert done.exit_code == 0, done.output
     assert done.stdout.count(" told: ") == 3
     assert "rlready" not in call("report", "--cold").stderr
+
+
+def test_the_page_of_a_study_holds_in_a_browser(
+    call: Call, tmp_path: Path, browser: Browser
+) -> None:
+    hostile = "<script>alert(1)<script>"
+    (tmp_path / "mix.toml").write_text(SPACE.replace("[sources.gsm8k]", f"[sources.'{hostile}']"))
+    call("ask", "--trials", 4, "--cold", "--sampler", "random", "--study", hostile, "--json")
+    for trial, value in enumerate((0.5, 0.7, 0.6, 0.4)):
+        call("tell", trial, "--value", value, "--study", hostile)
+    files = answer(call("report", "--cold", "--json", "--study", hostile))["files"]
+    page = next(Path(file) for file in files if file.endswith(".html"))
+    check_page(browser, page)
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<script") == 1
+    assert f"Weight of {html.escape(hostile)}" in text
 
 
 def test_the_last_words_of_a_trainer_are_told_without_its_token(call: Call, tmp_path: Path) -> None:

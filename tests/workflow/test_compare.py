@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import Browser, check_page
 from click.testing import CliRunner, Result
 
 from rlready.evaluators.heldout.loss import ExampleLoss
@@ -199,6 +201,25 @@ def test_other_contents_are_named_and_the_rest_is_compared(
     assert any("toy: different contents" in note for note in values["notes"])
 
 
+def test_other_protocols_are_told_apart_by_the_settings_that_differ(
+    compare: Compare, sqlite_uri: str, tmp_path: Path
+) -> None:
+    store, third = MlflowStore(sqlite_uri), checkpoint("third", epochs=1)
+    hot = replace(PROTOCOL, temperature=0.5, prompt_template="{problem}" + "!" * 500)
+    other = proxy("pass_at_1", 0.5, protocol_digest=hot.digest)
+    store.put_evaluation(Evaluation(checkpoint=third, proxies=(other, loss_proxy(0.7))))
+    (note,) = [n for n in told(compare("first", "third", "--json"))["notes"] if "toy" in n]
+    assert hot.digest in note  # without its samples nothing names the settings
+    folder = tmp_path / "samples" / third.id / f"{DIGEST}-{hot.draws_digest}"
+    folder.mkdir(parents=True)
+    (folder / "about.json").write_text(json.dumps({"protocol": hot.to_dict()}))
+    values = told(compare("first", "third", "--json"))
+    (note,) = [n for n in values["notes"] if "toy" in n]
+    assert f"temperature {PROTOCOL.temperature!r} and 0.5" in note
+    assert len(note) < 300
+    assert len(values["losses"]) == 1
+
+
 class Tags(HTMLParser):
     """The tags and addresses of a page."""
 
@@ -225,10 +246,17 @@ def test_the_page_escapes_what_models_wrote(compare: Compare, tmp_path: Path) ->
     assert "\x1b" not in text
 
 
+def test_the_page_holds_in_a_browser(compare: Compare, tmp_path: Path, browser: Browser) -> None:
+    page = tmp_path / "page.html"
+    assert compare("first", "second", "--out", page).exit_code == 0
+    check_page(browser, page)
+
+
 def test_the_terminal_shows_verdict_and_interval(compare: Compare) -> None:
     result = compare("first", "second")
     assert result.exit_code == 0
-    assert "+0.0625 ?" in result.stdout
+    assert "+0.062 ?" in result.stdout
+    assert "the loss rose most" in result.stdout
     assert "\x1b" not in result.stdout
 
 

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from backends import client_of, copy_database
-from browser import Browser, Tab, chromium, running
+from browser import Browser, Tab, axe, check_page, faults, shown_rows
 from click.testing import CliRunner, Result
 from store_child import a_proxy
 from testbed_registry import TARGET, checkpoint, put_checkpoints, put_outcomes, shuffled
@@ -350,6 +350,40 @@ def test_losses_over_sft_steps_have_regimes(
     assert "1 mild overfitting, 1 severe overfitting" in text
 
 
+SPACE = """
+[recipe]
+base_model = "m"
+[sources.gsm8k]
+[sources.numina]
+"""
+
+
+def search(*words: Any) -> None:
+    result = CliRunner().invoke(main, ["search", *map(str, words)])
+    assert result.exit_code == 0, result.output
+
+
+def test_the_only_study_here_is_shown_and_an_unknown_one_is_refused_by_name(run: Run) -> None:
+    Path("mix.toml").write_text(SPACE)
+    search("ask", "--trials", 2, "--cold", "--space", "mix.toml", "--json")
+    assert "study mix is not shown: study 'mix' has 0 finished" in run("--no-log").stdout
+    for trial in range(2):
+        search("tell", trial, "--value", 0.5 + trial / 10, "--space", "mix.toml")
+    told(run("--json", "--no-log"))
+    shown = read().text
+    assert "Response surface of the recipe search" in shown
+    assert "Best recipe so far: trial 1" in shown
+    Path("report.html").unlink()
+    assert "no study 'other' in sqlite:///search.db. Studies there: mix" in refused(
+        run("--study", "other")
+    )
+    assert "It holds no study" in refused(run("--study", "mix", "--storage", "sqlite:///no.db"))
+    assert not Path("no.db").exists()
+    Path("mix.toml").unlink()
+    assert "Give the TOML file as --space" in refused(run("--study", "mix"))
+    assert not Path("report.html").exists()
+
+
 def test_an_empty_registry_says_what_to_run_first(
     sqlite_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -432,20 +466,6 @@ def test_names_are_shortened_and_proxies_are_spelled_out() -> None:
     assert shown_proxy("heldout_nll@val") == "held-out loss on val"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = chromium()
-    if path is None:
-        pytest.skip("Chromium is not installed: apt-get install chromium")
-    with running(path) as started:
-        yield started
-
-
-@pytest.fixture
-def tab(browser: Browser) -> Tab:
-    return browser.tab()
-
-
 @pytest.fixture
 def made(run: Run, tmp_path: Path) -> Path:
     told(run("--json", "--no-log"))
@@ -489,42 +509,43 @@ def test_tables_sort_by_keyboard(tab: Tab, made: Path) -> None:
 
 def test_tables_filter_and_open(tab: Tab, made: Path) -> None:
     tab.open(made)
-    shown = (
-        "Array.from(document.querySelectorAll('#ranking-table tbody tr'))"
-        ".filter(row => row.getClientRects().length).length"
-    )
-    assert tab.js(shown) == 12
+    assert shown_rows(tab, "#ranking-table table") == 12
     tab.js("document.querySelector('#ranking-table .more').click()")
-    assert tab.js(shown) == N_CHECKPOINTS + 1
+    assert shown_rows(tab, "#ranking-table table") == N_CHECKPOINTS + 1
     tab.js(
         "(() => { const i = document.querySelector('#ranking-table input'); i.value = 'EVIL'; "
         "i.dispatchEvent(new Event('input')); })()"
     )
-    assert tab.js(shown) == 1
+    assert shown_rows(tab, "#ranking-table table") == 1
     count = tab.js("document.querySelector('#ranking-table output').textContent")
     assert count == f"1 of {N_CHECKPOINTS + 1} rows"
 
 
-@pytest.mark.parametrize("width", [380, 1100])
-def test_the_page_itself_never_scrolls_sideways(tab: Tab, made: Path, width: int) -> None:
-    tab.open(made, width=width)
-    assert tab.js("document.documentElement.scrollWidth <= window.innerWidth")
+def test_the_page_holds_in_every_theme_and_width_for_every_reader(
+    browser: Browser, made: Path
+) -> None:
+    check_page(browser, made)
 
 
-def test_it_follows_the_theme_and_prints_all_rows(tab: Tab, made: Path) -> None:
-    colours = {}
-    for scheme in ("light", "dark"):
-        tab.open(made, prefers_color_scheme=scheme)
-        colours[scheme] = tab.js("getComputedStyle(document.body).backgroundColor")
-    assert colours["light"] == "rgb(255, 255, 255)"
-    assert colours["dark"] != colours["light"]
+def test_all_rows_are_printed(tab: Tab, made: Path) -> None:
+    tab.open(made)
+    assert shown_rows(tab, "#ranking-table table") == 12
     tab.send("Emulation.setEmulatedMedia", media="print")
-    shown = (
-        "Array.from(document.querySelectorAll('#ranking-table tbody tr'))"
-        ".filter(row => row.getClientRects().length).length"
-    )
-    assert tab.js(shown) == N_CHECKPOINTS + 1
+    assert shown_rows(tab, "#ranking-table table") == N_CHECKPOINTS + 1
     assert tab.js("getComputedStyle(document.querySelector('nav')).display") == "none"
+
+
+@pytest.mark.skipif(
+    axe() is None, reason="axe-playwright-python, which carries axe-core, is missing"
+)
+def test_axe_core_finds_what_is_wrong(tab: Tab, tmp_path: Path) -> None:
+    """Otherwise a page without faults would say nothing."""
+    page = tmp_path / "bad.html"
+    page.write_text("<html><body><img src='data:,'><a href='#x'></a></body></html>")
+    tab.open(page)
+    found = " ".join(faults(tab, axe() or ""))
+    assert "image-alt" in found
+    assert "link-name" in found
 
 
 def test_the_target_is_named_on_the_page(made: Path) -> None:

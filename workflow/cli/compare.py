@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 
-from rlready.registry.errors import ConfigError
+from rlready.registry.errors import ConfigError, RlreadyError
 from rlready.workflow.cli.predict import PREDICTOR, EarlyFlags
+from rlready.workflow.cli.search import STORAGE
 from rlready.workflow.compare.config import CompareConfig
 from rlready.workflow.flags import CommonFlags, Flag, command
 from rlready.workflow.terminal import echo, table
 
 if TYPE_CHECKING:
-    from rlready.workflow.compare.comparison import Comparison, FlippedProblem
+    from rlready.workflow.compare.comparison import Comparison, ExampleDifference, FlippedProblem
     from rlready.workflow.compare.paired import PairedDifference
     from rlready.workflow.report.parts import Report
+    from rlready.workflow.search.report import SearchReport
 
 REPORT = "report.html"
+_EXAMPLES = 3
 
 
 @command
@@ -70,6 +73,9 @@ def report(
     rl_runs: Annotated[int, click.IntRange(min=1), Flag(metavar="N")] = 3,
     predictor: Annotated[str, Flag(metavar="NAME")] = PREDICTOR,
     no_log: bool = False,
+    study: str | None = None,
+    storage: str = STORAGE,
+    space: Annotated[Path | None, Flag(metavar="FILE.toml")] = None,
     early: EarlyFlags,
     common: CommonFlags,
 ) -> None:
@@ -86,6 +92,9 @@ def report(
         rl_runs: RL runs that can be paid for.
         predictor: NAME, models:/NAME@ALIAS or models:/NAME/3.
         no_log: Do not log the page to MLflow.
+        study: Recipe search whose response surface is shown.  [default: the only one in --storage]
+        storage: Database of the study.
+        space: TOML file of the study's recipes.  [default: the file it was opened with]
         early: What public outcomes are applied to.
         common: The registry and the form of the output.
     """
@@ -95,6 +104,7 @@ def report(
     from rlready.workflow.report.page import page
     from rlready.workflow.report.report import report_of
 
+    search, study_note = _stored_study(storage, study, space)
     store = common.open_store()
     evidence = gather(
         store,
@@ -106,23 +116,44 @@ def report(
     )
     if evidence.applied is not None:
         early.check_fitted(predictor)
-    made = report_of(evidence)
+    made = report_of(evidence, search)
     text = page(made)
     _write(out, text)
     address, note = None, ""
     if not no_log:
         address, note = log_report(store, evidence, made, text)
     values = {**made.facts, "out": str(out), "logged": address}
-    common.show(values, lambda: _report_lines(made, out, note))
+    notes = [*filter(None, [study_note, note])]
+    common.show(values, lambda: _report_lines(made, out, notes))
 
 
-def _report_lines(made: Report, out: Path, note: str) -> Iterator[str]:
+def _report_lines(made: Report, out: Path, notes: Sequence[str]) -> Iterator[str]:
     """Yield what the terminal shows of a report, the verdict last."""
     yield from (f"missing: {text}" for text in made.missing)
-    if note:
-        yield f"note: {note}"
+    yield from (f"note: {note}" for note in notes)
     yield f"page: {out}"
     yield made.verdict
+
+
+def _stored_study(
+    storage: str, name: str | None, space: Path | None
+) -> tuple[SearchReport | None, str]:
+    """Return the report of a study, and a note if none is shown though there are some."""
+    sqlite = Path(storage.removeprefix("sqlite:///"))
+    if name is None and storage == STORAGE and not sqlite.is_file():
+        return None, ""  # loading Optuna takes a second
+    from rlready.workflow.search.stored import stored_report, stored_studies
+
+    if name is not None:
+        return stored_report(storage, name, space), ""
+    names = stored_studies(storage)
+    if len(names) != 1:
+        known = f": {', '.join(names)}" if names else ""
+        return None, f"{storage} holds {len(names)} studies{known}; --study NAME shows one"
+    try:
+        return stored_report(storage, names[0], space), ""
+    except RlreadyError as error:
+        return None, f"study {names[0]} is not shown: {error}"
 
 
 def _write(path: Path, text: str) -> None:
@@ -144,16 +175,20 @@ def comparison_view(comparison: Comparison, level: float) -> Iterator[Any]:
         for name, metric in each.metrics.items()
     ]
     rows += [
-        (each.heldout_set, "loss, nats/token", *_cells(each.difference), "")
+        (each.heldout_set, "loss (nats)", *_cells(each.difference), "")
         for each in comparison.losses
     ]
     if rows:
         headings = ("measured on", "metric", "B - A", f"{level:.0%} interval", "n", "gained / lost")
         words = ("measured on", "metric")
-        yield table("Paired differences", headings, rows, words=words)
+        caption = "?: not clear. Loss in nats per token. Samples and more: --out FILE.html"
+        yield table("Paired differences", headings, rows, caption=caption, words=words)
     for each in comparison.benchmarks:
         yield from _flipped(f"{each.benchmark}: solved by B only", each.gained)
         yield from _flipped(f"{each.benchmark}: solved by A only", each.lost)
+    for loss in comparison.losses:
+        yield from _changed(f"{loss.heldout_set}: the loss fell most", loss.better)
+        yield from _changed(f"{loss.heldout_set}: the loss rose most", loss.worse)
     if comparison.recipe:
         yield table(
             "Recipe",
@@ -168,9 +203,9 @@ def comparison_view(comparison: Comparison, level: float) -> Iterator[Any]:
 def _cells(difference: PairedDifference) -> tuple[str, str, str]:
     interval = "unknown"
     if difference.low is not None and difference.high is not None:
-        interval = f"{difference.low:+.4f} to {difference.high:+.4f}"
+        interval = f"{difference.low:+.3f} to {difference.high:+.3f}"
     mark = "" if difference.is_clear else " ?"
-    return f"{difference.value:+.4f}{mark}", interval, str(difference.n)
+    return f"{difference.value:+.3f}{mark}", interval, str(difference.n)
 
 
 def _flips(comparison: Any, name: str) -> str:
@@ -184,6 +219,15 @@ def _flipped(title: str, problems: Sequence[FlippedProblem]) -> Iterator[Any]:
         rows = [(p.problem_id, f"{p.share_a:.0%}", f"{p.share_b:.0%}") for p in problems]
         headings = ("problem", "A correct", "B correct")
         yield table(title, headings, rows, words=("problem",))
+
+
+def _changed(title: str, examples: Sequence[ExampleDifference]) -> Iterator[Any]:
+    if examples:
+        rows = [
+            (e.example_id, f"{e.loss_a:.3f}", f"{e.loss_b:.3f}", str(e.n_tokens))
+            for e in examples[:_EXAMPLES]
+        ]
+        yield table(title, ("example", "A", "B", "tokens"), rows, words=("example",))
 
 
 def _text(value: Any) -> str:

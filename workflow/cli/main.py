@@ -127,7 +127,10 @@ def list_checkpoints(common: CommonFlags) -> None:
     from rlready.workflow.cli.views.checkpoint import checkpoint_dict, list_view
 
     stored = common.open_store().checkpoints()
-    values = [checkpoint_dict(each) for each in stored]
+    values = {
+        "experiment": common.experiment,
+        "checkpoints": [checkpoint_dict(each) for each in stored],
+    }
     common.show(values, lambda: list_view(stored, common.experiment, text_width()))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -10,7 +11,7 @@ import click
 
 from rlready.workflow.flags import CommonFlags, Flag, command
 from rlready.workflow.predict.outcome import OutcomeConfig
-from rlready.workflow.terminal import echo, echo_for_programs
+from rlready.workflow.terminal import echo, echo_for_programs, echo_json
 
 Format = Literal["csv", "parquet", "json"]
 
@@ -53,21 +54,27 @@ def table(
     Args:
         target: Outcome column, for example value_at_budget/60steps@gsm8k, to add as `target`;
             checkpoints without it are left out.
-        kind: csv, parquet or json.  [default: by the name of --out, else csv]
+        kind: csv, parquet or json (an array of rows).  [default: by the name of --out, else csv]
         out: File to write.  [default: stdout]
         common: The registry and the form of the output.
     """
     from rlready.registry.table import checkpoint_table, table_bytes, write_table
 
     suffix = "" if out is None else out.suffix.removeprefix(".")
-    default = "json" if common.as_json else suffix if suffix in get_args(Format) else "csv"
-    form = kind or default
+    by_default = "json" if common.as_json else "csv"
+    form = kind or (suffix if suffix in get_args(Format) else by_default)
     whole = checkpoint_table(common.open_store().checkpoints(), target)
     for note in whole.notes:
         echo(f"note: {note}", err=True)
     if out is not None:
         write_table(whole, out, form)
         echo(f"{len(whole.frame)} checkpoints, {whole.frame.shape[1]} columns: {out}", err=True)
+        if common.as_json:
+            echo_json({"out": str(out), "n_checkpoints": len(whole.frame), "notes": whole.notes})
+        return
+    if common.as_json and kind is None:
+        rows = json.loads(table_bytes(whole, "json"))
+        echo_json({"rows": rows, "notes": whole.notes})
         return
     if form == "parquet" and sys.stdout.isatty():
         raise click.UsageError("parquet is not text: give --out FILE")

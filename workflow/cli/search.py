@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,6 +19,9 @@ from rlready.workflow.terminal import echo, echo_json, print_view
 if TYPE_CHECKING:
     from rlready.workflow.search.folder import TrialResult
     from rlready.workflow.search.open import Search
+
+STORAGE = "sqlite:///search.db"
+"""The default database of studies."""
 
 _HOUR_S = 3600.0
 
@@ -59,7 +63,7 @@ class SearchFlags:
     trial: int | None = field(kw_only=False, default=None)
     space: Annotated[Path, Flag(metavar="FILE.toml")]
     study: str | None = None
-    storage: str = "sqlite:///search.db"
+    storage: str = STORAGE
     sampler: Literal["surrogate", "gp", "tpe", "random"] = "surrogate"
     trials: Annotated[int, click.IntRange(1)] = 1
     train_command: Annotated[str | None, Flag(metavar="CMD")] = None
@@ -218,10 +222,16 @@ def _run(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
 
 def _report(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
     from rlready.workflow.cli.views.search_report import report_view, write_report
+    from rlready.workflow.report.page import page
+    from rlready.workflow.report.study import study_page
+    from rlready.workflow.search.folder import write_text
     from rlready.workflow.search.report import search_report
 
     report = search_report(search.study, search.space, cost=search.cost)
-    files = write_report(report, search.root / "report")
+    folder = search.root / "report"
+    files = write_report(report, folder)
+    files.append(folder / "report.html")
+    write_text(files[-1], page(study_page(report, datetime.now(UTC))))
     if not as_json:
         print_view(report_view(report))
         for path in files:

@@ -24,6 +24,7 @@ from rlready.workflow.compare.measured import (
     ShownSample,
     answers_behind,
     losses_behind,
+    protocol_behind,
     sample_texts,
 )
 from rlready.workflow.compare.paired import (
@@ -35,6 +36,10 @@ from rlready.workflow.compare.paired import (
 
 _SOLVED = 0.5
 """A checkpoint solves a problem if more than this share of its samples is correct."""
+
+
+_BRIEF = 60
+"""Most characters of a setting in a note."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,6 +307,19 @@ class _Pair:
         """The names of A and B."""
         return self._a.checkpoint.name, self._b.checkpoint.name
 
+    def protocol_difference(self, of_a: Sequence[str | None], of_b: Sequence[str | None]) -> str:
+        """Return the settings that differ; empty if the samples that name them are elsewhere."""
+        found = [
+            protocol_behind(stored, way[1] or "", way[2] or "", self._config.samples_dir)
+            for stored, way in ((self._a, of_a), (self._b, of_b))
+        ]
+        if found[0] is None or found[1] is None:
+            return ""
+        a, b = (protocol.to_dict() for protocol in found if protocol is not None)
+        return ", ".join(
+            f"{key} {_brief(a[key])} and {_brief(b[key])}" for key in a if a[key] != b.get(key)
+        )
+
     def _unpaired_notes(self) -> Iterator[str]:
         for kind, names in self._unpaired.items():
             if names:
@@ -317,11 +335,14 @@ def _why_not(benchmark: str, of_a: list[Any], of_b: list[Any], pair: _Pair) -> s
     if not a or not b:
         return f"{benchmark}: {name_b if a else name_a} was not measured on it"
     if {key[1] for key in a} & {key[1] for key in b}:
-        return (
-            f"{benchmark}: the same problems under different protocols ({a[0][2]} and {b[0][2]}): "
-            "`rlready show` names them"
-        )
+        what = pair.protocol_difference(a[0], b[0]) or f"{a[0][2]} and {b[0][2]}"
+        return f"{benchmark}: the same problems under different protocols: {what}"
     return f"{benchmark}: different contents ({a[0][1]} of {name_a}, {b[0][1]} of {name_b})"
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _BRIEF else f"{text[: _BRIEF // 2]}...{text[-_BRIEF // 2 :]}"
 
 
 def _with_texts(

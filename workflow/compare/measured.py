@@ -64,6 +64,15 @@ def answers_behind(stored: StoredCheckpoint, proxy: Proxy, samples_dir: Path) ->
     return None
 
 
+def protocol_behind(
+    stored: StoredCheckpoint, benchmark_digest: str, protocol_digest: str, samples_dir: Path
+) -> Protocol | None:
+    """Return the protocol with a digest, from the samples; None if they are not on this disk."""
+    folders = (samples_dir / stored.checkpoint.id).glob(f"{benchmark_digest}-*")
+    found = (p for folder in sorted(folders) for p in _protocols(folder))
+    return next((p for p in found if p.digest == protocol_digest), None)
+
+
 def losses_behind(
     stored: StoredCheckpoint, proxy: Proxy, samples_dir: Path
 ) -> tuple[ExampleLoss, ...] | None:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from rlready.registry.records import Proxy
 
 
+_LEAST = 1e-12
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference:
     """The mean difference B - A over items that both checkpoints were measured on.
@@ -35,7 +38,7 @@ class PairedDifference:
     Args:
         value: B - A, in the unit of the metric.
         se: standard error over items; None for fewer than two.
-        low: lower end of the interval; None if `se` is None.
+        low: lower end of the interval; None if `se` is None or 0.
         high: upper end.
         level: share of such intervals that contain the true difference.
         n: items in common.
@@ -138,7 +141,8 @@ def _with_interval(estimate: Estimate, level: float, n: int, n_left_out: int) ->
     from scipy.stats import t
 
     half = None if estimate.se is None else float(t.ppf((1 + level) / 2, n - 1)) * estimate.se
-    is_known = half is not None and math.isfinite(half)
+    # Where all items differ alike (both solve all), they say nothing about the spread of others.
+    is_known = half is not None and math.isfinite(half) and half > _LEAST
     return PairedDifference(
         value=estimate.value,
         se=estimate.se,

@@ -66,7 +66,7 @@ class EvaluateConfig:
             recorded as its parent.
         recipe: TOML file that describes how the checkpoint was trained.
         parents: Registered checkpoint that this one was made from. Repeatable.
-        step: Optimizer step of the checkpoint.
+        step: Optimizer step of the checkpoint.  [default: the one in its trainer_state.json]
         kind: What the checkpoint is.  [default: what the registry says, else sft]
         name: Name for people.  [default: the folder's name]
         limit: Use the first N problems of each benchmark and held-out set, under the name

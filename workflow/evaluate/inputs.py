@@ -18,6 +18,7 @@ from rlready.evaluators.checkpoints.folder import (
     open_weights,
     pick_device,
 )
+from rlready.evaluators.checkpoints.trainer_state import trainer_step
 from rlready.evaluators.checkpoints.weight_files import check_finite
 from rlready.evaluators.heldout.examples import HeldoutSet, load_heldout, parse_heldout_option
 from rlready.evaluators.metrics import weight_drift
@@ -94,7 +95,7 @@ def read_inputs(
         answer_format=config.answer_format,
     )
     weights = _checked(config, weights, clock)
-    checkpoint = _checkpoint(config, weights, store, unknown_kind)
+    checkpoint = _checkpoint(config, weights, store, unknown_kind, clock)
     store.check(checkpoint)
     base = None
     if config.base is not None:
@@ -235,19 +236,33 @@ def _checked(config: EvaluateConfig, weights: Weights, clock: Clock) -> Weights:
 
 
 def _checkpoint(
-    config: EvaluateConfig, weights: Weights, store: Store, unknown_kind: CheckpointKind
+    config: EvaluateConfig,
+    weights: Weights,
+    store: Store,
+    unknown_kind: CheckpointKind,
+    clock: Clock,
 ) -> Checkpoint:
     content = fingerprint(weights.path, default_cache_dir())
     registered = _registered(store, content)
-    return Checkpoint(
+    step = config.step
+    if step is None and (registered is None or registered.step is None):
+        step = trainer_step(weights.path)
+    checkpoint = Checkpoint(
         uri=weights.uri,
         fingerprint=content,
         name=config.name or (registered.name if registered else weights.name),
         kind=config.kind or (registered.kind if registered else unknown_kind),
-        step=config.step,
+        step=step,
         recipe=load_recipe(config.recipe) if config.recipe else None,
         parents=tuple(store.find(parent).checkpoint.id for parent in config.parents),
     )
+    recipe = checkpoint.recipe or (registered.recipe if registered else None)
+    if checkpoint.kind == "sft" and config.base is None and not (recipe and recipe.base_model):
+        clock.say(
+            f"note: the base model of {checkpoint.name} is unknown, so it cannot be kept apart "
+            'from checkpoints of other ones. Name it: base_model = "org/name" in --recipe FILE.toml'
+        )
+    return checkpoint
 
 
 def _registered(store: Store, checkpoint_id: str) -> Checkpoint | None:

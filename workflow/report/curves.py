@@ -18,6 +18,8 @@ from rlready.workflow.report.ranking import number
 
 _Z = 1.96
 _MOST_FAINT = 60
+_MOST_TIMES = 3.0
+"""Random choice may lose so many times more that the others would look like one line."""
 _STYLES = ("first", "second", "third")
 
 
@@ -148,9 +150,8 @@ def regret_section(evidence: Evidence) -> Section:
         words.append("Expected regrets are corrected by what such plans lost on recorded outcomes.")
     figures = [_regret_figure(evidence, "expected", now, expected)]
     if realised:
-        figures.append(
-            _regret_figure(evidence, "realised", "Realised on left-out outcomes", realised)
-        )
+        title_of_past = "On left-out outcomes: realised, and what was expected of them"
+        figures.append(_regret_figure(evidence, "realised", title_of_past, realised))
     return Section(
         id="regret",
         title=title,
@@ -183,28 +184,45 @@ def _lost(run: RunValue | ReplayedRuns) -> tuple[float, float]:
 def _regret_figure(
     evidence: Evidence, what: str, title: str, policies: Mapping[str, Runs]
 ) -> Figure:
-    lost: dict[str, list[tuple[int, float, float]]] = {}
-    for name, runs_of in policies.items():
-        both = [(run.n_runs, *_lost(run)) for run in runs_of]
-        lost[name] = [(n, evidence.factor * v, evidence.factor * se) for n, v, se in both]
-    n_most = max(n for runs in lost.values() for n, *_ in runs)
-    highest = max(value + error for runs in lost.values() for _, value, error in runs)
-    plot = Plot(x=(0.7, n_most + 0.3), y=(0.0, 1.08 * highest or 1.0))
+    factor = evidence.factor
+    lost = {
+        name: [(run.n_runs, *(factor * value for value in _lost(run))) for run in runs]
+        for name, runs in policies.items()
+    }
+    foreseen = {
+        name: [(r.n_runs, factor * r.expected) for r in runs if isinstance(r, ReplayedRuns)]
+        for name, runs in policies.items()
+    }
+    n_most = max(run.n_runs for runs in policies.values() for run in runs)
+    main = [name for name in lost if name != RANDOM] or list(lost)
+    tops = [max(value for _, value, _ in lost[name]) for name in (*main, *lost)]
+    if max(tops) <= _MOST_TIMES * max(tops[: len(main)]):
+        main = list(lost)
+    highest = 1.08 * max(
+        *(value + error for name in main for _, value, error in lost[name]),
+        *(value for name in main for _, value in foreseen[name]),
+        *(0.0, 0.0),
+    )
+    plot = Plot(x=(0.7, n_most + 0.3), y=(0.0, highest or 1.0))
     plot.axes("RL runs", f"regret {evidence.in_unit}",
               [float(n) for n in range(1, n_most + 1)])  # fmt: skip
     for name, runs in lost.items():
         style, words = _policy(evidence, name)
+        inside = [run for run in runs if run[1] <= plot.y[1]]
         if what == "realised":
-            low = [(n, max(value - error, 0.0)) for n, value, error in runs]
-            plot.band(low, [(n, value + error) for n, value, error in runs], style)
-    for name, runs in lost.items():
-        style, words = _policy(evidence, name)
-        plot.path([(n, value) for n, value, _ in runs], style, words)
-        for n, value, _ in runs:
+            points = [(n, value) for n, value in foreseen[name] if value <= plot.y[1]]
+            plot.path(points, f"thin {style}", f"{words}, expected")
+            low = [(n, max(value - error, 0.0)) for n, value, error in inside]
+            high = [(n, min(value + error, plot.y[1])) for n, value, error in inside]
+            plot.band(low, high, style)
+        plot.path([(n, value) for n, value, _ in inside], style, words)
+        for n, value, _ in inside:
             plot.dot((n, value), style, f"{words}, {n} RL runs: {value:.3g}")
-        plot.key(f"line {style}", words)
+        n_above = len(runs) - len(inside)
+        plot.key(f"line {style}", f"{words} ({n_above} above the figure)" if n_above else words)
     if what == "realised":
         plot.key("band plan", "± standard error over parts")
+        plot.key("line thin plan", "thin: expected")
     text = f"{title}: regret after 1 to {n_most} RL runs. " + " ".join(
         f"{_policy(evidence, name)[1]}: {runs[0][1]:.3g} after 1, {runs[-1][1]:.3g} after "
         f"{runs[-1][0]}."

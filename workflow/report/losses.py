@@ -59,13 +59,14 @@ def _runs(evidence: Evidence, column: str) -> list[list[_Point]]:
     if "step" not in frame:
         return []
     recipe = [str(name) for name in frame if str(name).startswith("recipe.")]
+    rows = np.flatnonzero(frame["step"].notna() & frame[column].notna())
+    # Without a recipe nothing tells which checkpoints are of one run.
+    rows = rows[frame[recipe].notna().any(axis=1).to_numpy()[rows]] if recipe else rows[:0]
+    keys = map(tuple, frame[recipe].iloc[rows].astype(str).to_numpy().tolist())
+    steps, losses = frame["step"].to_numpy(), frame[column].to_numpy()
     by_recipe: dict[tuple[str, ...], list[tuple[int, float, str]]] = {}
-    for i in np.flatnonzero(frame["step"].notna() & frame[column].notna()):
-        row = frame.iloc[i]
-        if not recipe or row[recipe].isna().all():
-            continue  # nothing tells which checkpoints are of one run
-        key = tuple(str(row[name]) for name in recipe)
-        by_recipe.setdefault(key, []).append((int(row["step"]), float(row[column]), names[i]))
+    for i, key in zip(rows, keys, strict=True):
+        by_recipe.setdefault(key, []).append((int(steps[i]), float(losses[i]), names[i]))
     # The same step twice means that two runs had one recipe.
     return [
         _points(sorted(points))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rlready.predictors.decisions.audit import ALL, AuditScore
 from rlready.predictors.validation.bootstrap import Bootstrapped, Interval, resampling
 from rlready.predictors.validation.scores import MIN_ROWS, PredictionScorer, clear_rule
+from rlready.registry.table import beside
 from rlready.workflow.report.evidence import Evidence, shown_proxy
 from rlready.workflow.report.parts import Cell, Column, Figure, Section, Table
 from rlready.workflow.report.plot import Plot, shortened, widened
@@ -20,6 +21,7 @@ from rlready.workflow.report.ranking import number
 _MOST_ARROWS = 5
 _PLACES = 12
 _DRAWS = 400
+_Z = 1.96
 _SCORES = ("decision_accuracy_within", "spearman_within", "regret_at_1_within",
            "regret_at_3_within")  # fmt: skip
 _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -98,20 +100,32 @@ def _pairs(evidence: Evidence) -> _Pairs | None:
 def _flip_figure(evidence: Evidence, pairs: _Pairs, words: str) -> Figure:
     table, names = evidence.data.table, evidence.data.names
     after = table.shown(pairs.after)
-    plot = Plot(x=widened(pairs.before.tolist()), y=widened(after.tolist()))
+    bars = _bars(evidence, pairs)
+    ends = [v + sign * e for v, e in zip((pairs.before, after), bars, strict=True)
+            for sign in (-1, 1)]  # fmt: skip
+    plot = Plot(x=widened(np.hstack(ends[:2]).tolist()), y=widened(np.hstack(ends[2:]).tolist()))
     plot.axes(f"{evidence.practice_words}, before RL", f"{evidence.data.target.partition('@')[0]}")
     arrows = [(i, j) for i, j, is_clear in pairs.flips if is_clear][:_MOST_ARROWS]
     for i, j in arrows:
         text = f"{names[pairs.rows[i]]} was ahead before RL, {names[pairs.rows[j]]} after it"
         start, end = (pairs.before[i], after[i]), (pairs.before[j], after[j])
         plot.arrow(start, end, "flip", text)
-    ends = {i for pair in arrows for i in pair}
+    for k in range(len(pairs.rows)):
+        (x, y), (dx, dy) = (pairs.before[k], after[k]), (bars[0][k], bars[1][k])
+        if dx:
+            plot.line((x - dx, y), (x + dx, y), "error")
+        if dy:
+            plot.line((x, y - dy), (x, y + dy), "error")
+    in_arrows = {i for pair in arrows for i in pair}
     for k, row in enumerate(pairs.rows):
-        style = "plan" if k in ends else "faint"
+        style = "plan" if k in in_arrows else "faint"
         text = f"{names[row]}: {pairs.before[k]:.3g} before, {after[k]:.3g} after RL"
         plot.dot((pairs.before[k], after[k]), style, text)
-    plot.key("dot plan", "a checkpoint with a recorded outcome")
+    plot.key("dot faint", "a checkpoint with a recorded outcome")
+    if any(map(np.any, bars)):
+        plot.key("line error", "95 %, where standard errors are known")
     if arrows:
+        plot.key("dot plan", "at an end of an arrow")
         plot.key("line flip", "from the one ahead before RL to the one ahead after it "
                  f"(the {len(arrows)} largest clear flips)")  # fmt: skip
     text = f"Score before RL against score after RL of {len(pairs.rows)} checkpoints. {words}"
@@ -119,6 +133,15 @@ def _flip_figure(evidence: Evidence, pairs: _Pairs, words: str) -> Figure:
         i, j = arrows[0]
         text += f" Largest flip: {names[pairs.rows[j]]} passed {names[pairs.rows[i]]}."
     return plot.figure("flips-figure", "Order flips", text)
+
+
+def _bars(evidence: Evidence, pairs: _Pairs) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the (n,) half lengths of 95 % intervals before and after RL; 0 if unknown."""
+    column, frame = beside(evidence.practice or "", "se"), evidence.data.frame
+    before = np.zeros(len(pairs.rows))
+    if column in frame:
+        before = frame[column].to_numpy(dtype=float)[pairs.rows]
+    return _Z * np.nan_to_num(before), _Z * np.nan_to_num(pairs.error)
 
 
 def _place_figure(evidence: Evidence, pairs: _Pairs) -> Figure:
@@ -141,10 +164,10 @@ def _place_figure(evidence: Evidence, pairs: _Pairs) -> Figure:
         y_before, y_after = float(at[0][k]), float(at[1][k])
         words = f"{names[k]}: place {before[k]} before RL, {after[k]} after it"
         plot.label((0.05, y_before), str(before[k]), "tick end")
-        plot.arrow((0.06, y_before), (0.36, y_after), style, words)
-        plot.label((0.37, y_after), f"{after[k]}  {shortened(names[k], 36)}", "small")
+        plot.arrow((0.06, y_before), (0.29, y_after), style, words)
+        plot.label((0.3, y_after), f"{after[k]}  {shortened(names[k], 30)}", "small")
     plot.label((0.05, float(n) + 0.1), "before RL", "tick middle")
-    plot.label((0.37, float(n) + 0.1), "after RL", "tick")
+    plot.label((0.3, float(n) + 0.1), "after RL", "tick")
     plot.key("line plan", "clearly passed others")
     plot.key("line flip", "was clearly passed")
     plot.key("line faint", "neither, or both alike")

@@ -10,6 +10,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 from urllib.parse import quote
 
@@ -98,7 +99,7 @@ class Table:
         """Return the CSV file as an address that holds its content."""
         return "data:text/csv;charset=utf-8," + quote(self.csv_text())
 
-    @property
+    @cached_property
     def ends(self) -> tuple[float, float]:
         """Ends of the scale on which cells draw their intervals.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from rlready.predictors.kinds import kind_word
 from rlready.workflow.report.curves import curves_section, regret_section
@@ -12,14 +13,22 @@ from rlready.workflow.report.losses import losses_section
 from rlready.workflow.report.outcomes import audit_section, before_after_section, proxies_section
 from rlready.workflow.report.parts import Cell, Column, Report, Section, Table
 from rlready.workflow.report.ranking import ranking_section
+from rlready.workflow.report.study import study_section
 from rlready.workflow.report.verdict import missing, remarks, verdict
+
+if TYPE_CHECKING:
+    from rlready.workflow.search.report import SearchReport
 
 _DIRECTIONS = {1: "higher is better", -1: "lower is better", 0: "unknown"}
 _LIBRARIES = ("rlready", "mlflow", "numpy", "scikit-learn")
 
 
-def report_of(evidence: Evidence) -> Report:
+def report_of(evidence: Evidence, study: SearchReport | None = None) -> Report:
     """Return the report.
+
+    Args:
+        evidence: what the registry and a predictor say.
+        study: the recipe search whose response surface is shown.
 
     Example:
         >>> report_of(gather(MlflowStore(), "grpo-predictor", 3)).verdict  # doctest: +SKIP
@@ -44,6 +53,7 @@ def report_of(evidence: Evidence) -> Report:
             *filter(None, [losses_section(evidence)]),
             proxies_section(evidence),
             regret_section(evidence),
+            *([] if study is None else [study_section(study, with_verdict=True)]),
             audit_section(evidence),
             _data_section(evidence),
         ],

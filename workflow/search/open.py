@@ -19,7 +19,7 @@ from rlready.predictors.search.rungs import Rungs
 from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.space_file import SpaceFile
 from rlready.predictors.search.study import SamplerName, open_study
-from rlready.predictors.search.trials import UID, WarmStart
+from rlready.predictors.search.trials import SPACE_FILE, UID, WarmStart
 from rlready.registry.errors import ConfigError, StoreError
 from rlready.registry.mlflow_store.backends import with_driver
 from rlready.registry.mlflow_store.locks import advisory_lock, file_lock
@@ -192,6 +192,9 @@ def open_search(
             study.pruner = rungs.make_pruner()
         if UID not in study.user_attrs:
             study.set_user_attr(UID, uuid.uuid4().hex)
+        space_file = str(config.space.resolve())
+        if study.user_attrs.get(SPACE_FILE) != space_file:
+            study.set_user_attr(SPACE_FILE, space_file)
         entered = WarmStart(n_added=0, n_known=0, left_out=())
         if registry is not None:
             entered = registry.warm_start(study, space, cost)

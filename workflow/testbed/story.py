@@ -114,7 +114,8 @@ class Story:
         else:
             end = "pass@1 was right."
         return [
-            "Prediction and pass@1 contradict each other most on this pair:",
+            "The pair on which prediction and pass@1 contradict each other, with the largest",
+            "predicted difference (a rule that was written down before looking):",
             f"  {a.name}: pass@1 {a.practice:.3f}, predicted {a.predicted:.3f}",
             f"  {b.name}: pass@1 {b.practice:.3f}, predicted {b.predicted:.3f}",
             f"  After RL they reached {a.reached:.3f} and {b.reached:.3f}: {end}",

@@ -63,7 +63,8 @@ def ranking_view(ranking: Ranking, applied: AppliedPredictor) -> list[Any]:
         "interval of one RL run; expected: true score, from the prediction and the recorded "
         f"outcome; P(match): chance to end within delta of {match}",
         words=words,
-        unbroken=(*headings, *words),
+        unbroken=("", *numbers, "ready", "domain"),
+        optional=("domain", "recorded", "P(match)", "P(best)", "predicted", "interval", top),
     )
     reasons = [
         f"{row.id}: " + "; ".join(row.reasons[:_MOST_REASONS])
@@ -108,7 +109,12 @@ def prior_ranking_view(ranking: PriorRanking, notes: Sequence[str]) -> list[Any]
         + (f"{ranking.level:.0%} interval of one RL run; " if has_unit else "")
         + f"P(match): chance to end {match_in_words()} or better",
         words=[*words, "note"],
-        unbroken=headings,
+        unbroken=[heading for heading in headings if heading not in (*words, "note")],
+        optional=[
+            heading
+            for heading in ("paper's rule", "recorded", "P(match)", "P(best)", "interval", top)
+            if heading in headings
+        ],
     )
     return [
         ranked,
@@ -180,7 +186,8 @@ def plan_view(report: PlanReport) -> list[Any]:
         rows,
         caption=f"noise of one RL run: sd {plan.rl_noise:.3g}; *: the policy of this plan",
         words=("policy",),
-        unbroken=headings,
+        unbroken=headings[1:],
+        optional=[f"N = {n}" for n in range(n_most, 1, -1) if n != len(plan.chosen)],
     )
     parts: list[Any] = [regret]
     if report.replay is None:
@@ -235,7 +242,8 @@ def replay_view(replay: Replay, policy: str, practice: str | None, n_runs: int) 
         "if it had no outcome; factor: realised share of the expected regret. The regrets above "
         "are multiplied by the factor",
         words=("policy",),
-        unbroken=headings,
+        unbroken=headings[1:],
+        optional=[f"N = {n}" for n in range(n_most, 1, -1) if n != n_runs],
     )
 
     def lost(name: str) -> str:
@@ -320,6 +328,7 @@ def audit_view(report: AuditReport) -> list[Any]:
             "prediction of each checkpoint",
             words=headings[:2],
             unbroken=(*headings, "practice"),
+            optional=("coverage", "bias", "Spearman", "pairs"),
         ),
         report.in_words(),
     ]

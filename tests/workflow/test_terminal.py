@@ -1,0 +1,75 @@
+"""What a terminal of 80 columns shows, and what a shell completes."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from rlready.workflow import terminal
+
+HEAVY = {"torch", "transformers", "mlflow", "pandas", "sklearn", "rich", "optuna"}
+NAME = "b1600-u1600-canonical-n0-countdown-r0.0005-s0"
+HEADINGS = ("", "checkpoint", "predicted", "interval", "P(best)", "ready")
+ROW = ("1", NAME, "0.7061", "0.677 .. 0.723", "0.41", "undecided")
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_numbers_and_names_stay_whole_whatever_the_width(
+    monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """At 80 columns every number of a ranking was cut to its first digit."""
+    monkeypatch.setattr(terminal, "text_width", lambda: width)
+    made = terminal.table(
+        "title",
+        HEADINGS,
+        [ROW] * 3,
+        words=("checkpoint", "ready"),
+        unbroken=[heading for heading in HEADINGS if heading != "checkpoint"],
+        optional=("interval", "P(best)", "predicted"),
+    )
+    out = io.StringIO()
+    Console(file=out, width=width).print(made)
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    shown = {str(column.header): list(column.cells) for column in made.columns}
+    assert "".join(shown["checkpoint"]) == NAME * 3
+    for heading, cells in shown.items():
+        if heading != "checkpoint":
+            assert all(any(cell in line for line in lines) for cell in cells)
+    assert ("too wide for this terminal" in out.getvalue()) == (len(shown) < len(HEADINGS))
+    assert (len(shown) == len(HEADINGS)) == (width >= 100)
+
+
+@pytest.mark.parametrize(
+    ("words", "cword", "expected"),
+    [
+        ("rlready re", 1, ["plain,report", "plain,resolve"]),
+        ("rlready report --st", 2, ["plain,--study", "plain,--storage"]),
+        ("rlready search re", 2, ["plain,report"]),
+    ],
+)
+def test_a_shell_completes_without_loading_a_heavy_library(
+    words: str, cword: int, expected: list[str]
+) -> None:
+    code = (
+        "import sys\n"
+        "from rlready.workflow.cli.main import main\n"
+        "try: main(prog_name='rlready')\n"
+        "except SystemExit: pass\n"
+        f"print(sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)"
+    )
+    asked = {"_RLREADY_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(cword)}
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | asked,
+    )
+    assert found.stdout.split() == expected
+    assert found.stderr.strip() == "[]"
