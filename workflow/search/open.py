@@ -159,6 +159,11 @@ def open_search(
     Raises:
         RlreadyError: for any mistake of the user or the environment.
     """
+    if not config.space.exists():
+        raise ConfigError(
+            f"the space file {config.space} does not exist",
+            fix=f"Name yours with --space, or write one: rlready search init {config.space}",
+        )
     file = read_toml_file(config.space, SpaceFile)
     folder = config.space.resolve().parent
     with naming_file(config.space):
