@@ -37,17 +37,9 @@ EVALUATORS = (
     *("load_model", "load_tokenizer", "open_weights", "token_losses"),
 )
 PREDICTORS = (
-    *(
-        "CalibratedPredictor",
-        "Candidates",
-        "Curve",
-        "CurvePoint",
-        "Predictive",
-        "PreflightRule",
-        "Ranking",
-    ),
-    *("TrainingTable", "ValidationReport", "make_model", "model_names", "plan", "preflight"),
-    *("rank", "training_table", "validate"),
+    *("CalibratedPredictor", "Candidates", "Curve", "CurvePoint", "Predictive", "PreflightRule"),
+    *("Ranking", "TrainingTable", "ValidationReport", "make_model", "model_names", "plan"),
+    *("preflight", "rank", "training_table", "validate"),
 )
 PUBLIC = [
     *((registry, name) for name in registry.__all__),
