@@ -44,14 +44,11 @@ def test_there_are_three_scripts_and_a_notebook() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_a_script_runs_in_an_empty_folder_and_leaves_nothing(script: Path, tmp_path: Path) -> None:
-    assert output_of([str(script)], tmp_path).count("\n") >= 2
+    printed = output_of([str(script)], tmp_path)
+    assert printed.count("\n") >= 2
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_the_worked_example_prints_what_its_page_quotes(tmp_path: Path) -> None:
-    printed = output_of([str(EXAMPLES / "choose_from_table.py")], tmp_path)
-    assert f"```\n{printed}```" in (ROOT / "docs" / "choose.md").read_text()
+    if script.stem == "choose_from_table":
+        assert f"```\n{printed}```" in (ROOT / "docs" / "choose.md").read_text()
 
 
 @pytest.mark.slow

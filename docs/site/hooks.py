@@ -28,4 +28,4 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def _as_path(link: re.Match[str]) -> str:
     text, path = link[1], link[2].removeprefix("../")
-    return f"`{path}`" if text.strip("`") in (path, Path(path).name) else f"{text} (`{path}`)"
+    return f"`{path}`" if text.strip("`/") in (path, Path(path).name) else f"{text} (`{path}`)"
