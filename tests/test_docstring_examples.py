@@ -19,7 +19,6 @@ from tag_examples import a_tag
 from rlready import evaluators, predictors, registry, testbed
 from rlready.evaluators import load_heldout, load_model, load_tokenizer, open_weights, pass_at_k
 from rlready.evaluators.heldout.tokens import tokenize_set
-from rlready.predictors.decisions.ranking import Candidates
 from rlready.predictors.rl_curve import read_curves
 from rlready.registry import Evaluation, FittedPredictor, MemoryStore, MlflowStore, put_predictor
 from rlready.registry.digest import fingerprint
@@ -38,9 +37,9 @@ EVALUATORS = (
     *("load_model", "load_tokenizer", "open_weights", "token_losses"),
 )
 PREDICTORS = (
-    *("CalibratedPredictor", "Curve", "CurvePoint", "Predictive", "PreflightRule", "Ranking"),
-    *("TrainingTable", "ValidationReport", "make_model", "model_names", "plan", "preflight"),
-    *("rank", "training_table", "validate"),
+    *("CalibratedPredictor", "Candidates", "Curve", "CurvePoint", "Predictive", "PreflightRule"),
+    *("Ranking", "TrainingTable", "ValidationReport", "make_model", "model_names", "plan"),
+    *("preflight", "rank", "training_table", "validate"),
 )
 PUBLIC = [
     *((registry, name) for name in registry.__all__),
@@ -73,7 +72,7 @@ def of_predictors() -> dict[str, Any]:
         group_sd=np.zeros(2),
         groups=np.array(["a", "a"]),
     )
-    candidates = Candidates(
+    candidates = predictors.Candidates(
         ids=ids,
         predictive=predictive,
         low=mean - 0.1,

@@ -3,21 +3,30 @@
 Each is a mean over problems, unless stated otherwise. Each problem has the same weight, and the
 standard error is over problems. UNSCORED samples count in `unscored_share` only.
 
-| name | per problem | unit |
-|---|---|---|
-| `signal_share_g` | 1 - C(c,g)/C(n,g) - C(n-c,g)/C(n,g): chance that a GRPO group of g samples has unequal rewards. Near 0, GRPO has no gradient. Unbiased; left out where n < g | probability |
-| `signal_variance_g` | p(1-p)(g-1)/g, expected reward variance inside a group (arXiv 2606.18487), with p(1-p) estimated by c(n-c)/(n(n-1)), which does not depend on n as the plug-in does | probability^2 |
-| `maj_at_k` | chance that the most frequent answer among k samples is correct, ties broken evenly. Exact at k = n, else over 100 seeded subsets. Equal answers are equal texts; all CORRECT ones are one answer; UNPARSED samples do not vote | probability |
-| `distinct_answer_share_8` | expected number of different answers among 8 samples, divided by 8; by exact rarefaction, so that it does not depend on n. UNPARSED samples count as one answer | share |
-| `token_entropy` | next-token entropy at temperature 1 along the samples; sum over tokens / number of tokens, ratio over all samples that have one: where the engine gives none, a few of each problem (`sampling/entropy.py`) | nats/token |
-| `response_tokens` | drawn tokens of a sample, including the end token | tokens |
-| `truncated_share`, `unparsed_share`, `unscored_share` | share of the problem's samples | share |
-
-| `lenient_pass_at_1` | pass@1 with the answer wherever it is (the answer format `auto`) | probability |
-| `format_gap` | lenient pass@1 - strict pass@1, the latter in the requested answer format: how much of pass@1 the format costs. Both standard errors are those of the paired differences, so they are smaller than those of two independent pass@1. It is negative if samples contain two answers and the formats read different ones | probability |
+- `signal_share_g`: 1 - C(c,g)/C(n,g) - C(n-c,g)/C(n,g), the chance that a GRPO group of g samples
+  has unequal rewards. Near 0, GRPO has no gradient. Unbiased; left out where n < g.
+- `signal_variance_g`: p(1-p)(g-1)/g, the expected reward variance inside a group
+  (arXiv 2606.18487). p(1-p) is estimated by c(n-c)/(n(n-1)), which does not depend on n as the
+  plug-in does.
+- `maj_at_k`: chance that the most frequent answer among k samples is correct, ties broken evenly.
+  Exact at k = n, else over 100 seeded subsets. Equal answers are equal texts; all CORRECT ones are
+  one answer; UNPARSED samples do not vote.
+- `distinct_answer_share_8`: expected number of different answers among 8 samples, divided by 8; by
+  exact rarefaction, so that it does not depend on n. UNPARSED samples count as one answer.
+- `token_entropy`: next-token entropy at temperature 1 along the samples; sum over tokens / number
+  of tokens, over all samples that have one: where the engine gives none, a few of each problem
+  (`sampling/entropy.py`).
+- `response_tokens`: drawn tokens of a sample, including the end token.
+- `truncated_share`, `unparsed_share`, `unscored_share`: share of the problem's samples that were
+  cut, hold no answer, or could not be checked.
+- `lenient_pass_at_1`: pass@1 with the answer wherever it is (the answer format `auto`).
+- `format_gap`: lenient pass@1 - strict pass@1, the latter in the requested answer format: how much
+  of pass@1 the format costs. Both standard errors are those of the paired differences, so they are
+  smaller than those of two independent pass@1. It is negative if samples contain two answers and
+  the formats read different ones.
 
 A version increases when one of its numbers may move.
-"""  # noqa: E501 - a table row is one line
+"""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ Therefore only compare rotations of checkpoints of the same base model. The lead
 from subspace iteration with a fixed seed (`torch.svd_lowrank`); r = 8 of oversampled 16.
 
 Tensors are read one by one from the safetensors files, so the peak is a few of the largest, not
-two models. No published tool gives these numbers; `tests/test_weights.py` compares with a plain
-SVD. Version 1.
+two models. No published tool gives these numbers; `tests/evaluators/test_weights.py` compares
+with a plain SVD. Version 1.
 """
 
 from __future__ import annotations

@@ -46,6 +46,12 @@ class Candidates:
     Higher numbers are better. If `lower_is_better`, numbers are turned back into the user's target
     before they are shown.
 
+    Example:
+        >>> candidates = Candidates(
+        ...     ids=ids, predictive=predictive, low=np.array([0.5, 0.3]),
+        ...     high=np.array([0.7, 0.5]), interval="90%", domain=("in", "in"),
+        ... )
+
     Args:
         ids: (n,) ids of the checkpoints, all different.
         predictive: distribution of their true scores after RL, without the noise of one run, given

@@ -1,45 +1,15 @@
 """The space file: one TOML file that describes a search.
 
-    token_budget = 2.0e8              # tokens over all epochs; epochs then follow from n_unique
-    max_repetitions = 4               # default of every source
-    simplex = "stick"                 # coordinates of mixtures; default: the sampler's choice
-    cost = "gpu_hours"                # second objective, less is better: a number in status.json;
-                                      # "tokens" is known from the recipe
-
-    [recipe]                          # fields that all recipes share
+    token_budget = 2.0e8
+    [recipe]
     base_model = "org/base"
-
-    [sources.gsm8k]                   # weights are shares of the examples
-    available_tokens = 1.2e7
+    [sources.gsm8k]
     mean_tokens = 310
-    floor = 0.05
-    cap = 0.8
-    path = "gsm8k.jsonl"              # local data: trials get a manifest of its rows
-
-    [n_unique]
-    low = 1000
-    high = 100000
-    [epochs]
-    low = 1
-    high = 8
     [learning_rate]
     low = 1e-6
     high = 1e-4
-    [loss_weighting]
-    choices = ["none", "pear_token"]
-    [length_filter]                   # tokens of an example, "all" or LOW-HIGH
-    choices = ["all", "0-2048"]
 
-    [axes.warmup_share]               # any other setting
-    low = 0.0
-    high = 0.1
-
-    [evaluate]                        # how a trained folder is evaluated: as `rlready evaluate`
-    samples = 64
-
-    [rungs]                           # optional: measure trials, and stop some; see `rungs`
-    steps = [20, 60, 200]
-
+`space_template.toml` has every key with a comment; `rlready search init` writes it to a file.
 An axis is a range (`low`, `high`, optional `log`, `int`) or a list of `choices`. `cost`, [rungs],
 `sources.NAME.path` and [evaluate] do not change the recipes: `workflow/search` uses them.
 """
@@ -67,6 +37,7 @@ from rlready.registry.errors import ConfigError, RecordError
 from rlready.registry.records import Recipe
 from rlready.registry.toml_file import TomlTable, check_table, naming_file, read_toml_file
 
+_TEMPLATE = Path(__file__).with_name("space_template.toml")
 _FILTERS = ("length_filter", "difficulty_filter")
 _NAMED_AXES = (*RECIPE_FIELDS, *_FILTERS)
 _LOG_BY_DEFAULT = ("n_unique", "epochs", "learning_rate", "batch_size")
@@ -192,6 +163,28 @@ def parse_space(values: Mapping[str, Any]) -> RecipeSpace:
         ConfigError: at an unknown key, a value of another type, or if no recipe is allowed.
     """
     return check_table(values, SpaceFile).recipe_space()
+
+
+def write_template(path: Path) -> None:
+    """Write a commented space file with every key, which can be used as it is.
+
+    Raises:
+        ConfigError: if the file exists, or cannot be written.
+    """
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(_TEMPLATE.read_text(encoding="utf-8"))
+    except FileExistsError as error:
+        raise ConfigError(
+            f"{path} exists already, and is not changed",
+            fix="Name another file: rlready search init FILE.toml",
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {path}",
+            why=error.strerror or str(error),
+            fix="Name a file in a folder that exists and that you can write to",
+        ) from error
 
 
 def numeric_range(choice: str) -> tuple[float, float]:

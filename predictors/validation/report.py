@@ -70,7 +70,8 @@ class ValidationReport:
         splits: the reports on the splits, by name.
         pairs: the scores of comparisons between rows of different groups, each by one fit without
             both groups (`PAIR_SCORES`); None if no groups were left out.
-        n_rows, n_groups: numbers of rows and groups with an outcome.
+        n_rows: number of rows with an outcome.
+        n_groups: number of groups with an outcome.
         noise_ceiling_r2: R2 of a predictor that knows all true outcomes; None if their errors are
             unknown.
         default_model: name of the default model.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ import pytest
 from click.testing import CliRunner, Result
 from store_child import a_checkpoint, an_outcome
 
+from rlready.predictors.search.space_file import SpaceFile, write_template
 from rlready.registry.errors import ConfigError
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.records import Evaluation, Recipe
+from rlready.registry.toml_file import read_toml_file
 from rlready.testbed.training.model import untrained_checkpoint
 from rlready.workflow.cli.main import main
+from rlready.workflow.search.evaluate_table import evaluate_settings
 from rlready.workflow.search.folder import write_text
 from rlready.workflow.search.open import Search, SearchConfig, open_search
 
@@ -213,3 +217,57 @@ def test_two_workers_that_write_one_file_at_once_do_not_lose_it(
     write_text(tmp_path / "status.json", "first")
     assert (tmp_path / "status.json").read_text() == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
+
+
+def test_init_writes_a_space_from_which_a_trial_is_asked(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = CliRunner().invoke(main, ["search", "init"])
+    assert result.exit_code == 0, result.output
+    assert "rlready search ask --space space.toml" in result.stdout
+    asked = CliRunner().invoke(main, ["search", "ask", "--cold", "--sampler", "random", "--json"])
+    assert asked.exit_code == 0, asked.output
+    (trial,) = json.loads(asked.stdout)["trials"]
+    recipe = Path(trial["folder"], "recipe.toml").read_text()
+    assert 'base_model = "org/base"' in recipe
+    assert "warmup_share" in recipe
+
+
+def test_every_optional_setting_of_the_template_is_accepted(call: Call, tmp_path: Path) -> None:
+    path = tmp_path / "all.toml"
+    write_template(path)
+    path.write_text(re.sub(r"^#(?! )", "", path.read_text(), flags=re.MULTILINE))
+    file = read_toml_file(path, SpaceFile)
+    assert set(SpaceFile.model_fields) == file.model_fields_set
+    assert file.recipe_space().sources[0].name == "gsm8k"
+    assert evaluate_settings(file.evaluate or {}, tmp_path)["samples"] == 64
+    for source in file.sources.values():
+        assert source.mean_tokens
+
+
+@pytest.mark.parametrize("words", [["mine.toml"], ["--space", "mine.toml"]])
+def test_init_never_changes_an_existing_file(call: Call, tmp_path: Path, words: list[str]) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("# mine")
+    result = CliRunner().invoke(main, ["search", "init", *words])
+    assert result.exit_code == 2
+    assert "mine.toml exists already, and is not changed" in result.output
+    assert path.read_text() == "# mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["init", "no/such/folder.toml"], "cannot write no/such/folder.toml. No such file"),
+        (["ask"], "the space file space.toml does not exist. Name yours with --space, or write"),
+        (["tell", "seven", "--value", "1"], "'seven' is not the number of a trial"),
+        (["ask", "7"], "ask takes no trial"),
+        (["init", "--value", "1"], "init takes no trial, --value"),
+    ],
+)
+def test_mistakes_around_the_space_file_are_named(
+    call: Call, words: list[str], message: str
+) -> None:
+    result = CliRunner().invoke(main, ["search", *words])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())

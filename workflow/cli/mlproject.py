@@ -50,7 +50,7 @@ _COMMENTS = {
   # Without checkpoint, list, suite, benchmark and held-out it measures the tiny model that comes
   # with rlready, as a demonstration (workflow/cli/mlproject.py).
 """,
-    "search": "  # `action` is run, ask, tell, sync or report.\n",
+    "search": "  # `action` is init, ask, tell, sync, run or report.\n",
 }
 
 _SHIPPED = Path(rlready.testbed.__path__[0])

@@ -1,9 +1,10 @@
-"""The sub-command that searches recipes: `search run | ask | tell | sync | report`."""
+"""The sub-command that searches recipes: `search init | ask | tell | sync | run | report`."""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -31,8 +32,8 @@ class SearchFlags:
     """Arguments and flags of `rlready search`; `Args:` holds their help.
 
     Args:
-        action: run, ask, tell, sync or report.
-        trial: Number of the trial.
+        action: init, ask, tell, sync, run or report.
+        trial: tell: number of the trial; init: file to write, instead of --space.
         space: TOML file of the recipes that may be proposed.
         study: Name of the study.  [default: name of the space file]
         storage: Database of the study: SQLite if all workers run on one machine, postgresql://...
@@ -59,9 +60,9 @@ class SearchFlags:
         cold: Do not read or write the registry: the search starts without its runs.
     """
 
-    action: Literal["run", "ask", "tell", "sync", "report"] = field(kw_only=False)
-    trial: int | None = field(kw_only=False, default=None)
-    space: Annotated[Path, Flag(metavar="FILE.toml")]
+    action: Literal["init", "ask", "tell", "sync", "run", "report"] = field(kw_only=False)
+    trial: Annotated[str | None, Flag(metavar="[TRIAL|FILE]")] = field(kw_only=False, default=None)
+    space: Annotated[Path, Flag(metavar="FILE.toml")] = Path("space.toml")
     study: str | None = None
     storage: str = STORAGE
     sampler: Literal["surrogate", "gp", "tpe", "random"] = "surrogate"
@@ -87,6 +88,7 @@ def search(flags: SearchFlags, common: CommonFlags) -> None:
     """Search for the SFT recipe with the best outcome, with your own trainer in the loop.
 
     \b
+    init     FILE: write a commented space file to start from
     ask      propose recipes; each gets a folder with recipe.toml
     tell     TRIAL --value V, or --checkpoint ID: record the result of a trial
     sync     record the results of all finished folders
@@ -97,6 +99,9 @@ def search(flags: SearchFlags, common: CommonFlags) -> None:
     the registry, with their outcome or, if they have none, a predicted one.
     """  # noqa: D301 - click reads \b as "keep these lines"
     _check_flags(flags)
+    if flags.action == "init":
+        _init(Path(flags.trial) if flags.trial else flags.space, common.as_json)
+        return
     actions = {"ask": _ask, "tell": _tell, "sync": _sync, "run": _run, "report": _report}
     result = actions[flags.action](_opened(flags, common), flags, common.as_json)
     if common.as_json:
@@ -107,6 +112,16 @@ def search(flags: SearchFlags, common: CommonFlags) -> None:
             f"no trial was trained: {len(trials)} of {len(trials)} failed",
             fix="Correct what the lines above describe; the next call asks for new recipes",
         )
+
+
+def _init(path: Path, as_json: bool) -> None:
+    from rlready.predictors.search.space_file import write_template
+
+    write_template(path)
+    if as_json:
+        echo_json({"space": str(path)})
+        return
+    echo(f"{path} is written. Put your sources into it. Then: rlready search ask --space {path}")
 
 
 def _check_flags(flags: SearchFlags) -> None:
@@ -123,7 +138,10 @@ def _check_flags(flags: SearchFlags) -> None:
             "run needs --train-command",
             fix="Give it, or train by other means: rlready search ask, then sync",
         )
-    if action != "tell" and (any(is_set.values()) or trial is not None):
+    if trial is not None and action == "tell" and not re.fullmatch("[0-9]{1,9}", trial):
+        raise ConfigError(f"{trial!r} is not the number of a trial", fix="For example: tell 7")
+    has_subject = trial is not None and action != "init"
+    if action != "tell" and (any(is_set.values()) or has_subject):
         raise ConfigError(f"{action} takes no trial, --value, --se, --checkpoint or --cost")
     if is_set["se"] and not is_set["value"]:
         raise ConfigError("--se goes with --value; a checkpoint has its own")
@@ -185,7 +203,7 @@ def _tell(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
     from rlready.workflow.search.trial import Trial
 
     assert flags.trial is not None
-    result = Trial(search, flags.trial).tell(
+    result = Trial(search, int(flags.trial)).tell(
         value=flags.value, se=flags.se, checkpoint=flags.checkpoint, cost=flags.cost
     )
     search.show()

@@ -159,7 +159,7 @@ def open_search(
     Raises:
         RlreadyError: for any mistake of the user or the environment.
     """
-    file = read_toml_file(config.space, SpaceFile)
+    file = _space_file(config.space)
     folder = config.space.resolve().parent
     with naming_file(config.space):
         space, rungs, cost = file.recipe_space(), file.rungs, file.cost
@@ -218,6 +218,15 @@ def open_search(
         progress=progress,
         clock=clock,
     )
+
+
+def _space_file(path: Path) -> SpaceFile:
+    if not path.exists():
+        raise ConfigError(
+            f"the space file {path} does not exist",
+            fix=f"Name yours with --space, or write one: rlready search init {path}",
+        )
+    return read_toml_file(path, SpaceFile)
 
 
 def open_database(url: str) -> RDBStorage:
