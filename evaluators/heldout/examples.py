@@ -220,7 +220,7 @@ def load_heldout(
     if not examples:
         raise BenchmarkError(
             f"{path} holds no held-out example",
-            why=f"its {n_weightless} rows have weight 0" if n_weightless else "",
+            why=f"all {n_weightless} of its rows have weight 0" if n_weightless else "",
             fix=f"Write one JSON object a line, with {FORMATS}",
         )
     return HeldoutSet(name=name or _stem(path), examples=tuple(examples), n_weightless=n_weightless)

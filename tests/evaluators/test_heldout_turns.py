@@ -129,7 +129,7 @@ def test_rows_of_weight_0_are_left_out_and_counted(tmp_path: Path) -> None:
     made = load(tmp_path, *rows)
     assert [e.messages[1].content for e in made.examples] == ["1", "3"]
     assert made.n_weightless == 3
-    with pytest.raises(BenchmarkError, match="its 1 rows have weight 0"):
+    with pytest.raises(BenchmarkError, match="all 1 of its rows have weight 0"):
         load(tmp_path, rows[0])
     with pytest.raises(BenchmarkError, match=r"line 1 has the `weight` 0\.5.*Give 0 or 1"):
         load(tmp_path, {**rows[0], "weight": 0.5})

@@ -89,8 +89,9 @@ def read_inputs(
     suite_name, loaded = _load_benchmarks(config)
     heldout_sets = tuple(read_heldout(config, option) for option in config.held_out)
     for heldout_set in heldout_sets:
-        if heldout_set.n_weightless:
-            clock.warn(f"{heldout_set.name}: {heldout_set.n_weightless} rows of weight 0 left out")
+        if n := heldout_set.n_weightless:
+            rows = "1 row of weight 0 is" if n == 1 else f"{n} rows of weight 0 are"
+            clock.warn(f"{heldout_set.name}: {rows} left out")
     check_names([b.name for b in loaded], [h.name for h in heldout_sets], suite_name)
     template = load_template(config.prompt_template) if config.prompt_template else DEFAULT_TEMPLATE
     protocol = Protocol(
