@@ -50,8 +50,8 @@ class HeldoutForm:
             `system` and `weight`.
 
     Example:
-        >>> form = HeldoutForm(fields={"prompt": "prompt", "response": "extra_info.answer"})
-        >>> load_heldout(Path("verl.parquet"), form=form).examples[0].messages[1].content
+        >>> form = HeldoutForm(response_marker="### Response:")
+        >>> load_heldout(Path("held.jsonl"), form=form).examples[0].messages[1].content
         '4'
     """
 
