@@ -46,8 +46,8 @@ class HeldoutForm:
     Args:
         response_marker: the text before the response in rows with `text`; empty if there is none.
         fields: names of the file's fields, by the names of `rows.py`; a dot leads into a mapping.
-            A row is then read from these fields, and of the others only from `id`, `tools`,
-            `system` and `weight`.
+            If there are any, a row is read from these fields, and of the others only from `id`,
+            `tools`, `system`, `weight` and `chat_template_kwargs`.
 
     Example:
         >>> form = HeldoutForm(response_marker="### Response:")
@@ -94,7 +94,7 @@ class HeldoutForm:
         """Return the values of a row by the names of `rows.py`."""
         if not self.fields:
             return row.values
-        beside = ("id", "tools", "system", "weight")
+        beside = ("id", "tools", "system", "weight", "chat_template_kwargs")
         values = {name: row.values[name] for name in beside if name in row.values}
         for name, path in self.fields.items():
             places = field_values(row.values, (path,))
@@ -120,6 +120,7 @@ class HeldoutExample:
         form: keys of the row; a `problem` still needs its prompt template.
         tools: JSON list of tools for the chat template; empty if there are none.
         plain_prompt: as in `rows.Conversation`.
+        variables: JSON object of variables for the chat template; empty if there are none.
 
     Example:
         >>> load_heldout(Path("held.jsonl")).examples[0].messages[1].content
@@ -131,12 +132,15 @@ class HeldoutExample:
     form: Form
     tools: str = ""
     plain_prompt: str = ""
+    variables: str = ""
 
     def content(self) -> list[object]:
         """Return everything that the loss depends on, as JSON values."""
         turns = [message.content_values() for message in self.messages]
-        more = [self.tools, self.plain_prompt] if self.plain_prompt else [self.tools]
-        return [self.form, turns, *more] if any(more) else [self.form, turns]
+        more = [self.tools, self.plain_prompt, self.variables]
+        while more and not more[-1]:
+            more.pop()
+        return [self.form, turns, *more]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,16 +73,16 @@ def apply_template(
         BenchmarkError: if the template refuses them.
     """
     turns = [message.keys() for message in messages]
-    tools = tools_of(example)
+    options |= {"tools": tools_of(example), "variables": json.loads(example.variables or "{}")}
     try:
         try:
-            return render_chat(tokenizer, turns, tools=tools, **options)
+            return render_chat(tokenizer, turns, **options)
         except TemplateRefusalError:
             # Most templates want the arguments of a call as an object, DeepSeek's as JSON text.
             as_text = [_with_arguments_as_text(turn) for turn in turns]
             if as_text == turns:
                 raise
-            return render_chat(tokenizer, as_text, tools=tools, **options)
+            return render_chat(tokenizer, as_text, **options)
     except TemplateRefusalError as error:
         raise BenchmarkError(
             f"the chat template of {checkpoint_name(tokenizer)} refuses held-out "

@@ -19,6 +19,7 @@ Further keys:
 
 - `id` names the example in messages.
 - `tools` goes to the chat template: a list of JSON schemas, or the same as JSON text.
+- `chat_template_kwargs` has further variables of the chat template (TRL), as `enable_thinking`.
 - `system` is a system turn before `conversations` and `instruction`.
 - `weight` 0 leaves the row out. `turns.py` describes the weights of turns.
 
@@ -27,6 +28,7 @@ Other keys are ignored.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -53,7 +55,7 @@ FORMATS = (
 KEYS = (
     *("id", "messages", "conversations", "prompt", "response", "completion", "problem"),
     *("solution", "instruction", "input", "output", "text", "tools", "system", "history"),
-    "weight",
+    *("weight", "chat_template_kwargs"),
 )
 """All keys that are read. Other columns of a table are not loaded."""
 
@@ -66,6 +68,10 @@ _PARTNERS = {
     **{"prompt": "response` or `completion", "problem": "solution", "instruction": "output"},
     **{"response": "prompt", "completion": "prompt", "solution": "problem"},
     "output": "instruction",
+}
+_OF_THE_RENDERER = {
+    *("messages", "conversations", "tools", "documents", "chat_template", "add_generation_prompt"),
+    *("continue_final_message", "return_assistant_tokens_mask"),
 }
 # https://github.com/tatsu-lab/stanford_alpaca, train.py: PROMPT_DICT
 _ALPACA = (
@@ -86,12 +92,14 @@ class Conversation:
         tools: JSON list for the chat template, empty if there are none.
         plain_prompt: prompt for a tokenizer without a chat template, if it differs from the text
             of the user's turn.
+        variables: JSON object of variables for the chat template, empty if there are none.
     """
 
     form: Form
     messages: tuple[Message, ...]
     tools: str = ""
     plain_prompt: str = ""
+    variables: str = ""
 
 
 def conversation(row: Mapping[str, Any], where: str, response_marker: str = "") -> Conversation:
@@ -106,6 +114,12 @@ def conversation(row: Mapping[str, Any], where: str, response_marker: str = "") 
         BenchmarkError: naming `where` and the field, for a row in none of the formats, with an
             unknown role, without a turn to score, or with an invalid text.
     """
+    made = _conversation(row, where, response_marker)
+    variables = _variables(row.get("chat_template_kwargs"), where)
+    return dataclasses.replace(made, variables=variables) if variables else made
+
+
+def _conversation(row: Mapping[str, Any], where: str, response_marker: str) -> Conversation:
     tools = _tools(row.get("tools"), where)
     if response_marker and row.get("text") is not None:
         text = filled_text(row["text"], where, "`text`")
@@ -220,3 +234,16 @@ def _tools(value: object, where: str) -> str:
             fix='Give [{"type": "function", "function": {"name": ..., ...}}], or leave it out',
         )
     return json_text(value, where, "`tools`")
+
+
+def _variables(value: object, where: str) -> str:
+    if value is None or value == {}:
+        return ""
+    if not isinstance(value, dict) or value.keys() & _OF_THE_RENDERER:
+        raise BenchmarkError(
+            f"{where}: `chat_template_kwargs` cannot be used",
+            why="it is an object with variables of the chat template, which has other ways for "
+            f"{', '.join(sorted(_OF_THE_RENDERER))}",
+            fix='Give for example {"enable_thinking": false}, or leave it out',
+        )
+    return json_text(value, where, "`chat_template_kwargs`")

@@ -462,3 +462,15 @@ def test_alpaca_rows_without_a_chat_template_get_the_documented_prompt() -> None
     assert whole(tokenize(row, plain, TEMPLATE), plain) == "<s>### Instruction:5<|endoftext|>"
     assert whole(tokenize(row, chat, TEMPLATE), chat) == whole(tokenize(pair, chat, TEMPLATE), chat)
     assert heldout_set(row).digest != heldout_set(pair).digest
+
+
+@pytest.mark.parametrize("form", ["messages", "prompt"])
+def test_variables_of_a_row_go_to_the_chat_template(form: Form) -> None:
+    by = tokenizer("{% if thinks is defined %}{{ thinks }} {% endif %}" + CHATML)
+    plain = example("2?", "4", form=form)
+    row = HeldoutExample(
+        id="e1", messages=plain.messages, form=form, variables='{"thinks": "no", "eos_token": "x"}'
+    )
+    made = tokenize(row, by, TEMPLATE)
+    assert whole(made, by).startswith("no <|im_start|>user")
+    assert scored(made, by) == scored(tokenize(plain, by, TEMPLATE), by)

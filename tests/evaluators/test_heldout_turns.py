@@ -135,6 +135,18 @@ def test_rows_of_weight_0_are_left_out_and_counted(tmp_path: Path) -> None:
         load(tmp_path, {**rows[0], "weight": 0.5})
 
 
+def test_variables_of_the_template_are_read_and_part_of_the_digest(tmp_path: Path) -> None:
+    row = {"prompt": "a", "completion": "b"}
+    digests = {
+        load(tmp_path, {**row, "chat_template_kwargs": value}).digest
+        for value in (None, {}, {"enable_thinking": False}, {"enable_thinking": True})
+    }
+    assert len(digests) == 3
+    for bad in ("x", [1], {"messages": []}):
+        with pytest.raises(BenchmarkError, match="line 7: `chat_template_kwargs` cannot be used"):
+            read({**row, "chat_template_kwargs": bad})
+
+
 VERL = {
     "data_source": "openai/gsm8k",
     "prompt": [{"role": "user", "content": "2+3?"}],
