@@ -1,6 +1,6 @@
 from .benchmarks.problems import Benchmark, load_benchmark, load_suite
 from .checkpoints.folder import load_model, load_tokenizer, open_weights
-from .heldout.examples import HeldoutExample, HeldoutSet, load_heldout
+from .heldout.examples import HeldoutExample, HeldoutForm, HeldoutSet, load_heldout
 from .heldout.loss import ExampleLoss, heldout_proxies, token_losses
 from .metrics.coverage import coverage_ratio
 from .metrics.estimates import Estimate
@@ -22,6 +22,7 @@ __all__ = [
     "Estimate",
     "ExampleLoss",
     "HeldoutExample",
+    "HeldoutForm",
     "HeldoutSet",
     "HfSampler",
     "ProblemCounts",

@@ -33,8 +33,8 @@ OF_PREDICTORS = (
     *("FittedPredictor", "LoadedPredictor", "PredictorMeta", "get_predictor", "put_predictor"),
 )
 EVALUATORS = (
-    *("ExampleLoss", "HeldoutExample", "HeldoutSet", "heldout_proxies", "load_heldout"),
-    *("load_model", "load_tokenizer", "open_weights", "token_losses"),
+    *("ExampleLoss", "HeldoutExample", "HeldoutForm", "HeldoutSet", "heldout_proxies"),
+    *("load_heldout", "load_model", "load_tokenizer", "open_weights", "token_losses"),
 )
 PREDICTORS = (
     *("CalibratedPredictor", "Candidates", "Curve", "CurvePoint", "Predictive", "PreflightRule"),

@@ -57,6 +57,7 @@ def render_chat(
     conversation: Sequence[Mapping[str, Any]],
     *,
     tools: Sequence[Any] | None = None,
+    variables: Mapping[str, Any] | None = None,
     add_generation_prompt: bool = False,
     with_spans: bool = False,
 ) -> RenderedChat:
@@ -66,6 +67,7 @@ def render_chat(
         tokenizer: a tokenizer with a chat template.
         conversation: turns with role and content, JSON values. Entries that are None are left out.
         tools: JSON schemas, for templates that know tools.
+        variables: further variables of the template, JSON values, such as `enable_thinking`.
         add_generation_prompt: whether the text ends with the beginning of the model's turn.
         with_spans: whether to return the spans of the assistant's texts, too.
 
@@ -78,7 +80,8 @@ def render_chat(
     except ValueError as error:  # several templates, and none of them is the default
         raise TemplateRefusalError(str(error)) from error
     turns = [{k: v for k, v in turn.items() if v is not None} for turn in conversation]
-    task = (template, tokenizer.special_tokens_map, turns, tools, add_generation_prompt, with_spans)
+    names = {**(variables or {}), **tokenizer.special_tokens_map}
+    task = (template, names, turns, tools, add_generation_prompt, with_spans)
     pool, lock = _renderer(os.getpid())
     with lock:
         ((_, result),) = pool.run([task])

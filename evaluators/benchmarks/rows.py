@@ -1,14 +1,16 @@
-"""Rows of benchmark files and hub data sets, each with its place (file and line or row).
+"""Rows of local files and hub data sets, each with its place (file and line or row).
 
-Local files are JSON lines (`.jsonl`, `.jsonl.gz`), CSV with a header (`.csv`), Parquet
-(`.parquet`) and JSON lists (`.json`; JSON lines if no bracket comes first), UTF-8 throughout. They
-may come from any source, so that the sizes of lines and files and the number of rows are limited.
-An absent field, a null and an empty CSV cell all mean a missing value.
+Local files are JSON lines (`.jsonl`), CSV with a header (`.csv`), Parquet (`.parquet`) and JSON
+lists (`.json`; JSON lines if no bracket comes first), UTF-8 throughout; text files may be
+compressed (`.gz`). They may come from any source, so that the sizes of lines and files and the
+number of rows are limited (`FileKind`). An absent field, a null and an empty CSV cell all mean a
+missing value.
 """
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gzip
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,20 +19,16 @@ from typing import Any, NamedTuple
 
 from rlready.registry.compressed_files import DAMAGE, check_expansion
 from rlready.registry.errors import BenchmarkError
-from rlready.registry.foreign_files import parse_json, read_text
+from rlready.registry.foreign_files import parse_json
 
-MAX_LINE_BYTES = 4 << 20
-"""Largest line of a text file. The longest problem of the seven usual benchmarks has 5 kB."""
 MAX_ROWS = 1_000_000
-MAX_FILE_BYTES = 1 << 30
-"""Largest size of a file after decompression."""
-
 MAX_LIST_BYTES = 256 << 20
 """Largest JSON list, which is read as a whole."""
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".parquet", ".json")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet", ".json", ".json.gz")
 
-_BATCH_ROWS = 1024
+_BATCH_ROWS = 256
+_BOM = b"\xef\xbb\xbf"
 
 
 class Row(NamedTuple):
@@ -43,6 +41,36 @@ class Row(NamedTuple):
 Rows = Iterator[Row]
 Columns = Callable[[str, Sequence[str]], list[str]]
 """Returns the columns to read from the name and columns of a table, or raises an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileKind:
+    """What the rows of a file are, and the limits of such files.
+
+    Args:
+        row: what a row is, for messages.
+        fields: a row's fields, for messages.
+        max_line_bytes: largest line of a text file.
+        max_file_bytes: largest size of a file after decompression.
+        is_exact: whether numbers with a point are read as `Decimal`.
+        takes_any_suffix: whether a file with another suffix is read as JSON lines.
+    """
+
+    row: str
+    fields: str
+    max_line_bytes: int
+    max_file_bytes: int
+    is_exact: bool = False
+    takes_any_suffix: bool = False
+
+
+PROBLEMS = FileKind(
+    row="problem",
+    fields='{"problem": "...", "answer": "..."}',
+    max_line_bytes=4 << 20,  # the longest problem of the seven usual benchmarks has 5 kB
+    max_file_bytes=1 << 30,
+    is_exact=True,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,30 +95,43 @@ class HubDataset:
         return f"{self.id}{configs} {self.split}" + (f"@{self.revision}" if self.revision else "")
 
 
-def file_rows(path: Path, columns: Columns) -> Rows:
+def file_rows(path: Path, columns: Columns, kind: FileKind = PROBLEMS) -> Rows:
     """Return the rows of a local file, in their order.
+
+    Args:
+        path: the file.
+        columns: chooses the columns of a table, or refuses it.
+        kind: what the rows are.
 
     Raises:
         BenchmarkError: if the file is missing, of an unknown form, damaged, or over a limit.
     """
-    suffix = suffix_of(path)
+    suffix = suffix_of(path, kind)
     if not path.is_file():
         raise BenchmarkError(f"there is no file {path}", fix="Check the path")
     check_expansion(path, BenchmarkError)
     if suffix == ".parquet":
-        return _parquet_rows(path, columns)
-    if suffix == ".csv":
-        return _csv_rows(path, columns)
-    return _json_list_rows(path) if suffix == ".json" and _is_list(path) else _json_rows(path)
+        return _parquet_rows(path, columns, kind)
+    if suffix.startswith(".csv"):
+        return _csv_rows(path, columns, kind)
+    if suffix in (".json", ".json.gz") and _is_list(path):
+        return _json_list_rows(path, kind)
+    return _json_rows(path, kind)
 
 
-def suffix_of(path: Path) -> str:
-    """Return the file's suffix, one of `SUFFIXES`; raise BenchmarkError for another or a folder."""
+def suffix_of(path: Path, kind: FileKind = PROBLEMS) -> str:
+    """Return the file's suffix, one of `SUFFIXES`, or the last one where any is taken.
+
+    Raises:
+        BenchmarkError: for a folder, or another suffix.
+    """
     if path.is_dir():
         raise BenchmarkError(f"{path} is a folder, not a file", fix="Name a file in it")
     for suffix in SUFFIXES:
         if path.name.lower().endswith(suffix):
             return suffix
+    if kind.takes_any_suffix:
+        return path.suffix
     raise BenchmarkError(
         f"the format of {path} is unknown",
         why=f"its name does not end with one of {', '.join(SUFFIXES)}",
@@ -127,52 +168,57 @@ def hub_rows(name: str, hub: HubDataset, columns: Columns) -> Rows:
                 why=f"{type(error).__name__}: {str(error)[:500]}",
                 fix=local,
             ) from error
-        _check_count(where, len(table))
+        _check_count(where, len(table), PROBLEMS)
         # Read only these columns, so that pictures in other columns are not decoded.
         table = table.select_columns(columns(where, table.column_names))
         for number, values in enumerate(table, start=1):
             yield Row(f"{where}, row {number}", values)
 
 
-def _json_rows(path: Path) -> Rows:
-    for number, line in enumerate(_lines(path), start=1):
+def _json_rows(path: Path, kind: FileKind) -> Rows:
+    for number, line in enumerate(_lines(path, kind), start=1):
         if line.strip():
             where = f"{path}, line {number}"
-            yield _object_row(where, _parsed(line, where, "Write one JSON object a line"))
+            values = _parsed(line, where, kind, "Write one JSON object a line")
+            yield _object_row(where, values, kind)
 
 
 def _is_list(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
-
-
-def _json_list_rows(path: Path) -> Rows:
-    fix = "Write it as JSON lines, UTF-8, one object a line (.jsonl)"
-    text = read_text(path, BenchmarkError, fix, MAX_LIST_BYTES)
-    rows = _parsed(text, str(path), "Write a list of JSON objects, or one object a line (.jsonl)")
-    _check_count(str(path), len(rows))
-    for number, values in enumerate(rows, start=1):
-        yield _object_row(f"{path}, item {number}", values)
-
-
-def _parsed(text: str, where: str, fix: str) -> Any:
     try:
-        return parse_json(text, exact=True)
+        with _open(path) as file:
+            return bool(file.read(1 << 16).removeprefix(_BOM).lstrip().startswith(b"["))
+    except DAMAGE:
+        return False  # the reader of lines reports it
+
+
+def _json_list_rows(path: Path, kind: FileKind) -> Rows:
+    whole = dataclasses.replace(kind, max_line_bytes=MAX_LIST_BYTES, max_file_bytes=MAX_LIST_BYTES)
+    text = "".join(_lines(path, whole))
+    fix = "Write a list of JSON objects, or one object a line (.jsonl)"
+    rows = _parsed(text, str(path), kind, fix)
+    _check_count(str(path), len(rows), kind)
+    for number, values in enumerate(rows, start=1):
+        yield _object_row(f"{path}, item {number}", values, kind)
+
+
+def _parsed(text: str, where: str, kind: FileKind, fix: str) -> Any:
+    try:
+        return parse_json(text, exact=kind.is_exact)
     except ValueError as error:
         raise BenchmarkError(f"{where} is not JSON", why=str(error), fix=fix) from error
 
 
-def _object_row(where: str, values: object) -> Row:
+def _object_row(where: str, values: object, kind: FileKind) -> Row:
     if not isinstance(values, dict):
-        fix = 'Write one object a line, such as {"problem": "...", "answer": "..."}'
+        fix = f"Write one object a line, such as {kind.fields}"
         if isinstance(values, list):
             fix += ", or give a file with one list the suffix .json"
         raise BenchmarkError(f"{where} is not a JSON object but a {type(values).__name__}", fix=fix)
     return Row(where, values)
 
 
-def _csv_rows(path: Path, columns: Columns) -> Rows:
-    reader = csv.reader(_lines(path), strict=True)
+def _csv_rows(path: Path, columns: Columns, kind: FileKind) -> Rows:
+    reader = csv.reader(_lines(path, kind), strict=True)
     where = f"{path}, line 1"
     try:
         header = next(reader, None)
@@ -201,19 +247,19 @@ def _csv_rows(path: Path, columns: Columns) -> Rows:
         ) from error
 
 
-def _parquet_rows(path: Path, columns: Columns) -> Rows:
+def _parquet_rows(path: Path, columns: Columns, kind: FileKind) -> Rows:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            _check_count(str(path), file.metadata.num_rows)
+            _check_count(str(path), file.metadata.num_rows, kind)
             needed = columns(str(path), file.schema_arrow.names)
             number = n_bytes = 0
             for batch in file.iter_batches(_BATCH_ROWS, columns=needed):
                 n_bytes += batch.nbytes
-                if n_bytes > MAX_FILE_BYTES:
-                    raise _too_large(f"{path} has more than {MAX_FILE_BYTES} bytes")
+                if n_bytes > kind.max_file_bytes:
+                    raise _too_large(f"{path} has more than {kind.max_file_bytes} bytes", kind)
                 for values in batch.to_pylist():
                     number += 1
                     yield Row(f"{path}, row {number}", values)
@@ -224,13 +270,17 @@ def _parquet_rows(path: Path, columns: Columns) -> Rows:
         ) from error
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _open(path: Path) -> Any:
+    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
+
+
+def _lines(path: Path, kind: FileKind) -> Iterator[str]:
     """Yield decoded lines with their line ends; nothing is read beyond the limits."""
     number = n_bytes = 0
-    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+    with _open(path) as file:
         while True:
             try:
-                line = file.readline(MAX_LINE_BYTES + 1)
+                line = file.readline(kind.max_line_bytes + 1)
             except DAMAGE as error:
                 raise BenchmarkError(
                     f"{path} is damaged after line {number}",
@@ -242,15 +292,15 @@ def _lines(path: Path) -> Iterator[str]:
             number += 1
             n_bytes += len(line)
             where = f"{path}, line {number}"
-            if len(line) > MAX_LINE_BYTES:
+            if n_bytes > kind.max_file_bytes:
+                raise _too_large(f"{path} has more than {kind.max_file_bytes} bytes", kind)
+            if len(line) > kind.max_line_bytes:
                 raise BenchmarkError(
-                    f"{where} is longer than {MAX_LINE_BYTES} bytes",
-                    why="no problem is that long",
-                    fix="Check that the file has one problem per line",
+                    f"{where} is longer than {kind.max_line_bytes} bytes",
+                    why=f"no {kind.row} is that long",
+                    fix=f"Check that the file has one {kind.row} per line",
                 )
-            if n_bytes > MAX_FILE_BYTES:
-                raise _too_large(f"{path} has more than {MAX_FILE_BYTES} bytes")
-            _check_count(str(path), number)
+            _check_count(str(path), number, kind)
             try:
                 # The file may begin with a byte order mark, which spreadsheets write.
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -262,14 +312,14 @@ def _lines(path: Path) -> Iterator[str]:
                 ) from error
 
 
-def _check_count(where: str, n_rows: int) -> None:
+def _check_count(where: str, n_rows: int, kind: FileKind) -> None:
     if n_rows > MAX_ROWS:
-        raise _too_large(f"{where} has more than {MAX_ROWS} rows")
+        raise _too_large(f"{where} has more than {MAX_ROWS} rows", kind)
 
 
-def _too_large(what: str) -> BenchmarkError:
+def _too_large(what: str, kind: FileKind) -> BenchmarkError:
     return BenchmarkError(
         what,
-        why="a benchmark of that size is probably the wrong file",
-        fix="Keep the problems that you want to evaluate",
+        why="a file of that size is probably the wrong one",
+        fix=f"Keep the {kind.row}s that you want to evaluate, as JSON lines (.jsonl)",
     )

@@ -1,7 +1,7 @@
 """The work of the child process for chat templates, which may contain any loop and any text.
 
-A task is [template, special tokens, conversation, tools, add_generation_prompt, with_spans]. The
-result is `{"text": ..., "spans": [[start, end], ...]}` with the places of the assistant's text, or
+A task is [template, variables, conversation, tools, add_generation_prompt, with_spans]. The result
+is `{"text": ..., "spans": [[start, end], ...]}` with the places of the assistant's text, or
 `{"refusal": ...}` if the template cannot render this conversation.
 """
 
@@ -27,7 +27,7 @@ def make_renderer(memory_mb: int) -> Callable[..., Any]:
 
     def render(
         template: str,
-        special_tokens: dict[str, str],
+        variables: dict[str, Any],
         conversation: list[dict[str, Any]],
         tools: list[Any] | None,
         add_generation_prompt: bool,
@@ -40,7 +40,7 @@ def make_renderer(memory_mb: int) -> Callable[..., Any]:
                 chat_template=template,
                 return_assistant_tokens_mask=with_spans,
                 add_generation_prompt=add_generation_prompt,
-                **special_tokens,
+                **variables,
             )
         except MemoryError:
             raise

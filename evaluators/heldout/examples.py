@@ -1,8 +1,8 @@
 """Held-out SFT examples, read from a file.
 
-A file is JSON lines (`.gz` or not), a JSON list (`.json`) or Parquet (`.parquet`). JSON lines may
-have any other name, and also `.json` if the first character is not a bracket. A row is one example
-in one of the formats of SFT data sets (`rows.py`), for example:
+A file is JSON lines (`.gz` or not), a JSON list (`.json`), Parquet (`.parquet`) or CSV (`.csv`).
+JSON lines may have any other name. A row is one example in one of the formats of SFT data sets
+(`rows.py`), for example:
 
     {"prompt": "2 + 2 =", "response": "4"}
     {"problem": "What is 2 + 2?", "solution": "2 + 2 = 4"}
@@ -14,33 +14,99 @@ Rows of one file may have different formats. `tokens.py` says which part of an e
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from rlready.evaluators.heldout.rows import FORMATS, KEYS, Form, Message, conversation
-from rlready.registry.compressed_files import DAMAGE, check_expansion
+from rlready.evaluators.benchmarks.row_fields import columns_of, field_values
+from rlready.evaluators.benchmarks.rows import SUFFIXES, FileKind, Row, file_rows
+from rlready.evaluators.heldout.rows import FORMATS, KEYS, Form, conversation
+from rlready.evaluators.heldout.turns import Message, is_weighted
 from rlready.registry.digest import digest
 from rlready.registry.errors import BenchmarkError, ConfigError
-from rlready.registry.foreign_files import parse_json
 
-MAX_LIST_BYTES = 256 << 20
-"""Largest JSON list, which is read as a whole. JSON lines have no such limit."""
+EXAMPLES = FileKind(
+    row="example",
+    fields='{"prompt": "...", "response": "..."}',
+    max_line_bytes=64 << 20,
+    max_file_bytes=16 << 30,
+    takes_any_suffix=True,
+)
 
-_BATCH_ROWS = 256
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-class _Row(NamedTuple):
-    """A row with its place for messages and its number, such as `line-3`."""
+@dataclass(frozen=True, kw_only=True)
+class HeldoutForm:
+    """What a held-out file does not say itself.
 
-    where: str
-    name: str
-    values: Mapping[str, Any]
+    Args:
+        response_marker: the text before the response in rows with `text`; empty if there is none.
+        fields: names of the file's fields, by the names of `rows.py`; a dot leads into a mapping.
+            If there are any, a row is read from these fields, and of the others only from `id`,
+            `tools`, `system`, `weight` and `chat_template_kwargs`.
+
+    Example:
+        >>> form = HeldoutForm(response_marker="### Response:")
+        >>> load_heldout(Path("held.jsonl"), form=form).examples[0].messages[1].content
+        '4'
+    """
+
+    response_marker: str = ""
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_options(cls, response_marker: str | None, fields: Sequence[str]) -> HeldoutForm:
+        r"""Return the form that the options of the command line describe.
+
+        Args:
+            response_marker: the marker, in which `\n` and `\t` are a line break and a tab.
+            fields: texts `NAME=FIELD`.
+
+        Raises:
+            ConfigError: if an option is invalid.
+        """
+        marker = (response_marker or "").replace("\\n", "\n").replace("\\t", "\t")
+        if response_marker is not None and not marker.strip():
+            raise ConfigError("--response-marker is empty", fix="Give a text such as 'Answer:'")
+        names: dict[str, str] = {}
+        for text in fields:
+            name, _, path = (part.strip() for part in text.partition("="))
+            if name not in KEYS or not path or name in names:
+                raise ConfigError(
+                    f"--held-out-field {text!r} cannot be used",
+                    why=f"{name} is given twice" if name in names else "",
+                    fix=f"Write NAME=FIELD, once for each NAME, one of: {', '.join(KEYS)}",
+                )
+            names[name] = path
+        return cls(response_marker=marker, fields=names)
+
+    def columns(self, where: str, names: Sequence[str]) -> list[str]:
+        """Return the columns of a table to load; pictures in others are not."""
+        needed = [name for name in names if name in KEYS]
+        needed += [n for n in columns_of(names, list(self.fields.values())) if n not in needed]
+        return needed or list(names)
+
+    def values(self, row: Row) -> Mapping[str, Any]:
+        """Return the values of a row by the names of `rows.py`."""
+        if not self.fields:
+            return row.values
+        beside = ("id", "tools", "system", "weight", "chat_template_kwargs")
+        values = {name: row.values[name] for name in beside if name in row.values}
+        for name, path in self.fields.items():
+            places = field_values(row.values, (path,))
+            if places:
+                values[name] = places[0][1]
+            elif name not in beside and name not in ("input", "history"):
+                raise BenchmarkError(
+                    f"{row.where} has no field {path!r}",
+                    why=f"it has the fields {', '.join(sorted(row.values)) or '(none)'}",
+                    fix=f"Correct --held-out-field {name}={path}",
+                )
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +119,8 @@ class HeldoutExample:
             assistant.
         form: keys of the row; a `problem` still needs its prompt template.
         tools: JSON list of tools for the chat template; empty if there are none.
+        plain_prompt: as in `rows.Conversation`.
+        variables: JSON object of variables for the chat template; empty if there are none.
 
     Example:
         >>> load_heldout(Path("held.jsonl")).examples[0].messages[1].content
@@ -63,14 +131,16 @@ class HeldoutExample:
     messages: tuple[Message, ...]
     form: Form
     tools: str = ""
+    plain_prompt: str = ""
+    variables: str = ""
 
     def content(self) -> list[object]:
         """Return everything that the loss depends on, as JSON values."""
-        turns: list[object] = [
-            [m.role, m.content] if m.is_scored else [m.role, m.content, "not scored"]
-            for m in self.messages
-        ]
-        return [self.form, turns, self.tools] if self.tools else [self.form, turns]
+        turns = [message.content_values() for message in self.messages]
+        more = [self.tools, self.plain_prompt, self.variables]
+        while more and not more[-1]:
+            more.pop()
+        return [self.form, turns, *more]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +155,8 @@ class HeldoutSet:
 
     name: str
     examples: tuple[HeldoutExample, ...]
+    n_weightless: int = 0
+    """Rows of weight 0, which are left out."""
 
     @property
     def digest(self) -> str:
@@ -114,12 +186,15 @@ def parse_heldout_option(text: str) -> tuple[str, Path]:
     return name or _stem(Path(file)), Path(file)
 
 
-def load_heldout(path: Path, name: str | None = None) -> HeldoutSet:
+def load_heldout(
+    path: Path, name: str | None = None, form: HeldoutForm | None = None
+) -> HeldoutSet:
     """Return the examples of a file.
 
     Args:
         path: the file.
         name: of the set; by default the file's name without its suffix.
+        form: what the file does not say itself.
 
     Raises:
         BenchmarkError: naming file and line, for a file that cannot be read or holds no example,
@@ -129,112 +204,49 @@ def load_heldout(path: Path, name: str | None = None) -> HeldoutSet:
         >>> load_heldout(Path("held.jsonl")).examples[0].id
         'line-1'
     """
+    form = form or HeldoutForm()
     seen: Counter[str] = Counter()
     examples = []
-    for row in _rows(path):
-        value = row.values.get("id")
-        row_id = str(value) if isinstance(value, str | int) and value != "" else row.name
+    n_weightless = 0
+    for row in _rows(path, form):
+        values = form.values(row)
+        if not is_weighted(values, row.where):
+            n_weightless += 1
+            continue
+        value = values.get("id")
+        is_named = isinstance(value, str | int) and value != ""
+        row_id = str(value) if is_named else row.where.rpartition(", ")[2].replace(" ", "-")
         seen[row_id] += 1
         # Several responses to one problem often share its id.
         row_id = row_id if seen[row_id] == 1 else f"{row_id}#{seen[row_id]}"
-        read = conversation(row.values, row.where)
-        examples.append(
-            HeldoutExample(id=row_id, messages=read.messages, form=read.form, tools=read.tools)
-        )
+        read = conversation(values, row.where, form.response_marker)
+        examples.append(HeldoutExample(id=row_id, **vars(read)))
     if not examples:
         raise BenchmarkError(
-            f"{path} holds no held-out example", fix=f"Write one JSON object a line, with {FORMATS}"
+            f"{path} holds no held-out example",
+            why=f"all {n_weightless} of its rows have weight 0" if n_weightless else "",
+            fix=f"Write one JSON object a line, with {FORMATS}",
         )
-    return HeldoutSet(name=name or _stem(path), examples=tuple(examples))
+    return HeldoutSet(name=name or _stem(path), examples=tuple(examples), n_weightless=n_weightless)
 
 
 def _stem(path: Path) -> str:
-    stem = path.name.removesuffix(".gz")
-    for suffix in (".jsonl", ".json", ".parquet"):
-        stem = stem.removesuffix(suffix)
+    suffix = next((s for s in SUFFIXES if path.name.lower().endswith(s)), "")
+    stem = path.name[: len(path.name) - len(suffix)].removesuffix(".gz")
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", stem) or "heldout"
 
 
-def _rows(path: Path) -> Iterator[_Row]:
-    """Yield the rows of a held-out file, in its order."""
-    if path.suffix.lower() == ".parquet":
-        return _parquet_rows(path)
-    return _list_rows(path) if _is_list(path) else _json_lines(path)
-
-
-def _is_list(path: Path) -> bool:
-    if not path.name.lower().removesuffix(".gz").endswith(".json"):
-        return False
-    return next((line for line in _lines(path) if line.strip()), b"").lstrip().startswith(b"[")
-
-
-def _json_lines(path: Path) -> Iterator[_Row]:
-    for number, line in enumerate(_lines(path), start=1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            values = _parsed(line, where, "Write one JSON object a line")
-            yield _checked(where, f"line-{number}", values)
-
-
-def _list_rows(path: Path) -> Iterator[_Row]:
-    parts, n_bytes = [], 0
-    for line in _lines(path):
-        n_bytes += len(line)
-        if n_bytes > MAX_LIST_BYTES:
-            raise BenchmarkError(
-                f"{path} is a JSON list of more than {MAX_LIST_BYTES} bytes",
-                why="it is read as a whole",
-                fix="Write it as JSON lines, one object a line (.jsonl)",
-            )
-        parts.append(line)
-    fix = "Write a list of JSON objects, or one object a line (.jsonl)"
-    for number, values in enumerate(_parsed(b"".join(parts), str(path), fix), start=1):
-        yield _checked(f"{path}, item {number}", f"item-{number}", values)
-
-
-def _parquet_rows(path: Path) -> Iterator[_Row]:
-    import pyarrow
-    import pyarrow.parquet
-
-    number = 0
+def _rows(path: Path, form: HeldoutForm) -> Iterator[Row]:
     try:
-        check_expansion(path, BenchmarkError)
-        with pyarrow.parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            # Only what is read: a picture in another column would be loaded otherwise.
-            needed = [name for name in names if name in KEYS] or names
-            for batch in file.iter_batches(_BATCH_ROWS, columns=needed):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield _Row(f"{path}, row {number}", f"row-{number}", values)
-    # pyarrow raises both for a damaged file.
-    except (pyarrow.ArrowException, OSError) as error:
-        raise BenchmarkError(
-            f"{path} cannot be read as Parquet", why=str(error), fix="Write the file again"
-        ) from error
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    try:
-        check_expansion(path, BenchmarkError)
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file):
-                yield line if number else line.removeprefix(b"\xef\xbb\xbf")
-    except (*DAMAGE, OSError) as error:
+        for row in file_rows(path, form.columns, EXAMPLES):
+            # In Parquet all objects of a list have the same keys, of which most may be null.
+            is_table = path.suffix.lower() == ".parquet"
+            yield Row(row.where, _without_nulls(row.values)) if is_table else row
+    except OSError as error:
         raise BenchmarkError(f"held-out file {path} cannot be read", why=str(error)) from error
 
 
-def _parsed(text: bytes, where: str, fix: str) -> Any:
-    try:
-        return parse_json(text.decode("utf-8"))
-    except ValueError as error:
-        kind = "UTF-8" if isinstance(error, UnicodeDecodeError) else "JSON"
-        raise BenchmarkError(f"{where} is not {kind}", why=str(error), fix=fix) from error
-
-
-def _checked(where: str, name: str, values: Any) -> _Row:
-    if not isinstance(values, dict):
-        raise BenchmarkError(
-            f"{where} holds a {type(values).__name__}", fix=f"Write a JSON object with {FORMATS}"
-        )
-    return _Row(where, name, values)
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value

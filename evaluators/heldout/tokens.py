@@ -6,12 +6,15 @@ Scored tokens:
   turn. A `problem` goes through the prompt template, as it does for sampling; a `prompt` does not.
   Either becomes the user's message if the tokenizer has a chat template, else plain text. The
   response does not go through the chat template, because templates of reasoning models cut it.
-- `messages`: every turn of the assistant, as the chat template renders it, and the token that ends
-  it. A template with `{% generation %}` marks these tokens itself. With any other template, a turn
-  is the text that it adds to the rendered conversation before it and its generation prompt.
-  Qwen3's template removes the thoughts of a turn once others follow. A turn that is rewritten like
-  this cannot be found and is not scored, but it stays in the context. Text that a template cuts
-  out of a turn is not scored either. The bytes of both are counted (`n_cut_bytes`).
+- `text`: the same for the text after the response marker. The whole text is tokenized as it is; it
+  begins with the tokenizer's BOS token if it has one. If it ends with the token that ends a turn or
+  a sequence, this is the last scored token. If not, the end of sequence is added, as TRL does.
+- `messages`: every turn of the assistant with its tool calls, as the chat template renders it, and
+  the token that ends it. A template with `{% generation %}` marks these tokens itself. With any
+  other template, a turn is the text that it adds to the rendered conversation before it and its
+  generation prompt. Qwen3's template removes the thoughts of a turn once others follow. A turn that
+  is rewritten like this cannot be found and is not scored, but it stays in the context. Text that a
+  template cuts out of a turn is not scored either. The bytes of both are counted (`n_cut_bytes`).
 - Never scored: prompts, other roles, turns of weight 0, the template's text after the end of a
   turn, and the first token.
 - The token that ends a turn is the added token that the chat template puts after an assistant's
@@ -25,33 +28,32 @@ becomes part of the benchmark's digest.
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlready.evaluators.benchmarks.chat_templates import (
-    RenderedChat,
-    TemplateRefusalError,
-    assistant_mask,
-    checkpoint_name,
-    render_chat,
-)
+from rlready.evaluators.benchmarks.chat_templates import assistant_mask
 from rlready.evaluators.heldout.cut_text import n_cut_bytes
 from rlready.evaluators.heldout.examples import HeldoutExample, HeldoutSet
-from rlready.evaluators.heldout.rows import Message
+from rlready.evaluators.heldout.rendered import (
+    apply_template,
+    check_tool_calls,
+    end_of_turn,
+    render,
+    tools_of,
+)
+from rlready.evaluators.heldout.turns import Message
 from rlready.registry.digest import digest
-from rlready.registry.errors import BenchmarkError, CheckpointError
+from rlready.registry.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_PROBE = "rlready probe"
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,8 +159,9 @@ def tokenize(
         ids, is_response, n_bytes = _tokenize_pair(example, tokenizer, template)
         cut = {"n_turn_bytes": n_bytes}
     else:
+        check_tool_calls(example, tokenizer)
         # A tokenizer may have a template of its own for conversations with tools.
-        if _GENERATION_TAG.search(str(tokenizer.get_chat_template(tools=_tools(example)))):
+        if _GENERATION_TAG.search(str(tokenizer.get_chat_template(tools=tools_of(example)))):
             ids, is_response, texts = _tokenize_tagged(example, tokenizer)
         else:
             ids, is_response, texts = _tokenize_rendered(example, tokenizer)
@@ -196,17 +199,23 @@ def _tokenize_pair(
     if example.form == "problem":
         user = template.replace("{problem}", user)
     end = end_of_turn(tokenizer)
-    has_chat = bool(tokenizer.chat_template)
-    prompt = user
+    has_chat = bool(tokenizer.chat_template) and example.form != "text"
+    adds_special = not has_chat
     if has_chat:
-        prompt = _render(example, tokenizer, [Message("user", user)], add_generation_prompt=True)
-    prompt_ids = _encode(tokenizer, prompt, add_special_tokens=not has_chat)
-    if prompt_ids and prompt_ids[-1] == tokenizer.eos_token_id and not has_chat:
+        prompt = render(example, tokenizer, [Message("user", user)], add_generation_prompt=True)
+    else:
+        prompt = example.plain_prompt or user
+    if example.form == "text":
+        response, end = _without_end(response, tokenizer, end)
+        bos = str(tokenizer.bos_token or "")
+        adds_special = not (bos and prompt.startswith(bos))
+    prompt_ids = _encode(tokenizer, prompt, add_special_tokens=adds_special)
+    if prompt_ids and prompt_ids[-1] == tokenizer.eos_token_id and adds_special:
         prompt_ids = prompt_ids[:-1]  # Some tokenizers end every text, a prompt too.
-    whole_ids = _encode(tokenizer, prompt + response, add_special_tokens=not has_chat)
+    whole_ids = _encode(tokenizer, prompt + response, add_special_tokens=adds_special)
     if whole_ids[: len(prompt_ids)] == prompt_ids:
         response_ids = whole_ids[len(prompt_ids) :]
-        if response_ids and response_ids[-1] == tokenizer.eos_token_id and not has_chat:
+        if response_ids and response_ids[-1] == tokenizer.eos_token_id and adds_special:
             response_ids = response_ids[:-1]
     else:
         # A token spans the end of the prompt. When sampling, the prompt is tokenized alone.
@@ -215,11 +224,21 @@ def _tokenize_pair(
     return ids, np.arange(len(ids)) >= len(prompt_ids), len(response.encode())
 
 
+def _without_end(response: str, tokenizer: PreTrainedTokenizerBase, end: int) -> tuple[str, int]:
+    """Return the response without the tokens that end it in the file, and the first of them."""
+    eos = tokenizer.eos_token_id
+    last = eos if isinstance(eos, int) else end
+    ends = {str(tokenizer.convert_ids_to_tokens(token)): token for token in (end, last)}
+    while found := next((text for text in ends if response.rstrip().endswith(text)), None):
+        response, last = response.rstrip().removesuffix(found), ends[found]
+    return response, last
+
+
 def _tokenize_tagged(
     example: HeldoutExample, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], dict[int, str]]:
     """Return token ids, mask, and the scored text of each turn by its index."""
-    chat = _apply_template(example, tokenizer, example.messages, with_spans=True)
+    chat = apply_template(example, tokenizer, example.messages, with_spans=True)
     _check_fast(example, tokenizer)
     encoded = tokenizer(chat.text, add_special_tokens=False)
     spans = chat.spans
@@ -246,7 +265,7 @@ def _tokenize_tagged(
 def _marked_turns(example: HeldoutExample, n_stretches: int) -> list[int] | None:
     """Return indices of the turns that a template marked; None if their number does not fit."""
     turns = [i for i, message in enumerate(example.messages) if message.role == "assistant"]
-    filled = [i for i in turns if example.messages[i].content.strip()]
+    filled = [i for i in turns if not example.messages[i].is_empty]
     return next((choice for choice in (turns, filled) if len(choice) == n_stretches), None)
 
 
@@ -254,7 +273,7 @@ def _tokenize_rendered(
     example: HeldoutExample, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], dict[int, str]]:
     """Return token ids, mask, and the scored text of each turn by its index."""
-    text = _render(example, tokenizer, example.messages)
+    text = render(example, tokenizer, example.messages)
     spans = dict(_scored_spans(example, tokenizer, text))
     if not spans:
         raise BenchmarkError(
@@ -294,11 +313,11 @@ def _scored_spans(
         if i == 0:
             continue
         earlier, so_far = example.messages[:i], example.messages[: i + 1]
-        before = _render(example, tokenizer, earlier, add_generation_prompt=True)
-        until = _render(example, tokenizer, so_far)
+        before = render(example, tokenizer, earlier, add_generation_prompt=True)
+        until = render(example, tokenizer, so_far)
         if not until.startswith(before):
             continue
-        end = len(before) + _turn_length(until[len(before) :], message.content.strip(), end_token)
+        end = len(before) + _turn_length(until[len(before) :], message, end_token)
         # The text after the turn is not compared: some templates end a conversation with a token.
         if text.startswith(until[:end]):
             yield i, (len(before), end)
@@ -306,7 +325,7 @@ def _scored_spans(
 
 def _turns_to_score(example: HeldoutExample) -> Iterator[tuple[int, Message]]:
     for i, message in enumerate(example.messages):
-        if message.role == "assistant" and message.is_scored and message.content.strip():
+        if message.role == "assistant" and message.is_scored and not message.is_empty:
             yield i, message
 
 
@@ -319,75 +338,15 @@ def _cut_bytes(example: HeldoutExample, texts: Mapping[int, str]) -> dict[str, i
     }
 
 
-def _turn_length(turn: str, content: str, end_token: str) -> int:
+def _turn_length(turn: str, message: Message, end_token: str) -> int:
     """Return the number of characters of a rendered turn, including its end token."""
     # The search begins after the content, which may itself hold the token's text.
-    content_end = turn.rfind(content) + len(content) if content in turn else 0
-    end_start = turn.find(end_token, content_end)
+    content = message.content.strip()
+    content_end = turn.rfind(content) + len(content) if content and content in turn else 0
+    # A call's arguments, too, may hold the token's text.
+    find = turn.rfind if message.tool_calls() else turn.find
+    end_start = find(end_token, content_end)
     return end_start + len(end_token) if end_start >= 0 else len(turn.rstrip())
-
-
-def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the id of the token that ends a response; raise CheckpointError if there is none."""
-    token_id = _template_end(tokenizer) if tokenizer.chat_template else None
-    token_id = tokenizer.eos_token_id if token_id is None else token_id
-    if not isinstance(token_id, int):
-        raise CheckpointError(
-            "the tokenizer has no end-of-sequence token",
-            why="the model must produce one after a response",
-            fix="Set `eos_token` in tokenizer_config.json",
-        )
-    return token_id
-
-
-def _template_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the id of the added token that the chat template puts after an assistant's text."""
-    turns = (Message("user", _PROBE), Message("assistant", _PROBE))
-    probe = HeldoutExample(id="(probe)", messages=turns, form="messages")
-    try:
-        text = _render(probe, tokenizer, turns)
-    except BenchmarkError:
-        return None
-    after = text.rpartition(_PROBE)[2].lstrip()
-    added: dict[str, int] = tokenizer.get_added_vocab()
-    ends = [token for token in added if token and after.startswith(token)]
-    return added[max(ends, key=len)] if ends else None
-
-
-def _render(
-    example: HeldoutExample,
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    *,
-    add_generation_prompt: bool = False,
-) -> str:
-    options = {"add_generation_prompt": add_generation_prompt}
-    return _apply_template(example, tokenizer, messages, **options).text
-
-
-def _apply_template(
-    example: HeldoutExample,
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    **options: Any,
-) -> RenderedChat:
-    """Return messages of an example, and its tools, as the chat template renders them."""
-    turns = [{"role": message.role, "content": message.content} for message in messages]
-    try:
-        return render_chat(tokenizer, turns, tools=_tools(example), **options)
-    except TemplateRefusalError as error:
-        raise BenchmarkError(
-            f"the chat template of {checkpoint_name(tokenizer)} refuses held-out "
-            f"example {example.id} (roles {', '.join(message.role for message in messages)})",
-            why=str(error),
-            fix=error.fix
-            or "Change the roles in the file to those that the model was trained on, or correct "
-            "the checkpoint's chat template",
-        ) from error
-
-
-def _tools(example: HeldoutExample) -> list[Any] | None:
-    return json.loads(example.tools) if example.tools else None
 
 
 def _encode(

@@ -1,4 +1,4 @@
-"""A key-value cache that grows in place.
+"""Key-value caches: their size, and one that grows in place.
 
 transformers' `DynamicLayer` concatenates at every token, so drawing T tokens copies the cache T
 times. Here new keys and values are written into buffers whose room doubles.
@@ -15,6 +15,28 @@ if TYPE_CHECKING:
 
 _FIRST_ROOM = 64
 """Tokens of room that a cache begins with beyond its prompt."""
+
+
+def cache_bytes_per_token(config: PreTrainedConfig, n_bytes: int) -> int | None:
+    """Return the bytes of the keys and values of one token in all layers.
+
+    Layers with a window or with linear attention need less, so this is an upper bound.
+
+    Args:
+        config: configuration of the model.
+        n_bytes: bytes of a number.
+
+    Returns:
+        None if the configuration does not have the usual names.
+    """
+    text = config.get_text_config()
+    n_heads = getattr(text, "num_attention_heads", None)
+    n_layers = getattr(text, "num_hidden_layers", None)
+    if not n_heads or not n_layers:
+        return None
+    size = getattr(text, "head_dim", None) or text.hidden_size // n_heads
+    n_kv_heads = getattr(text, "num_key_value_heads", None) or n_heads
+    return int(2 * n_layers * n_kv_heads * size * n_bytes)
 
 
 def growing_cache(config: PreTrainedConfig, max_length: int) -> DynamicCache:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,6 +81,16 @@ def sample_requests(
             for index in draw.sample_indices
         ]
     return sorted(requests, key=lambda r: (-len(r.prompt), r.prompt, r.sample_index))
+
+
+def longest_request(
+    problems: Iterable[records.Problem],
+    protocol: records.Protocol,
+    tokenizer: PreTrainedTokenizerBase,
+) -> int:
+    """Return the largest number of tokens of a prompt with its sample."""
+    texts = {render(tokenizer, protocol.prompt_template, problem.text) for problem in problems}
+    return max(len(encode(tokenizer, text)) for text in texts) + protocol.max_tokens
 
 
 def finished_sample(

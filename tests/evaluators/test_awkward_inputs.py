@@ -107,7 +107,8 @@ REFUSED_EXAMPLES = {
     "h_reasoning": "line 1, message 1 has 'reasoning_content' beside its content",
     "h_role_human": "line 1, message 0 has the role 'human'",
     "h_system_only": "line 1 has no assistant turn",
-    "h_tools": "line 1, message 1 has 'tool_calls' beside its content",
+    # Read, and refused by a chat template that would not write the calls.
+    "h_tools": "line-1 has tool calls, which the chat template of this checkpoint does not write",
     # Read, and refused where it is tokenized: nothing stands before its only response.
     "h_msgs_first_assistant": "no assistant turn can be found",
 }

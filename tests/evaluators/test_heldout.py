@@ -11,7 +11,7 @@ import pytest
 from places import SHARED
 
 from rlready.evaluators.heldout.examples import load_heldout, parse_heldout_option
-from rlready.evaluators.heldout.rows import Message
+from rlready.evaluators.heldout.turns import Message
 from rlready.registry.errors import BenchmarkError, ConfigError
 
 PAIR = {"prompt": "2 + 2 =", "response": " 4"}
@@ -110,7 +110,7 @@ def test_limit_keeps_the_first_examples(tmp_path: Path) -> None:
             {"messages": [{"role": "assistant", "content": "4", "reasoning_content": "2 and 2"}]},
             "message 0 has 'reasoning_content' beside its content",
         ),
-        ([1], "holds a list"),
+        ([1], "not a JSON object but a list"),
         (b'{"prompt": ', "not JSON"),
         (b'{"prompt": "\xff"}', "not UTF-8"),
         (b"[" * 100_000, "not JSON"),
@@ -125,11 +125,11 @@ def test_bad_rows_are_named_by_file_and_line(tmp_path: Path, row: Any, said: str
 def test_files_without_examples_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match="holds no held-out example"):
         load_heldout(write(tmp_path))
-    with pytest.raises(BenchmarkError, match="cannot be read"):
+    with pytest.raises(BenchmarkError, match=r"there is no file .*missing"):
         load_heldout(tmp_path / "missing.jsonl")
     broken = tmp_path / "broken.jsonl.gz"
     broken.write_bytes(gzip.compress(b"x" * 1000)[:-12])
-    with pytest.raises(BenchmarkError, match="cannot be read"):
+    with pytest.raises(BenchmarkError, match="is damaged"):
         load_heldout(broken)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rlready.evaluators.heldout import examples as heldout_files
+from rlready.evaluators.benchmarks import rows as file_rows
 from rlready.evaluators.heldout.examples import load_heldout
 from rlready.registry.errors import BenchmarkError
 
@@ -78,11 +78,11 @@ def test_weights_and_tools_survive_parquet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("h.json", b"[1]", "item 1 holds a int"),
+        ("h.json", b"[1]", "item 1 is not a JSON object but a int"),
         ("h.json", b'[{"prompt": ', "h.json is not JSON.*one object a line"),
         ("h.json", b"[" * 100_000, "h.json is not JSON"),
         ("h.json", b"[]", "holds no held-out example"),
-        ("h.json.gz", gzip.compress(b"[" + b" " * 9000, mtime=0)[:-12], "cannot be read"),
+        ("h.json.gz", gzip.compress(b"[" + b" " * 9000, mtime=0)[:-12], "is damaged"),
         ("h.parquet", b"PAR1", "cannot be read as Parquet"),
     ],
 )
@@ -96,6 +96,6 @@ def test_damaged_files_are_told(tmp_path: Path, name: str, data: bytes, message:
 def test_a_large_list_is_refused_before_it_is_parsed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heldout_files, "MAX_LIST_BYTES", 100)
-    with pytest.raises(BenchmarkError, match=r"JSON list of more than 100 bytes.*as JSON lines"):
+    monkeypatch.setattr(file_rows, "MAX_LIST_BYTES", 100)
+    with pytest.raises(BenchmarkError, match=r"more than 100 bytes.*as JSON lines"):
         load_heldout(write(tmp_path / "h.json", ROWS))

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from rlready.evaluators.heldout.rows import Conversation, Message, conversation
+from rlready.evaluators.heldout.rows import Conversation, conversation
+from rlready.evaluators.heldout.turns import Message
 from rlready.registry.errors import BenchmarkError
 
 USER, ASSISTANT = Message("user", "2+3?"), Message("assistant", "5")
@@ -35,8 +36,6 @@ def shared(*turns: tuple[str, str], **more: Any) -> dict[str, Any]:
     [
         {"prompt": "2+3?", "response": "5"},
         {"prompt": "2+3?", "completion": "5"},
-        {"instruction": "2+3?", "output": "5"},
-        {"instruction": "2+3?", "input": "", "output": "5", "system": "", "history": []},
         {"prompt": [{"type": "text", "text": "2+3?"}], "completion": "5"},
     ],
 )
@@ -44,9 +43,22 @@ def test_pairs_of_texts_are_prompt_and_response(row: dict[str, Any]) -> None:
     assert read(row) == Conversation("prompt", (USER, ASSISTANT))
 
 
-def test_the_input_of_an_instruction_stands_on_the_line_behind_it() -> None:
+def test_alpaca_rows_have_a_user_message_and_the_documented_prompt() -> None:
+    """The prompts of Stanford Alpaca's train.py, for models without a chat template."""
     row = {"instruction": "Add", "input": "2+3", "output": "5"}
     assert read(row).messages == (Message("user", "Add\n2+3"), ASSISTANT)
+    assert read(row).plain_prompt == (
+        "Below is an instruction that describes a task, paired with an input that provides further "
+        "context. Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nAdd\n\n### Input:\n2+3\n\n### Response:"
+    )
+    for more in ({}, {"input": " ", "system": "", "history": []}):
+        plain = read({"instruction": "2+3? {x}", "output": "5", **more})
+        assert plain.messages == (Message("user", "2+3? {x}"), ASSISTANT)
+        assert plain.plain_prompt == (
+            "Below is an instruction that describes a task. Write a response that appropriately "
+            "completes the request.\n\n### Instruction:\n2+3? {x}\n\n### Response:"
+        )
     with_system = read({**row, "system": "Be kind."})
     assert with_system.form == "messages"
     assert with_system.messages[0] == Message("system", "Be kind.")

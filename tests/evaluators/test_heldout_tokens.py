@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -11,14 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlready.evaluators.heldout.examples import HeldoutExample, HeldoutSet
-from rlready.evaluators.heldout.rows import Form, Message
+from rlready.evaluators.heldout.rendered import end_of_turn
+from rlready.evaluators.heldout.rows import Form
 from rlready.evaluators.heldout.tokens import (
     TokenizedExample,
-    end_of_turn,
     tokenize,
     tokenize_set,
     truncate,
 )
+from rlready.evaluators.heldout.turns import Message
 from rlready.registry.errors import BenchmarkError, CheckpointError
 
 if TYPE_CHECKING:
@@ -371,3 +373,104 @@ def test_text_that_the_template_cuts_is_counted(template: str, cut: str) -> None
 def test_a_response_of_a_pair_loses_nothing() -> None:
     made = tokenize(example("2?", "so</think>4", form="prompt"), tokenizer(CUTTING), TEMPLATE)
     assert (made.n_cut_bytes, made.n_turn_bytes) == (0, len("so</think>4"))
+
+
+# Writes calls as Hermes and Qwen do.
+CALLING = WITH_TOOLS.replace(
+    "m['content'] + '<|im_end|>\\n' }}",
+    "m['content'] }}{% for c in m['tool_calls'] or [] %}{{ '<tool_call>' + c['function']['name'] "
+    "+ (c['function']['arguments'] | tojson) + '</tool_call>' }}{% endfor %}{{ '<|im_end|>\\n' }}",
+)
+# Wants the arguments as JSON text, as DeepSeek's do.
+CALLING_BY_TEXT = CALLING.replace(
+    "(c['function']['arguments'] | tojson)", "c['function']['arguments']"
+)
+_CALLS = CALLING[CALLING.index("{% for c in") : CALLING.index("{{ '<|im_end|>")]
+TAGGED_CALLING = TAGGED.replace(
+    "{% generation %}{{ m['content'] + '<|im_end|>' }}",
+    "{% generation %}{{ m['content'] }}" + _CALLS + "{{ '<|im_end|>' }}",
+)
+
+
+def with_call(content: str = "", **arguments: str) -> HeldoutExample:
+    call = {"type": "function", "function": {"name": "add", "arguments": arguments}}
+    turns = (
+        Message("user", "2+3?"),
+        Message("assistant", content, extra=json.dumps({"tool_calls": [call]})),
+        Message("user", "so?"),
+        Message("assistant", "5"),
+    )
+    return HeldoutExample(id="e1", messages=turns, form="messages")
+
+
+@pytest.mark.parametrize("template", [CALLING, CALLING_BY_TEXT, TAGGED_CALLING])
+def test_tool_calls_are_scored_as_the_template_writes_them(template: str) -> None:
+    by = tokenizer(template)
+    made = tokenize(with_call("I add.", a="2"), by, TEMPLATE)
+    assert scored(made, by) == [
+        'I add.<tool_call>add{"a": "2"}</tool_call><|im_end|>',
+        "5<|im_end|>",
+    ]
+
+
+def test_the_end_of_turn_inside_an_argument_does_not_end_the_turn() -> None:
+    by = tokenizer(CALLING)
+    made = tokenize(with_call(text="a <|im_end|> b"), by, TEMPLATE)
+    assert scored(made, by)[0].endswith(' b"}</tool_call><|im_end|>')
+
+
+def test_a_template_that_ignores_tool_calls_is_refused() -> None:
+    with pytest.raises(BenchmarkError, match=r"e1 has tool calls, which the chat template"):
+        tokenize(with_call("I add.", a="2"), tokenizer(CHATML), TEMPLATE)
+    only_names = CALLING.replace("+ (c['function']['arguments'] | tojson)", "")
+    with pytest.raises(BenchmarkError, match="does not write"):
+        tokenize(with_call("I add.", a="2"), tokenizer(only_names), TEMPLATE)
+
+
+def test_a_text_is_tokenized_as_it_is_and_scored_behind_its_prompt() -> None:
+    """Neither template is applied; TRL adds the end of sequence."""
+    by = tokenizer(CHATML)
+    made = tokenize(example("2? The answer is", " 4", form="text"), by, TEMPLATE)
+    assert whole(made, by) == "<s>2? The answer is 4<|endoftext|>"
+    assert scored(made, by) == [" 4<|endoftext|>"]
+    assert (made.n_response_bytes, made.n_cut_bytes) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("response", "end"),
+    [
+        ("4<|im_end|>", "<|im_end|>"),
+        ("4<|im_end|>\n", "<|im_end|>"),
+        ("4<|endoftext|>", "<|endoftext|>"),
+        ("4<|im_end|>\n<|endoftext|>", "<|im_end|>"),
+        ("4\n", "\n<|endoftext|>"),
+    ],
+)
+def test_a_text_ends_with_the_token_that_it_has(response: str, end: str) -> None:
+    by = tokenizer(CHATML)
+    made = tokenize(example("<s>2?", response, form="text"), by, TEMPLATE)
+    assert scored(made, by) == ["4" + end]
+    assert whole(made, by).count("<s>") == 1
+
+
+def test_alpaca_rows_without_a_chat_template_get_the_documented_prompt() -> None:
+    pair = example("Add\n2+3", "5", form="prompt")
+    row = HeldoutExample(
+        id="e1", messages=pair.messages, form="prompt", plain_prompt="### Instruction:"
+    )
+    plain, chat = tokenizer(), tokenizer(CHATML)
+    assert whole(tokenize(row, plain, TEMPLATE), plain) == "<s>### Instruction:5<|endoftext|>"
+    assert whole(tokenize(row, chat, TEMPLATE), chat) == whole(tokenize(pair, chat, TEMPLATE), chat)
+    assert heldout_set(row).digest != heldout_set(pair).digest
+
+
+@pytest.mark.parametrize("form", ["messages", "prompt"])
+def test_variables_of_a_row_go_to_the_chat_template(form: Form) -> None:
+    by = tokenizer("{% if thinks is defined %}{{ thinks }} {% endif %}" + CHATML)
+    plain = example("2?", "4", form=form)
+    row = HeldoutExample(
+        id="e1", messages=plain.messages, form=form, variables='{"thinks": "no", "eos_token": "x"}'
+    )
+    made = tokenize(row, by, TEMPLATE)
+    assert whole(made, by).startswith("no <|im_start|>user")
+    assert scored(made, by) == scored(tokenize(plain, by, TEMPLATE), by)

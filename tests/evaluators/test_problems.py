@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gzip
+import io
 import json
 import os
 import random
@@ -56,15 +58,18 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
         import pyarrow.parquet
 
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    elif name.endswith(".csv"):
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    else:
+        return path
+    if ".csv" in name:
+        file = io.StringIO()
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        text = file.getvalue()
+    elif ".jsonl" in name:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        data = text.encode()
-        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    else:
+        text = json.dumps(rows, ensure_ascii=False)
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
     return path
 
 
@@ -105,10 +110,10 @@ def test_a_json_list_is_read_like_lines(tmp_path: Path, monkeypatch: pytest.Monk
     )
     assert "x.json, item 1 is not a JSON object but a int" in error_of(tmp_path, "[1]", "x.json")
     assert "x.json is not JSON" in error_of(tmp_path, "[" * 100_000, "x.json")
-    assert "x.json is not UTF-8" in error_of(tmp_path, b"[\xff]", "x.json")
+    assert "x.json, line 1 is not UTF-8" in error_of(tmp_path, b"[\xff]", "x.json")
     assert "has no problems" in error_of(tmp_path, "[]", "x.json")
     monkeypatch.setattr(problem_rows, "MAX_LIST_BYTES", 10)
-    assert "is larger than 10 bytes" in error_of(tmp_path, json.dumps(ROWS), "x.json")
+    assert "has more than 10 bytes" in error_of(tmp_path, json.dumps(ROWS), "x.json")
 
 
 def test_absent_null_and_an_empty_csv_cell_are_the_same(tmp_path: Path) -> None:
@@ -345,7 +350,7 @@ def test_a_damaged_archive_or_parquet_file_is_named(tmp_path: Path) -> None:
 def test_a_missing_file_and_an_unknown_form_are_named(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match=r"there is no file .*x\.jsonl"):
         load(tmp_path / "x.jsonl")
-    with pytest.raises(BenchmarkError, match=r"one of \.jsonl, \.jsonl\.gz, \.csv, \.parquet"):
+    with pytest.raises(BenchmarkError, match=r"one of \.jsonl, \.jsonl\.gz, \.csv, .*\.parquet"):
         load(tmp_path / "x.xlsx")
 
 
@@ -391,17 +396,24 @@ def test_a_mapping_and_a_truth_value_as_answers_are_refused_with_a_fix(tmp_path:
 def test_limits_hold_before_the_memory_is_spent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(problem_rows, "MAX_LINE_BYTES", 1000)
     monkeypatch.setattr(problem_rows, "MAX_ROWS", 20)
-    monkeypatch.setattr(problem_rows, "MAX_FILE_BYTES", 5000)
-    line = json.dumps({"problem": "p" * 500, "answer": "1"}) + "\n"
+    small = dataclasses.replace(problem_rows.PROBLEMS, max_line_bytes=1000, max_file_bytes=5000)
+
+    def error(data: bytes, name: str = "x.jsonl") -> str:
+        path = tmp_path / name
+        path.write_bytes(data)
+        with pytest.raises(BenchmarkError) as caught:
+            list(problem_rows.file_rows(path, lambda _, names: list(names), small))
+        return str(caught.value)
+
+    line = json.dumps({"problem": "p" * 500, "answer": "1"}).encode() + b"\n"
     bomb = gzip.compress(b" " * 10_000_000)
-    assert "line 1 is longer than 1000 bytes" in error_of(tmp_path, bomb, "x.jsonl.gz")
-    assert "has more than 5000 bytes" in error_of(tmp_path, line * 19)
-    assert "has more than 20 rows" in error_of(tmp_path, "\n" * 21)
+    assert "line 1 is longer than 1000 bytes" in error(bomb, "x.jsonl.gz")
+    assert "has more than 5000 bytes" in error(line * 19)
+    assert "has more than 20 rows" in error(b"\n" * 21)
     rows = [{"problem": "p", "answer": str(i)} for i in range(21)]
-    with pytest.raises(BenchmarkError, match="more than 20 rows"):
-        load(write(tmp_path / "x.parquet", rows))
+    data = write(tmp_path / "y.parquet", rows).read_bytes()
+    assert "more than 20 rows" in error(data, "x.parquet")
 
 
 # --- the digest

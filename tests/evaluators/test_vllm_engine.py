@@ -368,3 +368,42 @@ def test_evaluate_draws_with_vllm_and_scores_the_held_out_set_after_it(
     assert report["metrics"]["toy"]["token_entropy"]["value"] > 0
     again = place.report("--engine", "hf")
     assert again["samples"] == {"drawn": 0, "found": 40}
+
+
+@pytest.fixture
+def as_it_comes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path, empty_database: Path
+) -> Workplace:
+    """Without any setting of vLLM's: its own processes, and its default for the cache."""
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this is about vLLM on a CPU")
+    for name in [name for name in os.environ if name.startswith("VLLM_")]:
+        monkeypatch.delenv(name)
+    return Workplace(tmp_path / "place", folder, empty_database)
+
+
+def test_on_a_cpu_nothing_has_to_be_set_and_only_our_own_lines_are_shown(
+    as_it_comes: Workplace,
+) -> None:
+    done = as_it_comes.run("--json", "--engine", "vllm")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["samples"] == {"drawn": 40, "found": 0}
+    assert done.stderr == ""
+    (log,) = as_it_comes.folder.glob("samples/*/vllm.log")
+    assert "Explicitly set" in log.read_text()  # the size of the cache
+
+
+def test_a_failing_start_on_a_cpu_is_one_line_with_the_cause_and_the_log(
+    as_it_comes: Workplace,
+) -> None:
+    done = as_it_comes.run("--engine", "vllm", "--engine-option", "gpu_memory_utilization=1.0")
+    assert done.returncode == 2
+    (log,) = as_it_comes.folder.glob("samples/*/vllm.log")
+    assert len(log.read_text().splitlines()) > 20
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "ValueError: Available memory on node" in line
+    assert str(log) in line
+    assert "Traceback" not in done.stderr
+    assert "EngineCore" not in done.stderr

@@ -101,7 +101,7 @@ def test_an_evaluation_measures_what_its_engine_does_not_give(
         EvaluateConfig(**inputs, samples_dir=tmp_path / "spoken"), MemoryStore(), Clock()
     )
 
-    def open_silent(config: EvaluateConfig, local: LocalModel) -> Sampler:
+    def open_silent(config: EvaluateConfig, local: LocalModel, *_: object) -> Sampler:
         return Silent(HfSampler(local.model, local.tokenizer, None))
 
     monkeypatch.setattr(steps, "open_sampler", open_silent)

@@ -120,15 +120,26 @@ class LocalModel:
         return losses
 
 
-def open_sampler(config: EvaluateConfig, local: LocalModel) -> Sampler:
+def open_sampler(
+    config: EvaluateConfig,
+    local: LocalModel,
+    longest: Callable[[], int] | None = None,
+    log: Path | None = None,
+) -> Sampler:
     """Start the engine that the configuration names.
+
+    Args:
+        config: what the user asked for.
+        local: the checkpoint's weights.
+        longest: returns the largest number of tokens of a prompt with its sample.
+        log: file for what the engine prints.
 
     Raises:
         ConfigError: if a package that the engine needs is not installed.
         CheckpointError: if the engine cannot run this checkpoint.
     """
     if config.engine == "vllm":
-        return _open_vllm(config, local)
+        return _open_vllm(config, local, longest, log)
     if config.engine == "server":
         return _open_server(config, local)
     if config.engine == "ray":
@@ -139,7 +150,12 @@ def open_sampler(config: EvaluateConfig, local: LocalModel) -> Sampler:
     return HfSampler(local.model, local.tokenizer, config.batch_size)
 
 
-def _open_vllm(config: EvaluateConfig, local: LocalModel) -> Sampler:
+def _open_vllm(
+    config: EvaluateConfig,
+    local: LocalModel,
+    longest: Callable[[], int] | None,
+    log: Path | None,
+) -> Sampler:
     if config.device.startswith("cuda:"):
         raise ConfigError(
             f"--device {config.device} with --engine vllm",
@@ -152,7 +168,7 @@ def _open_vllm(config: EvaluateConfig, local: LocalModel) -> Sampler:
         options = dataclasses.replace(options, max_num_seqs=config.batch_size)
     # In a Ray worker the path may name other files than in the process that checked them.
     check_weights(local.path)
-    return VllmSampler(local.path, local.tokenizer, options)
+    return VllmSampler(local.path, local.tokenizer, options, longest, log)
 
 
 def _open_server(config: EvaluateConfig, local: LocalModel) -> Sampler:

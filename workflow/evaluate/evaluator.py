@@ -24,6 +24,7 @@ from rlready.evaluators.metrics.proxies import macro_mean, mostly_unmeasured, sa
 from rlready.evaluators.metrics.sample_metrics import ProblemSamples, token_entropy
 from rlready.evaluators.sampling.entropy import SAMPLES_PER_PROBLEM, entropy_sums
 from rlready.evaluators.sampling.sample_files import SampleFolder
+from rlready.evaluators.sampling.sample_requests import longest_request
 from rlready.evaluators.sampling.sampler import Draw, Sampler
 from rlready.evaluators.verification.accepted_answers import accepted_answers
 from rlready.evaluators.verification.verifier import Verifier, checker_version
@@ -366,9 +367,15 @@ class Evaluator:
 
     def _sampler(self) -> Sampler:
         if self._open_sampler is None:
-            self._open_sampler = open_sampler(self._inputs.config, self.local)
+            config, log = self._inputs.config, self._root / "vllm.log"
+            self._open_sampler = open_sampler(config, self.local, self._longest_request, log)
             self._engine = self._open_sampler.describe()
         return self._open_sampler
+
+    def _longest_request(self) -> int:
+        """Return the largest number of tokens of a prompt with its sample, of all benchmarks."""
+        problems = [p for benchmark in self._inputs.benchmarks for p in benchmark.problems]
+        return longest_request(problems, self._inputs.protocol, self.local.tokenizer)
 
     def _put(self, store: Store, evaluation: Evaluation) -> StoredEvaluation:
         artifacts = {f"counts/{name}.parquet": path for name, path in self._count_files.items()}

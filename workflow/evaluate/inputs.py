@@ -20,7 +20,12 @@ from rlready.evaluators.checkpoints.folder import (
 )
 from rlready.evaluators.checkpoints.trainer_state import trainer_step
 from rlready.evaluators.checkpoints.weight_files import check_finite
-from rlready.evaluators.heldout.examples import HeldoutSet, load_heldout, parse_heldout_option
+from rlready.evaluators.heldout.examples import (
+    HeldoutForm,
+    HeldoutSet,
+    load_heldout,
+    parse_heldout_option,
+)
 from rlready.evaluators.metrics import weight_drift
 from rlready.evaluators.verification.verifier import Verifier, list_golds
 from rlready.registry.digest import default_cache_dir, fingerprint
@@ -83,7 +88,11 @@ def read_inputs(
         open_weights(config.base)
     # Read the files before torch is imported, so that an invalid one is reported within a second.
     suite_name, loaded = _load_benchmarks(config)
-    heldout_sets = tuple(_load_heldout(option, config.limit) for option in config.held_out)
+    heldout_sets = tuple(read_heldout(config, option) for option in config.held_out)
+    for heldout_set in heldout_sets:
+        if n := heldout_set.n_weightless:
+            rows = "1 row of weight 0 is" if n == 1 else f"{n} rows of weight 0 are"
+            clock.warn(f"{heldout_set.name}: {rows} left out")
     check_names([b.name for b in loaded], [h.name for h in heldout_sets], suite_name)
     template = load_template(config.prompt_template) if config.prompt_template else DEFAULT_TEMPLATE
     protocol = Protocol(
@@ -192,10 +201,12 @@ def _load_benchmarks(config: EvaluateConfig) -> tuple[str, tuple[Benchmark, ...]
     return name, tuple(_first(b, len(b.problems), config.limit) for b in loaded)
 
 
-def _load_heldout(option: str, limit: int | None) -> HeldoutSet:
+def read_heldout(config: EvaluateConfig, option: str) -> HeldoutSet:
+    """Return the held-out set of one `--held-out`, with its first examples if there is a limit."""
     name, path = parse_heldout_option(option)
-    heldout_set = load_heldout(path, name)
-    return _first(heldout_set, len(heldout_set.examples), limit)
+    form = HeldoutForm.of_options(config.response_marker, config.held_out_fields)
+    heldout_set = load_heldout(path, name, form)
+    return _first(heldout_set, len(heldout_set.examples), config.limit)
 
 
 def _first(whole: Problems, size: int, limit: int | None) -> Problems:
