@@ -31,6 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlready.evaluators.checkpoints.adapted_model import no_effect, probe_tokens
+from rlready.evaluators.checkpoints.adapter import Adapter
 from rlready.evaluators.checkpoints.folder import one_line
 from rlready.evaluators.sampling.engine_options import check_options, check_packages
 from rlready.evaluators.sampling.sample_requests import (
@@ -52,6 +54,9 @@ _QUEUED = 4096
 """Requests that vLLM holds at once: several times what it runs, so that it never waits for us."""
 
 _PART_SAMPLES = 1024
+
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks for which vLLM reserves memory."""
 
 _AGAIN = "Run the same command again: it draws what is missing"
 
@@ -111,6 +116,7 @@ class VllmSampler:
         path: folder of a checkpoint that passed `checkpoints.folder.check_folder`.
         tokenizer: tokenizer of the same checkpoint.
         options: options of the engine.
+        adapters: LoRA adapters of this model that the engine can apply, one at a time (`use`).
 
     Raises:
         ConfigError: if vLLM is not installed.
@@ -124,13 +130,18 @@ class VllmSampler:
     name = "vllm"
 
     def __init__(
-        self, path: Path, tokenizer: PreTrainedTokenizerBase, options: VllmOptions | None = None
+        self,
+        path: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        options: VllmOptions | None = None,
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         check_installed()
         self._options = options or VllmOptions()
-        self._tokenizer = tokenizer
+        self._path, self._tokenizer = path, tokenizer
         self._stop_ids = folder_stop_ids(path, tokenizer)
-        self._llm: Any = _open(path, self._options)
+        self._adapters, self._lora = tuple(adapters), None
+        self._llm: Any = _open(path, self._options, max((a.max_rank for a in adapters), default=0))
         self._config: Any = self._llm.llm_engine.vllm_config.model_config
 
     def describe(self) -> dict[str, Any]:
@@ -150,6 +161,50 @@ class VllmSampler:
             "tensor_parallel_size": self._options.tensor_parallel_size,
             "max_model_len": self._config.max_model_len,
         }
+
+    def use(self, adapter: Adapter | None, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Draw with this adapter from now on; with the model itself if it is None.
+
+        Args:
+            adapter: one of those that the engine was opened with.
+            tokenizer: tokenizer of the checkpoint.
+
+        Raises:
+            CheckpointError: if vLLM cannot apply the adapter, or it changes no log-probability.
+        """
+        self._tokenizer = tokenizer
+        self._stop_ids = folder_stop_ids(self._path, tokenizer)
+        self._lora = None
+        if adapter is None:
+            return
+        from vllm.lora.request import LoRARequest
+
+        number = self._adapters.index(adapter) + 1
+        lora = LoRARequest(f"adapter-{number}", number, str(adapter.path))
+        probes = probe_tokens(tokenizer)
+        try:
+            before, after = (self._first_logprobs(probes, each) for each in (None, lora))
+        except Exception as error:  # its loader and kernels may raise anything
+            raise CheckpointError(
+                f"vLLM cannot apply the adapter {adapter.path}",
+                why=one_line(error),
+                fix="Use --engine hf; or merge it, and evaluate the whole model",
+            ) from error
+        if before == after:
+            raise no_effect(adapter)
+        self._lora = lora
+
+    def _first_logprobs(self, probes: list[list[int]], lora: Any) -> list[dict[int, float]]:
+        """Return the log-probabilities of the likeliest next tokens of each probe."""
+        from vllm import SamplingParams
+
+        params = SamplingParams(temperature=0.0, max_tokens=1, logprobs=5, detokenize=False)
+        prompts = [{"prompt_token_ids": ids} for ids in probes]
+        outputs = self._llm.generate(prompts, params, lora_request=lora, use_tqdm=False)
+        return [
+            {token: each.logprob for token, each in output.outputs[0].logprobs[0].items()}
+            for output in outputs
+        ]
 
     def close(self) -> None:
         """See `Sampler.close`. Frees the device's memory."""
@@ -220,7 +275,7 @@ class VllmSampler:
             for request in requests
         ]
         # The engine adds a random suffix to its counter; its outputs have the counter alone.
-        ids: list[str] = self._llm.enqueue(prompts, params, use_tqdm=False)
+        ids: list[str] = self._llm.enqueue(prompts, params, use_tqdm=False, lora_request=self._lora)
         return [request_id.partition("-")[0] for request_id in ids]
 
     def _step(self, running: dict[str, SampleRequest]) -> list[Any]:
@@ -264,7 +319,15 @@ class VllmSampler:
         )
 
 
-def _open(path: Path, options: VllmOptions) -> Any:
+def _lora_options(max_rank: int) -> dict[str, Any]:
+    """Return the options of vLLM for adapters up to this rank; none for 0."""
+    if not max_rank:
+        return {}
+    room = next((rank for rank in _LORA_RANKS if rank >= max_rank), max_rank)
+    return {"enable_lora": True, "max_lora_rank": room, "max_loras": 1}
+
+
+def _open(path: Path, options: VllmOptions, max_rank: int) -> Any:
     # vLLM reads these when it is imported. Its settings and warnings do not help a user, and it
     # would write them to stdout, which belongs to `--json`.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -292,6 +355,7 @@ def _open(path: Path, options: VllmOptions) -> Any:
             # vLLM 0.32 gives a prompt that it reads in pieces a random stream with an offset, which
             # torch supports on GPUs only: "CPU Generator does not use offset".
             "enable_chunked_prefill": False if is_cpu else None,
+            **_lora_options(max_rank),
         }
         return LLM(
             model=str(path),
