@@ -8,7 +8,9 @@ that imports everything, loads the base model and draws a few greedy samples of 
 - `one start each`: a process for each adapter.
 
 Times are of the wall clock, which the goal is about; on a shared machine processor times, printed
-beside them, are steadier. Then the texts of both and of the merged weights are compared, all in float32: the share of greedy
+beside them, are steadier.
+
+Then the texts of both and of the merged weights are compared, all in float32: the share of greedy
 texts that are equal token by token (tolerance: at least 99 %, since sums in another order may turn
 over a tie), and the largest difference of a logit between merged and unmerged weights.
 
