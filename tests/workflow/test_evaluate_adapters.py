@@ -155,6 +155,58 @@ def test_the_registered_base_becomes_the_parent_without_being_measured_again(
     assert child.evaluation.checkpoint.parents == (parent.id,)
 
 
+def test_one_vllm_engine_draws_all_adapters_before_a_loss_needs_the_device(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the hf engine stands for vLLM; `test_vllm_adapters.py` has vLLM itself."""
+    import torch
+
+    from rlready.evaluators.heldout.loss import token_losses
+    from rlready.evaluators.sampling import vllm
+    from rlready.evaluators.sampling.hf import HfSampler
+    from rlready.workflow.evaluate import engines
+
+    events: list[str] = []
+
+    class StandIn(HfSampler):
+        name = "vllm"
+
+        def __init__(self, path: Path, tokenizer: Any, options: Any, adapters: Any) -> None:
+            self.models = adapted_model.AdaptableModel(path, "cpu", torch.float32)
+            super().__init__(self.models.base(), tokenizer)
+            events.append("open " + " ".join(adapter.path.name for adapter in adapters))
+
+        def use(self, adapter: Any, tokenizer: Any) -> None:
+            events.append(f"use {adapter.path.name if adapter else 'base'}")
+            model = self.models.with_adapter(adapter, tokenizer) if adapter else self.models.base()
+            super().__init__(model, tokenizer)
+
+        def close(self) -> None:
+            events.append("close")
+
+    def losses(*arguments: Any, **options: Any) -> Any:
+        events.append("loss")
+        return token_losses(*arguments, **options)
+
+    monkeypatch.setattr(vllm, "check_installed", lambda: None)
+    monkeypatch.setattr(engines, "VllmSampler", StandIn)
+    monkeypatch.setattr(engines, "token_losses", losses)
+    configs = [
+        config(folder, name, tmp_path / "samples", engine="vllm", base=str(shipped_base()))
+        for name in ("a", "fresh", "b", "dora")
+    ]
+    results = evaluate_many(configs, MemoryStore(), Clock())
+    assert [report["name"] for report in results.evaluations] == ["a", "b"]
+    assert [report["samples"]["drawn"] for report in results.evaluations] == [16, 16]
+    assert [Path(failure.checkpoint).name for failure in results.failed] == ["fresh", "dora"]
+    assert events[:5] == ["open a b", "use base", "use a", "use b", "close"]
+    assert set(events[5:]) == {"loss"}
+    assert results.evaluations[0]["adapter"] == {
+        "base": shipped_base().as_uri(),
+        "use": "unmerged",
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "values", "kind", "message"),
     [

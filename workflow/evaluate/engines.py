@@ -145,7 +145,8 @@ class LocalModel:
         """The torch model, in evaluation mode on its device."""
         device = pick_device(self._device)
         if not self._is_said:
-            self.clock.say(f"Loading {self.weights.folder} on {device}")
+            adapter = "" if self.weights.adapter is None else f", an adapter of {self.path},"
+            self.clock.say(f"Loading {self.weights.folder}{adapter} on {device}")
             self._is_said = True
         model = self._shared.model(self.path, device, pick_dtype(device, self._dtype))
         if self.weights.adapter is None:
@@ -209,7 +210,15 @@ def open_sampler(config: EvaluateConfig, local: LocalModel) -> Sampler:
     if config.engine not in ("hf", "auto"):
         local.release()  # another engine asks for most of the device's memory
     if config.engine == "vllm":
-        return _open_vllm(config, local)
+        adapter = local.weights.adapter
+        sampler = _open_vllm(config, local, [] if adapter is None else [adapter])
+        if adapter is not None:
+            try:
+                sampler.use(adapter, local.tokenizer)
+            except CheckpointError:
+                sampler.close()
+                raise
+        return sampler
     if config.engine == "server":
         return _open_server(config, local)
     if config.engine == "ray":
@@ -221,7 +230,7 @@ def open_sampler(config: EvaluateConfig, local: LocalModel) -> Sampler:
 
 
 def _open_vllm(
-    config: EvaluateConfig, local: LocalModel, adapters: Sequence[Adapter] = ()
+    config: EvaluateConfig, local: LocalModel, adapters: Sequence[Adapter]
 ) -> VllmSampler:
     if config.device.startswith("cuda:"):
         raise ConfigError(
@@ -235,12 +244,7 @@ def _open_vllm(
         options = dataclasses.replace(options, max_num_seqs=config.batch_size)
     # In a Ray worker the path may name other files than in the process that checked them.
     check_weights(local.path, local.weights.tokenizer_folder)
-    adapter = local.weights.adapter
-    sampler = VllmSampler(
-        local.path, local.tokenizer, options, adapters or ([] if adapter is None else [adapter])
-    )
-    sampler.use(adapter, local.tokenizer)
-    return sampler
+    return VllmSampler(local.path, local.tokenizer, options, adapters)
 
 
 def _open_server(config: EvaluateConfig, local: LocalModel) -> Sampler:
