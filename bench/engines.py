@@ -187,7 +187,8 @@ def bare_runs(folder: Path, protocol: Protocol) -> dict[str, Run]:
 
 
 def vllm_runs(folder: Path, protocol: Protocol, name: str, logprobs: bool) -> dict[str, Run]:
-    from rlready.evaluators.sampling.vllm import VllmOptions, VllmSampler
+    from rlready.evaluators.sampling.vllm import VllmSampler
+    from rlready.evaluators.sampling.vllm_start import VllmOptions
 
     options = VllmOptions(logprobs=logprobs)
     sampler = VllmSampler(folder, load_tokenizer(folder), options)

@@ -32,6 +32,14 @@ _TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
+# These say where an adapter was made, not what it computes.
+_VOLATILE_ADAPTER_KEYS = (
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "peft_version",
+    "revision",
+)
 # Every `save_pretrained` rewrites these keys, which do not change what the weights compute.
 _VOLATILE_CONFIG_KEYS = ("_name_or_path", "transformers_version")
 
@@ -111,6 +119,23 @@ def fingerprint(folder: Path, cache_dir: Path | None = None) -> str:
         if path.is_file():
             content[name] = digest(_stable_config(path))
     return digest(content)
+
+
+def adapter_fingerprint(folder: Path, base: str, cache_dir: Path | None = None) -> str:
+    """Return the id of an adapter on a base model: of its factors, settings and tokenizer.
+
+    Args:
+        folder: folder of the adapter.
+        base: fingerprint of its base model; the same adapter on another one is another checkpoint.
+        cache_dir: as in `file_sha256`.
+    """
+    names = ["adapter_model.safetensors", *_TOKENIZER_FILES]
+    content = {
+        name: file_sha256(folder / name, cache_dir) for name in names if (folder / name).is_file()
+    }
+    settings = read_json_object(folder / "adapter_config.json", CheckpointError, constant=str)
+    stable = {key: value for key, value in settings.items() if key not in _VOLATILE_ADAPTER_KEYS}
+    return digest({**content, "adapter_config.json": digest(stable), "base": base})
 
 
 def _stable_config(path: Path) -> Mapping[str, Any]:

@@ -21,6 +21,7 @@ from rlready.registry.errors import RecordError
 CheckpointKind = Literal["base", "sft", "rl"]
 FinishReason = Literal["stop", "length"]
 AnswerFormat = Literal["boxed", "hash", "phrase", "last", "auto"]
+AdapterUse = Literal["merged", "unmerged"]
 
 ANSWER_FORMATS: tuple[AnswerFormat, ...] = get_args(AnswerFormat)
 
@@ -120,6 +121,8 @@ class Protocol:
         answer_format: where the answer of a completion stands: `boxed`, `hash` (after `####`),
             `phrase` (after "the answer is"), `last` (the last number or formula), or `auto`, the
             first of these that occurs.
+        adapter: `unmerged` if a LoRA adapter is applied beside its base model's weights; `merged`
+            for all whole weights, also of an adapter that was merged into them.
 
     Example:
         >>> Protocol(prompt_template="{problem}", max_tokens=512).temperature
@@ -134,6 +137,7 @@ class Protocol:
     seed: int = 0
     seed_rule: str = "blake2b-philox-1"
     answer_format: AnswerFormat = "boxed"
+    adapter: AdapterUse = "merged"
 
     def __post_init__(self) -> None:
         if "{problem}" not in self.prompt_template:
@@ -153,6 +157,8 @@ class Protocol:
                 f"answer format is {self.answer_format!r}",
                 fix=f"Known formats: {', '.join(ANSWER_FORMATS)}",
             )
+        if self.adapter not in get_args(AdapterUse):
+            raise RecordError(f"adapter is {self.adapter!r}", fix="Known uses: merged, unmerged")
 
     @property
     def digest(self) -> str:
@@ -165,13 +171,15 @@ class Protocol:
         return dataclasses.replace(self, answer_format="boxed").digest
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the protocol as JSON values; the default answer format is left out.
+        """Return the protocol as JSON values; default answer format and adapter are left out.
 
-        Protocols that were made before answer formats existed keep their digest in this way.
+        Protocols that were made before these existed keep their digest in this way.
         """
         values = dataclasses.asdict(self)
         if self.answer_format == "boxed":
             del values["answer_format"]
+        if self.adapter == "merged":
+            del values["adapter"]
         return values
 
 

@@ -13,6 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlready.evaluators.checkpoints.adapter import (
+    MERGE,
+    TOKENIZERS,
+    Adapter,
+    is_adapter,
+    read_adapter,
+)
 from rlready.evaluators.checkpoints.header_checks import check_headers
 from rlready.evaluators.checkpoints.weight_errors import KV_SCALE
 from rlready.evaluators.checkpoints.weight_files import (
@@ -27,7 +34,7 @@ from rlready.evaluators.checkpoints.weight_names import (
     check_token_ids,
     quiet_loading,
 )
-from rlready.registry.digest import digest
+from rlready.registry.digest import adapter_fingerprint, digest, fingerprint
 from rlready.registry.errors import CheckpointError
 from rlready.registry.foreign_files import read_json_object
 
@@ -36,7 +43,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 LARGE_BYTES = 2_000_000_000
 """Size of weights from which loading takes seconds, and a progress bar is shown."""
 
@@ -56,13 +62,15 @@ _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model"]
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """A folder of weights that passed the checks.
+    """The weights of a checkpoint that passed the checks: a whole model, or an adapter on one.
 
     Args:
-        path: the folder.
+        path: folder of the whole model; of an adapter's base model.
         uri: location for the registry: `file:///...` or `hf://org/name@commit`.
         name: short name for people.
         extra: tensors that the model does not use, such as those of a value head.
+        base: the base model, if the checkpoint is an adapter.
+        adapter: the adapter; None for a whole model.
 
     Example:
         >>> open_weights("runs/sft/checkpoint-500").name
@@ -73,6 +81,26 @@ class Weights:
     uri: str
     name: str
     extra: tuple[str, ...] = ()
+    base: Weights | None = None
+    adapter: Adapter | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The checkpoint's own folder; for an adapter it is not the one of the whole model."""
+        return self.path if self.adapter is None else self.adapter.path
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """The folder that holds the tokenizer: the adapter's if it has one."""
+        has_own = self.adapter is not None and self.adapter.has_tokenizer
+        return self.folder if has_own else self.path
+
+    def fingerprint(self, cache_dir: Path | None = None) -> str:
+        """Return the id of the content; of an adapter's files and its base model together."""
+        content = fingerprint(self.path, cache_dir)
+        if self.adapter is None:
+            return content
+        return adapter_fingerprint(self.adapter.path, content, cache_dir)
 
     def warnings(self) -> list[str]:
         """Return sentences about tensors that are ignored."""
@@ -94,25 +122,33 @@ class Weights:
 class Precision:
     """Number format (such as `bfloat16`) and type of device (`cpu` or `cuda`) of a computation.
 
-    Numbers of different precisions are not compared.
+    Numbers of different precisions are not compared. Those of an unmerged adapter are different
+    too: its base model's weights are not rounded after adding the adapter's.
     """
 
     dtype: str
     device: str
+    is_unmerged: bool = False
 
     @property
     def digest(self) -> str | None:
-        """Id of the precision; None for float32 on a CPU, as in all old records."""
-        if (self.dtype, self.device) == ("float32", "cpu"):
-            return None
-        return digest({"dtype": self.dtype, "device": self.device})
+        """Id of the precision; None for whole weights in float32 on a CPU, as in old records."""
+        values = self.to_dict()
+        return None if values == {"dtype": "float32", "device": "cpu"} else digest(values)
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the precision as JSON values."""
+        unmerged = {"adapter": "unmerged"} if self.is_unmerged else {}
+        return {"dtype": self.dtype, "device": self.device, **unmerged}
 
 
-def open_weights(reference: str) -> Weights:
+def open_weights(reference: str, base: str | None = None) -> Weights:
     """Check and return the weights that a user names.
 
     Args:
         reference: a local folder, or a hub id `org/name` or `org/name@revision`.
+        base: folder or hub id of the base model, if the weights are those of an adapter; None for
+            the one that the adapter names.
 
     Raises:
         CheckpointError: if there is no such checkpoint, or it cannot be loaded safely.
@@ -124,27 +160,80 @@ def open_weights(reference: str) -> Weights:
     path = Path(reference).expanduser()
     if path.is_dir():
         path = path.resolve()
-        check_folder(path)
         # Trainers name their folders `checkpoint-500`, which does not identify a run.
         run = f"{path.parent.name}-" if path.name.startswith("checkpoint") else ""
-        return Weights(path=path, uri=path.as_uri(), name=run + path.name)
+        return _checked(path, path.as_uri(), run + path.name, base)
     if path.exists():
         raise CheckpointError(
             f"{reference} is a file", fix="Name the folder that holds config.json and the weights"
         )
     if reference.count("/") == 1 and not reference.startswith((".", "/", "~")):
-        return _download(reference)
+        repo_id = reference.partition("@")[0]
+        path = _download(reference)
+        # The name of a snapshot's folder is the commit of the revision.
+        return _checked(path, f"hf://{repo_id}@{path.name}", repo_id.split("/")[1], base)
     raise CheckpointError(
         f"there is no folder {reference}",
         fix="Name a folder written by save_pretrained, or a hub id such as org/name@revision",
     )
 
 
+def _checked(path: Path, uri: str, name: str, base: str | None) -> Weights:
+    """Return the weights in a folder after its checks."""
+    check_folder(path)
+    if not is_adapter(path):
+        return Weights(path=path, uri=uri, name=name)
+    adapter = read_adapter(path)
+    whole = _open_base(adapter, base)
+    adapter.check_base(whole.path, tensor_headers(whole.path))
+    return Weights(path=whole.path, uri=uri, name=name, base=whole, adapter=adapter)
+
+
+def _open_base(adapter: Adapter, base: str | None) -> Weights:
+    """Return the base model of an adapter: `base`, else the one that its folder names."""
+    reference = base or adapter.base_reference
+    if reference is None:
+        raise CheckpointError(
+            f"{adapter.path} does not name its base model",
+            why="base_model_name_or_path in adapter_config.json is empty",
+            fix="Name it: --base FOLDER",
+        )
+    beside = adapter.path / reference
+    if base is None and not Path(reference).is_dir() and beside.is_dir():
+        reference = str(beside)
+    if is_adapter(Path(reference)):
+        raise CheckpointError(
+            f"the base model of {adapter.path} is an adapter itself: {reference}",
+            why="an adapter is applied to a whole model",
+            fix=f"Merge the first adapter, and name the merged model with --base: {MERGE}",
+        )
+    try:
+        return open_weights(reference)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the base model of the adapter {adapter.path} cannot be opened: {error.what}",
+            why=error.why,
+            fix=f"{'' if base else 'Name it with --base FOLDER. '}{error.fix}",
+        ) from error
+
+
+def folder_fingerprint(folder: Path, cache_dir: Path | None = None) -> str:
+    """Return the fingerprint of a whole model or of an adapter, whose base model it reads too.
+
+    Raises:
+        CheckpointError: if the folder holds neither, or the base model cannot be opened.
+    """
+    if is_adapter(folder):
+        return open_weights(str(folder)).fingerprint(cache_dir)
+    return fingerprint(folder, cache_dir)
+
+
 def check_folder(path: Path) -> None:
-    """Raise a CheckpointError unless the folder is a complete and safe checkpoint."""
+    """Raise a CheckpointError unless the folder is a complete and safe checkpoint or adapter."""
     has_weights = any(path.glob("*.safetensors"))
-    if (path / "adapter_config.json").is_file():
-        raise _adapter_error(path)
+    if is_adapter(path):
+        _check_adapter(path)
+        return
     if not (path / "config.json").is_file():
         raise CheckpointError(
             f"{path} holds no config.json",
@@ -165,17 +254,19 @@ def check_folder(path: Path) -> None:
         if (path / name).is_file():
             read_json_object(path / name, CheckpointError, fix=_AGAIN, constant=str)
     weight_files(path)
-    if not any((path / name).is_file() for name in _TOKENIZERS):
+    if not any((path / name).is_file() for name in TOKENIZERS):
         raise CheckpointError(
             f"{path} holds no tokenizer",
-            why=f"none of {', '.join(_TOKENIZERS)} is in it",
+            why=f"none of {', '.join(TOKENIZERS)} is in it",
             fix="Save it beside the weights: tokenizer.save_pretrained(folder)",
         )
     check_headers(path)
 
 
-def check_weights(path: Path) -> tuple[str, ...]:
+def check_weights(path: Path, tokenizer_folder: Path | None = None) -> tuple[str, ...]:
     """Check that the weights match config.json and the tokenizer; reads the files' headers only.
+
+    The tokenizer is that in `tokenizer_folder`, by default in the same folder.
 
     Returns the names of unused tensors, such as those of a value head. Nothing is checked without
     torch, which is not needed if a server draws the samples.
@@ -187,7 +278,8 @@ def check_weights(path: Path) -> tuple[str, ...]:
     if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
         return ()
     checked = check_names(path, load_config(path))
-    check_token_ids(path, load_tokenizer(path), checked.n_token_ids)
+    folder = tokenizer_folder or path
+    check_token_ids(folder, load_tokenizer(folder), checked.n_token_ids)
     return checked.extra
 
 
@@ -203,7 +295,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    with _loading("tokenizer", path, _TOKENIZERS):
+    with _loading("tokenizer", path, TOKENIZERS):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path, trust_remote_code=False, local_files_only=True
         )
@@ -312,29 +404,24 @@ def pick_precision(device: str, dtype: str = "auto") -> Precision:
     return Precision(dtype=chosen, device=device.partition(":")[0])
 
 
-def _adapter_error(path: Path) -> CheckpointError:
-    is_whole = any((path / name).is_file() for name in (SINGLE_FILE, INDEX_FILE))
-    merge = "PeftModel.from_pretrained(base, path).merge_and_unload().save_pretrained(folder)"
-    if is_whole and (path / "config.json").is_file():
-        return CheckpointError(
+def _check_adapter(path: Path) -> None:
+    if any((path / name).is_file() for name in (SINGLE_FILE, INDEX_FILE)):
+        raise CheckpointError(
             f"{path} holds a whole model and adapter_config.json of an adapter",
-            why="where peft is installed, transformers would load the adapter's base model instead "
-            "of the weights in this folder",
-            fix=f"If the adapter is merged, remove adapter_config.json; if not, merge it: {merge}",
+            why="it does not say which of them is meant",
+            fix="If the adapter is merged, remove adapter_config.json; if not, put the adapter "
+            f"into a folder of its own, or merge it: {MERGE}",
         )
-    return CheckpointError(
-        f"{path} holds an adapter without its base model (adapter_config.json)",
-        why="an adapter alone draws no samples",
-        fix=f"Merge it first: {merge}",
-    )
+    read_adapter(path)
 
 
-def _download(reference: str) -> Weights:
+def _download(reference: str) -> Path:
+    """Return the folder of a hub's checkpoint in the local cache, downloading what is missing."""
     from huggingface_hub import snapshot_download
 
     repo_id, _, revision = reference.partition("@")
     try:
-        path = Path(
+        return Path(
             snapshot_download(repo_id, revision=revision or None, allow_patterns=_HUB_FILES)
         )
     except Exception as error:  # unreachable hub, unknown id, no permission: all end here
@@ -343,9 +430,6 @@ def _download(reference: str) -> Weights:
             why=one_line(error),
             fix="Name a local folder, or check the id, the network and HF_TOKEN",
         ) from error
-    check_folder(path)
-    # The name of a snapshot's folder is the commit of the revision.
-    return Weights(path=path, uri=f"hf://{repo_id}@{path.name}", name=repo_id.split("/")[1])
 
 
 def _nearby(path: Path) -> str:

@@ -6,7 +6,7 @@ Only `check_finite` reads weights; everything else reads the files' headers.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,14 +92,20 @@ def tensor_headers(folder: Path) -> dict[str, TensorHeader]:
     """Return the headers of all tensors, in the order of the names; raises as `open_file`."""
     headers = {}
     for path in weight_files(folder):
-        with open_file(path, framework="np") as file:
-            names = list(file.keys())
-            for name in names:
-                content = file.get_slice(name)
-                headers[name] = TensorHeader(
-                    file=path, shape=tuple(content.get_shape()), kind=content.get_dtype()
-                )
+        headers.update(file_headers(path))
     return dict(sorted(headers.items()))
+
+
+def file_headers(path: Path) -> dict[str, TensorHeader]:
+    """Return the headers of the tensors of one file; raises as `open_file`."""
+    headers = {}
+    with open_file(path, framework="np") as file:
+        for name in list(file.keys()):
+            content = file.get_slice(name)
+            headers[name] = TensorHeader(
+                file=path, shape=tuple(content.get_shape()), kind=content.get_dtype()
+            )
+    return headers
 
 
 def open_file(path: Path, framework: str = "pt") -> Any:
@@ -129,7 +135,12 @@ def check_finite(folder: Path, cache_dir: Path | None = None) -> None:
     Needs no torch. A file that passed is remembered in `cache_dir` by its path, size and
     modification time; with None it is read every time.
     """
-    for path in weight_files(folder):
+    check_finite_files(weight_files(folder), cache_dir)
+
+
+def check_finite_files(paths: Iterable[Path], cache_dir: Path | None = None) -> None:
+    """Check some files in the way of `check_finite`."""
+    for path in paths:
         entry = None if cache_dir is None else cache_dir / f"{file_key(path)}.{_FINITE_VERSION}"
         if entry is not None and entry.is_file():
             continue
@@ -139,6 +150,17 @@ def check_finite(folder: Path, cache_dir: Path | None = None) -> None:
         if entry is not None:
             entry.parent.mkdir(parents=True, exist_ok=True)
             entry.touch()
+
+
+def zero_tensors(path: Path) -> set[str]:
+    """Return the names of the tensors of a file in which every number is 0 or -0."""
+    zero = set()
+    for name, kind, content in _contents(path):
+        bits = _FLOATS[kind][0] if kind in _FLOATS else np.uint8
+        magnitude = np.iinfo(bits).max >> int(kind in _FLOATS)
+        if not (content.view(bits) & bits(magnitude)).any():
+            zero.add(name)
+    return zero
 
 
 def _contents(path: Path) -> Iterator[tuple[str, str, NDArray[np.uint8]]]:

@@ -132,7 +132,7 @@ def weight_change(
     files = check_base(checkpoint, base, ignored)
     layers = []
     for name, weight, base_weight in _pairs(files):
-        layers.append(_layer_change(name, weight.to(device), base_weight.to(device)))
+        layers.append(layer_change(name, weight.to(device), base_weight.to(device)))
         if on_progress is not None:
             on_progress(len(layers))
     return WeightChange(layers=tuple(layers))
@@ -249,7 +249,12 @@ def _leading(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tenso
     return left[:, :rank], right[:, :rank]
 
 
-def _layer_change(name: str, weight: torch.Tensor, weight_0: torch.Tensor) -> LayerChange:
+def layer_change(name: str, weight: torch.Tensor, weight_0: torch.Tensor) -> LayerChange:
+    """Return the change of one tensor; both are on the device of the computation.
+
+    Raises:
+        CheckpointError: if a number is not finite.
+    """
     import torch
 
     change = base = 0.0
@@ -265,18 +270,19 @@ def _layer_change(name: str, weight: torch.Tensor, weight_0: torch.Tensor) -> La
             why="the checkpoint or its base model is broken",
         )
     rotation = None
-    if _has_rotation(name, weight):
+    if has_rotation(name, weight):
         rotation = 0.0 if change == 0.0 else principal_angle(weight.float(), weight_0.float())
     return LayerChange(
         name=name,
-        module=_module(name),
+        module=module_of(name),
         squared_change=change,
         squared_base=base,
         rotation=rotation,
     )
 
 
-def _has_rotation(name: str, weight: torch.Tensor) -> bool:
+def has_rotation(name: str, weight: torch.Tensor) -> bool:
+    """Return whether a tensor is a linear map that is large enough for its rotation."""
     return (
         weight.ndim == 2
         and min(weight.shape) > 2 * RANK
@@ -284,8 +290,11 @@ def _has_rotation(name: str, weight: torch.Tensor) -> bool:
     )
 
 
-def _module(name: str) -> str:
-    """`model.layers.3.self_attn.q_proj.weight` is `q_proj`; a bias is `q_proj.bias`."""
+def module_of(name: str) -> str:
+    """Return the kind of a tensor.
+
+    `model.layers.3.self_attn.q_proj.weight` is `q_proj`; a bias is `q_proj.bias`.
+    """
     parts = [part for part in name.split(".") if not re.fullmatch(r"\d+", part)]
     leaf = parts.pop() if len(parts) > 1 and parts[-1] in ("weight", "bias") else "weight"
     return parts[-1] + (".bias" if leaf == "bias" else "")

@@ -101,6 +101,7 @@ class ServerSampler:
         options: which server, and how to treat it.
         folder: folder of the checkpoint.
         tokenizer: tokenizer of the checkpoint.
+        model_folder: folder of the whole model, if the checkpoint is an adapter.
         hub_id: the checkpoint's id on a hub, under which the server may know it too.
         on_notice: called with a message when the server fails and is asked again.
         sleep: waits between attempts.
@@ -123,6 +124,7 @@ class ServerSampler:
         folder: Path,
         tokenizer: PreTrainedTokenizerBase,
         *,
+        model_folder: Path | None = None,
         hub_id: str | None = None,
         on_notice: Callable[[str], None] | None = None,
         sleep: Sleep = asyncio.sleep,
@@ -137,7 +139,7 @@ class ServerSampler:
             max_retries=options.max_retries,
             sleep=sleep,
         )
-        self._stop_ids = folder_stop_ids(folder, tokenizer)
+        self._stop_ids = folder_stop_ids(model_folder or folder, tokenizer)
         self._served = find_served(self._endpoint, options, (str(folder), hub_id or ""))
         self._has_raw_logprobs: bool | None = None
         self._unlikely: dict[int, int] = {}

@@ -68,12 +68,6 @@ def test_pickled_weights_are_refused_with_the_way_to_convert(checkpoint: Path) -
         open_weights(str(checkpoint))
 
 
-def test_an_adapter_alone_is_refused_with_the_way_to_merge(checkpoint: Path) -> None:
-    (checkpoint / "config.json").rename(checkpoint / "adapter_config.json")
-    with pytest.raises(CheckpointError, match="merge_and_unload"):
-        open_weights(str(checkpoint))
-
-
 def test_a_missing_shard_is_named(checkpoint: Path) -> None:
     index = {"weight_map": {"a": "model-1.safetensors", "b": "model.safetensors"}}
     (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))

@@ -27,7 +27,8 @@ from rlready.evaluators.checkpoints.folder import load_model, load_tokenizer
 from rlready.evaluators.sampling.hf import HfSampler
 from rlready.evaluators.sampling.sample_requests import SampleRequest, finished_sample
 from rlready.evaluators.sampling.sampler import Draw, Sampler
-from rlready.evaluators.sampling.vllm import VllmOptions, VllmSampler
+from rlready.evaluators.sampling.vllm import VllmSampler
+from rlready.evaluators.sampling.vllm_start import VllmOptions
 from rlready.registry.errors import CheckpointError, EvaluationError
 from rlready.registry.records import Problem, Protocol, Sample
 from rlready.testbed.training.base import shipped_base

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from rlready.evaluators.checkpoints import adapted_model
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.store import MemoryStore
 from rlready.testbed.training.base import shipped_base
@@ -23,7 +24,6 @@ from rlready.testbed.training.model import (
 )
 from rlready.testbed.training.tokenizer import world_tokenizer
 from rlready.testbed.world.benchmarks import write_benchmarks, write_heldout
-from rlready.workflow.evaluate import engines
 from rlready.workflow.evaluate.config import EvaluateConfig
 from rlready.workflow.evaluate.evaluator import evaluate_checkpoint
 from rlready.workflow.progress import Clock
@@ -128,7 +128,7 @@ def test_only_one_model_is_in_memory_at_a_time(
 ) -> None:
     """The base model used to stay loaded while the checkpoint was evaluated."""
     models: list[weakref.ref[Any]] = []
-    load_model = engines.load_model
+    load_model = adapted_model.load_model
 
     def load_alone(path: Path, *arguments: Any) -> Any:
         assert not any(model() for model in models), f"another model beside {path}"
@@ -136,7 +136,7 @@ def test_only_one_model_is_in_memory_at_a_time(
         models.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr(engines, "load_model", load_alone)
+    monkeypatch.setattr(adapted_model, "load_model", load_alone)
     flags = dict(zip(inputs[::2], inputs[1::2], strict=True))
     config = EvaluateConfig(
         checkpoint=str(moved),

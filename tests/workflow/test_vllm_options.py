@@ -15,7 +15,8 @@ from rlready.evaluators.sampling import vllm
 from rlready.evaluators.sampling.kv_cache import cache_bytes_per_token
 from rlready.evaluators.sampling.sample_requests import longest_request, sample_requests
 from rlready.evaluators.sampling.sampler import Draw
-from rlready.evaluators.sampling.vllm import VllmOptions, VllmSampler
+from rlready.evaluators.sampling.vllm import VllmSampler
+from rlready.evaluators.sampling.vllm_start import VllmOptions
 from rlready.registry.errors import CheckpointError, ConfigError
 from rlready.registry.records import Problem, Protocol
 from rlready.testbed.training.model import untrained_checkpoint

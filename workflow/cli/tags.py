@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import unquote, urlsplit
 
-from rlready.registry.digest import default_cache_dir, fingerprint
+from rlready.registry.digest import default_cache_dir
 from rlready.registry.errors import CheckpointError, ConfigError
 from rlready.registry.outcomes import current
 from rlready.registry.readiness_tag import ALIAS
@@ -151,12 +151,16 @@ def weights_folder(checkpoint: Checkpoint) -> Path:
         CheckpointError: if the folder is gone, is not a safe checkpoint, or holds other weights.
     """
     # Imported here, because it loads numpy, which `--help` does not need.
-    from rlready.evaluators.checkpoints.folder import check_folder, open_weights
+    from rlready.evaluators.checkpoints.folder import (
+        check_folder,
+        folder_fingerprint,
+        open_weights,
+    )
 
     whose = f"checkpoint {checkpoint.id[:12]} ({checkpoint.name})"
     scheme, _, rest = checkpoint.uri.partition("://")
     if scheme == "hf":
-        path = open_weights(rest).path
+        path = open_weights(rest).folder
     elif scheme == "file":
         path = Path(unquote(urlsplit(checkpoint.uri).path))
         if not path.is_dir():
@@ -172,7 +176,7 @@ def weights_folder(checkpoint: Checkpoint) -> Path:
             why="rlready reads folders (file://) and hubs (hf://)",
             fix="Download them yourself, and evaluate the folder",
         )
-    content = fingerprint(path, default_cache_dir())
+    content = folder_fingerprint(path, default_cache_dir())
     if content != checkpoint.fingerprint:
         raise CheckpointError(
             f"{path} does not hold the weights of {whose}",

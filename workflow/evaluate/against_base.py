@@ -18,6 +18,7 @@ from rlready.evaluators.checked_files import read_back, with_digest, without_dig
 from rlready.evaluators.checkpoints.folder import pick_device
 from rlready.evaluators.heldout.loss_files import replace_text
 from rlready.evaluators.metrics import coverage, weight_drift
+from rlready.evaluators.metrics.adapter_drift import adapter_change
 from rlready.evaluators.metrics.off_policy import off_policy_proxies
 from rlready.evaluators.metrics.pass_at_k import ProblemCounts
 from rlready.registry.digest import digest
@@ -51,7 +52,6 @@ class BaseComparison:
         inputs: inputs of the checkpoint's evaluation, with its base model.
         base_counts: the base model's counts on each benchmark, by the benchmark's name.
         base_model: the base model's weights.
-        clock: shows and times the stages.
         warn: called with a note on each undefined number and damaged file.
     """
 
@@ -60,36 +60,12 @@ class BaseComparison:
         inputs: EvaluationInputs,
         base_counts: Mapping[str, Sequence[ProblemCounts]],
         base_model: LocalModel,
-        clock: Clock,
         warn: Callable[[str], None],
     ) -> None:
         assert inputs.base is not None
-        self._inputs, self._base_weights = inputs, inputs.base.weights
-        self._base = inputs.base.checkpoint
+        self._inputs, self._base = inputs, inputs.base.checkpoint
         self._base_counts, self._base_model = base_counts, base_model
-        self._clock, self._warn = clock, warn
-
-    def weight_proxies(self) -> list[Proxy]:
-        """Return update norms and rotations, from disk if an earlier call wrote them."""
-        config, weights = self._inputs.config, self._inputs.weights
-        folder = config.samples_dir / self._inputs.checkpoint.id
-        path = folder / f"weights-{self._base.id}.json"
-        change = read_back(path, _read_change, self._warn)
-        if change is None:
-            ignored = weights.extra + self._base_weights.extra
-            total = weight_drift.n_tensors(weights.path, ignored)
-            label = f"Weights against {self._base.name}"
-            with self._clock.stage("weights", label, total, "tensors") as advance:
-                change = weight_drift.weight_change(
-                    weights.path,
-                    self._base_weights.path,
-                    pick_device(config.device),
-                    on_progress=advance.to,
-                    ignored=ignored,
-                )
-            values = {"version": weight_drift.EVALUATOR_VERSION, **dataclasses.asdict(change)}
-            replace_text(path, with_digest(values))
-        return weight_drift.weight_proxies(change, self._base.name, self._base.fingerprint)
+        self._warn = warn
 
     def coverage_proxies(self, counts: Mapping[str, Sequence[ProblemCounts]]) -> list[Proxy]:
         """Return the coverage ratio on each benchmark, and over all problems of the suite.
@@ -140,19 +116,52 @@ class BaseComparison:
         return proxies
 
     def off_policy_proxies(
-        self, tokens: TokenizedSet, token_nlls: Sequence[NDArray[np.float32]]
+        self,
+        tokens: TokenizedSet,
+        token_nlls: Sequence[NDArray[np.float32]],
+        precision: str | None,
     ) -> list[Proxy]:
         """Return quantiles of the log ratio on one held-out set.
 
         Args:
             tokens: the set as tokens of the checkpoint.
             token_nlls: the checkpoint's losses on the scored tokens, nats.
+            precision: `Precision.digest` of the checkpoint's losses.
         """
         folder = self._inputs.config.samples_dir / self._base.id
         base_nlls = self._base_model.scored_tokens(folder, tokens, self._warn)
         key = digest([tokens.benchmark_digest, self._base.fingerprint])
-        precision = self._base_model.precision.digest
         return off_policy_proxies(token_nlls, base_nlls, tokens.name, key, precision)
+
+
+def weight_proxies(
+    inputs: EvaluationInputs, clock: Clock, warn: Callable[[str], None]
+) -> list[Proxy]:
+    """Return update norms and rotations, from disk if an earlier call wrote them.
+
+    Args:
+        inputs: inputs of the checkpoint's evaluation; its base model is known.
+        clock: shows and times the stage.
+        warn: called with a note on a damaged file.
+    """
+    config, weights, record = inputs.config, inputs.weights, inputs.base_record
+    base = weights.base if inputs.base is None else inputs.base.weights
+    assert record is not None
+    assert base is not None
+    path = config.samples_dir / inputs.checkpoint.id / f"weights-{record.id}.json"
+    change = read_back(path, _read_change, warn)
+    if change is None:
+        ignored = weights.extra + base.extra
+        total = weight_drift.n_tensors(weights.path, ignored)
+        with clock.stage("weights", f"Weights against {record.name}", total, "tensors") as advance:
+            device, arguments = pick_device(config.device), (advance.to, ignored)
+            if weights.adapter is not None:
+                change = adapter_change(weights.adapter, base.path, device, *arguments)
+            else:
+                change = weight_drift.weight_change(weights.path, base.path, device, *arguments)
+        values = {"version": weight_drift.EVALUATOR_VERSION, **dataclasses.asdict(change)}
+        replace_text(path, with_digest(values))
+    return weight_drift.weight_proxies(change, record.name, record.fingerprint)
 
 
 def _whole_suite(name: str, compared: Sequence[_Compared]) -> _Compared:

@@ -68,7 +68,11 @@ class EvaluateConfig:
         device: auto, cpu, cuda or cuda:N.
         base: Base model of the SFT run (folder or hub id). It is evaluated first, then compared
             with the checkpoint (update norms, rotation, coverage ratio, off-policyness), and
-            recorded as its parent.
+            recorded as its parent. A LoRA adapter is applied to it.  [default for an adapter: the
+            model that adapter_config.json names; then only the weights are compared]
+        merge: Merge a LoRA adapter into its base model's weights (engine hf). Without it, the
+            adapter is applied beside them; the two are different protocols, and only merged
+            results share columns with those of whole models.
         recipe: TOML file that describes how the checkpoint was trained.
         parents: Registered checkpoint that this one was made from. Repeatable.
         step: Optimizer step of the checkpoint.  [default: the one in its trainer_state.json]
@@ -108,6 +112,7 @@ class EvaluateConfig:
     batch_size: Annotated[int | None, Flag(metavar="N|auto", none="auto")] = None
     device: str = "auto"
     base: Annotated[str | None, Flag(metavar="FOLDER")] = None
+    merge: bool = False
     recipe: Annotated[Path | None, Flag(metavar="FILE")] = None
     parents: Annotated[tuple[str, ...], Flag("--parent", metavar="ID")] = ()
     step: Annotated[int | None, Flag(metavar="N")] = None

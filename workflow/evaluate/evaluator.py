@@ -36,9 +36,9 @@ from rlready.registry.records import (
 )
 from rlready.registry.store import Store, StoredEvaluation
 from rlready.workflow.evaluate.adaptive import AdaptiveRounds, even_part
-from rlready.workflow.evaluate.against_base import BaseComparison
+from rlready.workflow.evaluate.against_base import BaseComparison, weight_proxies
 from rlready.workflow.evaluate.config import EvaluateConfig
-from rlready.workflow.evaluate.engines import LocalModel, loss_dtype, open_sampler
+from rlready.workflow.evaluate.engines import LocalModel, Shared, loss_dtype, open_sampler
 from rlready.workflow.evaluate.inputs import (
     EvaluationInputs,
     read_inputs,
@@ -50,10 +50,18 @@ from rlready.workflow.evaluate.report import Report
 from rlready.workflow.progress import Clock
 
 
-def evaluate_checkpoint(config: EvaluateConfig, store: Store, clock: Clock) -> Report:
+def evaluate_checkpoint(
+    config: EvaluateConfig, store: Store, clock: Clock, shared: Shared | None = None
+) -> Report:
     """Measure one checkpoint and store its proxies.
 
     Samples, verdicts and losses in `config.samples_dir` are reused; only missing ones are made.
+
+    Args:
+        config: what to measure, and how.
+        store: the registry.
+        clock: shows and times the stages.
+        shared: keeps the model in memory for the next evaluation.
 
     Example:
         config = EvaluateConfig(checkpoint="runs/sft-3", held_out=("val.jsonl",))
@@ -63,39 +71,53 @@ def evaluate_checkpoint(config: EvaluateConfig, store: Store, clock: Clock) -> R
     Raises:
         RlreadyError: for any mistake of the user or the environment; finished work is kept.
     """
+    evaluator = prepare(config, store, clock, shared or Shared())
+    evaluator.draw(store)
+    return evaluator.finish(store)
+
+
+def prepare(config: EvaluateConfig, store: Store, clock: Clock, shared: Shared) -> Evaluator:
+    """Return the evaluation of a checkpoint after all checks, with that of its base model."""
     inputs = read_inputs(config, store, clock)
-    base = inputs.base
-    if base is None:
-        return Evaluator(inputs, clock).run(store)
-    clock.say(f"The base model first: {base.checkpoint.name}")
-    base_evaluator = Evaluator(base, clock)
-    base_evaluator.run(store)
-    # The device may be too small for two models.
-    base_evaluator.local.release()
-    return Evaluator(with_base_as_parent(inputs, store), clock, base_evaluator).run(store)
+    base = None if inputs.base is None else Evaluator(inputs.base, clock, shared)
+    return Evaluator(inputs, clock, shared, base)
 
 
 class Evaluator:
-    """One evaluation.
+    """One evaluation, in two steps: `draw`, then `finish`.
 
     Args:
         inputs: the checkpoint, the problems and the protocol.
         clock: shows and times the stages.
-        base: the finished evaluation of the base model, with which the checkpoint is compared.
+        shared: the model in memory, and the engine if it is shared.
+        base: the evaluation of the base model, with which the checkpoint is compared.
     """
 
     def __init__(
-        self, inputs: EvaluationInputs, clock: Clock, base: Evaluator | None = None
+        self,
+        inputs: EvaluationInputs,
+        clock: Clock,
+        shared: Shared,
+        base: Evaluator | None = None,
     ) -> None:
-        self._inputs, self._clock, self._base = inputs, clock, base
-        self._root = inputs.config.samples_dir / inputs.checkpoint.id
-        dtype = loss_dtype(inputs.config)
-        self.local = LocalModel(inputs.weights.path, inputs.config.device, clock, dtype)
+        self._inputs, self._clock, self._base, self._shared = inputs, clock, base, shared
+        config = inputs.config
+        self._root = config.samples_dir / inputs.checkpoint.id
+        self.local = LocalModel(
+            inputs.weights,
+            config.device,
+            clock,
+            loss_dtype(config),
+            merge=config.merge,
+            shared=shared,
+        )
         """The checkpoint's weights on this machine."""
         self._open_sampler: Sampler | None = None
         self._engine: dict[str, Any] = {}
         self._warnings: list[str] = []
         self._n_drawn = self._n_found = 0
+        self._drawn: list[list[ProblemSamples]] = []
+        self._is_finished = False
         self.counts: dict[str, list[ProblemCounts]] = {}
         """Counts of correct samples, by the name of the benchmark."""
         self._bounds: dict[str, dict[str, dict[str, float | int]]] = {}
@@ -103,21 +125,31 @@ class Evaluator:
         self._references: dict[str, str] = {}
         self._adaptive: dict[str, AdaptiveRounds] = {}
 
-    def run(self, store: Store) -> Report:
-        """Run every stage and store the proxies."""
-        inputs = self._inputs
-        for text in inputs.weights.warnings():
+    def draw(self, store: Store) -> None:
+        """Draw and judge the samples, after those of the base model."""
+        if self._base is not None:
+            self._clock.say(f"The base model first: {self._base._inputs.checkpoint.name}")
+            self._base.draw(store)
+            # A shared engine holds the device until all checkpoints are drawn.
+            if not self._shared.has_engine:
+                self._finish_base(store)
+        for text in self._inputs.weights.warnings():
             self._warn(text)
-        judged: list[list[ProblemSamples]] = []
         try:
             with Verifier() as verifier:
-                inputs = self._inputs = with_readable_golds(inputs, verifier, self._warn)
-                judged += [self._judged_samples(b, verifier) for b in inputs.benchmarks]
+                inputs = self._inputs = with_readable_golds(self._inputs, verifier, self._warn)
+                self._drawn += [self._judged_samples(b, verifier) for b in inputs.benchmarks]
         finally:
             # The next stages may need the device that the engine holds.
             if self._open_sampler is not None:
-                self._open_sampler.close()
+                self._shared.put_back(self._open_sampler)
                 self._open_sampler = None
+
+    def finish(self, store: Store) -> Report:
+        """Compute the other proxies, and store all of them."""
+        self._finish_base(store)
+        inputs = self._inputs = with_base_as_parent(self._inputs, store)
+        judged = self._drawn
         proxies: list[Proxy] = []
         for benchmark, problems in zip(inputs.benchmarks, judged, strict=True):
             proxies += self._proxies(benchmark, self._with_entropy(benchmark, problems))
@@ -130,25 +162,17 @@ class Evaluator:
         for heldout_set in inputs.heldout_sets:
             proxies += self._heldout_proxies(heldout_set)
         proxies += self._base_proxies()
-        formats = {b.name: b.answer_format for b in inputs.benchmarks if b.answer_format}
-        loss_engine = (
-            {"losses": dataclasses.asdict(self.local.precision)} if inputs.heldout_sets else {}
-        )
+        losses = {"losses": self.local.precision.to_dict()} if inputs.heldout_sets else {}
         evaluation = Evaluation(
             checkpoint=inputs.checkpoint,
             proxies=tuple(proxies),
-            config={
-                **inputs.config.to_dict(),
-                "protocol": inputs.protocol.to_dict(),
-                **({"answer_formats": formats} if formats else {}),
-                "checker": checker_version(),
-                "engine_used": {**self._engine, **loss_engine},
-            },
+            config=inputs.resolved_config({**self._engine, **losses}),
             references=self._references,
         )
         with self._clock.stage("logging", "Logging to MLflow", 1, "evaluations") as advance:
             stored = self._put(store, evaluation)
             advance(1)
+        self._is_finished = True
         return Report(
             evaluation=evaluation,
             stored=stored,
@@ -159,6 +183,10 @@ class Evaluator:
             bounds=self._bounds,
             warnings=self._warnings,
         )
+
+    def _finish_base(self, store: Store) -> None:
+        if self._base is not None and not self._base._is_finished:
+            self._base.finish(store)
 
     def _judged_samples(self, benchmark: Benchmark, verifier: Verifier) -> list[ProblemSamples]:
         inputs = self._inputs
@@ -320,20 +348,20 @@ class Evaluator:
 
     def _base_proxies(self) -> list[Proxy]:
         """Return the proxies that need the base model."""
-        if self._base is None:
+        if self._inputs.base_record is None:
             return []
-        comparison = BaseComparison(
-            self._inputs, self._base.counts, self._base.local, self._clock, self._warn
-        )
-        proxies = comparison.coverage_proxies(self.counts) + comparison.weight_proxies()
+        proxies = weight_proxies(self._inputs, self._clock, self._warn)
+        if self._base is None:
+            return proxies  # the base model of an adapter is known, but it was not evaluated
+        comparison = BaseComparison(self._inputs, self._base.counts, self._base.local, self._warn)
+        proxies = comparison.coverage_proxies(self.counts) + proxies
         tokenized_sets = [self._tokens(heldout_set) for heldout_set in self._inputs.heldout_sets]
         losses = [
             self.local.scored_tokens(self._root, tokens, self._warn) for tokens in tokenized_sets
         ]
-        # The device may be too small for two models.
-        self.local.release()
+        precision = self.local.precision.digest
         for tokens, nlls in zip(tokenized_sets, losses, strict=True):
-            proxies += comparison.off_policy_proxies(tokens, nlls)
+            proxies += comparison.off_policy_proxies(tokens, nlls, precision)
         return proxies
 
     def _heldout_proxies(self, heldout_set: HeldoutSet) -> list[Proxy]:
@@ -367,8 +395,8 @@ class Evaluator:
 
     def _sampler(self) -> Sampler:
         if self._open_sampler is None:
-            config, log = self._inputs.config, self._root / "vllm.log"
-            self._open_sampler = open_sampler(config, self.local, self._longest_request, log)
+            needs = self._inputs.config, self.local, self._longest_request, self._root / "vllm.log"
+            self._open_sampler = self._shared.sampler(*needs) or open_sampler(*needs)
             self._engine = self._open_sampler.describe()
         return self._open_sampler
 

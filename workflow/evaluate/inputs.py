@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rlready.evaluators.benchmarks import problems as benchmarks
 from rlready.evaluators.benchmarks.problems import Benchmark
 from rlready.evaluators.benchmarks.prompts import DEFAULT_TEMPLATE, load_template
+from rlready.evaluators.checkpoints.adapter import check_contents
 from rlready.evaluators.checkpoints.folder import (
     LARGE_BYTES,
     Weights,
@@ -27,12 +28,13 @@ from rlready.evaluators.heldout.examples import (
     parse_heldout_option,
 )
 from rlready.evaluators.metrics import weight_drift
-from rlready.evaluators.verification.verifier import Verifier, list_golds
-from rlready.registry.digest import default_cache_dir, fingerprint
+from rlready.evaluators.verification.verifier import Verifier, checker_version, list_golds
+from rlready.registry.digest import default_cache_dir
 from rlready.registry.errors import BenchmarkError, CheckpointError, ConfigError, StoreError
 from rlready.registry.records import Checkpoint, CheckpointKind, Protocol
 from rlready.registry.store import Store
 from rlready.workflow.evaluate.config import EvaluateConfig, load_recipe
+from rlready.workflow.evaluate.engines import check_adapter_engine
 from rlready.workflow.progress import Clock
 
 Problems = TypeVar("Problems", Benchmark, HeldoutSet)
@@ -51,6 +53,7 @@ class EvaluationInputs:
         suite_name: name of the mean over the benchmarks.
         heldout_sets: the examples whose losses are computed.
         base: inputs of the base model, which is evaluated first.
+        base_record: record of the base model, also of an adapter's that is not evaluated.
     """
 
     config: EvaluateConfig
@@ -61,11 +64,27 @@ class EvaluationInputs:
     suite_name: str
     heldout_sets: tuple[HeldoutSet, ...]
     base: EvaluationInputs | None = None
+    base_record: Checkpoint | None = None
 
     def protocol_of(self, benchmark: Benchmark) -> Protocol:
         """Return the protocol, with the benchmark's own answer format if it has one."""
         answer_format = benchmark.answer_format or self.protocol.answer_format
         return dataclasses.replace(self.protocol, answer_format=answer_format)
+
+    def resolved_config(self, engine_used: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the configuration with everything that was resolved, for the record."""
+        formats = {b.name: b.answer_format for b in self.benchmarks if b.answer_format}
+        adapter = {}
+        if self.weights.base is not None:
+            adapter = {"adapter": {"base": self.weights.base.uri, "use": self.protocol.adapter}}
+        return {
+            **self.config.to_dict(),
+            **adapter,
+            "protocol": self.protocol.to_dict(),
+            **({"answer_formats": formats} if formats else {}),
+            "checker": checker_version(),
+            "engine_used": dict(engine_used),
+        }
 
 
 def read_inputs(
@@ -82,7 +101,9 @@ def read_inputs(
     Raises:
         RlreadyError: if an input is missing, unreadable or invalid.
     """
-    weights = open_weights(config.checkpoint)
+    weights = open_weights(config.checkpoint, config.base)
+    if weights.adapter is not None:
+        check_adapter_engine(config, weights.adapter)
     if config.base is not None:
         # Report a broken base model before the checkpoint is read.
         open_weights(config.base)
@@ -102,6 +123,7 @@ def read_inputs(
         max_tokens=config.max_tokens,
         seed=config.seed,
         answer_format=config.answer_format,
+        adapter="merged" if weights.adapter is None or config.merge else "unmerged",
     )
     weights = _checked(config, weights, clock)
     checkpoint = _checkpoint(config, weights, store, unknown_kind, clock)
@@ -121,6 +143,9 @@ def read_inputs(
                 fix="Name the model that SFT started from",
             )
         _check_base(weights, base.weights)
+    record = None if base is None else base.checkpoint
+    if record is None and weights.base is not None:
+        record = _base_record(weights.base, store)
     return EvaluationInputs(
         config=config,
         weights=weights,
@@ -130,23 +155,27 @@ def read_inputs(
         suite_name=suite_name,
         heldout_sets=heldout_sets,
         base=base,
+        base_record=record,
     )
 
 
 def _check_base(checkpoint: Weights, base: Weights) -> None:
     """Check that two models can be compared tensor by tensor and token by token.
 
+    The tensors of an adapter were compared with those of its base model when it was opened.
+
     Raises:
         CheckpointError: if the base model has another architecture, vocabulary or tokenizer.
     """
-    weight_drift.check_base(checkpoint.path, base.path, checkpoint.extra + base.extra)
+    if checkpoint.adapter is None:
+        weight_drift.check_base(checkpoint.path, base.path, checkpoint.extra + base.extra)
     vocabulary, base_vocabulary = (
-        load_tokenizer(weights.path).get_vocab() for weights in (checkpoint, base)
+        load_tokenizer(weights.tokenizer_folder).get_vocab() for weights in (checkpoint, base)
     )
     different = sorted(t for t, i in vocabulary.items() if base_vocabulary.get(t, i) != i)
     if different:
         raise CheckpointError(
-            f"the tokenizers of {checkpoint.path} and {base.path} number {len(different)} tokens "
+            f"the tokenizers of {checkpoint.folder} and {base.path} number {len(different)} tokens "
             "differently",
             why=f"for example {', '.join(map(repr, different[:3]))}; the base model would "
             "read the same text as other tokens",
@@ -155,16 +184,18 @@ def _check_base(checkpoint: Weights, base: Weights) -> None:
 
 
 def with_base_as_parent(inputs: EvaluationInputs, store: Store) -> EvaluationInputs:
-    """Return the inputs with the base model as parent, if the checkpoint has no parent.
+    """Return the inputs with the base model as parent, if it is registered.
 
-    The base model has to be registered.
+    A checkpoint that has a parent keeps it.
     """
-    checkpoint = inputs.checkpoint
-    registered = _registered(store, checkpoint.id)
-    has_parents = checkpoint.parents or (registered is not None and registered.parents)
-    if inputs.base is None or has_parents:
+    checkpoint, base = inputs.checkpoint, inputs.base_record
+    if base is None or checkpoint.parents:
         return inputs
-    child = dataclasses.replace(checkpoint, parents=(inputs.base.checkpoint.id,))
+    registered = _registered(store, checkpoint.id)
+    # The base model of an adapter is registered only if it was evaluated.
+    if (registered is not None and registered.parents) or _registered(store, base.id) is None:
+        return inputs
+    child = dataclasses.replace(checkpoint, parents=(base.id,))
     store.check(child)
     return dataclasses.replace(inputs, checkpoint=child)
 
@@ -240,10 +271,15 @@ def _checked(config: EvaluateConfig, weights: Weights, clock: Clock) -> Weights:
         clock.say(f"Reading {size / 1e9:.1f} GB of weights for check and fingerprint (once)")
     # Check the files before torch is imported, which takes seconds.
     check_finite(weights.path, default_cache_dir())
+    if weights.adapter is not None:
+        check_contents(weights.adapter, default_cache_dir())
     if config.base is not None:
         check_finite(open_weights(config.base).path, default_cache_dir())
     _check_device(config)
-    return dataclasses.replace(weights, extra=check_weights(weights.path))
+    extra = check_weights(weights.path, weights.tokenizer_folder)
+    if weights.base is not None and weights.tokenizer_folder != weights.path:
+        _check_base(weights, weights.base)
+    return dataclasses.replace(weights, extra=extra)
 
 
 def _checkpoint(
@@ -253,7 +289,7 @@ def _checkpoint(
     unknown_kind: CheckpointKind,
     clock: Clock,
 ) -> Checkpoint:
-    content = fingerprint(weights.path, default_cache_dir())
+    content = weights.fingerprint(default_cache_dir())
     registered = _registered(store, content)
     step = config.step
     if step is None and (registered is None or registered.step is None):
@@ -274,6 +310,14 @@ def _checkpoint(
             'from checkpoints of other ones. Name it: base_model = "org/name" in --recipe FILE.toml'
         )
     return checkpoint
+
+
+def _base_record(base: Weights, store: Store) -> Checkpoint:
+    """Return the record of an adapter's base model, with its name in the registry."""
+    content = base.fingerprint(default_cache_dir())
+    registered = _registered(store, content)
+    name = base.name if registered is None else registered.name
+    return Checkpoint(uri=base.uri, fingerprint=content, name=name, kind="base")
 
 
 def _registered(store: Store, checkpoint_id: str) -> Checkpoint | None:

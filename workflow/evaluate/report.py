@@ -38,11 +38,18 @@ class Report:
     bounds: Mapping[str, Mapping[str, Mapping[str, float | int]]] = field(default_factory=dict)
     warnings: Sequence[str] = field(default_factory=tuple)
 
+    @property
+    def adapter(self) -> Mapping[str, str]:
+        """How an adapter was used, and the URI of its base model; empty for a whole model."""
+        values: Mapping[str, str] = self.evaluation.config.get("adapter", {})
+        return values
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         return {
             "checkpoint_id": self.evaluation.checkpoint.id,
             "name": self.evaluation.checkpoint.name,
+            **({"adapter": dict(self.adapter)} if self.adapter else {}),
             "model_id": self.stored.model_id,
             "run_id": self.stored.run_id,
             "evaluation_id": self.stored.evaluation_id,

@@ -13,7 +13,7 @@ from rlready.predictors.curve_file import read_table
 from rlready.predictors.curve_scale import MAX_SE, as_share
 from rlready.predictors.rl_curve import Curve, curves, statistic
 from rlready.predictors.validation.report import PRACTICE
-from rlready.registry.digest import default_cache_dir, fingerprint
+from rlready.registry.digest import default_cache_dir
 from rlready.registry.errors import ConfigError, CurveError, StoreError
 from rlready.registry.foreign_files import read_toml
 from rlready.registry.outcomes import BudgetUnit, Conflict, Outcome, Statistic, conflicts
@@ -317,8 +317,10 @@ def _of_rl_checkpoint(
 
 
 def _find_rl_checkpoint(store: Store, reference: str, parent: StoredCheckpoint) -> StoredCheckpoint:
+    from rlready.evaluators.checkpoints.folder import folder_fingerprint
+
     folder = Path(reference)
-    identifier = fingerprint(folder, default_cache_dir()) if folder.is_dir() else reference
+    identifier = folder_fingerprint(folder, default_cache_dir()) if folder.is_dir() else reference
     try:
         child = store.find(identifier)
     except StoreError as error:

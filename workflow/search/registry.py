@@ -20,7 +20,7 @@ from rlready.predictors.search.trials import (
     add_known_runs,
     trials_by_checkpoint,
 )
-from rlready.registry.digest import default_cache_dir, fingerprint
+from rlready.registry.digest import default_cache_dir
 from rlready.registry.errors import ConfigError, RlreadyError
 from rlready.registry.records import Recipe
 
@@ -113,7 +113,9 @@ class RegistryValues:
 
     def of_folder(self, folder: Path) -> str | None:
         """Return the id of the registered checkpoint with the weights in a folder, if any."""
-        content = fingerprint(folder, default_cache_dir())
+        from rlready.evaluators.checkpoints.folder import folder_fingerprint
+
+        content = folder_fingerprint(folder, default_cache_dir())
         checkpoints = (stored.checkpoint for stored in self.store.checkpoints())
         return next((each.id for each in checkpoints if each.fingerprint == content), None)
 

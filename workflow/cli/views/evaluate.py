@@ -26,6 +26,11 @@ def evaluation_view(report: Report, width: int) -> list[Any]:
             for benchmark, counts in report.verdicts.items()
         ),
         *_gap_lines(report.evaluation.proxies),
+        *(
+            [f"adapter: {report.adapter['use']}, on the base model {report.adapter['base']}"]
+            if report.adapter
+            else []
+        ),
         *_bounds_lines(report.bounds),
         *(_stage_line(name, stage) for name, stage in report.stages.items()),
         f"checkpoint {checkpoint.id[:12]} ({checkpoint.name}): {state}; "
