@@ -38,8 +38,8 @@ EVALUATORS = (
     *("load_model", "load_tokenizer", "open_weights", "token_losses"),
 )
 PREDICTORS = (
-    *("CalibratedPredictor", "Curve", "CurvePoint", "Predictive", "PreflightRule", "Ranking"),
-    *("TrainingTable", "ValidationReport", "make_model", "model_names", "plan", "preflight"),
+    *("CalibratedPredictor", "Curve", "CurvePoint", "Predictive", "StartRule", "Ranking"),
+    *("TrainingTable", "ValidationReport", "make_model", "model_names", "plan", "check_start"),
     *("rank", "training_table", "validate"),
 )
 PUBLIC = [
