@@ -89,6 +89,8 @@ class Evaluator:
         self._inputs, self._clock, self._base = inputs, clock, base
         self._root = inputs.config.samples_dir / inputs.checkpoint.id
         dtype = loss_dtype(inputs.config)
+        self.checkpoint = inputs.checkpoint
+        """Its record."""
         self.local = LocalModel(inputs.weights.path, inputs.config.device, clock, dtype)
         """The checkpoint's weights on this machine."""
         self._open_sampler: Sampler | None = None
@@ -111,12 +113,10 @@ class Evaluator:
         try:
             with Verifier() as verifier:
                 inputs = self._inputs = with_readable_golds(inputs, verifier, self._warn)
-                judged += [self._judged_samples(b, verifier) for b in inputs.benchmarks]
+                judged += [self.judged_samples(b, verifier) for b in inputs.benchmarks]
         finally:
             # The next stages may need the device that the engine holds.
-            if self._open_sampler is not None:
-                self._open_sampler.close()
-                self._open_sampler = None
+            self.close()
         proxies: list[Proxy] = []
         for benchmark, problems in zip(inputs.benchmarks, judged, strict=True):
             proxies += self._proxies(benchmark, self._with_entropy(benchmark, problems))
@@ -159,9 +159,16 @@ class Evaluator:
             warnings=self._warnings,
         )
 
-    def _judged_samples(self, benchmark: Benchmark, verifier: Verifier) -> list[ProblemSamples]:
+    def close(self) -> None:
+        """Close the engine, which a later draw starts again."""
+        if self._open_sampler is not None:
+            self._open_sampler.close()
+            self._open_sampler = None
+
+    def judged_samples(self, benchmark: Benchmark, verifier: Verifier) -> list[ProblemSamples]:
+        """Return all samples of a benchmark with their verdicts; missing ones are drawn."""
         inputs = self._inputs
-        folder = self._folder(benchmark)
+        folder = self.folder(benchmark)
         waiting = f"Another process works on {benchmark.name} of this checkpoint; waiting"
         with folder.lock(lambda: self._clock.say(waiting)):
             folder.describe(self._about(benchmark))
@@ -177,7 +184,8 @@ class Evaluator:
         self._references[f"samples/{benchmark.name}"] = folder.path.resolve().as_uri()
         return problems
 
-    def _folder(self, benchmark: Benchmark) -> SampleFolder:
+    def folder(self, benchmark: Benchmark) -> SampleFolder:
+        """Return the folder of the samples of a benchmark."""
         path = self._root / f"{benchmark.digest}-{self._inputs.protocol.draws_digest}"
         return SampleFolder(path, [problem.id for problem in benchmark.problems])
 
@@ -191,7 +199,7 @@ class Evaluator:
         inputs = self._inputs
         if not inputs.heldout_sets or token_entropy(problems) is not None:
             return problems
-        folder = self._folder(benchmark)
+        folder = self.folder(benchmark)
         with folder.lock():
             missing = folder.without_entropy(SAMPLES_PER_PROBLEM)
             label = f"Entropy on {benchmark.name}"

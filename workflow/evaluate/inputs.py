@@ -63,7 +63,12 @@ class EvaluationInputs:
 
 
 def read_inputs(
-    config: EvaluateConfig, store: Store, clock: Clock, unknown_kind: CheckpointKind = "sft"
+    config: EvaluateConfig,
+    store: Store,
+    clock: Clock,
+    unknown_kind: CheckpointKind = "sft",
+    *,
+    prompts: Benchmark | None = None,
 ) -> EvaluationInputs:
     """Read and check the inputs of an evaluation.
 
@@ -72,6 +77,7 @@ def read_inputs(
         store: the registry.
         clock: shows slow steps.
         unknown_kind: kind of the checkpoint if neither the configuration nor the registry has it.
+        prompts: replaces the benchmarks that the configuration names.
 
     Raises:
         RlreadyError: if an input is missing, unreadable or invalid.
@@ -81,7 +87,7 @@ def read_inputs(
         # Report a broken base model before the checkpoint is read.
         open_weights(config.base)
     # Read the files before torch is imported, so that an invalid one is reported within a second.
-    suite_name, loaded = _load_benchmarks(config)
+    suite_name, loaded = ("mean", (prompts,)) if prompts else _load_benchmarks(config)
     heldout_sets = tuple(_load_heldout(option, config.limit) for option in config.held_out)
     check_names([b.name for b in loaded], [h.name for h in heldout_sets], suite_name)
     template = load_template(config.prompt_template) if config.prompt_template else DEFAULT_TEMPLATE
