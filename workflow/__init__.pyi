@@ -1,3 +1,5 @@
+from .callbacks.record_outcome import RecordOutcome
+from .callbacks.register_checkpoints import RegisterCheckpoints
 from .evaluate.config import EvaluateConfig
 from .evaluate.evaluator import evaluate_checkpoint
 from .predict.fit import fit
@@ -9,6 +11,8 @@ __all__ = [
     "Clock",
     "EvaluateConfig",
     "OutcomeConfig",
+    "RecordOutcome",
+    "RegisterCheckpoints",
     "evaluate_checkpoint",
     "fit",
     "rank_registry",
