@@ -193,9 +193,9 @@ class SampleFolder:
         """Return the samples among 0..n-1 of every problem that have no entropy."""
         return [text for text, entropy_sum in self._texts(n) if entropy_sum is None]
 
-    def texts(self, n: int) -> list[SampleText]:
-        """Return the samples among 0..n-1 of every problem, in no fixed order."""
-        return [text for text, _ in self._texts(n)]
+    def texts(self, n: int) -> Iterator[SampleText]:
+        """Yield the samples among 0..n-1 of every problem, in no fixed order."""
+        return (text for text, _ in self._texts(n))
 
     def _texts(self, n: int) -> Iterator[tuple[SampleText, float | None]]:
         names = [field.name for field in dataclasses.fields(SampleText)]

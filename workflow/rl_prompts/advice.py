@@ -71,6 +71,16 @@ def _beyond(estimate: Estimate | None, limit: float) -> bool:
     )
 
 
+def _is_cut(result: Preflight) -> bool:
+    """Return whether most samples end at the limit of tokens."""
+    return _beyond(result.truncated, _MOSTLY)
+
+
+def _is_unreadable(result: Preflight) -> bool:
+    """Return whether most samples have no answer although they end."""
+    return _beyond(result.unparsed, _MOSTLY) and not _is_cut(result)
+
+
 def _unscored(result: Preflight) -> Iterator[Finding]:
     if not result.n_unscored:
         return
@@ -111,7 +121,7 @@ def _format(result: Preflight) -> Iterator[Finding]:
             "where they stand (--answer-format)."
         )
         yield Finding(level=Level.WARN, topic="format", text=text)
-    elif result.unparsed is not None and _beyond(result.unparsed, _MOSTLY):
+    elif _is_unreadable(result) and result.unparsed is not None:
         text = (
             f"{result.unparsed.value:.0%} of the samples have no answer in the format "
             f"{result.config.answer_format!r}. Check the prompt and the chat template: RL prompts "
@@ -125,9 +135,16 @@ def _cause(result: Preflight) -> Iterator[Finding]:
     groups = result.groups
     if groups.useful >= _RULE.warn_signal:
         return
-    if groups.equal_unsolved.value >= groups.equal_solved.value:
+    unsolved = f"{groups.equal_unsolved.value:.0%} of the groups are all wrong"
+    if _is_cut(result) or _is_unreadable(result) or _beyond(result.format_gap, _MOSTLY):
+        fault = "samples are cut" if _is_cut(result) else "answers are not in the right format"
         text = (
-            f"{groups.equal_unsolved.value:.0%} of the groups are all wrong. Take easier prompts, "
+            f"{unsolved}, most of them because {fault}: mend this first and measure again, because "
+            "the skill cannot be seen behind it."
+        )
+    elif groups.equal_unsolved.value >= groups.equal_solved.value:
+        text = (
+            f"{unsolved}. Take easier prompts, "
             "train the checkpoint further on problems of this kind, or give a reward with partial "
             "credit; larger groups help only for prompts that are solved sometimes."
         )

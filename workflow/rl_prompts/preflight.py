@@ -7,6 +7,7 @@ call draws only what is missing. The registry is not changed.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from rlready.evaluators.metrics.estimates import Estimate, mean
 from rlready.evaluators.metrics.reward_groups import PromptRewards, RewardGroups, reward_groups
 from rlready.evaluators.metrics.sample_metrics import ProblemSamples, format_gap, verdict_share
 from rlready.evaluators.metrics.text_overlap import TextOverlap, text_overlap
+from rlready.evaluators.sampling.sample_files import SampleFolder, SampleText
 from rlready.evaluators.verification.custom_reward import RewardFunction
 from rlready.evaluators.verification.verifier import Verifier
 from rlready.registry.records import Verdict
@@ -39,6 +41,7 @@ from rlready.workflow.rl_prompts.prompts import (
 _MAX_REASONS = 5
 _MAX_EXAMPLES = 3
 _MAX_WORKERS = 8
+_REWARDED_AT_ONCE = 4096
 AS_IT_STANDS = "{problem}"
 """The template of an RL run, whose prompts are complete."""
 
@@ -153,13 +156,11 @@ def preflight(config: PreflightConfig, reference: str, clock: Clock) -> Prefligh
             function.check()
     warnings: list[str] = []
     evaluator, benchmark, samples = _sampled(config, reference, measured, clock, warnings)
-    texts = {
-        (t.problem_id, t.sample_index): t.text
-        for t in evaluator.folder(benchmark).texts(config.n_samples)
-    }
+    folder = evaluator.folder(benchmark)
     if config.reward is None:
         rewards, reasons = _rewards_of_verdicts(samples), _check_failures(samples)
     else:
+        texts = folder.texts(config.n_samples)
         rewards, reasons = _custom_rewards(config, measured, samples, texts, clock)
     scored = tuple(
         PromptRewards(
@@ -190,7 +191,7 @@ def preflight(config: PreflightConfig, reference: str, clock: Clock) -> Prefligh
         format_gap=format_gap(samples) if has_verdicts else None,
         length_90=int(np.ceil(np.quantile([n for each in samples for n in each.n_tokens], 0.9))),
         overlaps=tuple(overlaps),
-        examples=tuple(_examples(config, measured, samples, rewards, texts)),
+        examples=tuple(_examples(config, measured, samples, rewards, folder)),
         filtered_rows=None,
         warnings=tuple(warnings),
     )
@@ -247,25 +248,33 @@ def _custom_rewards(
     config: PreflightConfig,
     prompts: RlPrompts,
     samples: Sequence[ProblemSamples],
-    texts: Mapping[tuple[str, int], str],
+    texts: Iterator[SampleText],
     clock: Clock,
 ) -> tuple[list[list[float | None]], Counter[str]]:
     """Return the rewards of all samples by the user's function, and why some have none."""
     problems = {problem.id: problem.text for problem in prompts.problems}
     rows = prompts.first_rows()
-    keys = [(each.problem_id, i) for each in samples for i in range(len(each.verdicts))]
-    tasks = [(problems[id_], texts[id_, i], rows[id_]) for id_, i in keys]
+    rewards: dict[tuple[str, int], float | None] = {}
+    reasons: Counter[str] = Counter()
     n_workers = min(_MAX_WORKERS, os.cpu_count() or 1)
+    n_samples = sum(len(each.verdicts) for each in samples)
     assert config.reward is not None
     with (
         RewardFunction(
             config.reward, n_workers=n_workers, timeout_s=config.reward_timeout
         ) as function,
-        clock.stage("reward", f"Rewards by {config.reward}", len(tasks), "samples") as advance,
+        clock.stage("reward", f"Rewards by {config.reward}", n_samples, "samples") as advance,
     ):
-        flat, reasons = function.rewards(tasks, advance)
-    rewards = iter(flat)
-    return [[next(rewards) for _ in each.verdicts] for each in samples], reasons
+        # Not all at once: the texts of a large run do not fit into memory.
+        while some := list(itertools.islice(texts, _REWARDED_AT_ONCE)):
+            tasks = [(problems[t.problem_id], t.text, rows[t.problem_id]) for t in some]
+            values, failures = function.rewards(tasks, advance)
+            keys = ((text.problem_id, text.sample_index) for text in some)
+            rewards.update(zip(keys, values, strict=True))
+            reasons += failures
+    return [
+        [rewards[each.problem_id, i] for i in range(len(each.verdicts))] for each in samples
+    ], reasons
 
 
 def _overlap(
@@ -291,22 +300,25 @@ def _examples(
     prompts: RlPrompts,
     samples: Sequence[ProblemSamples],
     rewards: Sequence[Sequence[float | None]],
-    texts: Mapping[tuple[str, int], str],
+    folder: SampleFolder,
 ) -> Iterator[Example]:
     """Yield the first sample of some prompts that were never solved."""
     problems = {problem.id: problem for problem in prompts.problems}
-    n = 0
-    for each, some in zip(samples, rewards, strict=True):
-        scored = [reward for reward in some if reward is not None]
-        if n == _MAX_EXAMPLES or not scored or max(scored) >= config.solved_reward:
-            continue
-        n += 1
+    never = [
+        (each, some[0])
+        for each, some in zip(samples, rewards, strict=True)
+        if (scored := [reward for reward in some if reward is not None])
+        and max(scored) < config.solved_reward
+    ][:_MAX_EXAMPLES]
+    wanted = {each.problem_id for each, _ in never}
+    texts = {t.problem_id: t.text for t in folder.texts(1) if t.problem_id in wanted}
+    for each, reward in never:
         yield Example(
             prompt_id=each.problem_id,
             prompt=problems[each.problem_id].text,
             answers=problems[each.problem_id].answers,
-            completion=texts[each.problem_id, 0],
+            completion=texts[each.problem_id],
             extracted=each.answers[0],
-            reward=some[0],
+            reward=reward,
             is_truncated=each.is_truncated[0],
         )
