@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlready.evaluators.checkpoints.folder import open_weights
 from rlready.predictors.curve_columns import check_score
 from rlready.predictors.rl_curve import Curve, CurvePoint, statistic
 from rlready.registry.errors import ConfigError, CurveError
@@ -49,7 +50,9 @@ class RecordOutcome(TrainerCallback):
             exploits it.
         benchmark: name of these problems in the registry, such as `gsm8k`.
         store: the registry, as in `RegisterCheckpoints`.
-        parent: id or name of the SFT checkpoint; by default the weights that the trainer loaded.
+        parent: id or name of the SFT checkpoint; by default the weights that the trainer loaded,
+            which are registered as an SFT checkpoint if they are unknown. For RL from a base model
+            register that first: `rlready evaluate FOLDER --kind base`.
         statistic: value_at_budget, peak, smoothed_peak_5 or last_5_mean.
         algorithm: of the RL run.
         rl_recipe: settings that the trainer does not know, such as the data.
@@ -180,11 +183,11 @@ class RecordOutcome(TrainerCallback):
     def _rl_checkpoint(self, args: Any, step: int, parent: Checkpoint) -> str | None:
         """Register the weights of the outcome, if they were saved; return their id."""
         folder = Path(args.output_dir) / f"checkpoint-{step}"
-        if not (folder / "config.json").is_file():
+        if not folder.is_dir():
             return None
         name = f"{run_name(args)}-{folder.name}"
         child = self._registration.put(
-            folder, kind="rl", name=name, step=step, parents=(parent.id,)
+            open_weights(str(folder)), kind="rl", name=name, step=step, parents=(parent.id,)
         )
         # RL without any reward leaves the weights of its start.
         return child.id if child.kind == "rl" and parent.id in child.parents else None

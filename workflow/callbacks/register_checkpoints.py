@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlready.evaluators.checkpoints.folder import open_weights
 from rlready.registry.records import CheckpointKind, Recipe
 from rlready.registry.store import Store
 from rlready.workflow.callbacks.registration import Registration, info, warn
@@ -171,7 +172,7 @@ class RegisterCheckpoints(TrainerCallback):
         ]
         written = self._registration.attempt(
             lambda: self._registration.put(
-                folder,
+                open_weights(str(folder)),
                 kind=self._kind,
                 name=f"{run_name(args)}-{folder.name}",
                 step=step,

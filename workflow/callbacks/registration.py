@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from rlready.evaluators.checkpoints.folder import Weights
 from rlready.registry.digest import default_cache_dir, fingerprint
 from rlready.registry.errors import RlreadyError, StoreError
 from rlready.registry.records import Checkpoint, CheckpointKind, Evaluation, Proxy, Recipe
@@ -73,29 +73,27 @@ class Registration:
 
     def put(
         self,
-        folder: Path,
+        weights: Weights,
         *,
         kind: CheckpointKind,
-        name: str,
+        name: str | None = None,
         step: int | None = None,
         recipe: Recipe | None = None,
         parents: tuple[str, ...] = (),
-        uri: str | None = None,
         proxies: tuple[Proxy, ...] = (),
     ) -> Checkpoint:
-        """Register a folder of weights, and return its record; a registered one keeps its facts.
+        """Register weights, and return their record; registered ones keep their facts.
 
         Raises:
-            CheckpointError: if the folder has no weights.
             StoreError: if the registry cannot be written.
         """
-        id_ = fingerprint(folder, default_cache_dir())
+        id_ = fingerprint(weights.path, default_cache_dir())
         checkpoint = self.find(id_)
         if checkpoint is None or proxies:
             checkpoint = checkpoint or Checkpoint(
-                uri=uri or folder.resolve().as_uri(),
+                uri=weights.uri,
                 fingerprint=id_,
-                name=name,
+                name=name or weights.name,
                 kind=kind,
                 step=step,
                 recipe=recipe,

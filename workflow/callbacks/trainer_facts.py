@@ -59,7 +59,7 @@ def starting_checkpoint(
     except RlreadyError as error:
         info("the start of this run is not registered: %s", error)
         return None
-    return registration.put(weights.path, kind=kind, name=weights.name, uri=weights.uri)
+    return registration.put(weights, kind=kind)
 
 
 def sft_recipe(args: Any, model: Any, dataset: Any, extra: Mapping[str, Any] | None) -> Recipe:

@@ -43,7 +43,7 @@ def preflight(checkpoint: str, *, config: partial[PreflightConfig], common: Comm
     settings = config(checkpoint)
     if not settings.out.parent.is_dir():
         raise ConfigError(f"there is no folder {settings.out.parent}", fix="Create it")
-    result = measured(settings, _folder_of(checkpoint, common), common.clock())
+    result = measured(settings, common.clock(), folder=_folder_of(checkpoint, common))
     try:
         settings.out.write_text(page(result), encoding="utf-8")
     except OSError as error:

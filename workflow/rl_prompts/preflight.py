@@ -135,16 +135,20 @@ class Preflight:
         return [p.prompt_id for p in self.rewards if p.n and p.n_solved(at) == p.n]
 
 
-def preflight(config: PreflightConfig, reference: str, clock: Clock) -> Preflight:
+def preflight(config: PreflightConfig, clock: Clock, *, folder: str | None = None) -> Preflight:
     """Draw and score samples of the RL prompts, and return what they say.
 
     Args:
         config: the settings.
-        reference: folder or hub id of the checkpoint.
         clock: shows progress and warnings.
+        folder: folder or hub id of the checkpoint, if `config.checkpoint` names it otherwise.
 
     Raises:
         RlreadyError: for any mistake of the user or the environment; finished samples are kept.
+
+    Example:
+        config = PreflightConfig("runs/sft-3", rl_prompts=Path("rl.jsonl"), group_size=16)
+        print(f"{preflight(config, Clock()).groups.useful:.0%} of the groups have a gradient")
     """
     if config.write_filtered is not None:
         check_new_file(config.write_filtered, config.rl_prompts)
@@ -155,12 +159,14 @@ def preflight(config: PreflightConfig, reference: str, clock: Clock) -> Prefligh
         with RewardFunction(config.reward, timeout_s=config.reward_timeout) as function:
             function.check()
     warnings: list[str] = []
-    evaluator, benchmark, samples = _sampled(config, reference, measured, clock, warnings)
-    folder = evaluator.folder(benchmark)
+    evaluator, benchmark, samples = _sampled(
+        config, folder or config.checkpoint, measured, clock, warnings
+    )
+    stored = evaluator.folder(benchmark)
     if config.reward is None:
         rewards, reasons = _rewards_of_verdicts(samples), _check_failures(samples)
     else:
-        texts = folder.texts(config.n_samples)
+        texts = stored.texts(config.n_samples)
         rewards, reasons = _custom_rewards(config, measured, samples, texts, clock)
     scored = tuple(
         PromptRewards(
@@ -191,7 +197,7 @@ def preflight(config: PreflightConfig, reference: str, clock: Clock) -> Prefligh
         format_gap=format_gap(samples) if has_verdicts else None,
         length_90=int(np.ceil(np.quantile([n for each in samples for n in each.n_tokens], 0.9))),
         overlaps=tuple(overlaps),
-        examples=tuple(_examples(config, measured, samples, rewards, folder)),
+        examples=tuple(_examples(config, measured, samples, rewards, stored)),
         filtered_rows=None,
         warnings=tuple(warnings),
     )
