@@ -159,6 +159,11 @@ def test_a_reward_function_takes_the_place_of_reference_answers(
     assert values["format_gap"] is None
     assert "no &lt;b&gt;reward&lt;/b&gt;" in (tmp_path / "page.html").read_text()
     assert values["advice"][0]["topic"] == "unscored"
+    useless = write_rows(tmp_path / "useless.jsonl", [{"prompt": "2+2", "n": 0}])
+    failed = preflight(tmp_path, useless, "--reward", "mine:length")
+    assert failed.exit_code == 2
+    assert "no prompt has 4 samples with a reward" in failed.output
+    assert "it raised RuntimeError: no <b>reward</b> (4)" in failed.output
 
 
 @pytest.mark.parametrize(

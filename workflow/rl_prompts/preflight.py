@@ -25,6 +25,7 @@ from rlready.evaluators.metrics.text_overlap import TextOverlap, text_overlap
 from rlready.evaluators.sampling.sample_files import SampleFolder, SampleText
 from rlready.evaluators.verification.custom_reward import RewardFunction
 from rlready.evaluators.verification.verifier import Verifier
+from rlready.registry.errors import EvaluationError
 from rlready.registry.records import Verdict
 from rlready.registry.store import MemoryStore
 from rlready.workflow.evaluate.evaluator import Evaluator
@@ -176,6 +177,7 @@ def preflight(config: PreflightConfig, clock: Clock, *, folder: str | None = Non
         )
         for each, some in zip(samples, rewards, strict=True)
     )
+    _require_rewards(config, scored, reasons)
     overlaps = [
         _overlap(path, measured, scored, (m.content for e in data.examples for m in e.messages))
         for path, data in overlapping
@@ -205,6 +207,25 @@ def preflight(config: PreflightConfig, clock: Clock, *, folder: str | None = Non
         return result
     n_kept = write_filtered(prompts, result.constant, config.write_filtered)
     return dataclasses.replace(result, filtered_rows=n_kept)
+
+
+def _require_rewards(
+    config: PreflightConfig, prompts: Sequence[PromptRewards], reasons: Counter[str]
+) -> None:
+    """Check that a prompt has a whole group of rewards.
+
+    Raises:
+        EvaluationError: if not, with the reasons of the UNSCORED samples.
+    """
+    if reasons and all(prompt.n < config.group_size for prompt in prompts):
+        listed = "; ".join(f"{text} ({n})" for text, n in reasons.most_common(_MAX_REASONS))
+        raise EvaluationError(
+            f"no prompt has {config.group_size} samples with a reward",
+            why=f"{sum(reasons.values())} samples are UNSCORED: {listed}",
+            fix="Repair the reward and repeat the call: the samples are kept"
+            if config.reward
+            else "Look at the reference answers",
+        )
 
 
 def _sampled(
