@@ -89,8 +89,6 @@ class Evaluator:
         self._inputs, self._clock, self._base = inputs, clock, base
         self._root = inputs.config.samples_dir / inputs.checkpoint.id
         dtype = loss_dtype(inputs.config)
-        self.checkpoint = inputs.checkpoint
-        """Its record."""
         self.local = LocalModel(inputs.weights.path, inputs.config.device, clock, dtype)
         """The checkpoint's weights on this machine."""
         self._open_sampler: Sampler | None = None

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-from rlready.evaluators.benchmarks.problems import Benchmark
 from rlready.evaluators.heldout.examples import load_heldout
 from rlready.evaluators.metrics.estimates import Estimate, mean
 from rlready.evaluators.metrics.reward_groups import PromptRewards, RewardGroups, reward_groups
@@ -26,7 +25,7 @@ from rlready.evaluators.sampling.sample_files import SampleFolder, SampleText
 from rlready.evaluators.verification.custom_reward import RewardFunction
 from rlready.evaluators.verification.verifier import Verifier
 from rlready.registry.errors import EvaluationError
-from rlready.registry.records import Verdict
+from rlready.registry.records import Checkpoint, Verdict
 from rlready.registry.store import MemoryStore
 from rlready.workflow.evaluate.evaluator import Evaluator
 from rlready.workflow.evaluate.inputs import read_inputs, with_readable_golds
@@ -160,10 +159,9 @@ def preflight(config: PreflightConfig, clock: Clock, *, folder: str | None = Non
         with RewardFunction(config.reward, timeout_s=config.reward_timeout) as function:
             function.check()
     warnings: list[str] = []
-    evaluator, benchmark, samples = _sampled(
+    checkpoint, stored, samples = _sampled(
         config, folder or config.checkpoint, measured, clock, warnings
     )
-    stored = evaluator.folder(benchmark)
     if config.reward is None:
         rewards, reasons = _rewards_of_verdicts(samples), _check_failures(samples)
     else:
@@ -184,8 +182,8 @@ def preflight(config: PreflightConfig, clock: Clock, *, folder: str | None = Non
     ]
     has_verdicts = config.reward is None
     result = Preflight(
-        name=evaluator.checkpoint.name,
-        checkpoint_id=evaluator.checkpoint.id,
+        name=checkpoint.name,
+        checkpoint_id=checkpoint.id,
         config=config,
         groups=reward_groups(scored, config.group_size, config.solved_reward),
         rewards=scored,
@@ -234,8 +232,8 @@ def _sampled(
     prompts: RlPrompts,
     clock: Clock,
     warnings: list[str],
-) -> tuple[Evaluator, Benchmark, list[ProblemSamples]]:
-    """Return the judged samples, and the problems that were sampled."""
+) -> tuple[Checkpoint, SampleFolder, list[ProblemSamples]]:
+    """Return the checkpoint, and its judged samples with their folder."""
 
     def warn(text: str) -> None:
         warnings.append(text)
@@ -256,7 +254,7 @@ def _sampled(
             samples = evaluator.judged_samples(inputs.benchmarks[0], verifier)
         finally:
             evaluator.close()
-    return evaluator, inputs.benchmarks[0], samples
+    return inputs.checkpoint, evaluator.folder(inputs.benchmarks[0]), samples
 
 
 def _rewards_of_verdicts(samples: Sequence[ProblemSamples]) -> list[list[float | None]]:
