@@ -44,7 +44,6 @@ def main() -> None:
     module, _, name = factory.partition(":")
     requests, replies = _private_pipes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-    signal.signal(signal.SIGALRM, _on_alarm)
     handler = getattr(importlib.import_module(module), name)(int(memory_mb))
     _send(replies, ["ready"])
     for line in requests:
@@ -67,6 +66,8 @@ def limit_memory(n_bytes: int) -> None:
 
 
 def _within(timeout_s: float, handler: Callable[..., Any], fields: list[Any]) -> Any:
+    # Each time, because a library may have set a handler of its own.
+    signal.signal(signal.SIGALRM, _on_alarm)
     signal.setitimer(signal.ITIMER_REAL, timeout_s)
     try:
         return handler(*fields)

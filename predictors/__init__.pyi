@@ -1,7 +1,7 @@
 from .calibration.predictor import CalibratedPredictor
-from .decisions.preflight import PreflightRule, preflight
 from .decisions.ranking import Candidates, Ranking, rank
 from .decisions.rl_plan import plan
+from .decisions.start_check import StartRule, check_start
 from .models.catalogue import make_model, model_names
 from .predictive import Predictive
 from .rl_curve import Curve, CurvePoint
@@ -19,18 +19,18 @@ __all__ = [
     "Curve",
     "CurvePoint",
     "Predictive",
-    "PreflightRule",
     "Ranking",
     "RecipeSpace",
     "Source",
+    "StartRule",
     "SurrogateSampler",
     "TrainingTable",
     "ValidationReport",
+    "check_start",
     "make_model",
     "model_names",
     "parse_space",
     "plan",
-    "preflight",
     "rank",
     "read_space",
     "training_table",

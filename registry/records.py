@@ -52,7 +52,8 @@ class Problem:
     Args:
         id: unique in its benchmark.
         text: the question as the model sees it inside the prompt template.
-        answers: reference answers; any of them counts. At least one.
+        answers: reference answers; any of them counts. Empty for a prompt whose reward is a
+            function.
         error_tolerance: largest difference from a reference answer, as a decimal ("0.1"). None:
             the rule of the answer check for numbers.
 
@@ -68,8 +69,8 @@ class Problem:
     def __post_init__(self) -> None:
         if not self.id or not self.text.strip():
             raise RecordError(f"problem {self.id!r} has no {'text' if self.id else 'id'}")
-        if not self.answers or not all(answer.strip() for answer in self.answers):
-            raise RecordError(f"problem {self.id!r} has no reference answer, or an empty one")
+        if not all(answer.strip() for answer in self.answers):
+            raise RecordError(f"problem {self.id!r} has an empty reference answer")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,9 +37,9 @@ EVALUATORS = (
     *("load_heldout", "load_model", "load_tokenizer", "open_weights", "token_losses"),
 )
 PREDICTORS = (
-    *("CalibratedPredictor", "Candidates", "Curve", "CurvePoint", "Predictive", "PreflightRule"),
+    *("CalibratedPredictor", "Candidates", "Curve", "CurvePoint", "Predictive", "StartRule"),
     *("Ranking", "TrainingTable", "ValidationReport", "make_model", "model_names", "plan"),
-    *("preflight", "rank", "training_table", "validate"),
+    *("check_start", "rank", "training_table", "validate"),
 )
 PUBLIC = [
     *((registry, name) for name in registry.__all__),

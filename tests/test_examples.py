@@ -37,8 +37,8 @@ def code_of(notebook: Path) -> tuple[str, list[dict[str, Any]]]:
     return "\n\n".join("".join(cell["source"]) for cell in cells), cells
 
 
-def test_there_are_three_scripts_and_a_notebook() -> None:
-    assert (len(SCRIPTS), len(NOTEBOOKS)) == (3, 1)
+def test_there_are_four_scripts_and_a_notebook() -> None:
+    assert (len(SCRIPTS), len(NOTEBOOKS)) == (4, 1)
 
 
 @pytest.mark.slow

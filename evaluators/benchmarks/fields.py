@@ -169,14 +169,14 @@ class _Cell(NamedTuple):
         return BenchmarkError(f"{place} {what} (field {self.field!r})", why=why, fix=fix)
 
 
-def to_problem(row: Row, fields: Fields, form: AnswerForm) -> Problem:
-    """Return the problem of a row.
+def to_problem(row: Row, fields: Fields, form: AnswerForm | None) -> Problem:
+    """Return the problem of a row; without a form for answers it has none.
 
     Raises:
         BenchmarkError: if a field is missing or invalid, or its text is damaged.
     """
     text = _problem_text(_cell(row, fields, "problem"))
-    answers = _answers(row, _cell(row, fields, "answer"), form)
+    answers = _answers(row, _cell(row, fields, "answer"), form) if form else ()
     has_id = fields.is_id_required or bool(field_values(row.values, fields.id))
     name = _scalar(_cell(row, fields, "id")) if has_id else f"text-{digest(text)[:_ID_DIGITS]}"
     tolerance = _error_tolerance(row, fields)

@@ -191,13 +191,18 @@ class SampleFolder:
 
     def without_entropy(self, n: int) -> list[SampleText]:
         """Return the samples among 0..n-1 of every problem that have no entropy."""
+        return [text for text, entropy_sum in self._texts(n) if entropy_sum is None]
+
+    def texts(self, n: int) -> Iterator[SampleText]:
+        """Yield the samples among 0..n-1 of every problem, in no fixed order."""
+        return (text for text, _ in self._texts(n))
+
+    def _texts(self, n: int) -> Iterator[tuple[SampleText, float | None]]:
         names = [field.name for field in dataclasses.fields(SampleText)]
-        return [
-            SampleText(**{name: row[name] for name in names})
-            for _, table in self._parts([*names, "entropy_sum"])
-            for row in table.to_pylist()
-            if row["entropy_sum"] is None and row["sample_index"] < n
-        ]
+        for _, table in self._parts([*names, "entropy_sum"]):
+            for row in table.to_pylist():
+                if row["sample_index"] < n:
+                    yield SampleText(**{name: row[name] for name in names}), row["entropy_sum"]
 
     def add_entropies(self, entropy_sums: Mapping[tuple[str, int], float]) -> None:
         """Write entropies of samples, in nats, by (problem id, sample index)."""

@@ -42,7 +42,12 @@ from rlready.evaluators.sampling.sample_requests import (
     sample_requests,
 )
 from rlready.evaluators.sampling.sampler import Draw, OnProgress
-from rlready.evaluators.sampling.vllm_start import VllmOptions, check_installed, open_engine
+from rlready.evaluators.sampling.vllm_start import (
+    VllmOptions,
+    check_installed,
+    open_engine,
+    reason_of,
+)
 from rlready.registry import records
 from rlready.registry.errors import CheckpointError, EvaluationError
 from rlready.registry.records import Sample
@@ -252,7 +257,7 @@ class VllmSampler:
             self.close()
             raise EvaluationError(
                 "vLLM failed while it drew samples",
-                why=_reason(error, self._log),
+                why=reason_of(error, self._log),
                 fix="The parts drawn before are kept. Run the same command again, with a smaller "
                 "--engine-option max_num_seqs if memory ran out, or with --engine hf",
             ) from error

@@ -126,7 +126,7 @@ def open_engine(
     except Exception as error:  # its checks, loaders and kernels may raise anything
         raise CheckpointError(
             f"vLLM cannot run {path}",
-            why=_reason(error, log),
+            why=reason_of(error, log),
             fix="If memory is short, give --engine-option gpu_memory_utilization=, max_model_len= "
             "or tensor_parallel_size=; if it does not know the model, use --engine hf",
         ) from error
@@ -136,7 +136,7 @@ def open_engine(
     return opened
 
 
-def _reason(error: Exception, log: Path) -> str:
+def reason_of(error: Exception, log: Path) -> str:
     """Return the cause of an error of vLLM, and where its log is."""
     cause = cause_in(log) if refers_elsewhere(error) else None
     return f"{cause or one_line(error)} (vLLM's log: {log})"

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlready.predictors.decisions.draw_blocks import block_sizes
-from rlready.predictors.decisions.preflight import Finding, Level
 from rlready.predictors.decisions.readiness import (
     BestKnown,
     ReadyRule,
@@ -28,6 +27,7 @@ from rlready.predictors.decisions.readiness import (
     decide,
     deltas,
 )
+from rlready.predictors.decisions.start_check import Finding, Level
 from rlready.predictors.predictive import Predictive
 from rlready.predictors.training_table import FloatArray
 from rlready.registry.errors import ConfigError
@@ -62,7 +62,7 @@ class Candidates:
         domain: (n,) in, edge or out.
         domain_reasons: (n,) reasons for the domain, in words.
         contributions: (n,) part of each prediction that is due to a proxy, by proxy.
-        findings: (n,) findings of the pre-flight check.
+        findings: (n,) findings of `check_start`.
         target: name of the outcome.
         lower_is_better: whether the user's target is the negative of the numbers.
         predicted: (n,) predictions without the row's own outcome. None: the mean of `predictive`,
@@ -380,7 +380,7 @@ def _doubts(view: _View, i: int) -> list[str]:
     if view.candidates.domain[i] == OUT:
         doubts.append(f"out of the predictor's domain{_why_domain(view.candidates, i)}")
     stops = [finding for finding in _findings(view.candidates, i) if finding.level is Level.STOP]
-    return doubts + [f"pre-flight: {finding.text}" for finding in stops]
+    return doubts + [f"start check: {finding.text}" for finding in stops]
 
 
 def _reasons(view: _View, i: int) -> list[str]:
@@ -407,7 +407,7 @@ def _reasons(view: _View, i: int) -> list[str]:
         reasons.append(view.remark)
     reasons += _pulls(candidates, i)
     warnings = [finding for finding in _findings(candidates, i) if finding.level is Level.WARN]
-    return reasons + [f"pre-flight: {finding.text}" for finding in warnings]
+    return reasons + [f"start check: {finding.text}" for finding in warnings]
 
 
 def _pulls(candidates: Candidates, i: int) -> list[str]:

@@ -10,7 +10,7 @@ the best prediction; the level of the group, which both share, then cancels.
 - NOT_READY: the chance is below one tenth. The limit is low because a wrong NOT_READY loses a good
   checkpoint for ever, while a wrong READY only costs one RL run.
 - UNDECIDED: the chance is between the two, or it cannot be trusted, because the checkpoint is out
-  of the domain, the pre-flight check stops it, or the registry's proxies have no signal.
+  of the domain, `check_start` stops it, or the registry's proxies have no signal.
 """
 
 from __future__ import annotations

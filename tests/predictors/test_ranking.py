@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlready.predictors.decisions.preflight import Finding, Level
 from rlready.predictors.decisions.ranking import Candidates, RankedRow, Ranking, rank
 from rlready.predictors.decisions.readiness import ReadyRule, Recorded
+from rlready.predictors.decisions.start_check import Finding, Level
 from rlready.predictors.predictive import Predictive
 from rlready.registry.errors import ConfigError
 from rlready.registry.readiness_tag import Readiness
@@ -181,14 +181,14 @@ def test_proxies_that_cannot_be_tested_are_not_called_without_signal() -> None:
     assert "cannot be tested" in ranking.rows[0].reasons[0]
 
 
-def test_preflight_stop_withholds_ready_and_warnings_are_reasons() -> None:
+def test_start_check_stop_withholds_ready_and_warnings_are_reasons() -> None:
     stop = Finding(level=Level.STOP, topic="signal", text="no gradient")
     warn = Finding(level=Level.WARN, topic="entropy", text="entropy is low")
     fine = Finding(level=Level.OK, topic="rate", text="all is well")
     ranking = rank(candidates([9.0, 8.9], findings=[[stop], [warn, fine]]), rule=RULE)
     assert [row.readiness for row in ranking.rows] == [Readiness.UNDECIDED, Readiness.READY]
-    assert ranking.rows[0].reasons[0] == "pre-flight: no gradient"
-    assert "pre-flight: entropy is low" in ranking.rows[1].reasons
+    assert ranking.rows[0].reasons[0] == "start check: no gradient"
+    assert "start check: entropy is low" in ranking.rows[1].reasons
     assert not any("all is well" in text for text in ranking.rows[1].reasons)
 
 

@@ -155,9 +155,9 @@ def test_a_checkpoint_is_not_its_own_parent() -> None:
         Checkpoint(uri="file:///x", fingerprint=ID, name="x", parents=(ID,))
 
 
-def test_a_problem_needs_an_answer() -> None:
-    with pytest.raises(RecordError, match="no reference answer"):
-        Problem(id="a", text="1+1", answers=())
+def test_an_answer_of_a_problem_is_not_empty() -> None:
+    with pytest.raises(RecordError, match="empty reference answer"):
+        Problem(id="a", text="1+1", answers=("2", " "))
 
 
 def test_an_error_keeps_its_parts_on_the_way_out_of_a_process() -> None:

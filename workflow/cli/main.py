@@ -28,6 +28,7 @@ from rlready.workflow.cli import (
     evaluate,
     outcome,
     predict,
+    preflight,
     search,
     tags,
     testbed,
@@ -42,6 +43,8 @@ _STATE_AFTER_CTRL_C = {
     "call continues from them",
     "search": "reported results are in the study; an unfinished trial is offered again when its "
     "lease has expired",
+    "preflight": "samples and verdicts made so far are kept in --samples-dir, and the same call "
+    "continues from them",
     "testbed": "what was trained and measured so far is kept in --out, and the same call continues "
     "from it",
     "outcome": "an outcome that was logged is kept; the same call adds only what is missing",
@@ -150,6 +153,7 @@ main.add_command(list_checkpoints, "list")
 main.add_command(testbed.run_testbed, "testbed")
 for each in (
     evaluate.evaluate,
+    preflight.preflight,
     show,
     compare.compare,
     compare.report,

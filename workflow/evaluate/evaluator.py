@@ -138,12 +138,16 @@ class Evaluator:
         try:
             with Verifier() as verifier:
                 inputs = self._inputs = with_readable_golds(self._inputs, verifier, self._warn)
-                self._drawn += [self._judged_samples(b, verifier) for b in inputs.benchmarks]
+                self._drawn += [self.judged_samples(b, verifier) for b in inputs.benchmarks]
         finally:
             # The next stages may need the device that the engine holds.
-            if self._open_sampler is not None:
-                self._shared.put_back(self._open_sampler)
-                self._open_sampler = None
+            self.close()
+
+    def close(self) -> None:
+        """Close the engine, unless it is shared; a later draw starts it again."""
+        if self._open_sampler is not None:
+            self._shared.put_back(self._open_sampler)
+            self._open_sampler = None
 
     def finish(self, store: Store) -> Report:
         """Compute the other proxies, and store all of them."""
@@ -188,9 +192,10 @@ class Evaluator:
         if self._base is not None and not self._base._is_finished:
             self._base.finish(store)
 
-    def _judged_samples(self, benchmark: Benchmark, verifier: Verifier) -> list[ProblemSamples]:
+    def judged_samples(self, benchmark: Benchmark, verifier: Verifier) -> list[ProblemSamples]:
+        """Return all samples of a benchmark with their verdicts; missing ones are drawn."""
         inputs = self._inputs
-        folder = self._folder(benchmark)
+        folder = self.folder(benchmark)
         waiting = f"Another process works on {benchmark.name} of this checkpoint; waiting"
         with folder.lock(lambda: self._clock.say(waiting)):
             folder.describe(self._about(benchmark))
@@ -206,7 +211,8 @@ class Evaluator:
         self._references[f"samples/{benchmark.name}"] = folder.path.resolve().as_uri()
         return problems
 
-    def _folder(self, benchmark: Benchmark) -> SampleFolder:
+    def folder(self, benchmark: Benchmark) -> SampleFolder:
+        """Return the folder of the samples of a benchmark."""
         path = self._root / f"{benchmark.digest}-{self._inputs.protocol.draws_digest}"
         return SampleFolder(path, [problem.id for problem in benchmark.problems])
 
@@ -220,7 +226,7 @@ class Evaluator:
         inputs = self._inputs
         if not inputs.heldout_sets or token_entropy(problems) is not None:
             return problems
-        folder = self._folder(benchmark)
+        folder = self.folder(benchmark)
         with folder.lock():
             missing = folder.without_entropy(SAMPLES_PER_PROBLEM)
             label = f"Entropy on {benchmark.name}"
@@ -418,19 +424,11 @@ class Evaluator:
             ) from error
 
     def _about(self, benchmark: Benchmark) -> dict[str, Any]:
-        inputs = self._inputs
+        checkpoint, protocol = self._inputs.checkpoint, self._inputs.protocol
         return {
-            "checkpoint": {
-                "id": inputs.checkpoint.id,
-                "name": inputs.checkpoint.name,
-                "uri": inputs.checkpoint.uri,
-            },
-            "benchmark": {
-                "name": benchmark.name,
-                "digest": benchmark.digest,
-                "source": benchmark.source,
-            },
-            "protocol": dataclasses.replace(inputs.protocol, answer_format="boxed").to_dict(),
+            "checkpoint": {name: getattr(checkpoint, name) for name in ("id", "name", "uri")},
+            "benchmark": {name: getattr(benchmark, name) for name in ("name", "digest", "source")},
+            "protocol": dataclasses.replace(protocol, answer_format="boxed").to_dict(),
         }
 
     def _warn(self, text: str) -> None:

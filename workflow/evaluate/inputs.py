@@ -88,7 +88,12 @@ class EvaluationInputs:
 
 
 def read_inputs(
-    config: EvaluateConfig, store: Store, clock: Clock, unknown_kind: CheckpointKind = "sft"
+    config: EvaluateConfig,
+    store: Store,
+    clock: Clock,
+    unknown_kind: CheckpointKind = "sft",
+    *,
+    prompts: Benchmark | None = None,
 ) -> EvaluationInputs:
     """Read and check the inputs of an evaluation.
 
@@ -97,6 +102,7 @@ def read_inputs(
         store: the registry.
         clock: shows slow steps.
         unknown_kind: kind of the checkpoint if neither the configuration nor the registry has it.
+        prompts: replaces the benchmarks that the configuration names.
 
     Raises:
         RlreadyError: if an input is missing, unreadable or invalid.
@@ -108,7 +114,7 @@ def read_inputs(
         # Report a broken base model before the checkpoint is read.
         open_weights(config.base)
     # Read the files before torch is imported, so that an invalid one is reported within a second.
-    suite_name, loaded = _load_benchmarks(config)
+    suite_name, loaded = ("mean", (prompts,)) if prompts else _load_benchmarks(config)
     heldout_sets = tuple(read_heldout(config, option) for option in config.held_out)
     for heldout_set in heldout_sets:
         if n := heldout_set.n_weightless:

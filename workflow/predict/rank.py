@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rlready.predictors.decisions.preflight import (
-    Finding,
-    conflicts,
-    mean_proxies,
-    preflight,
-    proxies_of,
-)
 from rlready.predictors.decisions.ranking import Candidates, Ranking, rank
 from rlready.predictors.decisions.readiness import ReadyRule, Recorded
+from rlready.predictors.decisions.start_check import (
+    Finding,
+    check_start,
+    conflicts,
+    mean_proxies,
+    proxies_of,
+)
 from rlready.workflow.predict.load import AppliedPredictor, load
 from rlready.workflow.predict.registry_table import RegistryTable, checked_groups
 
@@ -101,7 +101,7 @@ def _candidates(applied: AppliedPredictor, rows: NDArray[np.intp]) -> Candidates
 
 
 def _findings(data: RegistryTable) -> list[tuple[Finding, ...]]:
-    """Return the pre-flight findings of each row, on the benchmark of the predictor's proxies."""
+    """Return what `check_start` finds on each row, on the benchmark of the predictor's proxies."""
     rows = [
         proxies_of({str(name): value for name, value in row.items()})
         for row in data.frame.to_dict("records")
@@ -116,7 +116,7 @@ def _findings(data: RegistryTable) -> list[tuple[Finding, ...]]:
             findings.append(())  # the checkpoint was not measured on this benchmark
             continue
         against = conflicts(row, mean, "the mean of all checkpoints", sampled[0])
-        findings.append((*preflight(row, sampled[0]), *against))
+        findings.append((*check_start(row, sampled[0]), *against))
     return findings
 
 

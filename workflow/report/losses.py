@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlready.predictors.decisions.preflight import PreflightRule
+from rlready.predictors.decisions.start_check import StartRule
 from rlready.workflow.report.evidence import Evidence, shown_proxy
 from rlready.workflow.report.parts import Cell, Column, Figure, Section, Table
 from rlready.workflow.report.plot import Plot, widened
 from rlready.workflow.report.ranking import number
 
 _LOSS = "heldout_nll@"
-_RULE = PreflightRule()
+_RULE = StartRule()
 _MOST_RUNS = 30
 _STYLES = {"before its minimum": "faint", "minimum": "plan", "stable": "plan",
            "mild overfitting": "third", "severe overfitting": "practice"}  # fmt: skip

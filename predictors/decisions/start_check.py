@@ -49,7 +49,7 @@ class ProxyValue:
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One result of the pre-flight check.
+    """One result of `check_start`.
 
     Args:
         level: ok, warn or stop.
@@ -69,11 +69,11 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreflightRule:
-    """The thresholds of the pre-flight check; the module's docstring names their sources.
+class StartRule:
+    """The thresholds of `check_start`; the module's docstring names their sources.
 
     Example:
-        >>> PreflightRule(group_size=16).group_size
+        >>> StartRule(group_size=16).group_size
         16
     """
 
@@ -130,8 +130,8 @@ def proxies_of(row: Mapping[str, object]) -> dict[str, ProxyValue]:
     }
 
 
-def preflight(
-    proxies: Proxies, benchmark: str | None = None, rule: PreflightRule | None = None
+def check_start(
+    proxies: Proxies, benchmark: str | None = None, rule: StartRule | None = None
 ) -> tuple[Finding, ...]:
     """Return what the proxies of a checkpoint say about GRPO from it, the most severe first.
 
@@ -146,10 +146,10 @@ def preflight(
 
     Example:
         >>> proxies = {"signal_share_8@gsm8k": ProxyValue(value=0.02, se=0.005)}
-        >>> preflight(proxies)[0].level
+        >>> check_start(proxies)[0].level
         <Level.STOP: 'stop'>
     """
-    rule = rule or PreflightRule()
+    rule = rule or StartRule()
     here = _metrics(proxies, _benchmark(proxies, benchmark))
     findings = [
         *_signal(here, rule),
@@ -168,7 +168,7 @@ def conflicts(
     reference: Proxies,
     reference_name: str,
     benchmark: str | None = None,
-    rule: PreflightRule | None = None,
+    rule: StartRule | None = None,
 ) -> tuple[Finding, ...]:
     """Return contradictions between a held-out loss and pass@k, at the largest k.
 
@@ -186,7 +186,7 @@ def conflicts(
     Raises:
         ConfigError: if the benchmark is unknown, or has to be named.
     """
-    rule = rule or PreflightRule()
+    rule = rule or StartRule()
     benchmark = _benchmark(proxies, benchmark)
     here = _metrics(proxies, benchmark)
     k = max((k for metric in here if (k := k_of(metric)) is not None), default=1)
@@ -240,7 +240,7 @@ def _benchmark(proxies: Proxies, asked: str | None) -> str:
         )
     if asked is None and len(names) > 1:
         raise ConfigError(
-            "the pre-flight check needs one benchmark",
+            "the check needs one benchmark",
             why=f"samples were drawn on {', '.join(names)}",
             fix="Name the one that is most like the RL prompts",
         )
@@ -259,7 +259,7 @@ def _from_samples(name: str) -> bool:
     )
 
 
-def _signal(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Finding]:
+def _signal(here: Mapping[str, ProxyValue], rule: StartRule) -> list[Finding]:
     g = rule.group_size
     measured = {int(m[1]): here[name] for name in here if (m := _SIGNAL.match(name))}
     if not measured:
@@ -296,7 +296,7 @@ def _side(here: Mapping[str, ProxyValue]) -> str:
     return f"; pass@1 is {p}, so most groups are {kind} would give a gradient"
 
 
-def _rate(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Finding]:
+def _rate(here: Mapping[str, ProxyValue], rule: StartRule) -> list[Finding]:
     if "pass_at_1" not in here:
         return []
     p, star = here["pass_at_1"], math.log(2.0) / rule.group_size
@@ -314,7 +314,7 @@ def _rate(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Finding]:
     return [Finding(level=level, topic="rate", text=text, source="arXiv 2606.18487")]
 
 
-def _coverage(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Finding]:
+def _coverage(here: Mapping[str, ProxyValue], rule: StartRule) -> list[Finding]:
     findings = []
     for name, ratio in here.items():
         if not (match := _COVERAGE.match(name)):
@@ -332,7 +332,7 @@ def _coverage(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Findi
     return findings
 
 
-def _entropy(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Finding]:
+def _entropy(here: Mapping[str, ProxyValue], rule: StartRule) -> list[Finding]:
     entropy = here.get("token_entropy")
     if entropy is None:
         return []
@@ -347,7 +347,7 @@ def _entropy(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Findin
     return [Finding(level=level, topic="entropy", text=text, source="arXiv 2606.18487")]
 
 
-def _samples(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Finding]:
+def _samples(here: Mapping[str, ProxyValue], rule: StartRule) -> list[Finding]:
     limits = {
         "truncated_share": (rule.warn_truncated, "cut at the token limit, reward 0 by length"),
         "unparsed_share": (rule.warn_unparsed, "without an answer, reward 0 by format"),
@@ -361,7 +361,7 @@ def _samples(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Findin
     return findings
 
 
-def _format(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Finding]:
+def _format(here: Mapping[str, ProxyValue], rule: StartRule) -> list[Finding]:
     """Say whether low scores come from the format of the answers or from missing skill."""
     gap, lenient = here.get("format_gap"), here.get("lenient_pass_at_1")
     if gap is None or lenient is None:
@@ -378,7 +378,7 @@ def _format(here: Mapping[str, ProxyValue], rule: PreflightRule) -> list[Finding
     return [Finding(level=Level.OK, topic="format", text=text)]
 
 
-def _regime(proxies: Proxies, rule: PreflightRule) -> list[Finding]:
+def _regime(proxies: Proxies, rule: StartRule) -> list[Finding]:
     findings = []
     for name, ratio in proxies.items():
         if name.partition("@")[0] != "nll_ratio":
@@ -393,7 +393,7 @@ def _regime(proxies: Proxies, rule: PreflightRule) -> list[Finding]:
     return findings
 
 
-def _beyond(measured: ProxyValue, limit: float, rule: PreflightRule, *, below: bool) -> bool:
+def _beyond(measured: ProxyValue, limit: float, rule: StartRule, *, below: bool) -> bool:
     margin = rule.n_errors * (measured.se or 0.0)
     return measured.value + margin < limit if below else measured.value - margin > limit
 
@@ -409,7 +409,7 @@ def _step(proxies: Proxies, reference: Proxies, name: str) -> float:
     return (ours.value - theirs.value) / error if error > 0.0 else 0.0
 
 
-def _contradict(of_loss: float, of_score: float, rule: PreflightRule) -> bool:
+def _contradict(of_loss: float, of_score: float, rule: StartRule) -> bool:
     # A higher loss means worse and a higher score means better, so equal signs contradict.
     return of_loss * of_score > 0 and min(abs(of_loss), abs(of_score)) >= rule.n_errors
 

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlready.predictors.decisions.preflight import (
+from rlready.predictors.decisions.start_check import (
     Finding,
     Level,
-    PreflightRule,
     ProxyValue,
+    StartRule,
+    check_start,
     conflicts,
     mean_proxies,
-    preflight,
     proxies_of,
     worst,
 )
@@ -39,7 +39,7 @@ def topic(findings: tuple[Finding, ...], name: str) -> Finding:
 
 
 def test_healthy_checkpoint_has_no_warning() -> None:
-    found = preflight(
+    found = check_start(
         measured(
             signal_share_8=0.7,
             pass_at_1=0.45,
@@ -65,30 +65,30 @@ def test_healthy_checkpoint_has_no_warning() -> None:
     ("rate", "side"), [(0.001, "all wrong: easier"), (0.999, "all right: hard")]
 )
 def test_no_signal_stops_and_says_on_which_side(rate: float, side: str) -> None:
-    found = preflight(measured(signal_share_8=(0.01, 0.005), pass_at_1=rate))
+    found = check_start(measured(signal_share_8=(0.01, 0.005), pass_at_1=rate))
     assert found[0].level is Level.STOP
     assert "almost no gradient: 0.01 +- 0.005" in found[0].text
     assert side in found[0].text
 
 
 def test_little_signal_that_errors_blur_only_warns() -> None:
-    assert topic(preflight(measured(signal_share_8=(0.04, 0.02))), "signal").level is Level.WARN
-    assert topic(preflight(measured(signal_share_8=(0.15, 0.01))), "signal").level is Level.WARN
+    assert topic(check_start(measured(signal_share_8=(0.04, 0.02))), "signal").level is Level.WARN
+    assert topic(check_start(measured(signal_share_8=(0.15, 0.01))), "signal").level is Level.WARN
 
 
 def test_signal_of_another_group_size_is_a_bound() -> None:
     """The share rises with the group: 8 bounds 16 from below, 16 bounds 8 from above."""
-    larger = PreflightRule(group_size=16)
-    found = topic(preflight(measured(signal_share_8=0.01), rule=larger), "signal")
+    larger = StartRule(group_size=16)
+    found = topic(check_start(measured(signal_share_8=0.01), rule=larger), "signal")
     assert found.level is Level.WARN
     assert (
         "it is too close to call whether GRPO has a gradient: "
         "0.01 of the groups of 8 (a lower bound for 16)" in (found.text)
     )
-    found = topic(preflight(measured(signal_share_16=0.01)), "signal")
+    found = topic(check_start(measured(signal_share_16=0.01)), "signal")
     assert found.level is Level.STOP
     assert "an upper bound for 8" in found.text
-    assert topic(preflight(measured(signal_share_16=0.5)), "signal").level is Level.OK
+    assert topic(check_start(measured(signal_share_16=0.5)), "signal").level is Level.OK
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_signal_of_another_group_size_is_a_bound() -> None:
     ],
 )
 def test_rate_is_held_against_p_star(times: float, level: Level, words: str) -> None:
-    found = topic(preflight(measured(pass_at_1=times * math.log(2) / 8)), "rate")
+    found = topic(check_start(measured(pass_at_1=times * math.log(2) / 8)), "rate")
     assert (found.level, words in found.text) == (level, True)
 
 
@@ -111,16 +111,16 @@ def test_p_star_is_where_half_of_the_groups_are_all_wrong() -> None:
 
 
 def test_coverage_warns_only_beyond_its_error() -> None:
-    found = topic(preflight(measured(pass_at_1=0.5, coverage_ratio_16=(1.5, 0.1))), "coverage")
+    found = topic(check_start(measured(pass_at_1=0.5, coverage_ratio_16=(1.5, 0.1))), "coverage")
     assert found.level is Level.WARN
     assert "destroyed more" in found.text
-    found = topic(preflight(measured(pass_at_1=0.5, coverage_ratio_16=(1.1, 0.1))), "coverage")
+    found = topic(check_start(measured(pass_at_1=0.5, coverage_ratio_16=(1.1, 0.1))), "coverage")
     assert found.level is Level.OK
     assert "less than twice its standard error" in found.text
 
 
 def test_low_entropy_says_how_little_the_threshold_is_tested() -> None:
-    found = topic(preflight(measured(token_entropy=0.1)), "entropy")
+    found = topic(check_start(measured(token_entropy=0.1)), "entropy")
     assert found.level is Level.WARN
     assert "one ladder" in found.text
 
@@ -135,30 +135,30 @@ def test_low_entropy_says_how_little_the_threshold_is_tested() -> None:
     ],
 )
 def test_regime_follows_the_ratio(ratio: float, level: Level, regime: str) -> None:
-    found = topic(preflight({"nll_ratio@heldout": ProxyValue(value=ratio)}), "regime")
+    found = topic(check_start({"nll_ratio@heldout": ProxyValue(value=ratio)}), "regime")
     assert (found.level, regime in found.text) == (level, True)
 
 
 def test_shares_of_lost_samples_warn() -> None:
-    found = preflight(measured(truncated_share=0.3, unparsed_share=0.2, unscored_share=0.05))
+    found = check_start(measured(truncated_share=0.3, unparsed_share=0.2, unscored_share=0.05))
     assert [finding.level for finding in found] == [Level.WARN] * 3
     assert "0.3 of the samples are cut at the token limit" in found[0].text
 
 
 def test_a_start_that_fails_by_format_gets_other_advice_than_one_that_fails_by_skill() -> None:
     by_format = measured(lenient_pass_at_1=(0.4, 0.02), format_gap=(0.38, 0.02))
-    found = topic(preflight(by_format), "format")
+    found = topic(check_start(by_format), "format")
     assert (found.level, "fails by format" in found.text) == (Level.WARN, True)
     assert "--answer-format" in found.text
     by_skill = measured(lenient_pass_at_1=(0.02, 0.01), format_gap=(0.0, 0.0))
-    found = topic(preflight(by_skill), "format")
+    found = topic(check_start(by_skill), "format")
     assert (found.level, "fails by skill, not by format" in found.text) == (Level.OK, True)
-    able = topic(preflight(measured(lenient_pass_at_1=0.6, format_gap=0.01)), "format")
+    able = topic(check_start(measured(lenient_pass_at_1=0.6, format_gap=0.01)), "format")
     assert "fails" not in able.text
 
 
 def test_a_format_gap_within_its_error_does_not_warn() -> None:
-    found = topic(preflight(measured(lenient_pass_at_1=0.5, format_gap=(0.15, 0.03))), "format")
+    found = topic(check_start(measured(lenient_pass_at_1=0.5, format_gap=(0.15, 0.03))), "format")
     assert found.level is Level.OK
 
 
@@ -213,23 +213,23 @@ def test_row_of_the_table_gives_its_proxies() -> None:
 def test_benchmark_has_to_be_named_among_several() -> None:
     proxies = {"pass_at_1@x": ProxyValue(value=0.5), "pass_at_1@y": ProxyValue(value=0.01)}
     with pytest.raises(ConfigError, match="samples were drawn on x, y"):
-        preflight(proxies)
+        check_start(proxies)
     with pytest.raises(ConfigError, match=r"samples of 'z'\. Sampled benchmarks: x, y"):
-        preflight(proxies, "z")
-    assert worst(preflight(proxies, "x")) is Level.OK
-    assert worst(preflight(proxies, "y")) is Level.WARN
+        check_start(proxies, "z")
+    assert worst(check_start(proxies, "x")) is Level.OK
+    assert worst(check_start(proxies, "y")) is Level.WARN
 
 
 def test_nothing_measured_says_nothing() -> None:
-    assert preflight({}) == ()
+    assert check_start({}) == ()
     assert worst(()) is Level.OK
 
 
 def test_findings_are_json() -> None:
-    found = preflight(measured(signal_share_8=0.01))
+    found = check_start(measured(signal_share_8=0.01))
     assert json.loads(json.dumps([finding.to_dict() for finding in found]))[0]["level"] == "stop"
 
 
 def test_group_of_one_is_refused() -> None:
     with pytest.raises(ConfigError, match="group of 1 samples"):
-        PreflightRule(group_size=1)
+        StartRule(group_size=1)
