@@ -206,7 +206,8 @@ def _benchmark(
 
 
 def _digest(problems: Mapping[str, ProblemTally]) -> str:
-    return digest(sorted([key, p.question or "", *p.golds] for key, p in problems.items()))
+    # The keys of a trainer may change from step to step; the texts do not.
+    return digest(sorted([p.question or key, *p.golds] for key, p in problems.items()))
 
 
 def _n_samples(counts: Sequence[ProblemCounts]) -> int:

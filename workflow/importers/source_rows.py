@@ -10,7 +10,7 @@ Every getter raises a `SamplesError` that names the file, the line and the field
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -77,8 +77,8 @@ class SourceRow:
         value = self.value(name)
         if isinstance(value, str):
             return value
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return str(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return str(int(value)) if value == int(value) else str(value)
         self.refuse(name, f"is {shown(value)}, not a text")
 
     def conversation(self, name: str) -> str:
@@ -129,6 +129,30 @@ class SourceRow:
         if isinstance(value, list):
             return "\n".join(self._conversation(name, message) for message in value)
         self.refuse(name, f"is {shown(value)}, not a text or a list of chat messages")
+
+
+def alike(rows: Iterable[SourceRow], *names: str) -> Iterator[SourceRow]:
+    """Yield rows that all have, or all lack, each of these fields; null means that it is missing.
+
+    A row that lacks what tells benchmarks or problems apart would become a problem of its own.
+
+    Raises:
+        SamplesError: if a row differs from the first one.
+    """
+    first: tuple[SourceRow, list[bool]] | None = None
+    for row in rows:
+        present = [row.has(name) for name in names]
+        if first is None:
+            first = row, present
+        for name, before, now in zip(names, first[1], present, strict=True):
+            if before != now:
+                row.refuse(
+                    name,
+                    "is missing or null" if before else "is given",
+                    why=f"{first[0].place} {'has' if before else 'does not have'} it",
+                    fix="Keep the rows of one run and one version of the tool",
+                )
+        yield row
 
 
 def shown(value: object) -> str:

@@ -103,7 +103,7 @@ def _evaluation(
     found: dict[tuple[str, str, str, str | None], Proxy] = {}
     for item in benchmarks:
         start = _start(item)
-        if item.benchmark is None or start is None:
+        if start is None or not _is_benchmark(item, config):
             continue
         for proxy in proxies(item, start, _protocol(reading, item, config), config.verdicts):
             if proxy.key in found:
@@ -149,15 +149,15 @@ def _outcomes(
     names = config.names()
     covered = set()
     for item in benchmarks:
-        curve = _curve_of_samples(item, config, warnings)
-        if curve is None or item.benchmark is None:
-            continue
-        if item.is_training and item.series not in names:
+        if not _is_benchmark(item, config) or item.benchmark is None:
+            why = "RL trained on these prompts" if item.is_training else "it names no benchmark"
             warnings.append(
-                f"{item.series}: the prompts are those that RL trained on; it is not an outcome. "
-                "If they are held out, name the benchmark: "
-                f"--map '{item.series}={registry_name(item.series)}'"
+                f"{item.series} is not stored: {why}. If it is one, name it: "
+                f"--map '{item.series}=BENCHMARK'"
             )
+            continue
+        curve = _curve_of_samples(item, config, warnings)
+        if curve is None:
             continue
         covered.add(item.benchmark)
         how = {
@@ -284,6 +284,11 @@ def _protocol(reading: Reading, item: Imported, config: ImportConfig) -> str:
             "correct_above": reading.correct_above,
         }
     )
+
+
+def _is_benchmark(item: Imported, config: ImportConfig) -> bool:
+    """Return whether a series has a name, and held-out prompts unless the user names it."""
+    return item.benchmark is not None and (not item.is_training or item.series in config.names())
 
 
 def _start(item: Imported) -> Any:

@@ -22,20 +22,21 @@ from typing import Any
 from rlready.registry.digest import digest
 from rlready.workflow.importers.drawn import Drawn
 from rlready.workflow.importers.source_files import SourceFile
-from rlready.workflow.importers.source_rows import SourceRow
+from rlready.workflow.importers.source_rows import SourceRow, alike
 
 _STEP = re.compile(r"step_(\d+)")
 
 
 def rollouts(file: SourceFile, score: str | None) -> Iterator[Drawn]:
     """Yield one sample a line of `results.jsonl`."""
-    for row in file.rows():
+    names = ("task", "env_id", "env_name", "answer")
+    for row in alike(file.rows(), *names):
         name = score or "reward"
         has_error = row.has("error")
-        env = row.values.get("task") or row.values.get("env_id") or row.values.get("env_name")
+        env = next((row.text(n) for n in names[:3] if isinstance(row.values.get(n), str)), None)
         yield Drawn(
-            series=env if isinstance(env, str) else file.path.parent.name,
-            is_named=isinstance(env, str),
+            series=env or file.path.parent.name,
+            is_named=env is not None,
             is_training="train" in file.path.parts,
             step=_step_in(file),
             problem=row.text("example_id"),
@@ -51,7 +52,7 @@ def rollouts(file: SourceFile, score: str | None) -> Iterator[Drawn]:
 
 def episodes(file: SourceFile, score: str | None) -> Iterator[Drawn]:
     """Yield one sample for each agent's trace in each line of `traces.jsonl`."""
-    for row in file.rows():
+    for row in alike(file.rows(), "env", "run", "task", "example_id", "group_id"):
         env, is_training, step = _about(row)
         key, question, golds = _task(row)
         for trace in row.items("traces"):
@@ -75,12 +76,11 @@ def _about(row: SourceRow) -> tuple[str | None, bool | None, int | None]:
     """Return the environment's name, whether the rollout was for training, and its step."""
     value = row.values.get("env")
     env = value if isinstance(value, str) else None
-    if isinstance(value, dict):
-        env = value.get("name") or value.get("id") or None
-    if not isinstance(row.values.get("run"), dict):
-        return env, None, None
-    run = row.inner("run")
-    if not isinstance(run.values.get("work"), dict):
+    if value is not None and env is None:
+        about = row.inner("env")
+        env = next((about.text(n) for n in ("name", "id") if about.values.get(n)), None)
+    run = row.inner("run") if row.has("run") else None
+    if run is None or not run.has("work"):
         return env, None, None
     work = run.inner("work")
     return env, work.values.get("type") == "train", work.whole("step")
@@ -88,7 +88,7 @@ def _about(row: SourceRow) -> tuple[str | None, bool | None, int | None]:
 
 def _task(row: SourceRow) -> tuple[str, str | None, tuple[str, ...]]:
     """Return the key, the prompt and the reference answers of the problem."""
-    if not isinstance(row.values.get("task"), dict):
+    if not row.has("task"):
         name = "example_id" if row.has("example_id") else "group_id"
         return row.text(name), None, ()
     task = row.inner("task")

@@ -17,7 +17,7 @@ from typing import Any
 
 from rlready.workflow.importers.drawn import Drawn
 from rlready.workflow.importers.source_files import SourceFile
-from rlready.workflow.importers.source_rows import SourceRow
+from rlready.workflow.importers.source_rows import SourceRow, alike
 
 _PROBLEM = ("problem_id", "problem", "id", "task_id", "question", "prompt")
 _SCORE = ("correct", "is_correct", "score", "reward", "acc")
@@ -42,7 +42,7 @@ def is_samples(file: SourceFile) -> bool:
 def counts(file: SourceFile, score: str | None) -> Iterator[Drawn]:
     """Yield the samples of each row of counts."""
     seen: dict[tuple[object, ...], str] = {}
-    for row in file.rows():
+    for row in alike(file.rows(), *_BENCHMARK, "step"):
         n, c = row.whole("n"), row.whole("c")
         common = _common(row, file)
         key = (common["series"], common["step"], common["problem"])
@@ -60,22 +60,22 @@ def counts(file: SourceFile, score: str | None) -> Iterator[Drawn]:
 
 def samples(file: SourceFile, score: str | None) -> Iterator[Drawn]:
     """Yield one sample a row."""
-    for row in file.rows():
-        name = score or _first(list(row.values), _SCORE) or _first(file.names, _SCORE)
-        text, gold = (_first(list(row.values), names) for names in (_TEXT, _GOLD))
-        index = _first(list(row.values), _INDEX)
+    name = score or _first(file.names, _SCORE)
+    text, gold, index = (_first(file.names, names) for names in (_TEXT, _GOLD, _INDEX))
+    for row in alike(file.rows(), *_BENCHMARK, "step", *_INDEX):
         yield Drawn(
             **_common(row, file),
             score_field=name or "score",
             scores=() if name is None else [row.score(name)],
-            texts=() if text is None else [row.conversation(text)],
+            # A completion may be empty, and an empty cell is null.
+            texts=() if text is None else [row.conversation(text) if row.has(text) else ""],
             golds=() if gold is None else (row.text(gold),),
             sample_index=None if index is None else row.whole(index),
         )
 
 
 def _common(row: SourceRow, file: SourceFile) -> dict[str, Any]:
-    problem = _first(list(row.values), _PROBLEM) or _first(file.names, _PROBLEM)
+    problem = _first(file.names, _PROBLEM)
     assert problem is not None  # `is_counts` and `is_samples` require it
     benchmark = _first(list(row.values), _BENCHMARK)
     question = next((n for n in ("question", "prompt") if row.has(n)), None)

@@ -24,7 +24,7 @@ from typing import Any
 from rlready.registry.digest import digest
 from rlready.workflow.importers.drawn import Drawn, Settings
 from rlready.workflow.importers.source_files import SourceFile
-from rlready.workflow.importers.source_rows import SourceRow
+from rlready.workflow.importers.source_rows import SourceRow, alike
 
 _LAST_NUMBER = re.compile(r"(\d+)\D*$")
 _VERL_UID = re.compile(r"(.+)_\d+_\d+")
@@ -38,20 +38,24 @@ _NOT_REWARDS = (
 def verl(file: SourceFile, score: str | None) -> Iterator[Drawn]:
     """Yield one sample a line. `acc` is the verdict; `score` may hold bonuses or be -1 and 1."""
     name = file.path.parent.name
-    for row in file.rows():
+    keys, is_numbered = _Keys(), None
+    for row in alike(file.rows(), "acc", "step", "uid", "data_source", "dataset"):
         field = score or ("acc" if row.has("acc") else "score")
         step = row.whole("step") if row.has("step") else _number_in(row, file.path.stem)
         source = next((n for n in ("data_source", "dataset") if row.has(n)), None)
         golds = _golds(row, "gts") if row.has("gts") else ()
         question = row.conversation("input")
         uid = _VERL_UID.fullmatch(row.text("uid")) if row.has("uid") else None
+        is_numbered = (uid is not None) if is_numbered is None else is_numbered
+        if is_numbered != (uid is not None):
+            row.refuse("uid", f"is {row.text('uid')!r}, of another form than in the first row")
         yield Drawn(
             series=row.text(source) if source else name,
             is_named=source is not None,
             is_training="rollout" in name or "train" in name,
             step=step,
-            # The uid of a whole group, or else the text: two problems may have the same text.
-            problem=uid[1] if uid else _key(question, golds),
+            # `<problem>_<sample>_<turn>`, or else the text: other uids change from step to step.
+            problem=uid[1] if uid else keys.key(row, "gts", question, golds),
             where=row.where,
             score_field=field,
             scores=[row.number(field)],
@@ -157,18 +161,18 @@ def skyrl(file: SourceFile, score: str | None) -> Iterator[Drawn]:
     step = None
     if match := re.fullmatch(r"global_step_(\d+)_evals", file.path.parent.name):
         step = int(match[1])
-    for row in file.rows():
+    keys = _Keys()
+    for row in alike(file.rows(), "env_extras", "data_source"):
         question = row.conversation("input_prompt")
         golds: tuple[str, ...] = ()
-        key = _key(question)
+        index = ""
         if row.has("env_extras"):
             extras = row.inner("env_extras")
             golds = _nested_gold(extras)
-            key = _key(question, golds)
-            if extras.has("extra_info") and isinstance(extras.value("extra_info"), dict):
+            if isinstance(extras.values.get("extra_info"), dict):
                 info = extras.inner("extra_info")
-                if info.has("index") and isinstance(info.value("index"), int | str):
-                    key = f"{info.text('index')} {key}"
+                index = info.text("index") if info.has("index") else ""
+        key = keys.key(row, "env_extras", question, golds, index)
         if isinstance(row.value("score"), list):
             of_tokens = row.sequence("score")
             inner = SourceRow(
@@ -218,7 +222,7 @@ def open_instruct(file: SourceFile, score: str | None) -> Iterator[Drawn]:
     """
     highest = max((row.number(score or "reward") for row in file.rows()), default=0.0)
     full_score = _VERIFICATION_REWARD if highest >= _VERIFICATION_REWARD else 1.0
-    for row in file.rows():
+    for row in alike(file.rows(), "dataset", "ground_truth"):
         named = row.has("dataset")
         dataset = row.value("dataset") if named else "rollouts"
         yield Drawn(
@@ -311,6 +315,26 @@ def _number_in(row: SourceRow, name: str) -> int:
 def _number_in_name(file: SourceFile) -> int | None:
     match = _LAST_NUMBER.search(file.path.stem)
     return int(match[1]) if match else None
+
+
+class _Keys:
+    """Keys of problems that have no id: their text and reference answers.
+
+    Two problems may have the same text, as those with a picture do, so that the answers count too.
+    But then all samples of a text have an answer, or none has one.
+    """
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, tuple[bool, bool]] = {}
+
+    def key(
+        self, row: SourceRow, field: str, question: str, golds: Sequence[str], index: str = ""
+    ) -> str:
+        """Return the key of a row's problem; raise SamplesError if its samples differ in kind."""
+        kind = (bool(golds), bool(index))
+        if self._kinds.setdefault(_key(question), kind) != kind:
+            row.refuse(field, "lacks what another sample of the same prompt has, or adds to it")
+        return f"{index} {_key(question, golds)}".strip()
 
 
 def _key(question: str, golds: Sequence[str] = ()) -> str:
