@@ -143,3 +143,29 @@ def test_rows_in_any_order_give_the_same_counts(counts: list[tuple[int, int]], s
         (item,) = imported(read("table", path), {})
     found = {each.problem_id: (each.n, each.c) for each in item.steps[0].tool}
     assert found == {f"p{i}": pair for i, pair in enumerate(wanted)}
+
+
+STEPS = st.lists(
+    st.tuples(st.integers(0, 5), st.floats(0, 1), st.booleans()), min_size=1, max_size=15
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(rows=STEPS)
+def test_the_last_row_of_a_step_counts(rows: list[tuple[int, float, bool]]) -> None:
+    """A resumed run logs steps again; rows of training alone stand between."""
+    last = {step: value for step, value, _ in rows}
+    text = ""
+    for step, value, has_training in rows:
+        if has_training:
+            text += json.dumps({"_step": 1, "global_step": step, "reward": 3.0}) + "\n"
+        text += json.dumps({"eval/global_step": step, "eval/eval_toy_pass1": value}) + "\n"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "history.jsonl")
+        path.write_text(text)
+        reading = read("openrlhf", path)
+    (curve,) = reading.curves
+    assert curve.values() == sorted(last.items())
+    steps = [step for step, _, _ in rows]
+    if steps != sorted(steps):
+        assert any("the last row of a step counts" in note for note in reading.notes)

@@ -16,11 +16,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rlready.registry.compressed_files import check_expansion
 from rlready.registry.digest import file_sha256
@@ -32,6 +32,8 @@ from rlready.registry.store import Store
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+T = TypeVar("T")
 
 FORMAT = 1
 MANIFEST = "registry.json"
@@ -282,7 +284,7 @@ def _outcome(row: Mapping[str, Any]) -> Outcome:
     return outcome
 
 
-def _record(table: str, id_: str, make: Any) -> Any:
+def _record(table: str, id_: str, make: Callable[[], T]) -> T:
     try:
         return make()
     except (RecordError, TypeError, ValueError) as error:
