@@ -477,3 +477,34 @@ def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
     path.write_bytes(whole[:middle] + b"\0" * 9 + whole[middle + 9 :])
     with pytest.raises(RlreadyError, match=r"log\.eval"):
         read("inspect", path)
+
+
+def test_samples_of_two_runs_are_not_added_up(tmp_path: Path) -> None:
+    """A folder of results often holds several runs or models of the same task."""
+    source = next((FILES / "lm_eval").glob("samples_toy_math_*"))
+    shutil.copy(source, tmp_path / "samples_toy_math_2026-11-20T10-27-22.501286.jsonl")
+    shutil.copy(source, tmp_path / "samples_toy_math_2026-11-21T10-27-22.501286.jsonl")
+    with pytest.raises(SamplesError, match=r"samples of toy_math are in two files: .*Name one"):
+        read("lm-eval", tmp_path, WITHOUT_CHECK)
+
+
+def test_a_filter_of_lm_eval_can_be_named() -> None:
+    path = next((FILES / "lm_eval").glob("samples_toy_math_*"))
+    (step,) = only(read("lm-eval", path, HowToRead(score="exact_match,first"))).steps
+    assert not step.tool  # the metric of this filter is that of one sample of eight
+    with pytest.raises(SamplesError, match="has no filter 'last'"):
+        read("lm-eval", path, HowToRead(check=False, score="exact_match,last"))
+
+
+def test_rewards_of_older_versions_of_trl_are_read(tmp_path: Path) -> None:
+    """Before 0.16 the mean of a reward function had no suffix."""
+    history = [
+        {"step": 0, "eval_rewards/accuracy_reward": 0.5, "eval_reward": 0.9},
+        {"step": 5, "rewards/accuracy_reward": 0.6, "reward": 1.4, "loss": 0.1},
+        {"step": 20, "eval_rewards/accuracy_reward": 0.6875, "eval_reward": 1.1},
+    ]
+    path = tmp_path / "trainer_state.json"
+    path.write_text(json.dumps({"log_history": history, "global_step": 20}))
+    curves = {c.metric: c for c in read("auto", path).curves}
+    assert curves["eval_rewards/accuracy_reward"].values() == [(0, 0.5), (20, 0.6875)]
+    assert curves["rewards/accuracy_reward"].is_training

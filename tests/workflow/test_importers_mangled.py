@@ -41,7 +41,11 @@ ORACLES: dict[str, tuple[str, Path, Callable[[dict[str, Any]], tuple[Any, float]
         "skyrl",
         TRAINERS / "skyrl" / "dumped_evals" / "global_step_20_evals" / "toy_math.jsonl",
         lambda row: (
-            (row["input_prompt"], row["env_extras"]["reward_spec"]["ground_truth"]),
+            (
+                row["data_source"],
+                row["input_prompt"],
+                row["env_extras"]["reward_spec"]["ground_truth"],
+            ),
             total(row["score"]),
         ),
     ),
@@ -53,7 +57,7 @@ ORACLES: dict[str, tuple[str, Path, Callable[[dict[str, Any]], tuple[Any, float]
     "prime-rl": (
         "prime-rl",
         TRAINERS / "prime_rl" / "rollouts" / "step_20" / "eval" / "effective" / "traces.jsonl",
-        lambda row: (row["example_id"], row["traces"][0]["reward"]),
+        lambda row: ((row["env"], row["example_id"]), row["traces"][0]["reward"]),
     ),
 }
 """A second, simple reader of each file: the problem of a row, and its score."""

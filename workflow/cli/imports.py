@@ -13,10 +13,13 @@ from rlready.workflow.importers.config import ImportConfig
 def import_results(config: ImportConfig, common: CommonFlags) -> None:
     """Read what a trainer or another evaluation tool wrote at PATH.
 
-    TOOL is the tool that wrote the files; auto finds it by their content. Samples give exact
-    counts: pass@k is computed again with its standard errors, and rlready checks the texts itself.
-    Trainers that only log numbers give a curve. Samples of step 0, or of an evaluation, become
-    proxies of the checkpoint; later steps become an outcome of RL.
+    TOOL is verl, trl, prime-rl, nemo-rl, skyrl, areal, open-instruct, ms-swift, openrlhf, slime,
+    tinker, lm-eval, lighteval, inspect or table; auto finds it by the content of the files, and
+    registry reads what `rlready export` wrote.
+
+    Samples give exact counts: pass@k is computed again with its standard errors, and rlready checks
+    the texts itself. Trainers that only log numbers give a curve. Samples of step 0, or of an
+    evaluation, become proxies of the checkpoint; later steps become an outcome of RL.
 
     \b
     rlready import lm-eval results/ --checkpoint sft-3

@@ -48,7 +48,8 @@ class ImportConfig:
             it, the command shows what the files hold and stores nothing.
         benchmarks: NAME in the files is the benchmark BENCHMARK of the registry. Repeatable.
         verdicts: Whose verdicts pass@k is computed from: the tool's, or rlready's on the texts.
-        score: Field, metric or scorer that says whether a sample is correct, if there are several.
+        score: Field, metric or scorer that says whether a sample is correct, if there are several;
+            METRIC,FILTER for lm-eval.
         correct_above: A sample with a score above X is correct.  [default: scores are 0 or 1]
         percent: Scores are percentages, 0 to 100.
         answer_format: Where rlready looks for the answer in a text.
@@ -62,7 +63,7 @@ class ImportConfig:
         rl_recipe: Everything else about the RL run: data, group size, temperature, ...
     """
 
-    tool: Source = field(kw_only=False)
+    tool: Annotated[Source, Flag(metavar="TOOL")] = field(kw_only=False)
     path: Path = field(kw_only=False)
     checkpoint: Annotated[str | None, Flag(metavar="ID")] = None
     benchmarks: Annotated[

@@ -24,6 +24,8 @@ from rlready.workflow.importers.tools.known import FORMS, TOOLS, beside, matches
 
 AUTO = "auto"
 _LISTED = 5
+_SPLIT = ("areal", "open-instruct")
+"""Tools that write several files for one benchmark and step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +99,14 @@ def read(
     notes: list[str] = []
     numbers: list[Logged] = []
     settings: dict[str, dict[str, Any]] = {}
+    files_of: dict[tuple[str, int | None], Path] = {}
     with ExitStack() as stack:
         verifier = stack.enter_context(Verifier()) if how.check else None
         tally = Tally(verifier, how.answer_format, how.correct_above, how.percent, advance)
         for file, form in chosen:
             for item in form.read(file, how.score):
                 if isinstance(item, Drawn):
+                    _one_file(item, file, form, files_of)
                     tally.add(item)
                 elif isinstance(item, Note):
                     notes.append(item.text)
@@ -179,6 +183,25 @@ def _choose(tool: str, path: Path) -> tuple[list[tuple[SourceFile, Form]], list[
     return chosen, left_out
 
 
+def _one_file(
+    drawn: Drawn, file: SourceFile, form: Form, files_of: dict[tuple[str, int | None], Path]
+) -> None:
+    """Refuse samples of one benchmark and step in two files, unless the tool splits its files.
+
+    They may be of two models, of two runs, or of the prompts of training and of validation.
+    """
+    if form.tool in _SPLIT:
+        return
+    first = files_of.setdefault((drawn.series, drawn.step), file.path)
+    if first != file.path:
+        step = "" if drawn.step is None else f" at step {drawn.step}"
+        raise SamplesError(
+            f"samples of {drawn.series}{step} are in two files: {first} and {file.path}",
+            why="they may be of two models or two runs, and are not added up",
+            fix="Name one of them, or the folder of one run",
+        )
+
+
 def _fitting(forms: Sequence[Form], file: SourceFile) -> list[Form]:
     """Return the forms that a file has, the one that asks for most names first."""
     fitting = [form for form in forms if matches(form, file)]
@@ -201,6 +224,7 @@ def _nothing(
             "`rlready import table`"
             if tool == AUTO
             else f"Expected: {expected}"
+            + ("; `rlready outcome --curve` reads scores at steps" if tool == "table" else "")
         ),
     )
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rlready.registry.digest import digest
+from rlready.registry.errors import SamplesError
 from rlready.workflow.importers.drawn import Drawn, Settings
 from rlready.workflow.importers.source_files import SourceFile
 from rlready.workflow.importers.source_rows import SourceRow, shown_names
@@ -37,7 +38,9 @@ def lm_eval(file: SourceFile, score: str | None) -> Iterator[Drawn | Settings]:
     """Yield the samples of each document, once: by the filter that keeps most of its texts."""
     match = _SAMPLES_NAME.match(file.path.name.partition(".jsonl")[0].removesuffix(".json"))
     task = match["task"] if match else file.path.stem
-    chosen: str | None = None
+    # As in lm-eval's results: `exact_match,flexible-extract` is a metric and a filter.
+    score, _, named = (score or "").partition(",")
+    chosen: str | None = named or None
     seen: dict[str, SourceRow] = {}
     for row in file.rows():
         name = row.text("filter") if row.has("filter") else ""
@@ -56,9 +59,11 @@ def lm_eval(file: SourceFile, score: str | None) -> Iterator[Drawn | Settings]:
                 fix="Keep the lines of one run and one filter",
             )
         seen[key] = SourceRow(row.path, row.place, {})
-        drawn = _document(row, task, score)
+        drawn = _document(row, task, score or None)
         if drawn is not None:
             yield drawn
+    if named and not seen:
+        raise SamplesError(f"{file.path} has no filter {named!r}", fix="Correct --score")
 
 
 def _best_filter(file: SourceFile) -> str:

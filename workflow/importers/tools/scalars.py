@@ -58,8 +58,11 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         Rule(r"val/test_score/(?P<series>.+)", "mean"),
     ),
     "trl": (
-        Rule(r"eval_(?:\w+_)?rewards/(?P<series>.+)/mean", "mean", is_named=False),
-        Rule(r"rewards/(?P<series>.+)/mean", "mean", is_named=False, is_training=True),
+        Rule(r"eval_(?:\w+_)?rewards/(?P<series>[^/]+)/mean", "mean", is_named=False),
+        Rule(r"rewards/(?P<series>[^/]+)/mean", "mean", is_named=False, is_training=True),
+        Rule(r"(?:eval_(?:\w+_)?)?rewards/.+/std", "other"),
+        Rule(r"eval_(?:\w+_)?rewards/(?P<series>[^/]+)", "mean", is_named=False),  # before 0.16
+        Rule(r"rewards/(?P<series>[^/]+)", "mean", is_named=False, is_training=True),
     ),
     "ms-swift": (
         Rule(r"eval_rewards/(?P<series>.+)/mean", "mean", is_named=False),
