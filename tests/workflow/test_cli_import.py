@@ -206,3 +206,42 @@ def test_an_export_is_read_by_import_registry(store: MlflowStore, run: Run, tmp_
         (c.checkpoint, c.proxies, c.outcomes) for c in store.checkpoints()
     ]
     assert "--checkpoint is given" in refused(run("registry", "backup", "--checkpoint", NAME))
+
+
+ODD = {
+    "cut.eval": b"PK\x03\x04xxx",
+    "cut.parquet": b"PAR1xxxxPAR1",
+    "cut.json": '{"evaluation_data": [{',
+    "empty.jsonl": "",
+    "latin.csv": "problem,n,c\n\xe4,1,1\n".encode("latin-1"),
+    "numbers.jsonl": "[1, 2]\n",
+    "deep.jsonl": "[" * 500 + "]" * 500 + "\n",
+    "verl.jsonl": '{"input": [{"role": 3}], "output": "b", "score": 1, "step": 0}\n',
+    "trace.jsonl": '{"traces": [{}]}\n',
+    "state.json": '{"log_history": [1]}',
+    "samples_x.jsonl": '{"doc_id": [], "resps": {}, "filtered_resps": 1}\n',
+    "evaluation_data.json": '{"evaluation_data": {}}',
+    "val_data_step1.jsonl": '{"content": [], "rewards": [], "idx": 0}\n',
+    "completions.jsonl": '{"step": ["x"], "prompt": [1], "completion": [2], "r": [1]}\n',
+    "counts.csv": "problem,n,c\n,,\n",
+    "log.json": '{"eval": 1, "samples": [{}], "status": "x"}',
+    "rollout.jsonl": '{"example_id": 1, "reward": "x"}\n',
+    "swift.jsonl": '{"global_step/max_steps": "x", "rewards/a/mean": 0.1}\n',
+    "slime.jsonl": '{"eval/step": null, "eval/a": 0.5}\n',
+    "huge.jsonl": '{"eval/step": 1, "eval/a": 1e999}\n',
+    "logger.jsonl": '{"step": 1, "data": []}\n',
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_file_gives_one_line_of_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = ODD[name]
+    Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    result = CliRunner().invoke(main, ["import", "auto", name, "--no-check", "--json"])
+    message = refused(result)
+    assert name in message
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1

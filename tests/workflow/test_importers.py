@@ -40,6 +40,7 @@ HARNESSES = {
     "lighteval": FILES / "lighteval",
     "inspect archive": FILES / "inspect" / "toy_math_zstd.eval",
     "inspect json": FILES / "inspect" / "toy_math.json",
+    "prime-rl verifiers": FILES / "verifiers",
 }
 PASS_AT = {1: 0.425, 2: 0.557142857142857, 4: 0.685714285714286, 8: 0.8}
 
@@ -494,6 +495,14 @@ def test_a_filter_of_lm_eval_can_be_named() -> None:
     assert not step.tool  # the metric of this filter is that of one sample of eight
     with pytest.raises(SamplesError, match="has no filter 'last'"):
         read("lm-eval", path, HowToRead(check=False, score="exact_match,last"))
+
+
+def test_a_message_without_content_is_an_empty_answer(tmp_path: Path) -> None:
+    """Beside tool calls the content of a message is null."""
+    path = copied(tmp_path, TRAINERS / "nemo_rl" / "val_data_step0.jsonl")
+    line_of(path, 1, lambda row: row["content"][0][1].update({"content": None}))
+    (item,) = imported(read("nemo-rl", path, WITHOUT_CHECK), {})
+    assert sorted_counts(item.steps[0]) == [(0, 4), (1, 4), (3, 4), (4, 4)]
 
 
 def test_rewards_of_older_versions_of_trl_are_read(tmp_path: Path) -> None:

@@ -85,6 +85,10 @@ class SourceRow:
         """Return a text or the contents of a list of chat messages, one message a line."""
         return self._conversation(name, self.value(name))
 
+    def message(self) -> str:
+        """Return the content of a chat message; empty if it is null, as beside tool calls."""
+        return self.conversation("content") if self.has("content") else ""
+
     def sequence(self, name: str) -> Sequence[Any]:
         """Return a list."""
         value = self.value(name)

@@ -76,7 +76,7 @@ def _sample(row: SourceRow, header: SourceRow, score: str | None) -> Drawn:
     place = f"{row.place}, {row.prefix.rstrip('.')}" if row.prefix else row.place
     choices = list(row.inner("output").items("choices")) if row.has("output") else []
     name, value = _score(row, score)
-    text = _resolved(row, choices[0].inner("message").conversation("content")) if choices else None
+    text = _resolved(row, choices[0].inner("message").message()) if choices else None
     target = row.values.get("target")
     golds = target if isinstance(target, list) else [target]
     return Drawn(

@@ -114,7 +114,7 @@ def nemo_rl(file: SourceFile, score: str | None) -> Iterator[Drawn]:
         if "assistant" not in roles:
             row.refuse("content", "holds no message of the role assistant")
         first = roles.index("assistant")
-        question = "\n".join(turn.conversation("content") for turn in turns[:first])
+        question = "\n".join(turn.message() for turn in turns[:first])
         last = len(roles) - 1 - roles[::-1].index("assistant")
         yield Drawn(
             series="validation",
@@ -125,7 +125,7 @@ def nemo_rl(file: SourceFile, score: str | None) -> Iterator[Drawn]:
             score_field="rewards",
             scores=[inner.number("rewards")],
             question=question,
-            texts=[turns[last].conversation("content")],
+            texts=[turns[last].message()],
         )
 
 
