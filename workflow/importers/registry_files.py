@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -92,14 +91,9 @@ def write_registry(folder: Path, store: Store) -> RegistryCounts:
         ],
         "outcomes": [_outcome_row(outcome) for outcome in outcomes],
     }
-    temporary = folder.with_name(f".{folder.name}.partial")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        _write_tables(temporary, rows)
-        if folder.exists():
-            folder.rmdir()
-        temporary.replace(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_tables(folder, rows)
     except OSError as error:
         raise ConfigError(f"cannot write {folder}", why=error.strerror or str(error)) from error
     return RegistryCounts(**{name: len(rows[name]) for name in _TABLES})
@@ -165,6 +159,7 @@ def _write_tables(folder: Path, rows: Mapping[str, Sequence[Mapping[str, Any]]])
         table = pa.Table.from_pylist([dict(row) for row in rows[name]], schema=_schema(name))
         pyarrow.parquet.write_table(table, path, compression="zstd")
         files[path.name] = {"sha256": file_sha256(path), "rows": len(rows[name])}
+    # Last, because a folder without it is not an export: the writer may be killed before.
     about = {"format": FORMAT, "rlready": version("rlready"), "files": files}
     (folder / MANIFEST).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
