@@ -167,6 +167,11 @@ def test_files_of_several_tools_are_not_mixed(tmp_path: Path) -> None:
     with pytest.raises(SamplesError, match=r"files of 2 tools.*skyrl.*areal"):
         read("auto", tmp_path)
     assert read("areal", tmp_path, WITHOUT_CHECK).tool == "areal"
+    shutil.rmtree(tmp_path / "b")
+    (tmp_path / "mine.csv").write_text("problem,n,c\na,4,2\n")
+    reading = read("auto", tmp_path, WITHOUT_CHECK)
+    assert reading.tool == "skyrl"
+    assert any(path.name == "mine.csv" for path, _ in reading.left_out)
 
 
 def test_a_file_of_another_tool_is_named_with_what_was_found() -> None:

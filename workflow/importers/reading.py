@@ -173,6 +173,14 @@ def _choose(tool: str, path: Path) -> tuple[list[tuple[SourceFile, Form]], list[
     if not chosen:
         raise _nothing(tool, path, forms, left_out)
     tools = list(dict.fromkeys(form.tool for _, form in chosen))
+    if len(tools) > 1 and "table" in tools:  # the names of a table are common
+        tools.remove("table")
+        left_out += [
+            (file.path, f"a plain table beside files of {tools[0]}")
+            for file, form in chosen
+            if form.tool == "table"
+        ]
+        chosen = [(file, form) for file, form in chosen if form.tool != "table"]
     if len(tools) > 1:
         examples = {form.tool: file.path for file, form in reversed(chosen)}
         raise SamplesError(

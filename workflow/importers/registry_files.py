@@ -17,6 +17,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -111,7 +112,7 @@ def read_registry(folder: Path, store: Store) -> RegistryCounts:
     for row in rows["proxies"]:
         values = {key: value for key, value in row.items() if key != "evaluation_id"}
         proxies.setdefault(row["evaluation_id"], []).append(
-            _record("proxies", row["evaluation_id"], lambda v=values: Proxy(**v))
+            _record("proxies", row["evaluation_id"], partial(Proxy, **values))
         )
     evaluations = [_evaluation(row, checkpoints, proxies) for row in rows["evaluations"]]
     outcomes = [_outcome(row) for row in rows["outcomes"]]

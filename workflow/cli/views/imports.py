@@ -59,7 +59,7 @@ def _row(item: Imported, step: StepCounts) -> list[str]:
         str(sum(problem.n + problem.n_unscored for problem in counts)),
         "" if first is None else with_error(first[0].value, first[0].se),
         ", ".join(f"@{name.removeprefix('pass_at_')} {numbers[name][0].value:.4f}" for name in ks),
-        "no answers" if checked is None else f"{checked[0].value:.4f}",
+        "not checked" if checked is None else f"{checked[0].value:.4f}",
         "" if checked is None else str(step.n_differ),
     ]
 
