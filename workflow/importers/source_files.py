@@ -35,7 +35,7 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet", ".eval")
 
 _FIRST_ROWS = 50
 """Rows whose names decide which tool wrote a file. A log may begin with rows of training only."""
-_BATCH_ROWS = 256
+_BATCH_ROWS = 64
 
 
 @dataclass(frozen=True)
