@@ -153,6 +153,12 @@ class Store(Protocol):
     def checkpoints(self) -> list[StoredCheckpoint]:
         """Return all complete checkpoints, the oldest first."""
 
+    def evaluations(self) -> list[Evaluation]:
+        """Return all complete evaluations, each with its checkpoint's newest facts, oldest first.
+
+        The order is that in which they were put; the newest value of a proxy is in the last one.
+        """
+
 
 class MemoryStore:
     """A store that lasts as long as its process, for tests and notebooks.
@@ -164,7 +170,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._stored: dict[str, StoredCheckpoint] = {}
-        self._evaluations: dict[str, StoredEvaluation] = {}
+        self._evaluations: dict[str, tuple[StoredEvaluation, Evaluation]] = {}
         self._clock = 0
 
     def check(self, checkpoint: Checkpoint) -> None:
@@ -185,7 +191,7 @@ class MemoryStore:
         self._clock += 1
         before = self._stored.get(checkpoint.id)
         proxies = () if before is None else before.proxies
-        earlier = self._evaluations.get(evaluation.id)
+        earlier, _ = self._evaluations.get(evaluation.id, (None, None))
         self._stored[checkpoint.id] = StoredCheckpoint(
             checkpoint=checkpoint if before is None else merge(before.checkpoint, checkpoint),
             model_id=f"memory-{checkpoint.id[:12]}",
@@ -201,7 +207,7 @@ class MemoryStore:
             run_id=f"memory-run-{len(self._evaluations)}",
             is_new=True,
         )
-        self._evaluations[evaluation.id] = stored
+        self._evaluations[evaluation.id] = (stored, evaluation)
         return stored
 
     def put_outcome(self, outcome: Outcome) -> StoredOutcome:
@@ -227,6 +233,13 @@ class MemoryStore:
     def checkpoints(self) -> list[StoredCheckpoint]:
         """See `Store.checkpoints`."""
         return list(self._stored.values())
+
+    def evaluations(self) -> list[Evaluation]:
+        """See `Store.evaluations`."""
+        return [
+            dataclasses.replace(each, checkpoint=self._stored[each.checkpoint.id].checkpoint)
+            for _, each in self._evaluations.values()
+        ]
 
 
 def newest(old: tuple[Proxy, ...], new: tuple[Proxy, ...]) -> tuple[Proxy, ...]:

@@ -27,6 +27,7 @@ from pathlib import Path
 from rlready.registry.errors import StoreError
 from rlready.registry.mlflow_store import put_evaluation, put_outcome
 from rlready.registry.mlflow_store.backends import ApiBackend, Backend, Opened
+from rlready.registry.mlflow_store.evaluations import stored_evaluations
 from rlready.registry.mlflow_store.mlflow_calls import EXISTS, or_none, quiet
 from rlready.registry.mlflow_store.record_tags import safe_key, stored_checkpoints
 from rlready.registry.mlflow_store.sql_backends import PostgresBackend, SqlBackend, SqliteBackend
@@ -107,6 +108,11 @@ class MlflowStore:
         """See `Store.checkpoints`."""
         with self._open("reading the registry") as opened:
             return stored_checkpoints(opened.rows(None, whole=True))
+
+    def evaluations(self) -> list[Evaluation]:
+        """See `Store.evaluations`. Configurations are read from the artifacts of their runs."""
+        with self._open("reading the evaluations") as opened:
+            return stored_evaluations(opened)
 
     @contextlib.contextmanager
     def opened(self, doing: str, *, write: bool = False) -> Iterator[Opened]:

@@ -153,6 +153,24 @@ class TestContract:
         (read,) = open_store().checkpoints()
         assert (read.checkpoint, read.proxies) == (bare, ())
 
+    def test_every_evaluation_is_listed_in_its_order_with_the_newest_facts(
+        self, open_store: OpenStore
+    ) -> None:
+        store = open_store()
+        first = an_evaluation(1, checkpoint=a_checkpoint(1, step=None), value=0.9)
+        second, other = an_evaluation(1, value=0.1), an_evaluation(2)
+        assert store.evaluations() == []
+        for evaluation in (first, other, second, first):
+            store.put_evaluation(evaluation)
+        listed = open_store().evaluations()
+        by_checkpoint = [each for each in listed if each.checkpoint.id == a_checkpoint(1).id]
+        assert [each.id for each in by_checkpoint] == [first.id, second.id]
+        assert all(each.checkpoint == a_checkpoint(1) for each in by_checkpoint)
+        assert {each.id for each in listed} == {first.id, second.id, other.id}
+        assert [each.proxies for each in by_checkpoint] == [first.proxies, second.proxies]
+        assert all(each.config == first.config for each in by_checkpoint)
+        assert all(each.references == first.references for each in by_checkpoint)
+
     def test_an_evaluation_of_a_thousand_metrics_is_read_back_whole(
         self, open_store: OpenStore
     ) -> None:

@@ -26,6 +26,7 @@ from rlready.registry.redaction import has_secret
 from rlready.workflow.cli import (
     compare,
     evaluate,
+    imports,
     outcome,
     predict,
     preflight,
@@ -48,6 +49,7 @@ _STATE_AFTER_CTRL_C = {
     "testbed": "what was trained and measured so far is kept in --out, and the same call continues "
     "from it",
     "outcome": "an outcome that was logged is kept; the same call adds only what is missing",
+    "import": "a record that was logged is kept; the same call adds only what is missing",
     "tag": "a tag that was set is kept; the same call adds only what is missing",
 }
 
@@ -151,6 +153,8 @@ def show(checkpoint: str, *, common: CommonFlags) -> None:
 
 main.add_command(list_checkpoints, "list")
 main.add_command(testbed.run_testbed, "testbed")
+main.add_command(imports.import_results, "import")
+main.add_command(imports.export_registry, "export")
 for each in (
     evaluate.evaluate,
     preflight.preflight,

@@ -241,11 +241,11 @@ def _of_curve(
 ) -> list[Outcome]:
     table = read_table(path)
     columns = choose(
-        table, config.budget_unit, config.benchmark, _sampled_on(parent), config.column_names()
+        table, config.budget_unit, config.benchmark, sampled_on(parent), config.column_names()
     )
     outcomes = []
     for benchmark, curve in curves(table, columns, percent=config.percent).items():
-        _check_start(parent, benchmark, curve)
+        check_start(parent, benchmark, curve)
         for name in dict.fromkeys(config.statistics):
             estimate = statistic(curve, name, config.budget)
             outcomes.append(
@@ -263,7 +263,7 @@ def _of_curve(
     return outcomes
 
 
-def _check_start(parent: StoredCheckpoint, benchmark: str, curve: Curve) -> None:
+def check_start(parent: StoredCheckpoint, benchmark: str, curve: Curve) -> None:
     """Refuse a curve if its score before RL has another unit than the checkpoint's pass@1."""
     start = curve.points[0]
     for proxy in _by_benchmark(parent).get(benchmark, []):
@@ -280,7 +280,7 @@ def _check_start(parent: StoredCheckpoint, benchmark: str, curve: Curve) -> None
 
 def _unmeasured(parent: StoredCheckpoint, benchmarks: Sequence[str]) -> list[str]:
     """Return a warning for each benchmark without samples of the checkpoint (a wrong name?)."""
-    measured = _sampled_on(parent)
+    measured = sampled_on(parent)
     where = f"it was on {', '.join(measured)}" if measured else "it was never sampled"
     return [
         f"checkpoint {parent.checkpoint.id[:12]} ({parent.checkpoint.name}) was not measured on "
@@ -408,7 +408,7 @@ def _by_benchmark(stored: StoredCheckpoint) -> dict[str, list[Proxy]]:
     return proxies
 
 
-def _sampled_on(stored: StoredCheckpoint) -> list[str]:
+def sampled_on(stored: StoredCheckpoint) -> list[str]:
     """Return the benchmarks with a pass@k of any k."""
     names = (proxy.benchmark for proxy in stored.proxies if proxy.name.startswith("pass_at_"))
     return list(dict.fromkeys(names))
