@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_store.descriptions import NOTE
 from rlready.registry.mlflow_store.locks import claim
 from rlready.registry.mlflow_store.mlflow_calls import import_quietly
+from rlready.registry.mlflow_store.pages.descriptions import NOTE
 from rlready.registry.mlflow_store.record_tags import (
     CHECKPOINT,
     EVALUATION,

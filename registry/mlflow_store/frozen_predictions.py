@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rlready.registry.errors import RecordError, StoreError
 from rlready.registry.foreign_files import parse_json
 from rlready.registry.frozen_prediction import FrozenPrediction
-from rlready.registry.mlflow_store.descriptions import NOTE
+from rlready.registry.mlflow_store.pages.descriptions import NOTE
 from rlready.registry.mlflow_store.runs import create_run, log_files
 
 if TYPE_CHECKING:

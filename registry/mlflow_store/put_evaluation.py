@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from rlready.registry.errors import StoreError
 from rlready.registry.mlflow_store.backends import Opened
-from rlready.registry.mlflow_store.descriptions import note_tag
+from rlready.registry.mlflow_store.pages.descriptions import note_tag
 from rlready.registry.mlflow_store.record_tags import (
     EVALUATION,
     MODEL_TYPES,

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from rlready.registry.mlflow_store.backends import Opened
-from rlready.registry.mlflow_store.descriptions import note_tag
+from rlready.registry.mlflow_store.pages.descriptions import note_tag
 from rlready.registry.mlflow_store.record_tags import (
     OUTCOME,
     PublishedOutcome,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from rlready.registry.errors import StoreError
 from rlready.registry.mlflow_store import registered_models as versions
 from rlready.registry.mlflow_store.backends import Opened
-from rlready.registry.mlflow_store.descriptions import (
+from rlready.registry.mlflow_store.pages.descriptions import (
     family_description,
     tagged_version_description,
 )

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from rlready.registry.errors import StoreError
 from rlready.registry.foreign_files import parse_json
 from rlready.registry.mlflow_store.backends import Opened
-from rlready.registry.mlflow_store.descriptions import SIGNATURE
 from rlready.registry.mlflow_store.mlflow_calls import EXISTS, MISSING, or_none
+from rlready.registry.mlflow_store.pages.descriptions import SIGNATURE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from rlready.registry.mlflow_store.descriptions import NOTE
+from rlready.registry.mlflow_store.pages.descriptions import NOTE
 from rlready.registry.mlflow_store.record_tags import printable, safe_key, safe_keys
 from rlready.registry.mlflow_store.runs import project_run, tag_run
 from rlready.registry.records import Recipe

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from rlready.registry.errors import StoreError
 from rlready.registry.mlflow_store.backends import CONNECT_S, Backend, unreachable, with_driver
-from rlready.registry.mlflow_store.descriptions import NOTE
 from rlready.registry.mlflow_store.locks import advisory_lock, file_lock
+from rlready.registry.mlflow_store.pages.descriptions import NOTE
 from rlready.registry.mlflow_store.record_tags import (
     CHECKPOINT,
     EVALUATION,

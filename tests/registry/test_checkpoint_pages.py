@@ -14,8 +14,8 @@ from markdown_it import MarkdownIt
 from store_child import a_checkpoint, a_proxy, an_evaluation, an_outcome
 from tag_examples import NOT_READY, NOW, UNDECIDED, a_tag
 
-from rlready.registry.mlflow_store.checkpoint_pages import put_pages
-from rlready.registry.mlflow_store.descriptions import (
+from rlready.registry.mlflow_store.pages.checkpoint_pages import put_pages
+from rlready.registry.mlflow_store.pages.descriptions import (
     NOTE,
     SIGNATURE,
     checkpoint_description,

@@ -22,9 +22,9 @@ from places import SUPPORT
 from store_child import GSM8K, PROTOCOL, a_checkpoint, a_proxy, an_evaluation, an_outcome
 
 from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_store.descriptions import checkpoint_description
 from rlready.registry.mlflow_store.locks import _create, claim
 from rlready.registry.mlflow_store.mlflow_calls import quiet
+from rlready.registry.mlflow_store.pages.descriptions import checkpoint_description
 from rlready.registry.mlflow_store.record_tags import (
     CHECKPOINT,
     checkpoint_tags,

@@ -18,13 +18,13 @@ from store_child import a_checkpoint, an_evaluation, forked
 from tag_examples import FAMILY, NOT_READY, NOW, UNDECIDED, a_tag
 
 from rlready.registry.errors import RecordError, StoreError
-from rlready.registry.mlflow_store.descriptions import (
+from rlready.registry.mlflow_store.mlflow_calls import quiet
+from rlready.registry.mlflow_store.pages.descriptions import (
     SIGNATURE,
     escaped,
     family_description,
     tagged_version_description,
 )
-from rlready.registry.mlflow_store.mlflow_calls import quiet
 from rlready.registry.mlflow_store.readiness import (
     TaggedFamily,
     family_name,

@@ -18,7 +18,7 @@ from sklearn.linear_model import Ridge
 from store_child import a_checkpoint, an_evaluation, an_outcome
 from tag_examples import a_tag
 
-from rlready.registry.mlflow_store.checkpoint_pages import put_pages
+from rlready.registry.mlflow_store.pages.checkpoint_pages import put_pages
 from rlready.registry.mlflow_store.predictors.records import FittedPredictor
 from rlready.registry.mlflow_store.predictors.report_page import put_report
 from rlready.registry.mlflow_store.predictors.store import put_predictor

@@ -23,7 +23,7 @@ from testbed_registry import TARGET, checkpoint, put_checkpoints, put_outcomes, 
 
 from rlready.predictors.predictive import Predictive
 from rlready.registry.digest import digest
-from rlready.registry.mlflow_store.descriptions import NOTE, escaped
+from rlready.registry.mlflow_store.pages.descriptions import NOTE, escaped
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.records import Checkpoint, Evaluation, Recipe
 from rlready.workflow.cli.main import main

@@ -158,54 +158,39 @@ def rank(
     from rlready.workflow.predict.rank import rank_registry
     from rlready.workflow.predict.tag import tags_of_first_day, tags_of_ranking, write_pages
 
-    made_at, pages = datetime.now(UTC), None
+    made_at = datetime.now(UTC)
     store, own_style = common.open_store(), early.own_style
+    made: Callable[..., FrozenPrediction | None]
     if is_first_day(store, predictor):
         day = first_day(store, target=early.target, own_style=own_style, kinds=early.kinds)
-        columns = day.data.table.columns
         by_prior = rank_first_day(day, groups=groups, top_n=top)
-        if not (no_freeze or groups):
-            pages = write_pages(store, tags_of_first_day(by_prior, day, made_at=made_at))
-        values = {
-            **by_prior.to_dict(),
-            "predictor": PUBLIC,
-            "kinds": kinds_dict(columns),
-            "notes": list(day.notes),
-            "pages": pages,
-        }
+        values = {**by_prior.to_dict(), "predictor": PUBLIC, "notes": list(day.notes)}
+        columns, lines = day.data.table.columns, prior_ranking_view(by_prior, day.notes)
         best = [row.id for row in by_prior.rows if row.rank and row.recorded is None][:top]
         made = partial(first_day_prediction, day, by_prior, "rank", best)
-        values["frozen"], frozen_notes = _frozen(store, made, no_freeze)
-        notes = [*([f"note: {pages}"] if pages else []), *frozen_notes]
-        common.show(
-            values,
-            lambda: [*prior_ranking_view(by_prior, day.notes), *kinds_view(columns), *notes],
+        tags = partial(tags_of_first_day, by_prior, day, made_at=made_at)
+    else:
+        early.check_fitted(predictor)
+        ranking, applied = rank_registry(
+            store, predictor, groups=groups, top_n=top, own_style=own_style
         )
-        return
-    early.check_fitted(predictor)
-    ranking, applied = rank_registry(
-        store, predictor, groups=groups, top_n=top, own_style=own_style
-    )
-    values = {
-        **ranking.to_dict(),
-        "predictor": applied.meta.uri,
-        "prior_weight": applied.prior_weight,
-        "notes": [applied.remark] if applied.remark else [],
-        "kinds": kinds_dict(applied.data.table.columns),
-    }
-    notes = []
+        values = {
+            **ranking.to_dict(),
+            "predictor": applied.meta.uri,
+            "prior_weight": applied.prior_weight,
+            "notes": [applied.remark] if applied.remark else [],
+        }
+        columns, lines = applied.data.table.columns, ranking_view(ranking, applied)
+        best = [row.id for row in ranking.rows if row.rank and row.recorded is None][:top]
+        names = {row.id for row in ranking.rows}
+        made = partial(frozen_prediction, applied, "rank", best, names=names)
+        tags = partial(tags_of_ranking, ranking, applied, made_at=made_at)
     # A place among some groups is not the place among all, which the pages show.
-    if not (no_freeze or groups):
-        pages = write_pages(store, tags_of_ranking(ranking, applied, made_at=made_at))
-        notes.append(f"note: {pages}")
-    values["pages"] = pages
-    names = {row.id for row in ranking.rows}
-    best = [row.id for row in ranking.rows if row.rank and row.recorded is None][:top]
-    made = partial(frozen_prediction, applied, "rank", best, names=names)
-    values["frozen"], frozen_notes = _frozen(store, made, no_freeze)
-    notes += frozen_notes
-    columns = applied.data.table.columns
-    common.show(values, lambda: [*ranking_view(ranking, applied), *kinds_view(columns), *notes])
+    pages = None if no_freeze or groups else write_pages(store, tags())
+    values |= {"kinds": kinds_dict(columns), "pages": pages}
+    values["frozen"], notes = _frozen(store, made, no_freeze)
+    notes = [*([f"note: {pages}"] if pages else []), *notes]
+    common.show(values, lambda: [*lines, *kinds_view(columns), *notes])
 
 
 def _frozen(

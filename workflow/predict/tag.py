@@ -11,7 +11,7 @@ from rlready.predictors.decisions.prior_ranking import PriorRanking, PriorRow
 from rlready.predictors.decisions.ranking import Ranking
 from rlready.predictors.decisions.readiness import ReadyRule
 from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_store.checkpoint_pages import put_pages
+from rlready.registry.mlflow_store.pages.checkpoint_pages import put_pages
 from rlready.registry.readiness_tag import Readiness, ReadinessTag
 from rlready.workflow.predict.first_day import PUBLIC, FirstDay, rank_first_day
 from rlready.workflow.predict.load import AppliedPredictor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlready.registry.mlflow_store.backends import Opened
-from rlready.registry.mlflow_store.descriptions import NOTE, SIGNATURE, is_ours, version_page
+from rlready.registry.mlflow_store.pages.descriptions import NOTE, SIGNATURE, is_ours, version_page
 
 _FIT = "<br>**The fit**"
 

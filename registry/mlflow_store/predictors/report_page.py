@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rlready.registry.mlflow_store import registered_models as versions
-from rlready.registry.mlflow_store.descriptions import bullets, escaped, picture
+from rlready.registry.mlflow_store.pages.descriptions import bullets, escaped, picture
 from rlready.registry.mlflow_store.predictors.fit_page import put_fit_page
 from rlready.registry.mlflow_store.predictors.records import PredictorMeta
 from rlready.registry.mlflow_store.predictors.store import registered_description

@@ -42,7 +42,7 @@ from rlready.registry.errors import StoreError
 from rlready.registry.foreign_files import parse_json
 from rlready.registry.mlflow_store import registered_models as versions
 from rlready.registry.mlflow_store.backends import Opened
-from rlready.registry.mlflow_store.descriptions import (
+from rlready.registry.mlflow_store.pages.descriptions import (
     SIGNATURE,
     bullets,
     escaped,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rlready.registry.errors import StoreError
-from rlready.registry.mlflow_store.descriptions import NOTE, note_tag
+from rlready.registry.mlflow_store.pages.descriptions import NOTE, note_tag
 from rlready.registry.mlflow_store.record_tags import (
     RANKED_ALIAS,
     TAG,

@@ -1,0 +1,1 @@
+"""What MLflow shows of checkpoints: verdicts, proxies and outcomes as Markdown."""
