@@ -91,13 +91,13 @@ def served_signature(
     """
     from mlflow.models import ModelSignature, infer_signature
     from mlflow.types import DataType
-    from mlflow.types.schema import ColSpec, Schema
+    from mlflow.types.schema import ColSpec, Schema, TensorSpec
 
     inferred = infer_signature(X, answer)
     types = {name: DataType.string for name in _ECHOED}
     if len(groups.columns):
         types |= {each.name: each.type for each in infer_signature(groups).inputs.inputs}
-    columns = [
+    columns: list[ColSpec | TensorSpec] = [
         ColSpec(each.type, each.name, required=each.required and each.name not in optional)
         for each in inferred.inputs.inputs
     ]
