@@ -64,8 +64,9 @@ loop: $(STAMP)  ## The whole loop in small, six minutes: SFT recipes, proxies, G
 	$(READY) fit --target value_at_budget/60steps@world_after --tracking-uri $(URI)
 	$(READY) rank --tracking-uri $(URI)
 	$(READY) plan --rl-runs 3 --figure $(LOOP)/regret.png --tracking-uri $(URI)
-	$(READY) tag --tracking-uri $(URI)
-	$(READY) resolve testbed-base-sft --tracking-uri $(URI)
+	@# Each of the twelve had its RL run, so the alias of the next one to train needs --allow-trained.
+	$(READY) tag --allow-trained --tracking-uri $(URI)
+	$(READY) resolve testbed-base-sft --allow-trained --tracking-uri $(URI)
 	@echo "Open it in MLflow: $(BIN)/mlflow ui --backend-store-uri $(URI)"
 	@echo "Ask the registry:  $(BIN)/rlready list --tracking-uri $(URI)"
 	@echo "The whole table:   $(LOOP)/testbed/table.csv"

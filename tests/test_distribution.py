@@ -116,3 +116,11 @@ def test_the_container_runs_the_demo_as_an_ordinary_user() -> None:
     assert {".git", ".venv*", "build", "samples", "*.db"} <= set(ignored)
     if hadolint := shutil.which("hadolint"):
         subprocess.run([hadolint, str(ROOT / "Dockerfile")], check=True)
+
+
+def test_the_loop_may_tag_a_checkpoint_that_had_its_rl_run() -> None:
+    # All twelve have; without the flag no alias is set, and `make loop` ended with exit code 2.
+    lines = (ROOT / "Makefile").read_text().splitlines()
+    steps = [line for line in lines if line.startswith(("\t$(READY) tag", "\t$(READY) resolve"))]
+    assert len(steps) == 2
+    assert all("--allow-trained" in step for step in steps)
