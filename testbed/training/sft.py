@@ -22,8 +22,9 @@ from rlready.testbed.training.model import save_checkpoint
 from rlready.testbed.training.tokenizer import encode_pairs
 from rlready.testbed.training.train import SCHEDULE, TrainSettings, train
 from rlready.testbed.world.measure import load
-from rlready.testbed.world.skills import MIXES, SKILLS, draw_mixture
+from rlready.testbed.world.skills import draw_mixture
 from rlready.testbed.world.solutions import STYLES, Style, solution
+from rlready.testbed.world.worlds import ALL_MIXES, ALL_SKILLS
 
 SFT_VERSION = 1
 """Increases when the same recipe gives another checkpoint."""
@@ -47,7 +48,7 @@ class SftRecipe:
         n_unique: different examples; budget / n_unique is the number of epochs.
         style: how the solutions are written.
         noise: share of the examples with a wrong step; the same examples in every epoch.
-        mix: a key of `MIXES`, or the shares of the skills.
+        mix: a key of `ALL_MIXES`, or the shares of the skills.
         learning_rate: peak of the schedule.
         seed: of the examples and of their order.
 
@@ -77,10 +78,10 @@ class SftRecipe:
                 f"noise is {self.noise} and the learning rate {self.learning_rate}",
                 fix="Give a noise in [0, 1] and a positive rate",
             )
-        if self.style not in STYLES or (isinstance(self.mix, str) and self.mix not in MIXES):
+        if self.style not in STYLES or (isinstance(self.mix, str) and self.mix not in ALL_MIXES):
             raise ConfigError(
                 f"style is {self.style!r} and mix {self.mix!r}",
-                fix=f"Known styles: {', '.join(STYLES)}; mixes: {', '.join(MIXES)}",
+                fix=f"Known styles: {', '.join(STYLES)}; mixes: {', '.join(ALL_MIXES)}",
             )
 
     @property
@@ -95,7 +96,7 @@ class SftRecipe:
     @property
     def shares(self) -> Mapping[str, float]:
         """Shares of the skills among the examples."""
-        return MIXES[self.mix] if isinstance(self.mix, str) else self.mix
+        return ALL_MIXES[self.mix] if isinstance(self.mix, str) else self.mix
 
     @property
     def n_steps(self) -> int:
@@ -126,7 +127,7 @@ class SftRecipe:
 
     @classmethod
     def from_record(cls, record: Recipe) -> SftRecipe:
-        """Return the recipe that a record describes; shares that have a name in `MIXES` get it.
+        """Return the recipe that a record describes; shares that have a name in `ALL_MIXES` get it.
 
         Missing fields have the defaults of the class; the budget is n_unique x epochs. A record
         that the testbed does not support, or without sources or n_unique, raises a ConfigError.
@@ -149,7 +150,7 @@ class SftRecipe:
         return cls(
             budget=budget,
             n_unique=record.n_unique,
-            mix=next((name for name in MIXES if _is_same(MIXES[name], shares)), shares),
+            mix=next((name for name in ALL_MIXES if _is_same(ALL_MIXES[name], shares)), shares),
             seed=record.seed or 0,
             **fields,
         )
@@ -225,18 +226,18 @@ def _train(base: Path, recipe: SftRecipe, folder: Path) -> dict[str, Any]:
 
 def _shares(mix: Mapping[str, float]) -> dict[str, float]:
     """Return shares in the order of the skills, without those that are 0."""
-    unknown = sorted(set(mix) - set(SKILLS))
+    unknown = sorted(set(mix) - set(ALL_SKILLS))
     if unknown:
         raise ConfigError(
-            f"the mixture names {', '.join(unknown)}", fix=f"Known skills: {', '.join(SKILLS)}"
+            f"the mixture names {', '.join(unknown)}", fix=f"Known skills: {', '.join(ALL_SKILLS)}"
         )
     if not math.isclose(sum(mix.values()), 1.0, abs_tol=1e-6) or min(mix.values()) < 0.0:
         raise ConfigError(f"the shares {dict(mix)} are not a mixture", fix="Let them sum to 1")
-    return {skill: float(mix[skill]) for skill in SKILLS if mix.get(skill, 0.0) > 0.0}
+    return {skill: float(mix[skill]) for skill in ALL_SKILLS if mix.get(skill, 0.0) > 0.0}
 
 
 def _is_same(mix: Mapping[str, float], shares: Mapping[str, float]) -> bool:
-    return all(abs(mix.get(s, 0.0) - shares.get(s, 0.0)) <= _SAME_SHARE for s in SKILLS)
+    return all(abs(mix.get(s, 0.0) - shares.get(s, 0.0)) <= _SAME_SHARE for s in ALL_SKILLS)
 
 
 def _check_record(record: Recipe) -> None:
