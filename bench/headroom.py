@@ -4,7 +4,7 @@ The world is chosen by these criteria alone, written down before its first run, 
 proxy or which search does well in it:
 
 1. pass@64 of the base is under 0.5 on at least two skills.
-2. Among the checkpoints that are healthy before RL (pass@1 of at least a quarter of the base's), the
+2. Among the checkpoints that are healthy before RL (pass@1 at least a quarter of the base's), the
    standard deviation of the score after 60 steps is at least 5 times that of an RL seed; and at
    least 3 times after 240 steps.
 3. The best of 6 random recipes misses the best tenth at least half of the time, where a score
