@@ -15,11 +15,12 @@ from pydantic import TypeAdapter
 from rlready.registry.digest import digest, fingerprint
 from rlready.registry.errors import ConfigError
 from rlready.registry.foreign_files import parse_json
-from rlready.testbed.study.recipes import choose_recipes
+from rlready.testbed.study.recipes import choose_recipes, drawn_recipes
 from rlready.testbed.study.unit import MEASURE_VERSION, Profile
 from rlready.testbed.training.base import shipped_base
 from rlready.testbed.training.grpo import GRPO_VERSION, GrpoSettings
 from rlready.testbed.training.sft import SFT_VERSION, SftRecipe
+from rlready.testbed.world.worlds import FIRST
 
 BASE = "base"
 """Name of the unit that measures the base model."""
@@ -44,6 +45,14 @@ PROFILES: Mapping[str, Profile] = {
         n_heldout=100,
         rl_seeds=(0,),
         grpo=GrpoSettings(n_steps=240, budgets=(0, 30, 60, 120, 240)),
+    ),
+    "headroom": Profile(
+        n_recipes=48,
+        n_problems=34,
+        n_samples=64,
+        n_heldout=100,
+        rl_seeds=(0, 1),
+        grpo=GrpoSettings(mix="headroom", pool_size=256),
     ),
 }
 
@@ -83,12 +92,16 @@ def make_design(profile_name: str, seed: int, n_workers: int) -> Design:
             f"unknown profile {profile_name!r}", fix=f"Known profiles: {', '.join(PROFILES)}"
         )
     profile = PROFILES[profile_name]
+    if profile.world == FIRST:
+        recipes = choose_recipes(profile.n_recipes, seed)
+    else:
+        recipes = drawn_recipes(profile.n_recipes, profile.world)
     return Design(
         profile_name=profile_name,
         seed=seed,
         n_workers=n_workers,
         profile=profile,
-        recipes=tuple(choose_recipes(profile.n_recipes, seed)),
+        recipes=tuple(recipes),
         versions={
             "base": fingerprint(shipped_base()),
             "sft": SFT_VERSION,

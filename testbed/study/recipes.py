@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import itertools
 import random
+import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from rlready.registry.errors import ConfigError
 from rlready.testbed.training.sft import SftRecipe
-from rlready.testbed.world.skills import MIXES, SKILLS
+from rlready.testbed.world.skills import MIXES
 from rlready.testbed.world.solutions import STYLES
+from rlready.testbed.world.worlds import FIRST, World
 
 AXES: Mapping[str, tuple[Any, ...]] = {
     "budget": (1600, 6400),
@@ -27,6 +29,12 @@ AXES: Mapping[str, tuple[Any, ...]] = {
     "learning_rate": (5e-4, 2e-3, 8e-3),
 }
 """Levels of each axis; `epochs` stands for n_unique = budget / epochs."""
+
+
+HEADROOM_BUDGET = 6400
+"""Examples that each recipe of the world "headroom" sees."""
+_HEADROOM_RATES, _HEADROOM_UNIQUE = (1e-3, 8e-3), (100, 1600)
+_MOST_DRAWN = 256
 
 
 def choose_recipes(n: int, seed: int = 0) -> list[SftRecipe]:
@@ -50,7 +58,24 @@ def choose_recipes(n: int, seed: int = 0) -> list[SftRecipe]:
     return chosen
 
 
-def search_space(budget: int) -> str:
+def drawn_recipes(n: int, world: World) -> list[SftRecipe]:
+    """Return n random recipes of the world's search space; a larger n gives the same and more.
+
+    Mixtures are uniform on the simplex.
+    """
+    import numpy as np
+
+    from rlready.predictors.search.candidates import anywhere
+    from rlready.predictors.search.space_file import parse_space
+
+    space = parse_space(tomllib.loads(search_space(HEADROOM_BUDGET, world)))
+    points = anywhere(space, _MOST_DRAWN, np.random.default_rng(0), (1.0,))
+    if n > len(points):
+        raise ConfigError(f"a design of {n} recipes", fix=f"Give 1 to {len(points)}")
+    return [SftRecipe.from_record(space.recipe(points, row)) for row in range(n)]
+
+
+def search_space(budget: int, world: World = FIRST) -> str:
     """Return TOML of the recipes between the design's levels, for `rlready search --space`.
 
     Any mixture of the skills is allowed, not only the named ones. Every recipe sees `budget`
@@ -58,13 +83,16 @@ def search_space(budget: int) -> str:
     number of epochs to that with one epoch.
     """
     rates, noises = AXES["learning_rate"], AXES["noise"]
+    n_unique = budget // max(AXES["epochs"]), budget
+    if world != FIRST:
+        rates, n_unique = _HEADROOM_RATES, _HEADROOM_UNIQUE
     styles = ", ".join(f'"{style}"' for style in AXES["style"])
     return (
         f"# Examples that a recipe sees; epochs are {budget} / n_unique.\n"
         f"token_budget = {budget}\n"
         '\n[recipe]\nbase_model = "testbed-base"\nseed = 0\n\n'
-        + "".join(f"[sources.{skill}]\n" for skill in SKILLS)
-        + f"\n[n_unique]\nlow = {budget // max(AXES['epochs'])}\nhigh = {budget}\n"
+        + "".join(f"[sources.{skill}]\n" for skill in world.skills)
+        + f"\n[n_unique]\nlow = {min(n_unique)}\nhigh = {max(n_unique)}\n"
         f"\n[learning_rate]\nlow = {min(rates)}\nhigh = {max(rates)}\n"
         f"\n[axes.style]\nchoices = [{styles}]\n"
         f"\n[axes.noise]\nlow = {min(noises)}\nhigh = {max(noises)}\n"

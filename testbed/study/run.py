@@ -226,7 +226,7 @@ def rl_recipe(settings: GrpoSettings) -> dict[str, Any]:
 
 def curve_proxies(design: Design, curve: Sequence[CurveRow], budget: int) -> Iterator[Proxy]:
     """Yield pass@1 on every benchmark's half `after` at a budget, then their mean."""
-    contents = _contents_after(design.profile.grpo.n_eval_problems)
+    contents = _contents_after(design.profile.grpo.n_eval_problems, design.profile.world.skills)
     rows = [row for row in curve if row.budget == budget]
     measured = [
         (f"{row.benchmark}_{AFTER}", row.value, row.se, contents[row.benchmark], row.n)
@@ -252,9 +252,10 @@ def curve_proxies(design: Design, curve: Sequence[CurveRow], budget: int) -> Ite
 
 
 @cache
-def _contents_after(n_problems: int) -> dict[str, str]:
+def _contents_after(n_problems: int, skills: tuple[str, ...]) -> dict[str, str]:
     """Return the digest of each benchmark's half `after`; drawing the problems takes a while."""
-    return {name: content_digest(items) for name, items in benchmarks("after", n_problems).items()}
+    sets = benchmarks("after", n_problems, skills)
+    return {name: content_digest(items) for name, items in sets.items()}
 
 
 def _worker_lines(out: Path, n_workers: int) -> Iterator[str]:

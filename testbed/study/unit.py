@@ -29,13 +29,14 @@ from rlready.registry.digest import digest
 from rlready.registry.foreign_files import parse_json
 from rlready.registry.records import Proxy, Sample, Verdict
 from rlready.registry.whole_file import replacing
-from rlready.testbed.study.recipes import AXES, search_space
+from rlready.testbed.study.recipes import AXES, HEADROOM_BUDGET, search_space
 from rlready.testbed.training.grpo import GrpoSettings, grpo
 from rlready.testbed.training.sft import SftRecipe, sft
 from rlready.testbed.training.train import one_thread
 from rlready.testbed.world.benchmarks import benchmarks, write_benchmarks, write_heldout
 from rlready.testbed.world.measure import Item, draw_samples, load, protocol
 from rlready.testbed.world.puzzles import boxed, reward
+from rlready.testbed.world.worlds import FIRST, World, world_of
 
 MEASURE_VERSION = 1
 """Increases when the same checkpoint gives other proxies."""
@@ -58,6 +59,11 @@ class Profile:
     n_heldout: int
     rl_seeds: tuple[int, ...]
     grpo: GrpoSettings = field(default_factory=GrpoSettings)
+
+    @property
+    def world(self) -> World:
+        """The world of RL, whose skills are taught and measured."""
+        return world_of(self.grpo.mix)
 
 
 OnStage = Callable[[str, float], None]
@@ -126,7 +132,7 @@ def measure(folder: Path, profile: Profile) -> list[Proxy]:
     """Return a checkpoint's proxies: per benchmark (half `before`), their means, and losses."""
     model, tokenizer = load(folder)
     drawn_by = protocol()
-    sets = benchmarks("before", profile.n_problems)
+    sets = benchmarks("before", profile.n_problems, profile.world.skills)
     samples = draw_samples(model, tokenizer, sets, n_samples=profile.n_samples, drawn_by=drawn_by)
     ks = [k for k in (1, 4, 16, 64, 256) if k <= profile.n_samples]
     proxies: list[Proxy] = []
@@ -152,16 +158,19 @@ def write_inputs(out: Path, profile: Profile) -> None:
     prompt template, and the recipes of the smaller budget as a space.
     """
     folder = out / "inputs"
-    write_benchmarks(folder, profile.n_problems)
-    write_heldout(folder, profile.n_heldout)
+    write_benchmarks(folder, profile.n_problems, profile.world)
+    write_heldout(folder, profile.n_heldout, profile.world)
     (folder / "prompt.txt").write_text(protocol().prompt_template + "\n", encoding="utf-8")
-    space = search_space(min(AXES["budget"]))
+    budget = min(AXES["budget"]) if profile.world == FIRST else HEADROOM_BUDGET
+    space = search_space(budget, profile.world)
     (folder / "space.toml").write_text(space, encoding="utf-8")
 
 
 def _losses(model: Any, tokenizer: Any, profile: Profile) -> list[Proxy]:
     with tempfile.TemporaryDirectory() as folder:
-        heldout_sets = [load_heldout(p) for p in write_heldout(Path(folder), profile.n_heldout)]
+        heldout_sets = [
+            load_heldout(p) for p in write_heldout(Path(folder), profile.n_heldout, profile.world)
+        ]
     proxies: list[Proxy] = []
     for heldout_set in heldout_sets:
         tokens = tokenize_set(heldout_set, tokenizer, "{problem}", context_tokens(model.config))

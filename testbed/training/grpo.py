@@ -37,7 +37,8 @@ from rlready.testbed.training.train import one_thread, response_loss
 from rlready.testbed.world.benchmarks import benchmarks
 from rlready.testbed.world.measure import Item, count, load, protocol
 from rlready.testbed.world.puzzles import reward
-from rlready.testbed.world.skills import MIXES, draw_mixture
+from rlready.testbed.world.skills import draw_mixture
+from rlready.testbed.world.worlds import world_of
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +65,7 @@ class GrpoSettings:
         group_size: responses to each prompt.
         learning_rate: of Adam; constant in the first half, then falling linearly to a tenth.
         pool_size: different prompts. When all were used, they are used again in another order.
-        mix: mixture of the pool's skills, a key of `MIXES`.
+        mix: mixture of the pool's skills; its world has the skills that are measured.
         clip: how far the ratio may be from 1 to either side.
         n_updates: optimizer updates on each batch of responses. With one the ratio is always 1.
         budgets: steps after which the benchmarks are measured; 0 is before the first.
@@ -109,8 +110,7 @@ class GrpoSettings:
                 why=f"there are {self.n_steps} steps",
                 fix="Give different numbers of steps, in ascending order",
             )
-        if self.mix not in MIXES:
-            raise ConfigError(f"mix is {self.mix!r}", fix=f"Known mixes: {', '.join(MIXES)}")
+        world_of(self.mix)  # it is known
 
     def rate_share(self, step: int) -> float:
         """Return the learning rate of step 0, 1, ... as a share of the first."""
@@ -227,7 +227,8 @@ class _Run:
         self._model, self._tokenizer, self._settings = model, tokenizer, settings
         self._sampler = HfSampler(model, tokenizer)
         self._prompts = prompts_of_steps(settings)
-        self._measured = benchmarks("after", settings.n_eval_problems)
+        skills = world_of(settings.mix).skills
+        self._measured = benchmarks("after", settings.n_eval_problems, skills)
         self._optimizer = torch.optim.Adam(
             model.parameters(), lr=settings.learning_rate, betas=_BETAS, fused=True
         )
@@ -321,7 +322,9 @@ class _Run:
 
 def pool(settings: GrpoSettings) -> list[Item]:
     """Return the prompts of training: problems of the training split, the same for every seed."""
-    drawn = draw_mixture(MIXES[settings.mix], "train", settings.pool_size, seed=_POOL_SEED)
+    drawn = draw_mixture(
+        world_of(settings.mix).mixes[settings.mix], "train", settings.pool_size, seed=_POOL_SEED
+    )
     return [Item(id=f"pool-{i:05d}", puzzle=puzzle) for i, (_, puzzle) in enumerate(drawn)]
 
 

@@ -12,18 +12,21 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from rlready.registry.digest import digest, fingerprint
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
 from rlready.testbed.folders import find_or_make
+from rlready.testbed.training.loss_weights import WEIGHTINGS, token_weights
 from rlready.testbed.training.model import save_checkpoint
 from rlready.testbed.training.tokenizer import encode_pairs
 from rlready.testbed.training.train import SCHEDULE, TrainSettings, train
 from rlready.testbed.world.measure import load
-from rlready.testbed.world.skills import MIXES, SKILLS, draw_mixture
+from rlready.testbed.world.puzzles import AnyPuzzle
+from rlready.testbed.world.skills import draw_mixture
 from rlready.testbed.world.solutions import STYLES, Style, solution
+from rlready.testbed.world.worlds import ALL_MIXES, ALL_SKILLS
 
 SFT_VERSION = 1
 """Increases when the same recipe gives another checkpoint."""
@@ -35,7 +38,9 @@ MARK = "sft.json"
 _SAME_SHARE = 1e-9
 # n_unique x epochs is a whole number of examples, so it matches a budget only approximately.
 _BUDGET_SLACK = 0.02
-_EXTRA_KEYS = ("budget", "style", "noise", "mix", "warmup_steps")
+_KNOBS = ("length", "n_responses", "base_share")
+_EXTRA_KEYS = ("budget", "style", "noise", "mix", "warmup_steps", *_KNOBS)
+Length = Literal["mixed", "short", "long"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +52,16 @@ class SftRecipe:
         n_unique: different examples; budget / n_unique is the number of epochs.
         style: how the solutions are written.
         noise: share of the examples with a wrong step; the same examples in every epoch.
-        mix: a key of `MIXES`, or the shares of the skills.
+        mix: a key of `ALL_MIXES`, or the shares of the skills.
         learning_rate: peak of the schedule.
         seed: of the examples and of their order.
+        loss_weighting: of the tokens, one of `loss_weights.WEIGHTINGS`.
+        length: of every two problems that are drawn, the one with the shorter or longer solution
+            is taken; "mixed" takes all.
+        n_responses: different examples of each problem. They differ in the style "shuffled", and
+            in their wrong steps.
+        base_share: share of the base's weights in the checkpoint, the rest is the trained model's
+            (WiSE-FT, arXiv 2504.10478).
 
     Example:
         >>> SftRecipe(budget=1600, n_unique=200, style="terse").n_steps
@@ -63,6 +75,10 @@ class SftRecipe:
     mix: str | Mapping[str, float] = "mixed"
     learning_rate: float = 1e-3
     seed: int = 0
+    loss_weighting: str = "none"
+    length: Length = "mixed"
+    n_responses: int = 1
+    base_share: float = 0.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.mix, str):
@@ -77,10 +93,22 @@ class SftRecipe:
                 f"noise is {self.noise} and the learning rate {self.learning_rate}",
                 fix="Give a noise in [0, 1] and a positive rate",
             )
-        if self.style not in STYLES or (isinstance(self.mix, str) and self.mix not in MIXES):
+        if (
+            self.loss_weighting not in WEIGHTINGS
+            or self.length not in get_args(Length)
+            or not 1 <= self.n_responses <= self.n_unique
+            or not 0.0 <= self.base_share <= 1.0
+        ):
+            raise ConfigError(
+                f"loss weighting {self.loss_weighting!r}, length {self.length!r}, "
+                f"{self.n_responses} responses a problem, {self.base_share} of the base",
+                fix=f"Known weightings: {', '.join(WEIGHTINGS)}; lengths: "
+                f"{', '.join(get_args(Length))}; give 1 or more responses, and a share in [0, 1]",
+            )
+        if self.style not in STYLES or (isinstance(self.mix, str) and self.mix not in ALL_MIXES):
             raise ConfigError(
                 f"style is {self.style!r} and mix {self.mix!r}",
-                fix=f"Known styles: {', '.join(STYLES)}; mixes: {', '.join(MIXES)}",
+                fix=f"Known styles: {', '.join(STYLES)}; mixes: {', '.join(ALL_MIXES)}",
             )
 
     @property
@@ -90,12 +118,28 @@ class SftRecipe:
         return (
             f"b{self.budget}-u{self.n_unique}-{self.style}-n{self.noise:g}-{mix}"
             f"-r{self.learning_rate:g}-s{self.seed}"
+            + "".join(f"-{name}-{value}" for name, value in self.knobs.items())
         )
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        """Settings that the first recipes did not have, where they differ from the default."""
+        names = ("loss_weighting", *_KNOBS)
+        fields = {field.name: field.default for field in dataclasses.fields(self)}
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value != fields[name]}
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """All settings that determine the checkpoint; recipes of the first kind keep their key."""
+        names = ("loss_weighting", *_KNOBS)
+        settings = dataclasses.asdict(self)
+        return {k: v for k, v in settings.items() if k not in names} | self.knobs
 
     @property
     def shares(self) -> Mapping[str, float]:
         """Shares of the skills among the examples."""
-        return MIXES[self.mix] if isinstance(self.mix, str) else self.mix
+        return ALL_MIXES[self.mix] if isinstance(self.mix, str) else self.mix
 
     @property
     def n_steps(self) -> int:
@@ -113,7 +157,7 @@ class SftRecipe:
             learning_rate=self.learning_rate,
             schedule=SCHEDULE,
             batch_size=BATCH_SIZE,
-            loss_weighting="none",
+            loss_weighting=self.loss_weighting,
             seed=self.seed,
             extra={
                 "budget": self.budget,
@@ -121,23 +165,28 @@ class SftRecipe:
                 "noise": self.noise,
                 **({"mix": self.mix} if isinstance(self.mix, str) else {}),
                 "warmup_steps": _WARMUP_STEPS,
+                **{name: value for name, value in self.knobs.items() if name in _KNOBS},
             },
         )
 
     @classmethod
     def from_record(cls, record: Recipe) -> SftRecipe:
-        """Return the recipe that a record describes; shares that have a name in `MIXES` get it.
+        """Return the recipe that a record describes; shares that have a name in `ALL_MIXES` get it.
 
         Missing fields have the defaults of the class; the budget is n_unique x epochs. A record
         that the testbed does not support, or without sources or n_unique, raises a ConfigError.
         """
         _check_record(record)
         assert record.n_unique is not None
-        fields = {name: record.extra[name] for name in ("style", "noise") if name in record.extra}
+        names = ("style", "noise", *_KNOBS)
+        fields = {name: record.extra[name] for name in names if name in record.extra}
+        if record.loss_weighting is not None:
+            fields["loss_weighting"] = record.loss_weighting
         if record.learning_rate is not None:
             fields["learning_rate"] = record.learning_rate
         # The id has six digits of a number: recipes with the same id must be equal.
-        fields |= {k: float(f"{v:.6g}") for k, v in fields.items() if not isinstance(v, str)}
+        numbers = ("noise", "learning_rate", "base_share")
+        fields |= {k: float(f"{fields[k]:.6g}") for k in numbers if k in fields}
         epochs = 1.0 if record.epochs is None else record.epochs
         budget = record.extra.get("budget", round(record.n_unique * epochs))
         if abs(budget / (record.n_unique * epochs) - 1.0) > _BUDGET_SLACK:
@@ -149,7 +198,7 @@ class SftRecipe:
         return cls(
             budget=budget,
             n_unique=record.n_unique,
-            mix=next((name for name in MIXES if _is_same(MIXES[name], shares)), shares),
+            mix=next((name for name in ALL_MIXES if _is_same(ALL_MIXES[name], shares)), shares),
             seed=record.seed or 0,
             **fields,
         )
@@ -179,13 +228,32 @@ class SftResult:
 def examples_of(recipe: SftRecipe) -> list[tuple[str, str]]:
     """Return the recipe's different examples: questions with the responses to learn."""
     rng = random.Random(f"sft/{recipe.seed}")
-    puzzles = draw_mixture(recipe.shares, "train", recipe.n_unique, recipe.seed)
+    puzzles = _puzzles_of(recipe)
     n_wrong = round(recipe.noise * recipe.n_unique)
     wrong = set(rng.sample(range(recipe.n_unique), n_wrong))
     return [
         (puzzle.text, solution(puzzle, recipe.style, rng, is_wrong=i in wrong))
-        for i, (_, puzzle) in enumerate(puzzles)
+        for i, puzzle in enumerate(puzzles)
     ]
+
+
+def _puzzles_of(recipe: SftRecipe) -> list[AnyPuzzle]:
+    """Return the problem of each different example."""
+    n_problems = -(-recipe.n_unique // recipe.n_responses)
+    if recipe.length == "mixed":
+        drawn = [p for _, p in draw_mixture(recipe.shares, "train", n_problems, recipe.seed)]
+    else:
+        by_skill: dict[str, list[AnyPuzzle]] = {}
+        for skill, puzzle in draw_mixture(recipe.shares, "train", 2 * n_problems, recipe.seed):
+            by_skill.setdefault(skill, []).append(puzzle)
+        choose = min if recipe.length == "short" else max
+        drawn = [
+            choose(pair, key=lambda p: len(solution(p, "canonical", random.Random(0))))
+            for puzzles in by_skill.values()
+            for pair in zip(puzzles[::2], puzzles[1::2] or puzzles, strict=False)
+        ]
+        random.Random(f"length/{recipe.seed}").shuffle(drawn)
+    return (drawn * recipe.n_responses)[: recipe.n_unique]
 
 
 def sft(base: Path, recipe: SftRecipe, folder: Path) -> SftResult:
@@ -193,7 +261,7 @@ def sft(base: Path, recipe: SftRecipe, folder: Path) -> SftResult:
 
     A folder that holds anything else is not changed, and raises a ConfigError.
     """
-    key = digest([SFT_VERSION, fingerprint(base), dataclasses.asdict(recipe)])
+    key = digest([SFT_VERSION, fingerprint(base), recipe.key])
     report, is_new = find_or_make(folder, MARK, key, lambda draft: _train(base, recipe, draft))
     return SftResult(
         folder=folder,
@@ -214,40 +282,54 @@ def _train(base: Path, recipe: SftRecipe, folder: Path) -> dict[str, Any]:
         seed=recipe.seed,
         n_bucketed=4,
     )
-    losses = train(model, encode_pairs(tokenizer, examples_of(recipe)), settings)
+    examples = encode_pairs(tokenizer, examples_of(recipe))
+    weigh = token_weights(recipe.loss_weighting, model, examples)
+    {name: weights.clone() for name, weights in model.state_dict().items()}
+    losses = train(model, examples, settings, weigh=weigh)
+    if recipe.base_share:
+        _interpolate(model, load(base)[0], recipe.base_share)
     save_checkpoint(model, tokenizer, folder)
     return {
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": recipe.key,
         "cpu_seconds": round(time.process_time() - begin, 2),
         "losses": losses,
     }
 
 
+def _interpolate(model: Any, base: Any, share: float) -> None:
+    """Replace the weights by the mean of the base's, with this share, and their own."""
+    import torch
+
+    with torch.no_grad():
+        for own, other in zip(model.parameters(), base.parameters(), strict=True):
+            own.lerp_(other, share)
+
+
 def _shares(mix: Mapping[str, float]) -> dict[str, float]:
     """Return shares in the order of the skills, without those that are 0."""
-    unknown = sorted(set(mix) - set(SKILLS))
+    unknown = sorted(set(mix) - set(ALL_SKILLS))
     if unknown:
         raise ConfigError(
-            f"the mixture names {', '.join(unknown)}", fix=f"Known skills: {', '.join(SKILLS)}"
+            f"the mixture names {', '.join(unknown)}", fix=f"Known skills: {', '.join(ALL_SKILLS)}"
         )
     if not math.isclose(sum(mix.values()), 1.0, abs_tol=1e-6) or min(mix.values()) < 0.0:
         raise ConfigError(f"the shares {dict(mix)} are not a mixture", fix="Let them sum to 1")
-    return {skill: float(mix[skill]) for skill in SKILLS if mix.get(skill, 0.0) > 0.0}
+    return {skill: float(mix[skill]) for skill in ALL_SKILLS if mix.get(skill, 0.0) > 0.0}
 
 
 def _is_same(mix: Mapping[str, float], shares: Mapping[str, float]) -> bool:
-    return all(abs(mix.get(s, 0.0) - shares.get(s, 0.0)) <= _SAME_SHARE for s in SKILLS)
+    return all(abs(mix.get(s, 0.0) - shares.get(s, 0.0)) <= _SAME_SHARE for s in ALL_SKILLS)
 
 
 def _check_record(record: Recipe) -> None:
     if not record.sources or record.n_unique is None:
         raise ConfigError("the recipe has no sources, or no n_unique")
-    fixed = {"schedule": SCHEDULE, "batch_size": BATCH_SIZE, "loss_weighting": "none"}
+    fixed = {"schedule": SCHEDULE, "batch_size": BATCH_SIZE}
     for name, only in fixed.items():
         value = getattr(record, name)
         if value not in (None, only):
             raise ConfigError(f"the recipe's {name} is {value!r}", fix=f"The testbed has {only!r}")
-    for name in ("noise", "budget"):
+    for name in ("noise", "budget", "n_responses", "base_share"):
         value = record.extra.get(name, 0)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ConfigError(f"the recipe's {name} is {value!r}", fix="Give a number")

@@ -81,11 +81,13 @@ def train(
     examples: Examples,
     settings: TrainSettings,
     on_step: Callable[[int, float], None] | None = None,
+    weigh: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> list[float]:
     """Train the model in place; return the loss of every step in nats per response token.
 
     The model stays on its device, and is left in evaluation mode. `on_step` is called after each
-    step with the number of steps done and the loss.
+    step with the number of steps done and the loss. `weigh` turns the losses of a batch's tokens
+    and its rows into weights of mean 1; without it all tokens weigh the same.
     """
     import torch
 
@@ -102,7 +104,7 @@ def train(
     model.train()
     with one_thread():
         while len(losses) < settings.n_steps:
-            loss = response_loss(model, examples, next(rows))
+            loss = _batch_loss(model, examples, next(rows), weigh)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
@@ -113,6 +115,18 @@ def train(
                 on_step(len(losses), losses[-1])
     model.eval()
     return losses
+
+
+def _batch_loss(
+    model: Qwen3ForCausalLM,
+    examples: Examples,
+    rows: torch.Tensor,
+    weigh: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None,
+) -> torch.Tensor:
+    if weigh is None:
+        return response_loss(model, examples, rows)
+    losses_T = response_loss(model, examples, rows, "none")
+    return (weigh(losses_T.detach(), rows) * losses_T).mean()
 
 
 def response_loss(

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Literal
 
 from rlready.testbed.world.measure import Item
-from rlready.testbed.world.skills import MIXES, SKILLS, VARIANTS, draw_different, draw_mixture
+from rlready.testbed.world.skills import SKILLS, VARIANTS, draw_different, draw_mixture
 from rlready.testbed.world.solutions import STYLES, solution
+from rlready.testbed.world.worlds import FIRST, World
 
 Half = Literal["before", "after", "all"]
 
@@ -47,7 +48,9 @@ def benchmarks(
     return {skill: benchmark(skill, half, n_per_half) for skill in skills}
 
 
-def write_benchmarks(folder: Path, n_per_half: int = N_PER_HALF) -> list[Path]:
+def write_benchmarks(
+    folder: Path, n_per_half: int = N_PER_HALF, world: World = FIRST
+) -> list[Path]:
     """Write `<half>/<skill>.jsonl` for the benchmarks that `rlready evaluate` can judge.
 
     Each line has `id`, `problem` and `answer`.
@@ -56,10 +59,11 @@ def write_benchmarks(folder: Path, n_per_half: int = N_PER_HALF) -> list[Path]:
         >>> [path.name for path in write_benchmarks(Path("inputs"))][:2]
         ['chain_easy.jsonl', 'chain_hard.jsonl']
     """
+    skills = (*world.skills, *(VARIANTS if world == FIRST else ()))
     written = []
     halves: tuple[Half, ...] = ("before", "after")
     for half in halves:
-        for name, items in benchmarks(half, n_per_half, (*SKILLS, *VARIANTS)).items():
+        for name, items in benchmarks(half, n_per_half, skills).items():
             rows = [
                 {"id": item.id, "problem": item.puzzle.text, "answer": item.puzzle.answers[0]}
                 for item in items
@@ -70,7 +74,7 @@ def write_benchmarks(folder: Path, n_per_half: int = N_PER_HALF) -> list[Path]:
     return written
 
 
-def write_heldout(folder: Path, n: int = 200) -> list[Path]:
+def write_heldout(folder: Path, n: int = 200, world: World = FIRST) -> list[Path]:
     """Write `heldout_<style>.jsonl`, each with n solved problems of all skills.
 
     Each line has `id` and `messages`. The problems are the same in every style.
@@ -79,7 +83,7 @@ def write_heldout(folder: Path, n: int = 200) -> list[Path]:
         >>> [path.name for path in write_heldout(Path("inputs"), 60)][0]
         'heldout_canonical.jsonl'
     """
-    puzzles = [puzzle for _, puzzle in draw_mixture(MIXES["mixed"], "heldout", n, _SEED)]
+    puzzles = [puzzle for _, puzzle in draw_mixture(world.even, "heldout", n, _SEED)]
     written = []
     for style in STYLES:
         rng = random.Random(f"heldout/{_SEED}")

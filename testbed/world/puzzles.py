@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rlready.testbed.world.chains import Chain, Puzzle, Step
+from rlready.testbed.world.untaught import UntaughtPuzzle
 
 MAX_ANSWER_LENGTH = 64
 """Characters; a longer answer is wrong. Model output is untrusted."""
@@ -87,7 +88,7 @@ class Addition(Puzzle):
         return is_number and int(answer) == self.left + self.right
 
 
-AnyPuzzle = Chain | Countdown | Addition
+AnyPuzzle = Chain | Countdown | Addition | UntaughtPuzzle
 
 
 def values(start: int, steps: Sequence[Step]) -> list[int]:

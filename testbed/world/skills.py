@@ -19,6 +19,7 @@ from rlready.testbed.world.puzzles import (
     Countdown,
     values,
 )
+from rlready.testbed.world.untaught import DRAW
 
 SKILLS = ("chain_easy", "chain_hard", "count3", "count4", "add2", "add3")
 """Skills of SFT and RL."""
@@ -63,6 +64,7 @@ def _addition(n_digits: int) -> Callable[[random.Random], Addition]:
 
 
 _DRAW: Mapping[str, Callable[[random.Random], AnyPuzzle]] = {
+    **DRAW,
     "chain_easy": _chain((2, 3)),
     "chain_hard": _chain((4, 5)),
     "count3": _countdown(3),

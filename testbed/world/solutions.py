@@ -21,6 +21,7 @@ from typing import Literal, get_args
 from rlready.registry.errors import ConfigError
 from rlready.testbed.world.chains import Chain, Step, apply
 from rlready.testbed.world.puzzles import Addition, AnyPuzzle, Countdown, values
+from rlready.testbed.world.untaught import UntaughtPuzzle
 
 Style = Literal["canonical", "shuffled", "terse", "answer"]
 STYLES: tuple[Style, ...] = get_args(Style)
@@ -30,13 +31,15 @@ STYLES: tuple[Style, ...] = get_args(Style)
 class Line:
     """One step: two operands, or three with a carry, an operator between them, and the result.
 
-    `carried` is the index of the operand that the line before gave, -1 if there is none.
+    `carried` is the index of the operand that the line before gave, -1 if there is none. `tail` is
+    written behind the operands.
     """
 
     operands: tuple[int, ...]
     operator: str
-    result: int
+    result: int | str
     carried: int = -1
+    tail: str = ""
 
 
 def solution(puzzle: AnyPuzzle, style: Style, rng: random.Random, *, is_wrong: bool = False) -> str:
@@ -59,6 +62,9 @@ def worked_out(
         return _chain(puzzle, rng, is_wrong)
     if isinstance(puzzle, Addition):
         return _addition(puzzle, rng, is_wrong)
+    if isinstance(puzzle, UntaughtPuzzle):
+        steps, answer = puzzle.worked_out(rng if is_wrong else None)
+        return [Line(**dataclasses.asdict(step)) for step in steps], answer
     return _countdown(puzzle, rng, is_wrong)
 
 
@@ -66,9 +72,12 @@ def _written(line: Line, style: Style, rng: random.Random) -> str:
     operands = list(line.operands)
     if style == "terse" and line.carried >= 0:
         return f"{_without(operands, line)}={line.result}"
+    if style == "terse" and not line.operator:
+        return f"={line.result}"
     if style == "shuffled" and line.operator != "-":
         rng.shuffle(operands)
-    return f"{line.operator.join(map(str, operands))}={line.result}"
+    tail = "" if style == "terse" else line.tail
+    return f"{line.operator.join(map(str, operands))}{tail}={line.result}"
 
 
 def _without(operands: list[int], line: Line) -> str:

@@ -1,0 +1,124 @@
+"""Settings of SFT beside the mixture: loss weights, lengths, responses a problem, interpolation."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlready.registry.errors import ConfigError
+from rlready.testbed.training.base import shipped_base
+from rlready.testbed.training.loss_weights import WEIGHTINGS, _importance, _pear, token_weights
+from rlready.testbed.training.sft import SftRecipe, examples_of, sft
+from rlready.testbed.training.tokenizer import encode_pairs
+from rlready.testbed.world.measure import load
+
+torch: Any = pytest.importorskip("torch")
+
+SMALL = SftRecipe(budget=128, n_unique=64, mix="headroom", learning_rate=2e-3)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plain") / "sft"
+    return sft(shipped_base(), SMALL, folder).folder
+
+
+def weights_of(folder: Path) -> Any:
+    return torch.cat([p.detach().ravel() for p in load(folder)[0].parameters()])
+
+
+def test_pear_of_one_response_by_hand() -> None:
+    losses = torch.tensor([0.05, 2.0, 0.01])
+    n_each = torch.tensor([3])
+    steps = [-0.05, -0.08, -0.01]
+    discount = math.log(0.999)
+    token = [steps[1] + steps[2] + 2 * discount, steps[2] + discount, 0.0]
+    assert _pear(losses, n_each, "token").log().tolist() == pytest.approx(token, abs=1e-6)
+    sequence = [sum(steps)] * 3
+    assert _pear(losses, n_each, "sequence").log().tolist() == pytest.approx(sequence, abs=1e-6)
+    assert _pear(losses, n_each, "block").log().tolist() == pytest.approx([0.0] * 3, abs=1e-6)
+
+
+def test_blocks_are_of_eight_tokens() -> None:
+    losses = torch.full((10,), 0.04)
+    logs = _pear(losses, torch.tensor([10]), "block").log()
+    behind_first = 2 * (-0.04 + math.log(0.999))
+    assert logs.tolist() == pytest.approx([behind_first] * 8 + [0.0] * 2, abs=1e-6)
+
+
+def test_importance_weights_compare_with_the_base_and_are_bounded() -> None:
+    losses, n_each = torch.tensor([0.5, 1.5, 0.0]), torch.tensor([2, 1])
+    weights = _importance(losses, torch.tensor([1.0, 9.0]), n_each)
+    assert weights.tolist() == pytest.approx([1.0, 1.0, 16.0])
+
+
+@pytest.mark.parametrize("weighting", [w for w in WEIGHTINGS if w != "none"])
+def test_weights_have_mean_one_and_change_what_is_learned(
+    weighting: str, plain: Path, tmp_path: Path
+) -> None:
+    model, tokenizer = load(shipped_base())
+    examples = encode_pairs(tokenizer, examples_of(SMALL))
+    weigh = token_weights(weighting, model, examples)
+    assert weigh is not None
+    n = int(examples.is_response[:7].sum())
+    losses = torch.rand(n, generator=torch.Generator().manual_seed(0))
+    weights = weigh(losses, torch.arange(7))
+    assert weights.shape == (n,)
+    assert float(weights.mean()) == pytest.approx(1.0, abs=1e-5)
+    recipe = dataclasses.replace(SMALL, loss_weighting=weighting)
+    made = sft(shipped_base(), recipe, tmp_path / "sft")
+    assert all(map(math.isfinite, made.losses))
+    assert not torch.equal(weights_of(made.folder), weights_of(plain))
+
+
+def test_interpolation_takes_the_mean_of_the_weights(plain: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(SMALL, base_share=0.25)
+    mixed = sft(shipped_base(), recipe, tmp_path / "sft").folder
+    expected = 0.75 * weights_of(plain) + 0.25 * weights_of(shipped_base())
+    assert torch.allclose(weights_of(mixed), expected, atol=1e-6)
+
+
+def test_short_and_long_take_other_problems_of_the_same_skills() -> None:
+    few = SftRecipe(n_unique=120, mix="headroom")
+    lengths = {
+        length: sum(len(response) for _, response in examples_of(recipe)) / 120
+        for length in ("short", "mixed", "long")
+        for recipe in [dataclasses.replace(few, length=length)]
+    }
+    assert lengths["short"] < lengths["mixed"] < lengths["long"]
+    kinds = [
+        sorted(question.split(":")[0] for question, _ in examples_of(recipe))
+        for recipe in (few, dataclasses.replace(few, length="short"))
+    ]
+    assert kinds[0] == kinds[1]
+
+
+def test_several_responses_of_each_problem() -> None:
+    recipe = SftRecipe(n_unique=100, n_responses=4, style="shuffled", mix="headroom")
+    pairs = examples_of(recipe)
+    assert len(pairs) == 100
+    assert len({question for question, _ in pairs}) == 25
+    assert len(set(pairs)) > 25
+
+
+def test_knobs_are_part_of_id_and_record_and_the_default_changes_neither() -> None:
+    plain = SftRecipe()
+    assert plain.id == "b6400-u6400-canonical-n0-mixed-r0.001-s0"
+    assert "base_share" not in plain.key
+    knobs = SftRecipe(loss_weighting="iw", length="short", n_responses=2, base_share=0.5)
+    assert knobs.id.endswith("-s0-loss_weighting-iw-length-short-n_responses-2-base_share-0.5")
+    assert SftRecipe.from_record(knobs.record("base")) == knobs
+    assert SftRecipe.from_record(plain.record("base")) == plain
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"loss_weighting": "sum"}, {"length": "huge"}, {"n_responses": 0}, {"base_share": 1.5}],
+)
+def test_wrong_knobs_are_refused_with_the_known_ones(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="Known weightings: none, pear_sequence"):
+        SftRecipe(**wrong)
