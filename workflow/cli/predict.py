@@ -165,7 +165,7 @@ def rank(
         day = first_day(store, target=early.target, own_style=own_style, kinds=early.kinds)
         by_prior = rank_first_day(day, groups=groups, top_n=top)
         values = {**by_prior.to_dict(), "predictor": PUBLIC, "notes": list(day.notes)}
-        columns, lines = day.data.table.columns, prior_ranking_view(by_prior, day.notes)
+        columns, lines = day.data.table.columns, partial(prior_ranking_view, by_prior, day.notes)
         best = [row.id for row in by_prior.rows if row.rank and row.recorded is None][:top]
         made = partial(first_day_prediction, day, by_prior, "rank", best)
         tags = partial(tags_of_first_day, by_prior, day, made_at=made_at)
@@ -180,7 +180,7 @@ def rank(
             "prior_weight": applied.prior_weight,
             "notes": [applied.remark] if applied.remark else [],
         }
-        columns, lines = applied.data.table.columns, ranking_view(ranking, applied)
+        columns, lines = applied.data.table.columns, partial(ranking_view, ranking, applied)
         best = [row.id for row in ranking.rows if row.rank and row.recorded is None][:top]
         names = {row.id for row in ranking.rows}
         made = partial(frozen_prediction, applied, "rank", best, names=names)
@@ -190,7 +190,7 @@ def rank(
     values |= {"kinds": kinds_dict(columns), "pages": pages}
     values["frozen"], notes = _frozen(store, made, no_freeze)
     notes = [*([f"note: {pages}"] if pages else []), *notes]
-    common.show(values, lambda: [*lines, *kinds_view(columns), *notes])
+    common.show(values, lambda: [*lines(), *kinds_view(columns), *notes])
 
 
 def _frozen(
