@@ -37,7 +37,7 @@ class Line:
 
     operands: tuple[int, ...]
     operator: str
-    result: int | str
+    result: int
     carried: int = -1
     tail: str = ""
 

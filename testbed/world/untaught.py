@@ -29,7 +29,7 @@ class Step:
     operands: tuple[int, ...]
     operator: str
     tail: str
-    result: str
+    result: int
 
 
 class UntaughtPuzzle(Puzzle):
@@ -68,7 +68,7 @@ class Subtraction(UntaughtPuzzle):
             if slip is not None and i == wrong:
                 digit = _other(digit, 10, slip)
             tail = "-1" if borrow else ""
-            steps.append(Step(operands=(left, right), operator="-", tail=tail, result=str(digit)))
+            steps.append(Step(operands=(left, right), operator="-", tail=tail, result=digit))
             borrow, answer = int(difference < 0), f"{digit}{answer}"
         return steps, answer.lstrip("0") or "0"
 
@@ -96,7 +96,7 @@ class Multiplication(UntaughtPuzzle):
             if slip is not None and i == wrong:
                 product = _other(product, 90, slip)
             operands = (digit, self.factor)
-            steps.append(Step(operands=operands, operator="*", tail=tail, result=str(product)))
+            steps.append(Step(operands=operands, operator="*", tail=tail, result=product))
             carry, last = divmod(product, 10)
             answer = f"{last}{answer}"
         return steps, f"{carry or ''}{answer}".lstrip("0") or "0"
@@ -124,7 +124,9 @@ class OctalAddition(UntaughtPuzzle):
             if slip is not None and i == wrong:
                 total = _other(total, 15, slip)
             tail = "+1" if carry else ""
-            steps.append(Step(operands=(left, right), operator="+", tail=tail, result=f"{total:o}"))
+            steps.append(
+                Step(operands=(left, right), operator="+", tail=tail, result=int(f"{total:o}"))
+            )
             carry, last = divmod(total, 8)
             answer = f"{last}{answer}"
         return steps, f"{carry or ''}{answer}"
@@ -144,12 +146,13 @@ class Sorting(UntaughtPuzzle):
     def worked_out(self, slip: random.Random | None) -> tuple[list[Step], str]:
         """See `UntaughtPuzzle`; a wrong step takes another digit than the smallest."""
         wrong = _wrong_step(len(self.digits) - 1, slip)
-        steps, left, answer = [], list(self.digits), ""
+        steps: list[Step] = []
+        left, answer = list(self.digits), ""
         while left:
             taken = min(left)
             if slip is not None and len(steps) == wrong:
                 taken = slip.choice([digit for digit in left if digit != taken])
-            steps.append(Step(operands=tuple(left), operator="", tail="", result=str(taken)))
+            steps.append(Step(operands=tuple(left), operator="", tail="", result=taken))
             left.remove(taken)
             answer += str(taken)
         return steps, answer

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pydantic
 
-from rlready.evaluators.sampling import server_options, vllm
+from rlready.evaluators.sampling import server_options, vllm_start
 from rlready.evaluators.sampling.hf import HfOptions
 from rlready.evaluators.sampling.ray_cluster import RayOptions, import_ray
 from rlready.registry.errors import ConfigError
@@ -46,7 +46,7 @@ def ray_options(texts: Sequence[str]) -> tuple[RayOptions, tuple[str, ...]]:
         )
     check_engine(options.engine, inner)
     if options.engine == "vllm" and options.gpus_per_worker is None:
-        n_gpus = parse_options(vllm.VllmOptions, inner, "vllm").tensor_parallel_size
+        n_gpus = parse_options(vllm_start.VllmOptions, inner, "vllm").tensor_parallel_size
         if n_gpus > 1:
             options = dataclasses.replace(options, gpus_per_worker=float(n_gpus))
     return options, inner
@@ -64,8 +64,8 @@ def check_engine(engine: str, options: Sequence[str]) -> None:
             fix=f"Known engines: auto, {', '.join(KNOWN_ENGINES)}",
         )
     if engine == "vllm":
-        parse_options(vllm.VllmOptions, options, engine)
-        vllm.check_installed()
+        parse_options(vllm_start.VllmOptions, options, engine)
+        vllm_start.check_installed()
     elif engine == "server":
         parse_options(server_options.ServerOptions, options, engine)
         server_options.check_installed()
