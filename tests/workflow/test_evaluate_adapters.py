@@ -162,7 +162,7 @@ def test_one_vllm_engine_draws_all_adapters_before_a_loss_needs_the_device(
     import torch
 
     from rlready.evaluators.heldout.loss import token_losses
-    from rlready.evaluators.sampling import vllm
+    from rlready.evaluators.sampling import vllm_start
     from rlready.evaluators.sampling.hf import HfSampler
     from rlready.workflow.evaluate import engines
 
@@ -171,7 +171,9 @@ def test_one_vllm_engine_draws_all_adapters_before_a_loss_needs_the_device(
     class StandIn(HfSampler):
         name = "vllm"
 
-        def __init__(self, path: Path, tokenizer: Any, options: Any, adapters: Any) -> None:
+        def __init__(
+            self, path: Path, tokenizer: Any, options: Any, *, adapters: Any, **others: Any
+        ) -> None:
             self.models = adapted_model.AdaptableModel(path, "cpu", torch.float32)
             super().__init__(self.models.base(), tokenizer)
             events.append("open " + " ".join(adapter.path.name for adapter in adapters))
@@ -188,7 +190,7 @@ def test_one_vllm_engine_draws_all_adapters_before_a_loss_needs_the_device(
         events.append("loss")
         return token_losses(*arguments, **options)
 
-    monkeypatch.setattr(vllm, "check_installed", lambda: None)
+    monkeypatch.setattr(vllm_start, "check_installed", lambda: None)
     monkeypatch.setattr(engines, "VllmSampler", StandIn)
     monkeypatch.setattr(engines, "token_losses", losses)
     configs = [

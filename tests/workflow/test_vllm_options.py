@@ -11,7 +11,7 @@ import pytest
 
 from rlready.evaluators import memory
 from rlready.evaluators.checkpoints.folder import load_config, one_line
-from rlready.evaluators.sampling import vllm
+from rlready.evaluators.sampling import vllm_start
 from rlready.evaluators.sampling.kv_cache import cache_bytes_per_token
 from rlready.evaluators.sampling.sample_requests import longest_request, sample_requests
 from rlready.evaluators.sampling.sampler import Draw
@@ -83,8 +83,8 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Sets the free memory, beside that of vLLM's processes."""
 
     def set_free(n_bytes: int) -> None:
-        beside = vllm._CPU_PROCESS_BYTES
-        monkeypatch.setattr(vllm, "free_bytes", lambda: n_bytes + beside)
+        beside = vllm_start._CPU_PROCESS_BYTES
+        monkeypatch.setattr(vllm_start, "free_bytes", lambda: n_bytes + beside)
 
     return set_free
 
@@ -103,8 +103,11 @@ def test_the_cache_on_a_cpu_has_room_for_the_samples_and_no_more(
     per_token = 2 * config.num_hidden_layers * heads * 4
     assert cache_bytes_per_token(config, 4) == per_token
     # 200 tokens are two blocks of 128.
-    assert vllm._cpu_cache_bytes(folder, "float32", 200, 10) == per_token * (256 * 10 + 128)
-    assert vllm._cpu_cache_bytes(folder, "bfloat16", 200, 10) == per_token * (256 * 10 + 128) // 2
+    assert vllm_start._cpu_cache_bytes(folder, "float32", 200, 10) == per_token * (256 * 10 + 128)
+    assert (
+        vllm_start._cpu_cache_bytes(folder, "bfloat16", 200, 10)
+        == per_token * (256 * 10 + 128) // 2
+    )
 
 
 def test_the_cache_on_a_cpu_takes_half_of_the_free_memory_at_most(
@@ -112,12 +115,12 @@ def test_the_cache_on_a_cpu_takes_half_of_the_free_memory_at_most(
 ) -> None:
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     free(size + 10_000_000)
-    assert vllm._cpu_cache_bytes(folder, "float32", 128, 10**6) == 5_000_000
+    assert vllm_start._cpu_cache_bytes(folder, "float32", 128, 10**6) == 5_000_000
     free(size + 100)
     with pytest.raises(
         CheckpointError, match=r"cache of one sample, and 0\.0 GiB are free.*engine"
     ):
-        vllm._cpu_cache_bytes(folder, "float32", 128, 1)
+        vllm_start._cpu_cache_bytes(folder, "float32", 128, 1)
 
 
 def test_the_longest_request_is_the_longest_prompt_with_its_sample() -> None:
