@@ -160,7 +160,7 @@ def test_the_figure_of_a_plan_names_the_unit_of_its_regrets(
     """Without an outcome the axis once said "in the target's unit"."""
     labels = []
 
-    def keep(figure: Any, path: Path) -> Path:
+    def keep(figure: Any, path: Path, **options: Any) -> Path:
         labels.extend(axes.get_ylabel() for axes in figure.axes)
         return path
 

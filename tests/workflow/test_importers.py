@@ -408,12 +408,27 @@ def test_records_of_verifiers_are_read(tmp_path: Path) -> None:
         {"id": "e", "env": {"id": "x", "name": "gsm8k"}, "task": task, "run": run, "traces": [t]}
         for t in (good, good, failed)
     ]
+    # An episode that failed before it had a trace is a sample, too; one that did not fail is wrong.
+    rows.append({**rows[0], "ok": False, "traces": []})
     path = tmp_path / "traces.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     item = only(read("auto", path))
     (step,) = item.steps
     assert (item.benchmark, step.step, item.is_training) == ("gsm8k", 20, False)
-    assert [(e.problem_id, e.n, e.c, e.n_unscored) for e in step.tool] == [("k1", 2, 2, 1)]
+    assert [(e.problem_id, e.n, e.c, e.n_unscored) for e in step.tool] == [("k1", 2, 2, 2)]
+    path.write_text("".join(json.dumps({**row, "traces": []}) + "\n" for row in rows[:1]))
+    with pytest.raises(SamplesError, match=r"line 1.*traces is empty"):
+        read("prime-rl", path)
+
+
+def test_a_prompt_that_is_empty_is_refused(tmp_path: Path) -> None:
+    source = TRAINERS / "skyrl" / "dumped_evals" / "global_step_20_evals" / "toy_math.jsonl"
+    path = tmp_path / source.parent.name / source.name
+    path.parent.mkdir()
+    first, *others = source.read_text().splitlines()
+    path.write_text("\n".join([json.dumps({**json.loads(first), "input_prompt": []}), *others]))
+    with pytest.raises(SamplesError, match=r"line 1.*input_prompt is empty"):
+        read("skyrl", path)
 
 
 def test_older_rollouts_of_verifiers_are_read(tmp_path: Path) -> None:

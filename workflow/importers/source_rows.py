@@ -85,6 +85,13 @@ class SourceRow:
         """Return a text or the contents of a list of chat messages, one message a line."""
         return self._conversation(name, self.value(name))
 
+    def question(self, name: str) -> str:
+        """Return a prompt, a text or a list of chat messages, which must not be empty."""
+        text = self.conversation(name)
+        if not text.strip():
+            self.refuse(name, "is empty, so nothing tells this problem from others")
+        return text
+
     def message(self) -> str:
         """Return the content of a chat message; empty if it is null, as beside tool calls."""
         return self.conversation("content") if self.has("content") else ""

@@ -201,4 +201,6 @@ def _practice_scores(table: TrainingTable, rows: NDArray[np.intp]) -> dict[str, 
     if practice is None:
         return {}
     values = table.X[practice].to_numpy(dtype=np.float64)[rows]
+    if not np.isfinite(values).any():
+        return {}
     return {practice: np.where(np.isfinite(values), values, np.nanmin(values))}

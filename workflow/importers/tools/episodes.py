@@ -43,7 +43,7 @@ def rollouts(file: SourceFile, score: str | None) -> Iterator[Drawn]:
             where=row.where,
             score_field=name,
             scores=[None if has_error else row.score(name)],
-            question=row.conversation("prompt") if row.has("prompt") else None,
+            question=row.question("prompt") if row.has("prompt") else None,
             golds=(row.text("answer"),) if isinstance(row.values.get("answer"), str) else (),
             texts=[row.conversation("completion")] if row.has("completion") else (),
             is_truncated=[bool(row.values["is_truncated"])] if row.has("is_truncated") else (),
@@ -55,7 +55,11 @@ def episodes(file: SourceFile, score: str | None) -> Iterator[Drawn]:
     for row in alike(file.rows(), "env", "run", "task", "example_id", "group_id"):
         env, is_training, step = _about(row)
         key, question, golds = _task(row)
-        for trace in row.items("traces"):
+        traces = list(row.items("traces"))
+        if not traces and not _has_failed(row):
+            row.refuse("traces", "is empty", why="a sample without a trace has no score")
+        # An episode that failed before it had a trace is a sample without a score.
+        for trace in traces or [row]:
             value, field = _reward(trace, score)
             yield Drawn(
                 series=env or file.path.parent.name,
@@ -63,7 +67,7 @@ def episodes(file: SourceFile, score: str | None) -> Iterator[Drawn]:
                 is_training="train" in file.path.parts if is_training is None else is_training,
                 step=_step_in(file) if step is None else step,
                 problem=key,
-                where=f"{row.where}, {trace.prefix.rstrip('.')}",
+                where=f"{row.where}, {trace.prefix.rstrip('.') or 'traces'}",
                 score_field=field,
                 scores=[value],
                 question=question,
@@ -93,7 +97,7 @@ def _task(row: SourceRow) -> tuple[str, str | None, tuple[str, ...]]:
         return row.text(name), None, ()
     task = row.inner("task")
     data = task.inner("data")
-    question = data.conversation("prompt") if data.has("prompt") else None
+    question = data.question("prompt") if data.has("prompt") else None
     answer: Any = data.values.get("answer", data.values.get("ground_truth"))
     golds = (str(answer),) if isinstance(answer, str | int | float) else ()
     for source, name in ((task, "key"), (data, "id"), (data, "idx"), (task, "hash")):
@@ -104,8 +108,12 @@ def _task(row: SourceRow) -> tuple[str, str | None, tuple[str, ...]]:
     return digest([question, *golds]), question, golds
 
 
+def _has_failed(record: SourceRow) -> bool:
+    return record.values.get("ok") is False or bool(record.values.get("errors"))
+
+
 def _reward(trace: SourceRow, score: str | None) -> tuple[float | None, str]:
-    if trace.values.get("ok") is False or trace.values.get("errors"):
+    if _has_failed(trace):
         return None, f"{trace.prefix}ok"
     if "rewards" not in trace.values:
         name = score or "reward"

@@ -44,7 +44,7 @@ def verl(file: SourceFile, score: str | None) -> Iterator[Drawn]:
         step = row.whole("step") if row.has("step") else _number_in(row, file.path.stem)
         source = next((n for n in ("data_source", "dataset") if row.has(n)), None)
         golds = _golds(row, "gts") if row.has("gts") else ()
-        question = row.conversation("input")
+        question = row.question("input")
         uid = _VERL_UID.fullmatch(row.text("uid")) if row.has("uid") else None
         is_numbered = (uid is not None) if is_numbered is None else is_numbered
         if is_numbered != (uid is not None):
@@ -142,7 +142,7 @@ def nemo_rl_evaluation(file: SourceFile, score: str | None) -> Iterator[Drawn | 
     yield Settings(series=str(name or "evaluation"), values=drawn_with)
     for whole in file.rows():
         for row in whole.items("evaluation_data"):
-            question = row.conversation("prompt")
+            question = row.question("prompt")
             yield Drawn(
                 series=str(name or "evaluation"),
                 is_named=isinstance(name, str),
@@ -163,7 +163,7 @@ def skyrl(file: SourceFile, score: str | None) -> Iterator[Drawn]:
         step = int(match[1])
     keys = _Keys()
     for row in alike(file.rows(), "env_extras", "data_source"):
-        question = row.conversation("input_prompt")
+        question = row.question("input_prompt")
         golds: tuple[str, ...] = ()
         index = ""
         if row.has("env_extras"):
@@ -209,7 +209,7 @@ def areal(file: SourceFile, score: str | None) -> Iterator[Drawn]:
             where=row.where,
             score_field="reward",
             scores=[row.number("reward")],
-            question=row.conversation("prompt"),
+            question=row.question("prompt"),
             texts=[row.conversation("completion")],
             sample_index=row.whole("sample_idx"),
         )
@@ -244,7 +244,7 @@ def open_instruct(file: SourceFile, score: str | None) -> Iterator[Drawn]:
 
 
 def _completion(row: SourceRow, step: int, column: str) -> Drawn:
-    question = row.conversation("prompt")
+    question = row.question("prompt")
     return Drawn(
         series=column,
         is_named=False,
