@@ -26,6 +26,7 @@ import numpy as np
 from simulation import World, simulate
 
 from rlready.predictors.calibration.predictor import CalibratedPredictor
+from rlready.predictors.decisions.belief import posterior_means
 from rlready.predictors.decisions.rl_plan import EXPECTED, PREDICTED, RANDOM, PlanRule, plan
 from rlready.predictors.predictive import Predictive
 from rlready.predictors.training_table import FloatArray
@@ -104,16 +105,6 @@ def _one(setting: Setting, rng: np.random.Generator) -> dict[str, tuple[FloatArr
     return found
 
 
-def _believed(
-    predictive: Predictive, noise: float, rows: list[int], seen: FloatArray
-) -> FloatArray:
-    """Posterior means of rows of one group that had a run each."""
-    mean, level = predictive.mean[rows], predictive.group_sd[rows]
-    prior = np.outer(level, level) + np.diag(predictive.row_sd[rows] ** 2)
-    surprise = np.linalg.solve(prior + noise**2 * np.eye(len(rows)), seen[rows] - mean)
-    return np.asarray(mean + prior @ surprise)
-
-
 def _realised(
     truth: FloatArray,
     seen: FloatArray,
@@ -124,7 +115,11 @@ def _realised(
     regret = []
     for n in range(1, len(rows) + 1):
         run = rows[:n]
-        score = seen[run] if ours is None else _believed(*ours, run, seen)
+        score = seen[run]
+        if ours is not None:
+            predictive, noise = ours
+            at = np.array(run, dtype=np.intp)
+            score = posterior_means(predictive, predictive.matched(), at, score[None], noise)[0]
         regret.append(truth.max() - truth[run[int(np.argmax(score))]])
     return np.array(regret)
 

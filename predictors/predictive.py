@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 from rlready.predictors.bound import Bound
 from rlready.predictors.training_table import FloatArray, TextArray
 
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(31)
+_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+"""Quadrature of a standard normal number."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictive:
@@ -74,6 +78,34 @@ class Predictive:
         draws += noise
         return draws
 
+    def matched(self) -> Predictive:
+        """Return the normal distribution with the means and covariances of the draws.
+
+        With `bound` the draws are skewed: they fall further below the prediction than they rise
+        above it, so their mean is not the prediction. Whoever updates this distribution by an
+        observation has to start from the mean of the draws.
+        """
+        wide = self.spread_of_scale
+        row, group = wide * self.row_sd**2, wide * self.group_sd**2
+        mean = self.mean
+        if self.bound is not None and self.additive_sd is not None:
+            additive = wide * np.minimum(self.additive_sd, self.row_sd) ** 2
+            moving = row - additive + group
+            steps = np.sqrt(moving) / self.bound.slope_at(mean) * _NODES[:, None]
+            draws = self.bound.moved(mean, steps)
+            mean = _WEIGHTS @ draws
+            share = (_WEIGHTS @ (draws - mean) ** 2) / np.maximum(moving, 1e-300)
+            row, group = share * (row - additive) + additive, share * group
+        return replace(
+            self,
+            mean=mean,
+            row_sd=np.sqrt(row),
+            group_sd=np.sqrt(group),
+            df=np.inf,
+            bound=None,
+            additive_sd=None,
+        )
+
     def rows(self, chosen: NDArray[np.intp]) -> Predictive:
         """Return the distribution of some of the checkpoints, by position."""
         return replace(
@@ -89,6 +121,11 @@ class Predictive:
         """Return both ends of normal intervals around the means, without the error of the group."""
         z = NormalDist().inv_cdf(0.5 + level / 2)
         return self.mean - z * self.row_sd, self.mean + z * self.row_sd
+
+    @property
+    def spread_of_scale(self) -> float:
+        """Factor of the variances that is due to their own uncertainty; 1 if it has no mean."""
+        return self.df / (self.df - 2.0) if 2.0 < self.df < np.inf else 1.0
 
     @property
     def sd(self) -> FloatArray:

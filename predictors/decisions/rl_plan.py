@@ -6,6 +6,8 @@ of one RL run, and the one with the best posterior mean is kept. Both scores are
 draws from the prediction (`Predictive`), with errors that groups share and variances that are
 themselves uncertain. The expected regret is therefore as reliable as the prediction.
 
+A planner may ignore the outcome of a run. So N runs never have a larger expected regret than fewer.
+
 Policies:
 
     predicted    the N best predictions
@@ -15,8 +17,9 @@ Policies:
     random       any N; keeps the best observed score
     <score>      the N best by a number such as post-SFT pass@1; keeps the best observed score
 
-The last two do not use predictions. They are the current practice, which a plan should beat. The
-draws that choose are not the draws that judge.
+The last two do not use predictions. They are the current practice, which a plan should beat. Who
+keeps the best observed score ignores nothing, so a further run can cost regret there: a lucky score
+replaces a better checkpoint. The draws that choose are not the draws that judge.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlready.predictors.decisions.belief import posterior_means
 from rlready.predictors.decisions.draw_blocks import block_sizes, expected_order
 from rlready.predictors.predictive import Predictive
 from rlready.predictors.training_table import FloatArray
@@ -86,7 +90,8 @@ class RunValue:
         chosen: id of the checkpoint of the N-th run; None for random.
         regret: expected regret after N runs, with the correction of `plan_replay` if there is one.
         regret_se: Monte Carlo error of the regret.
-        worth: regret that the N-th run saves; None for a first run without an incumbent.
+        worth: regret that the N-th run saves, 0 or more for a policy that uses predictions; None
+            for a first run without an incumbent.
         by_model: expected regret by the predictor alone, without correction.
     """
 
@@ -204,9 +209,10 @@ def plan(
         orders[ANCHOR] = _with_anchor(predictive, orders[PREDICTED])
     naive = {name: np.argsort(-score, kind="stable")[:n_max] for name, score in scores.items()}
     regrets = {name: _Mean() for name in (*orders, *naive, RANDOM)}
+    matched = predictive.matched()
     without, best = _Mean(), np.zeros(n)
     for n_draws in block_sizes(rule.n_draws, n):
-        world = _World.drawn(predictive, rl_noise, incumbent, n_draws, judging)
+        world = _World.drawn(predictive, matched, rl_noise, incumbent, n_draws, judging)
         for name, order in orders.items():
             regrets[name].add(world.best - _kept_by_posterior(world, order))
         for name, order in naive.items():
@@ -216,9 +222,14 @@ def plan(
         best += np.bincount(world.truth.argmax(axis=1), minlength=n)
         if incumbent is not None:
             without.add((world.best - world.incumbent)[None])
-    nothing = None if incumbent is None else float(without.mean[0])
     policies = {
-        name: _values(regret, {**orders, **naive}.get(name), ids, nothing)
+        name: _values(
+            regret,
+            {**orders, **naive}.get(name),
+            ids,
+            without=None if incumbent is None else without,
+            may_ignore=name in orders,
+        )
         for name, regret in regrets.items()
     }
     policy = rule.policy
@@ -242,6 +253,7 @@ class _World:
 
     Args:
         predictive: distribution of the draws.
+        matched: the same after `Predictive.matched`.
         rl_noise: standard deviation of the noise of one run.
         truth: (D, n) true scores.
         observed: (D, n) scores of one RL run from each candidate.
@@ -250,6 +262,7 @@ class _World:
     """
 
     predictive: Predictive
+    matched: Predictive
     rl_noise: float
     truth: FloatArray
     observed: FloatArray
@@ -259,6 +272,7 @@ class _World:
     @staticmethod
     def drawn(
         predictive: Predictive,
+        matched: Predictive,
         rl_noise: float,
         incumbent: Incumbent | None,
         n_draws: int,
@@ -271,7 +285,7 @@ class _World:
         true_incumbent = np.full(n_draws, expected)
         if incumbent is not None:
             true_incumbent = true_incumbent + incumbent.sd * rng.standard_normal(n_draws)
-        return _World(predictive, rl_noise, truth, observed, true_incumbent, expected)
+        return _World(predictive, matched, rl_noise, truth, observed, true_incumbent, expected)
 
     @property
     def best(self) -> FloatArray:
@@ -295,15 +309,12 @@ def _with_anchor(predictive: Predictive, order: Order) -> Order:
 
 def _kept_by_posterior(world: _World, order: Order) -> FloatArray:
     """Return the (N, D) true scores of the checkpoint kept after 1 ... N runs in this order."""
-    predictive, scores = world.predictive, []
+    scores = []
     for n in range(1, len(order) + 1):
         rows = order[:n]
-        same = predictive.groups[rows][:, None] == predictive.groups[rows][None, :]
-        level = predictive.group_sd[rows]
-        prior = np.where(same, np.outer(level, level), 0.0) + np.diag(predictive.row_sd[rows] ** 2)
-        gain = np.linalg.solve(prior + max(world.rl_noise, 1e-9) ** 2 * np.eye(n), prior)
-        mean = predictive.mean[rows]
-        believed = mean + (world.observed[:, rows] - mean) @ gain
+        believed = posterior_means(
+            world.predictive, world.matched, rows, world.observed[:, rows], world.rl_noise
+        )
         scores.append(_kept(world, believed, world.truth[:, rows]))
     return np.array(scores)
 
@@ -364,21 +375,32 @@ def _first_of(numbers: FloatArray, n_first: int) -> Order:
 
 
 def _values(
-    regrets: _Mean, order: Order | None, ids: Sequence[str], nothing: float | None
+    regrets: _Mean,
+    order: Order | None,
+    ids: Sequence[str],
+    *,
+    without: _Mean | None,
+    may_ignore: bool,
 ) -> tuple[RunValue, ...]:
+    """Return the value of 1 ... N runs; `without` is the regret of no run at all.
+
+    With `may_ignore` a run whose outcome would cost regret is ignored, and the regret stays.
+    """
     values: list[RunValue] = []
-    for n, (regret, error) in enumerate(zip(regrets.mean, regrets.se, strict=True), start=1):
-        before = values[-1].regret if values else nothing
+    before = None if without is None else (float(without.mean[0]), float(without.se[0]))
+    for n, pair in enumerate(zip(regrets.mean.tolist(), regrets.se.tolist(), strict=True), start=1):
+        now = min(pair, before) if may_ignore and before is not None else pair
         values.append(
             RunValue(
                 n_runs=n,
                 chosen=None if order is None else ids[int(order[n - 1])],
-                regret=float(regret),
-                regret_se=float(error),
-                worth=None if before is None else before - float(regret),
-                by_model=float(regret),
+                regret=now[0],
+                regret_se=now[1],
+                worth=None if before is None else before[0] - now[0],
+                by_model=now[0],
             )
         )
+        before = now
     return tuple(values)
 
 

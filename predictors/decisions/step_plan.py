@@ -299,7 +299,7 @@ class _World:
         true_incumbent = np.full(n_draws, expected)
         if incumbent is not None:
             true_incumbent = true_incumbent + incumbent.sd * rng.standard_normal(n_draws)
-        rows = predictive.rows(order)
+        rows = predictive.rows(order).matched()
         same = rows.groups[:, None] == rows.groups[None, :]
         prior = np.where(same, np.outer(rows.group_sd, rows.group_sd), 0.0)
         return _World(

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlready.predictors.bound import Bound
+from rlready.predictors.decisions.belief import posterior_means
 from rlready.predictors.decisions.rl_plan import (
     ANCHOR,
     EXPECTED,
@@ -143,6 +145,86 @@ def test_more_runs_never_cost_regret(mean: list[float], row_sd: float, rl_noise:
         for before, after in itertools.pairwise(values):
             assert after.regret <= before.regret + 4 * (before.regret_se + after.regret_se) + 1e-9
             assert after.worth == pytest.approx(before.regret - after.regret)
+
+
+@st.composite
+def bounded(draw: st.DrawFn) -> Predictive:
+    """Candidates under a ceiling, as a bounded predictor gives them."""
+    n = draw(st.integers(2, 8))
+    means = draw(st.lists(st.floats(0.05, 0.74), min_size=n, max_size=n))
+    return Predictive(
+        mean=np.array(means),
+        row_sd=np.array(draw(st.lists(st.floats(0.001, 0.1), min_size=n, max_size=n))),
+        group_sd=np.full(n, draw(st.sampled_from([0.0, 0.002, 0.05]))),
+        groups=np.array(list("abababab"[:n]), dtype=np.str_),
+        df=draw(st.sampled_from([np.inf, 35.0, 5.0])),
+        bound=Bound(floor=0.0, ceiling=0.75, end=1.0),
+        additive_sd=np.full(n, draw(st.sampled_from([0.0, 0.002, 0.02]))),
+    )
+
+
+@given(
+    given=bounded(),
+    rl_noise=st.floats(0, 0.1),
+    known=st.one_of(st.none(), st.floats(0.3, 0.76)),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=40, deadline=None)
+def test_under_a_ceiling_no_run_is_worth_less_than_nothing(
+    given: Predictive, rl_noise: float, known: float | None, seed: int
+) -> None:
+    """The demonstration's plan said that its second run is worth -2.4e-05."""
+    incumbent = None if known is None else Incumbent(id="old", value=known, sd=0.006)
+    made = plan(
+        given,
+        ids(len(given.mean)),
+        1,
+        rl_noise=rl_noise,
+        incumbent=incumbent,
+        rule=PlanRule(n_draws=300, seed=seed),
+    )
+    for name in (PREDICTED, EXPECTED, ANCHOR):
+        values = made.policies.get(name, ())
+        assert all(value.worth is None or value.worth >= 0.0 for value in values)
+        for before, after in itertools.pairwise(values):
+            assert after.regret <= before.regret
+
+
+@pytest.mark.parametrize(("row_sd", "rl_noise"), [(0.009, 0.014), (0.02, 0.014), (0.06, 0.03)])
+@pytest.mark.parametrize("group_sd", [0.001, 0.01])
+def test_belief_under_a_ceiling_is_the_mean_of_the_truth(
+    row_sd: float, rl_noise: float, group_sd: float
+) -> None:
+    """A normal rule believed the luck of a run above the ceiling, and kept worse checkpoints."""
+    n, rng = 4, np.random.default_rng(0)
+    given = Predictive(
+        mean=np.linspace(0.66, 0.71, n),
+        row_sd=np.full(n, row_sd),
+        group_sd=np.full(n, group_sd),
+        groups=np.full(n, "g"),
+        df=35.0,
+        bound=Bound(floor=0.0, ceiling=0.726, end=1.0),
+        additive_sd=np.full(n, 0.002),
+    )
+    matched = given.matched()
+    truth = given.draw(200_000, rng)
+    assert truth.mean(axis=0) == pytest.approx(matched.mean, abs=0.05 * row_sd)
+    assert truth.std(axis=0) == pytest.approx(matched.sd, rel=0.05)
+    assert (matched.mean < given.mean).all()
+    observed = truth + rl_noise * rng.standard_normal(truth.shape)
+    believed = posterior_means(given, matched, np.arange(n), observed, rl_noise)
+    for row in range(n):
+        top = believed[:, row] >= np.quantile(believed[:, row], 0.95)
+        gap = float((believed[top, row] - truth[top, row]).mean())
+        assert gap == pytest.approx(0.0, abs=0.08 * row_sd)
+
+
+def test_normal_draws_keep_their_own_moments() -> None:
+    given = predictive([1.0, 2.0], 0.5, 0.2)
+    assert given.matched().mean == pytest.approx(given.mean)
+    assert given.matched().row_sd == pytest.approx(given.row_sd)
+    wide = dataclasses.replace(given, df=4.0).matched()
+    assert wide.group_sd == pytest.approx(math.sqrt(2.0) * given.group_sd)
 
 
 def test_all_runs_without_noise_leave_no_regret() -> None:
