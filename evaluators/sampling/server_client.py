@@ -126,7 +126,7 @@ class Connection:
             EvaluationError: if the server refuses the request, or continues to fail.
         """
         for n_failures in itertools.count(1):
-            async with self._pace.turn():
+            async with self._pace.turn() as sent:
                 try:
                     answer = read(await self.ask_once("v1/completions", body))
                 except PassingError as error:
@@ -134,9 +134,10 @@ class Connection:
                 else:
                     self._pace.succeeded()
                     return answer
-            n_in_a_row = max(n_failures, self._pace.n_in_a_row)
+            n_in_a_row = max(n_failures, self._pace.n_in_a_row(sent))
             is_pause_too_long = failure.retry_after_s > _LONGEST_OBEYED_S
             if is_pause_too_long or n_in_a_row > self._endpoint.max_retries:
+                self._pace.stop()
                 raise EvaluationError(
                     f"the server {self._endpoint.url} {failure.what}",
                     why=f"it asks for a pause of {failure.retry_after_s:.0f} s"
@@ -145,7 +146,7 @@ class Connection:
                     fix="The samples drawn so far are kept. When the server works again, run the "
                     "same command again: it draws only what is missing",
                 )
-            await self._pace.failed(failure)
+            await self._pace.failed(failure, sent)
         raise AssertionError("the count never ends")
 
     async def ask_once(self, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -243,39 +244,43 @@ class Pace:
     def __init__(self, most: int, sleep: Sleep, on_notice: Callable[[str], None]) -> None:
         self._most = self._limit = most
         self._sleep, self._on_notice = sleep, on_notice
-        self._n_running = self._n_pauses = 0
+        self._n_running = self._n_pauses = self._n_all_pauses = 0
         self._is_paused = False
         self._change = asyncio.Event()
 
     @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Wait until one more request may be sent, and count it while the context is open."""
+    async def turn(self) -> AsyncIterator[int]:
+        """Wait until one more request may be sent, and count it while the context is open.
+
+        The yielded number says when the request was sent; `n_in_a_row` and `failed` take it.
+        """
         while self._is_paused or self._n_running >= self._limit:
             await self._change.wait()
         self._n_running += 1
         try:
-            yield
+            yield self._n_all_pauses
         finally:
             self._n_running -= 1
             self._wake()
 
-    @property
-    def n_in_a_row(self) -> int:
-        """Failures since the last success, including the present one.
+    def n_in_a_row(self, sent: int) -> int:
+        """Return the failures since the last success, including the one of a request.
 
-        The failures of requests that were sent before a pause count as the one that began it.
+        The failures of requests that were sent before a pause count as the one that began it, also
+        if they arrive after its end.
         """
-        return self._n_pauses + (not self._is_paused)
+        return self._n_pauses + (sent == self._n_all_pauses)
 
     def succeeded(self) -> None:
         """Allow one more request at a time."""
         self._n_pauses = 0
         self._limit = min(self._most, self._limit + 1)
 
-    async def failed(self, failure: PassingError) -> None:
-        """Pause all requests for a while, unless they are paused already."""
-        if self._is_paused:
+    async def failed(self, failure: PassingError, sent: int) -> None:
+        """Pause all requests for a while, unless they paused since this one was sent."""
+        if sent < self._n_all_pauses:
             return
+        self._n_all_pauses += 1
         self._n_pauses += 1
         self._limit = max(1, self._limit // 2)
         backoff_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** (self._n_pauses - 1))
@@ -288,6 +293,10 @@ class Pace:
         finally:
             self._is_paused = False
             self._wake()
+
+    def stop(self) -> None:
+        """Let no further request be sent, until the waiting ones are cancelled."""
+        self._is_paused = True
 
     def _wake(self) -> None:
         """Let every waiting request look again whether it may be sent."""
