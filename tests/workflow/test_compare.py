@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from rlready.evaluators.heldout.loss import ExampleLoss
 from rlready.evaluators.heldout.loss_files import Losses, losses_path, write_losses
 from rlready.evaluators.metrics.pass_at_k import ProblemCounts
+from rlready.evaluators.metrics.proxies import macro_mean
 from rlready.evaluators.sampling.sample_files import SampleFolder
 from rlready.evaluators.verification.verifier import CheckedAnswer
 from rlready.registry.digest import digest
@@ -179,6 +180,33 @@ def test_without_samples_the_means_are_compared_and_the_reason_is_said(compare: 
     assert toy["n_gained"] is None
     assert [note.partition(":")[0] for note in values["notes"]] == ["toy", "val"]
     assert "give --samples-dir" in values["notes"][0]
+
+
+def test_the_mean_over_benchmarks_needs_no_samples_of_its_own(
+    compare: Compare, sqlite_uri: str, tmp_path: Path
+) -> None:
+    """Its note asked for samples, which a mean never has."""
+    store, two = MlflowStore(sqlite_uri), digest("two")
+    for name, correct in (
+        ("first", {"x": 1, "y": 2, "z": 0}),
+        ("second", {"x": 3, "y": 2, "z": 1}),
+    ):
+        made = checkpoint(name, epochs={"first": 1, "second": 4}[name], seed=3)
+        toy = proxy("pass_at_1", sum(correct.values()) / 12, benchmark="two", benchmark_digest=two)
+        first = {"first": 7 / 16, "second": 8 / 16}[name]
+        both = macro_mean("mean", [toy, proxy("pass_at_1", first)])
+        folder = SampleFolder(tmp_path / "samples" / made.id / f"{two}-{PROTOCOL.draws_digest}", [])
+        with folder.lock():
+            folder.describe({"protocol": PROTOCOL.to_dict()})
+            folder.write_counts([ProblemCounts(problem_id=p, n=N, c=c) for p, c in correct.items()])
+        store.put_evaluation(Evaluation(checkpoint=made, proxies=(toy, *both)))
+    values = told(compare("first", "second", "--json"))
+    assert values["notes"] == []
+    rows = {row["benchmark"]: row["metrics"]["pass_at_1"] for row in values["benchmarks"]}
+    assert rows["mean"]["is_paired"]
+    assert rows["mean"]["value"] == pytest.approx((rows["toy"]["value"] + rows["two"]["value"]) / 2)
+    values = told(compare("first", "second", "--json", "--samples-dir", "elsewhere"))
+    assert "mean: not paired, because its parts are not: toy, two" in values["notes"]
 
 
 def test_a_damaged_count_file_is_not_used(compare: Compare, tmp_path: Path) -> None:

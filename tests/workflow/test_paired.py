@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import ttest_rel
+from scipy.stats import t, ttest_rel
 
 from rlready.evaluators.heldout.loss import ExampleLoss
 from rlready.evaluators.metrics.pass_at_k import ProblemCounts
@@ -13,6 +13,7 @@ from rlready.registry.digest import digest
 from rlready.registry.records import Proxy
 from rlready.workflow.compare.paired import (
     PairedDifference,
+    mean_difference,
     paired_loss,
     paired_pass_at_k,
     unpaired,
@@ -114,3 +115,28 @@ def test_two_means_alone_are_treated_as_independent() -> None:
     assert result.value == pytest.approx(0.4)
     assert result.se == pytest.approx(0.05)
     assert (result.is_paired, result.is_clear, result.n) == (False, True, 50)
+
+
+def test_the_mean_over_benchmarks_is_welchs_test_of_the_differences() -> None:
+    parts = [
+        difference([(1, 4), (0, 2), (8, 7), (3, 3), (2, 6)]),
+        difference([(1, 2), (5, 5), (4, 7)]),
+    ]
+    both = mean_difference(parts)
+    assert both is not None
+    assert both.value == pytest.approx((parts[0].value + parts[1].value) / 2)
+    squares = [part.se**2 for part in parts if part.se is not None]
+    assert both.se == pytest.approx(sum(squares) ** 0.5 / 2)
+    freedom = sum(squares) ** 2 / (squares[0] ** 2 / 4 + squares[1] ** 2 / 2)
+    assert both.se is not None
+    assert both.high == pytest.approx(both.value + t.ppf(0.975, freedom) * both.se)
+    assert (both.n, both.is_paired) == (8, True)
+    assert mean_difference([]) is None
+    alone = mean_difference([parts[0], difference([(1, 2)] * 2)])
+    assert alone is not None
+    assert alone.low is not None
+    lonely = paired_pass_at_k(counts([1]), counts([2]), 1)
+    assert lonely is not None
+    unknown = mean_difference([parts[0], lonely])
+    assert unknown is not None
+    assert (unknown.se, unknown.low) == (None, None)

@@ -9,12 +9,14 @@ named with the reason, and the rest of the comparison still stands.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
 from rlready.evaluators.heldout.loss import ExampleLoss
+from rlready.registry.digest import digest
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Proxy, k_of
 from rlready.registry.store import Store, StoredCheckpoint
@@ -29,6 +31,7 @@ from rlready.workflow.compare.measured import (
 )
 from rlready.workflow.compare.paired import (
     PairedDifference,
+    mean_difference,
     paired_loss,
     paired_pass_at_k,
     unpaired,
@@ -37,6 +40,9 @@ from rlready.workflow.compare.paired import (
 _SOLVED = 0.5
 """A checkpoint solves a problem if more than this share of its samples is correct."""
 
+
+_MOST_PARTS = 10
+"""Benchmarks of which every choice is tried to find those of a mean; of more, only all of them."""
 
 _BRIEF = 60
 """Most characters of a setting in a note."""
@@ -181,16 +187,46 @@ class _Pair:
         )
 
     def _benchmarks(self) -> Iterator[BenchmarkComparison]:
+        without: list[Proxy] = []
+        compared: dict[tuple[str, str], BenchmarkComparison] = {}
         for proxy_a, proxy_b in self._pairs("pass_at_1"):
             a, b = (
                 answers_behind(stored, proxy, self._config.samples_dir)
                 for stored, proxy in ((self._a, proxy_a), (self._b, proxy_b))
             )
             if a is None or b is None:
-                self._unpaired["samples"].append(proxy_a.benchmark)
-                yield self._from_registry(proxy_a)
+                without.append(proxy_a)
+                continue
+            made = self._benchmark(proxy_a, a, b)
+            compared[proxy_a.benchmark, proxy_a.benchmark_digest] = made
+            yield made
+        keys = [*compared, *((proxy.benchmark, proxy.benchmark_digest) for proxy in without)]
+        for proxy in without:
+            parts = _parts_of_mean(proxy, keys)
+            missing = [key[0] for key in parts if key not in compared]
+            if parts and not missing:
+                yield self._mean(proxy, [compared[key] for key in parts])
+                continue
+            names = ", ".join(missing)
+            if missing:
+                self._not_compared.append(
+                    f"{proxy.benchmark}: not paired, because its parts are not: {names}"
+                )
             else:
-                yield self._benchmark(proxy_a, a, b)
+                self._unpaired["samples"].append(proxy.benchmark)
+            yield self._from_registry(proxy)
+
+    def _mean(self, proxy: Proxy, parts: Sequence[BenchmarkComparison]) -> BenchmarkComparison:
+        """Return the mean over benchmarks, from the paired differences of each."""
+        metrics = {
+            name: mean_difference([part.metrics[name] for part in parts], self._config.level)
+            for k in self._ks(proxy)
+            if all((name := f"pass_at_{k}") in part.metrics for part in parts)
+        }
+        return BenchmarkComparison(
+            benchmark=proxy.benchmark,
+            metrics={name: metric for name, metric in metrics.items() if metric is not None},
+        )
 
     def _benchmark(self, proxy: Proxy, a: Answers, b: Answers) -> BenchmarkComparison:
         metrics = {
@@ -327,6 +363,19 @@ class _Pair:
                     f"{', '.join(names)}: not paired, because the {kind} of both are not in "
                     f"{self._config.samples_dir}; give --samples-dir, or evaluate again"
                 )
+
+
+def _parts_of_mean(
+    proxy: Proxy, benchmarks: Sequence[tuple[str, str]]
+) -> tuple[tuple[str, str], ...]:
+    """Return the benchmarks (name, digest) whose mean a proxy is; empty if they are unknown."""
+    others = [key for key in sorted(benchmarks) if key[1] != proxy.benchmark_digest]
+    sizes = range(len(others), 1, -1) if len(others) <= _MOST_PARTS else [len(others)]
+    for size in sizes:
+        for parts in itertools.combinations(others, size):
+            if digest(list(parts)) == proxy.benchmark_digest:
+                return parts
+    return ()
 
 
 def _why_not(benchmark: str, of_a: list[Any], of_b: list[Any], pair: _Pair) -> str:

@@ -114,6 +114,39 @@ def paired_loss(
     return _with_interval(ratio(difference, n_tokens), level, len(common), n_left_out)
 
 
+def mean_difference(
+    parts: Sequence[PairedDifference], level: float = 0.95
+) -> PairedDifference | None:
+    """Return the plain mean over benchmarks of paired differences; None if there are none.
+
+    The benchmarks are independent: se^2 = sum of se_i^2 / m^2. The interval is Student's with the
+    degrees of freedom of Welch and Satterthwaite. `n` is the number of problems of all benchmarks.
+
+    Example:
+        >>> mean_difference([on_gsm8k, on_aime24]).is_paired
+        True
+    """
+    if not parts:
+        return None
+    m, errors = len(parts), [part.se for part in parts]
+    squares = [error**2 for error in errors if error is not None]
+    se = math.sqrt(math.fsum(squares)) / m if len(squares) == m else None
+    freedom = 1.0
+    if se is not None and se > _LEAST:
+        pairs = zip(squares, parts, strict=True)
+        spread = math.fsum(square**2 / (part.n - 1) for square, part in pairs)
+        freedom = math.fsum(squares) ** 2 / spread
+    value = math.fsum(part.value for part in parts) / m
+    made = _with_interval(
+        Estimate(value=value, se=se),
+        level,
+        sum(part.n for part in parts),
+        sum(part.n_left_out for part in parts),
+        freedom,
+    )
+    return _within_one(made)
+
+
 def unpaired(a: Proxy, b: Proxy, level: float = 0.95) -> PairedDifference:
     """Return the difference of two stored means, as if they were independent.
 
@@ -137,10 +170,13 @@ def _within_one(difference: PairedDifference) -> PairedDifference:
     )
 
 
-def _with_interval(estimate: Estimate, level: float, n: int, n_left_out: int) -> PairedDifference:
+def _with_interval(
+    estimate: Estimate, level: float, n: int, n_left_out: int, freedom: float | None = None
+) -> PairedDifference:
     from scipy.stats import t
 
-    half = None if estimate.se is None else float(t.ppf((1 + level) / 2, n - 1)) * estimate.se
+    freedom = n - 1 if freedom is None else freedom
+    half = None if estimate.se is None else float(t.ppf((1 + level) / 2, freedom)) * estimate.se
     # Where all items differ alike (both solve all), they say nothing about the spread of others.
     is_known = half is not None and math.isfinite(half) and half > _LEAST
     return PairedDifference(
