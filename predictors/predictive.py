@@ -82,7 +82,7 @@ class Predictive:
         """Return the normal distribution with the means and covariances of the draws.
 
         With `bound` the draws are skewed: they fall further below the prediction than they rise
-        above it, so their mean is not the prediction. Whoever updates this distribution by an
+        above it, so their mean is not the prediction. An update by an
         observation has to start from the mean of the draws.
         """
         wide = self.spread_of_scale
@@ -124,7 +124,7 @@ class Predictive:
 
     @property
     def spread_of_scale(self) -> float:
-        """Factor of the variances that is due to their own uncertainty; 1 if it has no mean."""
+        """Factor of the variances due to their own uncertainty; 1 if its mean is infinite."""
         return self.df / (self.df - 2.0) if 2.0 < self.df < np.inf else 1.0
 
     @property

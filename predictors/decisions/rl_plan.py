@@ -222,14 +222,9 @@ def plan(
         best += np.bincount(world.truth.argmax(axis=1), minlength=n)
         if incumbent is not None:
             without.add((world.best - world.incumbent)[None])
+    nothing = None if incumbent is None else without
     policies = {
-        name: _values(
-            regret,
-            {**orders, **naive}.get(name),
-            ids,
-            without=None if incumbent is None else without,
-            may_ignore=name in orders,
-        )
+        name: _values(regret, {**orders, **naive}.get(name), ids, nothing, name in orders)
         for name, regret in regrets.items()
     }
     policy = rule.policy
@@ -378,7 +373,6 @@ def _values(
     regrets: _Mean,
     order: Order | None,
     ids: Sequence[str],
-    *,
     without: _Mean | None,
     may_ignore: bool,
 ) -> tuple[RunValue, ...]:
