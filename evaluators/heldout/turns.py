@@ -186,6 +186,12 @@ def _message(turn: object, where: str, roles: Mapping[str, str] | None) -> Messa
 
 
 def _is_scored(turn: Mapping[str, Any], where: str) -> bool:
+    if turn.get("train_detail"):
+        raise BenchmarkError(
+            f"{where} has `train_detail`, which scores only parts of its text",
+            why="a turn is scored as a whole, so the loss would be another one",
+            fix="Remove `train_detail`, or set `train` to false to leave the turn out",
+        )
     if turn.get("train") is False or turn.get("loss") is False:
         return False
     return is_weighted(turn, where)

@@ -10,7 +10,7 @@ import pytest
 
 from rlready.evaluators.heldout.examples import HeldoutForm, HeldoutSet, load_heldout
 from rlready.evaluators.heldout.rows import Conversation, conversation
-from rlready.evaluators.heldout.turns import Message
+from rlready.evaluators.heldout.turns import Message, turns
 from rlready.registry.errors import BenchmarkError, ConfigError
 
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": "é"}}}
@@ -188,3 +188,12 @@ def test_options_give_the_form() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             HeldoutForm.of_options(marker, fields)
+
+
+def test_a_turn_of_which_only_parts_are_trained_is_refused() -> None:
+    """Axolotl's `train_detail` was ignored without a message."""
+    detail = [{"begin_offset": 0, "end_offset": 0, "train": False}]
+    turn = {"role": "assistant", "content": "4", "train_detail": detail}
+    with pytest.raises(BenchmarkError, match="scores only parts of its text"):
+        turns([turn], "f.jsonl:1", "messages")
+    assert turns([{**turn, "train_detail": []}], "f.jsonl:1", "messages")[0].is_scored
