@@ -74,7 +74,7 @@ class Run:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="5 seeds, GP 2, no families for it")
+    parser.add_argument("--quick", action="store_true", help="5 seeds")
     parser.add_argument("--json", action="store_true", help="print the last line only")
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--pool", choices=("all", "llama3b"), default="all")
@@ -90,7 +90,7 @@ def main() -> None:
         runs = [r for r in runs if r.recipe.base_model == "llama-3b"]
     n_seeds = arguments.seeds or (5 if arguments.quick else 20)
     rows = [
-        {"picker": name, **measured(runs, name, pick, n_seeds, arguments.quick)}
+        {"picker": name, **measured(runs, pick, n_seeds, arguments.quick)}
         for name, pick in pickers(runs).items()
     ]
     result = {
@@ -207,12 +207,11 @@ def in_order(score: list[float]) -> Pick:
     return pick
 
 
-def measured(runs: list[Run], name: str, pick: Pick, n_seeds: int, quick: bool) -> dict[str, Any]:
+def measured(runs: list[Run], pick: Pick, n_seeds: int, quick: bool) -> dict[str, Any]:
     """Mean regrets of a picker, from any start and from starts without a family."""
-    is_slow = quick and name == "Optuna GP"
-    seeds = range(2 if is_slow else n_seeds)
+    seeds = range(n_seeds)
     found = {"all": [replay(runs, pick, seed, None) for seed in seeds]}
-    for family in () if is_slow else FAMILIES:
+    for family in FAMILIES:
         if any(run.uses(family) for run in runs):
             few = range(1 if quick else max(1, n_seeds // 4))
             found[family] = [replay(runs, pick, seed, family) for seed in few]
