@@ -2,8 +2,10 @@
 
 The gain of a recipe is its outcome minus that of the best known recipe, the finished one with the
 best prediction. Both are uncertain together, so the interval comes from their joint posterior. The
-surface is flat if no recipe of the space is likely (95 %) to gain more than one run varies by: then
-any of the recipes that are predicted as close to the best will do.
+surface is flat if the expected improvement E[max(gain, 0)] of every recipe of the space is at most
+the standard deviation of one run: then any of the recipes that are predicted as close to the best
+will do. On simulated flat surfaces of 3 sources this is said after 24 runs; a plateau beside a
+slope is taken for a slope, because the model is as smooth everywhere.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import ndtr
 
 from rlready.predictors.bound import scale_ends
 from rlready.predictors.search.candidates import candidates, tried_sources
@@ -24,6 +27,7 @@ from rlready.predictors.search.proposer import (
 from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.space_parts import Points
 from rlready.predictors.search.trials import finished_trials, runs_of, senses
+from rlready.predictors.training_table import FloatArray
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -42,7 +46,7 @@ class Outlook:
         gain: expected gain of the next recipe over the best known one; higher is better.
         low: lower end of the 90 % interval of the gain.
         high: upper end of the interval.
-        most: largest gain that any recipe of the space may have, at 95 %.
+        most: largest expected improvement of any recipe of the space.
         noise: standard deviation of one run around the outcome of its recipe.
         best: the best known trial.
         equals: trials predicted within `noise` of the best, itself included, the best first.
@@ -80,7 +84,7 @@ class Outlook:
             more = f" and {len(self.equals) - 5} more" if len(self.equals) > 5 else ""
             return (
                 f"any of these; searching wins nothing here: trials {names}{more}. No recipe is "
-                f"likely to gain more than one run varies by ({self.noise:.2g}); {said}"
+                f"expected to improve by more than one run varies ({self.noise:.2g}); {said}"
             )
         if self.new_sources:
             said += f"; no finished run has {', '.join(self.new_sources)}: not priced"
@@ -127,18 +131,19 @@ def outlook(
     first = slice(0, 1)
     everything = Points.joined([runs.points.rows(np.array([best])), asked.rows(first), pool])
     gain, sd = model.belief(space.features(everything)).gain_over(0)
-    high = gain + _Z * sd
+    high, most = float(gain[1] + _Z * sd[1]), float(_improvement(gain[2:], sd[2:]).max())
     ends = scale_ends(unit * runs.outcomes[:, 0])
     if unit > 0.0 and not isinstance(ends, str):
         # No gain leads past the end of the scale, as with predictors that have a bound.
-        high = np.minimum(high, np.maximum(ends[1] - predicted[best], 0.0))
+        room = max(float(ends[1] - predicted[best]), 0.0)
+        high, most = min(high, room), min(most, room)
     near = np.flatnonzero(predicted >= predicted[best] - model.noise_sd_)
     order = near[np.argsort(-predicted[near], kind="stable")]
     return Outlook(
-        gain=float(min(gain[1], high[1])),
+        gain=min(float(gain[1]), high),
         low=float(gain[1] - _Z * sd[1]),
-        high=float(high[1]),
-        most=float(high.max()),
+        high=high,
+        most=most,
         noise=model.noise_sd_,
         best=numbers[best],
         equals=tuple(numbers[row] for row in order),
@@ -148,3 +153,9 @@ def outlook(
             if not is_tried
         ),
     )
+
+
+def _improvement(gain: FloatArray, sd: FloatArray) -> FloatArray:
+    """Return E[max(gain, 0)] of normal gains, (n,)."""
+    scaled = gain / np.maximum(sd, 1e-12)
+    return np.asarray(gain * ndtr(scaled) + sd * np.exp(-0.5 * scaled**2) / np.sqrt(2.0 * np.pi))

@@ -115,7 +115,7 @@ def run(
         search: the open search.
         train_command: the user's command.
         n_trials: number of trials to train; failed ones count.
-        say: called with a line before each training, and first with what searching can still win.
+        say: called with a line before each training, and first with what searching can win.
         report: called with the result of each trial.
 
     Raises:
