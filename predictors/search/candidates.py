@@ -91,6 +91,29 @@ def within_limits(space: RecipeSpace, points: Points) -> Points:
     return Points.joined([points.rows(is_allowed), mended])
 
 
+LEAST_SHARE = 0.01
+"""Weight from which a recipe counts as one with a source."""
+
+_NEW_SHARE = 0.25
+
+
+def tried_sources(points: Points) -> BoolArray:
+    """Return (sources,) whether any of the recipes has each source."""
+    return np.asarray((points.weights >= LEAST_SHARE).any(axis=0))
+
+
+def with_source(space: RecipeSpace, best: Points, source: int) -> Points:
+    """Return a recipe with a quarter of a source, the rest as in the best; none if limits forbid.
+
+    A quarter shows its effect over the noise of a run, and stays near a recipe that is known.
+    """
+    weights = (1.0 - _NEW_SHARE) * best.weights[:1]
+    weights[:, source] += _NEW_SHARE
+    points = Points(weights=space.simplex.project(weights), axes=best.axes[:1])
+    points = within_limits(space, points)
+    return points.rows(points.weights[:, source] >= LEAST_SHARE)
+
+
 class Proximity(StrEnum):
     """How far a recipe lies from those whose outcome is known."""
 
@@ -105,7 +128,7 @@ class Guard:
     A recipe's gap is the distance to its nearest finished run: the Hellinger distance of mixtures;
     the whole range of an axis counts 1. The gaps between finished runs set the limits. A recipe is
     at the EDGE beyond their third quartile + 1.5 interquartile ranges, and OUT beyond 3 of them, or
-    with a choice that no run has.
+    with a choice or a source that no run has: shares interpolate, but no run prices a new source.
     """
 
     _FEWEST = 8
@@ -114,6 +137,7 @@ class Guard:
         self._space = space
         self._finished = self._mapped(finished)
         self._choices = finished.axes
+        self._is_new = ~tried_sources(finished)
         gaps = (
             gaps_to_nearest(self._finished, self._finished, skip_self=True)
             if len(finished) > 1
@@ -124,13 +148,19 @@ class Guard:
         self.fence = float(third + 3.0 * spread)
 
     def nearest(self, points: Points) -> FloatArray:
-        """Return the gap (n,) of each recipe; infinite with a choice that no run has."""
+        """Return the gap (n,) of each recipe; infinite with a choice or source no run has."""
         gaps = gaps_to_nearest(self._mapped(points), self._finished)
-        return np.where(self._is_unseen(points), np.inf, gaps)
+        uses_new = (points.weights[:, self._is_new] >= LEAST_SHARE).any(axis=1)
+        return np.where(self._is_unseen(points) | uses_new, np.inf, gaps)
 
     def judge(self, points: Points) -> tuple[tuple[Proximity, ...], tuple[str, ...]]:
         """Return the proximity of each recipe, and the reason where it is not IN."""
         verdicts = [self._judge(float(gap)) for gap in self.nearest(points)]
+        for row, is_new in enumerate((points.weights >= LEAST_SHARE) & self._is_new):
+            if is_new.any():
+                names = [self._space.sources[i].name for i in np.flatnonzero(is_new)]
+                reason = f"no finished run has {', '.join(names)}, so its effect cannot be priced"
+                verdicts[row] = (Proximity.OUT, reason)
         return tuple(where for where, _ in verdicts), tuple(reason for _, reason in verdicts)
 
     def _judge(self, gap: float) -> tuple[Proximity, str]:

@@ -2,10 +2,12 @@
 
 A candidate's score is its predicted outcome plus `beta` standard deviations of the prediction.
 A positive beta explores, 0 trusts the prediction, and a negative beta prefers certain recipes,
-which suits a last recipe that will not be checked. The recipes of a batch are picked one by one:
-each pick is treated as run with its predicted outcome, so the uncertainty around it shrinks, and
-recipes closer to it than `apart` are not picked. Running trials are treated in the same way. A
-recipe far from every finished run is marked, or left out.
+which suits a last recipe that will not be checked. One recipe explores at a time: the first of a
+batch. The others trust the prediction, because with noisy outcomes a batch that explores as a whole
+finds less than a ridge regression (`bench/search_replay.py`). The recipes of a batch are picked one
+by one: each pick is treated as run with its predicted outcome, so the uncertainty around it
+shrinks, and recipes closer to it than `apart` are not picked. Running trials are treated in the
+same way. A recipe far from every finished run is marked, or left out.
 """
 
 from __future__ import annotations
@@ -41,9 +43,9 @@ class ProposerConfig:
     """How recipes are proposed.
 
     Args:
-        beta: weight of the standard deviation in the score. 1 comes nearest to the optimum of a
-            continuous space (`bench/simplex.py`); for a short list of recipes less is better
-            (`bench/search_replay.py`).
+        beta: weight of the standard deviation in the score of the recipe that explores. 1 comes
+            nearest to the optimum of a continuous space (`bench/simplex.py`) and of real RL
+            outcomes (`bench/octothinker.py`); with 0 for all, both stop far from it.
         n_candidates: size of the pool; about as many more are drawn near its best candidates.
         n_refinements: rounds of candidates around the best of the earlier rounds.
         apart: smallest distance between recipes of a batch, in lengths of the fitted model.
@@ -148,8 +150,9 @@ def propose(
     *,
     config: ProposerConfig | None = None,
     running: Points | None = None,
+    explores: bool = True,
 ) -> Proposals:
-    """Propose n recipes of the space.
+    """Propose n recipes of the space; `explores` says whether the first of them explores.
 
     Recipes fill the space until `config.n_startup` runs are finished or running. With several
     objectives each pick draws new priorities (ParEGO), so that a batch spreads over the front.
@@ -162,12 +165,13 @@ def propose(
     if len(runs) + n_running < config.startup(space) or len(runs) < 2:
         return _fill_space(space, runs, n, rng, running)
     scorer = _Scorer(space, runs.some(config.max_rows), config, rng)
-    if runs.outcomes.shape[1] == 1:
-        return scorer.pick(scorer.pool(), n, running)
+    scorer.beta = config.beta if explores else 0.0
+    # The first recipe and the others have different scores, and priorities are drawn for each.
+    sizes = [1] * n if runs.outcomes.shape[1] > 1 else [1, n - 1] if n > 1 else [1]
     parts: list[Proposals] = []
-    for _ in range(n):
+    for size in sizes:
         taken = [part.points for part in parts] + ([] if running is None else [running])
-        parts.append(scorer.pick(scorer.pool(), 1, Points.joined(taken) if taken else None))
+        parts.append(scorer.pick(scorer.pool(), size, Points.joined(taken) if taken else None))
     return Proposals.joined(parts)
 
 
@@ -208,6 +212,7 @@ class _Scorer:
         self, space: RecipeSpace, runs: Runs, config: ProposerConfig, rng: np.random.Generator
     ) -> None:
         self.space, self.runs, self.config, self.rng = space, runs, config, rng
+        self.beta = config.beta
         self.models = fit_models(space, runs)
         self.guard = Guard(space, runs.points)
         self.priorities = self._draw_priorities()
@@ -250,6 +255,7 @@ class _Scorer:
                 left = np.setdiff1d(np.arange(len(pool)), chosen)
                 row = int(left[np.argmax(self._score(beliefs)[left])])
             chosen.append(row)
+            self.beta = 0.0
             self._assume_ran(beliefs, row, is_open)
             self.priorities = self._draw_priorities()
         rows = np.array(chosen, dtype=np.intp)
@@ -284,7 +290,7 @@ class _Scorer:
         return score
 
     def _score(self, beliefs: Sequence[Belief]) -> FloatArray:
-        hopes = [belief.mean + self.config.beta * belief.sd for belief in beliefs]
+        hopes = [belief.mean + self.beta * belief.sd for belief in beliefs]
         return self._combined(np.stack(hopes, axis=1))
 
     def _of_runs(self) -> FloatArray:

@@ -63,8 +63,16 @@ class Rungs(TomlTable):
         return next((step for step in self.steps if step > last), self.steps[-1])
 
 
+def foreseen_of(trial: FrozenTrial, finished: Sequence[FrozenTrial]) -> list[float] | None:
+    """Predict the outcome of a trial from its last rung; None if that is not possible yet."""
+    if not trial.intermediate_values:
+        return None
+    step = max(trial.intermediate_values)
+    return foreseen(trial.intermediate_values[step], step, finished)
+
+
 def foreseen(value: float, step: int, finished: Sequence[FrozenTrial]) -> list[float] | None:
-    """Predict the outcome of a stopped trial: its mean and standard deviation.
+    """Predict the outcome of a trial from one rung: its mean and standard deviation.
 
     The prediction is its value plus the gain of the finished trials from this step on. None if
     fewer than three of them were measured after it.
@@ -74,6 +82,11 @@ def foreseen(value: float, step: int, finished: Sequence[FrozenTrial]) -> list[f
         for trial in finished
         if step in trial.intermediate_values
     ]
+    return foreseen_from(value, gains)
+
+
+def foreseen_from(value: float, gains: Sequence[float]) -> list[float] | None:
+    """Return the mean and standard deviation of a value plus one of the gains; None under three."""
     if len(gains) < 3:
         return None
     return [value + statistics.fmean(gains), statistics.stdev(gains)]

@@ -18,12 +18,15 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 from threadpoolctl import threadpool_limits
 
-from rlready.predictors.search.proposer import Proposals, ProposerConfig, Runs, propose
+from rlready.predictors.search.candidates import LEAST_SHARE, Guard, tried_sources, with_source
+from rlready.predictors.search.proposer import Proposals, ProposerConfig, Runs, fit_models, propose
+from rlready.predictors.search.rungs import foreseen_of
 from rlready.predictors.search.space import RecipeSpace
-from rlready.predictors.search.space_parts import Parametrisation, Points
+from rlready.predictors.search.space_parts import BoolArray, Parametrisation, Points
 from rlready.predictors.search.trials import (
     DOMAIN,
     DOMAIN_REASON,
+    EXPLORES,
     FORESEEN,
     ORIGIN,
     PREDICTED,
@@ -65,7 +68,7 @@ class Asked:
     Args:
         number: number of its trial, which `study.tell` takes.
         recipe: what to train.
-        origin: "stratified", "surrogate", "gp", "tpe" or "random".
+        origin: "stratified", "new source", "surrogate", "gp", "tpe" or "random".
         domain: "in", "edge" or "out" of the region of the finished runs; None if not judged.
         reason: why it is not in the domain.
         predicted: (mean, sd) of each objective; None without a model.
@@ -261,7 +264,7 @@ class SurrogateSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Return the parameters of the recipe that the proposer wants next."""
-        states = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.PRUNED)
+        states = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.PRUNED, TrialState.FAIL)
         trials = [
             t
             for t in current(study.get_trials(deepcopy=False, states=states))
@@ -270,24 +273,72 @@ class SurrogateSampler(BaseSampler):
         ]
         finished = [t for t in trials if t.state == TrialState.COMPLETE]
         stopped = [t for t in trials if t.state == TrialState.PRUNED and STOPPED in t.user_attrs]
-        foreseen = [t for t in stopped if FORESEEN in t.user_attrs]
         running = [t for t in trials if t.state == TrialState.RUNNING]
+        # What a stopped or running trial gave so far, at a smaller budget, tells its outcome.
+        ends = {t.number: _foreseen(t, finished) for t in (*stopped, *running)}
+        partial = [(t, end) for t in (*stopped, *running) if (end := ends[t.number])]
         # A stopped trial without a foreseen outcome keeps its neighbours from being tried next.
-        running += [t for t in stopped if FORESEEN not in t.user_attrs]
+        waiting = [*running, *(t for t in stopped if not ends[t.number])]
         sense = senses(study)
         runs = runs_of(self.space, finished, sense, at_most=self.config.max_rows)
+        runs = self._with_partial(runs, partial, sense)
         # On a busy machine, threads that waited for each other made this six times slower.
         with threadpool_limits(limits=1):
-            proposals = propose(
-                self.space,
-                self._with_stopped(runs, foreseen, sense),
-                1,
-                np.random.default_rng([self.seed, trial.number]),
-                config=self.config,
-                running=self._points(running) if running else None,
-            )
-        self.notes[trial.number] = _prediction(proposals, 0, sense)
+            proposals = self._with_new_source(runs, trials)
+            origin = "surrogate" if proposals is None else "new source"
+            explores = not any(EXPLORES in t.user_attrs for t in running)
+            if proposals is None:
+                proposals = propose(
+                    self.space,
+                    runs,
+                    1,
+                    np.random.default_rng([self.seed, trial.number]),
+                    config=self.config,
+                    running=self._points(waiting) if waiting else None,
+                    explores=explores,
+                )
+        self.notes[trial.number] = {**_prediction(proposals, 0, sense), ORIGIN: origin}
+        if explores and PREDICTED in self.notes[trial.number]:
+            self.notes[trial.number][EXPLORES] = True
         return self.space.parameters(proposals.points)
+
+    def _with_new_source(self, runs: Runs, trials: Sequence[FrozenTrial]) -> Proposals | None:
+        """Return the best known recipe with one source that was never tried, if there is one.
+
+        A source counts as tried by the trial that was planned for it, even if that has failed. The
+        stratified mixture prices no source: it changes all of them at once.
+        """
+        if len(runs) < self.config.startup(self.space) or runs.outcomes.shape[1] > 1:
+            return None
+        is_new = ~self._tried([t for t in trials if t.user_attrs.get(ORIGIN) != "stratified"])
+        if not is_new.any():
+            return None
+        model = fit_models(self.space, runs.some(self.config.max_rows))[0]
+        predicted = model.predict(self.space.features(runs.points))
+        best = runs.points.rows(np.argsort(-predicted)[:1])
+        for source in np.flatnonzero(is_new):
+            points = with_source(self.space, best, int(source))
+            if len(points):
+                domain, reasons = Guard(self.space, runs.points).judge(points)
+                unknown = np.full((1, 1), np.nan)
+                return Proposals(points=points, mean=unknown, sd=unknown, domain=domain,
+                                 reasons=reasons, indices=np.zeros(1, dtype=np.intp))  # fmt: skip
+        return None
+
+    def _tried(self, trials: Sequence[FrozenTrial]) -> BoolArray:
+        """Return (sources,) whether any of the trials has each source."""
+        names = [source.name for source in self.space.sources]
+        is_tried = np.zeros(len(names), dtype=bool)
+        for trial in trials:
+            if is_tried.all():
+                break  # of 10,000 trials, the first few usually suffice
+            recipe = trial.user_attrs.get(RECIPE)
+            if recipe is None:
+                is_tried |= tried_sources(self._points([trial]))
+            else:
+                shares = Recipe.from_dict(recipe).sources
+                is_tried |= np.array([shares.get(name, 0.0) >= LEAST_SHARE for name in names])
+        return is_tried
 
     def sample_independent(
         self,
@@ -306,19 +357,29 @@ class SurrogateSampler(BaseSampler):
     def _points(self, trials: Sequence[FrozenTrial]) -> Points:
         return self.space.from_parameters([trial.params for trial in trials])
 
-    def _with_stopped(self, runs: Runs, stopped: Sequence[FrozenTrial], sense: FloatArray) -> Runs:
-        """Add each stopped trial to the runs, with its foreseen outcome.
+    def _with_partial(
+        self,
+        runs: Runs,
+        partial: Sequence[tuple[FrozenTrial, Sequence[float]]],
+        sense: FloatArray,
+    ) -> Runs:
+        """Add trials that are not finished to the runs, each with its foreseen outcome.
 
-        Without them, the sampler would propose the same recipes again and again.
+        Without the stopped ones, the sampler would propose the same recipes again and again.
         """
-        if not stopped or len(sense) > 1 or runs.errors is None:
+        if not partial or len(sense) > 1 or runs.errors is None:
             return runs
-        foreseen = np.array([t.user_attrs[FORESEEN] for t in stopped], dtype=np.float64)
+        foreseen = np.array([end for _, end in partial], dtype=np.float64)
         return Runs(
-            points=Points.joined([runs.points, self._points(stopped)]),
+            points=Points.joined([runs.points, self._points([t for t, _ in partial])]),
             outcomes=np.vstack([runs.outcomes, foreseen[:, :1] * sense]),
             errors=np.vstack([runs.errors, foreseen[:, 1:]]),
         )
+
+
+def _foreseen(trial: FrozenTrial, finished: Sequence[FrozenTrial]) -> Sequence[float] | None:
+    """Return the outcome that a trial would have: as it was foreseen, or from its last rung."""
+    return trial.user_attrs.get(FORESEEN) or foreseen_of(trial, finished)
 
 
 def _prediction(proposals: Proposals, row: int, sense: FloatArray) -> dict[str, Any]:

@@ -165,18 +165,27 @@ class Belief:
         """(n,) standard deviations, noise of a run not included."""
         return np.asarray(np.sqrt(self.variance) * self.model.scale_)
 
+    def gain_over(self, row: int) -> tuple[FloatArray, FloatArray]:
+        """Return the (n,) mean and standard deviation of outcome minus the outcome of a recipe."""
+        variance = self.variance + self.variance[row] - 2.0 * self._covariance(row)
+        sd = np.sqrt(np.maximum(variance, 0.0)) * self.model.scale_
+        return self.mean - self.mean[row], np.asarray(sd)
+
     def assume_ran(self, row: int) -> None:
         """Treat one of the recipes as run, with its predicted outcome ("kriging believer").
 
         The predictions stay the same; the standard deviations near the recipe shrink.
         """
+        added = self._covariance(row) / np.sqrt(self.variance[row] + self.model.noise_ + _JITTER)
+        self.solved = np.vstack([self.solved, added])
+        self.variance = np.maximum(self.variance - added**2, 1e-12)
+
+    def _covariance(self, row: int) -> FloatArray:
+        """(n,) posterior covariances with one of the recipes, of the standardised outcome."""
         kernel = self.model._kernel(
             self.smooth[row : row + 1], self.linear[row : row + 1], self.smooth, self.linear
         )[0]
-        kernel = kernel - self.solved[:, row] @ self.solved
-        added = kernel / np.sqrt(self.variance[row] + self.model.noise_ + _JITTER)
-        self.solved = np.vstack([self.solved, added])
-        self.variance = np.maximum(self.variance - added**2, 1e-12)
+        return np.asarray(kernel - self.solved[:, row] @ self.solved)
 
 
 @dataclass(frozen=True, eq=False)

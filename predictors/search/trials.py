@@ -33,6 +33,8 @@ DOMAIN = "rlready:domain"
 DOMAIN_REASON = "rlready:domain_reason"
 PREDICTED = "rlready:predicted"
 """[mean, standard deviation] of each objective."""
+EXPLORES = "rlready:explores"
+"""Set if the uncertainty of the prediction counted in favour of the recipe."""
 
 # The worker that trains it.
 WORKER = "rlready:worker"

@@ -16,7 +16,12 @@ from sklearn.base import clone
 
 from rlready import predictors
 from rlready.predictors.search.candidates import Guard, Proximity, anywhere
-from rlready.predictors.search.proposer import ProposerConfig, Runs, propose, propose_from
+from rlready.predictors.search.proposer import (
+    ProposerConfig,
+    Runs,
+    propose,
+    propose_from,
+)
 from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.space_file import parse_space
 from rlready.predictors.search.space_parts import Points

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -289,3 +290,16 @@ def row_of(call: Call, number: int, here: tuple[str, ...]) -> Any:
     ranking = answer(call("report", *here))["ranking"]
     (row,) = [row for row in ranking if row["checkpoint"] == a_checkpoint(number).id]
     return row
+
+
+def test_ask_and_report_say_what_the_next_recipe_can_win(call: Call) -> None:
+    asked = answer(call("ask", "--trials", 9, "--cold", "--sampler", "random", "--json"))
+    assert asked["outlook"] is None
+    for trial in asked["trials"]:
+        value = 0.6 - (trial["recipe"]["sources"]["gsm8k"] - 0.6) ** 2
+        call("tell", trial["trial"], "--value", value, "--se", 0.001)
+    outlook = answer(call("ask", "--cold", "--json"))["outlook"]
+    assert outlook["low"] <= outlook["gain"] <= outlook["high"]
+    said = call("ask", "--cold").output
+    assert re.search(r"expected gain over the best known \(trial \d\): [+-].*, 90 % ", said), said
+    assert "expected gain over the best known" in call("report", "--cold").output

@@ -16,13 +16,15 @@ from typing import Any
 import pytest
 from backends import fresh_postgres_database
 from places import ROOT
+from store_child import a_checkpoint, an_outcome
 
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
+from rlready.registry.store import StoredCheckpoint
 from rlready.workflow.evaluate.config import load_recipe
 from rlready.workflow.search.folder import manifest, read_status, recipe_toml, write_status
 from rlready.workflow.search.open import Search, SearchConfig, open_search
-from rlready.workflow.search.registry import check_match
+from rlready.workflow.search.registry import check_match, runs_at_smaller_budgets
 from rlready.workflow.search.run import ask, command_words, run, sync
 from rlready.workflow.search.trial import Trial
 
@@ -369,3 +371,25 @@ def test_the_search_uses_no_private_attribute_of_optuna() -> None:
         for path in (ROOT / folder).glob("*.py"):
             private = re.findall(r"\._(storage|study_id|trial_id)\b|optuna\S*\._", path.read_text())
             assert not private, path
+
+
+def test_rl_at_smaller_budgets_counts_with_the_gain_that_others_had_from_there() -> None:
+    stored = []
+    for number in range(1, 6):
+        values = {20: 0.3 + 0.02 * number, 60: 0.5 + 0.03 * number}
+        outcomes = tuple(
+            an_outcome(number, budget=budget, value=value)
+            for budget, value in values.items()
+            if budget == 20 or number < 5
+        )
+        checkpoint = a_checkpoint(number)
+        facts: dict[str, Any] = {"model_id": "m", "proxies": (), "updated_ms": 0}
+        stored.append(StoredCheckpoint(checkpoint=checkpoint, outcomes=outcomes, **facts))
+    target, last = "value_at_budget/60steps@gsm8k", stored[4].checkpoint.id
+    (run,) = runs_at_smaller_budgets(stored, target, {last: Recipe(sources={"a": 1.0})})
+    assert (run.name, run.is_predicted) == (last, True)
+    assert run.values[0] == pytest.approx(0.4 + 0.2 + 0.025)
+    assert run.errors is not None
+    assert run.errors[0] == pytest.approx(0.0129, abs=1e-3)
+    # Two gains are too few.
+    assert not runs_at_smaller_budgets(stored[2:], target, {last: Recipe(sources={"a": 1.0})})

@@ -18,6 +18,7 @@ from rlready.workflow.flags import CommonFlags, Flag, Seed, command, split_paths
 from rlready.workflow.terminal import echo, echo_json, print_view
 
 if TYPE_CHECKING:
+    from rlready.predictors.search.outlook import Outlook
     from rlready.workflow.search.folder import TrialResult
     from rlready.workflow.search.open import Search
 
@@ -181,18 +182,26 @@ def _warn(text: str) -> None:
 
 
 def _ask(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
+    from rlready.predictors.search.outlook import study_outlook
     from rlready.workflow.search.run import ask, sync
 
     problems = sync(search, evaluate=False).problems
     _say_warm_start(search)
     _say_problems(problems)
     trials = []
-    for _ in range(flags.trials):
-        trials.append(ask(search).to_dict())
+    outlook: Outlook | None = None
+    for number in range(flags.trials):
+        trial = ask(search)
+        trials.append(trial.to_dict())
+        if number == 0:
+            outlook = study_outlook(search.study, search.space, trial.recipe)
         if not as_json:
+            if number == 0 and outlook is not None:
+                echo(outlook.text)
             echo(_handed_line(trials[-1]))
     return {
         "study": search.name,
+        "outlook": None if outlook is None else outlook.to_dict(),
         "trials": trials,
         "warm_start": asdict(search.warm_start),
         "problems": problems,

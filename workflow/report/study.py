@@ -72,6 +72,8 @@ def _verdict(report: SearchReport) -> str:
         after = report.untried[0]
         text += f" Next to try: {_mixture(after)}, predicted {after.predicted:.4g} "
         text += f"({after.low:.3g} to {after.high:.3g})."
+    if report.outlook is not None:
+        text += f" {report.outlook.text[0].upper()}{report.outlook.text[1:]}."
     return text
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from optuna.trial import TrialState
 
+from rlready.predictors.search.rungs import foreseen_from
 from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.trials import (
     RECIPE,
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
     from rlready.registry.mlflow_store.store import MlflowStore
+    from rlready.registry.outcomes import Outcome
+    from rlready.registry.store import StoredCheckpoint
     from rlready.workflow.predict.load import AppliedPredictor
 
 # Trainers round a learning rate to a few digits; one example more or less is the same recipe.
@@ -149,7 +152,10 @@ class RegistryValues:
                     errors=(se,) if math.isfinite(se) else None,
                 )
             )
-        return recorded, recipes, table.target
+        partial = runs_at_smaller_budgets(stored, table.target, recipes)
+        for run in partial:
+            del recipes[run.name]
+        return [*recorded, *partial], recipes, table.target
 
     def _predicted_runs(
         self, recipes: Mapping[str, Recipe], target: str | None
@@ -186,6 +192,38 @@ class RegistryValues:
                 fix="Name another --predictor, or fit one: rlready fit --target ...",
             )
         return applied
+
+
+def runs_at_smaller_budgets(
+    stored: Sequence[StoredCheckpoint], target: str, recipes: Mapping[str, Recipe]
+) -> list[KnownRun]:
+    """Return checkpoints whose RL was measured at smaller budgets than the target's alone.
+
+    Each gets the value at its largest budget plus the mean gain from there to the target, over the
+    checkpoints that have both (at least three); the error is the standard deviation of that gain.
+    """
+    measured = {each.checkpoint.id: {o.key: o for o in each.outcomes} for each in stored}
+    whole = [outcomes for outcomes in measured.values() if target in outcomes]
+    runs: list[KnownRun] = []
+    for name, recipe in recipes.items():
+        for outcome in sorted(measured[name].values(), key=lambda each: -each.budget):
+            gains = [
+                outcomes[target].value - outcomes[outcome.key].value
+                for outcomes in whole
+                if outcome.key in outcomes and _is_earlier(outcome, outcomes[target])
+            ]
+            if end := foreseen_from(outcome.value, gains):
+                run = KnownRun(name=name, recipe=recipe, values=(end[0],), errors=(end[1],))
+                runs.append(replace(run, is_predicted=True))
+                break
+    return runs
+
+
+def _is_earlier(outcome: Outcome, target: Outcome) -> bool:
+    """Return whether an outcome is the target's, at a smaller budget of the same RL."""
+    same = ("statistic", "budget_unit", "benchmark", "rl_digest")
+    is_same = all(getattr(outcome, key) == getattr(target, key) for key in same)
+    return is_same and outcome.budget < target.budget
 
 
 def _predicted_run(name: str, recipe: Recipe, applied: AppliedPredictor, row: int) -> KnownRun:

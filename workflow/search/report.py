@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlready.predictors.search.candidates import Guard
+from rlready.predictors.search.outlook import Outlook, study_outlook
 from rlready.predictors.search.proposer import ProposerConfig, Runs, fit_models
 from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.space_parts import Points, fill
@@ -138,6 +139,8 @@ class SearchReport:
         cost: name of the second objective; None: there is one objective.
         gpu_hours: GPU-hours of all trials; None if no trainer reported any.
         stopped: trials that the pruner stopped, the most promising first.
+        outlook: what the next recipe can win; None if the model has too few finished trials, or
+            with a cost.
     """
 
     study: str
@@ -149,6 +152,7 @@ class SearchReport:
     cost: str | None = None
     gpu_hours: float | None = None
     stopped: tuple[dict[str, Any], ...] = ()
+    outlook: Outlook | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values, the format of `rlready search report --json`."""
@@ -158,6 +162,7 @@ class SearchReport:
             "noise_sd": self.noise_sd,
             "cost": self.cost,
             "gpu_hours": self.gpu_hours,
+            "outlook": None if self.outlook is None else self.outlook.to_dict(),
             "ranking": [row.to_dict() for row in self.rows],
             "stopped": list(self.stopped),
             "untried": [row.to_dict() for row in self.untried],
@@ -205,6 +210,7 @@ def search_report(study: Study, space: RecipeSpace, *, cost: str | None = None) 
         cost=cost,
         gpu_hours=_total_hours(trials),
         stopped=_stopped(trials),
+        outlook=study_outlook(study, space, untried[0].recipe),
     )
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlready.predictors.search.outlook import study_outlook
 from rlready.registry.errors import ConfigError, RlreadyError, StoreError
 from rlready.workflow.search.folder import TrialResult, read_status, write_status
 from rlready.workflow.search.open import Search
@@ -114,7 +115,7 @@ def run(
         search: the open search.
         train_command: the user's command.
         n_trials: number of trials to train; failed ones count.
-        say: called with a line before each training.
+        say: called with a line before each training, and first with what searching can win.
         report: called with the result of each trial.
 
     Raises:
@@ -122,8 +123,11 @@ def run(
     """
     words = command_words(train_command, has_rungs=search.rungs is not None)
     results = []
-    for _ in range(n_trials):
+    for number in range(n_trials):
         trial = ask(search)
+        outlook = study_outlook(search.study, search.space, trial.recipe) if number == 0 else None
+        if outlook is not None:
+            say(outlook.text)
         result = None
         while result is None:
             rung = trial.step

@@ -128,7 +128,8 @@ def _columns(report: SearchReport) -> dict[str, Callable[[RankedRecipe], str]]:
 
 
 def _notes(report: SearchReport) -> list[str]:
-    notes = [f"one run varies by {report.noise_sd:.2g} (sd) around its recipe's outcome"]
+    notes = [] if report.outlook is None else [report.outlook.text]
+    notes += [f"one run varies by {report.noise_sd:.2g} (sd) around its recipe's outcome"]
     if report.gpu_hours is not None:
         notes.append(f"{report.gpu_hours:.4g} GPU-hours in all trials")
     for one in report.stopped[:_SHOWN_STOPPED]:

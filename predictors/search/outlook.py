@@ -1,0 +1,161 @@
+"""What searching on can still win: the gain of a recipe over the best known one, and its interval.
+
+The gain of a recipe is its outcome minus that of the best known recipe, the finished one with the
+best prediction. Both are uncertain together, so the interval comes from their joint posterior. The
+surface is flat if the expected improvement E[max(gain, 0)] of every recipe of the space is at most
+the standard deviation of one run: then any of the recipes that are predicted as close to the best
+will do. On simulated flat surfaces of 3 sources this is said after 24 runs; a plateau beside a
+slope is taken for a slope, because the model is as smooth everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.special import ndtr
+
+from rlready.predictors.bound import scale_ends
+from rlready.predictors.search.candidates import candidates, tried_sources
+from rlready.predictors.search.proposer import (
+    ProposerConfig,
+    Runs,
+    fit_models,
+    representative,
+)
+from rlready.predictors.search.space import RecipeSpace
+from rlready.predictors.search.space_parts import Points
+from rlready.predictors.search.trials import finished_trials, runs_of, senses
+from rlready.predictors.training_table import FloatArray
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+
+    from rlready.registry.records import Recipe
+
+_Z = 1.6449
+_N_CANDIDATES = 2_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What a search can still win.
+
+    Args:
+        gain: expected gain of the next recipe over the best known one; higher is better.
+        low: lower end of the 90 % interval of the gain.
+        high: upper end of the interval.
+        most: largest expected improvement of any recipe of the space.
+        noise: standard deviation of one run around the outcome of its recipe.
+        best: the best known trial.
+        equals: trials predicted within `noise` of the best, itself included, the best first.
+        new_sources: sources that no finished run has; their effect cannot be priced.
+
+    Example:
+        >>> Outlook(gain=0.004, low=-0.01, high=0.02, most=0.03, noise=0.01, best=7,
+        ...     equals=(7,), new_sources=()).text
+        'expected gain over the best known (trial 7): +0.004, 90 % -0.01 to 0.02'
+    """
+
+    gain: float
+    low: float
+    high: float
+    most: float
+    noise: float
+    best: int
+    equals: tuple[int, ...]
+    new_sources: tuple[str, ...]
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether searching on wins nothing; never with a source that no run has."""
+        return self.most <= self.noise and not self.new_sources
+
+    @property
+    def text(self) -> str:
+        """The outlook in one line."""
+        said = (
+            f"expected gain over the best known (trial {self.best}): {self.gain:+.2g}, "
+            f"90 % {self.low:.2g} to {self.high:.2g}"
+        )
+        if self.is_flat:
+            names = ", ".join(map(str, self.equals[:5]))
+            more = f" and {len(self.equals) - 5} more" if len(self.equals) > 5 else ""
+            return (
+                f"any of these; searching wins nothing here: trials {names}{more}. No recipe is "
+                f"expected to improve by more than one run varies ({self.noise:.2g}); {said}"
+            )
+        if self.new_sources:
+            said += f"; no finished run has {', '.join(self.new_sources)}: not priced"
+        return said
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the outlook as JSON values."""
+        return {**vars(self), "is_flat": self.is_flat, "text": self.text}
+
+
+def study_outlook(study: Study, space: RecipeSpace, recipe: Recipe) -> Outlook | None:
+    """Return the outlook of training a recipe.
+
+    None with several objectives, or before there are enough finished trials for the model.
+    """
+    trials, sense = finished_trials(study, space), senses(study)
+    config = ProposerConfig()
+    if len(sense) > 1 or len(trials) < config.startup(space):
+        return None
+    outcomes = np.array([trial.values for trial in trials], dtype=np.float64) * sense
+    trials = [trials[row] for row in representative(outcomes, config.max_rows)]
+    runs = runs_of(space, trials, sense)
+    numbers = [trial.number for trial in trials]
+    return outlook(space, runs, numbers, space.points(recipe), unit=float(sense[0]))
+
+
+def outlook(
+    space: RecipeSpace, runs: Runs, numbers: list[int], asked: Points, *, unit: float = 1.0
+) -> Outlook:
+    """Return the outlook of training the first of the asked recipes.
+
+    Args:
+        space: the recipes.
+        runs: finished runs with one objective, higher is better.
+        numbers: trial of each run.
+        asked: recipes, of which the first is meant.
+        unit: sign of the outcomes in the user's eyes; -1 if lower is better.
+    """
+    model = fit_models(space, runs)[0]
+    predicted = model.predict(space.features(runs.points))
+    best = int(np.argmax(predicted))
+    top = runs.points.rows(np.argsort(-predicted)[:8])
+    pool = candidates(space, top, _N_CANDIDATES, np.random.default_rng(0))
+    first = slice(0, 1)
+    everything = Points.joined([runs.points.rows(np.array([best])), asked.rows(first), pool])
+    gain, sd = model.belief(space.features(everything)).gain_over(0)
+    high, most = float(gain[1] + _Z * sd[1]), float(_improvement(gain[2:], sd[2:]).max())
+    ends = scale_ends(unit * runs.outcomes[:, 0])
+    if unit > 0.0 and not isinstance(ends, str):
+        # No gain leads past the end of the scale, as with predictors that have a bound.
+        room = max(float(ends[1] - predicted[best]), 0.0)
+        high, most = min(high, room), min(most, room)
+    near = np.flatnonzero(predicted >= predicted[best] - model.noise_sd_)
+    order = near[np.argsort(-predicted[near], kind="stable")]
+    return Outlook(
+        gain=min(float(gain[1]), high),
+        low=float(gain[1] - _Z * sd[1]),
+        high=high,
+        most=most,
+        noise=model.noise_sd_,
+        best=numbers[best],
+        equals=tuple(numbers[row] for row in order),
+        new_sources=tuple(
+            source.name
+            for source, is_tried in zip(space.sources, tried_sources(runs.points), strict=True)
+            if not is_tried
+        ),
+    )
+
+
+def _improvement(gain: FloatArray, sd: FloatArray) -> FloatArray:
+    """Return E[max(gain, 0)] of normal gains, (n,)."""
+    scaled = gain / np.maximum(sd, 1e-12)
+    return np.asarray(gain * ndtr(scaled) + sd * np.exp(-0.5 * scaled**2) / np.sqrt(2.0 * np.pi))
