@@ -141,9 +141,8 @@ def of_command_with_rows(folder: Path, n_rows: int) -> dict[str, tuple[float, fl
             drawn = [words[k] for k in rng.integers(len(words), size=60)]
             file.write(json.dumps({"problem": " ".join(drawn), "answer": str(i)}) + "\n")
     space = folder / "rows.toml"
-    text = SPACE.replace("high = 600_000", f"high = {n_rows}").replace(
-        "low = 20_000", "low = 2_000"
-    )
+    text = SPACE.replace("token_budget = 2e8", f"token_budget = {2e3 * n_rows}")
+    text = text.replace("high = 600_000", f"high = {n_rows}").replace("low = 20_000", "low = 2_000")
     for name in ("0", "1"):
         text = text.replace(f'"source {name}" = {{', f'"source {name}" = {{path = "{name}.jsonl", ')
     space.write_text(text + '[decontaminate]\nbenchmarks = ["bench.jsonl"]\n')

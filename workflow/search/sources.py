@@ -253,7 +253,8 @@ class _Lengths:
     """Lengths of rows; the first row decides their unit."""
 
     def __init__(self, tokenizer: Path | None) -> None:
-        self._tokenizer, self._encode = tokenizer, None
+        self._tokenizer = tokenizer
+        self._encode: Any = None
         self._lengths: list[float] = []
         self._waiting: list[str] = []
         self.unit = ""
