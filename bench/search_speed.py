@@ -9,7 +9,8 @@ not the database. The large study is asked as by a new worker, then once more. C
 core; wall seconds beside them (a busy machine stretches those). TPE of Optuna stands beside it.
 The whole command is `rlready search ask --cold` in a process of its own, on a SQLite file that
 holds 1,000 of these trials; beside it the same on a study without any, and the time that Optuna
-takes to read the trials.
+takes to read the trials. The same command with two of the sources as local files of 100,000 rows
+each and a benchmark of 1,000 problems: the first call, which reads the files, and a later one.
 
     python bench/search_speed.py [--quick] [--json]
 """
@@ -42,10 +43,17 @@ from rlready.predictors.search.study import (
 )
 from rlready.predictors.search.trials import KnownRun, add_known_runs
 
+N_ROWS = 100_000
+"""Rows of each local source."""
 N_STORED = 1_000
 """Trials in the database that the command reads."""
 
-GOALS = {"propose_8_of_300": 5.0, "ask_of_many": 1.0, "command_of_many": 5.0}
+GOALS = {
+    "propose_8_of_300": 5.0,
+    "ask_of_many": 1.0,
+    "command_of_many": 5.0,
+    "command_with_rows": 2.5,
+}
 
 SPACE = """
 token_budget = 2e8
@@ -80,6 +88,7 @@ def main() -> None:
     seconds = {"propose_8_of_300": proposing, "ask_of_many": first, "ask_again": later, "tpe": tpe}
     with tempfile.TemporaryDirectory() as folder:
         seconds |= of_command(Path(folder), study)
+        seconds |= of_command_with_rows(Path(folder), 10_000 if arguments.quick else N_ROWS)
     result = {
         "bench": "search_speed",
         "n_trials": n_trials,
@@ -114,6 +123,32 @@ def of_command(folder: Path, study: Any) -> dict[str, tuple[float, float]]:
         "command_of_none": by_command(space, empty),
         "command_of_many": by_command(space, many),
         **found,
+    }
+
+
+def of_command_with_rows(folder: Path, n_rows: int) -> dict[str, tuple[float, float]]:
+    """Seconds of the command that reads two local sources first, and of the next one."""
+    rng = np.random.default_rng(0)
+    words = [f"word{i}" for i in range(20_000)]
+    for name in ("0", "1"):
+        with (folder / f"{name}.jsonl").open("w") as file:
+            for _ in range(n_rows):
+                drawn = [words[i] for i in rng.integers(len(words), size=230)]
+                row = {"problem": " ".join(drawn[:50]), "solution": " ".join(drawn[50:])}
+                file.write(json.dumps(row) + "\n")
+    with (folder / "bench.jsonl").open("w") as file:
+        for i in range(1_000):
+            drawn = [words[k] for k in rng.integers(len(words), size=60)]
+            file.write(json.dumps({"problem": " ".join(drawn), "answer": str(i)}) + "\n")
+    space = folder / "rows.toml"
+    text = SPACE.replace("token_budget = 2e8", f"token_budget = {2e3 * n_rows}")
+    text = text.replace("high = 600_000", f"high = {n_rows}").replace("low = 20_000", "low = 2_000")
+    for name in ("0", "1"):
+        text = text.replace(f'"source {name}" = {{', f'"source {name}" = {{path = "{name}.jsonl", ')
+    space.write_text(text + '[decontaminate]\nbenchmarks = ["bench.jsonl"]\n')
+    return {
+        "command_reads_rows": by_command(space, folder / "rows.db"),
+        "command_with_rows": by_command(space, folder / "rows.db"),
     }
 
 

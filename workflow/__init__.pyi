@@ -8,10 +8,12 @@ from .predict.rank import rank_registry
 from .progress import Clock
 from .rl_prompts.config import PreflightConfig
 from .rl_prompts.preflight import preflight
+from .search.manifest_rows import ManifestRow, read_manifest
 
 __all__ = [
     "Clock",
     "EvaluateConfig",
+    "ManifestRow",
     "OutcomeConfig",
     "PreflightConfig",
     "RecordOutcome",
@@ -20,4 +22,5 @@ __all__ = [
     "fit",
     "preflight",
     "rank_registry",
+    "read_manifest",
 ]

@@ -178,9 +178,14 @@ def to_problem(row: Row, fields: Fields, form: AnswerForm | None) -> Problem:
     text = _problem_text(_cell(row, fields, "problem"))
     answers = _answers(row, _cell(row, fields, "answer"), form) if form else ()
     has_id = fields.is_id_required or bool(field_values(row.values, fields.id))
-    name = _scalar(_cell(row, fields, "id")) if has_id else f"text-{digest(text)[:_ID_DIGITS]}"
+    name = _scalar(_cell(row, fields, "id")) if has_id else text_id(text)
     tolerance = _error_tolerance(row, fields)
     return Problem(id=name, text=text, answers=answers, error_tolerance=tolerance)
+
+
+def text_id(text: str) -> str:
+    """Return the id of a problem whose row has none, which depends on its text alone."""
+    return f"text-{digest(text)[:_ID_DIGITS]}"
 
 
 def decimal_text(value: int | float | Decimal) -> str:

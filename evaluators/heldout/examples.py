@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rlready.evaluators.benchmarks.row_fields import columns_of, field_values
-from rlready.evaluators.benchmarks.rows import SUFFIXES, FileKind, Row, file_rows
+from rlready.evaluators.benchmarks.rows import SUFFIXES, Columns, FileKind, Row, file_rows
 from rlready.evaluators.heldout.rows import FORMATS, KEYS, Form, conversation
 from rlready.evaluators.heldout.turns import Message, is_weighted
 from rlready.registry.digest import digest
@@ -208,7 +208,7 @@ def load_heldout(
     seen: Counter[str] = Counter()
     examples = []
     n_weightless = 0
-    for row in _rows(path, form):
+    for row in example_rows(path, form.columns):
         values = form.values(row)
         if not is_weighted(values, row.where):
             n_weightless += 1
@@ -236,9 +236,18 @@ def _stem(path: Path) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", stem) or "heldout"
 
 
-def _rows(path: Path, form: HeldoutForm) -> Iterator[Row]:
+def example_rows(path: Path, columns: Columns) -> Iterator[Row]:
+    """Yield the rows of a file of examples; null keys of nested objects are left out.
+
+    Args:
+        path: the file.
+        columns: chooses the columns of a table.
+
+    Raises:
+        BenchmarkError: if the file cannot be read.
+    """
     try:
-        for row in file_rows(path, form.columns, EXAMPLES):
+        for row in file_rows(path, columns, EXAMPLES):
             # In Parquet all objects of a list have the same keys, of which most may be null.
             is_table = path.suffix.lower() == ".parquet"
             yield Row(row.where, _without_nulls(row.values)) if is_table else row

@@ -45,6 +45,43 @@ class TextOverlap:
         return {"exact": list(self.exact), "partial": list(self.partial), "n_texts": self.n_texts}
 
 
+class PromptIndex:
+    """Prompts by their words, to find them in texts.
+
+    Args:
+        prompts: texts of the prompts, by id.
+
+    Example:
+        >>> PromptIndex({"a": "What is 2 + 3?", "b": "Name a prime."}).hits("what is 2+3")
+        ({'a'}, set())
+    """
+
+    def __init__(self, prompts: Mapping[str, str]) -> None:
+        self._words = {id_: tuple(words_of(text)) for id_, text in prompts.items()}
+        self._whole: dict[tuple[str, ...], list[str]] = {}
+        self._runs: dict[tuple[str, ...], list[str]] = {}
+        shared = Counter(run for each in self._words.values() for run in set(_runs(each)))
+        for id_, each in self._words.items():
+            if each:
+                self._whole.setdefault(each, []).append(id_)
+            for run in set(_runs(each)):
+                if shared[run] <= MOST_PROMPTS:
+                    self._runs.setdefault(run, []).append(id_)
+        self._ends = {(run[0], run[-1]) for run in self._runs}
+
+    def hits(self, text: str) -> tuple[set[str], set[str]]:
+        """Return the prompts that stand in a text word for word, and those that share a run."""
+        words = tuple(words_of(text))
+        exact = set(self._whole.get(words, ()))
+        partial: set[str] = set()
+        # Looking for the two ends first is twice as fast as building each run.
+        for i, ends in enumerate(zip(words, words[N_WORDS - 1 :], strict=False)):
+            if ends in self._ends:
+                partial.update(self._runs.get(words[i : i + N_WORDS], ()))
+        exact |= {id_ for id_ in partial - exact if _contains(words, self._words[id_])}
+        return exact, partial - exact
+
+
 def text_overlap(prompts: Mapping[str, str], texts: Iterable[str]) -> TextOverlap:
     """Return which prompts occur in the texts.
 
@@ -56,26 +93,15 @@ def text_overlap(prompts: Mapping[str, str], texts: Iterable[str]) -> TextOverla
         >>> text_overlap({"a": "What is 2 + 3?", "b": "Name a prime."}, ["what is 2+3"]).exact
         ('a',)
     """
-    words = {id_: tuple(words_of(text)) for id_, text in prompts.items()}
-    whole: dict[tuple[str, ...], list[str]] = {}
-    runs: dict[tuple[str, ...], list[str]] = {}
-    shared = Counter(run for each in words.values() for run in set(_runs(each)))
-    for id_, each in words.items():
-        if each:
-            whole.setdefault(each, []).append(id_)
-        for run in set(_runs(each)):
-            if shared[run] <= MOST_PROMPTS:
-                runs.setdefault(run, []).append(id_)
+    index = PromptIndex(prompts)
     exact: set[str] = set()
     partial: set[str] = set()
     n_texts = 0
     for text in texts:
         n_texts += 1
-        there = tuple(words_of(text))
-        exact.update(whole.get(there, ()))
-        hits = {id_ for run in _runs(there) for id_ in runs.get(run, ())}
-        exact |= {id_ for id_ in hits - exact if _contains(there, words[id_])}
-        partial |= hits
+        some_exact, some_partial = index.hits(text)
+        exact |= some_exact
+        partial |= some_partial
     return TextOverlap(
         exact=tuple(id_ for id_ in prompts if id_ in exact),
         partial=tuple(id_ for id_ in prompts if id_ in partial - exact),

@@ -77,10 +77,18 @@ def nearest_allowed(
         bounds=[*box, *[(0.0, None)] * d],
     )
     if solution.x is None:
+        room = sum(min(each.cap, _largest_share(each, sources, budget)) for each in sources)
+        tight = [source for source in sources if _is_tight(source, sources, budget)]
         raise ConfigError(
             f"no mixture meets the floors and caps and fills the budget of {budget:.4g} tokens "
             "within the repetitions allowed",
-            why="; ".join(map(_supply, sources)),
+            why="; ".join(
+                [
+                    *(_contradiction(source, sources, budget) for source in tight),
+                    *([f"caps and tokens allow {room:.3g} of the mixture"] if room < 1.0 else []),
+                    *map(_supply, sources),
+                ]
+            ),
             fix="Lower token_budget or the floors, or raise caps or max_repetitions",
         )
     weights = np.clip(solution.x[:d], simplex.floors, simplex.caps)
@@ -103,6 +111,27 @@ def _check_epochs(
             f"{fewest:g}..{most:g} examples, outside the allowed {low:g}..{high:g}",
             fix="Change token_budget, n_unique or epochs",
         )
+
+
+def _is_tight(source: Source, sources: Sequence[Source], budget: float) -> bool:
+    """Return whether a source cannot fill its floor, if the others are as long as they may be."""
+    return source.floor > _largest_share(source, sources, budget)
+
+
+def _contradiction(source: Source, sources: Sequence[Source], budget: float) -> str:
+    return (
+        f"{source.name} has a floor of {source.floor:g}, but its {source.most_tokens:.4g} tokens "
+        f"fill at most {_largest_share(source, sources, budget):.3g} of the budget"
+    )
+
+
+def _largest_share(source: Source, sources: Sequence[Source], budget: float) -> float:
+    """Return a bound on the weight that the tokens of a source suffice for."""
+    longest = max((each.mean_tokens for each in sources if each is not source), default=1.0)
+    share = min(source.most_tokens / budget, 1.0)
+    # Share of tokens p = w l / (w l + (1 - w) l'), solved for w.
+    own = share * longest
+    return own / (own + (1.0 - share) * source.mean_tokens) if share < 1.0 else 1.0
 
 
 def _supply(source: Source) -> str:

@@ -76,7 +76,7 @@ class RecipeSpace:
         simplex = self.simplex  # checks the floors and caps
         if self.token_budget is not None:
             check_budget(
-                self.sources, simplex, self.token_budget, self._n_unique_range(), self.epochs_range
+                self.sources, simplex, self.token_budget, self.n_unique_range(), self.epochs_range
             )
 
     @cached_property
@@ -280,7 +280,7 @@ class RecipeSpace:
         wanted = np.clip(np.clip(axis.values(axes[:, at]), least, most), axis.low, axis.high)
         axes[:, at] = [axis.to_unit(float(value)) for value in wanted]
 
-    def _n_unique_range(self) -> tuple[float, float] | None:
+    def n_unique_range(self) -> tuple[float, float] | None:
         """Return the smallest and largest number of different examples; None if unknown."""
         axis = next((axis for axis in self.axes if axis.name == "n_unique"), None)
         fixed = self.fixed.n_unique

@@ -11,7 +11,8 @@
 
 `space_template.toml` has every key with a comment; `rlready search init` writes it to a file.
 An axis is a range (`low`, `high`, optional `log`, `int`) or a list of `choices`. `cost`, [rungs],
-`sources.NAME.path` and [evaluate] do not change the recipes: `workflow/search` uses them.
+[evaluate], [decontaminate] and the files of sources do not change the recipes: `workflow/search`
+uses them.
 """
 
 from __future__ import annotations
@@ -64,6 +65,16 @@ class SourceTable(TomlTable):
     cap: float = 1.0
     max_repetitions: Positive | None = None
     path: Text | None = None
+    fields: dict[str, Text] = Field(default={})
+    pass_rate: Text | None = None
+    counts: Text | None = None
+
+
+class DecontaminateTable(TomlTable):
+    """The table [decontaminate]."""
+
+    benchmarks: list[Text] | None = None
+    max_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
 
 
 class AxisTable(TomlTable):
@@ -98,6 +109,7 @@ class SpaceFile(TomlTable):
     rungs: Rungs | None = None
     cost: Text | None = None
     evaluate: dict[str, Any] | None = None
+    decontaminate: DecontaminateTable = Field(default=DecontaminateTable())
 
     def recipe_space(self) -> RecipeSpace:
         """Return the recipes that the file allows.
@@ -217,6 +229,13 @@ def _source(name: str, table: SourceTable, default_repetitions: float | None) ->
             why="weights are shares of the examples; mean lengths turn them into tokens",
             fix="Add the mean number of tokens of its examples",
         )
+    for key in ("fields", "pass_rate", "counts"):
+        if getattr(table, key) and (table.path is None or (table.pass_rate and table.counts)):
+            raise ConfigError(
+                f"sources.{name} has {key} "
+                + ("but no path" if table.path is None else "and counts"),
+                fix="Give the file with its rows as path, and one of pass_rate and counts",
+            )
     return Source(
         name=name,
         available_tokens=table.available_tokens,

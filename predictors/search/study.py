@@ -8,7 +8,7 @@ its attributes (`trials`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,6 +32,7 @@ from rlready.predictors.search.trials import (
     PREDICTED,
     RECIPE,
     SPACE,
+    SPACE_FILE,
     STOPPED,
     current,
     finished_trials,
@@ -137,10 +138,13 @@ def open_study(
     else:
         space = replace(space, simplex_kind=stored_space["simplex"])
         if space.digest != stored_space["digest"]:
+            file = study.user_attrs.get(SPACE_FILE)
             raise ConfigError(
                 f"study {name!r} was made for another recipe space",
-                why="its trials could not be compared with those of this one",
-                fix="Give the study another name; the registry's runs enter it again",
+                why="its trials could not be compared with those of this one"
+                + (f"; it was opened last with {file}" if file else ""),
+                fix="Use that file, or give the study another name with --study; the registry's "
+                "runs enter it again",
             )
     study.sampler = make_sampler(sampler, space, seed=seed, config=config)
     return study, space
@@ -174,11 +178,20 @@ def make_sampler(
     return GPSampler(seed=seed, warn_independent_sampling=False)
 
 
-def ask(study: Study, space: RecipeSpace) -> Asked:
+def ask(
+    study: Study,
+    space: RecipeSpace,
+    more_limits: Callable[[Recipe], Mapping[str, float]] = lambda recipe: {},
+) -> Asked:
     """Return the next recipe to train, which keeps all limits of the space.
 
     A proposal that breaks a limit is closed as pruned, with its constraint, so that the sampler
     learns from it. After 20 such proposals the recipe is drawn at random.
+
+    Args:
+        study: the study.
+        space: its recipes.
+        more_limits: returns further limits of a recipe by their names; <= 0 if it keeps them.
 
     Raises:
         ConfigError: if no recipe keeps the limits.
@@ -189,10 +202,12 @@ def ask(study: Study, space: RecipeSpace) -> Asked:
             _enqueue_random(study, space)
         trial = study.ask(fixed_distributions=distributions)
         points = space.from_parameters([trial.params])
+        recipe = space.recipe(points)
         limits = {name: float(values[0]) for name, values in space.limits(points).items()}
+        limits |= more_limits(recipe)
         for name, limit in limits.items():
             trial.set_constraint(name, limit)
-        attributes = {RECIPE: space.recipe(points).to_dict()}
+        attributes = {RECIPE: recipe.to_dict()}
         if isinstance(sampler, SurrogateSampler):
             attributes |= sampler.notes.pop(trial.number, {})
         for key, value in attributes.items():
@@ -201,7 +216,12 @@ def ask(study: Study, space: RecipeSpace) -> Asked:
             origin = type(sampler).__name__.removesuffix("Sampler").lower()
             return Asked.of(trial.number, {ORIGIN: origin, **trial.user_attrs})
         study.tell(trial, state=TrialState.PRUNED)
-    raise ConfigError("no recipe was found that keeps the limits of the space")
+    raise ConfigError(
+        "no recipe was found that keeps the limits of the space",
+        why=f"the last of {_TRIES + 1} passes "
+        + ", ".join(f"{name} by {limit:.0%}" for name, limit in limits.items() if limit > 0.0),
+        fix="Narrow n_unique or the caps, allow more repetitions, or add rows to the sources",
+    )
 
 
 def propose_recipes(

@@ -12,7 +12,6 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 from scipy.spatial.distance import pdist
-from sklearn.base import clone
 
 from rlready import predictors
 from rlready.predictors.search.candidates import Guard, Proximity, anywhere
@@ -119,12 +118,13 @@ def test_the_model_predicts_what_it_has_not_seen_and_says_how_well() -> None:
     assert 0.8 < covered <= 1.0
 
 
-def test_the_model_is_cloned_and_fitted_again_as_if_new() -> None:
+def test_the_model_is_fitted_again_as_if_new() -> None:
     space = a_space()
     known = some_runs(space, 20)
     X = space.features(known.points)
     model = MixtureModel(space.feature_groups).fit(X, known.outcomes[:, 0])
-    again = clone(model).fit(X, known.outcomes[:, 0])
+    again = MixtureModel(space.feature_groups).fit(X[:10], known.outcomes[:10, 0])
+    again.fit(X, known.outcomes[:, 0])
     np.testing.assert_array_equal(model.fit(X, known.outcomes[:, 0]).predict(X), again.predict(X))
 
 

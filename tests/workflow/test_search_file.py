@@ -88,7 +88,8 @@ temperature = 1
 prompt_template = "prompt.txt"
 """
     search = opened(write_space(tmp_path, source='path = "gsm8k.jsonl"', rest=rest))
-    assert search.data == {"gsm8k": tmp_path / "gsm8k.jsonl"}
+    assert [(each.name, each.path) for each in search.data] == [("gsm8k", tmp_path / "gsm8k.jsonl")]
+    assert [each.name for each in search.benchmarks] == ["gsm8k", "aime"]
     assert search.evaluate == {
         "benchmarks": (f"gsm8k={tmp_path}/data/gsm8k.jsonl", "aime=/abs/aime.jsonl"),
         "held_out": (f"val={tmp_path}/val.jsonl",),
@@ -125,7 +126,8 @@ def test_a_mistake_in_evaluate_is_told_at_once(
 def test_a_source_with_a_path_gives_trials_a_manifest(call: Call, tmp_path: Path) -> None:
     """The flag wins, so that another machine can have its data elsewhere."""
     for name in ("here.jsonl", "there.jsonl"):
-        (tmp_path / name).write_text('{"x": 1}\n' * 500)
+        rows = ({"prompt": f"{i} + 1 =", "response": str(i + 1)} for i in range(500))
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_space(tmp_path, source='path = "here.jsonl"')
     for flags, name in ([], "here.jsonl"), (["--data", "gsm8k=there.jsonl"], "there.jsonl"):
         trial = answer(call("ask", "--cold", "--json", *flags))["trials"][0]

@@ -22,7 +22,7 @@ from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
 from rlready.registry.store import StoredCheckpoint
 from rlready.workflow.evaluate.config import load_recipe
-from rlready.workflow.search.folder import manifest, read_status, recipe_toml, write_status
+from rlready.workflow.search.folder import read_status, recipe_toml, write_status
 from rlready.workflow.search.open import Search, SearchConfig, open_search
 from rlready.workflow.search.registry import check_match, runs_at_smaller_budgets
 from rlready.workflow.search.run import ask, command_words, run, sync
@@ -292,6 +292,20 @@ def test_a_command_without_result_is_no_success(opened: Open) -> None:
     assert "neither value nor checkpoint" in told.reason
 
 
+def test_a_command_that_removes_its_status_is_told_what_the_folder_holds(
+    opened: Open, tmp_path: Path
+) -> None:
+    script = tmp_path / "remove.py"
+    script.write_text(
+        "import pathlib, sys\nfolder = pathlib.Path(sys.argv[1])\n"
+        "(folder / 'status.json').unlink()\n(folder / 'weights').mkdir()\n"
+    )
+    (result,) = run(opened(), f"{sys.executable} {script} {{out}}", 1)
+    assert result.state == "failed"
+    assert "removed status.json" in result.reason
+    assert "holds recipe.toml, train.log, weights/" in result.reason
+
+
 def test_a_command_reaches_no_shell(opened: Open, tmp_path: Path) -> None:
     command = f"{sys.executable} -c pass '{{recipe}}; touch {tmp_path / 'owned'}'"
     run(opened(), command, 1)
@@ -336,33 +350,6 @@ def test_a_recipe_survives_its_file(tmp_path: Path) -> None:
     )
     (tmp_path / "recipe.toml").write_text(recipe_toml(recipe), encoding="utf-8")
     assert load_recipe(tmp_path / "recipe.toml") == recipe
-
-
-def test_a_manifest_shares_out_examples_and_repeats_what_is_short(tmp_path: Path) -> None:
-    rows = [{"n_tokens": n} for n in range(20)]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = Recipe(
-        sources={"a": 0.3, "b": 0.7},
-        n_unique=33,
-        epochs=2.0,
-        extra={"length_filter": "5-9"},
-    )
-    made = manifest(recipe, {"a": tmp_path / "a.jsonl"}, seed=1)
-    (source,) = made["sources"]
-    assert source["rows"] == [5, 6, 7, 8, 9]
-    assert source["repetitions"] == pytest.approx(2.0 * 10 / 5)
-    assert made == manifest(recipe, {"a": tmp_path / "a.jsonl"}, seed=1)
-    few = Recipe(sources={"a": 1.0}, n_unique=6)
-    (source,) = manifest(few, {"a": tmp_path / "a.jsonl"}, seed=1)["sources"]
-    assert len(set(source["rows"])) == 6
-    assert source["repetitions"] == 1.0
-
-
-def test_a_filter_without_its_column_is_told(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"prompt": "x"}\n')
-    recipe = Recipe(sources={"a": 1.0}, n_unique=1, extra={"difficulty_filter": "0-0.5"})
-    with pytest.raises(ConfigError, match=r"line 1: it cannot be filtered.*difficulty"):
-        manifest(recipe, {"a": tmp_path / "a.jsonl"}, seed=0)
 
 
 def test_the_search_uses_no_private_attribute_of_optuna() -> None:

@@ -45,7 +45,8 @@ class SearchFlags:
             recipe.toml), {out} (the trial's folder) and, if the space file has [rungs], {rung}. It
             adds "value", "checkpoint" or "rungs" to status.json in the trial's folder.
         out: Folder for the trials, which are written to a folder with the study's name in it.
-        data: JSONL file of a source; each trial then gets a manifest of its rows. Repeatable.
+        data: File with the rows of a source, in place of its path in the space file; each trial
+            gets a manifest of its rows. Repeatable.
         value: tell: outcome; higher is better.
         se: tell: standard error of --value.
         checkpoint: tell: registered checkpoint, or its folder, which is evaluated if the space

@@ -2,7 +2,8 @@
 
     OUT/STUDY/trial-0007/recipe.toml     what to train; `rlready evaluate --recipe` reads it
                          status.json     state, lease and result of the trial
-                         manifest.json   rows to train on, if sources are local files
+                         manifest.json   rows to train on, if sources are local files; see
+                                         `manifest.py`, and read it with `read_manifest`
                          train.log       output of the training command
 
 The trainer adds "value" (with "se", if known) or "checkpoint" (a folder or a registered id) to
@@ -23,17 +24,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from rlready.predictors.search.space_file import numeric_range
 from rlready.registry.errors import ConfigError
-from rlready.registry.foreign_files import parse_json, read_json_object
+from rlready.registry.foreign_files import read_json_object
 from rlready.registry.records import Recipe
 from rlready.registry.whole_file import replacing
 
 STATES = ("asked", "running", "told", "failed", "stopped")
+_SHOWN = 12
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_FILTERED_BY = {"length_filter": "n_tokens", "difficulty_filter": "difficulty"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,21 +95,20 @@ class TrialResult:
 
 
 def write_folder(
-    folder: Path, recipe: Recipe, data: Mapping[str, Path], seed: int, **status: Any
+    folder: Path, recipe: Recipe, manifest: Mapping[str, Any] | None, **status: Any
 ) -> None:
     """Write the files of a trial for a worker that has claimed it.
 
     Args:
         folder: folder of the trial, which is created if necessary.
         recipe: what to train.
-        data: JSONL file of each local source.
-        seed: seed of the manifest.
+        manifest: rows to train on; None if no source is a file.
         status: entries of the status file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "recipe.toml", recipe_toml(recipe))
-    if data:
-        write_text(folder / "manifest.json", json.dumps(manifest(recipe, data, seed)) + "\n")
+    if manifest is not None:
+        write_text(folder / "manifest.json", json.dumps(manifest, ensure_ascii=False) + "\n")
     no_result = dict.fromkeys(("value", "se", "checkpoint", "error"))
     write_status(
         folder, **{**status, **no_result, "state": "asked", "recipe_digest": recipe.digest}
@@ -166,6 +163,13 @@ def read_number(folder: Path, key: str) -> float | None:
     return _number(path, key, values.get(key))
 
 
+def contents(folder: Path) -> str:
+    """Return the names of what a folder holds, for messages."""
+    names = sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
+    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + rest if names else "nothing"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file completely or not at all, also if several workers write it at once."""
     with replacing(path) as temporary:
@@ -181,83 +185,6 @@ def recipe_toml(recipe: Recipe) -> str:
         lines += ["", f"[{_key(name)}]"]
         lines += [f"{_key(key)} = {_toml(value)}" for key, value in table.items()]
     return "\n".join(lines) + "\n"
-
-
-def manifest(recipe: Recipe, data: Mapping[str, Path], seed: int) -> dict[str, Any]:
-    """Return the rows of each local source that a recipe trains on, and their repetitions.
-
-    `n_unique` examples are divided among the sources by weight, and drawn without replacement from
-    the rows that pass the recipe's filters. A source with fewer rows gives all of them, repeated.
-
-    Args:
-        recipe: a recipe with `n_unique` and weights.
-        data: JSONL file by source; sources without a file are left out.
-        seed: seed of the draw.
-
-    Raises:
-        ConfigError: if a file cannot be read or lacks the column of a filter, or if no row passes.
-    """
-    if recipe.n_unique is None:
-        raise ConfigError(
-            "a manifest needs the number of examples", fix="Give the space n_unique, or no --data"
-        )
-    counts = _counts(recipe.n_unique, recipe.sources)
-    sources = []
-    for index, (name, count) in enumerate(counts.items()):
-        if name not in data or count == 0:
-            continue
-        rows = _rows(data[name], recipe)
-        if not rows:
-            raise ConfigError(f"no row of {data[name]} passes the filters of the recipe")
-        order = np.random.default_rng([seed, index]).permutation(len(rows))[:count]
-        chosen = sorted(rows[i] for i in order)
-        sources.append(
-            {
-                "source": name,
-                "path": str(data[name].resolve()),
-                "weight": recipe.sources[name],
-                "rows": chosen,
-                "repetitions": (recipe.epochs or 1.0) * count / len(chosen),
-            }
-        )
-    return {"recipe": recipe.digest, "seed": seed, "sources": sources}
-
-
-def _counts(n: int, weights: Mapping[str, float]) -> dict[str, int]:
-    """Divide n into whole numbers in proportion to weights, by largest remainders."""
-    counts = {name: math.floor(n * weight) for name, weight in weights.items()}
-    by_rest = sorted(weights, key=lambda name: counts[name] - n * weights[name])
-    for name in by_rest[: max(0, n - sum(counts.values()))]:
-        counts[name] += 1
-    return counts
-
-
-def _rows(path: Path, recipe: Recipe) -> list[int]:
-    """Return the line numbers, from 0, of the examples that pass the recipe's filters."""
-    ranges = {
-        column: numeric_range(str(recipe.extra[name]))
-        for name, column in _FILTERED_BY.items()
-        if recipe.extra.get(name, "all") != "all"
-    }
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}", why=str(error)) from error
-    return [i for i, line in enumerate(lines) if line.strip() and _passes(path, i, line, ranges)]
-
-
-def _passes(path: Path, index: int, line: str, ranges: Mapping[str, tuple[float, float]]) -> bool:
-    if not ranges:
-        return True
-    try:
-        row = parse_json(line)
-        return all(low <= float(row[column]) <= high for column, (low, high) in ranges.items())
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(
-            f"{path}, line {index + 1}: it cannot be filtered",
-            why=f"it needs the numbers {', '.join(ranges)}",
-            fix="Add them to each line, or leave the filter out of the space",
-        ) from error
 
 
 def _rungs(path: Path, values: Any) -> dict[int, float]:

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,19 +16,24 @@ import sqlalchemy as sa
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from rlready.evaluators.benchmarks.problems import BenchmarkSource
 from rlready.predictors.search.rungs import Rungs
 from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.space_file import SpaceFile
 from rlready.predictors.search.study import SamplerName, open_study
-from rlready.predictors.search.trials import SPACE_FILE, UID, WarmStart
+from rlready.predictors.search.trials import SOURCE_FILES, SPACE_FILE, UID, WarmStart
 from rlready.registry.errors import ConfigError, StoreError
 from rlready.registry.mlflow_store.backends import with_driver
 from rlready.registry.mlflow_store.locks import advisory_lock, file_lock
 from rlready.registry.redaction import redacted
 from rlready.registry.toml_file import naming_file, read_toml_file
 from rlready.workflow.search.evaluate_table import evaluate_settings
+from rlready.workflow.search.local_data import benchmark_sources, local_sources
+from rlready.workflow.search.manifest import Pools, open_pools
+from rlready.workflow.search.manifest_rows import check_unchanged
 from rlready.workflow.search.mirror import Mirror
 from rlready.workflow.search.registry import RegistryValues
+from rlready.workflow.search.sources import LocalSource, Scanner
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -50,7 +56,7 @@ class SearchConfig:
         storage: URL of the study's database.
         sampler: what proposes recipes.
         folder: folder of the studies' folders.
-        data: JSONL file of each local source, in addition to those of the space file.
+        data: file of a source's rows, in place of its path in the space file.
         worker: name of the worker that asks.
         lease_s: how long a worker may be silent before its trial is offered again, in seconds.
         max_retries: how often a trial is offered again.
@@ -95,7 +101,9 @@ class Search:
         root: folder of the trials' folders.
         space: the recipes, in the coordinates of the study.
         rungs: steps after which trials are measured; None: only at their end.
-        data: JSONL file of each local source.
+        data: the sources whose rows are in a file here.
+        benchmarks: benchmarks with which their rows must not overlap.
+        max_overlap: largest share of the rows of a file that may overlap with them.
         cost: name of the second objective; None: there is one objective.
         evaluate: fields of `EvaluateConfig` for trained folders; None: the search evaluates none.
         study: the study of Optuna.
@@ -114,7 +122,9 @@ class Search:
     root: Path
     space: RecipeSpace
     rungs: Rungs | None
-    data: Mapping[str, Path]
+    data: tuple[LocalSource, ...]
+    benchmarks: tuple[BenchmarkSource, ...]
+    max_overlap: float
     cost: str | None
     evaluate: Mapping[str, Any] | None
     study: Study
@@ -130,6 +140,43 @@ class Search:
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Keep other workers of the study from asking, claiming and telling."""
         return study_lock(self.engine, self.name)
+
+    @cached_property
+    def pools(self) -> Pools | None:
+        """The rows of the local sources; None if there are none.
+
+        Raises:
+            ConfigError: if a file cannot be used, or has changed since the study's first trial.
+        """
+        if not self.data:
+            return None
+        base = Path(self.space.fixed.base_model or "")
+        has_lengths = "length_filter" in {
+            *self.space.fixed.extra,
+            *(a.name for a in self.space.axes),
+        }
+        scanner = Scanner(
+            folder=self.root / "sources",
+            benchmarks=self.benchmarks,
+            tokenizer=base if has_lengths and (base / "tokenizer_config.json").is_file() else None,
+            say=self.say,
+        )
+        pools = open_pools(self.data, self.space, scanner, self.max_overlap)
+        with self.lock():
+            files = dict(self.study.user_attrs.get(SOURCE_FILES, {}))
+            for source in self.data:
+                sha256 = files.setdefault(source.name, pools.pools[source.name].file.sha256)
+                check_unchanged(source.name, source.path, sha256, scanner.folder)
+            if files != self.study.user_attrs.get(SOURCE_FILES):
+                self.study.set_user_attr(SOURCE_FILES, files)
+        for pool in pools.pools.values():
+            self.say(pool.summary())
+        return pools
+
+    def say(self, text: str) -> None:
+        """Show a line of progress, if anything shows it."""
+        if self.progress is not None:
+            self.progress.say(text)
 
     def show(self, *, everything: bool = False) -> None:
         """Write ended trials to MLflow, if the search is shown there (`Mirror.update`)."""
@@ -176,7 +223,6 @@ def open_search(
             why="a pruner compares trials by one outcome",
             fix="Leave one of them out",
         )
-    paths = {name: source.path for name, source in file.sources.items()}
     database = open_database(config.storage)
     storage = optuna.storages.get_storage(database)
     with study_lock(database.engine, config.name):
@@ -205,7 +251,9 @@ def open_search(
         root=config.folder / config.name,
         space=space,
         rungs=rungs,
-        data={**{name: folder / path for name, path in paths.items() if path}, **config.data},
+        data=local_sources(file, space, folder, config.data),
+        benchmarks=benchmark_sources(file, evaluate or {}, folder),
+        max_overlap=file.decontaminate.max_share,
         cost=cost,
         evaluate=evaluate,
         study=study,

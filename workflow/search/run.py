@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rlready.predictors.search.outlook import study_outlook
 from rlready.registry.errors import ConfigError, RlreadyError, StoreError
-from rlready.workflow.search.folder import TrialResult, read_status, write_status
+from rlready.workflow.search.folder import TrialResult, contents, read_status, write_status
 from rlready.workflow.search.open import Search
 from rlready.workflow.search.trial import Trial
 
@@ -53,7 +53,7 @@ def ask(search: Search) -> Trial:
         PosixPath('search/mix/trial-0000')
 
     Raises:
-        ConfigError: if no recipe keeps the limits of the space, or its manifest cannot be made.
+        ConfigError: if no recipe keeps the limits of the space, or a source's file cannot be used.
     """
     sync(search, evaluate=False)
     return Trial.next(search)
@@ -170,6 +170,12 @@ def _result(trial: Trial, rung: int | None, code: int) -> TrialResult | None:
     """Return the result of a trial whose command has ended; None if it has another rung."""
     folder = trial.folder
     try:
+        if not (folder / "status.json").is_file():
+            raise ConfigError(
+                "the training command removed status.json",
+                why=f"{folder} holds {contents(folder)}",
+                fix="Let it change the file, and leave the other keys in it",
+            )
         status = read_status(folder)
         if status.state == "failed" or code != 0:
             reason = status.error or f"the training command ended with {code}"
@@ -178,7 +184,9 @@ def _result(trial: Trial, rung: int | None, code: int) -> TrialResult | None:
         if result is None and (rung is None or rung not in status.rungs):
             wanted = "" if rung is None else f"no value of step {rung} in rungs, and "
             raise ConfigError(
-                f"the training command left {wanted}neither value nor checkpoint in status.json"
+                f"the training command left {wanted}neither value nor checkpoint in status.json",
+                why=f"{folder} holds {contents(folder)}",
+                fix='Let it add "value", or "checkpoint" with the name of its folder',
             )
         return result
     except StoreError as error:

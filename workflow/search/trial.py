@@ -171,12 +171,15 @@ class Trial:
         """Return a trial for this worker: one whose lease has expired, or else a new one.
 
         Raises:
-            ConfigError: if no recipe keeps the limits of the space, or its manifest cannot be made.
+            ConfigError: if no recipe keeps the limits of the space, or the file of a source cannot
+                be used.
         """
+        pools = search.pools
         with search.lock():
             trial = cls._take_expired(search)
             if trial is None:
-                asked = ask_study(search.study, search.space)
+                limits = (lambda recipe: {}) if pools is None else pools.limits
+                asked = ask_study(search.study, search.space, limits)
                 trial = cls(search, asked.number, asked=asked)
                 trial.hold(search.config.worker)
         assert trial.held is not None
@@ -184,8 +187,9 @@ class Trial:
         write_folder(
             trial.folder,
             trial.recipe,
-            search.data,
-            search.config.seed + trial.number,
+            None
+            if pools is None
+            else pools.manifest(trial.recipe, search.config.seed + trial.number),
             study=search.name,
             trial=trial.number,
             rung=trial.step,
