@@ -29,6 +29,9 @@ _PLAIN = re.compile(r"[\x20-\x7e\n\t]*")
 _CONTROLS = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode categories to escape: controls, format characters, surrogates and line breaks."""
 
+_DESKTOPS = ("DISPLAY", "WAYLAND_DISPLAY")
+"""Environment variables of a desktop on Linux."""
+
 _FILE_WIDTH = 160
 _SPLIT_AT = 28
 
@@ -62,6 +65,19 @@ def echo_for_programs(content: bytes) -> None:
 def console(*, width: int | None = None, stderr: bool = False) -> Console:
     """Return a console for tables, progress and warnings that shows every text literally."""
     return _console_class()(width=width, stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+def open_page(page: Path) -> bool:
+    """Open a page in the browser of whoever sits at this terminal; return whether that was tried.
+
+    Nothing is opened where output is piped, on a machine without a desktop, or in CI.
+    """
+    has_desktop = sys.platform == "darwin" or any(map(os.environ.get, _DESKTOPS))
+    if not (page.is_file() and sys.stdout.isatty() and has_desktop) or os.environ.get("CI"):
+        return False
+    import webbrowser
+
+    return webbrowser.open(page.resolve().as_uri())
 
 
 def print_view(view: Iterable[Any]) -> None:

@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -73,3 +74,35 @@ def test_a_shell_completes_without_loading_a_heavy_library(
     )
     assert found.stdout.split() == expected
     assert found.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "environment", "opened"),
+    [
+        (True, {"DISPLAY": ":0"}, True),
+        (True, {"WAYLAND_DISPLAY": "wayland-0"}, True),
+        (False, {"DISPLAY": ":0"}, False),
+        (True, {}, False),
+        (True, {"DISPLAY": ":0", "CI": "true"}, False),
+    ],
+)
+def test_a_page_is_opened_only_for_somebody_at_a_desktop(
+    is_terminal: bool,
+    environment: dict[str, str],
+    opened: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pages: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda address: pages.append(address) or True)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: is_terminal, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "CI"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    page = tmp_path / "report.html"
+    assert not terminal.open_page(page), "there is no page yet"
+    page.write_text("<p>")
+    assert terminal.open_page(page) is opened
+    assert pages == [page.as_uri()] * opened

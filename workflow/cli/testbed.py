@@ -11,7 +11,7 @@ import click
 
 from rlready.registry.errors import ConfigError
 from rlready.workflow.flags import CommonFlags, Flag, Seed, command
-from rlready.workflow.terminal import echo, echo_json, table
+from rlready.workflow.terminal import echo, echo_json, open_page, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -97,6 +97,8 @@ def _run_demo(out: Path, common: CommonFlags) -> None:
     )
     if common.as_json:
         echo_json(story.to_dict())
+    else:
+        open_page(out / "report.html")
 
 
 def _summary_view(summary: Summary) -> list[Any]:
