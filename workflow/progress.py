@@ -1,4 +1,7 @@
-"""Show progress bars on stderr, and record the times of the stages."""
+"""Show progress bars on stderr, and record the times of the stages.
+
+A bar that cannot move, in a pipe or a file, is printed again as a line from time to time.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from rlready.registry.redaction import redacted
@@ -18,6 +22,8 @@ _WIDE = 110
 """Width of a terminal from which a bar shows everything."""
 _NARROWEST = 72
 """Width below which it shows only the time that is left."""
+_LINE_EVERY_S = 30.0
+"""Time between two lines of a stage if the output is not a terminal, in seconds."""
 
 
 @dataclass
@@ -75,7 +81,7 @@ class Clock:
         begin = time.perf_counter()
         bar = None if self.console is None else _bar(self.console, label, total, unit)
         try:
-            with bar or contextlib.nullcontext():
+            with bar or contextlib.nullcontext(), _lines(bar):
                 yield Advance(stage, bar, stage.n_done)
         finally:
             stage.seconds += time.perf_counter() - begin
@@ -123,6 +129,28 @@ class Advance:
     def to(self, n: int) -> None:
         """Record that `n` items were processed since the bar started."""
         self(self.begun + n - self.stage.n_done)
+
+
+@contextlib.contextmanager
+def _lines(bar: Progress | None) -> Iterator[None]:
+    """Print the bar as a line every `_LINE_EVERY_S`, unless it moves on a terminal."""
+    if bar is None or (bar.console.is_terminal and not bar.console.is_dumb_terminal):
+        yield
+        return
+    end = Event()
+
+    def show() -> None:
+        with contextlib.suppress(OSError):  # if stderr is closed, the work continues
+            while not end.wait(_LINE_EVERY_S):
+                bar.console.print(bar.get_renderable())
+
+    thread = Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
 
 
 def _bar(console: Console, label: str, total: int, unit: str) -> Progress:
