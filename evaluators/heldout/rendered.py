@@ -13,7 +13,7 @@ from rlready.evaluators.benchmarks.chat_templates import (
     render_chat,
 )
 from rlready.evaluators.heldout.examples import HeldoutExample
-from rlready.evaluators.heldout.turns import Message
+from rlready.evaluators.heldout.turns import REASONING, Message
 from rlready.registry.errors import BenchmarkError, CheckpointError
 
 if TYPE_CHECKING:
@@ -120,6 +120,29 @@ def check_tool_calls(example: HeldoutExample, tokenizer: PreTrainedTokenizerBase
             why="without them the loss would be that of another conversation",
             fix="Use the chat template of the SFT run, or write the calls into `content`",
         )
+
+
+def check_reasoning(example: HeldoutExample, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that the chat template writes the thoughts of a turn, at least while it is the last.
+
+    Many templates ignore `reasoning_content`; the loss would then be that of another conversation.
+
+    Raises:
+        BenchmarkError: if it does not.
+    """
+    for i, message in enumerate(example.messages):
+        if not message.reasoning:
+            continue
+        extra = json.dumps({**json.loads(message.extra), REASONING: _PROBE})
+        last = Message(message.role, message.content, extra=extra)
+        if _PROBE not in render(example, tokenizer, [*example.messages[:i], last]):
+            raise BenchmarkError(
+                f"held-out example {example.id}, message {i} has `{REASONING}`, which the chat "
+                f"template of {checkpoint_name(tokenizer)} does not write",
+                why="without it the loss would be that of another conversation",
+                fix="Use the chat template of the SFT run, or write the thoughts into `content`, "
+                "in the form that the SFT run used",
+            )
 
 
 def tools_of(example: HeldoutExample) -> list[Any] | None:

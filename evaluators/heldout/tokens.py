@@ -9,12 +9,13 @@ Scored tokens:
 - `text`: the same for the text after the response marker. The whole text is tokenized as it is; it
   begins with the tokenizer's BOS token if it has one. If it ends with the token that ends a turn or
   a sequence, this is the last scored token. If not, the end of sequence is added, as TRL does.
-- `messages`: every turn of the assistant with its tool calls, as the chat template renders it, and
-  the token that ends it. A template with `{% generation %}` marks these tokens itself. With any
-  other template, a turn is the text that it adds to the rendered conversation before it and its
-  generation prompt. Qwen3's template removes the thoughts of a turn once others follow. A turn that
-  is rewritten like this cannot be found and is not scored, but it stays in the context. Text that a
-  template cuts out of a turn is not scored either. The bytes of both are counted (`n_cut_bytes`).
+- `messages`: every turn of the assistant with its thoughts (`reasoning_content`) and tool calls, as
+  the chat template renders it, and the token that ends it. A template with `{% generation %}` marks
+  these tokens itself. With any other template, a turn is the text that it adds to the rendered
+  conversation before it and its generation prompt. Qwen3's template removes the thoughts of a turn
+  once others follow. A turn that is rewritten like this cannot be found and is not scored, but it
+  stays in the context. Text that a template cuts out of a turn is not scored either. The bytes of
+  both are counted (`n_cut_bytes`).
 - Never scored: prompts, other roles, turns of weight 0, the template's text after the end of a
   turn, and the first token.
 - The token that ends a turn is the added token that the chat template puts after an assistant's
@@ -40,6 +41,7 @@ from rlready.evaluators.heldout.cut_text import n_cut_bytes
 from rlready.evaluators.heldout.examples import HeldoutExample, HeldoutSet
 from rlready.evaluators.heldout.rendered import (
     apply_template,
+    check_reasoning,
     check_tool_calls,
     end_of_turn,
     render,
@@ -160,6 +162,7 @@ def tokenize(
         cut = {"n_turn_bytes": n_bytes}
     else:
         check_tool_calls(example, tokenizer)
+        check_reasoning(example, tokenizer)
         # A tokenizer may have a template of its own for conversations with tools.
         if _GENERATION_TAG.search(str(tokenizer.get_chat_template(tools=tools_of(example)))):
             ids, is_response, texts = _tokenize_tagged(example, tokenizer)
@@ -333,15 +336,15 @@ def _cut_bytes(example: HeldoutExample, texts: Mapping[int, str]) -> dict[str, i
     """Return the two counts of a `TokenizedExample`; `texts` has each turn's scored text."""
     turns = list(_turns_to_score(example))
     return {
-        "n_turn_bytes": sum(len(message.content.encode()) for _, message in turns),
-        "n_cut_bytes": sum(n_cut_bytes(message.content, texts.get(i, "")) for i, message in turns),
+        "n_turn_bytes": sum(len(message.text.encode()) for _, message in turns),
+        "n_cut_bytes": sum(n_cut_bytes(message.text, texts.get(i, "")) for i, message in turns),
     }
 
 
 def _turn_length(turn: str, message: Message, end_token: str) -> int:
     """Return the number of characters of a rendered turn, including its end token."""
-    # The search begins after the content, which may itself hold the token's text.
-    content = message.content.strip()
+    # The search begins after the text, which may itself hold the token's text.
+    content = message.content.strip() or message.reasoning.strip()
     content_end = turn.rfind(content) + len(content) if content and content in turn else 0
     # A call's arguments, too, may hold the token's text.
     find = turn.rfind if message.tool_calls() else turn.find

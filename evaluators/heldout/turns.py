@@ -8,6 +8,7 @@
   These are the keys of OpenAI, Axolotl and ms-swift.
 - `tool_calls` of the assistant, and `name` and `tool_call_id` of a tool's turn, go to the chat
   template. Arguments may be an object or, as OpenAI writes them, its JSON text.
+- `reasoning_content` of the assistant goes to the chat template too, which has to write it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ SHAREGPT_ROLES = {
 }
 # Chat templates render these keys of a turn too. If they were ignored, the loss would be that of
 # another conversation.
-_UNSUPPORTED_PARTS = ("function_call", "reasoning_content", "reasoning", "thinking")
+_UNSUPPORTED_PARTS = ("function_call", "reasoning", "thinking")
+REASONING = "reasoning_content"
 _TURN = '{"role": ..., "content": ...}'
 _CALL = '{"type": "function", "function": {"name": ..., "arguments": {...}}}'
 
@@ -45,7 +47,8 @@ class Message:
         content: the text.
         is_scored: False for an assistant's turn that is context.
         extra: JSON object of further keys for the chat template, empty if there are none:
-            `tool_calls` of the assistant, `name` and `tool_call_id` of a tool.
+            `tool_calls` and `reasoning_content` of the assistant, `name` and `tool_call_id` of a
+            tool.
     """
 
     role: str
@@ -55,8 +58,18 @@ class Message:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the turn has neither text nor tool calls."""
-        return not self.content.strip() and not self.tool_calls()
+        """Whether the turn has neither text nor thoughts nor tool calls."""
+        return not self.text.strip() and not self.tool_calls()
+
+    @property
+    def reasoning(self) -> str:
+        """The thoughts of the assistant that stand beside its content; empty if there are none."""
+        return str(self.keys().get(REASONING, ""))
+
+    @property
+    def text(self) -> str:
+        """Thoughts and content, in the order in which chat templates write them."""
+        return self.reasoning + self.content
 
     def keys(self) -> dict[str, Any]:
         """Return the turn as the chat template gets it."""
@@ -169,17 +182,17 @@ def _message(turn: object, where: str, roles: Mapping[str, str] | None) -> Messa
             f"{where} has the role {foreign_role!r}", fix=f"Known: {', '.join(roles or ROLES)}"
         )
     unsupported = [key for key in _UNSUPPORTED_PARTS if turn.get(key)]
-    if role != "assistant" and turn.get("tool_calls"):
-        unsupported.append("tool_calls")
+    if role != "assistant":
+        unsupported += [key for key in ("tool_calls", REASONING) if turn.get(key)]
     if unsupported:
         raise BenchmarkError(
             f"{where} has {unsupported[0]!r} beside its content",
-            why="only plain text and tool calls of the assistant are scored, and without it the "
-            "loss would be another one",
+            why=f"text, and tool calls and `{REASONING}` of the assistant are scored; without "
+            f"`{unsupported[0]}` the loss would be another one",
             fix="Write it into `content`, in the form that the SFT run used",
         )
     extra = _extra(turn, role, where)
-    # A turn with tool calls often has no text.
+    # A turn with tool calls or thoughts often has no text.
     text = turn.get(text_key) if not extra or turn.get(text_key) is not None else ""
     is_scored = role != "assistant" or _is_scored(turn, where)
     return Message(role, plain_text(text, where, f"`{text_key}`"), is_scored, extra)
@@ -205,6 +218,9 @@ def _extra(turn: Mapping[str, Any], role: str, where: str) -> str:
         if not isinstance(calls, list):
             raise BenchmarkError(f"{where}: `tool_calls` is not a list", fix=f"Give [{_CALL}]")
         extra["tool_calls"] = [_tool_call(c, f"{where}, call {i}") for i, c in enumerate(calls)]
+    if role == "assistant" and turn.get(REASONING):
+        reasoning = plain_text(turn[REASONING], where, f"`{REASONING}`")
+        extra |= {REASONING: reasoning} if reasoning.strip() else {}
     if role == "tool":
         names = ("name", "tool_call_id")
         extra = {name: turn[name] for name in names if isinstance(turn.get(name), str)}

@@ -104,10 +104,10 @@ REFUSED_EXAMPLES = {
     "h_msgs_str": "line 1: `messages` is not a list of turns",
     "h_nan": "line 1",
     "h_null": "line 1, message 1: `content` is not text",
-    "h_reasoning": "line 1, message 1 has 'reasoning_content' beside its content",
     "h_role_human": "line 1, message 0 has the role 'human'",
     "h_system_only": "line 1 has no assistant turn",
-    # Read, and refused by a chat template that would not write the calls.
+    # Read, and refused by a chat template that would not write thoughts or calls.
+    "h_reasoning": "message 1 has `reasoning_content`, which .* this checkpoint does not write",
     "h_tools": "line-1 has tool calls, which the chat template of this checkpoint does not write",
     # Read, and refused where it is tokenized: nothing stands before its only response.
     "h_msgs_first_assistant": "no assistant turn can be found",

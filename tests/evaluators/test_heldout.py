@@ -107,8 +107,8 @@ def test_limit_keeps_the_first_examples(tmp_path: Path) -> None:
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "`content` is not text"),
         ({"messages": [{"role": "assistant", "content": None}]}, "`content` is not text"),
         (
-            {"messages": [{"role": "assistant", "content": "4", "reasoning_content": "2 and 2"}]},
-            "message 0 has 'reasoning_content' beside its content",
+            {"messages": [{"role": "assistant", "content": "4", "thinking": "2 and 2"}]},
+            "message 0 has 'thinking' beside its content",
         ),
         ([1], "not a JSON object but a list"),
         (b'{"prompt": ', "not JSON"),

@@ -86,7 +86,12 @@ def test_calls_change_the_digest_and_missing_ones_do_not(tmp_path: Path) -> None
             {"messages": [{"role": "user", "content": "a", "tool_calls": [CALL]}]},
             "message 0 has 'tool_calls' beside its content",
         ),
-        (with_call(CALL, reasoning_content="so"), "message 1 has 'reasoning_content'"),
+        (with_call(CALL, reasoning_content={"a": 1}), "message 1: `reasoning_content` is not text"),
+        (with_call(CALL, reasoning="so"), "message 1 has 'reasoning' beside its content"),
+        (
+            {"messages": [{"role": "user", "content": "a", "reasoning_content": "so"}]},
+            "message 0 has 'reasoning_content' beside its content",
+        ),
         (with_call({"function": {"name": "\ud800"}}), "message 1: `tool_calls` is not Unicode"),
         ({"prompt": "a"}, "fields prompt; its `prompt` has no `response` or `completion`"),
         ({"output": "a", "input": "b"}, "its `output` has no `instruction`"),
