@@ -12,8 +12,13 @@ from rlready.registry.digest import digest
 from rlready.registry.errors import RecordError
 from rlready.registry.records import check_id
 
-FORMATS = (1, 2)
-"""Versions of the JSON form. A record without standings and chances is written in the first."""
+FORMATS = (1, 2, 3)
+"""Versions of the JSON form: a record is written in the first one that has its fields.
+
+The second has standings and chances of pairs, the third the printed chances of each row.
+"""
+_OPTIONAL = ("standing", "p_best", "p_top", "p_match")
+_PRINTED = _OPTIONAL[1:]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +37,9 @@ class FrozenRow:
         had_outcome: whether its outcome was recorded already, so that nothing was predicted.
         standing: expected score minus the mean of its group, in standard deviations, higher is
             better; None if scores were predicted alone.
+        p_best: chance that was printed, to be the best of the group; None if none was printed.
+        p_top: chance to be among the best `FrozenPrediction.top_n` of the group.
+        p_match: chance to end about as well as the best known of the group, or better.
     """
 
     checkpoint_id: str
@@ -43,6 +51,9 @@ class FrozenRow:
     practice: float | None
     had_outcome: bool
     standing: float | None = None
+    p_best: float | None = None
+    p_top: float | None = None
+    p_match: float | None = None
 
     def __post_init__(self) -> None:
         check_id("checkpoint id", self.checkpoint_id)
@@ -54,18 +65,24 @@ class FrozenRow:
             raise RecordError(f"the prediction of {self.name} is not a finite number")
         if self.low is not None and self.high is not None and not self.low <= self.high:
             raise RecordError(f"the interval of {self.name} ends before it begins")
+        if not all(0.0 <= chance <= 1.0 for chance in self.printed_chances):
+            raise RecordError(f"a chance of {self.name} is not between 0 and 1")
 
     @property
     def merit(self) -> float:
         """The number that orders the rows of a group: `predicted`, or `standing` without it."""
         return self.predicted if self.predicted is not None else self.standing or 0.0
 
+    @property
+    def printed_chances(self) -> list[float]:
+        """The chances that were printed for this row."""
+        chances = [getattr(self, name) for name in _PRINTED]
+        return [chance for chance in chances if chance is not None]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the row as JSON values."""
         values = asdict(self)
-        if self.standing is None:
-            del values["standing"]
-        return values
+        return {k: v for k, v in values.items() if v is not None or k not in _OPTIONAL}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +101,7 @@ class FrozenPrediction:
         chosen: ids of the checkpoints that a plan or the top of a ranking proposed, best first.
         chances: (i, j, chance) that row i ends better than row j of its group, after one RL run
             each; neither had an outcome.
+        top_n: the N of `FrozenRow.p_top`; None if no chances of rows were printed.
 
     Example:
         >>> frozen.id == replace(frozen, at_ms=0).id  # the same prediction, whenever it is made
@@ -102,6 +120,7 @@ class FrozenPrediction:
     rows: tuple[FrozenRow, ...]
     chosen: tuple[str, ...]
     chances: tuple[tuple[int, int, float], ...] = ()
+    top_n: int | None = None
 
     def __post_init__(self) -> None:
         ids = [row.checkpoint_id for row in self.rows]
@@ -136,11 +155,15 @@ class FrozenPrediction:
             "chosen": list(self.chosen),
             "chances": [list(chance) for chance in self.chances],
         }
-        # The digests of records of the first form stay as they are.
+        # The digests of records of the earlier forms stay as they are.
         if not self.chances:
             del values["chances"]
         if self.chances or any(row.standing is not None for row in self.rows):
             values["format"] = FORMATS[1]
+        if self.top_n is None:
+            del values["top_n"]
+        if self.top_n is not None or any(row.printed_chances for row in self.rows):
+            values["format"] = FORMATS[2]
         return values
 
     @staticmethod

@@ -59,6 +59,7 @@ class AuditScore:
         practice_regret: regret of the choice by the score before RL; None as above.
         n_chosen_judged: number of checkpoints of the choice that have an outcome now.
         n_practice_judged: the same number for the choice by the score before RL.
+        no_regret: why the regret is None, in words; empty if it is not.
     """
 
     command: str
@@ -82,6 +83,7 @@ class AuditScore:
     practice_regret: float | None
     n_chosen_judged: int
     n_practice_judged: int
+    no_regret: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the scores as JSON values."""
@@ -138,6 +140,7 @@ def audit(frozen: FrozenPrediction, outcomes: Mapping[str, float]) -> AuditScore
         practice_regret=regrets[1],
         n_chosen_judged=sum(name in values for name in frozen.chosen),
         n_practice_judged=sum(name in values for name in by_practice),
+        no_regret="" if regrets[0] is not None else _why_no_regret(frozen, values),
     )
 
 
@@ -230,6 +233,23 @@ def _by_practice(rows: Sequence[FrozenRow], n: int) -> list[str]:
     scored = [row for row in rows if row.practice is not None and math.isfinite(row.practice)]
     ordered = sorted(scored, key=lambda row: -(row.practice or 0.0))
     return [row.checkpoint_id for row in ordered[:n]]
+
+
+def _why_no_regret(frozen: FrozenPrediction, values: Mapping[str, float]) -> str:
+    """Return why a choice has no regret; `values` are the outcomes since then."""
+    if frozen.command == ALL:
+        return "the last predictions of several rankings and plans have no common choice"
+    if not frozen.chosen:
+        n_groups = len({row.group for row in frozen.rows})
+        if n_groups > 1 and any(row.standing is not None for row in frozen.rows):
+            return (
+                f"it orders the checkpoints only inside each of {n_groups} groups, so it proposed "
+                "no choice among all of them"
+            )
+        return "it proposed no checkpoint"
+    if not set(values) & set(frozen.chosen):
+        return "no checkpoint of its choice has an outcome yet"
+    return "only checkpoints of its choice have an outcome, so there is nothing to compare it with"
 
 
 def _regret(chosen: Sequence[str], values: Mapping[str, float], sign: float) -> float | None:

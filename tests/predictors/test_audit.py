@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -85,6 +86,27 @@ def test_a_lower_outcome_may_be_better() -> None:
 
 def test_the_choice_of_an_untrained_checkpoint_has_no_regret() -> None:
     assert audit(frozen(ROWS, chosen=[4]), {id_of(1): 0.5}).regret is None
+
+
+def test_why_no_regret_is_judged_is_said() -> None:
+    standings = [
+        replace(row(n, 0.5), predicted=None, low=None, high=None, standing=0.1 * n, group=group)
+        for n, group in enumerate("aabb", start=1)
+    ]
+    known = {id_of(1): 0.5, id_of(2): 0.6}
+    for made, outcomes, why in (
+        (frozen(standings), known, "inside each of 2 groups.*no choice"),
+        (frozen(ROWS), known, "it proposed no checkpoint"),
+        (frozen(ROWS, chosen=[3]), known, "no checkpoint of its choice has an outcome yet"),
+        (frozen(ROWS, chosen=[1, 2]), known, "only checkpoints of its choice have an outcome"),
+        (frozen(ROWS, chosen=[1, 3]), known, "^$"),
+    ):
+        score = audit(made, outcomes)
+        assert (score.regret is None) == (why != "^$")
+        assert re.search(why, score.no_regret)
+    together = newest_before([frozen(standings)], known)
+    assert together is not None
+    assert "no common choice" in audit(together, known).no_regret
 
 
 @given(st.lists(st.floats(-5, 5), min_size=3, max_size=8), st.floats(-3, 3))
@@ -208,7 +230,7 @@ def test_records_of_scores_keep_their_digests() -> None:
         lambda: frozen(ORDER, chances=[(0, 1, 1.1)]),
         lambda: frozen(ORDER, chances=[(0, 1, float("nan"))]),
         lambda: frozen([ORDER[0], replace(ORDER[1], had_outcome=True)], chances=[(0, 1, 0.5)]),
-        lambda: FrozenPrediction.from_dict({**frozen(ROWS).to_dict(), "format": 3}),
+        lambda: FrozenPrediction.from_dict({**frozen(ROWS).to_dict(), "format": 4}),
         lambda: FrozenPrediction.from_dict({**frozen(ROWS).to_dict(), "chances": [1]}),
         lambda: FrozenPrediction.from_dict({**frozen(ROWS).to_dict(), "more": 1}),
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlready.registry.errors import StoreError
+from rlready.registry.errors import RecordError, StoreError
 from rlready.registry.frozen_prediction import FrozenPrediction, FrozenRow
 from rlready.registry.mlflow_store.frozen_predictions import FILE, frozen_predictions, put_frozen
 from rlready.registry.mlflow_store.store import MlflowStore
@@ -51,6 +51,25 @@ def file_of(store: MlflowStore) -> Path:
 def test_what_is_frozen_is_read_back(store: MlflowStore) -> None:
     assert put_frozen(store, FROZEN)
     assert frozen_predictions(store) == [FROZEN]
+
+
+def test_printed_chances_are_read_back_and_leave_other_records_as_they_are(
+    store: MlflowStore,
+) -> None:
+    """The digests are those of the version before chances of single checkpoints."""
+    ordered = replace(ROW, predicted=None, low=None, high=None, standing=0.4)
+    order = replace(FROZEN, rows=(ordered,))
+    assert (FROZEN.digest, order.digest) == (
+        "25667ae57ffb77fb3e05ee1d9fc23983",
+        "74eb2d0ca6fa06c86cc52869273bfe18",
+    )
+    printed = replace(ordered, p_best=0.7, p_match=0.8)
+    made = replace(order, rows=(printed,), top_n=3)
+    assert [each.to_dict()["format"] for each in (FROZEN, order, made)] == [1, 2, 3]
+    assert put_frozen(store, made)
+    assert frozen_predictions(store) == [made]
+    with pytest.raises(RecordError, match="a chance of sft-3 is not between 0 and 1"):
+        replace(printed, p_top=1.2)
 
 
 def test_the_same_prediction_keeps_its_first_date(store: MlflowStore) -> None:

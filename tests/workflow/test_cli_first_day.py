@@ -292,6 +292,11 @@ def test_a_changed_first_ranking_is_refused(run_after: Any, evaluated: Path) -> 
     assert answer(run("rank", "--json"))["frozen"]["is_new"]
     [path] = set(evaluated.parent.glob("mlruns/**/frozen_prediction.json")) - before
     record = json.loads(path.read_text())
+    shown = {row["id"]: row for row in answer(run("rank", "--json"))["rows"]}
+    assert record["top_n"] == 3
+    for row in record["rows"]:
+        for name in ("p_best", "p_top", "p_match"):
+            assert row[name] == pytest.approx(shown[row["name"]][name], abs=6e-5)
     record["chances"][0][2] = 0.5
     path.write_text(json.dumps(record))
     assert "was changed after it was made" in told(run("audit"))
@@ -418,3 +423,11 @@ def test_groups_are_ranked_apart_and_a_plan_says_what_it_takes_of_their_levels(
     assert {row["group"] for row in only["rows"]} == {"p"}
     planned = answer(run("plan", "--rl-runs", 1, "--json"))
     assert any("level of a group" in note for note in planned["notes"])
+    store = MlflowStore(run.__closure__[0].cell_contents)  # type: ignore[attr-defined]
+    for number in range(4):
+        store.put_outcome(an_outcome(number + 1, value=float(OUTCOME[number])))
+    audited = answer(run("audit", "--json"))
+    assert "no regret of rank is judged: it orders the checkpoints only" in audited["verdict"]
+    assert "inside each of 3 groups" in " ".join(run("audit").output.split())
+    ranked = next(score for score in audited["scores"] if score["command"] == "rank")
+    assert (ranked["regret"], ranked["n_chosen_judged"]) == (None, 0)

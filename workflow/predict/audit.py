@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlready.predictors.decisions.audit import AuditScore, audit, newest_before
-from rlready.predictors.decisions.prior_ranking import PriorRanking
+from rlready.predictors.decisions.prior_ranking import PriorRanking, PriorRow
 from rlready.predictors.public.prior import shipped_prior
 from rlready.predictors.training_table import TrainingTable
 from rlready.registry.digest import digest
@@ -81,7 +81,16 @@ class AuditReport:
                 f"were right and {overall.chances_claimed:.0%} had been claimed "
                 f"(Brier score {overall.brier:.2f})"
             )
-        return "; ".join([*parts, *self._last_choice()]) + "."
+        return "; ".join([*parts, *self._last_choice(), *self._without_regret()]) + "."
+
+    def _without_regret(self) -> list[str]:
+        """Return why predictions with outcomes have no regret, once for each reason."""
+        reasons = dict.fromkeys(
+            (score.command, score.no_regret)
+            for score in self.scores
+            if score.no_regret and score.n_judged
+        )
+        return [f"no regret of {command} is judged: {why}" for command, why in reasons]
 
     def _last_choice(self) -> list[str]:
         """Return the regret of the last choice that can be compared with current practice."""
@@ -202,6 +211,8 @@ def first_day_prediction(
 
     It holds the standings and the chances of pairs inside groups, and the expected scores of the
     groups with an outcome. Chances are kept for the first `MOST_COMPARED` checkpoints of a group.
+    A ranking also prints chances of single checkpoints (P(best), P(top N), P(match)), which are
+    kept too.
 
     Args:
         day: the checkpoints and their order.
@@ -216,6 +227,7 @@ def first_day_prediction(
         before = table.X[practice].to_numpy(dtype=np.float64)
     ids = day.data.frame["checkpoint_id"].astype(str).tolist()
     at = {name: i for i, name in enumerate(day.data.names)}
+    is_printed = command == "rank"  # a plan shows no chances of single checkpoints
     rows = tuple(
         FrozenRow(
             checkpoint_id=ids[at[row.id]],
@@ -227,6 +239,7 @@ def first_day_prediction(
             practice=float(before[at[row.id]]) if np.isfinite(before[at[row.id]]) else None,
             had_outcome=row.recorded is not None,
             standing=row.standing,
+            **(_printed(row) if is_printed else {}),
         )
         for row in ranking.rows
     )
@@ -243,7 +256,14 @@ def first_day_prediction(
         rows=rows,
         chosen=tuple(ids[at[name]] for name in chosen),
         chances=_chances(day, rows, [at[row.id] for row in ranking.rows]),
+        top_n=ranking.top_n if is_printed else None,
     )
+
+
+def _printed(row: PriorRow) -> dict[str, float | None]:
+    """Return the chances that the ranking prints for a checkpoint."""
+    chances = {"p_best": row.p_best, "p_top": row.p_top, "p_match": row.p_match}
+    return {k: None if v is None else round(v, _DIGITS) for k, v in chances.items()}
 
 
 def _chances(
