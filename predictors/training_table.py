@@ -180,7 +180,7 @@ def training_table(
     if needs_outcome and not np.isfinite(y).any():
         raise ConfigError(
             f"no row has a number in the target column {target!r}",
-            fix="Record outcomes first (`rlready outcome`), or name another target",
+            fix="Fill it in (in the registry: `rlready outcome`), or name another target",
         )
     if not lower_is_better:
         _check_units(target, y, rows, stated.get(target))

@@ -381,7 +381,8 @@ def test_the_format_floor_and_a_missing_loss_are_warned_of(
     assert "near 0" in warnings
     assert "no held-out loss on text of the checkpoints' own style" in warnings
     assert "near 0" in " ".join(run("rank").output.split())
-    assert "there is no group nope" in told(run("rank", "--group", "nope"))
+    text = told(run("rank", "--group", "nope"))
+    assert "there is no group nope. All checkpoints are one group: leave --group out" in text
 
 
 def test_one_of_several_outcomes_must_be_named(run_after: Any) -> None:

@@ -125,10 +125,10 @@ def test_a_table_with_wrong_cells_is_refused(run: Run, text: str, message: str) 
 
 
 def test_a_table_without_outcome_or_group_is_refused(run: Run) -> None:
-    assert "no column 'nope'. Its columns: name" in refused(validate(run, TABLE, "--group", "nope"))
-    assert "no column 'nope'. Its columns: name" in refused(
-        validate(run, TABLE, "--target", "nope")
-    )
+    for flag in ("--group", "--target"):
+        error = refused(validate(run, TABLE, flag, "nope"))
+        assert f"no column 'nope', which {flag} names" in error
+        assert "Its columns: name" in error
     empty = "\n".join(f"{line.rpartition(',')[0]},n/a" for line in TABLE.splitlines()[1:])
     empty = f"{TABLE.splitlines()[0]}\n{empty}\n"
     assert "no row has a number in the target column 'post'" in refused(validate(run, empty))

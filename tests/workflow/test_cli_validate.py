@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,7 @@ def test_parquet_and_patterns_are_read_alike(run: Run, csv: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (["--target", "nope"], "no column 'nope'. Its columns: model, set, val_loss"),
+        (["--target", "nope"], "compared. Its columns: model, set, val_loss"),
         (["--features", "nope"], "no column 'nope'. Its columns: model"),
         (["--features", "zz*"], "no column of numbers matches 'zz*'. Columns: model"),
         (["--features", "words"], "column 'words' is not numeric: row 1 holds 'text'"),
@@ -215,6 +216,36 @@ def test_a_missing_standard_error_is_filled_and_said(run: Run, csv: Path) -> Non
 
 def test_a_table_needs_a_target_and_says_what_there_is(run: Run, csv: Path) -> None:
     assert "Name one with --target. Columns: model" in refused(run("--table", csv))
+
+
+@pytest.mark.parametrize(
+    ("missing", "more", "message"),
+    [
+        ("post", ("--target", "post"), "no column 'post', which --target names: .*after RL"),
+        ("post", (), "no target is named: .*after RL.* Name one with --target"),
+        ("set", ("--target", "post", "--group", "set"), "no column 'set', .*all rows are one"),
+        (None, ("--target", "post", "--group", "empty"), "column 'empty', .* is empty"),
+        (
+            None,
+            ("--target", "post", "--group", "set"),
+            "no proxies are named: .*--features. Columns of numbers: val_loss, pass_at_1,",
+        ),
+        (None, ("--target", "empty", "--features", "val_loss"), "no row has a number.*Fill it in"),
+    ],
+)
+def test_a_table_without_outcome_or_group_is_told_before_its_proxies(
+    run: Run, csv: Path, missing: str | None, more: tuple[str, ...], message: str
+) -> None:
+    """Without --features the default proxies of the registry were missed, whatever was wrong."""
+    frame = pd.read_csv(csv).assign(empty="")
+    frame = frame if missing is None else frame.drop(columns=missing)
+    frame.to_csv(csv, index=False)
+    assert re.search(message, refused(run("--table", csv, *more)))
+
+
+def test_a_table_without_proxies_is_told(run: Run, csv: Path) -> None:
+    pd.read_csv(csv)[["post"]].to_csv(csv, index=False)
+    assert "Add a column of numbers" in refused(run("--table", csv, "--target", "post"))
 
 
 def test_a_file_that_is_no_table_is_told(run: Run, tmp_path: Path) -> None:

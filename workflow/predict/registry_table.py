@@ -15,6 +15,7 @@ from rlready.predictors.public.facts import refuse_simulated
 from rlready.predictors.training_table import (
     COMPARABLE,
     GROUP,
+    ONE_GROUP,
     UNKNOWN,
     TrainingTable,
     lacking,
@@ -293,9 +294,12 @@ def checked_groups(table: TrainingTable, groups: Sequence[str]) -> NDArray[np.bo
     """
     unknown = sorted(set(groups) - set(table.groups.tolist()))
     if unknown:
+        known = np.unique(table.groups).tolist()
         raise ConfigError(
             f"there is no group {', '.join(unknown)}",
-            fix=f"Groups: {', '.join(np.unique(table.groups).tolist())}",
+            fix="All checkpoints are one group: leave --group out"
+            if known == [ONE_GROUP]
+            else f"Groups: {', '.join(known)}",
         )
     is_chosen = np.isin(table.groups, list(groups)) if groups else np.ones(len(table), dtype=bool)
     if groups and is_chosen.sum() == 1:

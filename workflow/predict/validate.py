@@ -128,8 +128,10 @@ def _completed(
         if config.target is None:
             raise ConfigError(
                 "no target is named",
+                why="it is the column of the scores after RL, with which predictions are compared",
                 fix=f"Name one with --target. Columns: {', '.join(map(str, frame.columns))}",
             )
+        _check_columns(config, frame)
     else:
         if store is None:
             raise ValueError("a registry is needed where no table is named")
@@ -146,9 +148,7 @@ def _completed(
     features = _matching(config, frame)
     if not features:
         features = list(
-            default_features(frame, config.target or "")
-            if rows is None
-            else comparable_features(stored, rows)
+            _default_features(config, frame) if rows is None else comparable_features(stored, rows)
         )
         notes.append(f"proxies, by default: {', '.join(features)}")
     baseline = config.baseline
@@ -166,6 +166,47 @@ def _completed(
     return completed, frame, notes, versions
 
 
+def _check_columns(config: ValidateConfig, frame: pd.DataFrame) -> None:
+    """Refuse a user's table in which the column of the target or of the groups is missing."""
+    columns = f"Its columns: {', '.join(map(str, frame.columns))}"
+    if config.target not in frame:
+        raise ConfigError(
+            f"the table has no column {config.target!r}, which --target names",
+            why="it is the column of the scores after RL, with which predictions are compared",
+            fix=columns,
+        )
+    for group in config.groups:
+        if group not in frame:
+            raise ConfigError(
+                f"the table has no column {group!r}, which --group names",
+                why="it would tell which rows belong together",
+                fix=f"Without --group, all rows are one group. {columns}",
+            )
+        if frame[group].isna().all():
+            raise ConfigError(
+                f"column {group!r}, which --group names, is empty",
+                why="it would tell which rows belong together",
+                fix="Fill it in, or leave --group out: then all rows are one group",
+            )
+
+
+def _default_features(config: ValidateConfig, frame: pd.DataFrame) -> tuple[str, ...]:
+    """Return the proxies of a user's table that have the registry's names."""
+    try:
+        return default_features(frame, config.target or "")
+    except ConfigError as error:
+        others = _other_columns(config)
+        numbers = [str(c) for c in frame.columns if c not in others and is_numeric(frame[c])]
+        raise ConfigError(
+            "no proxies are named",
+            why="of a table, only columns with the registry's names, such as pass_at_1@gsm8k, are "
+            "taken by default",
+            fix=f"Name them with --features. Columns of numbers: {', '.join(numbers)}"
+            if numbers
+            else "Add a column of numbers, such as the score before RL",
+        ) from error
+
+
 _AFTER_RL = re.compile(r"after|post_?rl|final", re.IGNORECASE)
 """Words in the name of a score after RL."""
 
@@ -175,8 +216,7 @@ def _practice(config: ValidateConfig, frame: pd.DataFrame) -> str | None:
     if config.target not in frame:
         return None
     rows = frame[frame[config.target].notna()]
-    others = {config.target, config.target_se, config.names, *config.groups}
-    others |= set(_errors(config).values())
+    others = _other_columns(config)
     names = [*config.features, *(str(c) for c in frame.columns if c not in config.features)]
     return next(
         (
@@ -194,8 +234,7 @@ def _practice(config: ValidateConfig, frame: pd.DataFrame) -> str | None:
 
 def _matching(config: ValidateConfig, frame: pd.DataFrame) -> list[str]:
     """Return the named features; a pattern is replaced by the numeric columns that match it."""
-    other_columns = {config.target, config.target_se, config.names, *config.groups}
-    other_columns |= set(_errors(config).values())
+    other_columns = _other_columns(config)
     columns = {str(c): c not in other_columns and is_numeric(frame[c]) for c in frame.columns}
     features: list[str] = []
     for name in config.features:
@@ -209,6 +248,12 @@ def _matching(config: ValidateConfig, frame: pd.DataFrame) -> list[str]:
             )
         features += [column for column in matches if column not in features]
     return features
+
+
+def _other_columns(config: ValidateConfig) -> set[str | None]:
+    """Return the named columns that are not proxies."""
+    named = {config.target, config.target_se, config.names, *config.groups}
+    return named | set(_errors(config).values())
 
 
 def _errors(config: ValidateConfig) -> dict[str, str]:
