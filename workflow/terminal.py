@@ -68,7 +68,7 @@ def console(*, width: int | None = None, stderr: bool = False) -> Console:
 
 
 def open_page(page: Path) -> bool:
-    """Open a page in the browser of whoever sits at this terminal; return whether that was tried.
+    """Open a page in the browser of the person at this terminal; return whether that was tried.
 
     Nothing is opened where output is piped, on a machine without a desktop, or in CI.
     """
