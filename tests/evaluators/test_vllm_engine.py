@@ -236,11 +236,15 @@ def test_two_processes_never_repeat_each_other_and_repeat_themselves(
     assert not set(others[0].values()) & {text for text in others[1].values() if len(text) > 2}
 
 
+SUPPORT = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2] / "bench")]
+"""Where this module's own imports are found, as pytest's setting `pythonpath` has it."""
+
+
 def _elsewhere(folder: Path, seed: int) -> str:
     code = f"""
 import json, sys
 from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = {[str(Path(__file__).parent), *SUPPORT]!r}
 import test_vllm_engine as t
 sampler = t.VllmSampler(Path({str(folder)!r}), t.load_tokenizer(Path({str(folder)!r})))
 protocol = t.Protocol(prompt_template="{{problem}}", max_tokens=24, seed={seed})
