@@ -59,6 +59,21 @@ class Puzzle(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Line:
+    """One step: two operands, or three with a carry, an operator between them, and the result.
+
+    `carried` is the index of the operand that the line before gave, -1 if there is none. `tail` is
+    written behind the operands.
+    """
+
+    operands: tuple[int, ...]
+    operator: str
+    result: int
+    carried: int = -1
+    tail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Chain(Puzzle):
     """A first digit, and steps of an operator and its right operand, by a rule of `RULES`."""
 

@@ -15,31 +15,15 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 from rlready.registry.errors import ConfigError
-from rlready.testbed.world.chains import Chain, Step, apply
+from rlready.testbed.world.chains import Chain, Line, Step, apply
 from rlready.testbed.world.puzzles import Addition, AnyPuzzle, Countdown, values
 from rlready.testbed.world.untaught import UntaughtPuzzle
 
 Style = Literal["canonical", "shuffled", "terse", "answer"]
 STYLES: tuple[Style, ...] = get_args(Style)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    """One step: two operands, or three with a carry, an operator between them, and the result.
-
-    `carried` is the index of the operand that the line before gave, -1 if there is none. `tail` is
-    written behind the operands.
-    """
-
-    operands: tuple[int, ...]
-    operator: str
-    result: int
-    carried: int = -1
-    tail: str = ""
 
 
 def solution(puzzle: AnyPuzzle, style: Style, rng: random.Random, *, is_wrong: bool = False) -> str:
@@ -63,8 +47,7 @@ def worked_out(
     if isinstance(puzzle, Addition):
         return _addition(puzzle, rng, is_wrong)
     if isinstance(puzzle, UntaughtPuzzle):
-        steps, answer = puzzle.worked_out(rng if is_wrong else None)
-        return [Line(**dataclasses.asdict(step)) for step in steps], answer
+        return puzzle.worked_out(rng if is_wrong else None)
     return _countdown(puzzle, rng, is_wrong)
 
 

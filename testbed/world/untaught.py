@@ -16,20 +16,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rlready.testbed.world.chains import Puzzle
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """A written step: `operands` joined by `operator`, then `tail`, `=` and the result.
-
-    The tail is what the line before left over: a borrow or a carry.
-    """
-
-    operands: tuple[int, ...]
-    operator: str
-    tail: str
-    result: int
+from rlready.testbed.world.chains import Line, Puzzle
 
 
 class UntaughtPuzzle(Puzzle):
@@ -41,7 +28,7 @@ class UntaughtPuzzle(Puzzle):
         return (self.worked_out(None)[1],)
 
     @abstractmethod
-    def worked_out(self, slip: random.Random | None) -> tuple[list[Step], str]:
+    def worked_out(self, slip: random.Random | None) -> tuple[list[Line], str]:
         """Return the steps and the content of the box; `slip` chooses a step and makes it wrong."""
 
 
@@ -57,7 +44,7 @@ class Subtraction(UntaughtPuzzle):
         """The problem as it is asked."""
         return f"Subtract: {self.left}-{self.right}"
 
-    def worked_out(self, slip: random.Random | None) -> tuple[list[Step], str]:
+    def worked_out(self, slip: random.Random | None) -> tuple[list[Line], str]:
         """See `UntaughtPuzzle`; leading zeros are left out of the answer."""
         pairs = list(zip(_digits(self.left), _digits(self.right), strict=True))
         wrong = _wrong_step(len(pairs), slip)
@@ -68,7 +55,7 @@ class Subtraction(UntaughtPuzzle):
             if slip is not None and i == wrong:
                 digit = _other(digit, 10, slip)
             tail = "-1" if borrow else ""
-            steps.append(Step(operands=(left, right), operator="-", tail=tail, result=digit))
+            steps.append(Line(operands=(left, right), operator="-", tail=tail, result=digit))
             borrow, answer = int(difference < 0), f"{digit}{answer}"
         return steps, answer.lstrip("0") or "0"
 
@@ -85,7 +72,7 @@ class Multiplication(UntaughtPuzzle):
         """The problem as it is asked."""
         return f"Multiply: {self.number}*{self.factor}"
 
-    def worked_out(self, slip: random.Random | None) -> tuple[list[Step], str]:
+    def worked_out(self, slip: random.Random | None) -> tuple[list[Line], str]:
         """See `UntaughtPuzzle`."""
         digits = _digits(self.number)
         wrong = _wrong_step(len(digits), slip)
@@ -96,7 +83,7 @@ class Multiplication(UntaughtPuzzle):
             if slip is not None and i == wrong:
                 product = _other(product, 90, slip)
             operands = (digit, self.factor)
-            steps.append(Step(operands=operands, operator="*", tail=tail, result=product))
+            steps.append(Line(operands=operands, operator="*", tail=tail, result=product))
             carry, last = divmod(product, 10)
             answer = f"{last}{answer}"
         return steps, f"{carry or ''}{answer}".lstrip("0") or "0"
@@ -114,7 +101,7 @@ class OctalAddition(UntaughtPuzzle):
         """The problem as it is asked."""
         return f"Base eight: {self.left}+{self.right}"
 
-    def worked_out(self, slip: random.Random | None) -> tuple[list[Step], str]:
+    def worked_out(self, slip: random.Random | None) -> tuple[list[Line], str]:
         """See `UntaughtPuzzle`; every number is written in base eight."""
         pairs = list(zip(map(int, self.left[::-1]), map(int, self.right[::-1]), strict=True))
         wrong = _wrong_step(len(pairs), slip)
@@ -125,7 +112,7 @@ class OctalAddition(UntaughtPuzzle):
                 total = _other(total, 15, slip)
             tail = "+1" if carry else ""
             steps.append(
-                Step(operands=(left, right), operator="+", tail=tail, result=int(f"{total:o}"))
+                Line(operands=(left, right), operator="+", tail=tail, result=int(f"{total:o}"))
             )
             carry, last = divmod(total, 8)
             answer = f"{last}{answer}"
@@ -143,16 +130,16 @@ class Sorting(UntaughtPuzzle):
         """The problem as it is asked."""
         return f"Sort: {''.join(map(str, self.digits))}"
 
-    def worked_out(self, slip: random.Random | None) -> tuple[list[Step], str]:
+    def worked_out(self, slip: random.Random | None) -> tuple[list[Line], str]:
         """See `UntaughtPuzzle`; a wrong step takes another digit than the smallest."""
         wrong = _wrong_step(len(self.digits) - 1, slip)
-        steps: list[Step] = []
+        steps: list[Line] = []
         left, answer = list(self.digits), ""
         while left:
             taken = min(left)
             if slip is not None and len(steps) == wrong:
                 taken = slip.choice([digit for digit in left if digit != taken])
-            steps.append(Step(operands=tuple(left), operator="", tail="", result=taken))
+            steps.append(Line(operands=tuple(left), operator="", tail="", result=taken))
             left.remove(taken)
             answer += str(taken)
         return steps, answer
