@@ -7,12 +7,17 @@ proxy or which search does well in it:
 2. Among the checkpoints that are healthy before RL (pass@1 at least a quarter of the base's), the
    standard deviation of the score after 60 steps is at least 5 times that of an RL seed; and at
    least 3 times after 240 steps.
-3. The best of 6 random recipes misses the best tenth at least half of the time, where a score
-   within two RL-seed standard deviations of the tenth counts as in it.
+3. The best of 6 random recipes misses the best tenth at least half of the time. Against the best
+   of all recipes it loses at least two RL-seed standard deviations, in the median.
 4. A checkpoint costs at most 90 CPU-s: SFT, measuring, 60 steps of GRPO with one seed.
 
 What may be changed to meet them: the skills, the budget of examples, the range of the axes, the RL
 pool, before the 48 recipes are run. Each try is counted in docs/LOG.md.
+
+Criterion 3 was changed before the third try. Before, a score within two RL-seed standard deviations
+of the best tenth counted as in it. No smooth distribution meets that: without any ties the share of
+misses is 0.53 at most, and normal scores reach 0.5 only with a spread of 40 RL seeds. The share by
+the old rule is still printed.
 """
 
 from __future__ import annotations
@@ -95,7 +100,8 @@ def criteria(out: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     bound = np.quantile(scores, 1.0 - BEST) - 2.0 * seed_sd
     drawn = rng.choice(scores, (DRAWS, N_RECIPES)).max(axis=1)
-    missed = float((drawn < bound).mean())
+    missed = float((drawn < np.quantile(scores, 1.0 - BEST)).mean())
+    lost = float(np.median(scores.max() - drawn)) / seed_sd
     costs = [row["cpu_s"] for row in rows]
     return {
         "base_pass_at_64": coverage,
@@ -107,11 +113,13 @@ def criteria(out: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             round(float(q), 3) for q in np.quantile(scores, (0.0, 0.5, 1.0))
         ],
         "best_of_6_misses_best_tenth": round(missed, 3),
+        "best_of_6_misses_with_tolerance": round(float((drawn < bound).mean()), 3),
+        "best_of_6_loses_rl_seed_sds": round(lost, 1),
         "cpu_s_mean_highest": [round(statistics.fmean(costs), 1), round(max(costs), 1)],
         "reached": {
             "two_skills_under_half": sum(value < 0.5 for value in coverage.values()) >= 2,
             "sd_ratio_at_60": spread / seed_sd >= 5.0,
-            "best_of_6_misses": missed >= 0.5,
+            "best_of_6_misses": missed >= 0.5 and lost >= 2.0,
             "cost": max(costs) <= 90.0,
         },
     }

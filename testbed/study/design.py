@@ -48,7 +48,7 @@ PROFILES: Mapping[str, Profile] = {
     ),
     "headroom": Profile(
         n_recipes=48,
-        n_problems=34,
+        n_problems=24,
         n_samples=64,
         n_heldout=100,
         rl_seeds=(0, 1),
