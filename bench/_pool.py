@@ -61,6 +61,16 @@ def pick_ridge(pool: Pool, picked: list[int], seen: Any, n: int, seed: int) -> l
     return [int(i) for i in left[np.argsort(-model.predict(X[left]), kind="stable")[:n]]]
 
 
+def in_order(score: Any) -> Pick:
+    """Pick by a score, (n,), that is known of all runs."""
+
+    def pick(pool: Pool, picked: list[int], seen: Any, n: int, seed: int) -> list[int]:
+        left = pool.left(picked)
+        return [int(i) for i in left[np.argsort(-score[left], kind="stable")[:n]]]
+
+    return pick
+
+
 def pick_far(pool: Pool, picked: list[int], seen: Any, n: int, seed: int) -> list[int]:
     """The runs farthest from all picked ones, without a look at outcomes."""
     place = _place(pool.space, pool.points)

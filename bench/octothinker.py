@@ -41,7 +41,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from _pool import OPTUNA, Pick, Pool, pick_far, pick_random, pick_ridge, proposer
+from _pool import OPTUNA, Pick, Pool, in_order, pick_far, pick_random, pick_ridge, proposer
 from scipy.stats import spearmanr
 
 from rlready.predictors.search.proposer import ProposerConfig, Runs, fit_models
@@ -189,22 +189,12 @@ def pickers(runs: list[Run]) -> Mapping[str, Pick]:
     return {
         "random": pick_random,
         "space-filling": pick_far,
-        "step-0 order": in_order([run.before for run in runs]),
-        "probe order": in_order([run.probe for run in runs]),
+        "step-0 order": in_order(np.array([run.before for run in runs])),
+        "probe order": in_order(np.array([run.probe for run in runs])),
         "greedy ridge": pick_ridge,
         **{f"ours, beta {beta:g}": proposer(ProposerConfig(beta=beta)) for beta in (1.0, 0.0)},
         **OPTUNA,
     }
-
-
-def in_order(score: list[float]) -> Pick:
-    """Pick by a score that is known of all runs."""
-
-    def pick(pool: Pool, picked: list[int], seen: Any, n: int, seed: int) -> list[int]:
-        left = pool.left(picked)
-        return [int(i) for i in left[np.argsort(-np.array(score)[left], kind="stable")[:n]]]
-
-    return pick
 
 
 def measured(runs: list[Run], pick: Pick, n_seeds: int, quick: bool) -> dict[str, Any]:
