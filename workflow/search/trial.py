@@ -23,16 +23,17 @@ from rlready.predictors.search.trials import (
     GPU_HOURS,
     IS_PREDICTED,
     LEASE,
+    PUBLIC,
     RECIPE,
     STOPPED,
     SUPERSEDES,
     WORKER,
     Lease,
     enter_late,
-    finished_trials,
     trials_by_checkpoint,
     was_asked,
 )
+from rlready.predictors.search.values import finished_trials
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
 from rlready.registry.redaction import redacted
@@ -179,7 +180,7 @@ class Trial:
             trial = cls._take_expired(search)
             if trial is None:
                 limits = (lambda recipe: {}) if pools is None else pools.limits
-                asked = ask_study(search.study, search.space, limits)
+                asked = ask_study(search.study, search.space, limits, seed=search.config.seed)
                 trial = cls(search, asked.number, asked=asked)
                 trial.hold(search.config.worker)
         assert trial.held is not None
@@ -349,11 +350,17 @@ class Trial:
             se=se,
             checkpoint=None if measured is None else measured.name,
             is_predicted=measured is not None and measured.is_predicted,
+            public="" if measured is None else measured.public,
             cost=self._cost(cost),
         )
         # If two workers tell different values at the same time, the second sees the first value.
         with self.search.lock():
             stored = self._enter(result)
+            if result.public and self.search.registry is not None:
+                # The new checkpoint changes the values of the others.
+                self.search.registry.warm_start(
+                    self.search.study, self.search.space, self.search.cost
+                )
         if stored is not None:
             result = replace(result, value=stored, is_new=False)
         return self._note(result)
@@ -375,6 +382,8 @@ class Trial:
         attributes: dict[str, Any] = self._gpu_hours()
         if result.is_predicted:
             attributes[IS_PREDICTED] = True
+        if result.public:
+            attributes[PUBLIC] = result.public
         if result.se is not None:
             attributes[ERRORS] = [result.se]
         if result.checkpoint is not None:
