@@ -174,6 +174,11 @@ class Search:
             self.say(pool.summary())
         return pools
 
+    def enter_registry(self) -> None:
+        """Enter the registry's runs as they are now. The caller must hold the study's lock."""
+        if self.registry is not None:
+            self.registry.warm_start(self.study, self.space, self.cost)
+
     @property
     def notes(self) -> list[str]:
         """What a reader must know about values from public outcomes."""

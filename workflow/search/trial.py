@@ -341,8 +341,7 @@ class Trial:
                 fix="Give a finite number, or a checkpoint",
             )
         if se is not None and not 0.0 <= se < math.inf:
-            what = f"trial {self.number} is told the standard error {se}"
-            raise ConfigError(what, fix="Give 0 or more")
+            raise ConfigError(f"trial {self.number} is told the error {se}", fix="Give 0 or more")
         result = TrialResult(
             trial=self.number,
             state="told",
@@ -350,20 +349,15 @@ class Trial:
             se=se,
             checkpoint=None if measured is None else measured.name,
             is_predicted=measured is not None and measured.is_predicted,
-            public="" if measured is None else measured.public,
+            public=measured.public if measured else "",
             cost=self._cost(cost),
         )
         # If two workers tell different values at the same time, the second sees the first value.
         with self.search.lock():
             stored = self._enter(result)
-            if result.public and self.search.registry is not None:
-                # The new checkpoint changes the values of the others.
-                self.search.registry.warm_start(
-                    self.search.study, self.search.space, self.search.cost
-                )
-        if stored is not None:
-            result = replace(result, value=stored, is_new=False)
-        return self._note(result)
+            if result.public:
+                self.search.enter_registry()  # a new checkpoint moves the values of the others
+        return self._note(result if stored is None else replace(result, value=stored, is_new=False))
 
     def fail(self, reason: str) -> TrialResult:
         """Mark the trial failed, unless it has ended."""
@@ -380,12 +374,10 @@ class Trial:
         assert result.value is not None
         values = [result.value] if result.cost is None else [result.value, result.cost]
         attributes: dict[str, Any] = self._gpu_hours()
-        if result.is_predicted:
-            attributes[IS_PREDICTED] = True
-        if result.public:
-            attributes[PUBLIC] = result.public
         if result.se is not None:
             attributes[ERRORS] = [result.se]
+        facts = {PUBLIC: result.public, IS_PREDICTED: result.is_predicted}
+        attributes |= {key: fact for key, fact in facts.items() if fact}
         if result.checkpoint is not None:
             attributes[CHECKPOINT] = result.checkpoint
             other = trials_by_checkpoint(self.search.study).get(result.checkpoint)
