@@ -26,7 +26,8 @@ from rlready.predictors.search.proposer import (
 )
 from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.space_parts import Points
-from rlready.predictors.search.trials import finished_trials, runs_of, senses
+from rlready.predictors.search.trials import runs_of, senses
+from rlready.predictors.search.values import finished_trials, has_standings
 from rlready.predictors.training_table import FloatArray
 
 if TYPE_CHECKING:
@@ -98,11 +99,12 @@ class Outlook:
 def study_outlook(study: Study, space: RecipeSpace, recipe: Recipe) -> Outlook | None:
     """Return the outlook of training a recipe.
 
-    None with several objectives, or before there are enough finished trials for the model.
+    None with several objectives, before there are enough finished trials for the model, or if their
+    values are standings by public outcomes, which say nothing about the size of a gain.
     """
     trials, sense = finished_trials(study, space), senses(study)
     config = ProposerConfig()
-    if len(sense) > 1 or len(trials) < config.startup(space):
+    if len(sense) > 1 or len(trials) < config.startup(space) or has_standings(study, trials):
         return None
     outcomes = np.array([trial.values for trial in trials], dtype=np.float64) * sense
     trials = [trials[row] for row in representative(outcomes, config.max_rows)]

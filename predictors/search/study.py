@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import optuna
@@ -35,10 +35,10 @@ from rlready.predictors.search.trials import (
     SPACE_FILE,
     STOPPED,
     current,
-    finished_trials,
     runs_of,
     senses,
 )
+from rlready.predictors.search.values import comparable, finished_trials, has_public_values
 from rlready.predictors.training_table import FloatArray
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
@@ -182,6 +182,8 @@ def ask(
     study: Study,
     space: RecipeSpace,
     more_limits: Callable[[Recipe], Mapping[str, float]] = lambda recipe: {},
+    *,
+    seed: int = 0,
 ) -> Asked:
     """Return the next recipe to train, which keeps all limits of the space.
 
@@ -192,6 +194,7 @@ def ask(
         study: the study.
         space: its recipes.
         more_limits: returns further limits of a recipe by their names; <= 0 if it keeps them.
+        seed: seed of a sampler of Optuna, if the study has values from public outcomes.
 
     Raises:
         ConfigError: if no recipe keeps the limits.
@@ -200,6 +203,8 @@ def ask(
     for attempt in range(_TRIES + 1):
         if attempt == _TRIES:
             _enqueue_random(study, space)
+        elif has_public_values(study) and not isinstance(sampler, SurrogateSampler):
+            _enqueue_by_comparable(study, space, seed)
         trial = study.ask(fixed_distributions=distributions)
         points = space.from_parameters([trial.params])
         recipe = space.recipe(points)
@@ -213,8 +218,7 @@ def ask(
         for key, value in attributes.items():
             trial.set_user_attr(key, value)
         if all(limit <= 0.0 for limit in limits.values()):
-            origin = type(sampler).__name__.removesuffix("Sampler").lower()
-            return Asked.of(trial.number, {ORIGIN: origin, **trial.user_attrs})
+            return Asked.of(trial.number, {ORIGIN: _name_of(sampler), **trial.user_attrs})
         study.tell(trial, state=TrialState.PRUNED)
     raise ConfigError(
         "no recipe was found that keeps the limits of the space",
@@ -287,7 +291,7 @@ class SurrogateSampler(BaseSampler):
         states = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.PRUNED, TrialState.FAIL)
         trials = [
             t
-            for t in current(study.get_trials(deepcopy=False, states=states))
+            for t in comparable(study, current(study.get_trials(deepcopy=False, states=states)))
             # A worker writes parameters one by one, so a new trial may lack some of them.
             if t.number != trial.number and self.space.covers(t.params)
         ]
@@ -413,6 +417,25 @@ def _prediction(proposals: Proposals, row: int, sense: FloatArray) -> dict[str, 
         pairs = zip(proposals.mean[row] * sense, proposals.sd[row], strict=True)
         attributes[PREDICTED] = [[float(mean), float(sd)] for mean, sd in pairs]
     return attributes
+
+
+def _enqueue_by_comparable(study: Study, space: RecipeSpace, seed: int) -> None:
+    """Let a sampler of Optuna propose from a copy of the study, which has only present values."""
+    trials = study.get_trials(deepcopy=False)
+    if any(trial.state == TrialState.WAITING for trial in trials):
+        return
+    name = _name_of(study.sampler)
+    # A new sampler, because Optuna's serves one study only.
+    seeds = np.random.SeedSequence([seed, len(trials)]).generate_state(1)
+    sampler = make_sampler(name, space, seed=int(seeds[0]))
+    sampled = optuna.create_study(directions=study.directions, sampler=sampler)
+    sampled.add_trials(comparable(study, current(trials)))
+    params = sampled.ask(fixed_distributions=space.distributions()).params
+    study.enqueue_trial(params, user_attrs={ORIGIN: name})
+
+
+def _name_of(sampler: BaseSampler) -> SamplerName:
+    return cast("SamplerName", type(sampler).__name__.removesuffix("Sampler").lower())
 
 
 def _enqueue_random(study: Study, space: RecipeSpace) -> None:

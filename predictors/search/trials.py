@@ -45,6 +45,8 @@ ERRORS = "rlready:errors"
 """Standard errors of the values."""
 IS_PREDICTED = "rlready:is_predicted"
 """Whether the value is a prediction, not an outcome."""
+PUBLIC = "rlready:public"
+"""How the value followed from public outcomes when it was told, in words; see `values`."""
 CHECKPOINT = "rlready:checkpoint"
 GPU_HOURS = "rlready:gpu_hours"
 FAILED = "rlready:failed"
@@ -137,7 +139,7 @@ def supersede(
         values: the first objectives; the others are those of the old trial.
         attributes: new attributes; origin and recipe stay those of the old trial.
     """
-    dropped, unchanged = (IS_PREDICTED, ERRORS), (ORIGIN, RECIPE)
+    dropped, unchanged = (IS_PREDICTED, PUBLIC, ERRORS), (ORIGIN, RECIPE)
     inherited = {key: value for key, value in old.user_attrs.items() if key not in dropped}
     news = {key: value for key, value in attributes.items() if key not in unchanged}
     study.add_trial(
@@ -183,9 +185,12 @@ def enter_late(
     is_same_checkpoint = trial.user_attrs.get(CHECKPOINT) == attributes.get(CHECKPOINT)
     # A prediction changes a little whenever the registry grows.
     is_same_prediction = is_same_checkpoint and bool(attributes.get(IS_PREDICTED))
-    if is_same_prediction or math.isclose(stored, values[0], rel_tol=1e-9):
-        return stored
-    if not is_predicted(trial) or attributes.get(IS_PREDICTED):
+    is_public = PUBLIC in trial.user_attrs
+    if is_public and PUBLIC not in attributes:
+        pass  # a predictor replaces public outcomes, as an outcome does
+    elif is_same_prediction or math.isclose(stored, values[0], rel_tol=1e-9):
+        return values[0] if is_public else stored
+    elif not is_predicted(trial) or attributes.get(IS_PREDICTED):
         raise ConfigError(
             f"trial {number} was told {stored:.6g} before, now {values[0]:.6g}",
             fix="A trial has one value; record a second measurement in the registry",
@@ -226,12 +231,6 @@ def runs_of(
     )
 
 
-def finished_trials(study: Study, space: RecipeSpace) -> list[FrozenTrial]:
-    """Return the finished trials that are not replaced and have all parameters of the space."""
-    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return [trial for trial in current(trials) if space.covers(trial.params)]
-
-
 def trials_by_checkpoint(study: Study) -> dict[str, FrozenTrial]:
     """Return the finished trials of registered checkpoints, by the checkpoint's id."""
     trials = current(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
@@ -254,6 +253,8 @@ class KnownRun:
         values: its objectives, in the order and sense of the study.
         errors: their standard errors, if known.
         is_predicted: whether the outcome is a prediction, because RL was not run.
+        public: how the prediction follows from public outcomes, in words; empty if it does not.
+        is_standing: whether the outcome is a standing in a group, in standard deviations.
         fault: why the run cannot enter; empty if nothing is wrong.
     """
 
@@ -262,6 +263,8 @@ class KnownRun:
     values: tuple[float, ...]
     errors: tuple[float, ...] | None = None
     is_predicted: bool = False
+    public: str = ""
+    is_standing: bool = False
     fault: str = ""
 
 
@@ -288,7 +291,8 @@ def add_known_runs(study: Study, space: RecipeSpace, runs: Sequence[KnownRun]) -
     """Make a finished trial of every run that is in the space.
 
     A run that is already a trial (by name) is not added again, unless the trial holds a prediction
-    and the run an outcome: then the outcome replaces the prediction. A recipe that breaks a limit
+    and the run an outcome, or the trial a value from public outcomes and the run a predictor's:
+    then the run replaces it. A recipe that breaks a limit
     enters with its constraint, because its outcome is still true.
     """
     trials = trials_by_checkpoint(study)
@@ -296,7 +300,7 @@ def add_known_runs(study: Study, space: RecipeSpace, runs: Sequence[KnownRun]) -
     n_known, n_superseded, left_out = 0, 0, []
     for run in runs:
         trial = trials.get(run.name)
-        if trial is not None and (run.is_predicted or not is_predicted(trial)):
+        if trial is not None and not _replaces(run, trial):
             n_known += 1
             continue
         if trial is not None:
@@ -314,6 +318,12 @@ def add_known_runs(study: Study, space: RecipeSpace, runs: Sequence[KnownRun]) -
         n_predicted=sum(run.is_predicted for run in added),
         n_superseded=n_superseded,
     )
+
+
+def _replaces(run: KnownRun, trial: FrozenTrial) -> bool:
+    if run.is_predicted:
+        return PUBLIC in trial.user_attrs and not run.public
+    return is_predicted(trial)
 
 
 def _add(study: Study, space: RecipeSpace, run: KnownRun) -> str:
@@ -345,6 +355,8 @@ def _attributes(run: KnownRun) -> dict[str, Any]:
     attributes: dict[str, Any] = {RUN: run.name, ORIGIN: "registry", RECIPE: run.recipe.to_dict()}
     if run.is_predicted:
         attributes[IS_PREDICTED] = True
+    if run.public:
+        attributes[PUBLIC] = run.public
     if run.errors is not None:
         attributes[ERRORS] = list(run.errors)
     return attributes

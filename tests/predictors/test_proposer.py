@@ -35,10 +35,10 @@ from rlready.predictors.search.surrogate import MixtureModel
 from rlready.predictors.search.trials import (
     KnownRun,
     add_known_runs,
-    finished_trials,
     runs_of,
     senses,
 )
+from rlready.predictors.search.values import finished_trials
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
 

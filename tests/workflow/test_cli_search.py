@@ -255,7 +255,10 @@ def test_a_checkpoint_without_outcome_is_told_by_its_prediction(
 def test_rows_without_outcome_enter_with_their_prediction_until_it_is_known(
     call: Call, sqlite_uri: str
 ) -> None:
-    """Of those without outcome one is like the others, one far from all that the predictor saw."""
+    """Of those without outcome one is like the others, one far from all that the predictor saw.
+
+    Before the predictor is fitted, both count by public outcomes and the recorded ones.
+    """
     store = MlflowStore(sqlite_uri)
     for number in range(1, 15):
         recipe = Recipe(sources={"gsm8k": 0.05 * number, "numina": 1 - 0.05 * number})
@@ -263,18 +266,22 @@ def test_rows_without_outcome_enter_with_their_prediction_until_it_is_known(
         if number < 13:
             store.put_outcome(an_outcome(number, value=0.3 + 0.03 * number, se=0.005))
     here = ("--tracking-uri", sqlite_uri, "--json")
-    cold = answer(call("ask", *here))["warm_start"]
-    assert cold["n_added"] == 12
-    reasons = dict(cold["left_out"])
-    assert "it has no outcome, and no registered model" in reasons[a_checkpoint(13).id]
+    cold = answer(call("ask", *here))
+    assert (cold["warm_start"]["n_added"], cold["warm_start"]["n_predicted"]) == (14, 2)
+    assert cold["notes"] == ["2 values are from public outcomes and 12 of your own"]
+    row = row_of(call, 13, here)
+    assert row["basis"] == "from public outcomes and 12 of your own"
+    assert row["value"] == pytest.approx(0.69, abs=0.1)
 
     fitted = CliRunner().invoke(main, ["fit", "--tracking-uri", sqlite_uri, "--json"])
     assert fitted.exit_code == 0, fitted.output
     warm = answer(call("ask", *here))["warm_start"]
-    assert (warm["n_added"], warm["n_predicted"]) == (1, 1)
+    assert (warm["n_added"], warm["n_predicted"], warm["n_superseded"]) == (1, 1, 1)
     assert "out of the predictor's domain" in dict(warm["left_out"])[a_checkpoint(14).id]
+    ranking = answer(call("report", *here))["ranking"]
+    assert a_checkpoint(14).id not in [row["checkpoint"] for row in ranking]
     row = row_of(call, 13, here)
-    assert row["is_predicted"]
+    assert (row["is_predicted"], row["basis"]) == (True, "prediction")
     assert row["value"] == pytest.approx(0.69, abs=0.05)
     assert row["se"] > 0.0
 
@@ -283,6 +290,67 @@ def test_rows_without_outcome_enter_with_their_prediction_until_it_is_known(
     assert (known["n_added"], known["n_superseded"]) == (1, 1)
     row = row_of(call, 13, here)
     assert (row["value"], row["se"], row["is_predicted"]) == (0.44, 0.01, False)
+
+
+@pytest.mark.slow
+def test_a_search_without_outcome_goes_by_public_outcomes(call: Call, sqlite_uri: str) -> None:
+    """The values have the order of `rlready rank`, also when a new checkpoint moves all of them."""
+    store = MlflowStore(sqlite_uri)
+    for number in range(1, 11):
+        recipe = Recipe(sources={"gsm8k": 0.08 * number, "numina": 1 - 0.08 * number})
+        put(store, number, recipe, pass_at_64=0.3 + 0.04 * number)
+    here = ("--tracking-uri", sqlite_uri, "--json")
+    words = "from public outcomes, no RL run of yours yet: standings in their group in standard"
+    asked = answer(call("ask", *here))
+    assert asked["warm_start"]["n_predicted"] == 10
+    assert asked["notes"][0].startswith(f"10 values are {words}")
+    assert asked["outlook"] is None
+    report = call("report", *here[:2])
+    assert f"10 values are {words}"[:60] in report.output
+    before = row_of(call, 10, here)["value"]
+
+    # The new checkpoint is far worse than all others, whose standings therefore change.
+    recipe = Recipe.from_dict(asked["trials"][0]["recipe"])
+    proxies = (a_proxy(value=0.01, se=0.01),)
+    checkpoint = a_checkpoint(11, recipe=recipe, name="sft-11")
+    store.put_evaluation(Evaluation(checkpoint=checkpoint, proxies=proxies, config={}))
+    number = asked["trials"][0]["trial"]
+    told = answer(call("tell", number, "--checkpoint", "sft-11", "--target", "not yet", *here))
+    assert told["public"].startswith(words)
+    rows = answer(call("report", *here))["ranking"]
+    assert all(row["basis"].startswith(words) for row in rows)
+    shown = {row["checkpoint"]: row["value"] for row in rows}
+    assert shown[checkpoint.id] == told["value"] < -1.0
+    assert shown[a_checkpoint(10).id] != before
+    names = {one.checkpoint.name: one.checkpoint.id for one in store.checkpoints()}
+    ranked = [names[row["id"]] for row in answer(CliRunner().invoke(main, ["rank", *here]))["rows"]]
+    assert sorted(shown, key=lambda id_: -shown[id_]) == ranked
+
+    # An outcome gives the unit, and the values enter one fit with it.
+    store.put_outcome(an_outcome(5, value=0.4, se=0.01))
+    report = answer(call("report", *here))
+    assert report["notes"] == ["10 values are from public outcomes and 1 of your own"]
+    shown = {row["checkpoint"]: row["value"] for row in report["ranking"]}
+    for row in answer(CliRunner().invoke(main, ["rank", *here]))["rows"]:
+        assert shown[names[row["id"]]] == pytest.approx(row["predicted"], abs=1e-9)
+
+
+@pytest.mark.slow
+def test_values_from_public_outcomes_stand_aside_for_an_outcome_told_by_hand(
+    call: Call, sqlite_uri: str
+) -> None:
+    store = MlflowStore(sqlite_uri)
+    here = ("--tracking-uri", sqlite_uri, "--json")
+    asked = answer(call("ask", "--trials", 2, *here))["trials"]
+    recipe = Recipe.from_dict(asked[0]["recipe"])
+    checkpoint = a_checkpoint(1, recipe=recipe, name="first")
+    store.put_evaluation(Evaluation(checkpoint=checkpoint, proxies=(a_proxy(),), config={}))
+    told = answer(call("tell", asked[0]["trial"], "--checkpoint", "first", *here))
+    # It is alone in its group, whose mean it therefore is.
+    assert (told["value"], told["se"]) == (0.0, None)
+    call("tell", asked[1]["trial"], "--value", 0.6, *here)
+    (note,) = answer(call("ask", *here))["notes"]
+    assert note.startswith("1 values from public outcomes are left out: they have no common unit")
 
 
 def row_of(call: Call, number: int, here: tuple[str, ...]) -> Any:

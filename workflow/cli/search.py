@@ -205,6 +205,7 @@ def _ask(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
         "outlook": None if outlook is None else outlook.to_dict(),
         "trials": trials,
         "warm_start": asdict(search.warm_start),
+        "notes": search.notes,
         "problems": problems,
     }
 
@@ -245,7 +246,8 @@ def _run(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
         say=lambda text: echo(text, err=True),
         report=lambda result: None if as_json else echo(_result_line(result)),
     )
-    return {"study": search.name, "trials": [asdict(result) for result in results]}
+    notes = search.notes
+    return {"study": search.name, "trials": [asdict(one) for one in results], "notes": notes}
 
 
 def _report(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
@@ -291,7 +293,7 @@ def _result_line(result: TrialResult) -> str:
         )
     error = "" if result.se is None else f" +- {result.se:.2g}"
     notes = "" if result.is_new else " (known before)"
-    notes += " (predicted)" if result.is_predicted else ""
+    notes += f" ({result.public or 'predicted'})" if result.is_predicted else ""
     return f"trial {result.trial} told: {result.value:.6g}{error}{notes}"
 
 
@@ -307,6 +309,8 @@ def _say_warm_start(search: Search) -> None:
         )
     for name, reason in warm.left_out[:3]:
         echo(f"  {name[:12]}: {reason}", err=True)
+    for note in search.notes:
+        echo(note, err=True)
 
 
 def _say_problems(problems: Sequence[tuple[int, str]]) -> None:

@@ -61,6 +61,19 @@ class FirstDay:
         return self.styled.data
 
     @property
+    def values(self) -> tuple[FloatArray, FloatArray]:
+        """The (n,) expected outcomes and their standard deviations, in the outcome's unit.
+
+        They are NaN in a group without a recorded outcome, whose level is unknown.
+        """
+        expected = self.order.predictive()
+        groups = self.data.table.groups
+        has_level = np.isin(groups, groups[np.isfinite(self.data.table.y)])
+        mean = np.clip(expected.mean, *_ends(self))
+        sd = np.hypot(expected.row_sd, expected.group_sd)
+        return np.where(has_level, mean, np.nan), np.where(has_level, sd, np.nan)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Notes for the reader on the table, and on what to do next."""
         n, table = self.order.n_outcomes, self.data.table
@@ -112,6 +125,7 @@ def first_day(
     target: str | None = None,
     own_style: Sequence[str] = (),
     kinds: Sequence[str] = (),
+    may_be_alone: bool = False,
 ) -> FirstDay:
     """Return the registry's checkpoints with their order by public and recorded outcomes.
 
@@ -120,20 +134,17 @@ def first_day(
         target: column of the outcome; may be left out if there is at most one.
         own_style: held-out sets of the checkpoints' own style; by default from the recipes.
         kinds: `COL=KIND[:SIGN]`, see `training_table`.
+        may_be_alone: whether one single checkpoint, which has no order, is accepted.
 
     Raises:
         ConfigError: if no two checkpoints of a group share a proxy, if three or more outcomes are
             all equal, or if a name is unknown.
     """
     data = registry_table(store, target=target, needs_outcome=False, kinds=kinds)
-    return first_day_of(data, own_style)
-
-
-def first_day_of(data: RegistryTable, own_style: Sequence[str] = ()) -> FirstDay:
-    """Return the checkpoints of a table with their order by public and recorded outcomes."""
     styled = with_own_style(data, own_style)
     table = styled.data.table
-    _check_comparable(styled.data)
+    if not may_be_alone or len(table) > 1:
+        _check_comparable(styled.data)
     order = order_checkpoints(table.X, table.columns, table.y, own_style=styled.columns)
     return FirstDay(styled=styled, order=order)
 

@@ -76,7 +76,7 @@ def registry_rows(
         stored: the checkpoints of the registry.
         target: column of the outcome; may be None if there is only one.
         needs_outcome: whether to refuse a registry without any outcome. If False, its outcomes are
-            missing numbers in a column `NO_OUTCOME`.
+            missing numbers in a column of the target's name, or `NO_OUTCOME`.
 
     Raises:
         ConfigError: if there is no such outcome, if it must be named, or if it was simulated.
@@ -88,9 +88,9 @@ def registry_rows(
         raise ConfigError(
             "the registry holds no SFT checkpoint", fix="Measure some: rlready evaluate CHECKPOINT"
         )
-    if not needs_outcome and not everything.outcome_keys and target is None:
-        target = NO_OUTCOME
-        frame = frame.assign(**{NO_OUTCOME: float("nan")})
+    if not needs_outcome and not everything.outcome_keys:
+        target = target or NO_OUTCOME
+        frame = frame.assign(**{target: float("nan")})
     else:
         target = _outcome_column(everything, target)
     is_simulated = [any(each.rl_recipe.get("simulated") for each in s.outcomes) for s in stored]

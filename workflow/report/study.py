@@ -49,6 +49,7 @@ def study_section(report: SearchReport, *, with_verdict: bool = False) -> Sectio
         words.insert(0, _verdict(report))
     notes = [f"Next: {row.domain} of the domain, {row.reason}" for row in report.untried
              if row.reason]  # fmt: skip
+    notes += report.notes
     if len(sources) > _MOST_SOURCES:
         notes.append(f"{len(sources) - _MOST_SOURCES} more sources: see the CSV of the surface.")
     return Section(

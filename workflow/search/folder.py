@@ -80,6 +80,7 @@ class TrialResult:
         reason: why the trial failed, was stopped or is waiting.
         is_new: False if the study already had the value.
         is_predicted: whether the value is a prediction.
+        public: how the prediction follows from public outcomes, in words; empty if it does not.
         cost: cost of the trial, if the search has a cost.
     """
 
@@ -91,6 +92,7 @@ class TrialResult:
     reason: str = ""
     is_new: bool = True
     is_predicted: bool = False
+    public: str = ""
     cost: float | None = None
 
 

@@ -20,12 +20,14 @@ from rlready.predictors.search.trials import (
     LEASE,
     MIRRORED,
     PREDICTED,
+    PUBLIC,
     RECIPE,
     RUN,
     STOPPED,
     UID,
     current,
 )
+from rlready.predictors.search.values import comparable, has_standings
 from rlready.registry.digest import digest
 from rlready.registry.errors import StoreError
 from rlready.registry.mlflow_store.search_runs import (
@@ -48,7 +50,7 @@ _AT_ONCE = 20
 _OBJECTIVES = ("value", "cost")
 _FACTS = (
     *("origin", "domain", "domain_reason", "worker", "failed", "stopped"),
-    *("is_predicted", "supersedes", "late"),
+    *("is_predicted", "public", "supersedes", "late"),
 )
 _STATES: dict[str, TrialState] = {"COMPLETE": "told", "FAIL": "failed", "PRUNED": "stopped"}
 
@@ -136,7 +138,9 @@ def _trial_record(trial: FrozenTrial) -> MirroredTrial:
 
 def _trial_metrics(trial: FrozenTrial) -> dict[str, float]:
     attributes = trial.user_attrs
-    values = trial.values if trial.state.name == "COMPLETE" else []
+    values: list[float | None] = list(trial.values) if trial.state.name == "COMPLETE" else []
+    if PUBLIC in attributes:
+        values[0] = None  # it moves with the registry, and may be in another unit
     predicted, errors = attributes.get(PREDICTED) or [], attributes.get(ERRORS) or []
     metrics: dict[str, Any] = {"gpu_hours": attributes.get(GPU_HOURS)}
     for k, name in enumerate(_OBJECTIVES):
@@ -152,8 +156,9 @@ def _study_record(
 ) -> MirroredStudy:
     finished = [t for t in current(trials) if t.state.name == "COMPLETE" and t.values]
     metrics = {"n_told": float(len(finished))}
-    if finished:
-        metrics["best_value"] = max(t.values[0] for t in finished)
+    valued = comparable(study, finished)
+    if valued and not has_standings(study, valued):
+        metrics["best_value"] = max(t.values[0] for t in valued)
     return MirroredStudy(
         name=study.study_name,
         tags=facts,

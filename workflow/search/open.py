@@ -22,6 +22,7 @@ from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.space_file import SpaceFile
 from rlready.predictors.search.study import SamplerName, open_study
 from rlready.predictors.search.trials import SOURCE_FILES, SPACE_FILE, UID, WarmStart
+from rlready.predictors.search.values import public_notes
 from rlready.registry.errors import ConfigError, StoreError
 from rlready.registry.mlflow_store.backends import with_driver
 from rlready.registry.mlflow_store.locks import advisory_lock, file_lock
@@ -172,6 +173,16 @@ class Search:
         for pool in pools.pools.values():
             self.say(pool.summary())
         return pools
+
+    def enter_registry(self) -> None:
+        """Enter the registry's runs as they are now. The caller must hold the study's lock."""
+        if self.registry is not None:
+            self.registry.warm_start(self.study, self.space, self.cost)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know about values from public outcomes."""
+        return public_notes(self.study)
 
     def say(self, text: str) -> None:
         """Show a line of progress, if anything shows it."""

@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from rlready.predictors.search.rungs import foreseen_from
 from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.trials import (
+    PUBLIC,
     RECIPE,
     STOPPED,
     KnownRun,
@@ -21,6 +22,7 @@ from rlready.predictors.search.trials import (
     add_known_runs,
     trials_by_checkpoint,
 )
+from rlready.predictors.search.values import write_public_values
 from rlready.registry.digest import default_cache_dir
 from rlready.registry.errors import ConfigError, RlreadyError
 from rlready.registry.records import Recipe
@@ -64,6 +66,7 @@ class RegistryValues:
         """
         recorded, recipes, target = self._runs()
         entered, asked = trials_by_checkpoint(study), _asked_recipes(study)
+        revalued = {name for name, trial in entered.items() if PUBLIC in trial.user_attrs}
         left_out: list[tuple[str, str]] = []
         runs: list[KnownRun] = []
         for run in recorded:
@@ -75,12 +78,15 @@ class RegistryValues:
         without_outcome: dict[str, Recipe] = {}
         for name, recipe in recipes.items():
             try:
-                if name not in entered and _trial_of_recipe(recipe, asked) is None:
+                if name in revalued:
+                    without_outcome[name] = recipe
+                elif name not in entered and _trial_of_recipe(recipe, asked) is None:
                     space.points(recipe)
                     without_outcome[name] = recipe
             except ConfigError as error:
                 left_out.append((name, error.what))
         predicted, unpredictable = self._predicted_runs(without_outcome, target)
+        write_public_values(study, [run for run in predicted if run.public])
         runs += predicted
         if cost is not None:
             runs = [_with_cost(run, space, cost) for run in runs]
@@ -106,13 +112,16 @@ class RegistryValues:
             for run in recorded:
                 if run.name == checkpoint.id:
                     return run
-        applied = self._applied_predictor(target)
-        ids = applied.data.table.ids
-        if checkpoint.id not in ids:
+        runs = self._public_runs({checkpoint.id: recipe}, target)
+        if runs is None:
+            applied = self._applied_predictor(target)
+            rows = [row for row, id_ in enumerate(applied.data.table.ids) if id_ == checkpoint.id]
+            runs = [_predicted_run(checkpoint.id, recipe, applied, row) for row in rows], []
+        if not runs[0]:
             raise ConfigError(
                 f"checkpoint {checkpoint.id[:12]} is not an SFT checkpoint that can be predicted"
             )
-        return _predicted_run(checkpoint.id, recipe, applied, ids.index(checkpoint.id))
+        return runs[0][0]
 
     def of_folder(self, folder: Path) -> str | None:
         """Return the id of the registered checkpoint with the weights in a folder, if any."""
@@ -125,7 +134,7 @@ class RegistryValues:
     def _runs(self) -> tuple[list[KnownRun], dict[str, Recipe], str | None]:
         """Return runs with an outcome, recipes of checkpoints without one, and the outcome's name.
 
-        The name is None if no target was given and the registry has no outcomes.
+        If the registry has no outcomes, the name is the given target, or None.
         """
         from rlready.workflow.predict.registry_table import registry_rows
 
@@ -135,8 +144,8 @@ class RegistryValues:
             for each in stored
             if each.checkpoint.kind == "sft" and each.checkpoint.recipe is not None
         }
-        if self.target is None and not any(each.outcomes for each in stored):
-            return [], recipes, None
+        if not any(each.outcomes for each in stored):
+            return [], recipes, self.target
         table = registry_rows(stored, self.target)
         recorded = []
         for row in table.frame.to_dict("records"):
@@ -164,6 +173,8 @@ class RegistryValues:
         if not recipes:
             return [], []
         try:
+            if found := self._public_runs(recipes, target):
+                return found
             applied = self._applied_predictor(target)
         except RlreadyError as error:
             return [], [(name, f"it has no outcome, and {error.what}") for name in recipes]
@@ -181,6 +192,16 @@ class RegistryValues:
                 continue
             runs.append(_predicted_run(name, recipe, applied, rows[name]))
         return runs, left_out
+
+    def _public_runs(
+        self, recipes: Mapping[str, Recipe], target: str | None
+    ) -> tuple[list[KnownRun], list[tuple[str, str]]] | None:
+        """Return checkpoints with their value from public outcomes; None with a predictor."""
+        from rlready.workflow.predict.first_day import is_first_day
+        from rlready.workflow.search.public import public_runs
+
+        is_first = is_first_day(self.store, self.predictor)
+        return public_runs(self.store, target, recipes) if is_first else None
 
     def _applied_predictor(self, target: str | None) -> AppliedPredictor:
         from rlready.workflow.predict.load import load

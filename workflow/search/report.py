@@ -29,15 +29,16 @@ from rlready.predictors.search.trials import (
     FORESEEN,
     GPU_HOURS,
     ORIGIN,
+    PUBLIC,
     RECIPE,
     RUN,
     STOPPED,
     current,
-    finished_trials,
     is_predicted,
     runs_of,
     senses,
 )
+from rlready.predictors.search.values import finished_trials, public_notes
 from rlready.predictors.training_table import FloatArray
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
@@ -70,7 +71,8 @@ class RankedRecipe:
         domain: "in", "edge" or "out" of the region of the finished runs.
         reason: why it is not in the domain.
         tokens: number of tokens to train on, if the space fixes it.
-        is_predicted: whether `value` comes from a predictor and is not an outcome.
+        is_predicted: whether `value` is a prediction and not an outcome.
+        basis: "outcome" or "prediction", or how `value` follows from public outcomes.
         checkpoint: registered id of the trained checkpoint.
         gpu_hours: GPU-hours of the trial, if the trainer reported them.
         cost: cost that the study was told, if the search has a cost.
@@ -92,6 +94,7 @@ class RankedRecipe:
     reason: str
     tokens: float | None
     is_predicted: bool = False
+    basis: str = ""
     checkpoint: str | None = None
     gpu_hours: float | None = None
     cost: float | None = None
@@ -139,8 +142,9 @@ class SearchReport:
         cost: name of the second objective; None: there is one objective.
         gpu_hours: GPU-hours of all trials; None if no trainer reported any.
         stopped: trials that the pruner stopped, the most promising first.
-        outlook: what the next recipe can win; None if the model has too few finished trials, or
-            with a cost.
+        outlook: what the next recipe can win; None if the model has too few finished trials, with a
+            cost, or if the values are standings.
+        notes: what a reader must know about values from public outcomes.
     """
 
     study: str
@@ -153,6 +157,7 @@ class SearchReport:
     gpu_hours: float | None = None
     stopped: tuple[dict[str, Any], ...] = ()
     outlook: Outlook | None = None
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values, the format of `rlready search report --json`."""
@@ -163,6 +168,7 @@ class SearchReport:
             "cost": self.cost,
             "gpu_hours": self.gpu_hours,
             "outlook": None if self.outlook is None else self.outlook.to_dict(),
+            "notes": list(self.notes),
             "ranking": [row.to_dict() for row in self.rows],
             "stopped": list(self.stopped),
             "untried": [row.to_dict() for row in self.untried],
@@ -211,6 +217,7 @@ def search_report(study: Study, space: RecipeSpace, *, cost: str | None = None) 
         gpu_hours=_total_hours(trials),
         stopped=_stopped(trials),
         outlook=study_outlook(study, space, untried[0].recipe),
+        notes=tuple(public_notes(study)),
     )
 
 
@@ -250,6 +257,7 @@ def _with_trial(row: RankedRecipe, trial: FrozenTrial) -> RankedRecipe:
         value=trial.values[0],
         se=(attributes.get(ERRORS) or [None])[0],
         is_predicted=is_predicted(trial),
+        basis=attributes.get(PUBLIC) or ("prediction" if is_predicted(trial) else "outcome"),
         checkpoint=attributes.get(CHECKPOINT) or attributes.get(RUN),
         gpu_hours=attributes.get(GPU_HOURS),
         cost=trial.values[1] if len(trial.values) > 1 else None,

@@ -23,16 +23,17 @@ from rlready.predictors.search.trials import (
     GPU_HOURS,
     IS_PREDICTED,
     LEASE,
+    PUBLIC,
     RECIPE,
     STOPPED,
     SUPERSEDES,
     WORKER,
     Lease,
     enter_late,
-    finished_trials,
     trials_by_checkpoint,
     was_asked,
 )
+from rlready.predictors.search.values import finished_trials
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
 from rlready.registry.redaction import redacted
@@ -179,7 +180,7 @@ class Trial:
             trial = cls._take_expired(search)
             if trial is None:
                 limits = (lambda recipe: {}) if pools is None else pools.limits
-                asked = ask_study(search.study, search.space, limits)
+                asked = ask_study(search.study, search.space, limits, seed=search.config.seed)
                 trial = cls(search, asked.number, asked=asked)
                 trial.hold(search.config.worker)
         assert trial.held is not None
@@ -340,8 +341,7 @@ class Trial:
                 fix="Give a finite number, or a checkpoint",
             )
         if se is not None and not 0.0 <= se < math.inf:
-            what = f"trial {self.number} is told the standard error {se}"
-            raise ConfigError(what, fix="Give 0 or more")
+            raise ConfigError(f"trial {self.number} is told the error {se}", fix="Give 0 or more")
         result = TrialResult(
             trial=self.number,
             state="told",
@@ -349,14 +349,15 @@ class Trial:
             se=se,
             checkpoint=None if measured is None else measured.name,
             is_predicted=measured is not None and measured.is_predicted,
+            public=measured.public if measured else "",
             cost=self._cost(cost),
         )
         # If two workers tell different values at the same time, the second sees the first value.
         with self.search.lock():
             stored = self._enter(result)
-        if stored is not None:
-            result = replace(result, value=stored, is_new=False)
-        return self._note(result)
+            if result.public:
+                self.search.enter_registry()  # a new checkpoint moves the values of the others
+        return self._note(result if stored is None else replace(result, value=stored, is_new=False))
 
     def fail(self, reason: str) -> TrialResult:
         """Mark the trial failed, unless it has ended."""
@@ -373,10 +374,10 @@ class Trial:
         assert result.value is not None
         values = [result.value] if result.cost is None else [result.value, result.cost]
         attributes: dict[str, Any] = self._gpu_hours()
-        if result.is_predicted:
-            attributes[IS_PREDICTED] = True
         if result.se is not None:
             attributes[ERRORS] = [result.se]
+        facts = {PUBLIC: result.public, IS_PREDICTED: result.is_predicted}
+        attributes |= {key: fact for key, fact in facts.items() if fact}
         if result.checkpoint is not None:
             attributes[CHECKPOINT] = result.checkpoint
             other = trials_by_checkpoint(self.search.study).get(result.checkpoint)

@@ -102,7 +102,8 @@ def _columns(report: SearchReport) -> dict[str, Callable[[RankedRecipe], str]]:
     columns: dict[str, Callable[[RankedRecipe], str]] = {
         "trial": lambda row: "next" if row.trial is None else str(row.trial),
         "from": lambda row: row.origin,
-        "value": lambda row: _number(row.value) + ("*" if row.is_predicted else ""),
+        "value": lambda row: _number(row.value),
+        "basis": lambda row: row.basis.partition(",")[0],
         "predicted": lambda row: f"{row.predicted:.4g}",
         "90 %": lambda row: f"{row.low:.3g} to {row.high:.3g}",
         "domain": lambda row: row.domain,
@@ -128,7 +129,7 @@ def _columns(report: SearchReport) -> dict[str, Callable[[RankedRecipe], str]]:
 
 
 def _notes(report: SearchReport) -> list[str]:
-    notes = [] if report.outlook is None else [report.outlook.text]
+    notes = list(report.notes) + ([] if report.outlook is None else [report.outlook.text])
     notes += [f"one run varies by {report.noise_sd:.2g} (sd) around its recipe's outcome"]
     if report.gpu_hours is not None:
         notes.append(f"{report.gpu_hours:.4g} GPU-hours in all trials")
@@ -137,8 +138,6 @@ def _notes(report: SearchReport) -> list[str]:
         notes.append(f"stopped: trial {one['trial']}, {one['reason']}{foreseen}")
     if len(report.stopped) > _SHOWN_STOPPED:
         notes.append(f"{len(report.stopped) - _SHOWN_STOPPED} more stopped trials: --json")
-    if any(row.is_predicted for row in report.rows):
-        notes.append("* a prediction: RL was not run from it")
     if len(report.rows) > _SHOWN:
         notes.append(f"{len(report.rows) - _SHOWN} more finished recipes: --json, ranking.csv")
     return notes + [f"next: {row.domain}, {row.reason}" for row in report.untried if row.reason]
