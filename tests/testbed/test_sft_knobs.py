@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlready.registry.errors import ConfigError
+from rlready.registry.records import Recipe
 from rlready.testbed.training.base import shipped_base
 from rlready.testbed.training.loss_weights import WEIGHTINGS, _importance, _pear, token_weights
 from rlready.testbed.training.sft import SftRecipe, examples_of, sft
@@ -95,6 +97,31 @@ def test_short_and_long_take_other_problems_of_the_same_skills() -> None:
         for recipe in (few, dataclasses.replace(few, length="short"))
     ]
     assert kinds[0] == kinds[1]
+
+
+@pytest.mark.parametrize("n", [64, 65, 1500])
+def test_short_and_long_have_as_many_examples_in_the_same_shares(n: int) -> None:
+    """A skill with an odd number of draws lost its last problem: 62 of 64 examples were left."""
+    mix = {"chain_easy": 0.111, "add3": 0.2, "sub2": 0.689}
+    recipe = SftRecipe(n_unique=n, mix=mix)
+    kinds = []
+    for length in ("mixed", "short", "long"):
+        changed = dataclasses.replace(recipe, length=length)  # type: ignore[arg-type]
+        questions = {question for question, _ in examples_of(changed)}
+        assert len(questions) == len(examples_of(changed)) == n
+        kinds.append(Counter(question.split(":")[0] for question in questions))
+    assert kinds[0] == kinds[1] == kinds[2]
+
+
+@pytest.mark.parametrize(("n", "is_right"), [(2, True), (2.0, True), (2.5, False)])
+def test_responses_of_a_record_are_a_whole_number(n: float, is_right: bool) -> None:
+    """A range without `int = true` gives 2.0, which ended in a TypeError after the start."""
+    record = Recipe(sources={"add3": 1.0}, n_unique=8, extra={"n_responses": n})
+    if is_right:
+        assert len({question for question, _ in examples_of(SftRecipe.from_record(record))}) == 4
+    else:
+        with pytest.raises(ConfigError, match=r"n_responses is 2\.5.*int = true"):
+            SftRecipe.from_record(record)
 
 
 def test_several_responses_of_each_problem() -> None:
