@@ -8,8 +8,9 @@
     tail_filter   0 for the tenth of a batch's tokens that the model finds least likely, else 1
 
 pi is the model in training; no gradient flows through a weight. pi_data is the policy that wrote
-the data: here a program that writes each solution with probability 1, so ln pi_data is 0. The
-weights of a batch are divided by their mean, so that a learning rate means the same with each.
+the data: here a program that writes a canonical, right solution with probability 1, so ln pi_data
+is taken as 0. (Random orders and wrong steps have less; their d is too low, but clipped at -0.08.)
+The weights of a batch are divided by their mean, so that a learning rate means the same with each.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import dataclasses
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from rlready.testbed.training.tokenizer import encode_pairs
 from rlready.testbed.training.train import SCHEDULE, TrainSettings, train
 from rlready.testbed.world.measure import load
 from rlready.testbed.world.puzzles import AnyPuzzle
-from rlready.testbed.world.skills import draw_mixture
+from rlready.testbed.world.skills import draw_different, draw_mixture
 from rlready.testbed.world.solutions import STYLES, Style, solution
 from rlready.testbed.world.worlds import ALL_MIXES, ALL_SKILLS
 
@@ -39,6 +40,7 @@ _SAME_SHARE = 1e-9
 # n_unique x epochs is a whole number of examples, so it matches a budget only approximately.
 _BUDGET_SLACK = 0.02
 _KNOBS = ("length", "n_responses", "base_share")
+_WHOLE = ("budget", "n_responses")
 _EXTRA_KEYS = ("budget", "style", "noise", "mix", "warmup_steps", *_KNOBS)
 Length = Literal["mixed", "short", "long"]
 
@@ -49,7 +51,8 @@ class SftRecipe:
 
     Args:
         budget: examples seen, repetitions included.
-        n_unique: different examples; budget / n_unique is the number of epochs.
+        n_unique: examples of one epoch, with different problems unless `n_responses` is above 1;
+            budget / n_unique is the number of epochs.
         style: how the solutions are written.
         noise: share of the examples with a wrong step; the same examples in every epoch.
         mix: a key of `ALL_MIXES`, or the shares of the skills.
@@ -58,8 +61,8 @@ class SftRecipe:
         loss_weighting: of the tokens, one of `loss_weights.WEIGHTINGS`.
         length: of every two problems that are drawn, the one with the shorter or longer solution
             is taken; "mixed" takes all.
-        n_responses: different examples of each problem. They differ in the style "shuffled", and
-            in their wrong steps.
+        n_responses: examples of each problem. They differ in the order of operands in the style
+            "shuffled", and in their wrong steps; others are equal.
         base_share: share of the base's weights in the checkpoint, the rest is the trained model's
             (WiSE-FT, arXiv 2504.10478).
 
@@ -187,8 +190,9 @@ class SftRecipe:
         # The id has six digits of a number: recipes with the same id must be equal.
         numbers = ("noise", "learning_rate", "base_share")
         fields |= {k: float(f"{fields[k]:.6g}") for k in numbers if k in fields}
+        fields |= {k: int(fields[k]) for k in _WHOLE if k in fields}
         epochs = 1.0 if record.epochs is None else record.epochs
-        budget = record.extra.get("budget", round(record.n_unique * epochs))
+        budget = int(record.extra.get("budget", round(record.n_unique * epochs)))
         if abs(budget / (record.n_unique * epochs) - 1.0) > _BUDGET_SLACK:
             raise ConfigError(
                 f"the recipe has a budget of {budget} examples",
@@ -240,17 +244,16 @@ def examples_of(recipe: SftRecipe) -> list[tuple[str, str]]:
 def _puzzles_of(recipe: SftRecipe) -> list[AnyPuzzle]:
     """Return the problem of each different example."""
     n_problems = -(-recipe.n_unique // recipe.n_responses)
+    mixture = draw_mixture(recipe.shares, "train", n_problems, recipe.seed)
     if recipe.length == "mixed":
-        drawn = [p for _, p in draw_mixture(recipe.shares, "train", n_problems, recipe.seed)]
+        drawn = [puzzle for _, puzzle in mixture]
     else:
-        by_skill: dict[str, list[AnyPuzzle]] = {}
-        for skill, puzzle in draw_mixture(recipe.shares, "train", 2 * n_problems, recipe.seed):
-            by_skill.setdefault(skill, []).append(puzzle)
         choose = min if recipe.length == "short" else max
         drawn = [
             choose(pair, key=lambda p: len(solution(p, "canonical", random.Random(0))))
-            for puzzles in by_skill.values()
-            for pair in zip(puzzles[::2], puzzles[1::2] or puzzles, strict=False)
+            for skill, n in Counter(skill for skill, _ in mixture).items()
+            for puzzles in [draw_different(skill, "train", 2 * n, recipe.seed)]
+            for pair in zip(puzzles[:n], puzzles[n:], strict=True)
         ]
         random.Random(f"length/{recipe.seed}").shuffle(drawn)
     return (drawn * recipe.n_responses)[: recipe.n_unique]
@@ -284,7 +287,6 @@ def _train(base: Path, recipe: SftRecipe, folder: Path) -> dict[str, Any]:
     )
     examples = encode_pairs(tokenizer, examples_of(recipe))
     weigh = token_weights(recipe.loss_weighting, model, examples)
-    {name: weights.clone() for name, weights in model.state_dict().items()}
     losses = train(model, examples, settings, weigh=weigh)
     if recipe.base_share:
         _interpolate(model, load(base)[0], recipe.base_share)
@@ -333,6 +335,11 @@ def _check_record(record: Recipe) -> None:
         value = record.extra.get(name, 0)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ConfigError(f"the recipe's {name} is {value!r}", fix="Give a number")
+        if name in _WHOLE and not float(value).is_integer():
+            raise ConfigError(
+                f"the recipe's {name} is {value:g}",
+                fix="Give a whole number; a searched range needs `int = true`",
+            )
     unknown = sorted(set(record.extra) - set(_EXTRA_KEYS))
     if unknown:
         raise ConfigError(

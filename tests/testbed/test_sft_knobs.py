@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from click.testing import CliRunner
+from places import ROOT
 
+from rlready.predictors.search.space_file import read_space
 from rlready.registry.errors import ConfigError
+from rlready.registry.records import Recipe
 from rlready.testbed.training.base import shipped_base
 from rlready.testbed.training.loss_weights import WEIGHTINGS, _importance, _pear, token_weights
-from rlready.testbed.training.sft import SftRecipe, examples_of, sft
+from rlready.testbed.training.sft import Length, SftRecipe, examples_of, sft
 from rlready.testbed.training.tokenizer import encode_pairs
 from rlready.testbed.world.measure import load
+from rlready.workflow.cli.main import main
+from rlready.workflow.evaluate.config import load_recipe
 
 torch: Any = pytest.importorskip("torch")
 
@@ -97,6 +105,31 @@ def test_short_and_long_take_other_problems_of_the_same_skills() -> None:
     assert kinds[0] == kinds[1]
 
 
+@pytest.mark.parametrize("n", [64, 65, 1500])
+def test_short_and_long_have_as_many_examples_in_the_same_shares(n: int) -> None:
+    """A skill with an odd number of draws lost its last problem: 62 of 64 examples were left."""
+    mix = {"chain_easy": 0.111, "add3": 0.2, "sub2": 0.689}
+    recipe = SftRecipe(n_unique=n, mix=mix)
+    kinds = []
+    for length in ("mixed", "short", "long"):
+        changed = dataclasses.replace(recipe, length=length)  # type: ignore[arg-type]
+        questions = {question for question, _ in examples_of(changed)}
+        assert len(questions) == len(examples_of(changed)) == n
+        kinds.append(Counter(question.split(":")[0] for question in questions))
+    assert kinds[0] == kinds[1] == kinds[2]
+
+
+@pytest.mark.parametrize(("n", "is_right"), [(2, True), (2.0, True), (2.5, False)])
+def test_responses_of_a_record_are_a_whole_number(n: float, is_right: bool) -> None:
+    """A range without `int = true` gives 2.0, which ended in a TypeError after the start."""
+    record = Recipe(sources={"add3": 1.0}, n_unique=8, extra={"n_responses": n})
+    if is_right:
+        assert len({question for question, _ in examples_of(SftRecipe.from_record(record))}) == 4
+    else:
+        with pytest.raises(ConfigError, match=r"n_responses is 2\.5.*int = true"):
+            SftRecipe.from_record(record)
+
+
 def test_several_responses_of_each_problem() -> None:
     recipe = SftRecipe(n_unique=100, n_responses=4, style="shuffled", mix="headroom")
     pairs = examples_of(recipe)
@@ -122,3 +155,38 @@ def test_knobs_are_part_of_id_and_record_and_the_default_changes_neither() -> No
 def test_wrong_knobs_are_refused_with_the_known_ones(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="Known weightings: none, pear_sequence"):
         SftRecipe(**wrong)
+
+
+def test_the_space_of_the_page_can_be_asked_and_each_of_its_values_trained(tmp_path: Path) -> None:
+    """The page shows every knob as an axis; a value that the testbed refuses would be a lie."""
+    page = (ROOT / "docs" / "testbed.md").read_text(encoding="utf-8")
+    (text,) = [block for block in re.findall(r"```toml\n(.*?)```", page, re.DOTALL)]
+    path = tmp_path / "knobs.toml"
+    path.write_text(text, encoding="utf-8")
+    flags = [
+        "--space",
+        str(path),
+        "--storage",
+        f"sqlite:///{tmp_path}/s.db",
+        "--out",
+        str(tmp_path),
+    ]
+    asked = CliRunner().invoke(main, ["search", "ask", "--cold", "--trials", "3", *flags])
+    assert asked.exit_code == 0, asked.output
+    recipes = [load_recipe(found) for found in sorted(tmp_path.glob("knobs/*/recipe.toml"))]
+    assert len(recipes) == 3
+    axes = {axis.name: axis for axis in read_space(path).axes}
+    assert set(axes["loss_weighting"].choices) == set(WEIGHTINGS)
+    assert set(axes["length"].choices) == set(get_args(Length))
+    for name, axis in axes.items():
+        values = axis.choices or (axis.from_unit(0.0), axis.from_unit(1.0))
+        for value in values:
+            record = (
+                dataclasses.replace(recipes[0], extra={**recipes[0].extra, name: value})
+                if name in recipes[0].extra
+                else dataclasses.replace(recipes[0], **{name: value})
+            )
+            epochs = 9000 / (record.n_unique or 1)
+            recipe = SftRecipe.from_record(dataclasses.replace(record, epochs=epochs))
+            assert getattr(recipe, name) == value
+            assert len(examples_of(recipe)) == recipe.n_unique

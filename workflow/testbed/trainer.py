@@ -148,7 +148,7 @@ def main(
         out: Folder of the trial; the checkpoint is added to its status.json.
         testbed: Folder of a testbed run, for checkpoints, proxies and RL runs, which are measured
             in the same way as in that run. In a new folder, a run is started.
-        profile: Size of the run in a new folder: smoke, small, full or long.
+        profile: Size of the run in a new folder: smoke, small, full, long or headroom.
             [default: small]
         rl: Number of seeds to run GRPO with; the outcomes are recorded.
         common: The registry and the form of the output.
