@@ -32,12 +32,12 @@ from typing import Any
 
 import numpy as np
 
-from rlready.testbed.study.design import BASE, Design, read_design
+from rlready.testbed.study.design import BASE, PROFILES, Design, read_design
 from rlready.testbed.study.unit import proxies_path, read_proxies, rl_folder, sft_folder
-from rlready.testbed.training.grpo import GrpoSettings, grpo
+from rlready.testbed.training.grpo import grpo
 from rlready.testbed.training.sft import SftRecipe
 
-LONG = GrpoSettings(mix="headroom", pool_size=256, n_steps=240, budgets=(0, 30, 60, 120, 240))
+LONG = dataclasses.replace(PROFILES["headroom"].grpo, n_steps=240, budgets=(0, 30, 60, 120, 240))
 HEALTHY, N_RECIPES, BEST = 0.25, 6, 0.1
 DRAWS = 10_000
 

@@ -48,11 +48,11 @@ PROFILES: Mapping[str, Profile] = {
     ),
     "headroom": Profile(
         n_recipes=48,
-        n_problems=24,
+        n_problems=20,
         n_samples=64,
         n_heldout=100,
         rl_seeds=(0, 1),
-        grpo=GrpoSettings(mix="headroom", pool_size=256),
+        grpo=GrpoSettings(mix="headroom", pool_size=256, n_prompts=16, n_eval_problems=64),
     ),
 }
 

@@ -31,9 +31,9 @@ AXES: Mapping[str, tuple[Any, ...]] = {
 """Levels of each axis; `epochs` stands for n_unique = budget / epochs."""
 
 
-HEADROOM_BUDGET = 9000
+HEADROOM_BUDGET = 7680
 """Examples that each recipe of the world "headroom" sees."""
-_HEADROOM_RATES, _HEADROOM_UNIQUE = (1e-3, 8e-3), (100, 4500)
+_HEADROOM_RATES, _HEADROOM_UNIQUE = (1e-3, 8e-3), (100, 3840)
 _MOST_DRAWN = 256
 
 

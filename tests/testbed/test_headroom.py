@@ -140,7 +140,7 @@ def test_drawn_recipes_are_the_same_each_time_and_a_larger_number_gives_more() -
     few, many = drawn_recipes(5, HEADROOM), drawn_recipes(48, HEADROOM)
     assert many[:5] == few
     assert len({recipe.id for recipe in many}) == 48
-    assert {recipe.budget for recipe in many} == {9000}
+    assert {recipe.budget for recipe in many} == {7680}
     assert make_design("headroom", 0, 1).recipes == tuple(many)
     with pytest.raises(ConfigError, match="Give 1 to"):
         drawn_recipes(10_000, HEADROOM)
