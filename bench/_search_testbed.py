@@ -133,10 +133,10 @@ class Candidate:
     """
 
     recipe: SftRecipe
-    checkpoint: str
+    checkpoint: Checkpoint
     pass_at_1: float
-    predicted: float
-    predicted_sd: float
+    predicted: float = math.nan
+    predicted_sd: float | None = None
     cpu_s: float = 0.0
     tabled: float | None = None
 
@@ -184,15 +184,10 @@ def run_arm(
     spent = 0.0
     if arm.sampler:
         candidates, spent = searched(bed, desk, arm.sampler, n, seed)
-    elif bed.setting.is_random_tabled:
-        rng = np.random.default_rng([seed, 1])
-        rows = [desk.others[i] for i in sorted(rng.choice(len(desk.others), n, replace=False))]
-        candidates = [tabled(bed, desk, row) for row in rows]
     else:
-        space = read_space(work / "space.toml")
-        points = anywhere(space, n, np.random.default_rng([seed, 1]), (1.0,))
-        recipes = [SftRecipe.from_record(space.recipe(points, row)) for row in range(n)]
-        candidates = [trained(bed, desk, recipe) for recipe in recipes]
+        candidates = drawn(bed, desk, n, seed)
+    # Values of the prior move with the registry, so all are asked for once it is complete.
+    candidates = [judged(desk, each) for each in candidates]
     base = pass_at_1(bed.base)
     return {
         "seed": seed,
@@ -242,44 +237,61 @@ def searched(
         for handed in batch:
             candidate = trained(bed, desk, SftRecipe.from_record(handed.recipe))
             begin = time.process_time()
-            told = handed.tell(checkpoint=candidate.checkpoint)
-            assert told.value == candidate.predicted
+            told = handed.tell(checkpoint=candidate.checkpoint.id)
+            assert told.is_predicted, told
             spent += time.process_time() - begin
             found.append(candidate)
     search.engine.dispose()
     return found, spent
 
 
+def drawn(bed: Bed, desk: Desk, n: int, seed: int) -> list[Candidate]:
+    """N random recipes: runs of the table if those are random, else new ones."""
+    rng = np.random.default_rng([seed, 1])
+    if bed.setting.is_random_tabled:
+        chosen = sorted(rng.choice(len(desk.others), n, replace=False))
+        return [tabled(bed, desk, desk.others[i]) for i in chosen]
+    space = read_space(desk.work / "space.toml")
+    points = anywhere(space, n, rng, (1.0,))
+    recipes = [SftRecipe.from_record(space.recipe(points, row)) for row in range(n)]
+    return [trained(bed, desk, recipe) for recipe in recipes]
+
+
 def trained(bed: Bed, desk: Desk, recipe: SftRecipe) -> Candidate:
-    """The recipe, really trained and measured, and what the registry says of it."""
+    """The recipe, really trained, measured and registered."""
     made = train(recipe, bed.folder, bed.design, desk.store)
-    checkpoint, proxies = made.made.checkpoint, made.made.proxies
+    proxies = made.made.proxies
     check_alike(bed, proxies)
-    return dataclasses.replace(
-        judged(desk, recipe, checkpoint, proxies), cpu_s=sft_and_measuring_s(bed, made)
+    return Candidate(
+        recipe=recipe,
+        checkpoint=made.made.checkpoint,
+        pass_at_1=pass_at_1(proxies),
+        cpu_s=sft_and_measuring_s(bed, made),
     )
 
 
 def tabled(bed: Bed, desk: Desk, row: Mapping[str, str]) -> Candidate:
     """A run of the table, registered without its outcome."""
-    recipe, evaluation = shipped_recipes(bed.setting.profile)[row["name"]], measured(bed, row)
+    evaluation = measured(bed, row)
     desk.store.put_evaluation(evaluation)
-    candidate = judged(desk, recipe, evaluation.checkpoint, evaluation.proxies)
-    return dataclasses.replace(candidate, tabled=float(row[TARGET]))
+    return Candidate(
+        recipe=shipped_recipes(bed.setting.profile)[row["name"]],
+        checkpoint=evaluation.checkpoint,
+        pass_at_1=pass_at_1(evaluation.proxies),
+        tabled=float(row[TARGET]),
+    )
 
 
-def judged(
-    desk: Desk, recipe: SftRecipe, checkpoint: Checkpoint, proxies: Sequence[Proxy]
-) -> Candidate:
+def judged(desk: Desk, candidate: Candidate) -> Candidate:
+    """The candidate with what predictor or prior say of it."""
+    checkpoint = candidate.checkpoint
     assert checkpoint.recipe is not None
     value = desk.values.measured(checkpoint.id, checkpoint.recipe)
     assert value.is_predicted
-    return Candidate(
-        recipe=recipe,
-        checkpoint=checkpoint.id,
-        pass_at_1=pass_at_1(proxies),
+    return dataclasses.replace(
+        candidate,
         predicted=value.values[0],
-        predicted_sd=value.errors[0] if value.errors else math.nan,
+        predicted_sd=value.errors[0] if value.errors else None,
     )
 
 

@@ -39,8 +39,9 @@ World "headroom", written before its table was finished and before any run:
 - Searched arms: "ours" (the default sampler), "Optuna TPE" and "Optuna GP", each with a registry of
   its own and the same 16 runs; and "ours, prior only" (`--arms prior`), whose registry has the 16
   runs without outcomes and no predictor, so that the public prior answers. Its counterpart is
-  "random by prior": the same random recipes, the best by the prior. Every search begins with the
-  equal mixture.
+  "random by prior": the same random recipes, the best by the prior. The prior gives an order and no
+  scores, and is asked once all recipes of the arm are registered. Every search begins with the equal
+  mixture.
 - Primary: "ours - practice", 95 % interval. Beside it: each searched arm against practice, its
   random counterpart, and "ours" against the others; the best true score of the 48 ("best of the
   table": it was picked by its score, so it is too high by its noise); the error of each pick's
@@ -67,7 +68,7 @@ import math
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,20 +172,16 @@ def found_or_run(
 # ---------------------------------------------------------------------- what came of it
 
 
-def picks_of(row: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for arm in row.values():
-        yield from arm["picks"].items()
-
-
 def summary(rows: Sequence[Mapping[str, Any]], best: float | None) -> dict[str, Any]:
     """Mean score of each pick, paired differences with t-intervals, errors, waste and costs."""
     scores: dict[str, list[float]] = {}
     errors: dict[str, list[float]] = {}
-    for row in rows:
-        for name, pick in picks_of(row):
+    for arm, found in (item for row in rows for item in row.items()):
+        for name, pick in found["picks"].items():
             score = statistics.fmean(pick["after_rl"])
             scores.setdefault(name, []).append(score)
-            errors.setdefault(name, []).append(pick["predicted"] - score)
+            if ARMS[arm].has_outcomes:  # the prior knows an order, and no scores
+                errors.setdefault(name, []).append(pick["predicted"] - score)
     scores[START] = [row["random"]["start_best"] for row in rows]
     if best is not None:
         scores[BEST] = [best] * len(rows)
@@ -248,12 +245,12 @@ def interval(a: Sequence[float], b: Sequence[float]) -> dict[str, Any]:
 def show_seed(row: Mapping[str, Any]) -> None:
     found = row["random"]
     print(f"seed {found['seed']}: best of the start {found['start_best']:.4f}")
-    for name, pick in picks_of(row):
+    for name, pick in (item for arm in row.values() for item in arm["picks"].items()):
         scores = ", ".join(f"{score:.4f}" for score in pick["after_rl"])
+        sd = "" if pick["predicted_sd"] is None else f" +- {pick['predicted_sd']:.3f}"
         print(
             f"  {name:<20} {statistics.fmean(pick['after_rl']):.4f} ({scores})  pass@1 before "
-            f"{pick['pass_at_1']:.3f}, predicted {pick['predicted']:.3f} +- "
-            f"{pick['predicted_sd']:.3f}  {pick['recipe']}"
+            f"{pick['pass_at_1']:.3f}, predicted {pick['predicted']:.3f}{sd}  {pick['recipe']}"
         )
     sys.stdout.flush()
 
