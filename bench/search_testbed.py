@@ -40,8 +40,8 @@ World "headroom", written before its table was finished and before any run:
   its own and the same 16 runs; and "ours, prior only" (`--arms prior`), whose registry has the 16
   runs without outcomes and no predictor, so that the public prior answers. Its counterpart is
   "random by prior": the same random recipes, the best by the prior. The prior gives an order and no
-  scores, and is asked once all recipes of the arm are registered. Every search begins with the equal
-  mixture.
+  scores, and is asked once all recipes of the arm are registered. Every search begins with equal
+  shares of all skills.
 - Primary: "ours - practice", 95 % interval. Beside it: each searched arm against practice, its
   random counterpart, and "ours" against the others; the best true score of the 48 ("best of the
   table": it was picked by its score, so it is too high by its noise); the error of each pick's
