@@ -1,6 +1,6 @@
-"""The shipped results of the testbed, `testbed/results/full.csv`, as records of a registry.
+"""The shipped results of the testbed, `testbed/results/PROFILE.csv`; "full" as records.
 
-They are 48 SFT checkpoints with their proxies before RL and their true scores after GRPO. The
+Each has 48 SFT checkpoints with their proxies before RL and their true scores after GRPO. The
 results hold no weights; `sft` makes those of a recipe again in seconds. Only the benchmarks whose
 answers are numbers are read, so that `rlready evaluate` measures a further checkpoint on the same
 problems, by the same protocol, into the same columns.
@@ -23,10 +23,10 @@ from rlready.evaluators.metrics.pass_at_k import EVALUATOR_VERSION as PASS_VERSI
 from rlready.evaluators.metrics.proxies import macro_mean
 from rlready.evaluators.metrics.sample_metrics import EVALUATOR_VERSION as SAMPLE_VERSION
 from rlready.registry.digest import fingerprint
+from rlready.registry.errors import ConfigError
 from rlready.registry.outcomes import Outcome, Statistic
 from rlready.registry.records import Checkpoint, Evaluation, Proxy
-from rlready.testbed.study.design import PROFILES
-from rlready.testbed.study.recipes import choose_recipes
+from rlready.testbed.study.design import PROFILES, make_design
 from rlready.testbed.study.run import WORLD_AFTER, rl_recipe
 from rlready.testbed.study.unit import content_digest
 from rlready.testbed.training.base import shipped_base
@@ -35,7 +35,9 @@ from rlready.testbed.world.benchmarks import benchmarks, write_heldout
 from rlready.testbed.world.measure import protocol
 from rlready.testbed.world.solutions import STYLES
 
-RESULTS = Path(__file__).parents[1] / "results" / "full.csv"
+RESULTS = Path(__file__).parents[1] / "results"
+"""Folder of the tables."""
+
 PROFILE = PROFILES["full"]
 _STATISTIC: Statistic = "value_at_budget"
 TARGET = f"{_STATISTIC}/{PROFILE.grpo.n_steps}steps@{WORLD_AFTER}"
@@ -56,16 +58,26 @@ _LOSS = "heldout_nll"
 
 
 @cache
-def shipped_rows() -> dict[str, dict[str, str]]:
-    """Return the rows of the shipped table by the name of the checkpoint, which is its recipe's."""
-    with RESULTS.open(encoding="utf-8", newline="") as file:
+def shipped_rows(profile: str = "full") -> dict[str, dict[str, str]]:
+    """Return the rows of a profile's table by the name of the checkpoint, which is its recipe's.
+
+    Raises:
+        ConfigError: if there are no results of that profile.
+    """
+    path = RESULTS / f"{profile}.csv"
+    if not path.is_file():
+        known = ", ".join(sorted(each.stem for each in RESULTS.glob("*.csv")))
+        raise ConfigError(
+            f"there are no results of the profile {profile!r}", fix=f"There are those of: {known}"
+        )
+    with path.open(encoding="utf-8", newline="") as file:
         return {row["name"]: row for row in csv.DictReader(file)}
 
 
 @cache
-def shipped_recipes() -> dict[str, SftRecipe]:
+def shipped_recipes(profile: str = "full") -> dict[str, SftRecipe]:
     """Return the recipes of the shipped checkpoints by name."""
-    return {recipe.id: recipe for recipe in choose_recipes(len(shipped_rows()))}
+    return {recipe.id: recipe for recipe in make_design(profile, seed=0, n_workers=1).recipes}
 
 
 def held_back(n_of_style: int = 3) -> tuple[str, ...]:
