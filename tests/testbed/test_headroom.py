@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rlready.registry.digest import digest
 from rlready.registry.errors import ConfigError
 from rlready.testbed.study.design import PROFILES, make_design
 from rlready.testbed.study.recipes import choose_recipes, drawn_recipes
+from rlready.testbed.study.shipped import shipped_recipes, shipped_rows
 from rlready.testbed.study.unit import write_inputs
 from rlready.testbed.training.grpo import GrpoSettings, pool
 from rlready.testbed.training.sft import SftRecipe, examples_of
@@ -144,6 +146,15 @@ def test_drawn_recipes_are_the_same_each_time_and_a_larger_number_gives_more() -
     assert make_design("headroom", 0, 1).recipes == tuple(many)
     with pytest.raises(ConfigError, match="Give 1 to"):
         drawn_recipes(10_000, HEADROOM)
+
+
+def test_the_shipped_table_has_the_recipes_of_the_design_and_their_spread() -> None:
+    rows = shipped_rows("headroom")
+    assert list(shipped_recipes("headroom")) == list(rows)
+    after = [float(row["value_at_budget/60steps@world_after"]) for row in rows.values()]
+    errors = [float(row["value_at_budget/60steps_se@world_after"]) for row in rows.values()]
+    assert len(rows) == 48
+    assert statistics.stdev(after) > 5 * statistics.fmean(errors)
 
 
 def test_the_first_world_has_the_digest_that_it_had_before_there_was_a_second() -> None:
