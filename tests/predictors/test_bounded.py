@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,6 +23,7 @@ from rlready.predictors.models.bounded import Bounded
 from rlready.predictors.models.multilevel import Multilevel
 from rlready.predictors.predictive import Predictive
 from rlready.predictors.training_table import FloatArray, TrainingTable, training_table
+from rlready.workflow.predict.figures import draw_predictions
 
 CURVE = Bound(floor=0.0, ceiling=0.8, end=1.0)
 shares = st.floats(-0.2, 1.2)
@@ -327,3 +330,14 @@ def test_refits_give_the_same_numbers() -> None:
     table = saturated(40, 5)
     first, second = (fitted(table).predict(table.X) for _ in range(2))
     np.testing.assert_array_equal(first, second)
+
+
+def test_the_figure_takes_a_prediction_beyond_the_scale(
+    predictor: CalibratedPredictor, tmp_path: Path
+) -> None:
+    """The fit of a fold may have no ceiling; it once predicted below 0, and `fit` broke off."""
+    table = saturated(400, 0).rows(np.arange(48))
+    beyond = copy.copy(predictor)
+    beyond.out_of_fold_ = predictor.out_of_fold_.copy()
+    beyond.out_of_fold_[:2] = -0.02, 1.02
+    assert draw_predictions(tmp_path / "predictions.png", beyond, table).is_file()

@@ -52,6 +52,8 @@ def draw_predictions(path: Path, predictor: CalibratedPredictor, table: Training
         predictor.out_of_fold_, calibration.anchors, predictor.level
     )
     low, high = np.sort([table.shown(end) for end in both], axis=0)
+    # Under a ceiling, intervals end with the scale; the fit of a fold may predict beyond it.
+    low, high = np.fmin(low, predicted), np.fmax(high, predicted)
     figure, axes = plt.subplots(figsize=(6.4, 6), layout="constrained")
     ends = [
         np.nanmin([low, true - error]),
