@@ -32,6 +32,9 @@ from rlready.testbed.world.worlds import ALL_MIXES, ALL_SKILLS
 SFT_VERSION = 1
 """Increases when the same recipe gives another checkpoint."""
 
+KNOBS = ("length", "n_responses", "base_share")
+"""Settings that a record names only where they differ from their default."""
+
 BATCH_SIZE = 64
 _WARMUP_STEPS = 10
 MARK = "sft.json"
@@ -39,9 +42,8 @@ MARK = "sft.json"
 _SAME_SHARE = 1e-9
 # n_unique x epochs is a whole number of examples, so it matches a budget only approximately.
 _BUDGET_SLACK = 0.02
-_KNOBS = ("length", "n_responses", "base_share")
 _WHOLE = ("budget", "n_responses")
-_EXTRA_KEYS = ("budget", "style", "noise", "mix", "warmup_steps", *_KNOBS)
+_EXTRA_KEYS = ("budget", "style", "noise", "mix", "warmup_steps", *KNOBS)
 Length = Literal["mixed", "short", "long"]
 
 
@@ -127,7 +129,7 @@ class SftRecipe:
     @property
     def knobs(self) -> dict[str, Any]:
         """Settings that the first recipes did not have, where they differ from the default."""
-        names = ("loss_weighting", *_KNOBS)
+        names = ("loss_weighting", *KNOBS)
         fields = {field.name: field.default for field in dataclasses.fields(self)}
         values = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value != fields[name]}
@@ -135,7 +137,7 @@ class SftRecipe:
     @property
     def key(self) -> dict[str, Any]:
         """All settings that determine the checkpoint; recipes of the first kind keep their key."""
-        names = ("loss_weighting", *_KNOBS)
+        names = ("loss_weighting", *KNOBS)
         settings = dataclasses.asdict(self)
         return {k: v for k, v in settings.items() if k not in names} | self.knobs
 
@@ -168,7 +170,7 @@ class SftRecipe:
                 "noise": self.noise,
                 **({"mix": self.mix} if isinstance(self.mix, str) else {}),
                 "warmup_steps": _WARMUP_STEPS,
-                **{name: value for name, value in self.knobs.items() if name in _KNOBS},
+                **{name: value for name, value in self.knobs.items() if name in KNOBS},
             },
         )
 
@@ -181,7 +183,7 @@ class SftRecipe:
         """
         _check_record(record)
         assert record.n_unique is not None
-        names = ("style", "noise", *_KNOBS)
+        names = ("style", "noise", *KNOBS)
         fields = {name: record.extra[name] for name in names if name in record.extra}
         if record.loss_weighting is not None:
             fields["loss_weighting"] = record.loss_weighting

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import sys
 import tomllib
@@ -14,14 +15,17 @@ from click.testing import CliRunner, Result
 from places import ROOT
 
 from rlready.predictors.search.space_file import parse_space
+from rlready.registry.digest import digest
 from rlready.registry.errors import ConfigError
 from rlready.registry.mlflow_store.store import MlflowStore
-from rlready.registry.records import Recipe
+from rlready.registry.records import Checkpoint, Recipe
 from rlready.testbed.study.recipes import choose_recipes, search_space
+from rlready.testbed.study.run import Made
 from rlready.testbed.training.sft import SftRecipe, examples_of
 from rlready.testbed.world import skills
 from rlready.testbed.world.skills import MIXES, draw_different
 from rlready.workflow.cli.main import main
+from rlready.workflow.testbed.trainer import _naming
 from rlready.workflow.testbed.trainer import main as trainer
 
 TARGET = "value_at_budget/8steps@world_after"
@@ -90,6 +94,22 @@ def test_the_space_holds_the_runs_of_its_budget_and_proposes_what_can_be_trained
         else:
             with pytest.raises(ConfigError, match=r"outside 40\.\.1600|trains on 6400 tokens"):
                 space.points(record)
+
+
+def test_the_registered_recipe_names_the_axes_of_the_search_at_their_default_too() -> None:
+    """A run with the default length was left out of the next search: "it has no length"."""
+    space = parse_space(tomllib.loads(SPACE + '[axes.length]\nchoices = ["mixed", "long"]\n'))
+    asked = space.recipe(space.stratified())
+    recipe = SftRecipe.from_record(dataclasses.replace(asked, extra={"length": "mixed"}))
+    record = recipe.record("testbed-base")
+    checkpoint = Checkpoint(uri="file:///x", fingerprint=digest("x"), name="x", recipe=record)
+    made = Made(recipe=recipe, checkpoint=checkpoint, proxies=(), runs={})
+    with pytest.raises(ConfigError, match="it has no length"):
+        space.points(record)
+    named = _naming(made, {"length": "mixed"}).checkpoint.recipe
+    assert named is not None
+    assert len(space.points(named)) == 1
+    assert SftRecipe.from_record(named) == recipe
 
 
 # ---------------------------------------------------------------------- the loop

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -90,6 +90,7 @@ def train(
     store: Store,
     *,
     rl_seeds: tuple[int, ...] = (),
+    named: Mapping[str, Any] | None = None,
     on_stage: OnStage = lambda stage, cpu_seconds: None,
 ) -> Trained:
     """Train, measure and register a recipe; then run GRPO and record the outcomes.
@@ -103,6 +104,7 @@ def train(
         design: design of that run; its recipes are ignored.
         store: the registry.
         rl_seeds: seeds of GRPO, one run each; empty: no RL.
+        named: settings that the registered recipe names even where they have their default.
         on_stage: called with each finished stage and the CPU seconds that it took now.
     """
     from rlready.testbed.study.design import BASE
@@ -123,9 +125,18 @@ def train(
         profile = dataclasses.replace(design.profile, rl_seeds=seeds)
         one = dataclasses.replace(design, recipes=(recipe,), profile=profile)
         run_unit(testbed, base, recipe, profile, finished)
-        made = collect(testbed, one)
+        made = [_naming(entry, named or {}) for entry in collect(testbed, one)]
         register(testbed, one, made, store, Clock())
     return Trained(made=made[0], folder=sft_folder(testbed, recipe), cpu_seconds=spent)
+
+
+def _naming(made: Made, named: Mapping[str, Any]) -> Made:
+    """Return results whose recipe names these settings too; a search needs a value of each axis."""
+    recipe = made.checkpoint.recipe
+    assert recipe is not None
+    recipe = dataclasses.replace(recipe, extra={**named, **recipe.extra})
+    checkpoint = dataclasses.replace(made.checkpoint, recipe=recipe)
+    return dataclasses.replace(made, checkpoint=checkpoint)
 
 
 @command
@@ -172,11 +183,12 @@ def _run(
     store: Store,
 ) -> dict[str, Any]:
     from rlready.testbed.study.run import base_checkpoint
-    from rlready.testbed.training.sft import SftRecipe
+    from rlready.testbed.training.sft import KNOBS, SftRecipe
     from rlready.workflow.evaluate.config import load_recipe
     from rlready.workflow.search.folder import write_status
 
-    sft_recipe = SftRecipe.from_record(load_recipe(recipe))
+    record = load_recipe(recipe)
+    sft_recipe = SftRecipe.from_record(record)
     design = design_of(testbed, profile)
     store.check(base_checkpoint())
     trained = train(
@@ -185,6 +197,7 @@ def _run(
         design,
         store,
         rl_seeds=tuple(range(n_seeds)),
+        named={name: getattr(sft_recipe, name) for name in KNOBS if name in record.extra},
         on_stage=lambda stage, seconds: echo(
             f"{stage}: {f'{seconds:.1f} CPU-s' if seconds else 'reused'}", err=True
         ),
