@@ -30,6 +30,9 @@ MISSING = EMPTY | {
 }
 """Cells that stand for a number that was not measured, in lower case."""
 
+_LARGEST = 1e100
+"""Limit of the size of a number, so that its square is finite too."""
+
 _ROWS_NAMED = 5
 _TEXT_SHOWN = 40
 
@@ -70,7 +73,7 @@ def read_cells(column: pd.Series, name: str, rows: Sequence[str]) -> Cells:
 
     Raises:
         ConfigError: if a cell is neither a number nor a word for a missing number, if it is
-            infinite, or if only some of the numbers have a percent sign.
+            infinite or very large, or if only some of the numbers have a percent sign.
 
     Example:
         >>> read_cells(pd.Series(["61%", "n/a"]), "post", ["a", "b"]).values
@@ -96,9 +99,15 @@ def read_cells(column: pd.Series, name: str, rows: Sequence[str]) -> Cells:
                 fix="Write a number, or leave the cell empty (or n/a) if it was not measured",
             ) from None
         values[row], is_signed[row] = value, number is not None
-    if np.isinf(values).any():
-        row = int(np.flatnonzero(np.isinf(values))[0])
-        raise ConfigError(f"column {name!r}: {_place(row, rows)} holds an infinite number")
+    too_large = np.flatnonzero(np.abs(values) > _LARGEST)
+    if len(too_large):
+        row = int(too_large[0])
+        size = "an infinite number" if np.isinf(values[row]) else f"{values[row]:g}"
+        raise ConfigError(
+            f"column {name!r}: {_place(row, rows)} holds {size}",
+            why=f"numbers above {_LARGEST:g} cannot be used",
+            fix="Correct it, or leave the cell empty (or n/a) if it was not measured",
+        )
     is_plain = np.isfinite(values) & ~is_signed
     if is_signed.any() and is_plain.any():
         raise ConfigError(

@@ -42,6 +42,9 @@ _LIMITS = {
 }
 _ROWS_NAMED = 5
 
+_SAME = 1e-12
+"""Relative difference of numbers that count as equal, because a sum may round them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
@@ -113,6 +116,32 @@ class TrainingTable:
         """Return the rows with an outcome, on which a predictor can be fitted."""
         return self.rows(np.isfinite(self.y))
 
+    def check_differences(self) -> None:
+        """Refuse rows with outcomes that all have the same outcome, or the same proxies.
+
+        Raises:
+            ConfigError: if nothing can be learned from these rows.
+        """
+        y = self.y[np.isfinite(self.y)]
+        if len(y) < 2:
+            return
+        if np.ptp(y) <= _SAME * (1.0 + np.abs(y).max()):
+            raise ConfigError(
+                f"all {len(y)} outcomes are {self.shown(y)[0]:g}",
+                why="nothing can be learned from outcomes that do not differ",
+                fix="Record outcomes of other checkpoints, or choose another target",
+            )
+        names = [column.name for column in self.columns]
+        proxies = self.X.loc[np.isfinite(self.y), names]
+        if names and (proxies.nunique() == 1).all():
+            shown = ", ".join(f"{name} {proxies[name].dropna().iloc[0]:g}" for name in names[:3])
+            raise ConfigError(
+                f"all {len(y)} checkpoints with an outcome have the same proxies: {shown}"
+                + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
+                why="nothing can be learned from proxies that do not differ",
+                fix="Measure other proxies (`rlready evaluate`), or name others with --features",
+            )
+
     def shown(self, y: FloatArray) -> FloatArray:
         """Turn values of `y` into the user's target."""
         return -y if self.lower_is_better else y
@@ -153,8 +182,8 @@ def training_table(
 
     Raises:
         ConfigError: if a column is unknown, is not numeric, holds an infinite number, is
-            named twice, or is both proxy and target; if a stated kind is wrong, if outcomes mix
-            shares and percentages, or if no row has an outcome.
+            named twice, or is the target and also a proxy or a group; if a stated kind is wrong,
+            if outcomes mix shares and percentages, or if no row has an outcome.
 
     Example:
         >>> frame = pd.DataFrame({"pass_at_1": [0.3, 0.4], "post_rl": [0.5, 0.6]})
@@ -175,7 +204,7 @@ def training_table(
         _check_error(error, cells[error], name, cells[name])
     notes = [note for name in number_columns if (note := cells[name].note(name))]
     X = pd.DataFrame({name: cells[name].values for name in [*features, *errors.values()]}, index)
-    X[GROUP] = _labels(frame, groups).to_numpy()
+    X[GROUP] = _labels(frame, groups, notes).to_numpy()
     y = cells[target].values
     if needs_outcome and not np.isfinite(y).any():
         raise ConfigError(
@@ -316,6 +345,12 @@ def _check_names(
         raise ConfigError(
             f"{target!r} is the target", why="a predictor must not see the outcome as a proxy"
         )
+    if target in groups or target_error in groups:
+        raise ConfigError(
+            f"{target!r} is the target, and groups are named by it",
+            why="the group of a checkpoint must be known before RL",
+            fix="Name a column such as the base model or the SFT data",
+        )
     without = sorted(set(errors) - set(features))
     if without:
         raise ConfigError(
@@ -394,7 +429,8 @@ def _check_error(name: str, error: Cells, of: str, values: Cells) -> None:
         )
 
 
-def _labels(frame: pd.DataFrame, groups: Sequence[str]) -> pd.Series[str]:
+def _labels(frame: pd.DataFrame, groups: Sequence[str], notes: list[str]) -> pd.Series[str]:
+    """Return the group of each row; add a note on rows that have none."""
     import pandas as pd
 
     if not groups:
@@ -404,6 +440,9 @@ def _labels(frame: pd.DataFrame, groups: Sequence[str]) -> pd.Series[str]:
         column = frame[name].astype(object)
         is_missing = column.isna() | column.astype(str).str.strip().str.lower().isin(EMPTY)
         texts.append(column.where(~is_missing, "none"))
+        if is_missing.any():
+            n = int(is_missing.sum())
+            notes.append(f"{n} of {len(frame)} rows have no {name}: they form the group 'none'")
     joined = texts[0].astype(str)
     for text in texts[1:]:
         joined = joined + " / " + text.astype(str)

@@ -114,8 +114,8 @@ class CalibratedPredictor(RegressorMixin, BaseEstimator):
         standard errors.
 
         Raises:
-            ConfigError: if there are fewer than five outcomes, all are equal, or a setting is
-                invalid.
+            ConfigError: if there are fewer than five outcomes, if all outcomes or all proxies are
+                equal, or if a setting is invalid.
         """
         table = X if isinstance(X, TrainingTable) else self._table(X, y, sample_weight)
         if not 0.5 <= self.level <= 0.99:
@@ -366,12 +366,7 @@ def _usable(table: TrainingTable, n_folds: int, seed: int) -> TrainingTable:
     Raises:
         ConfigError: if nothing can be learned from the table.
     """
-    if len(table) > 1 and np.ptp(table.y) <= 1e-12 * (1.0 + np.abs(table.y).max()):
-        raise ConfigError(
-            f"all {len(table)} outcomes are {table.shown(table.y)[0]:g}",
-            why="nothing can be learned from outcomes that do not differ",
-            fix="Record outcomes of other checkpoints, or choose another target",
-        )
+    table.check_differences()
     folds = [*row_folds(table, n_folds, seed), *group_folds(table, n_folds, seed)]
     fitted = [np.setdiff1d(np.arange(len(table)), fold) for fold in folds if len(fold) < len(table)]
     left_out = {}

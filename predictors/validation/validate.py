@@ -113,8 +113,8 @@ def validate(
         n_jobs: largest number of processes; by default one per core.
 
     Raises:
-        ConfigError: if a split, a model or the baseline is unknown, fewer than 3 rows have an
-            outcome, or all outcomes are the same.
+        ConfigError: if a split, a model or the baseline is unknown, if fewer than 3 rows have an
+            outcome, or if all outcomes or all proxies are the same.
 
     Example:
         >>> report = validate(table, ("multilevel", "ridge"), ("loo",))  # doctest: +SKIP
@@ -176,11 +176,7 @@ def _check(table: TrainingTable, splits: Sequence[str], baseline: str | None) ->
             f"{len(table)} rows have an outcome; validation needs {MIN_ROWS}",
             fix="Record more outcomes (`rlready outcome`)",
         )
-    if np.ptp(table.y) == 0:
-        raise ConfigError(
-            f"all {len(table)} outcomes are {table.shown(table.y)[0]:g}",
-            why="a prediction has no differences to predict",
-        )
+    table.check_differences()
     if baseline is not None and baseline not in table.X.columns:
         raise ConfigError(
             f"the table has no column {baseline!r} for the baseline",

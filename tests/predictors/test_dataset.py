@@ -69,12 +69,38 @@ def test_an_empty_column_is_left_out_and_that_is_said() -> None:
         ({"features": ["name"]}, "'name' is not numeric: row 1 holds 'a'"),
         ({"features": ["empty"]}, "none of the features"),
         ({"errors": {"post": "post_se"}}, "which is not a feature"),
+        ({"groups": ["post"]}, "'post' is the target, and groups are named by it"),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_refused(changes: dict[str, object], message: str) -> None:
     settings = {"target": "post", "features": FEATURES, **changes}
     with pytest.raises(ConfigError, match=message):
         training_table(frame(), **settings)  # type: ignore[arg-type]
+
+
+def test_rows_without_a_group_are_said_to_form_one() -> None:
+    given = frame().assign(base=["q", "q", None, "n/a"])
+    table = training_table(given, target="post", features=FEATURES, groups=["base"])
+    assert table.groups.tolist() == ["q", "q", "none", "none"]
+    assert "2 of 4 rows have no base: they form the group 'none'" in table.notes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"post": 0.6}, "all 4 outcomes are 0.6"),
+        (
+            {"n_unique": 5, "heldout_nll@set": 1.25},
+            "all 4 checkpoints with an outcome have the same proxies: heldout_nll@set 1.25, n_uni",
+        ),
+    ],
+)
+def test_rows_without_differences_are_refused(changes: dict[str, float], message: str) -> None:
+    """A fit on equal proxies ended with an error of scikit-learn, because all rows are twins."""
+    given = frame().assign(post=[0.5, 0.6, 0.7, 0.8]).assign(**changes)
+    features = ["heldout_nll@set", "n_unique"]
+    with pytest.raises(ConfigError, match=message):
+        training_table(given, target="post", features=features).check_differences()
 
 
 def test_an_infinite_number_is_refused() -> None:

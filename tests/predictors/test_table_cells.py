@@ -48,6 +48,7 @@ def test_percent_signs_make_a_column_of_percentages() -> None:
         (["0,5", "0.5", "2", ""], r"row 1 \(m1\) holds '0,5'"),
         (["0.5", "1.2.3%", "2", ""], "row 2"),
         (["0.5", "1", "inf", ""], r"row 3 \(m3\) holds an infinite number"),
+        (["0.5", "-3e200", "1", ""], r"row 2 \(m2\) holds -3e\+200: numbers above 1e\+100"),
         (
             ["61%", "62", "63%", ""],
             r"mixes numbers with and.*without: 62 in row 2 \(m2\); with: 61",

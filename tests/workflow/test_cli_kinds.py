@@ -146,6 +146,15 @@ def test_equal_outcomes_are_refused(run: Run) -> None:
     assert "all 6 outcomes are 0.6" in refused(run("fit"))
 
 
+def test_equal_proxies_are_refused(run: Run) -> None:
+    rows = [f"m{i},0.4,0.9,{0.5 + i / 50}" for i in range(6)]
+    Path("t.csv").write_text("\n".join(["name,pass_at_1,val_loss,post", *rows]) + "\n")
+    flags = ("--target", "post", "--features", "pass_at_1,val_loss")
+    error = refused(run("validate", "--table", "t.csv", *flags))
+    assert "all 6 checkpoints with an outcome have the same proxies: pass_at_1 0.4" in error
+    assert "name others with --features" in error
+
+
 def test_a_holdout_in_another_unit_is_refused(run: Run) -> None:
     rows = [line.split(",") for line in TABLE.splitlines()]
     shares = [",".join([*r[:6], f"0.{r[6][:1] or 4}".replace("n", "4"), *r[7:]]) for r in rows[1:]]

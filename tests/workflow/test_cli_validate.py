@@ -255,6 +255,30 @@ def test_a_file_that_is_no_table_is_told(run: Run, tmp_path: Path) -> None:
     assert "cannot read" in refused(run(*flags(tmp_path / "t.parquet")))
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (lambda text: text.replace("words", "post"), "t.csv has 2 columns 'post': .*Rename"),
+        (lambda text: text.replace(",", ";"), "separated by ';'. Separate them by commas"),
+        (lambda text: text.replace(",", "\t"), "one column, 'model.*Separate them by commas"),
+        (lambda text: text.splitlines()[0], "t.csv has no rows"),
+        (lambda text: text.encode("utf-16"), "cannot read .*t.csv as a table.*UTF-8, separated"),
+    ],
+)
+def test_a_table_in_another_form_is_told_how_to_write_it(
+    run: Run, csv: Path, changed: Callable[[str], str | bytes], message: str
+) -> None:
+    """The first of two columns of one name was taken without a word."""
+    given = changed(csv.read_text(encoding="utf-8"))
+    csv.write_bytes(given if isinstance(given, bytes) else given.encode())
+    assert re.search(message, refused(run(*flags(csv))))
+
+
+def test_a_column_whose_name_ends_in_a_number_is_not_a_duplicate(run: Run, csv: Path) -> None:
+    csv.write_text(csv.read_text().replace("words", "post.1").replace("text", "1"))
+    assert run(*flags(csv, "--splits", "loo", "--json")).exit_code == 0
+
+
 def test_an_empty_registry_is_told(run: Run, sqlite_uri: str) -> None:
     assert "holds no outcome" in refused(run("--tracking-uri", sqlite_uri))
 
@@ -262,7 +286,7 @@ def test_an_empty_registry_is_told(run: Run, sqlite_uri: str) -> None:
 def test_the_registry_is_validated_without_a_file(run: Run, sqlite_uri: str) -> None:
     store = MlflowStore(sqlite_uri)
     for seed in range(1, 5):
-        store.put_evaluation(an_evaluation(seed))
+        store.put_evaluation(an_evaluation(seed, value=0.5 + 0.05 * seed))
     ids = [entry.checkpoint.id for entry in store.checkpoints()]
     for number, checkpoint in enumerate(ids):
         done = CliRunner().invoke(

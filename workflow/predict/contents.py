@@ -53,8 +53,9 @@ def check_comparable(
         raise ConfigError(
             what,
             why="scores on different problems are never pooled",
-            fix="Evaluate the checkpoints on the same file; or name the proxies with --features: "
-            "checkpoints that were measured on another content then count as not measured",
+            fix="Evaluate the checkpoints on the same file; or name the proxies with --features of "
+            "`rlready fit` or `validate`: checkpoints that were measured on another content then "
+            "count as not measured",
         )
     if not any(len(names) > 1 for names_of in by_column.values() for names in names_of.values()):
         raise ConfigError(

@@ -66,9 +66,11 @@ class AppliedPredictor:
         n = len(self.predictor.ids_)
         if self.early is None:
             return ""
-        if not self.predictor.signal_.found():
+        signal = self.predictor.signal_
+        if not signal.found():
+            tested = f"show no signal yet (p {signal.p:.2g})"
             return (
-                f"the {n} outcomes show no signal yet (p {self.predictor.signal_.p:.2g}): "
+                f"the {n} outcomes {tested if signal.can_be_tested() else 'are too few to test'}: "
                 "checkpoints without an outcome are placed by public outcomes"
             )
         return (

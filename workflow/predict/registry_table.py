@@ -276,7 +276,8 @@ def default_features(frame: pd.DataFrame, target: str = "") -> tuple[str, ...]:
             "no default proxies were found",
             why=f"a default proxy has a usual name, and at least {_COVERED:.0%} of the checkpoints "
             "have it, measured on the same content in the same way (columns with a # were not)",
-            fix=f"Name them with --features. Columns: {', '.join(map(str, frame.columns))}",
+            fix="Measure them with `rlready evaluate`, or name other proxies with --features of "
+            f"`rlready fit` or `validate`. Columns: {', '.join(map(str, frame.columns))}",
         )
     return tuple(features)
 

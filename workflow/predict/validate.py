@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -97,21 +98,53 @@ def read_table(path: Path) -> pd.DataFrame:
     """Read a table from a CSV or Parquet file.
 
     Raises:
-        ConfigError: if the file cannot be read.
+        ConfigError: if the file cannot be read, has no rows, or has two columns of one name.
     """
     import pandas as pd
 
     try:
         check_expansion(path, ConfigError)
         if path.suffix == ".parquet":
-            return pd.read_parquet(path)
+            return _checked(path, pd.read_parquet(path))
         # Keep words for missing numbers as text, because `read_cells` counts them.
-        return pd.read_csv(path, keep_default_na=False, na_values=[""])
+        return _checked(path, pd.read_csv(path, keep_default_na=False, na_values=[""]))
     # Both readers raise a ValueError for an invalid file (pyarrow's errors are subclasses), and
     # pandas an ImportError for a compression that it cannot read.
     except (*DAMAGE, OSError, ValueError, ImportError) as error:
         why = str(error).splitlines()[0]
-        raise ConfigError(f"cannot read {path} as a table", why=why) from error
+        raise ConfigError(
+            f"cannot read {path} as a table",
+            why=why,
+            fix=""
+            if isinstance(error, OSError)
+            else "Give a CSV file (UTF-8, separated by commas) or a Parquet file",
+        ) from error
+
+
+def _checked(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """Refuse a table without rows, with other separators, or with two columns of one name."""
+    import pandas as pd
+
+    columns = list(map(str, frame.columns))
+    if len(columns) == 1 and (separators := set(columns[0]) & {";", "\t", "|"}):
+        raise ConfigError(
+            f"{path} has one column, {columns[0]!r}",
+            why=f"its columns seem to be separated by {sorted(separators)[0]!r}",
+            fix="Separate them by commas",
+        )
+    if path.suffix != ".parquet" and any(re.search(r"\.\d+$", name) for name in columns):
+        # pandas gives the second `a` the name `a.1`, which a user's column may also have.
+        columns = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].tolist()
+    twice = [name for name, count in Counter(columns).items() if count > 1]
+    if twice:
+        raise ConfigError(
+            f"{path} has {columns.count(twice[0])} columns {twice[0]!r}",
+            why="it is not clear which of them is meant",
+            fix="Rename or remove all but one",
+        )
+    if frame.empty:
+        raise ConfigError(f"{path} has no rows", fix="Write one row per checkpoint")
+    return frame
 
 
 def _completed(
