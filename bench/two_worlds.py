@@ -38,6 +38,8 @@ TITLES = {
 BASE_PASS_AT_1 = {"full": 0.407, "headroom": 0.182}
 """Of the base in each world, from the summaries of the runs (docs/testbed.md)."""
 HEALTHY = 0.25
+LOSSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Ticks of the figure's losses."""
 COLOURS = {"canonical": "#1b6ca8", "shuffled": "#2a9d5c", "terse": "#d98c1f", "answer": "#b03a5b"}
 
 
@@ -131,6 +133,7 @@ def draw(worlds: list[World], path: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     figure, grid = plt.subplots(2, 2, figsize=(10, 8.4), sharey="col", layout="constrained")
     rows = (
@@ -148,6 +151,8 @@ def draw(worlds: list[World], path: Path) -> None:
                 axes.plot([0, limit], [0, limit], "--", color="#bbbbbb", linewidth=0.8, zorder=0)
             else:
                 axes.set_xscale("log")
+                axes.xaxis.set_minor_formatter(NullFormatter())
+                axes.set_xticks(LOSSES, labels=[f"{loss:g}" for loss in LOSSES])
             axes.set(xlabel=label, ylabel="pass@1 after 60 GRPO steps")
             axes.spines[["top", "right"]].set_visible(False)
         grid[0, column].set_title(world.title, fontsize=11)
