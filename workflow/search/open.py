@@ -80,10 +80,19 @@ class SearchConfig:
                 f"a lease of {self.lease_s:g} s with {self.max_retries} retries",
                 fix="Give a positive period, and 0 retries or more",
             )
-        if not self.name or "/" in self.name or self.name.startswith("."):
+        name = self.name
+        if not name or "/" in name or name.startswith(".") or not name.isprintable():
             raise ConfigError(
-                f"{self.name!r} is not a name for a study", fix="It names a folder too"
+                f"{name!r} is not a name for a study",
+                why="it names a folder too",
+                fix="Name another with --study",
             )
+        for folder in (self.folder, self.folder / name):
+            if folder.exists() and not folder.is_dir():
+                raise ConfigError(
+                    f"{folder} is a file, and the trials need a folder of this name",
+                    fix="Name another folder with --out, or move the file",
+                )
 
     @property
     def name(self) -> str:
@@ -285,7 +294,8 @@ def open_database(url: str) -> RDBStorage:
         StoreError: if it cannot be opened, or its driver is not installed.
     """
     scheme = url.partition(":")[0].partition("+")[0]
-    if scheme not in ("sqlite", "postgresql"):
+    in_memory = scheme == "sqlite" and url.partition("://")[2] in ("", "/", "/:memory:")
+    if scheme not in ("sqlite", "postgresql") or in_memory:
         raise ConfigError(
             f"the storage {redacted(url)!r} is not a database that workers can share", fix=_FIX
         )
@@ -311,6 +321,7 @@ def open_database(url: str) -> RDBStorage:
                 raise StoreError(
                     f"the storage {redacted(url)} cannot be opened",
                     why=redacted(str(error), url).partition("\n")[0],
+                    fix="Correct --storage, or start its server",
                 ) from error
             time.sleep(0.1 * (attempt + 1))
     raise AssertionError("unreachable")
