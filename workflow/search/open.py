@@ -294,8 +294,7 @@ def open_database(url: str) -> RDBStorage:
         StoreError: if it cannot be opened, or its driver is not installed.
     """
     scheme = url.partition(":")[0].partition("+")[0]
-    in_memory = scheme == "sqlite" and url.partition("://")[2] in ("", "/", "/:memory:")
-    if scheme not in ("sqlite", "postgresql") or in_memory:
+    if scheme not in ("sqlite", "postgresql"):
         raise ConfigError(
             f"the storage {redacted(url)!r} is not a database that workers can share", fix=_FIX
         )
@@ -369,6 +368,13 @@ def _checked_url(url: str) -> str:
         raise ConfigError(
             f"the storage {redacted(url)!r} cannot be read", why=redacted(str(error), url), fix=_FIX
         ) from None  # the text of the cause would show the URL
-    if parts.get_backend_name() == "sqlite" and "uri" not in parts.query:
+    is_sqlite = parts.get_backend_name() == "sqlite"
+    if is_sqlite and parts.database in (None, "", ":memory:"):
+        raise ConfigError(
+            f"the storage {url!r} names no file",
+            why="a database in memory ends with this command, and its study with it",
+            fix=_FIX,
+        )
+    if is_sqlite and "uri" not in parts.query:
         return parts.set(query={}).render_as_string(hide_password=False)
     return url
