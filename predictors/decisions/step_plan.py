@@ -400,7 +400,12 @@ def _check(
         raise ConfigError(
             f"the noise of one RL run is {rl_noise}", fix="Give its standard deviation, 0 or more"
         )
-    if not earliest <= total < math.inf:
+    if not math.isfinite(total):
+        raise ConfigError(
+            f"{total:g} is not a number of RL steps",
+            fix=f"Give {budget:g} or more, which finishes one run",
+        )
+    if total < earliest:
         raise ConfigError(
             f"{total:g} RL steps are less than one probe costs",
             why=f"no run is judged before step {earliest:g} of {budget:g}",

@@ -49,6 +49,8 @@ _RANGE = re.compile(r"([0-9.]*)-([0-9.]*)")
 def _checked_choice(choice: Any) -> Any:
     if not isinstance(choice, str | int | float):
         raise ValueError("Choices are texts, numbers, true or false")
+    if isinstance(choice, float) and not math.isfinite(choice):
+        raise ValueError("It should be a finite number")
     return choice
 
 
@@ -142,8 +144,10 @@ class SpaceFile(TomlTable):
         named = ((name, getattr(self, name)) for name in _NAMED_AXES)
         axes = [_axis(name, table) for name, table in named if table is not None]
         for name, table in self.axes.items():
-            if name in type(self).model_fields or ":" in name:
+            if name in type(self).model_fields:
                 raise ConfigError(f"axes.{name} has a name that is taken", fix=f"Write [{name}]")
+            if not name.strip() or ":" in name:
+                raise ConfigError(f"axes has the name {name!r}", fix="Write a name without a colon")
             axes.append(_axis(name, table))
         return axes
 
@@ -218,7 +222,9 @@ def numeric_range(choice: str) -> tuple[float, float]:
             f"filter {choice!r} is not a range", fix='Write "all", "0-2048", "512-" or "-2048"'
         ) from error
     if low >= high:
-        raise ConfigError(f"filter {choice!r} lets nothing pass")
+        raise ConfigError(
+            f"filter {choice!r} lets nothing pass", fix="Write the smaller number first"
+        )
     return low, high
 
 

@@ -142,6 +142,8 @@ def test_an_incumbent_that_cannot_be_beaten_leaves_no_regret() -> None:
     [
         ({"total": 99.0}, "less than one probe costs"),
         ({"total": 299.0}, "finish no run of 300 steps"),
+        ({"total": float("inf")}, "inf is not a number of RL steps"),
+        ({"total": float("nan")}, "nan is not a number of RL steps"),
         ({"budget": 0.0}, "steps of a finished run is 0"),
         ({"spread": 0.0}, "the spread is 0"),
         ({"rl_noise": float("nan")}, "noise of one RL run is nan"),

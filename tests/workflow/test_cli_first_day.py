@@ -394,6 +394,20 @@ def test_one_of_several_outcomes_must_be_named(run_after: Any) -> None:
     assert found["n_outcomes"] == 2
 
 
+def test_a_figure_has_the_name_that_is_given(run_after: Any, tmp_path: Path) -> None:
+    """Matplotlib added .png, so that a folder's name drew a file beside the folder."""
+    run = run_after(0)
+    run("plan", "--rl-runs", 1, "--figure", "drawn", "--no-freeze")
+    assert (tmp_path / "drawn").read_bytes().startswith(b"\x89PNG")
+    assert "s a directory" in told(run("plan", "--rl-runs", 1, "--figure", tmp_path))
+
+
+def test_rl_steps_without_a_predictor_lead_to_whole_runs(run_after: Any) -> None:
+    said = told(run_after(3)("plan", "--rl-steps", 200))
+    assert "no predictor is fitted yet, and RL steps are planned by one" in said
+    assert "Plan whole runs with --rl-runs N" in said
+
+
 def test_a_predictor_that_is_asked_for_by_another_name_must_exist(run_after: Any) -> None:
     assert "nope" in told(run_after(0)("rank", "--predictor", "nope"))
 

@@ -265,11 +265,14 @@ def test_init_never_changes_an_existing_file(call: Call, tmp_path: Path, words: 
         (["tell", "seven", "--value", "1"], "'seven' is not the number of a trial"),
         (["ask", "7"], "ask takes no trial"),
         (["init", "--value", "1"], "init takes no trial, --value"),
+        (["ask", "--study", "a\nb"], "'a\\nb' is not a name for a study"),
+        (["ask", "--out", "a.file"], "a.file is a file, and the trials need a folder of this name"),
     ],
 )
 def test_mistakes_around_the_space_file_are_named(
-    call: Call, words: list[str], message: str
+    call: Call, tmp_path: Path, words: list[str], message: str
 ) -> None:
+    (tmp_path / "a.file").touch()
     result = CliRunner().invoke(main, ["search", *words])
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())

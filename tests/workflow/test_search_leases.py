@@ -197,6 +197,9 @@ def test_two_studies_of_one_database_do_not_meet(opened: Open) -> None:
 def test_a_storage_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a database"):
         open_database("journal.log")
+    for in_memory in ("sqlite://", "sqlite:///", "sqlite:///:memory:"):
+        with pytest.raises(ConfigError, match="names no file: a database in memory ends with"):
+            open_database(in_memory)
     with pytest.raises(StoreError, match="cannot be opened"):
         open_database(f"sqlite:///{tmp_path / 'no' / 'folder' / 'x.db'}")
 

@@ -306,6 +306,48 @@ def test_a_command_that_removes_its_status_is_told_what_the_folder_holds(
     assert "holds recipe.toml, train.log, weights/" in result.reason
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("status.write_text('{')", "cannot be read as JSON.*holds recipe.toml, status.json, train"),
+        ("status.write_text('[]')", "holds a list, not a JSON object"),
+        ("status.write_bytes(b'\\xff')", "is not UTF-8"),
+        ("status.unlink(); status.mkdir()", "removed status.json.*status.json/"),
+        ('status.write_text(\'{"value": 1, "gpu_hours": "all"}\')', "gpu_hours is 'all'"),
+        ("import shutil; shutil.rmtree(status.parent)", "holds nothing: it was removed"),
+    ],
+)
+def test_a_status_that_cannot_be_used_fails_its_trial_only(
+    opened: Open, tmp_path: Path, code: str, said: str
+) -> None:
+    """It ended the whole run with the trial still open. What the trainer wrote is kept."""
+    script = tmp_path / "spoil.py"
+    script.write_text(
+        f"import pathlib, sys\nstatus = pathlib.Path(sys.argv[1], 'status.json')\n{code}\n"
+    )
+    search = opened()
+    first, second = run(search, f"{sys.executable} {script} {{out}}", 2)
+    assert (first.state, second.state) == ("failed", "failed")
+    assert re.search(said, first.reason)
+    folder = Trial(search, 0).folder
+    if "gpu_hours" not in code:
+        assert (folder / "status.damaged.json").exists() == folder.exists()
+        assert Trial(search, 0).tell(value=0.5).state == "told"
+
+
+def test_a_status_that_was_cut_off_does_not_stop_later_asks(opened: Open, tmp_path: Path) -> None:
+    """Every ask offered the trial again, and failed at the file that its trainer had left."""
+    search = opened()
+    trial = ask(search)
+    (trial.folder / "status.json").write_text('{"value": 0.')
+    trial.release()
+    assert [number for number, _ in sync(search).problems] == [0]
+    again = ask(search)
+    assert again.number == 0
+    assert read_status(again.folder).state == "asked"
+    assert (again.folder / "status.damaged.json").read_text() == '{"value": 0.'
+
+
 def test_a_command_reaches_no_shell(opened: Open, tmp_path: Path) -> None:
     command = f"{sys.executable} -c pass '{{recipe}}; touch {tmp_path / 'owned'}'"
     run(opened(), command, 1)

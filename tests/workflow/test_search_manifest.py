@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -386,7 +387,19 @@ def test_recipes_that_need_more_rows_than_there_are_are_not_proposed(
     write(tmp_path / "a.jsonl", (example(i) for i in range(9)))
     told = refused(call("ask", "--study", "other"))
     assert "no recipe was found that keeps the limits" in told
-    assert "rows:a by" in told
+    assert re.search(r"needs [\d.]+ times the rows that source a has for it", told)
+
+
+def test_a_source_without_alternative_needs_rows_for_the_smallest_recipe(
+    call: Call, tmp_path: Path
+) -> None:
+    """The caps of the other sources count too: what they leave is the least share of a source."""
+    write(tmp_path / "a.jsonl", (example(i) for i in range(7)))
+    lines = ["[sources.a]", 'path = "a.jsonl"', "[n_unique]", "low = 20", "high = 40"]
+    for other, least in (([], 20), (["[sources.web]", "cap = 0.5"], 10)):
+        (tmp_path / "mix.toml").write_text("\n".join([*lines, *other]))
+        told = refused(call("ask", "--study", f"s{least}"))
+        assert f"a has 7 rows to draw from, and every recipe needs {least} or more" in told
 
 
 def test_workers_with_different_space_files_are_told_which_was_first(

@@ -223,7 +223,7 @@ def plan(
     With --rl-steps it compares ways to spend a number of RL steps: finish a few runs now, or probe
     more checkpoints first and finish the best of them. No run is dropped before step 40 or a third
     of the budget. Runs that were started are used through their outcomes at smaller budgets.
-    Before a predictor is fitted, the plan uses public outcomes and the recorded ones.
+    Before a predictor is fitted, --rl-runs uses public outcomes and the recorded ones.
 
     Args:
         rl_runs: RL runs that can be paid for.
@@ -244,7 +244,7 @@ def plan(
     from rlready.workflow.cli.views.validate import kinds_view
     from rlready.workflow.predict.audit import frozen_prediction
     from rlready.workflow.predict.figures import draw_regret, draw_steps
-    from rlready.workflow.predict.first_day import is_first_day
+    from rlready.workflow.predict.first_day import check_has_predictor, is_first_day
     from rlready.workflow.predict.load import load
     from rlready.workflow.predict.plan import plan_applied
     from rlready.workflow.predict.steps import plan_applied_steps
@@ -265,6 +265,7 @@ def plan(
     if rl_runs is not None and is_first_day(store, predictor):
         _plan_first_day(store, rl_runs, rl_noise, rule, figure, no_freeze, early, common)
         return
+    check_has_predictor(store, predictor)
     applied = load(store, predictor, own_style=own_style)
     early.check_fitted(predictor)
     report: PlanReport | StepReport

@@ -65,7 +65,8 @@ class AuditReport:
                 f"Nothing can be judged yet: no checkpoint with a frozen prediction of "
                 f"{self.target} has got an outcome since."
             )
-        parts = [f"Judged on {overall.n_judged} predictions made before the outcome"]
+        s = "" if overall.n_judged == 1 else "s"
+        parts = [f"Judged on {overall.n_judged} prediction{s} made before the outcome"]
         if overall.coverage is not None:
             of = "" if overall.n_with_score == overall.n_judged else f"of {overall.n_with_score} "
             of += "with a predicted score, " if of else ""

@@ -245,7 +245,8 @@ def _pyplot() -> Any:
 
 def _save(figure: Any, path: Path, dpi: int = _DPI) -> Path:
     try:
-        figure.savefig(path, dpi=dpi)
+        # For a name without an ending, matplotlib would write to another file, NAME.png.
+        figure.savefig(path, dpi=dpi, format=None if path.suffix else "png")
     except ValueError as error:
         why = str(error)
         raise ConfigError(f"{path} cannot be drawn", why=why, fix="Name it .png or .pdf") from error

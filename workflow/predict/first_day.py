@@ -119,6 +119,21 @@ def is_first_day(store: MlflowStore, reference: str) -> bool:
     return reference == DEFAULT_NAME and not has_predictor(store, reference)
 
 
+def check_has_predictor(store: MlflowStore, reference: str) -> None:
+    """Refuse a plan of RL steps before a predictor is fitted.
+
+    Raises:
+        ConfigError: if the default predictor is named, and no such predictor is fitted yet.
+    """
+    if is_first_day(store, reference):
+        raise ConfigError(
+            "no predictor is fitted yet, and RL steps are planned by one",
+            why="public outcomes do not say how far the score of a half-finished run will change",
+            fix="Plan whole runs with --rl-runs N, which needs no predictor; with "
+            f"{MIN_ROWS} outcomes or more, run `rlready fit`",
+        )
+
+
 def first_day(
     store: MlflowStore,
     *,

@@ -30,6 +30,9 @@ from rlready.registry.records import Recipe
 from rlready.registry.whole_file import replacing
 
 STATES = ("asked", "running", "told", "failed", "stopped")
+DAMAGED = "status.damaged.json"
+"""Name of a status file that could not be read, beside the new one."""
+
 _SHOWN = 12
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -118,9 +121,17 @@ def write_folder(
 
 
 def write_status(folder: Path, **changes: Any) -> None:
-    """Change entries of the status file; None removes an entry."""
-    path = folder / "status.json"
-    before = read_json_object(path, ConfigError) if path.is_file() else {}
+    """Change entries of the status file; None removes an entry.
+
+    A trainer may have been killed while it wrote the file. What cannot be read must not stop the
+    search, and is kept as `DAMAGED`.
+    """
+    path, before = folder / "status.json", {}
+    if path.exists():
+        try:
+            before = read_json_object(path, ConfigError)
+        except ConfigError:
+            path.replace(folder / DAMAGED)
     values = {k: v for k, v in {**before, **changes}.items() if v is not None}
     write_text(path, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
@@ -167,6 +178,8 @@ def read_number(folder: Path, key: str) -> float | None:
 
 def contents(folder: Path) -> str:
     """Return the names of what a folder holds, for messages."""
+    if not folder.is_dir():
+        return "nothing: it was removed"
     names = sorted(f"{path.name}/" if path.is_dir() else path.name for path in folder.iterdir())
     rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + rest if names else "nothing"

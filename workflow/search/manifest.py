@@ -298,15 +298,18 @@ def _check_space(pools: Pools, space: RecipeSpace) -> None:
             continue
         for each in filters:
             pool.check(each)
-        least = math.floor(source.floor * fewest[0])
+        # What the caps of the others leave is a floor too: all of it for a single source.
+        share = max(source.floor, 1.0 - sum(s.cap for s in space.sources if s is not source))
+        least = math.floor(share * fewest[0])
         most = max(len(pool.rows(each)) for each in filters)
         if least > most * (source.max_repetitions or 1.0):
             raise ConfigError(
                 f"source {source.name} has {most:,} rows to draw from, and every recipe needs "
                 f"{least:,} or more",
-                why=f"its floor is {source.floor:g} of at least {fewest[0]:,.0f} examples "
+                why=f"its share is {share:g} or more of at least {fewest[0]:,.0f} examples "
                 f"({pool.summary()})",
-                fix="Lower its floor or n_unique, raise max_repetitions, or add rows",
+                fix="Lower its floor or n_unique, raise max_repetitions or the caps of the other "
+                "sources, or add rows",
             )
 
 

@@ -81,10 +81,19 @@ class SearchConfig:
                 f"a lease of {self.lease_s:g} s with {self.max_retries} retries",
                 fix="Give a positive period, and 0 retries or more",
             )
-        if not self.name or "/" in self.name or self.name.startswith("."):
+        name = self.name
+        if not name or "/" in name or name.startswith(".") or not name.isprintable():
             raise ConfigError(
-                f"{self.name!r} is not a name for a study", fix="It names a folder too"
+                f"{name!r} is not a name for a study",
+                why="it names a folder too",
+                fix="Name another with --study",
             )
+        for folder in (self.folder, self.folder / name):
+            if folder.exists() and not folder.is_dir():
+                raise ConfigError(
+                    f"{folder} is a file, and the trials need a folder of this name",
+                    fix="Name another folder with --out, or move the file",
+                )
 
     @property
     def name(self) -> str:
@@ -322,6 +331,7 @@ def open_database(url: str) -> RDBStorage:
                 raise StoreError(
                     f"the storage {redacted(url)} cannot be opened",
                     why=redacted(str(error), url).partition("\n")[0],
+                    fix="Correct --storage, or start its server",
                 ) from error
             time.sleep(0.1 * (attempt + 1))
     raise AssertionError("unreachable")
@@ -369,6 +379,13 @@ def _checked_url(url: str) -> str:
         raise ConfigError(
             f"the storage {redacted(url)!r} cannot be read", why=redacted(str(error), url), fix=_FIX
         ) from None  # the text of the cause would show the URL
-    if parts.get_backend_name() == "sqlite" and "uri" not in parts.query:
+    is_sqlite = parts.get_backend_name() == "sqlite"
+    if is_sqlite and parts.database in (None, "", ":memory:"):
+        raise ConfigError(
+            f"the storage {url!r} names no file",
+            why="a database in memory ends with this command, and its study with it",
+            fix=_FIX,
+        )
+    if is_sqlite and "uri" not in parts.query:
         return parts.set(query={}).render_as_string(hide_password=False)
     return url

@@ -19,7 +19,13 @@ from pathlib import Path
 
 from rlready.predictors.search.outlook import study_outlook
 from rlready.registry.errors import ConfigError, RlreadyError, StoreError
-from rlready.workflow.search.folder import TrialResult, contents, read_status, write_status
+from rlready.workflow.search.folder import (
+    DAMAGED,
+    TrialResult,
+    contents,
+    read_status,
+    write_status,
+)
 from rlready.workflow.search.open import Search
 from rlready.workflow.search.trial import Trial
 
@@ -176,9 +182,18 @@ def _result(trial: Trial, rung: int | None, code: int) -> TrialResult | None:
                 why=f"{folder} holds {contents(folder)}",
                 fix="Let it change the file, and leave the other keys in it",
             )
-        status = read_status(folder)
+        try:
+            status = read_status(folder)
+        except ConfigError as error:
+            raise ConfigError(
+                f"the training command left a status.json that cannot be used: {error.what}",
+                why=f"{error.why + '; ' if error.why else ''}{folder} holds {contents(folder)}",
+                fix=f"Its text is in {DAMAGED}; `rlready search tell {trial.number} --value V` "
+                "records a value that it has",
+            ) from error
         if status.state == "failed" or code != 0:
-            reason = status.error or f"the training command ended with {code}"
+            ended = f"ended with {code}" if code else 'wrote the state "failed" and no error'
+            reason = status.error or f"the training command {ended}"
             return trial.fail(f"{reason}: {_last_lines(folder)}")
         result = trial.take_in(status)
         if result is None and (rung is None or rung not in status.rungs):
@@ -249,6 +264,10 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _last_lines(folder: Path) -> str:
-    with (folder / "train.log").open(encoding="utf-8", errors="replace") as log:
+    lines: list[str] = []
+    with (
+        contextlib.suppress(FileNotFoundError),  # the command may have removed it
+        (folder / "train.log").open(encoding="utf-8", errors="replace") as log,
+    ):
         lines = [line.rstrip() for line in deque(log, maxlen=_LOG_LINES)]
     return "\n".join(lines) or "it printed nothing"

@@ -364,7 +364,9 @@ class Trial:
         return self._end("FAIL", "failed", {FAILED: redacted(reason)}, redacted(reason))
 
     def _end(self, end: str, state: str, attributes: Mapping[str, Any], reason: str) -> TrialResult:
-        self._write({**self._gpu_hours(), **attributes})
+        with contextlib.suppress(ConfigError):  # a trial with an invalid status ends too
+            attributes = {**self._gpu_hours(), **attributes}
+        self._write(attributes)
         with contextlib.suppress(UpdateFinishedTrialError, ValueError):
             self.search.study.tell(self.number, state=TrialState[end])
         return self._note(TrialResult(trial=self.number, state=state, reason=reason))
