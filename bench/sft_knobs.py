@@ -6,10 +6,10 @@ the testbed (profile `headroom`), and put through 60 steps of GRPO with RL seed 
 
 Written before the first run; nothing is chosen by a result:
 
-- Plain: 9,000 examples, 1,500 of them different (6 epochs), canonical style, noise 0.15, even
+- Plain: 7,680 examples, 1,500 of them different (5 epochs), canonical style, noise 0.15, even
   mixture of the six skills, learning rate 3e-3, all tokens weighted alike.
 - Knobs: the five loss weightings; short and long problems; 4 responses to each problem;
-  interpolation with 0.3 of the base (WiSE-FT); 150 different examples (60 epochs) and 4,500 (2).
+  interpolation with 0.3 of the base (WiSE-FT); 150 different examples (51 epochs) and 4,500 (1.7).
 - A difference is paired: the knob minus the plain recipe of the same SFT seed. The seed draws both
   the examples and their order. With two seeds both differences stand beside their mean, with more
   the standard error of the mean.
