@@ -52,8 +52,8 @@ World "headroom", written before its table was finished and before any run:
 
 N = 6, seeds 0 to 5. What is trained is found again (`--out`), and the result of each seed and arm
 is kept there, so a killed run goes on, and several processes may share it (`--only-seed`); CPU
-seconds are those of the first time. `--quick` runs 8 RL steps, so that its scores tell nothing. In
-the first world about 6 CPU-min a seed; `--quick` takes 2.
+seconds are those of the first time. `--quick` runs 8 RL steps, so that its scores tell nothing; it
+takes 2 to 3 CPU-min an arm. A seed takes about 6 in the first world, and 8 an arm in "headroom".
 
     python bench/search_testbed.py [--world first|headroom] [--quick] [--json] [--seeds 6]
                                    [--only-seed K ...] [--trials 6] [--rl-seeds 2] [--arms ours ...]
@@ -127,9 +127,7 @@ def main() -> None:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--world", choices=tuple(SETTINGS), default="first")
-    parser.add_argument(
-        "--quick", action="store_true", help="1 seed, 2 trials, 8 RL steps, < 2 min"
-    )
+    parser.add_argument("--quick", action="store_true", help="1 seed, 2 trials, 8 RL steps")
     parser.add_argument("--json", action="store_true", help="print the last line only")
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--only-seed", type=int, nargs="+", help="these alone; others are not read")
