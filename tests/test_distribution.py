@@ -30,6 +30,7 @@ SHIPPED_DATA = (
     "testbed/base_model/model.safetensors",
     "testbed/demonstration/prompt.txt",
     "testbed/results/full.csv",
+    "testbed/results/headroom.csv",
     "workflow/html_style.css.jinja",
     "workflow/report/page.html.jinja",
 )
