@@ -172,7 +172,8 @@ def _check_comparable(data: RegistryTable) -> None:
         raise ConfigError(
             f"no group has two checkpoints: {', '.join(f'{g} has 1' for g in sizes)}",
             why="public outcomes tell the order inside a group and not its level",
-            fix="Evaluate another SFT checkpoint of the same base model",
+            fix="Evaluate another SFT checkpoint of the same base model; or, with "
+            f"{MIN_ROWS} outcomes or more, run `rlready fit`, which compares groups",
         )
     names = [column.name for column in table.columns]
     measured = np.isfinite(table.X[names].to_numpy(dtype=float))
