@@ -9,7 +9,7 @@ public interface is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from rlready.predictors.search.candidates import gaps_to_nearest
-from rlready.predictors.search.proposer import ProposerConfig, Runs, propose_from
+from rlready.predictors.search.proposer import ProposerConfig, Runs, fit_models, propose_from
 from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.space_parts import Parametrisation, Points
 
@@ -79,6 +79,37 @@ def pick_far(pool: Pool, picked: list[int], seen: Any, n: int, seed: int) -> lis
         left = pool.left(chosen)
         chosen.append(int(left[np.argmax(gaps_to_nearest(place[left], place[chosen]))]))
     return chosen[len(picked) :]
+
+
+def regrets(
+    pool: Pool,
+    outcome: Any,
+    pick: Pick,
+    start: list[int],
+    batch: int,
+    budgets: Sequence[int],
+    seed: int,
+) -> list[float]:
+    """Best outcome of the pool minus the best picked one, after each budget of runs."""
+    picked, found = start, []
+    while len(picked) < max(budgets):
+        picked = picked + pick(pool, picked, outcome[picked], batch, seed)
+        if len(picked) in budgets:
+            found.append(float(outcome.max() - outcome[picked].max()))
+    return found
+
+
+def predicted_from(pool: Pool, outcome: Any, inside: Any, held: Any) -> Any:
+    """The surrogate's predictions of some runs (a mask) from others (a mask)."""
+    known = Runs(points=pool.points.rows(inside), outcomes=outcome[inside][:, None])
+    model = fit_models(pool.space, known)[0]
+    return model.predict(pool.space.features(pool.points.rows(held)))
+
+
+def left_out(pool: Pool, outcome: Any) -> Any:
+    """(n,) predictions of each run from all others."""
+    rows = np.arange(len(pool))
+    return np.array([predicted_from(pool, outcome, rows != i, rows == i)[0] for i in rows])
 
 
 def proposer(config: ProposerConfig) -> Pick:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from headroom import HEALTHY
 
 from rlready.predictors.search.candidates import anywhere
 from rlready.predictors.search.space_file import read_space
@@ -33,6 +32,7 @@ from rlready.testbed.study.design import BASE, PROFILES, Design
 from rlready.testbed.study.recipes import AXES, HEADROOM_BUDGET, search_space
 from rlready.testbed.study.run import WORLD_AFTER, base_checkpoint, curve_proxies, rl_recipe
 from rlready.testbed.study.shipped import TARGET, shipped_recipes, shipped_rows
+from rlready.testbed.study.summary import COLLAPSED_SHARE
 from rlready.testbed.study.unit import MEAN, measure_unit, proxies_path, read_proxies
 from rlready.testbed.training.base import shipped_base
 from rlready.testbed.training.grpo import CurveRow
@@ -194,7 +194,7 @@ def run_arm(
         "start_best": desk.start_best,
         "base_pass_at_1": base,
         "trials": [shown(each) for each in candidates],
-        "waste": statistics.fmean(each.pass_at_1 < HEALTHY * base for each in candidates),
+        "waste": statistics.fmean(each.pass_at_1 < COLLAPSED_SHARE * base for each in candidates),
         "cpu_s": {
             "training and measuring": sum(each.cpu_s for each in candidates),
             "fitting and proposing": desk.fit_s + spent,

@@ -33,12 +33,13 @@ from typing import Any
 import numpy as np
 
 from rlready.testbed.study.design import BASE, PROFILES, Design, read_design
+from rlready.testbed.study.summary import COLLAPSED_SHARE
 from rlready.testbed.study.unit import proxies_path, read_proxies, rl_folder, sft_folder
 from rlready.testbed.training.grpo import grpo
 from rlready.testbed.training.sft import SftRecipe
 
 LONG = dataclasses.replace(PROFILES["headroom"].grpo, n_steps=240, budgets=(0, 30, 60, 120, 240))
-HEALTHY, N_RECIPES, BEST = 0.25, 6, 0.1
+N_RECIPES, BEST = 6, 0.1
 DRAWS = 10_000
 
 
@@ -92,7 +93,7 @@ def criteria(out: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for proxy in base[0]
         if proxy.name == "pass_at_64" and proxy.benchmark != "world"
     }
-    least = HEALTHY * value_of(base[0], "pass_at_1", "world")
+    least = COLLAPSED_SHARE * value_of(base[0], "pass_at_1", "world")
     healthy = [row for row in rows if row["before"] >= least]
     scores = np.array([statistics.fmean(row["after"]) for row in rows])
     seed_sd = sd_of_seeds([row["after"] for row in healthy])
@@ -131,7 +132,7 @@ def after_240(
     """GRPO of 240 steps with two seeds from the first n healthy checkpoints of the design."""
     base = read_proxies(proxies_path(out, BASE))
     assert base is not None
-    least = HEALTHY * value_of(base[0], "pass_at_1", "world")
+    least = COLLAPSED_SHARE * value_of(base[0], "pass_at_1", "world")
     recipes = [row["recipe"] for row in rows if row["before"] >= least][:n]
     after = [[long_score(out, recipe, seed) for seed in (0, 1)] for recipe in recipes]
     spread = statistics.stdev(map(statistics.fmean, after))

@@ -41,10 +41,22 @@ from typing import Any
 
 import numpy as np
 import optuna
-from _pool import OPTUNA, Pick, Pool, in_order, pick_far, pick_random, pick_ridge, proposer
+from _pool import (
+    OPTUNA,
+    Pick,
+    Pool,
+    in_order,
+    left_out,
+    pick_far,
+    pick_random,
+    pick_ridge,
+    predicted_from,
+    proposer,
+    regrets,
+)
 from scipy.stats import spearmanr
 
-from rlready.predictors.search.proposer import ProposerConfig, Runs, fit_models
+from rlready.predictors.search.proposer import ProposerConfig
 from rlready.predictors.search.space import RecipeSpace
 from rlready.predictors.search.space_parts import Axis, Points, Source
 from rlready.registry.records import Recipe
@@ -217,31 +229,18 @@ def replay(runs: list[Run], pick: Pick, seed: int, family: str | None) -> list[f
     pool, outcome = pool_of(runs), np.array([run.after for run in runs])
     order = np.random.default_rng(seed).permutation(len(runs))
     start = [int(i) for i in order if family is None or not runs[i].uses(family)]
-    picked, regrets = start[:N_START], []
-    while len(picked) < max(BUDGETS):
-        picked += pick(pool, picked, outcome[picked], 1, seed)
-        if len(picked) in BUDGETS:
-            regrets.append(float(outcome.max() - outcome[picked].max()))
-    return regrets
+    return regrets(pool, outcome, pick, start[:N_START], 1, BUDGETS, seed)
 
 
 def pricing(runs: list[Run]) -> dict[str, Any]:
     """How well the surrogate predicts a run from the others, and a family from the rest."""
     pool, outcome = pool_of(runs), np.array([run.after for run in runs])
-    rows = np.arange(len(runs))
-
-    def predicted(inside: Any, held: Any) -> Any:
-        known = Runs(points=pool.points.rows(inside), outcomes=outcome[inside][:, None])
-        model = fit_models(pool.space, known)[0]
-        return model.predict(pool.space.features(pool.points.rows(held)))
-
-    alone = np.array([predicted(rows != i, rows == i)[0] for i in rows])
     found = {}
     for family in FAMILIES:
         held = np.array([run.uses(family) for run in runs])
         if held.sum() >= 3:
-            found[family] = _spearman(predicted(~held, held), outcome[held])
-    return {"interpolation": _spearman(alone, outcome), "new_source": found}
+            found[family] = _spearman(predicted_from(pool, outcome, ~held, held), outcome[held])
+    return {"interpolation": _spearman(left_out(pool, outcome), outcome), "new_source": found}
 
 
 def _spearman(predicted: Any, outcome: Any) -> float | None:
@@ -249,8 +248,8 @@ def _spearman(predicted: Any, outcome: Any) -> float | None:
     return round(value, 3) if np.isfinite(value) else None
 
 
-def _means(name: str, regrets: list[list[float]]) -> dict[str, float]:
-    means = np.mean(regrets, axis=0)
+def _means(name: str, found: list[list[float]]) -> dict[str, float]:
+    means = np.mean(found, axis=0)
     return {f"{name}_{n}": round(float(v), 3) for n, v in zip(BUDGETS, means, strict=True)}
 
 

@@ -22,26 +22,35 @@ more column, under the criterion that was written down there.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import time
 import tomllib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from _pool import OPTUNA, Pick, Pool, in_order, pick_far, pick_random, pick_ridge, proposer
+from _pool import (
+    OPTUNA,
+    Pick,
+    Pool,
+    in_order,
+    left_out,
+    pick_far,
+    pick_random,
+    pick_ridge,
+    proposer,
+    regrets,
+)
 from scipy.stats import spearmanr
 
-from rlready.predictors.search.proposer import ProposerConfig, Runs, fit_models
+from rlready.predictors.search.proposer import ProposerConfig
 from rlready.predictors.search.space_file import parse_space
 from rlready.predictors.search.space_parts import Points
-from rlready.testbed.study.recipes import HEADROOM_BUDGET, drawn_recipes, search_space
+from rlready.testbed.study.recipes import HEADROOM_BUDGET, search_space
+from rlready.testbed.study.shipped import shipped_recipes, shipped_rows
 from rlready.testbed.world.worlds import HEADROOM
 
-TABLE = Path(__file__).parents[1] / "testbed" / "results" / "headroom.csv"
 BEFORE, AFTER = "pass_at_1@world", "value_at_budget/60steps@world_after"
 N_START, BATCH, BUDGETS = 6, 3, (12, 18, 24)
 
@@ -57,7 +66,7 @@ def main() -> None:
     began = time.process_time()
     pool, before, outcome = recorded()
     rows = [
-        {"picker": name, **regrets(pool, outcome, pick, n_seeds)}
+        {"picker": name, **measured(pool, outcome, pick, n_seeds)}
         for name, pick in pickers(before).items()
     ]
     result = {
@@ -67,7 +76,7 @@ def main() -> None:
         "best": round(float(outcome.max()), 4),
         "sd": round(float(outcome.std(ddof=1)), 4),
         "rows": rows,
-        "interpolation": interpolation(pool, outcome),
+        "interpolation": round(float(spearmanr(left_out(pool, outcome), outcome).statistic), 3),
         "cpu_s": round(time.process_time() - began, 1),
     }
     if not arguments.json:
@@ -77,9 +86,7 @@ def main() -> None:
 
 def recorded() -> tuple[Pool, Any, Any]:
     """The runs of the table: their recipes, pass@1 before RL, and outcomes."""
-    with TABLE.open(newline="", encoding="utf-8") as file:
-        table = list(csv.DictReader(file))
-    recipes = {recipe.id: recipe for recipe in drawn_recipes(len(table), HEADROOM)}
+    table, recipes = shipped_rows("headroom").values(), shipped_recipes("headroom")
     space = parse_space(tomllib.loads(search_space(HEADROOM_BUDGET, HEADROOM)))
     points = [space.points(recipes[row["name"]].record("testbed-base", "")) for row in table]
     before, outcome = (np.array([float(row[key]) for row in table]) for key in (BEFORE, AFTER))
@@ -97,37 +104,19 @@ def pickers(before: Any) -> Mapping[str, Pick]:
     }
 
 
-def regrets(pool: Pool, outcome: Any, pick: Pick, n_seeds: int) -> dict[str, float]:
-    """Mean regret after each budget."""
-    found = np.array([replay(pool, outcome, pick, seed) for seed in range(n_seeds)])
+def measured(pool: Pool, outcome: Any, pick: Pick, n_seeds: int) -> dict[str, float]:
+    """Mean regret after each budget, from random starts, with its standard error."""
+    starts = [np.random.default_rng(seed).permutation(len(pool)) for seed in range(n_seeds)]
+    found = np.array(
+        [
+            regrets(pool, outcome, pick, [int(i) for i in start[:N_START]], BATCH, BUDGETS, seed)
+            for seed, start in enumerate(starts)
+        ]
+    )
     means = found.mean(axis=0)
     errors = found.std(axis=0, ddof=1) / np.sqrt(n_seeds)
     row = {f"regret_{n}": round(float(v), 4) for n, v in zip(BUDGETS, means, strict=True)}
     return row | {f"se_{n}": round(float(v), 4) for n, v in zip(BUDGETS, errors, strict=True)}
-
-
-def replay(pool: Pool, outcome: Any, pick: Pick, seed: int) -> list[float]:
-    """Regret after each budget, from one random start."""
-    picked = [int(i) for i in np.random.default_rng(seed).permutation(len(pool))[:N_START]]
-    found = []
-    while len(picked) < max(BUDGETS):
-        picked += pick(pool, picked, outcome[picked], BATCH, seed)
-        if len(picked) in BUDGETS:
-            found.append(float(outcome.max() - outcome[picked].max()))
-    return found
-
-
-def interpolation(pool: Pool, outcome: Any) -> float:
-    """Leave-one-out Spearman of the surrogate."""
-    rows, predicted = np.arange(len(pool)), []
-    for held in rows:
-        known = Runs(
-            points=pool.points.rows(rows[rows != held]), outcomes=outcome[rows != held, None]
-        )
-        model = fit_models(pool.space, known)[0]
-        features = pool.space.features(pool.points.rows(rows[rows == held]))
-        predicted.append(float(model.predict(features)[0]))
-    return round(float(spearmanr(predicted, outcome).statistic), 3)
 
 
 def show(result: Mapping[str, Any]) -> None:

@@ -13,7 +13,6 @@ these figures.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from rlready.testbed.study.summary import rank_proxies
+from rlready.testbed.study.figures import STYLE_COLOURS
+from rlready.testbed.study.shipped import shipped_rows
+from rlready.testbed.study.summary import COLLAPSED_SHARE, rank_proxies
 
-RESULTS = Path(__file__).parents[1] / "testbed" / "results"
 AFTER = "value_at_budget/60steps@world_after"
 PROXIES = (
     *(f"pass_at_{k}@world" for k in (1, 4, 16, 64)),
@@ -37,10 +37,8 @@ TITLES = {
 }
 BASE_PASS_AT_1 = {"full": 0.407, "headroom": 0.182}
 """Of the base in each world, from the summaries of the runs (docs/testbed.md)."""
-HEALTHY = 0.25
 LOSSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Ticks of the figure's losses."""
-COLOURS = {"canonical": "#1b6ca8", "shuffled": "#2a9d5c", "terse": "#d98c1f", "answer": "#b03a5b"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +69,7 @@ def main() -> None:
 
 
 def read(name: str) -> World:
-    with (RESULTS / f"{name}.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(shipped_rows(name).values())
     proxies = {
         proxy: np.array([float(row[proxy]) for row in rows])
         for proxy in PROXIES
@@ -84,7 +81,7 @@ def read(name: str) -> World:
         styles=tuple(row["recipe.style"] for row in rows),
         proxies=proxies,
         after=np.array([float(row[AFTER]) for row in rows]),
-        is_healthy=proxies["pass_at_1@world"] >= HEALTHY * BASE_PASS_AT_1[name],
+        is_healthy=proxies["pass_at_1@world"] >= COLLAPSED_SHARE * BASE_PASS_AT_1[name],
     )
 
 
@@ -143,7 +140,7 @@ def draw(worlds: list[World], path: Path) -> None:
     for column, world in enumerate(worlds):
         for axes, (proxy, label) in zip(grid[:, column], rows, strict=True):
             x = world.proxies[proxy]
-            for style, colour in COLOURS.items():
+            for style, colour in STYLE_COLOURS.items():
                 of_style = np.array([each == style for each in world.styles])
                 axes.scatter(x[of_style], world.after[of_style], s=30, color=colour, label=style)
             if proxy == "pass_at_1@world":

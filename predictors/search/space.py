@@ -339,6 +339,16 @@ class RecipeSpace:
         )
 
 
+def limit_in_words(name: str, limit: float) -> str:
+    """Return in words how far a recipe passes a limit, such as `rows:gsm8k` by 0.5."""
+    kind, _, source = name.partition(":")
+    if kind == "rows":
+        return f"needs {1.0 + limit:.3g} times the rows that source {source} has for it"
+    if kind == "repetitions":
+        return f"needs {1.0 + limit:.3g} times the tokens of source {source} with repetitions"
+    return f"passes {name} by {limit:.0%}"
+
+
 def _limit(values: FloatArray) -> FloatArray:
     # A mixture that was moved onto the limit must not fail it by a rounding error.
     return np.asarray(np.where(np.abs(values) < _LIMIT_SLACK, 0.0, values))

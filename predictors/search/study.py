@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from rlready.predictors.search.candidates import LEAST_SHARE, Guard, tried_sources, with_source
 from rlready.predictors.search.proposer import Proposals, ProposerConfig, Runs, fit_models, propose
 from rlready.predictors.search.rungs import foreseen_of
-from rlready.predictors.search.space import RecipeSpace
+from rlready.predictors.search.space import RecipeSpace, limit_in_words
 from rlready.predictors.search.space_parts import BoolArray, Parametrisation, Points
 from rlready.predictors.search.trials import (
     DOMAIN,
@@ -223,19 +223,11 @@ def ask(
     raise ConfigError(
         "no recipe was found that keeps the limits of the space",
         why=f"the last of {_TRIES + 1} "
-        + "; it ".join(_passes(name, limit) for name, limit in limits.items() if limit > 0.0),
+        + "; it ".join(
+            limit_in_words(name, limit) for name, limit in limits.items() if limit > 0.0
+        ),
         fix="Narrow n_unique or the caps, allow more repetitions, or add rows to the sources",
     )
-
-
-def _passes(name: str, limit: float) -> str:
-    """Return in words how far a recipe passes a limit, such as `rows:gsm8k` by 0.5."""
-    kind, _, source = name.partition(":")
-    if kind == "rows":
-        return f"needs {1.0 + limit:.3g} times the rows that source {source} has for it"
-    if kind == "repetitions":
-        return f"needs {1.0 + limit:.3g} times the tokens of source {source} with repetitions"
-    return f"passes {name} by {limit:.0%}"
 
 
 def propose_recipes(

@@ -11,7 +11,7 @@ from rlready.testbed.study.design import Design
 from rlready.testbed.study.run import Made
 from rlready.testbed.study.summary import POST_SFT_PASS_AT_1, Summary, proxy_values
 
-_STYLE_COLOURS = {
+STYLE_COLOURS = {
     "canonical": "#1b6ca8",
     "shuffled": "#2a9d5c",
     "terse": "#d98c1f",
@@ -39,7 +39,7 @@ def _draw_flips(out: Path, design: Design, made: Sequence[Made], summary: Summar
     for first, second in summary.flips[:_SHOWN_FLIPS]:
         (x0, y0), (x1, y1) = places[first], places[second]
         axes.plot([x0, x1], [y0, y1], color="#999999", linewidth=0.9, zorder=1)
-    for style, colour in _STYLE_COLOURS.items():
+    for style, colour in STYLE_COLOURS.items():
         points = [places[m.recipe.id] for m in made if m.recipe.style == style]
         axes.scatter(
             [x for x, _ in points],
@@ -66,7 +66,7 @@ def _draw_curves(out: Path, design: Design, made: Sequence[Made]) -> Path:
     from matplotlib import pyplot as plt
 
     budgets = design.profile.grpo.budgets
-    styles = [s for s in _STYLE_COLOURS if any(m.recipe.style == s for m in made)]
+    styles = [s for s in STYLE_COLOURS if any(m.recipe.style == s for m in made)]
     figure, panels = plt.subplots(
         1,
         len(styles),
@@ -84,7 +84,7 @@ def _draw_curves(out: Path, design: Design, made: Sequence[Made]) -> Path:
             axes.plot(
                 budgets,
                 values,
-                color=_STYLE_COLOURS[style],
+                color=STYLE_COLOURS[style],
                 linestyle=":" if is_noisy else "-",
                 linewidth=1.2,
                 marker="o",

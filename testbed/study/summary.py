@@ -28,7 +28,7 @@ from rlready.testbed.study.unit import MEAN, proxies_path, read_proxies
 _RESAMPLINGS = 2000
 _FEWEST = 8
 """Fewest checkpoints for which an interval is given."""
-_COLLAPSED_SHARE = 0.25
+COLLAPSED_SHARE = 0.25
 """A checkpoint has collapsed if its pass@1 is below this share of the base's."""
 
 POST_SFT_PASS_AT_1 = f"pass_at_1@{MEAN}"
@@ -85,7 +85,7 @@ def summarize(out: Path, design: Design, made: Sequence[Made]) -> Summary:
     outcome_C = outcomes_CS.mean(axis=1)
     proxies = proxy_values(made)
     practice_C = proxies[POST_SFT_PASS_AT_1]
-    is_alive_C = practice_C >= _COLLAPSED_SHARE * base_pass_at_1
+    is_alive_C = practice_C >= COLLAPSED_SHARE * base_pass_at_1
     gained = outcome_C[is_alive_C] > before_C[is_alive_C]
     flips = _flips(practice_C, outcome_C, _noise(made, end))
     ids = [m.recipe.id for m in made]

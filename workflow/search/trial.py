@@ -376,9 +376,8 @@ class Trial:
         assert result.value is not None
         values = [result.value] if result.cost is None else [result.value, result.cost]
         attributes: dict[str, Any] = self._gpu_hours()
-        if result.se is not None:
-            attributes[ERRORS] = [result.se]
-        facts = {PUBLIC: result.public, IS_PREDICTED: result.is_predicted}
+        errors = None if result.se is None else [result.se]
+        facts = {ERRORS: errors, PUBLIC: result.public, IS_PREDICTED: result.is_predicted}
         attributes |= {key: fact for key, fact in facts.items() if fact}
         if result.checkpoint is not None:
             attributes[CHECKPOINT] = result.checkpoint
