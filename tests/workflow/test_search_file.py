@@ -182,8 +182,9 @@ def test_a_trained_folder_is_evaluated_registered_and_predicted(
     (Path(trial["folder"]) / "status.json").write_text('{"checkpoint": "weights"}')
     asking = answer(call("ask", *here))
     assert "rlready search sync" in asking["problems"][0][1]
-    synced = answer(call("sync", *here))
-    assert "no registered model 'grpo-predictor'" in synced["problems"][0][1]
+    (told,) = answer(call("sync", *here))["done"]
+    assert told["is_predicted"]
+    assert "from public outcomes" in told["public"]
 
     store = MlflowStore(sqlite_uri)
     (own,) = [one for one in store.checkpoints() if one.checkpoint.name == "mix-trial-0000"]
@@ -198,9 +199,11 @@ def test_a_trained_folder_is_evaluated_registered_and_predicted(
         store.put_outcome(an_outcome(number, value=0.3 + 0.03 * number, se=0.005))
     fitted = CliRunner().invoke(main, ["fit", "--tracking-uri", sqlite_uri, "--json"])
     assert fitted.exit_code == 0, fitted.output
-    (told,) = answer(call("sync", *here))["done"]
-    assert told["is_predicted"]
-    assert told["value"] == pytest.approx(0.45, abs=0.1)
+    (second,) = answer(call("ask", *here))["trials"]
+    call("tell", second["trial"], "--value", 0.5, *here)
+    ranking = answer(call("report", *here))["ranking"]
+    assert [row["basis"] for row in ranking] == ["outcome", "prediction"]
+    assert ranking[1]["value"] == pytest.approx(0.45, abs=0.1)
 
 
 def test_two_workers_that_write_one_file_at_once_do_not_lose_it(
