@@ -36,6 +36,8 @@ from rlready.registry.store import MemoryStore
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"):
     os.environ.pop(variable, None)
+# As `make test` has it: with other threads sums are rounded in another way.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A busy machine is not a failure: no example is held to a time.
 settings.register_profile("rlready", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -87,8 +87,8 @@ def test_tasks_shrink_towards_the_end() -> None:
     assert 64 <= sizes[-2] < 100
 
 
-def _descendants() -> set[int]:
-    return {child.pid for child in psutil.Process().children(recursive=True)}
+def _descendants() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,8 @@ def cluster() -> Iterator[Cluster]:
     yield made
     made.close()
     assert children
-    left = [pid for pid in children if psutil.pid_exists(pid)]
+    # On a busy machine the last of them needs a moment after `close` to end.
+    _, left = psutil.wait_procs(children, timeout=60)
     assert not left, f"processes {left} outlive the cluster"
 
 

@@ -42,7 +42,8 @@ def run_testbed(
 
     Args:
         profile: demo (under two minutes), smoke (3 checkpoints, seconds), small (12, minutes),
-            full (48 x 2 RL seeds, an hour), or long (24, 240 GRPO steps).
+            full (48 x 2 RL seeds, an hour), long (24, 240 GRPO steps), or headroom (48 x 2 in a
+            world whose base lacks four skills, over an hour).
         jobs: Number of processes; each needs one core and 0.7 GB. The demo has one.
         seed: Seed of the choice of recipes. The demo has its own.
         out: Folder for checkpoints, curves, table and figures; the demo's registry is there too.
