@@ -24,6 +24,7 @@ import numpy as np
 from rlready.predictors.search.candidates import anywhere
 from rlready.predictors.search.space_file import read_space
 from rlready.predictors.search.study import SamplerName
+from rlready.registry.errors import ConfigError
 from rlready.registry.mlflow_store.locks import file_lock
 from rlready.registry.mlflow_store.store import MlflowStore
 from rlready.registry.outcomes import Outcome
@@ -44,7 +45,7 @@ from rlready.workflow.search.registry import RegistryValues
 from rlready.workflow.search.run import ask
 from rlready.workflow.testbed.trainer import Trained, design_of, train
 
-N_START, BATCH = 16, 3
+N_START, BATCH, MOST_FAILED = 16, 3, 50
 PREDICTOR = "grpo-predictor"
 PRACTICE, BY_PREDICTOR, BY_PRIOR = "practice", "random by predictor", "random by prior"
 
@@ -181,9 +182,9 @@ def run_arm(
 ) -> dict[str, Any]:
     """An arm's N recipes, its picks with their true scores, and its costs, as JSON."""
     desk = opened_desk(bed, arm, work, seed)
-    spent = 0.0
+    spent, n_failed = 0.0, 0
     if arm.sampler:
-        candidates, spent = searched(bed, desk, arm.sampler, n, seed)
+        candidates, spent, n_failed = searched(bed, desk, arm.sampler, n, seed)
     else:
         candidates = drawn(bed, desk, n, seed)
     # Values of the prior move with the registry, so all are asked for once it is complete.
@@ -193,6 +194,7 @@ def run_arm(
         "seed": seed,
         "start_best": desk.start_best,
         "base_pass_at_1": base,
+        "n_failed": n_failed,
         "trials": [shown(each) for each in candidates],
         "waste": statistics.fmean(each.pass_at_1 < COLLAPSED_SHARE * base for each in candidates),
         "cpu_s": {
@@ -215,8 +217,12 @@ def shown(candidate: Candidate) -> dict[str, Any]:
 
 def searched(
     bed: Bed, desk: Desk, sampler: SamplerName, n: int, seed: int
-) -> tuple[list[Candidate], float]:
-    """N recipes of the search, and the CPU seconds that asking and telling took."""
+) -> tuple[list[Candidate], float, int]:
+    """N recipes of the search, the CPU seconds that asking and telling took, and failed trials.
+
+    A recipe may ask for more different problems of a skill than there are. Its trial fails before
+    it costs anything, as in `rlready search run`, and another is asked.
+    """
     search = open_search(
         SearchConfig(
             space=desk.work / "space.toml",
@@ -229,20 +235,27 @@ def searched(
         desk.values,
     )
     found: list[Candidate] = []
-    spent = 0.0
+    spent, n_failed = 0.0, 0
     while len(found) < n:
         begin = time.process_time()
         batch = [ask(search) for _ in range(min(BATCH, n - len(found)))]
         spent += time.process_time() - begin
         for handed in batch:
-            candidate = trained(bed, desk, SftRecipe.from_record(handed.recipe))
+            try:
+                candidate = trained(bed, desk, SftRecipe.from_record(handed.recipe))
+            except ConfigError as error:
+                handed.fail(str(error))
+                n_failed += 1
+                if n_failed > MOST_FAILED:
+                    raise
+                continue
             begin = time.process_time()
             told = handed.tell(checkpoint=candidate.checkpoint.id)
             assert told.is_predicted, told
             spent += time.process_time() - begin
             found.append(candidate)
     search.engine.dispose()
-    return found, spent
+    return found, spent, n_failed
 
 
 def drawn(bed: Bed, desk: Desk, n: int, seed: int) -> list[Candidate]:

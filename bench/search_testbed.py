@@ -49,6 +49,10 @@ World "headroom", written before its table was finished and before any run:
   in `headroom.py`; CPU seconds.
 - Expected: samplers differ by less than an interval; the search wins by what the space has above
   the best of six, if the predictor also ranks recipes better than those it was fitted on.
+- Added on 2026-11-30, after the result of "ours" on seeds 0 to 5 was known and before any other:
+  all searched arms run on seeds 6 to 11. "Ours - practice" over the 12 seeds is a second look.
+  A recipe may need more different problems of a skill than there are. Its trial fails at once and
+  costs nothing, as in `rlready search run`; another is asked ("n_failed").
 
 N = 6, seeds 0 to 5. What is trained is found again (`--out`), and the result of each seed and arm
 is kept there, so a killed run goes on, and several processes may share it (`--only-seed`); CPU

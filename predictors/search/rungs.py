@@ -19,10 +19,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from optuna.pruners import BasePruner, HyperbandPruner, SuccessiveHalvingPruner
 from pydantic import Field, Strict, field_validator
 
+from rlready.predictors.training_table import FloatArray
 from rlready.registry.toml_file import TomlTable
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
+
+
+_MOST_FAILED = 100
 
 
 class Rungs(TomlTable):
@@ -90,3 +94,25 @@ def foreseen_from(value: float, gains: Sequence[float]) -> list[float] | None:
     if len(gains) < 3:
         return None
     return [value + statistics.fmean(gains), statistics.stdev(gains)]
+
+
+def ends_of_failed(
+    trials: Sequence[FrozenTrial], finished: Sequence[FrozenTrial], directions: FloatArray
+) -> list[tuple[FrozenTrial, list[float]]]:
+    """Return the failed ones of some trials, with the values and deviations that they count with.
+
+    Some recipes fail each time: they need more examples than there are, or they diverge. Without
+    an outcome they would be proposed again and again, so each value is the worst of the finished
+    trials. But a machine may have failed and not the recipe, so half the standard deviation of the
+    finished trials makes one failure weaker evidence than an outcome (docs/LOG.md, 2026-11-30).
+
+    Args:
+        trials: trials in the order of their numbers; of many failed ones, the last count.
+        finished: finished trials, at least one.
+        directions: 1 for each objective where higher is better, -1 where lower is.
+    """
+    columns = list(zip(*(trial.values for trial in finished), strict=True))
+    end = [min(c, key=lambda v: d * v) for c, d in zip(columns, directions, strict=True)]
+    end += [0.5 * statistics.pstdev(column) for column in columns]
+    failed = [trial for trial in trials if trial.state.name == "FAIL"]
+    return [(trial, end) for trial in failed[-_MOST_FAILED:]]

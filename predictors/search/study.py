@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from rlready.predictors.search.candidates import LEAST_SHARE, Guard, tried_sources, with_source
 from rlready.predictors.search.proposer import Proposals, ProposerConfig, Runs, fit_models, propose
-from rlready.predictors.search.rungs import foreseen_of
+from rlready.predictors.search.rungs import ends_of_failed, foreseen_of
 from rlready.predictors.search.space import RecipeSpace, limit_in_words
 from rlready.predictors.search.space_parts import BoolArray, Parametrisation, Points
 from rlready.predictors.search.trials import (
@@ -306,6 +306,8 @@ class SurrogateSampler(BaseSampler):
         # A stopped trial without a foreseen outcome keeps its neighbours from being tried next.
         waiting = [*running, *(t for t in stopped if not ends[t.number])]
         sense = senses(study)
+        if len(finished) >= self.config.startup(self.space):
+            partial += ends_of_failed(trials, finished, sense)
         runs = runs_of(self.space, finished, sense, at_most=self.config.max_rows)
         runs = self._with_partial(runs, partial, sense)
         # On a busy machine, threads that waited for each other made this six times slower.
@@ -389,17 +391,17 @@ class SurrogateSampler(BaseSampler):
         partial: Sequence[tuple[FrozenTrial, Sequence[float]]],
         sense: FloatArray,
     ) -> Runs:
-        """Add trials that are not finished to the runs, each with its foreseen outcome.
+        """Add trials that are not finished to the runs, each with its foreseen outcomes.
 
-        Without the stopped ones, the sampler would propose the same recipes again and again.
+        Without the stopped and failed ones, the same recipes would be proposed again and again.
         """
-        if not partial or len(sense) > 1 or runs.errors is None:
+        if not partial or runs.errors is None:
             return runs
-        foreseen = np.array([end for _, end in partial], dtype=np.float64)
+        k, foreseen = len(sense), np.array([end for _, end in partial], dtype=np.float64)
         return Runs(
             points=Points.joined([runs.points, self._points([t for t, _ in partial])]),
-            outcomes=np.vstack([runs.outcomes, foreseen[:, :1] * sense]),
-            errors=np.vstack([runs.errors, foreseen[:, 1:]]),
+            outcomes=np.vstack([runs.outcomes, foreseen[:, :k] * sense]),
+            errors=np.vstack([runs.errors, foreseen[:, k:]]),
         )
 
 

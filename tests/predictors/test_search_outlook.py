@@ -131,6 +131,37 @@ def test_each_source_that_was_never_tried_gets_one_run_first() -> None:
     assert "no finished run has c, d: not priced" in found.text
 
 
+@pytest.mark.parametrize("n_objectives", [1, 2])
+def test_a_recipe_that_fails_is_not_proposed_again_and_again(n_objectives: int) -> None:
+    """The search stayed where the model promised most, though each training there failed."""
+    directions = ("maximize", "minimize")[:n_objectives]
+    study, space = open_study(
+        parse_space({"sources": {name: {} for name in "abcd"}}),
+        name="s",
+        config=QUICK,
+        directions=directions,
+    )
+    points = anywhere(space, 16, np.random.default_rng(0), (1.0,))
+    recipes = [space.recipe(points, row) for row in range(16)]
+    runs = [
+        KnownRun(name=str(k), recipe=r, values=(r.sources["a"], 1.0)[:n_objectives])
+        for k, r in enumerate(recipes)
+        if r.sources["a"] < 0.6
+    ]
+    add_known_runs(study, space, runs)
+    states = []
+    for _ in range(12):
+        asked = ask(study, space)
+        share = asked.recipe.sources["a"]
+        states.append("failed" if share > 0.7 else "told")
+        if share > 0.7:
+            study.tell(asked.number, state=TrialState.FAIL)
+        else:
+            study.tell(asked.number, (share, 1.0)[:n_objectives])
+    assert 1 <= states.count("failed") <= 6
+    assert "told" in states[-4:]
+
+
 def predicted_next(reported: float | None) -> float:
     """Predicted outcome of the next recipe, while a trial runs that reported its rung 20.
 
