@@ -98,6 +98,7 @@ def an_applied_predictor(n_rows: int, model: str) -> Any:
     from simulation import simulate
 
     from rlready.predictors.calibration.predictor import CalibratedPredictor
+    from rlready.registry.mlflow_store.predictors.records import PredictorMeta
     from rlready.workflow.predict.load import AppliedPredictor
     from rlready.workflow.predict.registry_table import RegistryTable
 
@@ -116,7 +117,20 @@ def an_applied_predictor(n_rows: int, model: str) -> Any:
         versions={},
         notes=(),
     )
-    return AppliedPredictor(predictor=predictor, meta=None, data=data)
+    meta = PredictorMeta(
+        name="simulated",
+        version="1",
+        id="simulated",
+        target=data.target,
+        table_digest="",
+        n_rows=N_OUTCOMES,
+        column_versions={},
+        params={},
+        libraries={},
+        model_id="",
+        run_id="",
+    )
+    return AppliedPredictor(predictor=predictor, meta=meta, data=data)
 
 
 if __name__ == "__main__":

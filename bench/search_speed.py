@@ -1,7 +1,8 @@
 """Claim: proposing takes seconds at most, whatever the size of the registry.
 
 To reach: 8 recipes from a registry of 300 rows within 5 s; the next recipe of a study with 10,000
-trials within 1 s by the sampler, of one with 1,000 trials within 5 s by the whole command.
+trials within 1 s by the sampler, of one with 1,000 trials within 5 s by the whole command; the
+whole command on an empty study, with rows, and with a registry within 2.5 s.
 
 Space: 8 sources with available tokens, a token budget, n_unique, learning rate, loss weighting.
 The registry enters as finished trials; the study lives in memory, so that the sampler is timed and
@@ -10,7 +11,9 @@ core; wall seconds beside them (a busy machine stretches those). TPE of Optuna s
 The whole command is `rlready search ask --cold` in a process of its own, on a SQLite file that
 holds 1,000 of these trials; beside it the same on a study without any, and the time that Optuna
 takes to read the trials. The same command with two of the sources as local files of 100,000 rows
-each and a benchmark of 1,000 problems: the first call, which reads the files, and a later one.
+each and a benchmark of 1,000 problems: the first call, which reads the files, and a later one. And
+without `--cold`: a registry of 48 checkpoints with outcomes, which enters the study in the first
+call; a later one is timed. Beside it `import mlflow` alone: no command with a registry avoids it.
 
     python bench/search_speed.py [--quick] [--json]
 """
@@ -42,17 +45,24 @@ from rlready.predictors.search.study import (
     propose_recipes,
 )
 from rlready.predictors.search.trials import KnownRun, add_known_runs
+from rlready.registry.mlflow_store.store import MlflowStore
+from rlready.registry.outcomes import Outcome
+from rlready.registry.records import Checkpoint, Evaluation, Proxy
 
 N_ROWS = 100_000
 """Rows of each local source."""
 N_STORED = 1_000
 """Trials in the database that the command reads."""
+N_CHECKPOINTS = 48
+"""Checkpoints with outcomes in the registry that the command reads."""
 
 GOALS = {
     "propose_8_of_300": 5.0,
     "ask_of_many": 1.0,
+    "command_of_none": 2.5,
     "command_of_many": 5.0,
     "command_with_rows": 2.5,
+    "command_with_registry": 2.5,
 }
 
 SPACE = """
@@ -89,6 +99,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         seconds |= of_command(Path(folder), study)
         seconds |= of_command_with_rows(Path(folder), 10_000 if arguments.quick else N_ROWS)
+        seconds |= of_command_with_registry(Path(folder))
     result = {
         "bench": "search_speed",
         "n_trials": n_trials,
@@ -100,7 +111,7 @@ def main() -> None:
     if not arguments.json:
         for name, (cpu, wall) in seconds.items():
             goal = f" (to reach: {GOALS[name]:g})" if name in GOALS else ""
-            print(f"{name:<18} {cpu:.2f} CPU-s, {wall:.2f} s by the clock{goal}")
+            print(f"{name:<21} {cpu:.2f} CPU-s, {wall:.2f} s by the clock{goal}")
     print(json.dumps(result))
 
 
@@ -152,19 +163,69 @@ def of_command_with_rows(folder: Path, n_rows: int) -> dict[str, tuple[float, fl
     }
 
 
-def by_command(space: Path, path: Path) -> tuple[float, float]:
-    before, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    words = [
-        sys.executable,
-        "-c",
-        "from rlready.workflow.cli.main import main; main()",
-        "search",
-        "ask",
-        "--cold",
-    ]
+def of_command_with_registry(folder: Path) -> dict[str, tuple[float, float]]:
+    """Seconds of the command whose study has the checkpoints of a registry."""
+    space, database = folder / "registry.toml", folder / "warm.db"
+    space.write_text(SPACE)
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    fill(MlflowStore(uri, "speed"))
+    flags = ("--tracking-uri", uri, "--experiment", "speed")
+    by_command(space, database, *flags)  # enters the checkpoints
+    return {
+        "command_with_registry": by_command(space, database, *flags),
+        "import_mlflow": by_process("-c", "import mlflow"),
+    }
+
+
+def fill(store: MlflowStore) -> None:
+    """Register checkpoints with a proxy and an outcome each, whose recipes are of the space."""
+    space = parse_space(tomllib.loads(SPACE))
+    points = anywhere(space, N_CHECKPOINTS, np.random.default_rng(0))
+    for i in range(N_CHECKPOINTS):
+        recipe = space.recipe(points, i)
+        name, score = f"sft-{i}", 0.2 + 0.5 * recipe.sources["source 0"]
+        checkpoint = Checkpoint(
+            uri=f"file:///runs/{name}", fingerprint=f"{i:032x}", name=name, recipe=recipe
+        )
+        proxy = Proxy(
+            name="pass_at_1",
+            value=score,
+            se=0.01,
+            unit="probability",
+            benchmark="gsm8k",
+            benchmark_digest="0" * 32,
+            n_problems=500,
+            n_samples=4,
+            evaluator_version="1",
+        )
+        store.put_evaluation(Evaluation(checkpoint=checkpoint, proxies=(proxy,)))
+        store.put_outcome(
+            Outcome(
+                checkpoint_id=checkpoint.id,
+                algorithm="grpo",
+                budget=60,
+                budget_unit="steps",
+                statistic="value_at_budget",
+                benchmark="gsm8k",
+                value=score + 0.1,
+                se=0.01,
+            )
+        )
+
+
+def by_command(space: Path, path: Path, *flags: str) -> tuple[float, float]:
+    words = ["-c", "from rlready.workflow.cli.main import main; main()", "search", "ask"]
     words += ["--space", str(space), "--storage", f"sqlite:///{path}", "--out", str(path) + ".out"]
+    return by_process(*words, *(flags or ("--cold",)))
+
+
+def by_process(*words: str) -> tuple[float, float]:
+    before, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(
-        words, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        [sys.executable, *words],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime

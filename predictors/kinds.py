@@ -45,6 +45,9 @@ from rlready.registry.errors import ConfigError
 Basis = Literal["name", "stated", "unknown", "contradicted"]
 """Why a column has its kind: a known word, the user's choice, no known word, or its values."""
 
+PRACTICE = "pass_at_1"
+"""The score before RL, by which people choose checkpoints without a predictor."""
+
 
 class Kind(StrEnum):
     """Kind of a number; it decides which transform makes its effect nearly linear."""

@@ -30,6 +30,9 @@ MISSING = EMPTY | {
 }
 """Cells that stand for a number that was not measured, in lower case."""
 
+VERSIONS = "versions"
+"""Key of a table's `attrs` that says, by column, how a column was measured."""
+
 _LARGEST = 1e100
 """Limit of the size of a number, so that its square is finite too."""
 

@@ -28,6 +28,7 @@ from rlready.predictors.calibration.signal_test import signal_report
 from rlready.predictors.features import PlainColumns, plain_columns
 from rlready.predictors.models.catalogue import make_model
 from rlready.predictors.predictive import Predictive
+from rlready.predictors.table_cells import VERSIONS
 from rlready.predictors.training_table import (
     GROUP,
     ONE_GROUP,
@@ -51,9 +52,6 @@ from rlready.registry.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-VERSIONS = "versions"
-"""Key of `frame.attrs` that says, by column, how a column was measured."""
 
 
 class CalibratedPredictor(RegressorMixin, BaseEstimator):

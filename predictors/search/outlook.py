@@ -10,6 +10,7 @@ slope is taken for a slope, because the model is as smooth everywhere.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,9 @@ class Outlook:
     """What a search can still win.
 
     Args:
-        gain: expected gain of the next recipe over the best known one; higher is better.
+        trial: the trial that is meant, the most promising of those asked; None for a recipe that
+            has no trial yet.
+        gain: expected gain of its recipe over the best known one; higher is better.
         low: lower end of the 90 % interval of the gain.
         high: upper end of the interval.
         most: largest expected improvement of any recipe of the space.
@@ -54,11 +57,12 @@ class Outlook:
         new_sources: sources that no finished run has; their effect cannot be priced.
 
     Example:
-        >>> Outlook(gain=0.004, low=-0.01, high=0.02, most=0.03, noise=0.01, best=7,
+        >>> Outlook(trial=9, gain=0.004, low=-0.01, high=0.02, most=0.03, noise=0.01, best=7,
         ...     equals=(7,), new_sources=()).text
-        'expected gain over the best known (trial 7): +0.004, 90 % -0.01 to 0.02'
+        'expected gain of trial 9 over the best known (trial 7): +0.004, 90 % -0.01 to 0.02'
     """
 
+    trial: int | None
     gain: float
     low: float
     high: float
@@ -76,8 +80,9 @@ class Outlook:
     @property
     def text(self) -> str:
         """The outlook in one line."""
+        name = "the next recipe" if self.trial is None else f"trial {self.trial}"
         said = (
-            f"expected gain over the best known (trial {self.best}): {self.gain:+.2g}, "
+            f"expected gain of {name} over the best known (trial {self.best}): {self.gain:+.2g}, "
             f"90 % {self.low:.2g} to {self.high:.2g}"
         )
         if self.is_flat:
@@ -96,11 +101,14 @@ class Outlook:
         return {**vars(self), "is_flat": self.is_flat, "text": self.text}
 
 
-def study_outlook(study: Study, space: RecipeSpace, recipe: Recipe) -> Outlook | None:
-    """Return the outlook of training a recipe.
+def study_outlook(
+    study: Study, space: RecipeSpace, recipes: Sequence[Recipe], *, asked: Sequence[int] = ()
+) -> Outlook | None:
+    """Return the outlook of the most promising of some recipes, which has the largest gain.
 
-    None with several objectives, before there are enough finished trials for the model, or if their
-    values are standings by public outcomes, which say nothing about the size of a gain.
+    `asked` has the trial of each recipe, if they have one. None with several objectives, before
+    there are enough finished trials for the model, or if their values are standings by public
+    outcomes, which say nothing about the size of a gain.
     """
     trials, sense = finished_trials(study, space), senses(study)
     config = ProposerConfig()
@@ -110,19 +118,27 @@ def study_outlook(study: Study, space: RecipeSpace, recipe: Recipe) -> Outlook |
     trials = [trials[row] for row in representative(outcomes, config.max_rows)]
     runs = runs_of(space, trials, sense)
     numbers = [trial.number for trial in trials]
-    return outlook(space, runs, numbers, space.points(recipe), unit=float(sense[0]))
+    points = Points.joined([space.points(recipe) for recipe in recipes])
+    return outlook(space, runs, numbers, points, asked=asked, unit=float(sense[0]))
 
 
 def outlook(
-    space: RecipeSpace, runs: Runs, numbers: list[int], asked: Points, *, unit: float = 1.0
+    space: RecipeSpace,
+    runs: Runs,
+    numbers: list[int],
+    recipes: Points,
+    *,
+    asked: Sequence[int] = (),
+    unit: float = 1.0,
 ) -> Outlook:
-    """Return the outlook of training the first of the asked recipes.
+    """Return the outlook of training the most promising of some recipes.
 
     Args:
         space: the recipes.
         runs: finished runs with one objective, higher is better.
         numbers: trial of each run.
-        asked: recipes, of which the first is meant.
+        recipes: those of which the one with the largest expected gain is meant.
+        asked: trial of each recipe; empty if they have none.
         unit: sign of the outcomes in the user's eyes; -1 if lower is better.
     """
     model = fit_models(space, runs)[0]
@@ -130,10 +146,12 @@ def outlook(
     best = int(np.argmax(predicted))
     top = runs.points.rows(np.argsort(-predicted)[:8])
     pool = candidates(space, top, _N_CANDIDATES, np.random.default_rng(0))
-    first = slice(0, 1)
-    everything = Points.joined([runs.points.rows(np.array([best])), asked.rows(first), pool])
+    everything = Points.joined([runs.points.rows(np.array([best])), recipes, pool])
     gain, sd = model.belief(space.features(everything)).gain_over(0)
-    high, most = float(gain[1] + _Z * sd[1]), float(_improvement(gain[2:], sd[2:]).max())
+    n = len(recipes)
+    meant = 1 + int(np.argmax(gain[1 : 1 + n]))
+    high = float(gain[meant] + _Z * sd[meant])
+    most = float(_improvement(gain[1 + n :], sd[1 + n :]).max())
     ends = scale_ends(unit * runs.outcomes[:, 0])
     if unit > 0.0 and not isinstance(ends, str):
         # No gain leads past the end of the scale, as with predictors that have a bound.
@@ -142,8 +160,9 @@ def outlook(
     near = np.flatnonzero(predicted >= predicted[best] - model.noise_sd_)
     order = near[np.argsort(-predicted[near], kind="stable")]
     return Outlook(
-        gain=min(float(gain[1]), high),
-        low=float(gain[1] - _Z * sd[1]),
+        trial=asked[meant - 1] if asked else None,
+        gain=min(float(gain[meant]), high),
+        low=float(gain[meant] - _Z * sd[meant]),
         high=high,
         most=most,
         noise=model.noise_sd_,

@@ -10,9 +10,6 @@ from rlready.predictors.training_table import FloatArray
 from rlready.predictors.validation.bootstrap import Difference, Interval
 from rlready.predictors.validation.scores import ALL, WITHIN, ClearRule, Score
 
-PRACTICE = "pass_at_1"
-"""The score before RL, by which people choose checkpoints without a predictor."""
-
 PAIRS = "pairs"
 """Name of the report on pairs of rows from different groups."""
 

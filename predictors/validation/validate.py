@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+from rlready.predictors.kinds import PRACTICE
 from rlready.predictors.models.baselines import OneProxy
 from rlready.predictors.models.catalogue import BASELINES, DEFAULT_MODEL, make_model, model_names
 from rlready.predictors.training_table import FloatArray, TrainingTable
@@ -58,7 +59,6 @@ from rlready.predictors.validation.pairs import (
 from rlready.predictors.validation.parity import line_through, over_halves, random_halves
 from rlready.predictors.validation.report import (
     PAIRS,
-    PRACTICE,
     ModelScores,
     SplitReport,
     ValidationReport,

@@ -87,8 +87,20 @@ def test_a_surface_with_head_room_is_not_called_flat() -> None:
     found = outlook(space, runs, list(range(12)), best)
     assert not found.is_flat
     assert found.low < found.gain < found.high
-    assert found.text.startswith("expected gain over the best known (trial ")
+    assert found.text.startswith("expected gain of the next recipe over the best known (trial ")
     assert found.best == found.equals[0]
+
+
+def test_the_most_promising_of_the_asked_trials_is_named() -> None:
+    """A search begins with equal shares, which are no advice; the outlook was theirs once."""
+    space = parse_space({"sources": {name: {} for name in "abc"}})
+    runs = noisy_runs(space, 12, lambda recipe: -((recipe.sources["a"] - 0.9) ** 2), 0.005)
+    best = Points(weights=np.array([[0.9, 0.05, 0.05]]), axes=np.empty((1, 0)))
+    both = Points.joined([space.stratified(), best])
+    found = outlook(space, runs, list(range(12)), both, asked=(20, 21))
+    assert found.trial == 21
+    assert found.gain == outlook(space, runs, list(range(12)), best).gain
+    assert found.text.startswith("expected gain of trial 21 over the best known (trial ")
 
 
 def test_no_gain_leads_past_the_end_of_the_scale() -> None:
@@ -124,7 +136,7 @@ def test_each_source_that_was_never_tried_gets_one_run_first() -> None:
         assert f"no finished run has {name}, so its effect cannot be priced" in each.reason
     study.tell(asked[1].number, state=TrialState.FAIL)
     assert ask(study, space).origin == "surrogate"
-    found = study_outlook(study, space, asked[3].recipe)
+    found = study_outlook(study, space, [asked[3].recipe])
     assert found is not None
     assert found.new_sources == ("c", "d")
     assert not found.is_flat

@@ -87,9 +87,9 @@ def test_a_predictor_and_then_an_outcome_replace_a_value_from_public_outcomes() 
 def test_standings_promise_no_gain() -> None:
     study, space = opened()
     asked = ask(study, space)
-    assert study_outlook(study, space, asked.recipe) is None
+    assert study_outlook(study, space, [asked.recipe]) is None
     enter(study, space, [a_run(n, 0.5 + 0.01 * n, sd=0.1) for n in range(1, 11)])
-    assert study_outlook(study, space, asked.recipe) is not None
+    assert study_outlook(study, space, [asked.recipe]) is not None
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])

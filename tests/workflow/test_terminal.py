@@ -13,7 +13,7 @@ from rich.console import Console
 
 from rlready.workflow import terminal
 
-HEAVY = {"torch", "transformers", "mlflow", "pandas", "sklearn", "rich", "optuna"}
+HEAVY = {"torch", "transformers", "mlflow", "pandas", "sklearn", "scipy.stats", "rich", "optuna"}
 NAME = "b1600-u1600-canonical-n0-countdown-r0.0005-s0"
 HEADINGS = ("", "checkpoint", "predicted", "interval", "P(best)", "ready")
 ROW = ("1", NAME, "0.7061", "0.677 .. 0.723", "0.41", "undecided")

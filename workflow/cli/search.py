@@ -18,7 +18,6 @@ from rlready.workflow.flags import CommonFlags, Flag, Seed, command, split_paths
 from rlready.workflow.terminal import echo, echo_json, print_view
 
 if TYPE_CHECKING:
-    from rlready.predictors.search.outlook import Outlook
     from rlready.workflow.search.folder import TrialResult
     from rlready.workflow.search.open import Search
 
@@ -183,27 +182,23 @@ def _warn(text: str) -> None:
 
 
 def _ask(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
-    from rlready.predictors.search.outlook import study_outlook
-    from rlready.workflow.search.run import ask, sync
+    from rlready.workflow.search.run import ask, outlook_of, sync
 
     problems = sync(search, evaluate=False).problems
     _say_warm_start(search)
     _say_problems(problems)
     trials = []
-    outlook: Outlook | None = None
-    for number in range(flags.trials):
-        trial = ask(search)
-        trials.append(trial.to_dict())
-        if number == 0:
-            outlook = study_outlook(search.study, search.space, trial.recipe)
+    for _ in range(flags.trials):
+        trials.append(ask(search))
         if not as_json:
-            if number == 0 and outlook is not None:
-                echo(outlook.text)
-            echo(_handed_line(trials[-1]))
+            echo(_handed_line(trials[-1].to_dict()))
+    outlook = outlook_of(search, trials)
+    if outlook is not None and not as_json:
+        echo(outlook.text)
     return {
         "study": search.name,
         "outlook": None if outlook is None else outlook.to_dict(),
-        "trials": trials,
+        "trials": [trial.to_dict() for trial in trials],
         "warm_start": asdict(search.warm_start),
         "notes": search.notes,
         "problems": problems,

@@ -115,7 +115,7 @@ def _summary_view(summary: Summary) -> list[Any]:
 
 
 def _ranking(ranked: Sequence[Ranked], which: str) -> Table:
-    from rlready.predictors.validation.report import PRACTICE
+    from rlready.predictors.kinds import PRACTICE
 
     rows = [
         [

@@ -11,8 +11,8 @@ from typing import Annotated, Any, get_args
 from rlready.predictors.curve_columns import check_score, choose
 from rlready.predictors.curve_file import read_table
 from rlready.predictors.curve_scale import MAX_SE, as_share
+from rlready.predictors.kinds import PRACTICE
 from rlready.predictors.rl_curve import Curve, curves, statistic
-from rlready.predictors.validation.report import PRACTICE
 from rlready.registry.digest import default_cache_dir
 from rlready.registry.errors import ConfigError, CurveError, StoreError
 from rlready.registry.foreign_files import read_toml

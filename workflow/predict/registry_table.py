@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rlready.predictors.calibration.predictor import VERSIONS
+from rlready.predictors.kinds import PRACTICE
 from rlready.predictors.public.facts import refuse_simulated
+from rlready.predictors.table_cells import VERSIONS
 from rlready.predictors.training_table import (
     COMPARABLE,
     GROUP,
@@ -21,7 +22,6 @@ from rlready.predictors.training_table import (
     lacking,
     training_table,
 )
-from rlready.predictors.validation.report import PRACTICE
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import k_of
 from rlready.registry.table import CheckpointTable, beside, checkpoint_table

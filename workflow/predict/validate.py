@@ -14,13 +14,13 @@ import numpy as np
 
 from rlready.predictors.calibration.held_out import MAX_ROW_FOLDS, assess_held_out
 from rlready.predictors.calibration.predictor import CalibratedPredictor
-from rlready.predictors.kinds import Kind, k_of_pass
+from rlready.predictors.kinds import PRACTICE, Kind, k_of_pass
 from rlready.predictors.public.facts import refuse_simulated
 from rlready.predictors.table_cells import is_numeric
 from rlready.predictors.training_table import TrainingTable, lacking, training_table
 from rlready.predictors.validation.fold_runs import Progress
 from rlready.predictors.validation.folds import leave_group_out, leave_one_out
-from rlready.predictors.validation.report import PRACTICE, ValidationReport
+from rlready.predictors.validation.report import ValidationReport
 from rlready.predictors.validation.validate import SPLITS
 from rlready.predictors.validation.validate import validate as validate_models
 from rlready.registry.compressed_files import DAMAGE, check_expansion

@@ -9,7 +9,6 @@ from rlready.predictors.search.trials import KnownRun
 from rlready.registry.errors import ConfigError
 from rlready.registry.records import Recipe
 from rlready.workflow.evaluate.config import EvaluateConfig
-from rlready.workflow.evaluate.evaluator import evaluate_checkpoint
 from rlready.workflow.progress import Clock
 from rlready.workflow.search.folder import recipe_toml, write_text
 
@@ -72,6 +71,8 @@ def _evaluated(
     if not recipe_file.is_file():
         trial.mkdir(parents=True, exist_ok=True)
         write_text(recipe_file, recipe_toml(recipe))
+    from rlready.workflow.evaluate.evaluator import evaluate_checkpoint
+
     config = EvaluateConfig(
         checkpoint=str(folder),
         recipe=recipe_file,

@@ -216,7 +216,7 @@ def search_report(study: Study, space: RecipeSpace, *, cost: str | None = None) 
         cost=cost,
         gpu_hours=_total_hours(trials),
         stopped=_stopped(trials),
-        outlook=study_outlook(study, space, untried[0].recipe),
+        outlook=study_outlook(study, space, [untried[0].recipe]),
         notes=tuple(public_notes(study)),
     )
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlready.predictors.search.outlook import study_outlook
+from rlready.predictors.search.outlook import Outlook, study_outlook
 from rlready.registry.errors import ConfigError, RlreadyError, StoreError
 from rlready.workflow.search.folder import (
     DAMAGED,
@@ -63,6 +63,12 @@ def ask(search: Search) -> Trial:
     """
     sync(search, evaluate=False)
     return Trial.next(search)
+
+
+def outlook_of(search: Search, trials: Sequence[Trial]) -> Outlook | None:
+    """Return what the most promising of some trials can win; see `study_outlook`."""
+    recipes, numbers = [trial.recipe for trial in trials], [trial.number for trial in trials]
+    return study_outlook(search.study, search.space, recipes, asked=numbers)
 
 
 def sync(search: Search, *, evaluate: bool = True) -> Synced:
@@ -131,9 +137,10 @@ def run(
     results = []
     for number in range(n_trials):
         trial = ask(search)
-        outlook = study_outlook(search.study, search.space, trial.recipe) if number == 0 else None
-        if outlook is not None:
-            say(outlook.text)
+        if number == 0:
+            outlook = outlook_of(search, [trial])
+            if outlook is not None:
+                say(outlook.text)
         result = None
         while result is None:
             rung = trial.step

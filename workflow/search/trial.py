@@ -104,8 +104,7 @@ class Trial:
     @property
     def asked(self) -> Asked | None:
         """The recipe and its prediction; None if the worker was killed before it wrote them."""
-        attributes = self.frozen.user_attrs
-        if self._asked is None and RECIPE in attributes:
+        if self._asked is None and RECIPE in (attributes := self.frozen.user_attrs):
             self._asked = Asked.of(self.number, attributes)
         return self._asked
 
