@@ -302,7 +302,8 @@ def _unpacked(archive: Path, folder: Path) -> Path:
     """The database of an archive; artifacts are named where they lie now."""
     folder.mkdir(parents=True)
     with tarfile.open(archive) as file:
-        file.extractall(folder, filter="data")
+        file.extraction_filter = getattr(tarfile, "data_filter", None)  # new in Python 3.11.4
+        file.extractall(folder)
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
         asked = "select artifact_location from experiments where name = 'rlready'"
         (location,) = database.execute(asked).fetchone()

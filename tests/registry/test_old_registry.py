@@ -30,7 +30,9 @@ MADE_IN = "/tmp/oldreg2"
 def old(tmp_path: Path) -> Path:
     """The folder of the old registry, with its artifacts found where they lie now."""
     with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(tmp_path, filter="data")
+        # An attribute, because Python before 3.11.4 has no such argument.
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(tmp_path)
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         tables = [name for (name,) in database.execute(
             "select name from sqlite_master where type = 'table'"
