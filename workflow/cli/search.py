@@ -187,18 +187,19 @@ def _ask(search: Search, flags: SearchFlags, as_json: bool) -> dict[str, Any]:
     problems = sync(search, evaluate=False).problems
     _say_warm_start(search)
     _say_problems(problems)
-    trials = []
+    trials, handed = [], []
     for _ in range(flags.trials):
         trials.append(ask(search))
+        handed.append(trials[-1].to_dict())
         if not as_json:
-            echo(_handed_line(trials[-1].to_dict()))
+            echo(_handed_line(handed[-1]))
     outlook = outlook_of(search, trials)
     if outlook is not None and not as_json:
         echo(outlook.text)
     return {
         "study": search.name,
         "outlook": None if outlook is None else outlook.to_dict(),
-        "trials": [trial.to_dict() for trial in trials],
+        "trials": handed,
         "warm_start": asdict(search.warm_start),
         "notes": search.notes,
         "problems": problems,

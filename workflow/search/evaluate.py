@@ -58,6 +58,8 @@ def _evaluated(
     search: Search, store: MlflowStore, trial: Path, recipe: Recipe, folder: Path, *, evaluate: bool
 ) -> str:
     """Evaluate a trained folder and return the id of its checkpoint."""
+    from rlready.workflow.evaluate.evaluator import evaluate_checkpoint
+
     recipe_file = trial / "recipe.toml"
     if search.evaluate is None:
         raise ConfigError(
@@ -71,8 +73,6 @@ def _evaluated(
     if not recipe_file.is_file():
         trial.mkdir(parents=True, exist_ok=True)
         write_text(recipe_file, recipe_toml(recipe))
-    from rlready.workflow.evaluate.evaluator import evaluate_checkpoint
-
     config = EvaluateConfig(
         checkpoint=str(folder),
         recipe=recipe_file,
